@@ -1,0 +1,526 @@
+"""Every setting of the project: its type, its default, and one line on its meaning.
+
+The dataclasses below are the single source. An experiment file (`configs/*.py`) starts from `default_config()`, a locked
+`ml_collections.ConfigDict` of the same keys, and changes what it needs; the command line changes single keys;
+`build()` turns the result into the frozen dataclasses that the code reads. Unknown keys are errors in all three places.
+"""
+
+import ast
+import dataclasses
+import difflib
+import importlib.util
+import json
+import pathlib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+from sail_jax.errors import SailError
+
+
+def setting(default: Any, meaning: str) -> Any:
+    """A dataclass field with a default and a one-line meaning."""
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=lambda: dict(default), metadata={"meaning": meaning})
+    return dataclasses.field(default=default, metadata={"meaning": meaning})
+
+
+def section(cls: type, meaning: str) -> Any:
+    """A dataclass field that is itself a group of settings."""
+    return dataclasses.field(default_factory=cls, metadata={"meaning": meaning})
+
+
+# ----------------------------------------------------------------------------------------------------------- model
+
+
+@dataclasses.dataclass(frozen=True)
+class LlmConfig:
+    """The fusion backbone: a Qwen2 or Qwen3 style decoder stack, used as an encoder."""
+
+    vocab_size: int = setting(151936, "rows of the token embedding table; at least the size of the tokenizer")
+    width: int = setting(1536, "hidden width, and width of the embedding")
+    layers: int = setting(28, "number of blocks")
+    heads: int = setting(12, "query heads")
+    kv_heads: int = setting(2, "key and value heads (grouped-query attention)")
+    head_dim: int = setting(128, "width of a head")
+    mlp_width: int = setting(8960, "inner width of the SwiGLU")
+    rope_theta: float = setting(1_000_000.0, "base of the rotary position embedding")
+    norm_eps: float = setting(1e-6, "epsilon of RMSNorm")
+    qkv_bias: bool = setting(True, "bias on query, key and value (Qwen2: True, Qwen3: False)")
+    qk_norm: bool = setting(False, "RMSNorm on the heads of query and key (Qwen2: False, Qwen3: True)")
+    causal: bool = setting(False, "causal instead of bidirectional attention (an ablation)")
+
+
+@dataclasses.dataclass(frozen=True)
+class VitConfig:
+    """The vision tower; every frame is patchified on its own."""
+
+    kind: str = setting("aimv2", "'aimv2' (RMSNorm, SwiGLU, no bias) or 'siglip' (LayerNorm, GELU, biases)")
+    image_size: int = setting(448, "side in pixels to which frames are resized")
+    patch_size: int = setting(14, "side of a patch in pixels")
+    width: int = setting(1024, "hidden width")
+    layers: int = setting(24, "number of blocks")
+    heads: int = setting(8, "attention heads")
+    mlp_width: int = setting(2816, "inner width of the MLP")
+    norm_eps: float = setting(1e-5, "epsilon of the norms")
+    image_mean: tuple[float, ...] = setting(
+        (0.48145466, 0.4578275, 0.40821073), "mean of the pixels in [0, 1], per channel"
+    )
+    image_std: tuple[float, ...] = setting((0.26862954, 0.26130258, 0.27577711), "deviation of the pixels, per channel")
+
+    @property
+    def patches(self) -> int:
+        """Patches per frame."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+@dataclasses.dataclass(frozen=True)
+class PerceiverConfig:
+    """The Visual Perceiver: latent queries that summarise the patches of all frames of an item."""
+
+    latents: int = setting(16, "number of latent query tokens, so of vision tokens that the LLM sees")
+    width: int = setting(1024, "latent width")
+    layers: int = setting(6, "number of blocks")
+    heads: int = setting(16, "attention heads")
+    mlp_width: int = setting(4096, "inner width of the MLP")
+    max_frames: int = setting(8, "frames of an item that are used; also the number of temporal positions")
+    attention: str = setting(
+        "joint",
+        "'joint': latents and patches attend to each other; 'latents': only the latents ask, patches stay fixed",
+    )
+    attention_block: int = setting(0, "queries per block of the attention, to bound its memory; 0 computes all at once")
+
+
+@dataclasses.dataclass(frozen=True)
+class ClapConfig:
+    """The audio tower: CLAP's HTSAT on a log-mel spectrogram that is computed on the device."""
+
+    sample_rate: int = setting(48_000, "samples per second")
+    clip_seconds: float = setting(
+        10.0, "length of a clip; shorter sound is repeated and padded, longer sound is cut in clips"
+    )
+    n_fft: int = setting(1024, "samples of the Fourier window")
+    hop: int = setting(480, "samples between two windows")
+    mel_bins: int = setting(64, "mel filters")
+    f_min: float = setting(50.0, "lowest frequency of the filters in Hz")
+    f_max: float = setting(14_000.0, "highest frequency of the filters in Hz")
+    spec_size: int = setting(256, "side of the square image into which the spectrogram is folded")
+    patch_size: int = setting(4, "side of a patch of that image")
+    width: int = setting(96, "width of the first stage; doubled at each of the others")
+    depths: tuple[int, ...] = setting((2, 2, 6, 2), "blocks per stage")
+    heads: tuple[int, ...] = setting((4, 8, 16, 32), "attention heads per stage")
+    window: int = setting(8, "side of an attention window in patches")
+    mlp_ratio: float = setting(4.0, "inner width of the MLP over the width")
+    projection: int = setting(512, "width of the audio embedding")
+    norm_eps: float = setting(1e-5, "epsilon of the norms")
+    max_clips: int = setting(6, "clips of an item that are used; later sound is ignored")
+
+    @property
+    def clip_samples(self) -> int:
+        """Samples per clip."""
+        return int(round(self.clip_seconds * self.sample_rate))
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The omni-modal model (arXiv 2510.12709, sec. 3.2)."""
+
+    llm: LlmConfig = section(LlmConfig, "fusion backbone")
+    vit: VitConfig = section(VitConfig, "vision tower")
+    perceiver: PerceiverConfig = section(PerceiverConfig, "Visual Perceiver")
+    audio: ClapConfig = section(ClapConfig, "audio tower")
+    dtype: str = setting("bfloat16", "type of the computation; parameters are always float32")
+    remat: str = setting("none", "rematerialisation of the blocks: 'none', 'dots' (keep matmul outputs) or 'full'")
+
+
+# ------------------------------------------------------------------------------------------------------------ data
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptConfig:
+    """How an item becomes a token sequence."""
+
+    tokenizer: str = setting("tokenizer", "tokenizer directory (relative to data.dir, or absolute) or hub id")
+    template: str = setting(
+        "<|im_start|>system\n{instruction}<|im_end|>\n<|im_start|>user\n{audio}{vision}{text}<|im_end|>\n"
+        "<|im_start|>assistant\n",
+        "chat template; {audio}, {vision} and {text} are filled with what the item has",
+    )
+    max_tokens: int = setting(256, "length of the token sequence, prompt and media tokens included; longer text is cut")
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetConfig:
+    """One training set: a pair table and what of the items is shown on each side."""
+
+    table: str = setting("", "pair table (a Parquet file or a folder of them) relative to data.dir")
+    split: str = setting("train", "rows of the table that are used; empty for all")
+    weight: float = setting(1.0, "sampling weight, relative to the other data sets")
+    query: str = setting("VTA", "modalities shown on the query side")
+    target: str = setting("VTA", "modalities shown on the target side")
+    query_fields: tuple[str, ...] = setting(
+        ("title", "asr", "ocr", "nickname", "tags"), "text fields shown on the query side"
+    )
+    target_fields: tuple[str, ...] = setting(
+        ("title", "asr", "ocr", "nickname", "tags"), "text fields shown on the target side"
+    )
+    query_instruction: str = setting("Summarise the item for finding related items.", "system prompt of the query side")
+    target_instruction: str = setting(
+        "Summarise the item for finding related items.", "system prompt of the target side"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The input pipeline."""
+
+    dir: str = setting("", "folder that `ingest` wrote: the item store, the tables and the tokenizer")
+    datasets: dict[str, DatasetConfig] = setting({}, "the training sets by name")
+    batch_size: int = setting(64, "pairs per global batch")
+    sampling: str = setting(
+        "specialized", "'specialized': each batch from one data set; 'mixed': data sets mixed inside the batch"
+    )
+    frame_budget: float = setting(
+        0.0, "frames per item, averaged over a batch, that the batch has room for; 0 for the maximum"
+    )
+    clip_budget: float = setting(0.0, "audio clips per item, likewise; 0 for the maximum")
+    field_dropout: float = setting(0.0, "probability with which each text field is dropped in training")
+    workers: int = setting(0, "worker processes that prepare batches; 0 prepares them in the training process")
+    prefetch: int = setting(2, "batches prepared ahead, per worker")
+    max_bad_records: int = setting(
+        100, "records that may fail to load, per process, before training stops; they are skipped until then"
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------- ingest
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemSourceConfig:
+    """Where items come from, and which column holds what."""
+
+    path: str = setting("", "table of items (CSV, JSONL or Parquet), relative to the source folder")
+    tfds: str = setting("", "TFDS data set with its split instead of a table, for example 'my_set/config:1.0.0[train]'")
+    id: str = setting("item_id", "column of the item id")
+    text: dict[str, str] = setting({}, "text field -> column; fields: title, asr, ocr, nickname, tags")
+    frames: str = setting("", "column of the image file, or of a list of them in temporal order")
+    video: str = setting("", "column of a video file: key frames, and the sound unless `audio` names a column")
+    audio: str = setting("", "column of the sound file")
+    audio_rate: int = setting(0, "samples per second of sound that a column holds as numbers, as TFDS sets may")
+    audio_embedding: str = setting("", "column of a precomputed CLAP vector")
+    labels: str = setting("", "column of the label, or of a list of them")
+    id_embeddings: dict[str, str] = setting({}, "name -> column of a recommender's ID embedding")
+    separator: str = setting("|", "separator of lists in columns that hold text")
+
+
+@dataclasses.dataclass(frozen=True)
+class TableSourceConfig:
+    """Where a table of references comes from, and which column holds what."""
+
+    path: str = setting(
+        "", "table (CSV, JSONL or Parquet), relative to the source folder; empty pairs every item with itself"
+    )
+    query_id: str = setting("", "column of the query item's id")
+    query_text: str = setting("", "column of the query's text, for free-text queries")
+    target_id: str = setting("", "column of the target item's id, or of a list of them")
+    score: str = setting("", "column of a graded similarity score")
+    split: str = setting("", "column of the split; empty puts all rows in 'train'")
+    separator: str = setting("|", "separator of lists in columns that hold text")
+
+
+@dataclasses.dataclass(frozen=True)
+class IngestConfig:
+    """From a raw export to an item store and tables."""
+
+    source: ItemSourceConfig = section(ItemSourceConfig, "the items")
+    tables: dict[str, TableSourceConfig] = setting({}, "the tables by name; each becomes tables/NAME.parquet")
+    items_per_shard: int = setting(4096, "items per ArrayRecord shard; a finished shard is never redone")
+    holdout: float = setting(
+        0.0, "share of the items held out: training rows that touch them move to the split 'holdout'"
+    )
+    max_bad_records: int = setting(100, "bad records that are skipped and reported before ingestion stops")
+    max_pixels: int = setting(50_000_000, "pixels over which an image is refused, undecoded")
+    max_audio_seconds: float = setting(3600.0, "length over which a sound is refused, undecoded")
+    frames_per_video: int = setting(8, "key frames taken from a video, evenly spaced")
+    tokenizer_vocab: int = setting(
+        0, "train a byte-level BPE tokenizer of this size on the ingested text; 0 trains none"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class SyntheticConfig:
+    """The generated world of the quickstart."""
+
+    num_items: int = setting(1200, "items")
+    num_users: int = setting(400, "users")
+    events_per_user: int = setting(40, "log entries per user")
+
+
+# -------------------------------------------------------------------------------------------------------- training
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+    """The loss (arXiv 2510.12709, sec. 3.3.2)."""
+
+    matryoshka: tuple[int, ...] = setting(
+        (1536, 768, 128), "widths at which the embedding is cut, normalised and scored"
+    )
+    temperature: float = setting(0.05, "temperature at the start, for every data set")
+    learn_temperature: bool = setting(True, "whether the temperatures are learned, one per data set")
+    min_temperature: float = setting(0.01, "lower bound of the temperatures")
+    max_temperature: float = setting(0.5, "upper bound of the temperatures")
+    symmetric: bool = setting(True, "score targets against queries too, and average the two losses")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with warm-up and a cosine to a floor (arXiv 2510.12709, sec. 4.1)."""
+
+    peak: float = setting(1e-5, "peak learning rate")
+    floor: float = setting(6e-6, "learning rate at the end of the cosine")
+    warmup_steps: int = setting(1000, "steps of linear warm-up")
+    b1: float = setting(0.9, "decay of the first moment")
+    b2: float = setting(0.999, "decay of the second moment")
+    eps: float = setting(1e-8, "epsilon of Adam")
+    weight_decay: float = setting(1e-4, "weight decay, on matrices alone")
+    clip_norm: float = setting(1.0, "global norm to which gradients are clipped")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The training loop."""
+
+    steps: int = setting(20_000, "optimiser steps")
+    log_every: int = setting(10, "steps between two log lines")
+    checkpoint_every: int = setting(500, "steps between two checkpoints; the last step is always saved")
+    keep_checkpoints: int = setting(2, "checkpoints kept")
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """The device mesh; one axis may be -1 and takes the devices that the others leave."""
+
+    data: int = setting(-1, "data parallelism: pairs are split, parameters are copied")
+    fsdp: int = setting(1, "data parallelism with the parameters split as well")
+    tensor: int = setting(1, "tensor parallelism: heads and inner widths are split")
+
+
+# ------------------------------------------------------------------------------------------------------ evaluation
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalTaskConfig:
+    """One retrieval task: queries of a table against a corpus of items."""
+
+    table: str = setting("", "pair table relative to data.dir; its rows are the relevant pairs")
+    split: str = setting("test", "rows of the table that are used; empty for all")
+    corpus: str = setting("items", "'items': all items of the store; 'targets': the targets of the rows")
+    query: str = setting("VTA", "modalities shown of the query")
+    target: str = setting("VTA", "modalities shown of the corpus")
+    query_fields: tuple[str, ...] = setting(
+        ("title", "asr", "ocr", "nickname", "tags"), "text fields shown of the query"
+    )
+    target_fields: tuple[str, ...] = setting(
+        ("title", "asr", "ocr", "nickname", "tags"), "text fields shown of the corpus"
+    )
+    query_instruction: str = setting("Summarise the item for finding related items.", "system prompt of the query")
+    target_instruction: str = setting("Summarise the item for finding related items.", "system prompt of the corpus")
+    both_ways: bool = setting(False, "pairs of items are symmetric: each side is a query for the other")
+    views: tuple[str, ...] = setting(
+        (), "further modality sets to report, each shown on both sides, for example ('T', 'V')"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """Evaluation."""
+
+    tasks: dict[str, EvalTaskConfig] = setting({}, "the tasks by name")
+    ks: tuple[int, ...] = setting((1, 10, 25, 50, 100), "cut-offs of recall")
+    batch_size: int = setting(64, "items per embedding batch")
+    corpus_block: int = setting(16_384, "rows of the corpus scored at a time")
+    untrained: bool = setting(True, "also evaluate the model as it was before training")
+    tfidf: bool = setting(False, "also evaluate a TF-IDF baseline on tasks with text on both sides")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """An experiment."""
+
+    seed: int = setting(0, "seed of every random draw, together with the step")
+    model: ModelConfig = section(ModelConfig, "the model")
+    prompt: PromptConfig = section(PromptConfig, "prompts and tokenizer")
+    data: DataConfig = section(DataConfig, "the input pipeline")
+    ingest: IngestConfig = section(IngestConfig, "ingestion")
+    synthetic: SyntheticConfig = section(SyntheticConfig, "the generated world")
+    objective: ObjectiveConfig = section(ObjectiveConfig, "the loss")
+    optimizer: OptimizerConfig = section(OptimizerConfig, "the optimiser")
+    train: TrainConfig = section(TrainConfig, "the training loop")
+    mesh: MeshConfig = section(MeshConfig, "the device mesh")
+    eval: EvalConfig = section(EvalConfig, "evaluation")
+
+
+# -------------------------------------------------------------------------------------------------------- machinery
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """The defaults as a locked ConfigDict; experiment files change it and return it."""
+    config = ml_collections.ConfigDict(to_dict(Config())).lock()
+    _unlock_mappings(config)
+    return config
+
+
+def _unlock_mappings(config: ml_collections.ConfigDict) -> None:
+    """Mappings whose keys are the user's own (data sets, tables, tasks, columns) start empty and take any key."""
+    for value in config.values():
+        if isinstance(value, ml_collections.ConfigDict):
+            _unlock_mappings(value)
+            if not len(value):
+                value.unlock()
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config dataclass as nested plain dicts; tuples stay tuples."""
+    if dataclasses.is_dataclass(config):
+        return {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    if isinstance(config, Mapping):
+        return {key: to_dict(value) for key, value in config.items()}
+    return config
+
+
+def build(values: Mapping[str, Any]) -> Config:
+    """Turns nested mappings into a checked `Config`.
+
+    Args:
+        values: a ConfigDict or a plain dict; keys left out take their defaults.
+
+    Raises:
+        SailError: on an unknown key (with the nearest valid names) or a value of the wrong type.
+    """
+    if isinstance(values, ml_collections.ConfigDict):
+        values = values.to_dict()
+    return _build(Config, values, "config")
+
+
+def _build(cls: Any, value: Any, path: str) -> Any:
+    origin, arguments = typing.get_origin(cls), typing.get_args(cls)
+    if dataclasses.is_dataclass(cls):
+        if not isinstance(value, Mapping):
+            raise SailError(f"{path} is a group of settings, not {value!r}.")
+        hints = typing.get_type_hints(cls)
+        for key in value:
+            if key not in hints:
+                raise SailError(unknown_key(f"{path}.{key}", key, hints))
+        return cls(**{key: _build(hints[key], entry, f"{path}.{key}") for key, entry in value.items()})
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise SailError(f"{path} is a mapping, not {value!r}.")
+        return {str(key): _build(arguments[1], entry, f"{path}.{key}") for key, entry in value.items()}
+    if origin is tuple:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise SailError(f"{path} is a sequence, not {value!r}.")
+        return tuple(_build(arguments[0], entry, f"{path}[{i}]") for i, entry in enumerate(value))
+    if cls is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, cls) or (cls is int and isinstance(value, bool)):
+        raise SailError(f"{path} takes a value of type {cls.__name__}, not {value!r}.")
+    return value
+
+
+def unknown_key(path: str, key: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
+    """The message for a mistyped key, with the nearest valid names."""
+    near = difflib.get_close_matches(key, list(valid), n=3, cutoff=0.5) or sorted(valid)
+    return f"There is no setting {path}. Did you mean {' or '.join(near)}?"
+
+
+def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads an experiment file and applies overrides.
+
+    Args:
+        path: a Python file with `get_config()`, or the `config.json` that a run saved.
+        overrides: words of the form "a.b=value"; the value is a Python literal, or else taken as a string.
+
+    Raises:
+        SailError: when the file cannot be read, or a key or a value is wrong.
+    """
+    return build(_override(_read(pathlib.Path(path)), overrides))
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=3)
+        raise SailError(f"There is no config file {path}." + (f" Did you mean {' or '.join(near)}?" if near else ""))
+    if path.suffix == ".json":
+        return json.loads(path.read_text())
+    spec = importlib.util.spec_from_file_location(f"sail_jax_config_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        return module.get_config().to_dict()
+    except (AttributeError, KeyError, TypeError) as error:
+        # ConfigDict puts "Did you mean ...?" into the message for unknown keys.
+        raise SailError(f"{path}: {error.args[0] if error.args else error}") from error
+
+
+def _override(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    for word in overrides:
+        dotted, equals, literal = word.partition("=")
+        if not equals:
+            raise SailError(f"--config.{word} has no value; write --config.{word}=VALUE.")
+        *parents, key = dotted.split(".")
+        node, cls = values, Config
+        for depth, name in enumerate(parents):
+            cls = _field_type(cls, name, ".".join(["config", *parents[: depth + 1]]))
+            node = node.setdefault(name, {})
+        leaf = _field_type(cls, key, f"config.{dotted}")
+        node[key] = literal if leaf is str else _literal(literal)
+    return values
+
+
+def _field_type(cls: Any, name: str, path: str) -> Any:
+    if typing.get_origin(cls) is dict:
+        return typing.get_args(cls)[1]
+    if not dataclasses.is_dataclass(cls):
+        raise SailError(f"There is no setting {path}: {path.rpartition('.')[0]} is a single value.")
+    hints = typing.get_type_hints(cls)
+    if name not in hints:
+        raise SailError(unknown_key(path, name, hints))
+    return hints[name]
+
+
+def _literal(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def save(config: Config, path: pathlib.Path) -> None:
+    """Writes the resolved config as JSON that `load` reads back."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(to_dict(config), indent=2) + "\n")
+    partial.rename(path)
+
+
+def meanings(cls: type = Config, prefix: str = "config") -> list[tuple[str, str, Any, str]]:
+    """Rows (key, type, default, meaning) of every setting, for the reference that `describe --settings` prints."""
+    rows = []
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        path, hint = f"{prefix}.{field.name}", hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            rows += meanings(hint, path)
+            continue
+        default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
+        name = str(hint) if isinstance(hint, types.GenericAlias) else hint.__name__
+        rows.append((path, name.replace("sail_jax.config.", ""), default, field.metadata["meaning"]))
+        if typing.get_origin(hint) is dict and dataclasses.is_dataclass(typing.get_args(hint)[1]):
+            rows += meanings(typing.get_args(hint)[1], f"{path}.NAME")
+    return rows

@@ -1,0 +1,47 @@
+"""The errors that a user is meant to read: each says what is wrong, where, and what to do about it."""
+
+
+class SailError(Exception):
+    """Base of every error whose message is written for the user; the command line prints it without a traceback."""
+
+
+class BadRecordError(SailError):
+    """One record of the input that cannot be used.
+
+    Ingestion and the input pipeline count, report and skip such records up to the limit that the user sets.
+
+    Args:
+        problem: what is wrong, for example "image is 16000 x 16000 pixels, over the limit of 50,000,000".
+        remedy: what the user can do about it.
+        source: the file that holds the record.
+        record: the item id or the row number.
+        field: the column or field.
+    """
+
+    def __init__(self, problem: str, *, remedy: str, source: str = "", record: str = "", field: str = ""):
+        self.problem, self.remedy = problem, remedy
+        self.source, self.record, self.field = source, record, field
+        super().__init__(problem)
+
+    def at(self, *, source: str = "", record: str = "", field: str = "") -> "BadRecordError":
+        """The same error with the blanks of its place filled in by a caller that knows more."""
+        return BadRecordError(
+            self.problem,
+            remedy=self.remedy,
+            source=self.source or source,
+            record=self.record or record,
+            field=self.field or field,
+        )
+
+    def __str__(self) -> str:
+        place = [f"{name} {value!r}" for name, value in (("record", self.record), ("field", self.field)) if value]
+        where = ", ".join([self.source] * bool(self.source) + place)
+        return f"{where + ': ' if where else ''}{self.problem}. {self.remedy}"
+
+    def __reduce__(self):
+        # Exceptions with keyword-only arguments do not survive pickling between worker processes by default.
+        return _rebuild, (self.problem, self.remedy, self.source, self.record, self.field)
+
+
+def _rebuild(problem: str, remedy: str, source: str, record: str, field: str) -> BadRecordError:
+    return BadRecordError(problem, remedy=remedy, source=source, record=record, field=field)

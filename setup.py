@@ -1,0 +1,43 @@
+"""Installs sail_jax. Ranges say what is supported; constraints.txt pins the versions that the tests run with."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="sail_jax",
+    version="0.1.0",
+    description="SAIL-Embedding in JAX: an omni-modal embedding foundation model for search and recommendation",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["sail_jax", "sail_jax.*"]),
+    install_requires=[
+        "jax>=0.10,<0.12",
+        "flax>=0.12",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.11.30",
+        "grain>=0.2.15",
+        "array-record>=0.8",
+        "transformers>=5.0,<6",
+        "tensorflow-datasets>=4.9.9",
+        "importlib_resources",  # tensorflow-datasets needs it and does not declare it
+        "ml_collections>=1.0",
+        "msgpack>=1.0",
+        "numpy>=2.0",
+        "pyarrow>=16",
+        "pillow>=11",
+        "av>=14",
+        "soundfile>=0.13",
+        "soxr>=0.5",
+        "scikit-learn>=1.5",
+        "matplotlib>=3.9",
+        "tensorboardX>=2.6.2",
+        "rich>=13",
+    ],
+    extras_require={
+        "cuda": ["jax[cuda12]>=0.10,<0.12"],
+        "tpu": ["jax[tpu]>=0.10,<0.12"],
+        "torch": ["torch>=2.4"],
+        "test": ["pytest>=8", "ruff", "torch>=2.4", "sentence-transformers>=5"],
+    },
+)
