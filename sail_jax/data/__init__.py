@@ -1,0 +1,1 @@
+"""From a user's raw export to device-ready batches."""

@@ -1,0 +1,386 @@
+"""Decodes, checks and resamples images, sound and video.
+
+Everything that a broken file can provoke ends as a `BadRecordError`; sizes and lengths are read from the header, so
+that an oversized file is refused before it is decoded.
+"""
+
+import contextlib
+import io
+import itertools
+import pathlib
+from collections.abc import Iterator
+
+import av
+import numpy as np
+import soundfile
+import soxr
+from PIL import Image
+
+from sail_jax.errors import BadRecordError, SailError
+
+# The formats that are tried; Pillow knows more, among them ones that start external programs.
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+Image.init()
+_READABLE = tuple(name for name in _FORMATS if name in Image.OPEN)
+# Our own limit, a setting, takes the place of Pillow's fixed one, which warns first and raises only at twice its size.
+Image.MAX_IMAGE_PIXELS = None
+
+_ORIENTATION_TAG = 0x0112
+_ORIENTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_MAX_PIXELS = 50_000_000
+_MAX_SECONDS = 3600.0
+# Side to which an image is decoded when it is only checked.
+_CHECK_SIZE = 64
+_BLOCK = 1 << 18
+# libsndfile's word for "the header doesn't say".
+_UNKNOWN_FRAMES = 1 << 62
+# A shorter rest of a long sound, as a share of a clip, says too little to be heard as a clip of its own.
+_SHORTEST_REST = 0.1
+_REPAIR = "Export the file again, or leave the cell empty"
+
+
+@contextlib.contextmanager
+def _decoding(what: str) -> Iterator[None]:
+    """Turns whatever a decoder raises on hostile bytes into a `BadRecordError`."""
+    try:
+        yield
+    except (SailError, MemoryError):
+        raise
+    except Exception as error:
+        raise BadRecordError(f"{what} cannot be decoded ({type(error).__name__}: {error})", remedy=_REPAIR) from error
+
+
+# ---------------------------------------------------------------------------------------------------------- images
+
+
+def decode_image(data: bytes, size: int, *, max_pixels: int = _MAX_PIXELS) -> np.ndarray:
+    """Decodes an image and resizes it to a square, bicubic with antialiasing and without a crop.
+
+    The resize is that of the Hugging Face image processors (Pillow's bicubic on uint8). A JPEG much larger than `size`
+    is scaled down within its own decoder first. EXIF orientation is applied, transparency is laid on white, 16-bit
+    grey is scaled to 8 bits; of an animation the first frame is taken.
+
+    Args:
+        data: the encoded image (JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, AVIF or JPEG 2000).
+        size: side of the result in pixels.
+        max_pixels: pixels over which the image is refused, undecoded.
+
+    Returns:
+        [size, size, 3] uint8 RGB.
+
+    Raises:
+        BadRecordError: the image is too large, truncated, corrupt or of no format or mode that we read.
+    """
+    with _decoding("the image"), Image.open(io.BytesIO(data), formats=_READABLE) as image:
+        _check_pixels(*image.size, max_pixels)
+        orientation = _ORIENTATIONS.get(_orientation(image))
+        image.draft(None, (size, size))
+        square = _to_rgb(image).resize((size, size), Image.Resampling.BICUBIC)
+        # On a square, turning after the resize is the same as before it, and cheaper.
+        return np.array(square if orientation is None else square.transpose(orientation))
+
+
+def check_image(data: bytes, *, max_pixels: int = _MAX_PIXELS) -> None:
+    """Decodes an image to see that it can be decoded.
+
+    Raises:
+        BadRecordError: as `decode_image`.
+    """
+    decode_image(data, _CHECK_SIZE, max_pixels=max_pixels)
+
+
+def encode_image(pixels: np.ndarray) -> bytes:
+    """Encodes pixels as PNG.
+
+    Args:
+        pixels: [H, W, 3] or [H, W, 1] uint8.
+    """
+    out = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(out, "PNG", compress_level=1)
+    return out.getvalue()
+
+
+def _check_pixels(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise BadRecordError(
+            f"the picture is {width} x {height} pixels, over the limit of {max_pixels:,}",
+            remedy="Scale it down, or raise config.ingest.max_pixels",
+        )
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # broken EXIF is common beside sound pixels, and Pillow raises all sorts of errors on it
+        return 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        # Pillow's own conversion clips at 255. Files that open as "I" (PGM, PNG, TIFF) hold 16-bit values.
+        grey = np.asarray(image).astype(np.float32) / 257.0
+        return Image.fromarray(np.clip(np.round(grey), 0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise BadRecordError("the image holds floating-point values, whose range is not known", remedy=_REPAIR)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGB", rgba.size, "white")
+        white.paste(rgba, mask=rgba.getchannel("A"))
+        return white
+    return image.convert("RGB")
+
+
+# ----------------------------------------------------------------------------------------------------------- sound
+
+
+def decode_audio(
+    data: bytes, sample_rate: int, *, max_seconds: float = _MAX_SECONDS, keep_seconds: float = float("inf")
+) -> np.ndarray:
+    """Decodes sound, averages its channels and resamples it.
+
+    Args:
+        data: the encoded sound: what libsndfile reads (WAV, FLAC, Ogg, MP3, AIFF, ...), else what FFmpeg reads (AAC,
+            MP4, WebM, ...).
+        sample_rate: samples per second of the result.
+        max_seconds: length over which the sound is refused, undecoded where the header tells the length.
+        keep_seconds: only so much from the beginning is decoded and returned.
+
+    Returns:
+        [samples] int16 mono; full scale is 32768, so that 16-bit sound at its own rate comes back bit for bit.
+
+    Raises:
+        BadRecordError: the sound is empty, too long, truncated, corrupt or of no format that we read.
+    """
+    blocks, samples = [], 0
+    with _decoding("the sound"), _open_sound(data, max_seconds) as (rate, stream):
+        for block in stream:
+            blocks.append(block)
+            samples += len(block)
+            if samples >= keep_seconds * rate:
+                break
+        mono = np.concatenate(blocks)[: int(min(keep_seconds * rate, samples))]
+        mono = mono if rate == sample_rate else soxr.resample(mono, rate, sample_rate)
+    if not len(mono):
+        raise _no_samples()
+    return _to_int16(mono)
+
+
+def check_audio(data: bytes, *, max_seconds: float = _MAX_SECONDS) -> None:
+    """Decodes sound, block by block, to see that it can be decoded.
+
+    Raises:
+        BadRecordError: as `decode_audio`.
+    """
+    with _decoding("the sound"), _open_sound(data, max_seconds) as (_, stream):
+        for _ in stream:
+            pass
+
+
+def encode_audio(samples: np.ndarray, sample_rate: int) -> bytes:
+    """Encodes sound as FLAC of 16 bits.
+
+    Args:
+        samples: [samples] or [samples, channels]; int16, or integers in its range, or floats in [-1, 1].
+        sample_rate: samples per second.
+    """
+    if np.issubdtype(samples.dtype, np.floating):
+        samples = _to_int16(samples)
+    out = io.BytesIO()
+    soundfile.write(out, samples.astype(np.int16), sample_rate, format="FLAC", subtype="PCM_16")
+    return out.getvalue()
+
+
+def clip_audio(samples: np.ndarray, clip_samples: int, max_clips: int) -> np.ndarray:
+    """Cuts or repeats sound into clips of one length (arXiv 2510.12709, sec. 3.2).
+
+    Sound that fits in a clip is repeated a whole number of times and padded with zeros, as `ClapFeatureExtractor` does
+    with padding="repeatpad". Longer sound is cut into consecutive clips; the rest at its end is repeated and padded
+    likewise if it is at least a tenth of a clip (1 s of 10 s), or else dropped.
+
+    Args:
+        samples: [samples] int16, at least one.
+        clip_samples: length of a clip.
+        max_clips: clips that are kept, from the beginning.
+
+    Returns:
+        [C, clip_samples] int16, 1 <= C <= max_clips.
+    """
+    if not len(samples):
+        raise _no_samples()
+    whole = min(len(samples) // clip_samples, max_clips)
+    clips = samples[: whole * clip_samples].reshape(whole, clip_samples)
+    rest = samples[whole * clip_samples :]
+    if whole == max_clips or (whole and len(rest) < _SHORTEST_REST * clip_samples):
+        return clips
+    repeated = np.tile(rest, clip_samples // len(rest))
+    return np.concatenate([clips, np.pad(repeated, (0, clip_samples - len(repeated)))[None]])
+
+
+def _to_int16(samples: np.ndarray) -> np.ndarray:
+    return np.clip(np.round(samples * 32768.0), -32768, 32767).astype(np.int16)
+
+
+def _no_samples() -> BadRecordError:
+    return BadRecordError("the sound has no samples", remedy=_REPAIR)
+
+
+def _too_long(seconds: float, max_seconds: float) -> BadRecordError:
+    return BadRecordError(
+        f"the sound is {seconds:,.0f} s long, over the limit of {max_seconds:,.0f} s",
+        remedy="Cut it, or raise config.ingest.max_audio_seconds",
+    )
+
+
+@contextlib.contextmanager
+def _open_sound(data: bytes, max_seconds: float) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
+    """Yields (sample rate, stream of [n] float32 mono blocks), after a look at the length in the header."""
+    try:
+        file = soundfile.SoundFile(io.BytesIO(data))
+    except soundfile.LibsndfileError:
+        file = None
+    if file is None or not 0 < file.frames < _UNKNOWN_FRAMES:
+        with av.open(io.BytesIO(data)) as container:
+            yield _av_blocks(container, max_seconds)
+        return
+    with file:
+        if file.frames > max_seconds * file.samplerate:
+            raise _too_long(file.frames / file.samplerate, max_seconds)
+        yield file.samplerate, _soundfile_blocks(file)
+
+
+def _soundfile_blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
+    samples = 0
+    # Not SoundFile.blocks, which fills up a block that breaks off with whatever was in memory.
+    while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+        samples += len(block)
+        yield block.mean(axis=1)
+    # The headers of some MP3 files are a little off, so that only a clear gap means a truncated file.
+    if samples < 0.9 * file.frames:
+        raise BadRecordError(f"the sound breaks off after {samples} of {file.frames} samples", remedy=_REPAIR)
+
+
+def _av_blocks(container: av.container.InputContainer, max_seconds: float) -> tuple[int, Iterator[np.ndarray]]:
+    if not container.streams.audio:
+        raise BadRecordError("the file holds no sound", remedy=_REPAIR)
+    stream = container.streams.audio[0]
+    seconds = _stream_seconds(container, stream) or 0.0
+    if seconds > max_seconds:
+        raise _too_long(seconds, max_seconds)
+    return stream.rate, _decoded_blocks(container, stream, max_seconds)
+
+
+def _decoded_blocks(
+    container: av.container.InputContainer, stream: av.AudioStream, max_seconds: float
+) -> Iterator[np.ndarray]:
+    resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
+    samples = 0
+    for frame in itertools.chain(container.decode(stream), [None]):  # None flushes the resampler
+        for planar in resampler.resample(frame):
+            samples += planar.samples
+            if samples > max_seconds * stream.rate:
+                raise _too_long(samples / stream.rate, max_seconds)
+            yield planar.to_ndarray().mean(axis=0)
+    if not samples:
+        raise _no_samples()
+
+
+def _stream_seconds(container: av.container.InputContainer, stream: av.stream.Stream) -> float | None:
+    if stream.duration is not None:
+        return float(stream.duration * stream.time_base)
+    return None if container.duration is None else container.duration / av.time_base
+
+
+# ----------------------------------------------------------------------------------------------------------- video
+
+
+def video_frames(source: pathlib.Path | bytes, count: int, *, max_pixels: int = _MAX_PIXELS) -> list[bytes]:
+    """Takes evenly spaced frames out of a video, by seeking: one decoded frame is held at a time.
+
+    The video is cut into `count` equal stretches of time, and the frame in the middle of each is taken. A video with
+    fewer frames gives fewer.
+
+    Args:
+        source: the video file or its content.
+        count: frames to take.
+        max_pixels: pixels of a frame over which the video is refused, undecoded.
+
+    Returns:
+        Frames in temporal order, upright, as JPEG.
+
+    Raises:
+        BadRecordError: the file is no video, or it is corrupt or too large.
+    """
+    with _decoding("the video"), _open_video(source) as container:
+        if not container.streams.video:
+            raise BadRecordError("the file holds no video", remedy=_REPAIR)
+        stream = container.streams.video[0]
+        _check_pixels(stream.codec_context.width, stream.codec_context.height, max_pixels)
+        begin, length = stream.start_time or 0, _length(container, stream)
+        frames = {}
+        for i in range(count):
+            frame = _frame_at(container, stream, begin + int(length * (i + 0.5) / count))
+            if frame is not None and frame.pts not in frames:
+                frames[frame.pts] = _to_jpeg(frame)
+    if not frames:
+        raise BadRecordError("the video has no frames", remedy=_REPAIR)
+    return list(frames.values())
+
+
+def video_audio(source: pathlib.Path | bytes, *, max_seconds: float = _MAX_SECONDS) -> bytes | None:
+    """The sound of a video as 16-bit mono FLAC at its own sample rate, or None where the video is silent.
+
+    Raises:
+        BadRecordError: the sound is too long or corrupt, or the file is no video.
+    """
+    with _decoding("the sound of the video"), _open_video(source) as container:
+        if not container.streams.audio:
+            return None
+        rate, blocks = _av_blocks(container, max_seconds)
+        out = io.BytesIO()
+        with soundfile.SoundFile(out, "w", rate, channels=1, format="FLAC", subtype="PCM_16") as file:
+            for block in blocks:
+                file.write(_to_int16(block))
+        return out.getvalue()
+
+
+def _open_video(source: pathlib.Path | bytes) -> av.container.InputContainer:
+    return av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source))
+
+
+def _length(container: av.container.InputContainer, stream: av.VideoStream) -> int:
+    """Length in units of the stream's time base."""
+    seconds = _stream_seconds(container, stream)
+    if seconds is not None:
+        return int(seconds / stream.time_base)
+    # Recorded live: no header tells the length, but the packets do, without being decoded.
+    stamps = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
+    return max(stamps, default=0) - (stream.start_time or 0) + 1
+
+
+def _frame_at(container: av.container.InputContainer, stream: av.VideoStream, pts: int) -> av.VideoFrame | None:
+    """The frame that is shown at a time: the last one that begins by then."""
+    container.seek(pts, stream=stream)
+    shown = None
+    for frame in container.decode(stream):
+        if shown is not None and frame.pts is not None and frame.pts > pts:
+            break
+        shown = frame
+    return shown
+
+
+def _to_jpeg(frame: av.VideoFrame) -> bytes:
+    image = frame.to_image()
+    if frame.rotation:
+        image = image.rotate(frame.rotation, expand=True)
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=90)
+    return out.getvalue()

@@ -1,0 +1,283 @@
+"""The item store: every item once, in ArrayRecord shards, read at random by position or by id.
+
+    items/
+      items-00000.array_record   the items of a shard, one msgpack record each
+      items-00000.ids            their ids in record order, one msgpack list, for passes that need no media
+      index/                     the memory-mapped index of `store_index`
+      store.json                 written last: the store is complete
+
+A "record number" counts the records of all shards in order; a "position" counts the items in the same order, without
+the records whose id stood in the store before.
+"""
+
+import functools
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import msgpack
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+from sail_jax.data import store_index
+from sail_jax.errors import BadRecordError, SailError
+from sail_jax.items import Item
+
+# The store's folder within the folder that `ingest` writes.
+FOLDER = "items"
+
+_MARKER = "store.json"
+_FORMAT = {"format": "sail_jax item store", "version": 1}
+# Media come compressed. With groups of one record, compression would also cost more room than it saves on short texts.
+_WRITER_OPTIONS = "group_size:1,uncompressed"
+# Without read-ahead and with a small buffer, as for random access in array_record's own data source.
+_READER_OPTIONS = {"options": "readahead_buffer_size:0", "file_reader_buffer_size": 32768}
+
+
+def item_key(text: str) -> int:
+    """A 64-bit hash of an id or a text that is the same in every process and on every machine."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def encode_item(item: Item) -> bytes:
+    """An item as one msgpack record; what it lacks is left out."""
+    fields = {
+        "text": dict(item.text),
+        "frames": list(item.frames),
+        "audio": item.audio,
+        "audio_embedding": None if item.audio_embedding is None else _vector_bytes(item.audio_embedding),
+        "labels": list(item.labels),
+        "id_embeddings": {name: _vector_bytes(vector) for name, vector in item.id_embeddings.items()},
+    }
+    return msgpack.packb({"id": item.item_id} | {name: value for name, value in fields.items() if value})
+
+
+def decode_item(data: bytes) -> Item:
+    """The inverse of `encode_item`; vectors are read-only [K] float32."""
+    fields = msgpack.unpackb(data)
+    vector = fields.get("audio_embedding")
+    return Item(
+        item_id=fields["id"],
+        text=fields.get("text", {}),
+        frames=tuple(fields.get("frames", ())),
+        audio=fields.get("audio"),
+        audio_embedding=None if vector is None else np.frombuffer(vector, "<f4"),
+        labels=tuple(fields.get("labels", ())),
+        id_embeddings={name: np.frombuffer(data, "<f4") for name, data in fields.get("id_embeddings", {}).items()},
+    )
+
+
+def _vector_bytes(vector: np.ndarray) -> bytes:
+    return np.asarray(vector, "<f4").tobytes()
+
+
+class ItemStore:
+    """A complete item store, opened for reading.
+
+    What it holds in memory does not grow with the number of items, but for the pages of the index that lookups have
+    touched, at most 16 bytes per item, which the system may drop again. It may be pickled (a worker process reopens the
+    files) and used by several threads.
+
+    Args:
+        path: the folder.
+        max_open_shards: shards that are kept open; each takes a file handle and 8 bytes per record.
+
+    Raises:
+        SailError: the folder is missing, unfinished, foreign or of another version.
+    """
+
+    def __init__(self, path: str | pathlib.Path, *, max_open_shards: int = 512):
+        self.path = pathlib.Path(path)
+        self._max_open_shards = max_open_shards
+        _check_marker(self.path)
+        self._index = store_index.Index(self.path)
+        self._reader = functools.lru_cache(max_open_shards)(functools.partial(_open_reader, self.path))
+
+    @classmethod
+    def open(cls, path: str | pathlib.Path) -> "ItemStore":
+        """Opens the store in folder `path`."""
+        return cls(path)
+
+    def __reduce__(self):
+        return functools.partial(ItemStore, max_open_shards=self._max_open_shards), (self.path,)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, position: int) -> Item:
+        """The item at a position, 0 <= position < len(store)."""
+        if not 0 <= position < len(self):
+            raise IndexError(f"position {position} is outside of {self.path} with its {len(self)} items")
+        return self._read(self._index.record(position))
+
+    def positions(self, ids: Sequence[str]) -> np.ndarray:
+        """The positions of a batch of items; no record is read.
+
+        Ids are told apart by their 64-bit hash, and by the ids themselves where two ids of the store share a hash: an
+        unknown id is taken for a known one with probability len(store) / 2^64.
+
+        Args:
+            ids: [n] item ids.
+
+        Returns:
+            [n] int64, -1 where the id is unknown.
+        """
+        keys = np.fromiter((item_key(item_id) for item_id in ids), np.uint64, len(ids))
+        positions, shared = self._index.lookup(keys)
+        for i in np.flatnonzero(shared):
+            positions[i] = self._search(ids[i], keys[i])[0]
+        return positions
+
+    def position(self, item_id: str) -> int | None:
+        """The position of one item, checked against the id in its record, or None where the id is unknown."""
+        position, item = self._search(item_id, np.uint64(item_key(item_id)))
+        return None if item is None else position
+
+    def get(self, item_id: str) -> Item:
+        """The item with an id.
+
+        Raises:
+            BadRecordError: there is no such item.
+        """
+        item = self._search(item_id, np.uint64(item_key(item_id)))[1]
+        if item is None:
+            raise BadRecordError(
+                f"There is no item {item_id!r} in {self.path} with its {len(self)} items",
+                remedy="Ingest it, or leave it out of the table",
+            )
+        return item
+
+    def item_ids(self) -> Iterator[str]:
+        """All ids in the order of the positions; no media are read."""
+        hidden = set(self._index.hidden.tolist())
+        shards = range(len(self._index.starts) - 1)
+        ids = itertools.chain.from_iterable(read_ids(self.path, shard) for shard in shards)
+        return (item_id for record, item_id in enumerate(ids) if record not in hidden)
+
+    def _search(self, item_id: str, key: np.uint64) -> tuple[int, Item | None]:
+        for record in self._index.records_of(key):
+            item = self._read(record)
+            if item.item_id == item_id:
+                return self._index.position(record), item
+        return -1, None
+
+    def _read(self, record: int) -> Item:
+        shard, offset = self._index.place(record)
+        try:
+            return decode_item(self._reader(shard).read([offset])[0])
+        except (RuntimeError, ValueError, KeyError, msgpack.UnpackException) as error:
+            raise BadRecordError(
+                f"the record cannot be read ({error})",
+                remedy="The file is damaged: copy it again or repeat the ingestion",
+                source=str(_shard_path(self.path, shard)),
+                record=str(offset),
+            ) from error
+
+
+class ItemStoreWriter:
+    """Writes an item store, shard by shard; nothing stands under its final name before it is complete.
+
+    Args:
+        path: the folder, which may hold the finished shards of an interrupted writer.
+    """
+
+    def __init__(self, path: str | pathlib.Path):
+        self.path = pathlib.Path(path)
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def finished(self, shard: int) -> bool:
+        """Whether a shard is complete."""
+        return _shard_path(self.path, shard).exists()
+
+    def write_shard(self, shard: int, items: Iterable[Item]) -> int:
+        """Writes shard number `shard`, anew if it is there, and returns its number of items.
+
+        Items are taken one at a time, so the shard need not fit in memory. The same items make the same bytes.
+        """
+        path = _shard_path(self.path, shard)
+        partial = path.with_suffix(".partial")
+        ids = []
+        writer = ArrayRecordWriter(str(partial), _WRITER_OPTIONS)
+        try:
+            for item in items:
+                writer.write(encode_item(item))
+                ids.append(item.item_id)
+        finally:
+            writer.close()
+        commit_bytes(path.with_suffix(".ids"), msgpack.packb(ids))
+        commit(partial, path)
+        return len(ids)
+
+    def read(self, shard: int, record: int) -> Item:
+        """A record of a finished shard."""
+        return decode_item(_open_reader(self.path, shard).read([record])[0])
+
+    def finalize(
+        self, shards: int, on_duplicate: Callable[[str, tuple[int, int], tuple[int, int]], None] | None = None
+    ) -> None:
+        """Builds the index and marks the store as complete.
+
+        Of several records with one id the first counts, and the others are hidden.
+
+        Args:
+            shards: number of shards.
+            on_duplicate: called as on_duplicate(item_id, first, repeated) for each hidden record, with (shard, record
+                of the shard) of the two.
+
+        Raises:
+            SailError: a shard is missing, or there are no items at all.
+        """
+        missing = [shard for shard in range(shards) if not self.finished(shard)]
+        if missing:
+            raise SailError(f"{self.path} cannot be completed: shard {missing[0]} of {shards} is missing.")
+        (self.path / _MARKER).unlink(missing_ok=True)
+        items = store_index.build(
+            self.path, shards, functools.partial(read_ids, self.path), item_key, on_duplicate or (lambda *_: None)
+        )
+        commit_bytes(self.path / _MARKER, json.dumps(_FORMAT | {"items": items, "shards": shards}).encode())
+
+
+def read_ids(path: pathlib.Path, shard: int) -> list[str]:
+    """The ids of a shard in record order."""
+    return msgpack.unpackb(_shard_path(path, shard).with_suffix(".ids").read_bytes())
+
+
+def commit(partial: pathlib.Path, path: pathlib.Path) -> None:
+    """Gives a complete file its final name, once its content is safe on the disk."""
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def commit_bytes(path: pathlib.Path, data: bytes) -> None:
+    """Writes a small file so that it is never seen half-written."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(data)
+    commit(partial, path)
+
+
+def _shard_path(path: pathlib.Path, shard: int) -> pathlib.Path:
+    return path / f"items-{shard:05d}.array_record"
+
+
+def _open_reader(path: pathlib.Path, shard: int) -> ArrayRecordReader:
+    return ArrayRecordReader(str(_shard_path(path, shard)), **_READER_OPTIONS)
+
+
+def _check_marker(path: pathlib.Path) -> None:
+    if not path.is_dir():
+        raise SailError(f"There is no item store {path}. Run ingest, or set config.data.dir to the folder it wrote.")
+    if not (path / _MARKER).is_file():
+        if any(path.glob("items-*")):
+            raise SailError(f"The item store {path} is unfinished. Run the same ingest again: it continues.")
+        raise SailError(f"{path} is no item store: it holds no {_MARKER}. Set config.data.dir to what ingest wrote.")
+    try:
+        marker = json.loads((path / _MARKER).read_text())
+        found = {key: marker[key] for key in _FORMAT}
+    except (ValueError, KeyError, TypeError):
+        found = None
+    if found != _FORMAT:
+        raise SailError(f"{path / _MARKER} is not that of an item store of version {_FORMAT['version']}. Ingest again.")
