@@ -1,0 +1,115 @@
+"""From the features of pairs to the arrays of a batch: stacking, and packing of frames and clips on flat axes."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from sail_jax.data.features import ItemFeatures
+from sail_jax.items import Batch
+
+
+def capacity(items: int, budget: float, groups: int) -> int:
+    """Length of a flat axis.
+
+    Args:
+        items: items of the batch that show the modality.
+        budget: frames (or clips) per item, averaged over a group, that there is room for.
+        groups: equal groups of pairs; each gets a block of the same length.
+    """
+    return math.ceil(items / groups * budget) * groups
+
+
+def thin(counts: np.ndarray, room: int) -> np.ndarray:
+    """How many frames each item keeps when all do not fit: the longest items give first, as equally as possible.
+
+    Args:
+        counts: [items] int, frames per item.
+        room: frames that fit.
+
+    Returns:
+        [items] int, at most `counts`, with a sum of at most `room`.
+    """
+    kept = counts.copy()
+    while kept.sum() > room:
+        ceiling = kept.max()
+        tallest = np.flatnonzero(kept == ceiling)
+        kept[tallest[: kept.sum() - room]] -= 1
+    return kept
+
+
+def collate(
+    pairs: Sequence[Sequence[ItemFeatures]],
+    datasets: Sequence[int],
+    *,
+    groups: int,
+    frame_capacity: int,
+    clip_capacity: int,
+    audio_width: int,
+) -> tuple[Batch, int]:
+    """Stacks features into a batch.
+
+    Args:
+        pairs: B pairs of S items each.
+        datasets: [B] index of each pair's data set.
+        groups: equal groups of pairs, one per data-parallel shard.
+        frame_capacity: F, length of the flat frames axis, a multiple of `groups`.
+        clip_capacity: C, length of the flat clips axis, a multiple of `groups`.
+        audio_width: K, width of precomputed audio embeddings.
+
+    Returns:
+        The batch of numpy arrays, and the number of frames and clips left out because they did not fit.
+    """
+    items = [item for pair in pairs for item in pair]
+    sides = len(pairs[0])
+    frames, frame_item, frame_slot, frames_cut = _pack([i.frames for i in items], groups, frame_capacity)
+    clips, clip_item, _, clips_cut = _pack([i.clips for i in items], groups, clip_capacity)
+    vectors = np.zeros((len(items), audio_width), np.float32)
+    for row, item in enumerate(items):
+        if item.audio_vector is not None:
+            vectors[row] = item.audio_vector
+    keys = np.array([i.key for i in items], np.uint64)
+
+    def by_pair(array: np.ndarray) -> np.ndarray:
+        return array.reshape(len(pairs), sides, *array.shape[1:])
+
+    batch = Batch(
+        tokens=by_pair(np.stack([i.tokens for i in items])),
+        token_types=by_pair(np.stack([i.token_types for i in items])),
+        frames=frames,
+        frame_item=frame_item,
+        frame_slot=frame_slot,
+        clips=clips,
+        clip_item=clip_item,
+        audio_vectors=by_pair(vectors),
+        has_audio_vector=by_pair(np.array([i.audio_vector is not None for i in items])),
+        item_keys=by_pair(np.stack([keys >> np.uint64(32), keys & np.uint64(0xFFFFFFFF)], -1).astype(np.uint32)),
+        valid=by_pair(np.array([i.valid for i in items])),
+        dataset=np.asarray(datasets, np.int32),
+    )
+    return batch, frames_cut + clips_cut
+
+
+def _pack(media: Sequence[np.ndarray], groups: int, room: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Lays the media of all items on one flat axis of `room` places, in `groups` blocks.
+
+    Returns (flat [room, ...], item [room], slot [room], number left out).
+    """
+    flat = np.zeros((room, *media[0].shape[1:]), media[0].dtype)
+    item = np.full(room, -1, np.int32)
+    slot = np.zeros(room, np.int32)
+    per_group, block = len(media) // groups, room // groups
+    cut = 0
+    for group in range(groups):
+        members = media[group * per_group : (group + 1) * per_group]
+        counts = np.array([len(m) for m in members])
+        kept = thin(counts, block)
+        cut += int((counts - kept).sum())
+        at = group * block
+        for index, (entry, count) in enumerate(zip(members, kept, strict=True)):
+            chosen = np.linspace(0, max(len(entry) - 1, 0), count).round().astype(int)
+            flat[at : at + count] = entry[chosen]
+            item[at : at + count] = index
+            slot[at : at + count] = np.arange(count)
+            at += count
+    return flat, item, slot, cut

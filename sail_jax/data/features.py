@@ -1,0 +1,145 @@
+"""From an item to arrays of fixed shape: what a view shows of it, tokenized, decoded and resampled."""
+
+import dataclasses
+
+import numpy as np
+
+from sail_jax.config import Config
+from sail_jax.data.media import clip_audio, decode_audio, decode_image
+from sail_jax.data.prompts import PromptEncoder, check_fields, shown_fields
+from sail_jax.data.store import item_key
+from sail_jax.errors import BadRecordError
+from sail_jax.items import Item, check_modalities
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """What is shown of an item, and under which instruction.
+
+    Attributes:
+        modalities: a subset of "VTA".
+        fields: text fields that are shown.
+        instruction: the system prompt.
+
+    Raises:
+        SailError: on unknown modalities or fields.
+    """
+
+    modalities: str
+    fields: tuple[str, ...]
+    instruction: str
+
+    def __post_init__(self) -> None:
+        check_modalities(self.modalities, setting="the view's modalities")
+        check_fields(self.fields, setting="the view's fields")
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemFeatures:
+    """The arrays of one item.
+
+    Attributes:
+        tokens: [N] int32.
+        token_types: [N] int8.
+        frames: [f, H, W, 3] uint8, f frames of the item.
+        clips: [c, samples] int16, c clips of the item.
+        audio_vector: [K] float32, or None.
+        key: 64-bit hash of what is shown (see `Batch.item_keys`).
+        valid: False when nothing of the item is shown.
+    """
+
+    tokens: np.ndarray
+    token_types: np.ndarray
+    frames: np.ndarray
+    clips: np.ndarray
+    audio_vector: np.ndarray | None
+    key: int
+    valid: bool
+
+
+class FeatureExtractor:
+    """Turns items into features.
+
+    Args:
+        config: the experiment; sizes of the towers, media limits.
+        encoder: fills the chat template.
+    """
+
+    def __init__(self, config: Config, encoder: PromptEncoder) -> None:
+        self.vit, self.audio = config.model.vit, config.model.audio
+        self.max_frames = config.model.perceiver.max_frames
+        self.max_pixels, self.max_seconds = config.ingest.max_pixels, config.ingest.max_audio_seconds
+        self.encoder = encoder
+
+    def __call__(
+        self, item: Item, view: View, *, dropout: float = 0.0, rng: np.random.Generator | None = None
+    ) -> ItemFeatures:
+        """Features of what `view` shows of `item`; text fields are dropped with probability `dropout` when `rng` is given.
+
+        Raises:
+            BadRecordError: when a frame or the sound cannot be decoded, or has the wrong size.
+        """
+        frames = self._frames(item) if "V" in view.modalities else self._no_frames()
+        clips, vector = self._sound(item) if "A" in view.modalities else (self._no_clips(), None)
+        text = shown_fields(item, view.fields, dropout, rng) if "T" in view.modalities else ""
+        has_audio = vector is not None or len(clips) > 0
+        tokens, types = self.encoder(view.instruction, text, vision=len(frames) > 0, audio=has_audio)
+        return ItemFeatures(
+            tokens=tokens,
+            token_types=types,
+            frames=frames,
+            clips=clips,
+            audio_vector=vector,
+            key=_content_key(item, view),
+            valid=bool(text) or has_audio or len(frames) > 0,
+        )
+
+    def blank(self) -> ItemFeatures:
+        """Features that stand in for an item that could not be loaded: nothing is shown."""
+        tokens = np.zeros(self.encoder.max_tokens, np.int32)
+        return ItemFeatures(tokens, tokens.astype(np.int8), self._no_frames(), self._no_clips(), None, 0, False)
+
+    def _no_frames(self) -> np.ndarray:
+        return np.zeros((0, self.vit.image_size, self.vit.image_size, 3), np.uint8)
+
+    def _no_clips(self) -> np.ndarray:
+        return np.zeros((0, self.audio.clip_samples), np.int16)
+
+    def _frames(self, item: Item) -> np.ndarray:
+        count = min(len(item.frames), self.max_frames)
+        if not count:
+            return self._no_frames()
+        chosen = np.linspace(0, len(item.frames) - 1, count).round().astype(int)
+        return np.stack([self._frame(item, i) for i in chosen])
+
+    def _frame(self, item: Item, index: int) -> np.ndarray:
+        try:
+            return decode_image(item.frames[index], self.vit.image_size, max_pixels=self.max_pixels)
+        except BadRecordError as error:
+            raise error.at(record=item.item_id, field=f"frames[{index}]") from error
+
+    def _sound(self, item: Item) -> tuple[np.ndarray, np.ndarray | None]:
+        vector = item.audio_embedding
+        if vector is not None:
+            if vector.shape != (self.audio.projection,):
+                raise BadRecordError(
+                    f"the audio embedding has shape {vector.shape}, the model takes ({self.audio.projection},)",
+                    remedy="Ingest vectors of the width config.model.audio.projection, or the sound itself",
+                    record=item.item_id,
+                    field="audio_embedding",
+                )
+            return self._no_clips(), vector.astype(np.float32)
+        if item.audio is None:
+            return self._no_clips(), None
+        try:
+            samples = decode_audio(item.audio, self.audio.sample_rate, max_seconds=self.max_seconds)
+        except BadRecordError as error:
+            raise error.at(record=item.item_id, field="audio") from error
+        return clip_audio(samples, self.audio.clip_samples, self.audio.max_clips), None
+
+
+def _content_key(item: Item, view: View) -> int:
+    """Two items that show the same text, and nothing but text, are the same content (think of shared tags)."""
+    if view.modalities == "T" or not item.item_id:
+        return item_key(shown_fields(item, view.fields))
+    return item_key(item.item_id)

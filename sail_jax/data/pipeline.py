@@ -1,0 +1,232 @@
+"""The input pipeline: (seed, step) -> data set -> rows of its table -> items -> features -> batch, through Grain.
+
+A batch is a pure function of the config and the step number. So the state of the pipeline is the number of the next
+step; a resumed run continues exactly, whatever the number of worker processes, and hosts agree without talking. A whole
+batch is prepared inside one worker: batches, not records, cross between processes.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grain
+import numpy as np
+from absl import flags
+
+from sail_jax.config import Config, DatasetConfig
+from sail_jax.data.collate import capacity, collate
+from sail_jax.data.features import FeatureExtractor, ItemFeatures, View
+from sail_jax.data.prompts import PromptEncoder, load_tokenizer
+from sail_jax.data.sampler import Sampler
+from sail_jax.data.store import ItemStore
+from sail_jax.data.tables import Pair, PairTable
+from sail_jax.errors import BadRecordError, SailError
+from sail_jax.items import Batch, Item, check_modalities, text_item
+
+SIDES = 2  # query, target
+
+
+@dataclasses.dataclass(frozen=True)
+class HostShare:
+    """The part of each global batch that one process prepares.
+
+    Attributes:
+        start: first pair.
+        stop: one past the last pair.
+        groups: data-parallel shards among these pairs.
+    """
+
+    start: int
+    stop: int
+    groups: int
+
+
+class LoadedBatch(NamedTuple):
+    """A batch with what the training loop reports of it.
+
+    Attributes:
+        arrays: this host's part of the batch, numpy arrays.
+        step: the step it is for.
+        bad_records: messages of the records that could not be loaded; their items are masked out.
+        media_cut: frames and clips that did not fit the budgets.
+    """
+
+    arrays: Batch
+    step: int
+    bad_records: tuple[str, ...]
+    media_cut: int
+
+
+def open_store(config: Config) -> ItemStore:
+    """The item store of a config's data folder."""
+    if not config.data.dir:
+        raise SailError("config.data.dir is empty: set it to the folder that `ingest` wrote.")
+    return ItemStore.open(Path(config.data.dir) / "items")
+
+
+def make_extractor(config: Config) -> FeatureExtractor:
+    """The feature extractor of a config, with its tokenizer loaded."""
+    tokenizer = load_tokenizer(config.prompt, Path(config.data.dir), config.model.llm.vocab_size)
+    return FeatureExtractor(config, PromptEncoder(config.prompt, tokenizer, config.model.perceiver.latents))
+
+
+class TrainingSet:
+    """One training set: its table, its two views, and the order in which its rows are read.
+
+    Args:
+        name: its name in the config.
+        settings: its settings.
+        data_dir: the ingested folder.
+        seed: the experiment's seed.
+        index: its number among the training sets.
+    """
+
+    def __init__(self, name: str, settings: DatasetConfig, data_dir: Path, seed: int, index: int) -> None:
+        where = f"config.data.datasets.{name}"
+        self.name, self.index = name, index
+        self.table = PairTable.open(data_dir / settings.table, split=settings.split)
+        modalities = [
+            check_modalities(value, setting=f"{where}.{side}")
+            for side, value in (("query", settings.query), ("target", settings.target))
+        ]
+        self.views = (
+            View(modalities[0], settings.query_fields, settings.query_instruction),
+            View(modalities[1], settings.target_fields, settings.target_instruction),
+        )
+        self._order = grain.MapDataset.range(len(self.table)).shuffle(seed=seed + index).repeat()
+
+    def pair(self, example: int) -> Pair:
+        """The pair that is read as number `example`, counted over epochs; each epoch has an order of its own."""
+        return self.table[int(self._order[example])]
+
+
+class BatchSource:
+    """Random access by step number to this host's part of the training batches.
+
+    Args:
+        config: the experiment.
+        share: the pairs of the global batch that this process prepares.
+
+    Raises:
+        SailError: when there is no data set, or one has fewer rows than a batch.
+    """
+
+    def __init__(self, config: Config, share: HostShare) -> None:
+        if not config.data.datasets:
+            raise SailError("config.data.datasets is empty: name at least one training set.")
+        if config.data.sampling not in ("specialized", "mixed"):
+            raise SailError(f"config.data.sampling is {config.data.sampling!r}; choose 'specialized' or 'mixed'.")
+        self._config, self._share = config, share
+        self._store = open_store(config)
+        self._extract = make_extractor(config)
+        self._sets = [
+            TrainingSet(name, settings, Path(config.data.dir), config.seed, index)
+            for index, (name, settings) in enumerate(config.data.datasets.items())
+        ]
+        self._sampler = Sampler([s.weight for s in config.data.datasets.values()], config.seed)
+        for dataset in self._sets:
+            self._check_size(dataset)
+
+    def _check_size(self, dataset: TrainingSet) -> None:
+        rows, batch_size = len(dataset.table), self._config.data.batch_size
+        if rows < batch_size:
+            raise SailError(
+                f"The data set {dataset.name!r} has {rows} rows in split "
+                f"{self._config.data.datasets[dataset.name].split!r}, fewer than the batch of {batch_size}: lower "
+                "config.data.batch_size or add rows."
+            )
+
+    def __len__(self) -> int:
+        return self._config.train.steps
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the batches; a run can only be resumed when it is the same."""
+        data = self._config.data
+        return {
+            "seed": self._config.seed,
+            "batch_size": data.batch_size,
+            "sampling": data.sampling,
+            "datasets": {s.name: [len(s.table), data.datasets[s.name].weight] for s in self._sets},
+        }
+
+    def examples(self, step: int) -> list[tuple[int, int]]:
+        """(data set, example number) of each pair of this host's part of the batch of `step`."""
+        size, rows = self._config.data.batch_size, range(self._share.start, self._share.stop)
+        if self._config.data.sampling == "specialized":
+            chosen = self._sampler.dataset(step)
+            first = int(self._sampler.counts(step)[chosen]) * size
+            return [(chosen, first + row) for row in rows]
+        draws = [step * size + row for row in rows]
+        seen = self._sampler.counts(draws[0])
+        examples = []
+        for draw in draws:
+            chosen = self._sampler.dataset(draw)
+            examples.append((chosen, int(seen[chosen])))
+            seen[chosen] += 1
+        return examples
+
+    def __getitem__(self, step: int) -> LoadedBatch:
+        step = int(step)
+        bad: list[str] = []
+        examples = self.examples(step)
+        pairs = [self._pair_features(step, row, *example, bad) for row, example in enumerate(examples)]
+        datasets = [dataset for dataset, _ in examples]
+        model = self._config.model
+        arrays, cut = collate(
+            pairs,
+            datasets,
+            groups=self._share.groups,
+            frame_capacity=self._room("V", datasets, self._config.data.frame_budget, model.perceiver.max_frames),
+            clip_capacity=self._room("A", datasets, self._config.data.clip_budget, model.audio.max_clips),
+            audio_width=model.audio.projection,
+        )
+        return LoadedBatch(arrays, step, tuple(bad), cut)
+
+    def _room(self, modality: str, datasets: list[int], budget: float, most: int) -> int:
+        """Length of the flat axis of a modality: a function of the data set alone, so the same on all hosts."""
+        mixed = self._config.data.sampling == "mixed"
+        sets = self._sets if mixed else [self._sets[datasets[0]]]
+        sides = max(sum(modality in view.modalities for view in dataset.views) for dataset in sets)
+        return capacity(len(datasets) * sides, budget or most, self._share.groups)
+
+    def _pair_features(
+        self, step: int, row: int, dataset: int, example: int, bad: list[str]
+    ) -> tuple[ItemFeatures, ...]:
+        chosen = self._sets[dataset]
+        pair = chosen.pair(example)
+        sides = []
+        for side, view in enumerate(chosen.views):
+            rng = np.random.default_rng([self._config.seed, step, self._share.start + row, side])
+            try:
+                item = self._item(pair, side)
+                sides.append(self._extract(item, view, dropout=self._config.data.field_dropout, rng=rng))
+            except BadRecordError as error:
+                bad.append(str(error.at(source=str(self._store.path))))
+                sides.append(self._extract.blank())
+        return tuple(sides)
+
+    def _item(self, pair: Pair, side: int) -> Item:
+        if side == 0 and pair.query_id is None:
+            return text_item(pair.query_text)
+        return self._store.get(pair.query_id if side == 0 else pair.target_id)
+
+
+def make_iterator(source: BatchSource, config: Config, start: int) -> Iterator[LoadedBatch]:
+    """Iterates over the batches of steps `start`, `start + 1`, ... in order, prepared ahead.
+
+    Args:
+        source: the batches by step.
+        config: `data.workers` processes prepare whole batches, `data.prefetch` of them ahead each.
+        start: the first step.
+    """
+    dataset = grain.MapDataset.source(source)[start:]
+    data = config.data
+    reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=max(1, data.prefetch))
+    steps = dataset.to_iter_dataset(reading)
+    if data.workers > 0:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, which only an absl program parses
+        workers = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=max(1, data.prefetch))
+        steps = steps.mp_prefetch(workers)
+    return iter(steps)

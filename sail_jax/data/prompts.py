@@ -1,0 +1,228 @@
+"""From the text fields of an item to token ids: cleaning, field dropping, the chat template, the tokenizer."""
+
+import functools
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+import transformers
+
+from sail_jax.config import Config, PromptConfig
+from sail_jax.errors import SailError
+from sail_jax.items import QUERY_FIELD, TEXT_FIELDS, Item, TokenType
+
+# Special tokens of the Qwen chat template; a trained tokenizer has the same.
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+_SLOTS = {"audio": TokenType.AUDIO, "vision": TokenType.VISION, "text": TokenType.TEXT}
+_SPACE = re.compile(r"\s+")
+_REPEAT = re.compile(r"(.)\1{4,}")
+
+
+def clean_text(text: str) -> str:
+    """Normalises white space, drops control characters, and cuts runs of one character to three.
+
+    Source: arXiv 2510.12709, sec. 3.2.2 (text preprocessing).
+    """
+    text = _SPACE.sub(" ", text)
+    text = "".join(c for c in text if unicodedata.category(c) != "Cc")
+    return _REPEAT.sub(lambda run: run.group(1) * 3, text).strip()
+
+
+def shown_fields(
+    item: Item, fields: Sequence[str], dropout: float = 0.0, rng: np.random.Generator | None = None
+) -> str:
+    """The text of an item as the model reads it: one labelled line per field; a free-text query is shown bare.
+
+    Fields are cleaned, a field that repeats another one is left out, and in training each field is dropped with
+    probability `dropout`, so that a field that is missing online is nothing new (arXiv 2510.12709, sec. 3.2.2). An item
+    that has nothing but text keeps at least one field.
+
+    Args:
+        item: the item.
+        fields: text fields to show, out of `TEXT_FIELDS`.
+        dropout: probability with which a field is dropped.
+        rng: the source of the draws; None drops nothing.
+    """
+    if QUERY_FIELD in item.text:
+        return clean_text(item.text[QUERY_FIELD])
+    lines: dict[str, str] = {}
+    for field in fields:
+        text = clean_text(item.text.get(field, ""))
+        if text and text not in lines:
+            lines[text] = f"{field}: {text}"
+    shown = list(lines.values())
+    if rng is not None and dropout > 0 and shown:
+        keep = rng.random(len(shown)) >= dropout
+        if not keep.any() and item.modalities == "T":
+            keep[rng.integers(len(shown))] = True
+        shown = [line for line, kept in zip(shown, keep, strict=True) if kept]
+    return "\n".join(shown)
+
+
+def check_fields(fields: Sequence[str], *, setting: str) -> None:
+    """Raises SailError when `fields` holds a name that is no text field; the message names `setting`."""
+    unknown = [field for field in fields if field not in TEXT_FIELDS]
+    if unknown:
+        raise SailError(f"{setting} names unknown text fields {unknown}; the fields are {', '.join(TEXT_FIELDS)}.")
+
+
+class PromptEncoder:
+    """Fills the chat template and tokenizes it.
+
+    Args:
+        config: template and length.
+        tokenizer: a fast tokenizer of transformers.
+        vision_tokens: positions that the vision of an item takes (the latents of the perceiver).
+
+    Raises:
+        SailError: when the template lacks a slot or names an unknown one.
+    """
+
+    def __init__(
+        self, config: PromptConfig, tokenizer: transformers.PreTrainedTokenizerBase, vision_tokens: int
+    ) -> None:
+        self.max_tokens, self.tokenizer, self.vision_tokens = config.max_tokens, tokenizer, vision_tokens
+        self._pieces = re.split(r"\{(\w+)\}", config.template)
+        slots = self._pieces[1::2]
+        if sorted(slots) != sorted([*_SLOTS, "instruction"]):
+            raise SailError(
+                f"config.prompt.template has the slots {slots}; it needs {{instruction}}, {{audio}}, {{vision}} and "
+                "{text}, each once."
+            )
+        self._literal = functools.lru_cache(maxsize=256)(self._tokenize_literal)
+
+    def __reduce__(self):
+        config = PromptConfig(template=self._template(), max_tokens=self.max_tokens)
+        return PromptEncoder, (config, self.tokenizer, self.vision_tokens)
+
+    def _template(self) -> str:
+        return "".join(f"{{{piece}}}" if i % 2 else piece for i, piece in enumerate(self._pieces))
+
+    def _tokenize_literal(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _tokenize_content(self, text: str) -> list[int]:
+        # What users write must not be able to close a turn of the chat template.
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+    def _segments(self, instruction: str) -> list[tuple[TokenType, tuple[int, ...]]]:
+        """Runs of prompt tokens and empty runs that stand for the slots, in the order of the template."""
+        segments, literal = [], ""
+        for i, piece in enumerate(self._pieces):
+            if i % 2 == 0:
+                literal += piece
+            elif piece == "instruction":
+                literal += instruction
+            else:
+                segments += [(TokenType.PROMPT, self._literal(literal)), (_SLOTS[piece], ())]
+                literal = ""
+        return [*segments, (TokenType.PROMPT, self._literal(literal))]
+
+    def __call__(self, instruction: str, text: str, *, vision: bool, audio: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Tokenizes one item.
+
+        Args:
+            instruction: the system prompt.
+            text: what is shown of the text fields; cut to what the length leaves.
+            vision: whether the item shows frames; a missing modality takes no position at all.
+            audio: whether the item shows sound.
+
+        Returns:
+            tokens: [max_tokens] int32 ids, 0 at PAD, VISION and AUDIO positions.
+            token_types: [max_tokens] int8, `TokenType`.
+
+        Raises:
+            SailError: when prompt and media alone are longer than `config.prompt.max_tokens`.
+        """
+        segments = self._segments(instruction)
+        media = {TokenType.VISION: self.vision_tokens * vision, TokenType.AUDIO: int(audio)}
+        fixed = sum(len(tokens) for _, tokens in segments) + sum(media.values())
+        room = self.max_tokens - fixed
+        if room < 0 or (room == 0 and text):
+            raise SailError(
+                f"The prompt with its media takes {fixed} tokens and leaves no room for text: raise "
+                f"config.prompt.max_tokens (now {self.max_tokens}) or shorten the instruction {instruction[:60]!r}."
+            )
+        content = self._tokenize_content(text)[:room] if text else []
+        tokens = np.zeros(self.max_tokens, np.int32)
+        types = np.zeros(self.max_tokens, np.int8)
+        at = 0
+        for kind, run in segments:
+            if kind == TokenType.TEXT:
+                run = content
+            elif kind != TokenType.PROMPT:
+                run = [0] * media[kind]
+            tokens[at : at + len(run)] = run
+            types[at : at + len(run)] = kind
+            at += len(run)
+        return tokens, types
+
+
+def prompt_texts(config: Config) -> list[str]:
+    """The filled templates, without content, of all views of a config; one with an empty instruction if there is none."""
+    views = [*config.data.datasets.values(), *config.eval.tasks.values()]
+    instructions = dict.fromkeys(text for view in views for text in (view.query_instruction, view.target_instruction))
+    slots = dict.fromkeys(_SLOTS, "")
+    return [config.prompt.template.format(instruction=text, **slots) for text in instructions or [""]]
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, output: Path) -> None:
+    """Trains a byte-level BPE tokenizer with the special tokens of Qwen and writes it in Hugging Face's format.
+
+    Args:
+        texts: the corpus, streamed.
+        vocab_size: number of tokens, the 256 bytes and the special tokens included.
+        output: directory that is written; it appears under its name when it is complete.
+    """
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
+    bpe.normalizer = tokenizers.normalizers.NFC()
+    bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        pad_token=SPECIAL_TOKENS[0],
+        eos_token=SPECIAL_TOKENS[2],
+        additional_special_tokens=[SPECIAL_TOKENS[1]],
+    )
+    partial = output.with_name(output.name + ".partial")
+    fast.save_pretrained(partial)
+    partial.rename(output)
+
+
+def load_tokenizer(config: PromptConfig, data_dir: Path, vocab_size: int) -> transformers.PreTrainedTokenizerBase:
+    """Loads the tokenizer of a config.
+
+    Args:
+        config: names a directory (relative to `data_dir` or absolute) or a hub id.
+        data_dir: the ingested folder.
+        vocab_size: rows of the model's embedding table.
+
+    Raises:
+        SailError: when there is none, or when it has more tokens than the model has embeddings.
+    """
+    local = data_dir / config.tokenizer
+    source = str(local) if local.is_dir() else config.tokenizer
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise SailError(
+            f"There is no tokenizer at {local}, and {config.tokenizer!r} could not be loaded as a hub id "
+            f"({str(error).splitlines()[0]}). Set config.prompt.tokenizer to a tokenizer directory, or "
+            "config.ingest.tokenizer_vocab to train one while ingesting."
+        ) from error
+    if len(tokenizer) > vocab_size:
+        raise SailError(
+            f"The tokenizer {source} has {len(tokenizer)} tokens, the model embeds {vocab_size}: set "
+            f"config.model.llm.vocab_size to at least {len(tokenizer)}."
+        )
+    return tokenizer

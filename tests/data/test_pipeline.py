@@ -1,0 +1,184 @@
+"""Batches are pure functions of (seed, step): exact resume, workers, host shares, epochs, bad records."""
+
+import dataclasses
+import pickle
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from sail_jax import config as config_lib
+from sail_jax.data import features
+from sail_jax.data.media import decode_image
+from sail_jax.data.pipeline import BatchSource, HostShare, make_iterator
+from sail_jax.data.tables import Pair, PairTable, write_pairs
+from sail_jax.errors import BadRecordError, SailError
+
+WHOLE = HostShare(0, 16, 1)
+
+
+def same(left, right):
+    for name, a, b in zip(left.arrays._fields, left.arrays, right.arrays, strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=name)
+
+
+def source(settings, share=WHOLE):
+    return BatchSource(config_lib.build(settings), share)
+
+
+def test_a_batch_is_a_function_of_the_step(settings):
+    first, second = source(settings), source(settings)
+    for step in (3, 0, 5, 3):
+        same(first[step], second[step])
+    with pytest.raises(AssertionError):
+        same(first[0], first[1])
+    settings.seed = 1
+    with pytest.raises(AssertionError):
+        same(source(settings)[0], first[0])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_iterator_sees_exactly_the_batches_that_are_left(settings, workers):
+    settings.data.workers = workers
+    config = config_lib.build(settings)
+    whole = source(settings)
+    resumed = list(make_iterator(whole, config, 2))
+    assert [loaded.step for loaded in resumed] == [2, 3, 4, 5]  # every batch once, in order
+    for loaded in resumed:
+        same(loaded, whole[loaded.step])
+
+
+def test_hosts_draw_the_same_data_set_and_split_the_batch(settings):
+    whole = source(settings)
+    parts = [source(settings, HostShare(start, start + 4, 1)) for start in range(0, 16, 4)]
+    for step in range(6):
+        expected, loaded = whole[step].arrays, [part[step].arrays for part in parts]
+        assert len({int(d) for d in expected.dataset}) == 1  # the whole global batch comes from one data set
+        for name in ("tokens", "token_types", "item_keys", "valid", "dataset"):
+            joined = np.concatenate([getattr(part, name) for part in loaded])
+            np.testing.assert_array_equal(joined, getattr(expected, name))
+        assert sum((part.frame_item >= 0).sum() for part in loaded) == (expected.frame_item >= 0).sum()
+
+
+def test_frequencies_follow_the_weights_of_the_config(settings):
+    batches = source(settings)
+    drawn = Counter(batches.examples(step)[0][0] for step in range(3000))
+    np.testing.assert_allclose(drawn[0] / 3000, 2 / 3, atol=0.03)
+
+
+def test_every_row_comes_once_per_epoch_in_an_order_of_its_own(settings):
+    settings.data.datasets = {"search": settings.data.datasets["search"]}
+    dataset = source(settings)._sets[0]
+    rows = len(dataset.table)
+    epochs = [[dataset.pair(epoch * rows + i) for i in range(rows)] for epoch in range(2)]
+    everything = Counter(dataset.table[i] for i in range(rows))
+    assert Counter(epochs[0]) == Counter(epochs[1]) == everything
+    assert epochs[0] != epochs[1]
+
+
+def test_examples_of_a_data_set_are_consecutive_whatever_is_drawn_between(settings):
+    batches = source(settings)
+    seen = {0: [], 1: []}
+    for step in range(50):
+        for dataset, example in batches.examples(step):
+            seen[dataset].append(example)
+    for examples in seen.values():
+        assert examples == list(range(len(examples)))
+
+
+def test_mixed_sampling_mixes_inside_the_batch(settings):
+    settings.data.sampling = "mixed"
+    batches = source(settings)
+    assert any(len(set(batches[step].arrays.dataset.tolist())) == 2 for step in range(3))
+    parts = [source(settings, HostShare(start, start + 8, 1)) for start in (0, 8)]
+    for step in range(3):
+        assert parts[0].examples(step) + parts[1].examples(step) == batches.examples(step)
+
+
+def test_a_frame_budget_bounds_the_flat_axis(settings):
+    settings.data.frame_budget = 1.0
+    tight = source(settings)
+    step = next(s for s in range(6) if tight.examples(s)[0][0] == 0)
+    loaded = tight[step]
+    assert loaded.arrays.frames.shape[0] == 32 and loaded.media_cut > 0
+    settings.data.frame_budget = 0.0
+    assert source(settings)[step].arrays.frames.shape[0] == 64
+
+
+def test_a_text_query_takes_no_frames(settings):
+    batches = source(settings)
+    step = next(s for s in range(6) if batches.examples(s)[0][0] == 1)
+    arrays = batches[step].arrays
+    assert arrays.frames.shape[0] == 32  # the target side alone, two frames each
+    assert np.all(arrays.frame_item[arrays.frame_item >= 0] % 2 == 1)
+
+
+def test_field_dropout_is_seeded(settings):
+    settings.data.field_dropout = 0.5
+    same(source(settings)[0], source(settings)[0])
+    dropped = source(settings)[0].arrays
+    settings.data.field_dropout = 0.0
+    kept = source(settings)[0].arrays
+    assert (dropped.token_types > 0).sum() < (kept.token_types > 0).sum()
+    np.testing.assert_array_equal(dropped.item_keys, kept.item_keys)  # what counts as the same content does not change
+
+
+def test_a_bad_record_is_masked_counted_and_reported(settings, monkeypatch):
+    calls = []
+
+    def sometimes(data, size, *, max_pixels):
+        calls.append(data)
+        if len(calls) == 3:
+            raise BadRecordError("the image is damaged", remedy="Repair it")
+        return decode_image(data, size, max_pixels=max_pixels)
+
+    monkeypatch.setattr(features, "decode_image", sometimes)
+    batches = source(settings)
+    step = next(s for s in range(6) if batches.examples(s)[0][0] == 0)
+    loaded = batches[step]
+    assert (~loaded.arrays.valid).sum() == 1
+    assert len(loaded.bad_records) == 1
+    for part in ("items", "record", "frames[", "damaged", "Repair it"):
+        assert part in loaded.bad_records[0]
+
+
+def test_unknown_ids_are_bad_records(settings, world, tmp_path):
+    known = PairTable.open(world / "tables" / "copair.parquet", "train")[0].target_id
+    rows = [(Pair(known, None, known if i else "nobody"), "train") for i in range(16)]
+    write_pairs(tmp_path / "pairs.parquet", rows)
+    settings.data.datasets = {"mine": {"table": str(tmp_path / "pairs.parquet")}}
+    loaded = source(settings)[0]
+    assert len(loaded.bad_records) == 1 and "nobody" in loaded.bad_records[0]
+    assert (~loaded.arrays.valid).sum() == 1
+
+
+def test_a_source_pickles(settings):
+    batches = source(settings)
+    same(pickle.loads(pickle.dumps(batches))[1], batches[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.data.update(batch_size=4096), "batch_size"),
+        (lambda s: s.data.datasets.update(copair={"table": "tables/nothing.parquet"}), "nothing"),
+        (lambda s: s.data.datasets.copair.update(split="trian"), "trian"),
+        (lambda s: s.data.update(sampling="both"), "sampling"),
+        (lambda s: s.data.update(dir=""), "data.dir"),
+        (lambda s: s.data.update(dir="/nowhere"), "/nowhere"),
+        (lambda s: s.data.datasets.copair.update(query="VX"), "datasets.copair.query"),
+        (lambda s: s.data.datasets.copair.update(query_fields=("headline",)), "headline"),
+    ],
+)
+def test_wrong_settings_are_explained(settings, change, message):
+    with settings.unlocked():
+        change(settings)
+    with pytest.raises(SailError, match=message):
+        source(settings)
+
+
+def test_no_data_sets(settings):
+    config = config_lib.build(settings)
+    empty = dataclasses.replace(config, data=dataclasses.replace(config.data, datasets={}))
+    with pytest.raises(SailError, match="datasets"):
+        BatchSource(empty, WHOLE)
