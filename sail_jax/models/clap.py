@@ -1,0 +1,338 @@
+"""The audio tower: CLAP's HTSAT, a Swin Transformer on a log-mel spectrogram that is folded into a square image.
+
+Matches `transformers.ClapAudioModelWithProjection` without fusion, but for sizes that no published checkpoint has: maps that
+the windows don't tile are padded there and rejected here; a window larger than its map shrinks to it here, bias table
+included, as in LAION's HTSAT, and fails there.
+
+Axis letters: C audio clips, T frames of the spectrogram, M mel bins, R chunks of time, S side of a square map of patches,
+W side of a window, N windows, D width, H heads, K head width.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from sail_jax.config import ClapConfig
+from sail_jax.errors import SailError
+from sail_jax.models.log_mel import log_mel, num_frames
+from sail_jax.models.transformer import REMAT_POLICIES
+
+# Statistics of the input for training from scratch, in dB and dB^2: sound at common levels lies around -30 dB, and
+# silence at -100 dB then stays within three deviations. Imported checkpoints bring their own, per mel bin.
+INITIAL_MEAN = -30.0
+INITIAL_VAR = 30.0**2
+
+_kernel_init = nn.initializers.truncated_normal(0.02)
+
+
+class ClapAudio(nn.Module):
+    """Sound clips to embeddings (arXiv 2510.12709, sec. 3.2).
+
+    Attributes:
+        config: sizes, and what the spectrogram is made of; `norm_eps` serves all norms.
+        dtype: type of the computation; the spectrogram, norms and softmax are always float32.
+        remat: rematerialisation of each block: "none", "dots" (matmul outputs are kept) or "full" (nothing is).
+    """
+
+    config: ClapConfig
+    dtype: jnp.dtype = jnp.float32
+    remat: str = "none"
+
+    @nn.compact
+    def __call__(self, clips: jax.Array) -> tuple[jax.Array, dict[str, jax.Array | list[jax.Array]]]:
+        """Embeds clips.
+
+        Args:
+            clips: [C, samples] int16, or float32 in [-1, 1]; `samples` is the config's `clip_samples`.
+
+        Returns:
+            The embedding [C, projection] in `dtype`, as the reference's `audio_embeds`: it is NOT normalised (the
+            reference normalises it in `ClapModel`), and `out` with
+            "log_mel" [C, T, M] float32,
+            "patches" [C, S, S, D], the patch embeddings,
+            "stages", a list with the maps [C, S_i, S_i, D_i] that the stages hand on, after merging,
+            "pooled" [C, D_last], the mean over the last map.
+
+        Raises:
+            SailError: when the sizes of the config don't fit together, or `clips` doesn't fit the config.
+        """
+        config = self.config
+        check_sizes(config)
+        if self.remat not in ("none", *REMAT_POLICIES):
+            raise SailError(f"model.remat is {self.remat!r}; use 'none', 'dots' or 'full'.")
+        if clips.ndim != 2 or clips.shape[1] != config.clip_samples:
+            raise SailError(
+                f"Clips are [clips, {config.clip_samples}], not {clips.shape}; see model.audio.clip_seconds."
+            )
+        out = {"log_mel": log_mel(clips, config)}
+        image = fold(InputNorm(config.norm_eps, name="input_norm")(out["log_mel"]), config)
+        x = nn.Dense(config.width, dtype=self.dtype, kernel_init=nn.initializers.lecun_normal(), name="patch_embed")(
+            _patchify(image, config.patch_size)
+        )
+        x = out["patches"] = _layer_norm(config, "patch_norm")(x).astype(self.dtype)
+        out["stages"] = []
+        for index in range(len(config.depths)):
+            x = Stage(config, index, self.dtype, self.remat, name=f"stages_{index}")(x)
+            out["stages"].append(x)
+        x = _layer_norm(config, "norm")(x)
+        out["pooled"] = x.mean(axis=(1, 2)).astype(self.dtype)
+        return Projection(config.projection, self.dtype, name="projection")(out["pooled"]), out
+
+
+class InputNorm(nn.Module):
+    """Batch normalisation over mel bins with fixed statistics, `(x - mean) / sqrt(var + eps) * scale + bias`.
+
+    `mean` and `var` are parameters so that they are stored, sharded and imported like all others, but they get no gradient:
+    a step stays a pure function of state and batch, training and inference see the same function, and it doesn't
+    matter which clips share a batch. Weight decay would still move them: it must leave vectors out.
+    """
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises x: [C, T, M] float32."""
+        mean = self.param("mean", nn.initializers.constant(INITIAL_MEAN), x.shape[-1:])
+        var = self.param("var", nn.initializers.constant(INITIAL_VAR), x.shape[-1:])
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        mean, var = jax.lax.stop_gradient((mean, var))
+        return (x - mean) * (jax.lax.rsqrt(var + self.eps) * scale) + bias
+
+
+class Stage(nn.Module):
+    """Blocks on one map of patches, then, but for the last stage, merging of each 2 x 2 patches into one of twice the width.
+
+    The blocks are a Python loop, not a scan: every other one shifts its windows, stages have few of them, and all stages
+    differ in shape.
+    """
+
+    config: ClapConfig
+    index: int
+    dtype: jnp.dtype
+    remat: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [C, S, S, D] to [C, S/2, S/2, 2D], or to the same shape in the last stage."""
+        config = self.config
+        # A window that would cover the map shrinks to it, and then there is nothing to shift.
+        window = min(config.window, x.shape[1])
+        block_class = Block
+        if self.remat != "none":
+            block_class = nn.remat(Block, policy=REMAT_POLICIES[self.remat])
+        for index in range(config.depths[self.index]):
+            shift = window // 2 if index % 2 and window < x.shape[1] else 0
+            x = block_class(config, config.heads[self.index], window, shift, self.dtype, name=f"blocks_{index}")(x)
+        if self.index == len(config.depths) - 1:
+            return x
+        # The reference's order of the four neighbours: rows run faster than columns.
+        x = jnp.concatenate([x[:, row::2, column::2] for column in range(2) for row in range(2)], axis=-1)
+        x = _layer_norm(config, "merge_norm")(x)
+        return _dense(x.shape[-1] // 2, self.dtype, "merge", use_bias=False)(x)
+
+
+class Block(nn.Module):
+    """A pre-norm Transformer block with attention within windows of the map."""
+
+    config: ClapConfig
+    heads: int
+    window: int
+    shift: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [C, S, S, D] to the same shape."""
+        clips, side, _, width = x.shape
+        y = _layer_norm(self.config, "attention_norm")(x).astype(self.dtype)
+        y = jnp.roll(y, (-self.shift, -self.shift), axis=(1, 2))
+        attention = WindowAttention(self.heads, self.window, self.dtype, name="attention")
+        mask = shift_mask(side, self.window, self.shift) if self.shift else None
+        y = _unpartition(attention(_partition(y, self.window), mask), side, self.window)
+        x = x + jnp.roll(y, (self.shift, self.shift), axis=(1, 2))
+        y = _layer_norm(self.config, "mlp_norm")(x).astype(self.dtype)
+        return x + Mlp(int(width * self.config.mlp_ratio), self.dtype, name="mlp")(y)
+
+
+class WindowAttention(nn.Module):
+    """Multi-head attention within windows, with a learned bias per head and relative position."""
+
+    heads: int
+    window: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: np.ndarray | None) -> jax.Array:
+        """Attends within windows.
+
+        Args:
+            x: [C, N, W * W, D].
+            mask: [N, W * W, W * W] float32, added to the logits, or None.
+
+        Returns:
+            [C, N, W * W, D].
+        """
+        width = x.shape[-1]
+        split = (*x.shape[:-1], self.heads, width // self.heads)
+        query, key, value = (_dense(width, self.dtype, name)(x).reshape(split) for name in ("query", "key", "value"))
+        logits = jnp.einsum("cnqhk,cnthk->cnhqt", query, key, preferred_element_type=jnp.float32)
+        table = self.param(
+            "relative_position_bias", _kernel_init, ((2 * self.window - 1) ** 2, self.heads), jnp.float32
+        )
+        bias = table[relative_position_index(self.window)].transpose(2, 0, 1)
+        if mask is not None:
+            bias = bias + mask[:, None]
+        weights = jax.nn.softmax(logits / np.sqrt(split[-1]) + bias, axis=-1).astype(self.dtype)
+        mixed = jnp.einsum("cnhqt,cnthk->cnqhk", weights, value).reshape(x.shape)
+        return _dense(width, self.dtype, "output")(mixed)
+
+
+class Mlp(nn.Module):
+    """Two dense layers with an exact GELU between them."""
+
+    hidden: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [..., D] to the same shape."""
+        hidden = nn.gelu(_dense(self.hidden, self.dtype, "up")(x), approximate=False)
+        return _dense(x.shape[-1], self.dtype, "down")(hidden)
+
+
+class Projection(nn.Module):
+    """The reference's `ClapProjectionLayer`: two dense layers with a ReLU between them."""
+
+    width: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [C, D] to [C, width]."""
+        hidden = nn.relu(_dense(self.width, self.dtype, "up")(x))
+        return _dense(self.width, self.dtype, "down")(hidden)
+
+
+def check_sizes(config: ClapConfig) -> None:
+    """Checks that the spectrogram folds into the image, the windows tile every map, and the heads divide the widths.
+
+    Raises:
+        SailError: naming the settings that don't fit together.
+    """
+    if not config.depths or len(config.depths) != len(config.heads):
+        raise SailError(
+            f"model.audio.depths {config.depths} and heads {config.heads} need one entry per stage, and at least one."
+        )
+    if config.spec_size % config.mel_bins:
+        raise SailError(
+            f"model.audio.spec_size {config.spec_size} must be a multiple of mel_bins {config.mel_bins}: the "
+            "spectrogram is cut into spec_size / mel_bins chunks of time, which are stacked into a square."
+        )
+    frames, room = num_frames(config.clip_samples, config), config.spec_size**2 // config.mel_bins
+    if frames > room:
+        raise SailError(
+            f"A clip has {frames} frames, but its image has room for {room}; lower model.audio.clip_seconds, or "
+            f"raise hop to {config.clip_samples // room + 1}."
+        )
+    merges = 2 ** (len(config.depths) - 1)
+    if config.spec_size % (config.patch_size * merges):
+        raise SailError(
+            f"model.audio.spec_size {config.spec_size} must be a multiple of patch_size {config.patch_size} times {merges}, "
+            f"since each of the {len(config.depths)} stages halves the map of the one before."
+        )
+    for index, heads in enumerate(config.heads):
+        side, width = config.spec_size // config.patch_size // 2**index, config.width * 2**index
+        if side % min(config.window, side):
+            raise SailError(
+                f"Stage {index} of the audio tower has {side} x {side} patches, which windows of model.audio.window "
+                f"{config.window} don't tile; choose a window that divides {side}."
+            )
+        if width % heads:
+            raise SailError(f"model.audio.heads[{index}] is {heads}, which doesn't divide the stage's width {width}.")
+
+
+def fold(mel: jax.Array, config: ClapConfig) -> jax.Array:
+    """Stretches a spectrogram in time and stacks chunks of it into a square image, low frequencies first.
+
+    Args:
+        mel: [C, T, M] float32, T <= spec_size^2 / M.
+        config: the size of the image.
+
+    Returns:
+        [C, spec_size, spec_size] float32: axis 1 is (R, M), axis 2 is time within a chunk.
+    """
+    clips, frames, bins = mel.shape
+    chunks = config.spec_size // bins
+    room = config.spec_size * chunks
+    if frames < room:
+        matrix = bicubic_matrix(frames, room)
+        mel = jnp.einsum("ot,ctm->com", matrix, mel, precision=jax.lax.Precision.HIGHEST)
+    mel = mel.reshape(clips, chunks, config.spec_size, bins).transpose(0, 1, 3, 2)
+    return mel.reshape(clips, config.spec_size, config.spec_size)
+
+
+def bicubic_matrix(size_in: int, size_out: int) -> np.ndarray:
+    """Bicubic interpolation along one axis as a matrix, [size_out, size_in] float32.
+
+    Matches `torch.nn.functional.interpolate(mode="bicubic", align_corners=True)`: Keys' kernel with a = -0.75 and the edge
+    repeated. `jax.image.resize` has neither that kernel nor aligned corners.
+    """
+    a = -0.75
+    # The reference rounds positions to float32, which late in a long clip moves them by 1e-4 of a frame.
+    position = np.arange(size_out, dtype=np.float32) * np.float32((size_in - 1) / (size_out - 1))
+    matrix = np.zeros((size_out, size_in))
+    for tap in range(-1, 3):
+        sample = np.floor(position).astype(int) + tap
+        x = np.abs(position - sample)
+        near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+        far = a * (x**3 - 5 * x**2 + 8 * x - 4)
+        np.add.at(matrix, (np.arange(size_out), np.clip(sample, 0, size_in - 1)), np.where(x <= 1, near, far))
+    return matrix.astype(np.float32)
+
+
+def relative_position_index(window: int) -> np.ndarray:
+    """Row of the bias table for each pair of positions in a window: [W * W, W * W] int."""
+    rows, columns = np.divmod(np.arange(window**2), window)
+    row_offset = rows[:, None] - rows + window - 1
+    column_offset = columns[:, None] - columns + window - 1
+    return row_offset * (2 * window - 1) + column_offset
+
+
+def shift_mask(side: int, window: int, shift: int) -> np.ndarray:
+    """What keeps patches apart that only the cyclic shift made neighbours: [N, W * W, W * W] float32, 0 or -100."""
+    position = np.arange(side)
+    region = (position >= side - window).astype(int) + (position >= side - shift)
+    regions = _partition((region[:, None] * 3 + region)[None, :, :, None], window)[0, :, :, 0]
+    return np.where(regions[:, None] == regions[:, :, None], 0.0, -100.0).astype(np.float32)
+
+
+def _partition(x: jax.Array | np.ndarray, window: int) -> jax.Array | np.ndarray:
+    """[C, S, S, D] to windows [C, N, W * W, D]."""
+    clips, side, _, width = x.shape
+    x = x.reshape(clips, side // window, window, side // window, window, width)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(clips, -1, window**2, width)
+
+
+def _unpartition(x: jax.Array, side: int, window: int) -> jax.Array:
+    """Windows [C, N, W * W, D] to [C, S, S, D]."""
+    clips, width = x.shape[0], x.shape[-1]
+    x = x.reshape(clips, side // window, side // window, window, window, width)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(clips, side, side, width)
+
+
+def _patchify(image: jax.Array, patch: int) -> jax.Array:
+    """[C, side, side] to [C, S, S, patch * patch]; a dense layer on it is the reference's strided convolution."""
+    clips, side, _ = image.shape
+    image = image.reshape(clips, side // patch, patch, side // patch, patch)
+    return image.transpose(0, 1, 3, 2, 4).reshape(clips, side // patch, side // patch, patch**2)
+
+
+def _dense(width: int, dtype: jnp.dtype, name: str, use_bias: bool = True) -> nn.Dense:
+    return nn.Dense(width, use_bias=use_bias, dtype=dtype, kernel_init=_kernel_init, name=name)
+
+
+def _layer_norm(config: ClapConfig, name: str) -> nn.LayerNorm:
+    # Two passes: the fast variance of E[x^2] - E[x]^2 loses digits.
+    return nn.LayerNorm(epsilon=config.norm_eps, dtype=jnp.float32, use_fast_variance=False, name=name)

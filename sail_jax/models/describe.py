@@ -1,0 +1,17 @@
+"""Parameter counts of a model, without computing it."""
+
+import math
+
+import jax
+
+from sail_jax.config import ModelConfig
+from sail_jax.models.fusion import init_params
+
+
+def parameter_table(config: ModelConfig) -> list[tuple[str, int]]:
+    """Rows (tower, number of parameters), the total last; built abstractly, so any size works on any machine."""
+    shapes = jax.eval_shape(lambda: init_params(config, 0))
+    rows = [
+        (name, sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tower))) for name, tower in sorted(shapes.items())
+    ]
+    return [*rows, ("total", sum(count for _, count in rows))]

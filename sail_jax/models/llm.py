@@ -1,0 +1,97 @@
+"""The fusion backbone: a Qwen2 or Qwen3 stack that reads the tokens of all modalities (arXiv 2510.12709, sec. 3.2).
+
+Axis letters: B batch, N tokens, D width.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sail_jax.config import LlmConfig
+from sail_jax.errors import SailError
+from sail_jax.models import transformer
+
+
+class Llm(nn.Module):
+    """Embedding table and Transformer stack, without a language-model head; bidirectional unless `config.causal`.
+
+    Matches transformers' Qwen2Model (`qkv_bias`, no `qk_norm`) and Qwen3Model (`qk_norm`, no `qkv_bias`).
+
+    Attributes:
+        config: sizes and variants.
+        dtype: type of the computation.
+        remat: "none", "dots" or "full", see `transformer.scan_layers`.
+        keep_layers: whether `out` holds the outputs of all layers; for inspection, it costs their memory.
+    """
+
+    config: LlmConfig
+    dtype: Any = jnp.float32
+    remat: str = "none"
+    keep_layers: bool = False
+
+    def setup(self) -> None:
+        """Builds the embedding table, the block and the final norm."""
+        config = self.config
+        if config.heads % config.kv_heads:
+            raise SailError(
+                f"model.llm.heads is {config.heads}, which model.llm.kv_heads, {config.kv_heads}, does not divide."
+            )
+        self.embedding = self.param(
+            "embedding", transformer.EMBEDDING_INIT, (config.vocab_size, config.width), jnp.float32
+        )
+        self.layers = transformer.Block(
+            heads=config.heads,
+            kv_heads=config.kv_heads,
+            head_dim=config.head_dim,
+            mlp_width=config.mlp_width,
+            norm=transformer.RMSNorm,
+            mlp=transformer.SwiGluMlp,
+            norm_eps=config.norm_eps,
+            qkv_bias=config.qkv_bias,
+            qk_norm=config.qk_norm,
+            causal=config.causal,
+            dtype=self.dtype,
+        )
+        self.final_norm = transformer.RMSNorm(config.norm_eps, self.dtype)
+
+    def embed(self, tokens: jax.Array) -> jax.Array:
+        """Looks tokens up in the embedding table.
+
+        Args:
+            tokens: [B, N] int32 ids below `config.vocab_size`; larger ones give NaN rather than another token's row.
+
+        Returns:
+            [B, N, D] in `dtype`.
+        """
+        # The rows are cast, not the table: it is the largest array of the model.
+        return jnp.take(self.embedding, tokens, axis=0, mode="fill").astype(self.dtype)
+
+    def __call__(
+        self, embeddings: jax.Array, positions: jax.Array, mask: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Contextualises a sequence of embeddings.
+
+        Args:
+            embeddings: [B, N, D], of text tokens (`embed`) and of the other modalities.
+            positions: [B, N] int32 rotary positions.
+            mask: [B, N] bool, False at positions that take no part in attention.
+
+        Returns:
+            hidden: [B, N, D] in `dtype`, after the final norm. Positions out of the mask hold finite, unused values.
+            out: "hidden", and "layers" [layers, B, N, D] where `keep_layers` asks for it.
+        """
+        config = self.config
+        angles = transformer.rotary_angles(positions, config.head_dim, config.rope_theta)
+        hidden, layers = transformer.scan_layers(
+            self.layers,
+            embeddings.astype(self.dtype),
+            mask,
+            angles,
+            layers=config.layers,
+            remat=self.remat,
+            keep_layers=self.keep_layers,
+        )
+        hidden = self.final_norm(hidden)
+        return hidden, {"hidden": hidden} | ({"layers": layers} if self.keep_layers else {})

@@ -1,0 +1,359 @@
+"""What the towers share: attention, MLPs, norms, rotary positions, the pre-norm block and the scan over layers.
+
+Axis letters: B batch, N tokens (queries), S tokens attended to, D width, H heads, G key and value heads, K head width.
+
+Parameters are float32; the computation is in a module's `dtype`, with norms, rotary positions and softmax in float32.
+Kernels are [inputs, outputs], heads merged into one axis, so that one table of paths decides how they are sharded.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sail_jax.errors import SailError
+
+# Finite, so that a row without any valid key averages its values instead of becoming NaN; far below any logit, so that
+# the weight of a masked key is exactly zero wherever a valid one exists.
+MASKED_LOGIT = -1e30
+
+EMBEDDING_INIT = nn.initializers.normal(stddev=0.02)
+
+# The fast variance, E[x^2] - E[x]^2, cancels badly on the outlier channels of trained towers.
+LayerNorm = functools.partial(nn.LayerNorm, use_fast_variance=False)
+
+REMAT_POLICIES = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class Dense(nn.Module):
+    """A linear map of the last axis, with the others merged first: 1.7 times as fast on CPU, the same elsewhere."""
+
+    features: int
+    use_bias: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [..., D] to [..., features] in `dtype`."""
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features), jnp.float32)
+        y = x.astype(self.dtype).reshape(-1, x.shape[-1]) @ kernel.astype(self.dtype)
+        if self.use_bias:
+            y += self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)
+        return y.reshape(*x.shape[:-1], self.features)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm of the last axis; matches transformers' Qwen2RMSNorm and Aimv2RMSNorm."""
+
+    epsilon: float
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [..., D] to [..., D] in `dtype`."""
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        x = x.astype(jnp.float32)
+        x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.epsilon)
+        return x.astype(self.dtype) * scale.astype(self.dtype)
+
+
+class SwiGluMlp(nn.Module):
+    """down(silu(gate(x)) * up(x)); matches transformers' Qwen2MLP and Aimv2MLP."""
+
+    width: int
+    use_bias: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [..., D] to [..., D] in `dtype`."""
+        dense = functools.partial(Dense, use_bias=self.use_bias, dtype=self.dtype)
+        inner = nn.silu(dense(self.width, name="gate")(x)) * dense(self.width, name="up")(x)
+        return dense(x.shape[-1], name="down")(inner)
+
+
+class GeluMlp(nn.Module):
+    """down(gelu(up(x))) with the tanh approximation; matches transformers' SiglipMLP."""
+
+    width: int
+    use_bias: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [..., D] to [..., D] in `dtype`."""
+        dense = functools.partial(Dense, use_bias=self.use_bias, dtype=self.dtype)
+        return dense(x.shape[-1], name="down")(nn.gelu(dense(self.width, name="up")(x), approximate=True))
+
+
+def rotary_angles(positions: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines of the rotary position embedding, as in transformers' Qwen2RotaryEmbedding.
+
+    Args:
+        positions: [B, N] int32.
+        head_dim: K, even.
+        theta: base of the frequencies.
+
+    Returns:
+        Two arrays [B, N, 1, K / 2] float32.
+    """
+    frequencies = theta ** -(np.arange(0, head_dim, 2) / head_dim)
+    angles = positions[..., None, None].astype(jnp.float32) * frequencies.astype(np.float32)
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Rotates the pairs (x[i], x[i + K / 2]) of every head: the "rotate_half" convention of Qwen and Llama.
+
+    Args:
+        x: [B, N, H, K].
+        angles: what `rotary_angles` returns.
+
+    Returns:
+        [B, N, H, K] in the type of `x`.
+    """
+    cos, sin = angles
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
+def attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    key_mask: jax.Array | None = None,
+    *,
+    causal: bool = False,
+    block_size: int = 0,
+) -> jax.Array:
+    """Scaled dot-product attention, grouped-query, with softmax in float32.
+
+    Args:
+        query: [B, N, H, K].
+        key: [B, S, G, K], H a multiple of G.
+        value: [B, S, G, K].
+        key_mask: [B, S] bool, True where a key may be attended to; None for everywhere.
+        causal: whether query i sees keys 0 to i alone.
+        block_size: queries per block. The blocks run one after the other and are recomputed in the backward pass, so
+            that the weights of one block are held at a time; 0 computes all queries at once.
+
+    Returns:
+        [B, N, H, K] in the type of `value`. A query without any valid key gets the mean of all values.
+    """
+    batch, length, heads, width = query.shape
+    if not 0 < block_size < length:
+        return _attend_rows(query, key, value, key_mask, jnp.arange(length) if causal else None)
+    blocks = -(-length // block_size)
+    padded = jnp.pad(query, ((0, 0), (0, blocks * block_size - length), (0, 0), (0, 0)))
+    padded = jnp.moveaxis(padded.reshape(batch, blocks, block_size, heads, width), 1, 0)
+    rows = jnp.arange(blocks * block_size).reshape(blocks, block_size)
+
+    @jax.checkpoint
+    def attend_block(block: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return _attend_rows(block[0], key, value, key_mask, block[1] if causal else None)
+
+    mixed = jax.lax.map(attend_block, (padded, rows))
+    return jnp.moveaxis(mixed, 0, 1).reshape(batch, -1, heads, width)[:, :length]
+
+
+def _attend_rows(
+    query: jax.Array, key: jax.Array, value: jax.Array, key_mask: jax.Array | None, rows: jax.Array | None
+) -> jax.Array:
+    """Attention of some queries; `rows` [N] are their indices where attention is causal, else None."""
+    groups = key.shape[2]
+    grouped = query.reshape(*query.shape[:2], groups, -1, query.shape[-1])
+    logits = jnp.einsum("bngrk,bsgk->bgrns", grouped, key, preferred_element_type=jnp.float32)
+    logits *= query.shape[-1] ** -0.5
+    if key_mask is not None:
+        logits = jnp.where(key_mask[:, None, None, None, :], logits, MASKED_LOGIT)
+    if rows is not None:
+        logits = jnp.where(jnp.arange(key.shape[1]) <= rows[:, None], logits, MASKED_LOGIT)
+    weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
+    return jnp.einsum("bgrns,bsgk->bngrk", weights, value).reshape(query.shape)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with its projections; matches transformers' Qwen2, Qwen3, Aimv2 and Siglip attention.
+
+    Attributes:
+        heads: query heads H.
+        kv_heads: key and value heads G.
+        head_dim: K.
+        qkv_bias: bias on query, key and value.
+        output_bias: bias on the output projection.
+        qk_norm: RMSNorm on every head of query and key, before the rotation.
+        norm_eps: epsilon of these norms.
+        causal: whether a token sees the tokens up to itself alone.
+        block_size: see `attend`.
+        dtype: type of the computation.
+    """
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    qkv_bias: bool = False
+    output_bias: bool = False
+    qk_norm: bool = False
+    norm_eps: float = 1e-6
+    causal: bool = False
+    block_size: int = 0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        source: jax.Array,
+        key_mask: jax.Array | None = None,
+        angles: tuple[jax.Array, jax.Array] | None = None,
+    ) -> jax.Array:
+        """Lets the tokens `x` [B, N, D] attend to the tokens `source` [B, S, D].
+
+        Args:
+            x: [B, N, D].
+            source: [B, S, D]; `x` itself for self-attention.
+            key_mask: [B, S] bool, True at the tokens of `source` that count; None for all.
+            angles: rotary positions (`rotary_angles`), in self-attention alone; None for none.
+
+        Returns:
+            [B, N, D] in `dtype`.
+        """
+        query = self._heads(x, self.heads, "query", angles)
+        key = self._heads(source, self.kv_heads, "key", angles)
+        value = self._heads(source, self.kv_heads, "value", None)
+        mixed = attend(query, key, value, key_mask, causal=self.causal, block_size=self.block_size)
+        mixed = mixed.reshape(*x.shape[:-1], self.heads * self.head_dim)
+        return Dense(x.shape[-1], self.output_bias, self.dtype, name="output")(mixed)
+
+    def _heads(self, x: jax.Array, heads: int, name: str, angles: tuple[jax.Array, jax.Array] | None) -> jax.Array:
+        projected = Dense(heads * self.head_dim, self.qkv_bias, self.dtype, name=name)(x)
+        projected = projected.reshape(*x.shape[:-1], heads, self.head_dim)
+        if self.qk_norm and name != "value":
+            projected = RMSNorm(self.norm_eps, self.dtype, name=f"{name}_norm")(projected)
+        return projected if angles is None else rotate(projected, angles)
+
+
+class Block(nn.Module):
+    """A pre-norm Transformer block: x + attention(norm(x)), then x + mlp(norm(x)).
+
+    Attributes:
+        heads: query heads.
+        kv_heads: key and value heads.
+        head_dim: width of a head.
+        mlp_width: inner width of the MLP.
+        norm: `RMSNorm` or `LayerNorm`.
+        mlp: `SwiGluMlp` or `GeluMlp`.
+        norm_eps: epsilon of the norms.
+        qkv_bias: bias on query, key and value.
+        bias: bias on the attention output and in the MLP.
+        qk_norm: RMSNorm on the heads of query and key.
+        causal: whether a token sees the tokens up to itself alone.
+        block_size: see `attend`.
+        dtype: type of the computation.
+    """
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    mlp_width: int
+    norm: Any
+    mlp: Any
+    norm_eps: float
+    qkv_bias: bool = False
+    bias: bool = False
+    qk_norm: bool = False
+    causal: bool = False
+    block_size: int = 0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        key_mask: jax.Array | None = None,
+        angles: tuple[jax.Array, jax.Array] | None = None,
+        context: jax.Array | None = None,
+    ) -> jax.Array:
+        """Updates the tokens.
+
+        Args:
+            x: [B, N, D].
+            key_mask: [B, S] bool, True at the tokens that may be attended to; S is N plus the length of `context`.
+            angles: rotary positions of `x`; None for none.
+            context: [B, S - N, D] tokens that are attended to, after `x`, but not updated; None for none.
+
+        Returns:
+            [B, N, D] in `dtype`.
+        """
+        norm = self.norm(epsilon=self.norm_eps, dtype=self.dtype, name="attention_norm")
+        normed = norm(x)
+        source = normed if context is None else jnp.concatenate([normed, norm(context)], axis=1)
+        attention = Attention(
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            qkv_bias=self.qkv_bias,
+            output_bias=self.bias,
+            qk_norm=self.qk_norm,
+            norm_eps=self.norm_eps,
+            causal=self.causal,
+            block_size=self.block_size,
+            dtype=self.dtype,
+            name="attention",
+        )
+        x = x + attention(normed, source, key_mask, angles)
+        normed = self.norm(epsilon=self.norm_eps, dtype=self.dtype, name="mlp_norm")(x)
+        return x + self.mlp(self.mlp_width, self.bias, self.dtype, name="mlp")(normed)
+
+
+def scan_layers(
+    block: nn.Module, x: jax.Array, *arguments: Any, layers: int, remat: str, keep_layers: bool = False
+) -> tuple[jax.Array, jax.Array | None]:
+    """Runs `layers` copies of a block one after the other, as one compiled loop.
+
+    The parameters of the copies are stacked on a leading axis under the name of `block`; each copy draws its own at
+    initialisation.
+
+    Args:
+        block: a module that maps (x, *arguments) to the next x.
+        x: [B, N, D], in the type that the block returns.
+        *arguments: arrays that every layer receives alike.
+        layers: number of copies.
+        remat: "none"; "dots" keeps the outputs of the dense layers alone for the backward pass; "full" keeps nothing.
+        keep_layers: whether to return the output of every layer.
+
+    Returns:
+        The last output [B, N, D], and the outputs of all layers [layers, B, N, D] or None.
+
+    Raises:
+        SailError: on an unknown `remat`.
+    """
+
+    def step(block: nn.Module, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+        x = block(x, *arguments)
+        return x, (x if keep_layers else None)
+
+    if remat != "none":
+        if remat not in REMAT_POLICIES:
+            raise SailError(f"model.remat is {remat!r}; choose one of {', '.join(['none', *REMAT_POLICIES])}.")
+        # Inside a scan nothing can be merged with the recomputation, so the costly guard against it is left out.
+        step = nn.remat(step, policy=REMAT_POLICIES[remat], prevent_cse=False)
+    scan = nn.scan(step, variable_axes={"params": 0}, split_rngs={"params": True}, length=layers)
+    return scan(block, x)
+
+
+def split_width(width: int, heads: int, setting: str) -> int:
+    """The width of a head.
+
+    Raises:
+        SailError: when `heads` does not divide `width`; the message names the group `setting`.
+    """
+    if width % heads:
+        raise SailError(f"{setting}.width is {width}, which {setting}.heads, {heads}, does not divide.")
+    return width // heads

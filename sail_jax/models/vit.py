@@ -1,0 +1,115 @@
+"""The vision tower: every frame becomes a grid of patch embeddings (arXiv 2510.12709, sec. 3.2).
+
+Axis letters: F frames, H and W height and width in pixels, P patches, D width.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sail_jax.config import VitConfig
+from sail_jax.errors import SailError
+from sail_jax.models import transformer
+
+# What tells the published towers apart, beside their sizes.
+KINDS = {
+    "aimv2": {"norm": transformer.RMSNorm, "mlp": transformer.SwiGluMlp, "qkv_bias": False, "bias": False},
+    "siglip": {"norm": transformer.LayerNorm, "mlp": transformer.GeluMlp, "qkv_bias": True, "bias": True},
+}
+
+
+def patchify(pixels: jax.Array, patch_size: int) -> jax.Array:
+    """Cuts frames into patches, row by row; pixels that do not fill a patch are left out, as in a strided convolution.
+
+    Args:
+        pixels: [F, H, W, 3].
+        patch_size: side of a patch in pixels.
+
+    Returns:
+        [F, P, patch_size * patch_size * 3], a patch's values ordered by row, column, channel.
+    """
+    frames, height, width, channels = pixels.shape
+    rows, columns = height // patch_size, width // patch_size
+    pixels = pixels[:, : rows * patch_size, : columns * patch_size]
+    grid = pixels.reshape(frames, rows, patch_size, columns, patch_size, channels).transpose(0, 1, 3, 2, 4, 5)
+    return grid.reshape(frames, rows * columns, patch_size * patch_size * channels)
+
+
+class Vit(nn.Module):
+    """A Vision Transformer without a pooling head.
+
+    `config.kind` "aimv2" matches the last hidden state of transformers' Aimv2VisionModel (`is_native=False`), "siglip"
+    that of SiglipVisionModel.
+
+    Attributes:
+        config: sizes and variant.
+        dtype: type of the computation.
+        remat: "none", "dots" or "full", see `transformer.scan_layers`.
+        keep_layers: whether `out` holds the outputs of all layers; for inspection, it costs their memory.
+    """
+
+    config: VitConfig
+    dtype: Any = jnp.float32
+    remat: str = "none"
+    keep_layers: bool = False
+
+    @nn.compact
+    def __call__(self, frames: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Embeds frames, each on its own.
+
+        Args:
+            frames: [F, H, W, 3] uint8 RGB, H = W = `config.image_size`.
+
+        Returns:
+            patches: [F, P, D] in `dtype`, after the final norm, row by row from the top left.
+            out: "patches", "embedded" [F, P, D] (the input of the first block), and "layers" [layers, F, P, D] where
+                `keep_layers` asks for it.
+
+        Raises:
+            SailError: on an unknown kind, frames of another size, or a width that the heads do not divide.
+        """
+        config = self.config
+        if config.kind not in KINDS:
+            raise SailError(f"model.vit.kind is {config.kind!r}; choose one of {', '.join(KINDS)}.")
+        block = transformer.Block(
+            heads=config.heads,
+            kv_heads=config.heads,
+            head_dim=transformer.split_width(config.width, config.heads, "model.vit"),
+            mlp_width=config.mlp_width,
+            norm_eps=config.norm_eps,
+            dtype=self.dtype,
+            name="layers",
+            **KINDS[config.kind],
+        )
+        embedded = self._embed(frames)
+        patches, layers = transformer.scan_layers(
+            block, embedded, layers=config.layers, remat=self.remat, keep_layers=self.keep_layers
+        )
+        patches = self._norm("final_norm")(patches)
+        out = {"embedded": embedded, "patches": patches}
+        return patches, out | ({"layers": layers} if self.keep_layers else {})
+
+    def _embed(self, frames: jax.Array) -> jax.Array:
+        config = self.config
+        if frames.shape[1:] != (config.image_size, config.image_size, 3):
+            raise SailError(
+                f"The vision tower takes RGB frames of {config.image_size} x {config.image_size} pixels "
+                f"(model.vit.image_size), not an array of shape {frames.shape}."
+            )
+        mean, std = (np.asarray(value, np.float32) for value in (config.image_mean, config.image_std))
+        pixels = (frames.astype(jnp.float32) / 255 - mean) / std
+        embedded = transformer.Dense(config.width, True, self.dtype, name="patch_embedding")(
+            patchify(pixels.astype(self.dtype), config.patch_size)
+        )
+        if config.kind == "aimv2":
+            embedded = self._norm("patch_norm")(embedded)
+        positions = self.param(
+            "position_embedding", transformer.EMBEDDING_INIT, (config.patches, config.width), jnp.float32
+        )
+        return embedded + positions.astype(self.dtype)
+
+    def _norm(self, name: str) -> nn.Module:
+        return KINDS[self.config.kind]["norm"](epsilon=self.config.norm_eps, dtype=self.dtype, name=name)

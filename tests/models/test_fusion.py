@@ -1,0 +1,208 @@
+"""The omni-modal model: what must not change an embedding, and what must."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from sail_jax import config as config_lib
+from sail_jax.items import Batch, TokenType
+from sail_jax.models.fusion import OmniEmbedder, init_params, mean_per_item
+
+N, B, S = 24, 4, 2
+LATENTS = 2
+
+
+@pytest.fixture(scope="module")
+def model():
+    return config_lib.build(tiny.experiment("unused")).model
+
+
+@pytest.fixture(scope="module")
+def params(model):
+    params = jax.jit(lambda: init_params(model, 0))()
+    # Far from the initialisation, where every part matters.
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    return jax.tree.unflatten(
+        tree, [x + 0.05 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    )
+
+
+@pytest.fixture(scope="module")
+def apply(model, params):
+    def run(batch, views=("VTA",), groups=1):
+        embed = OmniEmbedder(model, groups=groups)
+        return jax.jit(lambda b: embed.apply({"params": params}, b, views)[0])(jax.tree.map(jnp.asarray, batch))
+
+    return run
+
+
+@pytest.fixture
+def batch(model):
+    """Four pairs; every item has prompt, sound, vision and text, one to two frames and one clip."""
+    rng = np.random.default_rng(0)
+    items, size = B * S, model.vit.image_size
+    frames_of = rng.integers(1, 3, items)
+    row = np.repeat(np.arange(items), frames_of)
+    types = np.full((items, N), TokenType.PAD, np.int8)
+    for i in range(items):
+        layout = [TokenType.PROMPT] * 5 + [TokenType.AUDIO] + [TokenType.VISION] * LATENTS
+        layout += [TokenType.TEXT] * int(rng.integers(2, 8)) + [TokenType.PROMPT] * 2
+        types[i, : len(layout)] = layout
+    textual = (types == TokenType.PROMPT) | (types == TokenType.TEXT)
+    return Batch(
+        tokens=(rng.integers(5, 500, (items, N)) * textual).astype(np.int32).reshape(B, S, N),
+        token_types=types.reshape(B, S, N),
+        frames=rng.integers(0, 255, (len(row), size, size, 3)).astype(np.uint8),
+        frame_item=row.astype(np.int32),
+        frame_slot=np.concatenate([np.arange(n) for n in frames_of]).astype(np.int32),
+        clips=rng.integers(-9000, 9000, (items, model.audio.clip_samples)).astype(np.int16),
+        clip_item=np.arange(items, dtype=np.int32),
+        audio_vectors=np.zeros((B, S, model.audio.projection), np.float32),
+        has_audio_vector=np.zeros((B, S), bool),
+        item_keys=np.zeros((B, S, 2), np.uint32),
+        valid=np.ones((B, S), bool),
+        dataset=np.zeros(B, np.int32),
+    )
+
+
+def close(left, right, atol=2e-6):
+    np.testing.assert_allclose(np.asarray(left), np.asarray(right), atol=atol)
+
+
+def test_every_modality_matters(apply, batch):
+    z = apply(batch)
+    assert z.shape == (1, B, S, 32) and z.dtype == jnp.float32 and np.all(np.isfinite(z))
+    for name in ("frames", "clips", "tokens"):
+        changed = batch._replace(**{name: np.roll(getattr(batch, name), 1, axis=0)})
+        assert np.abs(np.asarray(apply(changed) - z)).max(axis=-1).min() > 1e-4
+
+
+def test_padding_of_the_sequence_changes_nothing(apply, batch):
+    wide = [(0, 0), (0, 0), (0, 9)]
+    longer = batch._replace(tokens=np.pad(batch.tokens, wide), token_types=np.pad(batch.token_types, wide))
+    garbage = np.where(longer.token_types == TokenType.PAD, 77, longer.tokens)
+    close(apply(longer._replace(tokens=garbage)), apply(batch))
+
+
+def test_padding_frames_and_clips_change_nothing(apply, batch):
+    noise = np.full((3, *batch.frames.shape[1:]), 200, np.uint8)
+    padded = batch._replace(
+        frames=np.concatenate([batch.frames, noise]),
+        frame_item=np.concatenate([batch.frame_item, [-1] * 3]).astype(np.int32),
+        frame_slot=np.concatenate([batch.frame_slot, [0] * 3]).astype(np.int32),
+        clips=np.concatenate([batch.clips, batch.clips[:1]]),
+        clip_item=np.concatenate([batch.clip_item, [-1]]).astype(np.int32),
+    )
+    close(apply(padded), apply(batch))
+
+
+def test_order_on_the_flat_axis_changes_nothing_but_the_slot_does(apply, batch):
+    order = np.random.default_rng(2).permutation(len(batch.frames))
+    shuffled = batch._replace(**{k: getattr(batch, k)[order] for k in ("frames", "frame_item", "frame_slot")})
+    close(apply(shuffled), apply(batch))
+    two = np.flatnonzero(np.bincount(batch.frame_item) == 2)
+    swapped = batch._replace(
+        frame_slot=np.where(np.isin(batch.frame_item, two), 1 - batch.frame_slot, 0).astype(np.int32)
+    )
+    changed = np.abs(np.asarray(apply(swapped) - apply(batch))).max(axis=-1).reshape(-1)
+    assert changed[two].min() > 1e-6 and np.all(changed[np.setdiff1d(np.arange(B * S), two)] < 2e-6)
+
+
+@pytest.mark.parametrize("view", ["V", "T", "A", "VT", "VA", "TA"])
+def test_a_view_equals_a_batch_that_lacks_the_rest(apply, batch, view):
+    """Masking a modality on the device gives the embedding of an item that never had it."""
+    keep = {"V": TokenType.VISION, "T": TokenType.TEXT, "A": TokenType.AUDIO}
+    wanted = [TokenType.PROMPT, *(keep[letter] for letter in view)]
+    tokens, types = np.zeros_like(batch.tokens), np.zeros_like(batch.token_types)
+    for b in range(B):
+        for s in range(S):
+            at = np.flatnonzero(np.isin(batch.token_types[b, s], wanted))
+            tokens[b, s, : len(at)], types[b, s, : len(at)] = batch.tokens[b, s, at], batch.token_types[b, s, at]
+    lacking = batch._replace(tokens=tokens, token_types=types)
+    if "V" not in view:
+        lacking = lacking._replace(
+            frames=batch.frames[:0], frame_item=batch.frame_item[:0], frame_slot=batch.frame_slot[:0]
+        )
+    if "A" not in view:
+        lacking = lacking._replace(clips=batch.clips[:0], clip_item=batch.clip_item[:0])
+    close(apply(batch, (view,)), apply(lacking))
+
+
+def test_stacked_views_equal_single_ones(apply, batch):
+    views = ("VTA", "T", "VA")
+    together = apply(batch, views)
+    for i, view in enumerate(views):
+        close(together[i], apply(batch, (view,))[0])
+
+
+def test_media_positions_without_media_count_for_nothing(apply, batch):
+    """Frames that did not fit the budget leave their positions empty: as if the item had none."""
+    without = batch._replace(frames=batch.frames[:0], frame_item=batch.frame_item[:0], frame_slot=batch.frame_slot[:0])
+    close(apply(without), apply(batch, ("TA",)))
+
+
+def test_an_item_that_shows_nothing_is_zero(apply, batch):
+    types = np.where(batch.token_types == TokenType.TEXT, TokenType.PAD, batch.token_types)
+    z = apply(batch._replace(token_types=types), ("T",))
+    assert not np.any(z)
+
+
+def test_items_do_not_see_each_other(apply, batch):
+    z = apply(batch)
+    tokens = batch.tokens.copy()
+    tokens[2, 1, :5] += 1
+    changed = np.abs(np.asarray(apply(batch._replace(tokens=tokens)) - z)).max(axis=-1)[0]
+    assert changed[2, 1] > 1e-5 and np.delete(changed.reshape(-1), 5).max() < 2e-6
+
+
+def test_a_precomputed_vector_takes_the_place_of_the_tower(model, params, apply, batch):
+    heard = OmniEmbedder(model).apply({"params": params}, batch.clips, method=lambda m, clips: m.audio(clips)[0])
+    given = batch._replace(
+        audio_vectors=np.asarray(heard).reshape(B, S, -1),
+        has_audio_vector=np.ones((B, S), bool),
+        clips=batch.clips[:0],
+        clip_item=batch.clip_item[:0],
+    )
+    close(apply(given), apply(batch), atol=1e-5)
+
+
+def test_several_clips_are_averaged():
+    vectors = np.arange(12, dtype=np.float32).reshape(4, 3)
+    mean, heard = mean_per_item(jnp.asarray(vectors), jnp.array([0, 2, 0, -1]), items=3, groups=1)
+    np.testing.assert_allclose(mean, [(vectors[0] + vectors[2]) / 2, [0, 0, 0], vectors[1]])
+    np.testing.assert_array_equal(heard, [True, False, True])
+
+
+def test_groups_change_the_layout_and_not_the_result(apply, batch):
+    """Two groups of two pairs, each with the frames of its own block."""
+    half = B * S // 2
+    first = batch.frame_item < half
+    most = max(first.sum(), (~first).sum())
+
+    def block(array, chosen, fill):
+        pad = np.full((most - chosen.sum(), *array.shape[1:]), fill, array.dtype)
+        return np.concatenate([array[chosen], pad])
+
+    def blocks(array, fill):
+        return np.concatenate([block(array, first, fill), block(array, ~first, fill)])
+
+    grouped = batch._replace(
+        frames=blocks(batch.frames, 0),
+        frame_item=np.concatenate([block(batch.frame_item, first, -1), block(batch.frame_item - half, ~first, -1)]),
+        frame_slot=blocks(batch.frame_slot, 0),
+        clip_item=(batch.clip_item % half).astype(np.int32),
+    )
+    close(apply(grouped, groups=2), apply(batch))
+
+
+def test_bfloat16_stays_near_float32(model, params, apply, batch):
+    half = OmniEmbedder(dataclasses.replace(model, dtype="bfloat16"))
+    z = half.apply({"params": params}, jax.tree.map(jnp.asarray, batch))[0]
+    exact = apply(batch)
+    cosine = (z * exact).sum(-1) / jnp.linalg.norm(z, axis=-1) / jnp.linalg.norm(exact, axis=-1)
+    assert z.dtype == jnp.float32 and cosine.min() > 0.99
