@@ -1,0 +1,86 @@
+"""One first-match table of regular expressions decides, by a parameter's path, how it is treated.
+
+Paths are joined by "/", for example "model/llm/layers/attention/query/kernel". Tables are read from the top; the first
+pattern that is found in the path (`re.search`) decides. The same mechanism serves sharding and weight decay.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+Value = TypeVar("Value")
+
+# Axes of the last dimensions of a parameter; leading dimensions (scanned layers) are never split. Column-parallel layers
+# split their output over `tensor`, row-parallel layers their input, and the other side is split over `fsdp`.
+SHARDING: Sequence[tuple[str, tuple[str | None, ...]]] = (
+    (r"llm/embedding$", ("tensor", "fsdp")),
+    (r"(query|key|value|gate|up)/kernel$", ("fsdp", "tensor")),
+    (r"(query|key|value|gate|up)/bias$", ("tensor",)),
+    (r"(output|down)/kernel$", ("tensor", "fsdp")),
+    (r"kernel$", (None, "fsdp")),
+    (r".*", ()),
+)
+
+# Weight decay acts on matrices alone: no norms, biases, position tables, latents, temperatures or stored statistics.
+WEIGHT_DECAY: Sequence[tuple[str, bool]] = (
+    (r"^objective/", False),
+    (r"kernel$", True),
+    (r"llm/embedding$", True),
+    (r".*", False),
+)
+
+# Statistics of the audio tower's input normalisation are constants of its pre-training.
+FROZEN: Sequence[tuple[str, bool]] = (
+    (r"audio/input_norm/(mean|var)$", True),
+    (r".*", False),
+)
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """The path of a leaf, as `jax.tree_util` gives it, joined by "/"."""
+    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+
+
+def first_match(rules: Sequence[tuple[str, Value]], name: str) -> Value:
+    """The value of the first rule whose pattern is found in `name`.
+
+    Raises:
+        ValueError: when no rule matches.
+    """
+    for pattern, value in rules:
+        if re.search(pattern, name):
+            return value
+    raise ValueError(f"no rule matches the parameter {name}")
+
+
+def match(rules: Sequence[tuple[str, Value]], tree: Any) -> Any:
+    """A tree of the same structure that holds each leaf's first match."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: first_match(rules, path_name(path)), tree)
+
+
+def partition_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """How a parameter is split: the first match of `SHARDING`, without axes that do not divide a dimension."""
+    axes = first_match(SHARDING, name)
+    if len(axes) > len(shape):
+        return PartitionSpec()
+    padded = (None,) * (len(shape) - len(axes)) + axes
+    fitting = [
+        axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in zip(padded, shape, strict=True)
+    ]
+    return PartitionSpec(*fitting)
+
+
+def abstract_on_mesh(shapes: Any, mesh: Mesh) -> Any:
+    """Adds to every leaf of a tree of abstract arrays its sharding by the rules table.
+
+    Optimiser moments carry the path of their parameter as the end of their own, so they are split like it.
+    """
+
+    def with_sharding(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
+        sharding = NamedSharding(mesh, partition_spec(path_name(path), leaf.shape, mesh))
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree_util.tree_map_with_path(with_sharding, shapes)
