@@ -1,0 +1,178 @@
+"""What a run directory holds, and saving and restoring it on any mesh.
+
+WORKDIR/
+  config.json           the resolved config
+  checkpoints/STEP/     parameters, optimiser, step (orbax), and the state of the input pipeline
+  metrics.jsonl         one line per logged step
+  tensorboard/          the same for TensorBoard
+  metrics.json          the evaluation
+  report.html           the evaluation as a page
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from sail_jax import config as config_lib
+from sail_jax.config import Config
+from sail_jax.errors import SailError
+from sail_jax.parallel.rules import path_name
+
+
+class RunDirectory:
+    """The files of a run.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).absolute()
+        self.config = self.path / "config.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.training_log = self.path / "metrics.jsonl"
+        self.tensorboard = self.path / "tensorboard"
+        self.metrics = self.path / "metrics.json"
+        self.report = self.path / "report.html"
+
+    def load_config(self) -> Config:
+        """The config that the run was started with.
+
+        Raises:
+            SailError: when the folder holds no run.
+        """
+        if not self.config.is_file():
+            raise SailError(f"{self.path} holds no run (no config.json): train there first, or name another --workdir.")
+        return config_lib.load(self.config)
+
+
+class Checkpoints:
+    """Asynchronous checkpoints of a run.
+
+    Args:
+        run: the run directory.
+        keep: how many checkpoints are kept.
+    """
+
+    def __init__(self, run: RunDirectory, *, keep: int = 1) -> None:
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        handlers = {name: ocp.StandardCheckpointHandler() for name in ("model", "training")}
+        handlers["pipeline"] = ocp.JsonCheckpointHandler()
+        self._manager = ocp.CheckpointManager(run.checkpoints, options=options, item_handlers=handlers)
+        self._run = run
+
+    def latest(self) -> int | None:
+        """Steps done at the latest complete checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, model: Any, training: Any, pipeline: dict[str, Any]) -> None:
+        """Starts to save; returns before it is written. A step that is saved already is left alone.
+
+        Args:
+            step: steps done.
+            model: the model's parameters.
+            training: the rest of the training state.
+            pipeline: the state of the input pipeline, as JSON values.
+        """
+        if step == self._manager.latest_step():
+            return
+        items = {"model": ocp.args.StandardSave(model), "training": ocp.args.StandardSave(training)}
+        self._manager.save(step, args=ocp.args.Composite(**items, pipeline=ocp.args.JsonSave(pipeline)), force=True)
+
+    def restore(self, model: Any, training: Any) -> tuple[Any, Any, dict[str, Any]]:
+        """The latest state: (model, training, pipeline).
+
+        Args:
+            model: abstract arrays that say with which shardings to restore; the mesh may be another than when saving.
+            training: likewise.
+
+        Raises:
+            SailError: when there is no checkpoint, or when its arrays do not fit.
+        """
+        restored = self._restore(model=model, training=training)
+        return restored["model"], restored["training"], restored["pipeline"]
+
+    def restore_model(self, model: Any) -> Any:
+        """The parameters of the model at the latest checkpoint; see `restore`."""
+        return self._restore(model=model)["model"]
+
+    def _restore(self, **abstract: Any) -> Any:
+        step = self.latest()
+        if step is None:
+            raise SailError(f"{self._run.path} holds no checkpoint: train there first, or name another --workdir.")
+        saved = self._manager.item_metadata(step)
+        for name, tree in abstract.items():
+            self._check_shapes(step, saved[name], tree)
+        arguments = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
+        return self._manager.restore(step, args=ocp.args.Composite(**arguments, pipeline=ocp.args.JsonRestore()))
+
+    def _check_shapes(self, step: int, saved: Any, abstract: Any) -> None:
+        have, want = _shapes(saved), _shapes(abstract)
+        wrong = [name for name in sorted(have.keys() | want.keys()) if have.get(name) != want.get(name)]
+        if wrong:
+            shown = "; ".join(f"{n}: saved {have.get(n, 'absent')}, config {want.get(n, 'absent')}" for n in wrong[:5])
+            raise SailError(
+                f"The checkpoint {self._run.checkpoints / str(step)} is of another config: {len(wrong)} arrays differ "
+                f"({shown}{', ...' if len(wrong) > 5 else ''}). Use the config of that run ({self._run.config}) or "
+                "another --workdir."
+            )
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Path -> shape of every array; named tuples, lists and mappings of the same content give the same paths."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {path_name(path): tuple(leaf.shape) for path, leaf in leaves if hasattr(leaf, "shape")}
+
+
+def require_same_config(run: RunDirectory, config: Config) -> None:
+    """Checks that a run is continued with the config that it was started with.
+
+    The number of steps, logging, checkpointing, workers and evaluation may change.
+
+    Raises:
+        SailError: when another setting differs; the message lists the settings.
+    """
+    if not run.config.is_file():
+        return
+    old, new = (_flat(config_lib.to_dict(c)) for c in (run.load_config(), config))
+    differing = [
+        f"{key} (was {old.get(key)!r}, is {new.get(key)!r})"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not key.startswith(_FREE)
+    ]
+    if differing:
+        raise SailError(
+            f"{run.path} holds a run of another config; different: {', '.join(differing[:6])}"
+            f"{', ...' if len(differing) > 6 else ''}. Use another --workdir, or the config in {run.config}."
+        )
+
+
+_FREE = (
+    "train.",
+    "eval.",
+    "ingest.",
+    "synthetic.",
+    "mesh.",
+    "data.dir",
+    "data.workers",
+    "data.prefetch",
+    "data.max_bad",
+)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = json.dumps(value)
+    return flat

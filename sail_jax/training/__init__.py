@@ -1,0 +1,1 @@
+"""The optimiser, the train step, and the loop around it."""

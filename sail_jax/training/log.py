@@ -1,0 +1,83 @@
+"""What a run logs while it trains: metrics.jsonl and TensorBoard."""
+
+import json
+import time
+from typing import Any
+
+import jax
+import numpy as np
+import tensorboardX
+
+from sail_jax.checkpoint import RunDirectory
+from sail_jax.data.pipeline import LoadedBatch
+
+
+class TrainingLog:
+    """Writes means over the logging interval to metrics.jsonl and TensorBoard.
+
+    Args:
+        run: the run directory.
+        datasets: names of the training sets.
+    """
+
+    def __init__(self, run: RunDirectory, datasets: list[str]) -> None:
+        self.run, self.datasets = run, datasets
+        self._pending: list[tuple[str, dict[str, Any], float, int, int]] = []
+        self._since = time.monotonic()
+        self._elapsed = 0.0
+
+    def begin(self, start: int) -> None:
+        """Opens the files; lines of steps that are done again are dropped."""
+        kept = [line for line in read_training_log(self.run) if line["step"] <= start]
+        self._elapsed = kept[-1]["elapsed_seconds"] if kept else 0.0
+        partial = self.run.training_log.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        partial.rename(self.run.training_log)
+        self._file = self.run.training_log.open("a")
+        self._board = tensorboardX.SummaryWriter(str(self.run.tensorboard), purge_step=start + 1)
+
+    def add(self, step: int, loaded: LoadedBatch, metrics: dict[str, jax.Array], waited: float) -> None:
+        """Takes the metrics of a step; they stay on the device until the next flush."""
+        drawn = set(np.asarray(loaded.arrays.dataset).tolist())
+        name = self.datasets[drawn.pop()] if len(drawn) == 1 else "mixed"
+        self._pending.append((name, metrics, waited, len(loaded.bad_records), loaded.media_cut))
+
+    def flush(self, step: int) -> str:
+        """Writes the means since the last flush; returns a short line for the progress bar."""
+        names = [name for name, *_ in self._pending]
+        fetched = jax.device_get([metrics for _, metrics, *_ in self._pending])
+        line: dict[str, float] = {key: float(np.mean([m[key] for m in fetched])) for key in fetched[0]}
+        for name in dict.fromkeys(names):
+            line[f"loss/{name}"] = float(np.mean([m["loss"] for n, m in zip(names, fetched, strict=True) if n == name]))
+        line["data_wait_seconds"] = float(np.mean([waited for _, _, waited, *_ in self._pending]))
+        line["bad_records"] = sum(bad for *_, bad, _ in self._pending)
+        line["media_cut"] = sum(cut for *_, cut in self._pending)
+        now = time.monotonic()
+        line["steps_per_second"] = len(self._pending) / (now - self._since)
+        self._elapsed += now - self._since
+        line["elapsed_seconds"] = self._elapsed
+        self._since, self._pending = now, []
+        self._file.write(json.dumps({"step": step, **line}) + "\n")
+        self._file.flush()
+        for key, value in line.items():
+            self._board.add_scalar(key, value, step)
+        self._board.flush()
+        return f"loss {line['loss']:.3f}, {line['steps_per_second']:.2f} steps/s"
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._file.close()
+        self._board.close()
+
+
+def read_training_log(run: RunDirectory) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; a last line cut short by a kill is left out."""
+    if not run.training_log.is_file():
+        return []
+    lines = []
+    for text in run.training_log.read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines

@@ -1,0 +1,214 @@
+"""Whole runs: exact resume after SIGKILL, other meshes, several processes, and runs that must not be mixed up."""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from sail_jax import config as config_lib
+from sail_jax.checkpoint import RunDirectory
+from sail_jax.data.pipeline import BatchSource, HostShare
+from sail_jax.errors import SailError
+from sail_jax.training.log import read_training_log
+from sail_jax.training.loop import train
+
+RUN = """
+import sys, numpy as np, jax
+from sail_jax import config as config_lib
+from sail_jax.training.loop import train
+result = train(config_lib.load(sys.argv[1]), sys.argv[2])
+leaves = jax.tree.leaves(jax.device_get(result.state))
+np.savez(sys.argv[3], *leaves)
+"""
+
+
+@pytest.fixture
+def config_file(settings, tmp_path):
+    settings.train.update(steps=12, checkpoint_every=3, log_every=1)
+    path = tmp_path / "config.json"
+    config_lib.save(config_lib.build(settings), path)
+    return path
+
+
+def environment(devices):
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    return os.environ | {"XLA_FLAGS": flags}
+
+
+def start(config_file, workdir, out):
+    command = [sys.executable, "-c", RUN, str(config_file), str(workdir), str(out)]
+    return subprocess.Popen(command, env=environment(2), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process):
+    _, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, errors[-3000:]
+
+
+def arrays(path):
+    with np.load(path) as file:
+        return [file[name] for name in file.files]
+
+
+def test_a_killed_run_ends_with_the_same_bits(config_file, tmp_path):
+    finish(start(config_file, tmp_path / "whole", tmp_path / "whole.npz"))
+    workdir = tmp_path / "killed"
+    moment = random.SystemRandom().randint(4, 11)  # any step; the message below says which
+    process = start(config_file, workdir, tmp_path / "never.npz")
+    deadline = time.monotonic() + 300
+    while len(read_training_log(RunDirectory(workdir))) < moment:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    reached = read_training_log(RunDirectory(workdir))[-1]["step"]
+    saved = sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
+    assert reached < 12 and not (tmp_path / "never.npz").exists()
+    finish(start(config_file, workdir, tmp_path / "killed.npz"))
+    for left, right in zip(arrays(tmp_path / "whole.npz"), arrays(tmp_path / "killed.npz"), strict=True):
+        np.testing.assert_array_equal(left, right, err_msg=f"killed at step {reached}, checkpoints {saved}")
+    logs = [read_training_log(RunDirectory(tmp_path / name)) for name in ("whole", "killed")]
+    assert [line["step"] for line in logs[1]] == list(range(1, 13))
+    assert [line["loss"] for line in logs[0]] == [line["loss"] for line in logs[1]]
+
+
+def test_a_run_continues_on_another_mesh(settings, tmp_path):
+    settings.train.update(steps=4, checkpoint_every=2)
+    settings.data.datasets = {"copair": settings.data.datasets.copair}
+    finish_at_two = config_lib.build(settings)
+    whole = train(finish_at_two, tmp_path / "whole")
+    run = tmp_path / "moved"
+    train(finish_at_two, run)
+    for step in (run / "checkpoints").iterdir():  # back to the state after two steps
+        if step.name == "4":
+            subprocess.run(["rm", "-r", str(step)], check=True)
+    settings.mesh.update(data=2, fsdp=2, tensor=2)
+    moved = train(config_lib.build(settings), run)
+    assert moved.start == 2 and moved.steps == 4
+    for left, right in zip(jax.tree.leaves(whole.state.params), jax.tree.leaves(moved.state.params), strict=True):
+        np.testing.assert_allclose(left, right, atol=2e-5)
+    names = {leaf.sharding.spec for leaf in jax.tree.leaves(moved.state.params)}
+    assert any("tensor" in str(spec) for spec in names)
+
+
+PROCESS = """
+import sys, jax
+jax.distributed.initialize(sys.argv[4], 2, int(sys.argv[5]))
+from sail_jax import config as config_lib
+from sail_jax.training.loop import train
+result = train(config_lib.load(sys.argv[1]), sys.argv[2])
+print([float(x) for x in result.state.params["objective"]["log_temperature"]])
+"""
+
+
+def test_two_processes_train_like_one(settings, tmp_path):
+    settings.train.update(steps=3, checkpoint_every=3, log_every=1)
+    settings.data.datasets = {"copair": settings.data.datasets.copair}
+    config = config_lib.build(settings)
+    path = tmp_path / "config.json"
+    config_lib.save(config, path)
+    address = f"127.0.0.1:{free_port()}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, str(path), str(tmp_path / "two"), "", address, str(i)],
+            env=environment(4),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    outputs = [process.communicate(timeout=400) for process in processes]
+    assert all(process.returncode == 0 for process in processes), outputs[0][1][-2000:] + outputs[1][1][-2000:]
+    assert outputs[0][0].splitlines()[-1] == outputs[1][0].splitlines()[-1]
+    one = train(config, tmp_path / "one")
+    losses = [[line["loss"] for line in read_training_log(RunDirectory(tmp_path / n))] for n in ("one", "two")]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+    temperatures = json.loads(outputs[0][0].splitlines()[-1])
+    np.testing.assert_allclose(temperatures, one.state.params["objective"]["log_temperature"], atol=1e-5)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def finished(world, tmp_path_factory):
+    """A short run that other tests look at."""
+    settings = tiny.experiment(world)
+    settings.train.update(steps=2, checkpoint_every=2)
+    settings.optimizer.warmup_steps = 1
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    train(config_lib.build(settings), workdir)
+    return settings, workdir
+
+
+def test_what_a_run_writes(finished):
+    run = RunDirectory(finished[1])
+    line = read_training_log(run)[-1]
+    assert {"step", "loss", "32/loss", "16/loss", "4/loss", "learning_rate", "gradient_norm", "temperature"} <= set(
+        line
+    )
+    assert list(run.tensorboard.glob("events*")) and (run.checkpoints / "2").is_dir()
+    assert run.load_config() == config_lib.build(finished[0])
+
+
+def test_a_finished_run_is_left_alone(finished):
+    result = train(config_lib.build(finished[0]), finished[1])
+    assert result.start == result.steps == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "seed"),
+        ({"model": {"llm": {"width": 64}}}, r"model\.llm\.width"),
+        ({"data": {"batch_size": 8}}, "batch_size"),
+    ],
+)
+def test_a_workdir_of_another_config_is_refused(finished, change, message):
+    settings = tiny.experiment(finished[0].data.dir)
+    settings.update(finished[0])
+    settings.update(change)
+    with pytest.raises(SailError, match=message):
+        train(config_lib.build(settings), finished[1])
+
+
+def test_changed_data_is_refused(finished, monkeypatch):
+    settings = tiny.experiment(finished[0].data.dir)
+    settings.update(finished[0])
+    settings.train.steps = 4
+    monkeypatch.setattr(BatchSource, "fingerprint", lambda self: {"datasets": "others"})
+    with pytest.raises(SailError, match="data of the run"):
+        train(config_lib.build(settings), finished[1])
+
+
+def test_too_many_bad_records_stop_the_run_with_its_state_saved(settings, tmp_path, monkeypatch):
+    settings.data.max_bad_records = 1
+    settings.train.update(steps=4, checkpoint_every=4)
+    good = BatchSource.__getitem__
+    monkeypatch.setattr(
+        BatchSource, "__getitem__", lambda self, step: good(self, step)._replace(bad_records=(f"record of {step}",))
+    )
+    with pytest.raises(SailError, match=r"(?s)max_bad_records.*record of 0.*step 2"):
+        train(config_lib.build(settings), tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoints" / "2").is_dir()
+
+
+def test_a_host_share_covers_its_shards(settings):
+    source = BatchSource(config_lib.build(settings), HostShare(8, 16, 4))
+    step = next(s for s in range(6) if source.examples(s)[0][0] == 0)
+    arrays = source[step].arrays
+    assert arrays.tokens.shape[0] == 8 and arrays.frames.shape[0] == 8 * 2 * 2
+    assert arrays.frame_item.max() < 8 // 4 * 2

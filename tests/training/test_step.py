@@ -1,0 +1,173 @@
+"""The train step on meshes of host devices, and what it does to the parameters."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sail_jax import config as config_lib
+from sail_jax.config import MeshConfig
+from sail_jax.data.pipeline import BatchSource, HostShare
+from sail_jax.errors import SailError
+from sail_jax.models.fusion import OmniEmbedder
+from sail_jax.objectives.objective import Objective
+from sail_jax.parallel.mesh import data_shards, host_rows, make_mesh, shard_batch
+from sail_jax.parallel.rules import FROZEN, WEIGHT_DECAY, first_match, match, path_name
+from sail_jax.training.optimizer import learning_rate, make_optimizer
+from sail_jax.training.state import abstract_state, init_state, sharded_init
+from sail_jax.training.step import compile_step, make_loss, make_train_step
+
+
+@pytest.fixture
+def config(settings):
+    return config_lib.build(settings)
+
+
+@pytest.fixture
+def parts(config):
+    objective = Objective(config.objective, len(config.data.datasets))
+    return objective, make_optimizer(config.optimizer, config.train.steps)
+
+
+def batch_for(config, shards, step=1):
+    return BatchSource(config, HostShare(0, config.data.batch_size, shards))[step].arrays
+
+
+def loss_and_gradient(config, params, mesh):
+    objective = Objective(config.objective, len(config.data.datasets))
+    loss = make_loss(OmniEmbedder(config.model, groups=data_shards(mesh)), objective)
+    batch = shard_batch(batch_for(config, data_shards(mesh)), mesh)
+    (value, _), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, batch)
+    return value, jax.device_get(gradient)
+
+
+@pytest.fixture(scope="module")
+def params_of():
+    cache = {}
+
+    def make(config):
+        if "params" not in cache:
+            objective = Objective(config.objective, len(config.data.datasets))
+            cache["params"] = jax.device_get(
+                jax.jit(lambda: init_state(config, objective, make_optimizer(config.optimizer, 10)).params)()
+            )
+            cache["one"] = loss_and_gradient(config, cache["params"], make_mesh(MeshConfig(), jax.devices()[:1]))
+        return cache["params"], cache["one"]
+
+    return make
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)], ids=str)
+def test_a_mesh_of_eight_devices_gives_the_loss_and_gradients_of_one(config, params_of, sizes):
+    params, (value_one, gradient_one) = params_of(config)
+    mesh = make_mesh(MeshConfig(*sizes))
+    objective = Objective(config.objective, len(config.data.datasets))
+    abstract = abstract_state(config, objective, make_optimizer(config.optimizer, 10), mesh).params
+    sharded = jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), params, abstract)
+    value, gradient = loss_and_gradient(config, sharded, mesh)
+    np.testing.assert_allclose(value, value_one, rtol=1e-5)
+    for (path, left), right in zip(
+        jax.tree_util.tree_flatten_with_path(gradient)[0], jax.tree.leaves(gradient_one), strict=True
+    ):
+        scale = max(np.abs(right).max(), 1e-3)
+        np.testing.assert_allclose(left, right, atol=2e-4 * scale, err_msg=path_name(path))
+
+
+def test_parameters_are_split_by_the_rules_and_moments_like_them(config, parts):
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    state = abstract_state(config, *parts, mesh)
+    specs = {path_name(p): leaf.sharding.spec for p, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}
+    wanted = {
+        "llm/embedding": ("tensor", "fsdp"),
+        "llm/layers/attention/query/kernel": (None, "fsdp", "tensor"),
+        "llm/layers/attention/output/kernel": (None, "tensor", "fsdp"),
+        "llm/layers/mlp/down/kernel": (None, "tensor", "fsdp"),
+        "llm/layers/attention/query/bias": (None, "tensor"),
+        "llm/final_norm/scale": (None,),
+        "vit/layers/mlp/gate/kernel": (None, "fsdp", "tensor"),
+    }
+    for name, spec in wanted.items():
+        found = {path: tuple(got) for path, got in specs.items() if path.endswith(name)}
+        assert len(found) == 3, name  # the parameter and two moments
+        assert set(found.values()) == {spec}, name
+
+
+def test_a_sharded_state_equals_a_plain_one(config, parts):
+    plain = jax.jit(lambda: init_state(config, *parts))()
+    sharded = sharded_init(config, *parts, make_mesh(MeshConfig(2, 2, 2)))
+    for left, right in zip(jax.tree.leaves(plain), jax.tree.leaves(sharded), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_steps_learn_and_leave_the_frozen_alone(config, parts):
+    objective, optimizer = parts
+    mesh = make_mesh(MeshConfig())
+    abstract = abstract_state(config, objective, optimizer, mesh)
+    schedule = learning_rate(config.optimizer, config.train.steps)
+    model = OmniEmbedder(config.model, groups=data_shards(mesh))
+    step = compile_step(make_train_step(model, objective, optimizer, schedule), abstract, mesh)
+    batch = shard_batch(batch_for(config, data_shards(mesh)), mesh)
+    state = sharded_init(config, objective, optimizer, mesh)
+    before = jax.device_get(state.params)
+    losses = []
+    for _ in range(6):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < losses[1] - 0.05 and int(state.step) == 6
+    assert float(metrics["learning_rate"]) == pytest.approx(float(schedule(5)))
+    frozen = match(FROZEN, before)
+    changed = jax.tree.map(lambda a, b: bool(np.any(a != b)), before, jax.device_get(state.params))
+    for path, moved in jax.tree_util.tree_flatten_with_path(changed)[0]:
+        name = path_name(path)
+        if first_match(FROZEN, name):
+            assert not moved, name
+    assert any(jax.tree.leaves(frozen))
+    assert changed["objective"]["log_temperature"]
+    assert all(changed["model"][tower]["kernel"] for tower in ("vision_adapter", "audio_adapter"))
+
+
+def test_weight_decay_acts_on_matrices_alone(config, parts):
+    state = jax.eval_shape(lambda: init_state(config, *parts))
+    decays = {path_name(p): d for p, d in jax.tree_util.tree_flatten_with_path(match(WEIGHT_DECAY, state.params))[0]}
+    assert decays["model/llm/layers/mlp/up/kernel"] and decays["model/llm/embedding"]
+    for name, decay in decays.items():
+        if name.endswith(("bias", "scale", "latents", "mean", "var", "log_temperature")) or "position" in name:
+            assert not decay, name
+
+
+def test_learning_rate(config):
+    settings = config.optimizer
+    schedule = learning_rate(settings, 100)
+    assert schedule(0) == 0 and float(schedule(settings.warmup_steps)) == pytest.approx(settings.peak)
+    assert float(schedule(100)) == pytest.approx(settings.floor)
+    middle = (settings.warmup_steps + 100) // 2
+    assert float(schedule(middle)) == pytest.approx((settings.peak + settings.floor) / 2, rel=1e-3)
+    with pytest.raises(SailError, match="warmup_steps"):
+        learning_rate(settings, settings.warmup_steps)
+
+
+@pytest.mark.parametrize("sizes", [(3, 1, 1), (-1, 3, 1), (-1, -1, 1), (0, 1, 1)])
+def test_a_mesh_that_does_not_fit(sizes):
+    with pytest.raises(SailError, match=r"config\.mesh"):
+        make_mesh(MeshConfig(*sizes))
+
+
+def test_host_rows():
+    mesh = make_mesh(MeshConfig(4, 2, 1))
+    assert host_rows(mesh, 16) == (0, 16)
+    with pytest.raises(SailError, match="batch_size"):
+        host_rows(mesh, 12)
+
+
+def test_remat_and_dtype_settings_reach_the_towers(settings):
+    settings.model.remat = "full"
+    settings.model.dtype = "bfloat16"
+    config = config_lib.build(settings)
+    objective = Objective(config.objective, 2)
+    loss = make_loss(OmniEmbedder(config.model), objective)
+    params = jax.eval_shape(lambda: init_state(config, objective, make_optimizer(config.optimizer, 10)).params)
+    text = str(
+        jax.make_jaxpr(jax.grad(lambda p, b: loss(p, b)[0]))(params, jax.tree.map(jnp.asarray, batch_for(config, 1)))
+    )
+    assert "remat" in text or "checkpoint" in text
+    assert "bf16" in text
