@@ -1,0 +1,197 @@
+"""The command line: `python -m sail_jax VERB --config configs/X.py --config.a.b=value --workdir DIR`."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from sail_jax import config as config_lib
+from sail_jax.checkpoint import RunDirectory
+from sail_jax.config import Config
+from sail_jax.data.ingest import ingest
+from sail_jax.data.synthetic import make_world
+from sail_jax.errors import SailError
+from sail_jax.evaluation.report import write_report
+from sail_jax.evaluation.suite import metrics_tree, run_suite
+from sail_jax.evaluation.summary import build_report
+from sail_jax.models.describe import parameter_table
+from sail_jax.training.loop import train
+
+console = Console(soft_wrap=True)
+_QUICKSTART_CONFIG = Path(__file__).parents[1] / "configs" / "quickstart.py"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a verb; returns the exit status. Errors meant for the user are printed without a traceback."""
+    arguments, overrides = _split(list(sys.argv[1:] if argv is None else argv))
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options, overrides)
+    except SailError as error:
+        Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(f"error: {error}")
+        return 2
+    return 0
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Separates `--config.a.b=value` words from the rest."""
+    overrides = [word.removeprefix("--config.") for word in arguments if word.startswith("--config.")]
+    return [word for word in arguments if not word.startswith("--config.")], overrides
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m sail_jax",
+        description="Omni-modal embedding models: ingest, train, evaluate.",
+        epilog="Any setting can be changed with --config.a.b=value; `describe --settings` lists them all.",
+    )
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def verb(
+        name: str, run: Callable, meaning: str, example: str, *, workdir: str, config: bool = True
+    ) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(
+            name,
+            help=meaning,
+            description=meaning,
+            epilog=f"example: python -m sail_jax {name} {example}",
+            allow_abbrev=False,
+        )
+        if config:
+            sub.add_argument("--config", required=True, type=Path, help="experiment file, configs/*.py")
+        if workdir:
+            sub.add_argument("--workdir", required=True, type=Path, help=workdir)
+        sub.set_defaults(run=run)
+        return sub
+
+    start = verb(
+        "quickstart",
+        _quickstart,
+        "generate a small world, train a tiny model on it, evaluate it, write a report",
+        "--workdir runs/quickstart",
+        workdir="",
+        config=False,
+    )
+    start.add_argument("--workdir", type=Path, default=Path("runs/quickstart"), help="where everything is written")
+    start.set_defaults(config=_QUICKSTART_CONFIG)
+    sub = verb(
+        "ingest",
+        _ingest,
+        "turn a raw export (tables and media files, or a TFDS set) into an item store and tables",
+        "--config configs/glyphs.py --source EXPORT --workdir data/glyphs",
+        workdir="folder that is written; give it to `train` as --config.data.dir",
+    )
+    sub.add_argument("--source", type=Path, default=Path(), help="folder of the raw export")
+    verb(
+        "train",
+        _train,
+        "train a model, or continue the run in --workdir where it stopped",
+        "--config configs/glyphs.py --config.data.dir=data/glyphs --workdir runs/glyphs",
+        workdir="run directory",
+    )
+    sub = verb(
+        "evaluate",
+        _evaluate,
+        "evaluate a trained run and write metrics.json and report.html beside it",
+        "--workdir runs/glyphs",
+        workdir="run directory",
+        config=False,
+    )
+    sub.add_argument("--config", type=Path, help="experiment file; by default the one that the run was started with")
+    sub = verb(
+        "describe",
+        _describe,
+        "print the parameters of a config's model by tower, or a reference of all settings",
+        "--config configs/sail_1b5.py",
+        workdir="",
+        config=False,
+    )
+    sub.add_argument("--config", type=Path, help="experiment file")
+    sub.add_argument("--settings", action="store_true", help="print every setting with type, default and meaning")
+    return parser
+
+
+def _load(path: Path, overrides: list[str]) -> Config:
+    return config_lib.load(path, overrides)
+
+
+def _quickstart(options: argparse.Namespace, overrides: list[str]) -> None:
+    began = time.monotonic()
+    workdir = options.workdir
+    data = workdir / "data"
+    config = _load(options.config, [f"data.dir={data}", *overrides])
+    console.print("[bold]1/4 A small world of items, users and logs[/bold]")
+    make_world(config.synthetic, config.seed, workdir / "world")
+    console.print("[bold]2/4 Ingestion[/bold]")
+    ingest(config, workdir / "world", data)
+    console.print("[bold]3/4 Training[/bold]")
+    _train_and_say(config, workdir)
+    console.print("[bold]4/4 Evaluation[/bold]")
+    _evaluate_and_say(config, workdir)
+    console.print(f"Done in {time.monotonic() - began:.0f} s.")
+
+
+def _ingest(options: argparse.Namespace, overrides: list[str]) -> None:
+    ingest(_load(options.config, overrides), options.source, options.workdir)
+
+
+def _train(options: argparse.Namespace, overrides: list[str]) -> None:
+    _train_and_say(_load(options.config, overrides), options.workdir)
+
+
+def _train_and_say(config: Config, workdir: Path) -> None:
+    result = train(config, workdir)
+    run = RunDirectory(workdir)
+    if result.start == result.steps:
+        console.print(f"The run in {run.path} is already at step {result.steps}.")
+        return
+    console.print(
+        f"Trained steps {result.start + 1} to {result.steps} in {result.seconds:.0f} s, {result.bad_records} bad records. "
+        f"Checkpoint: {run.checkpoints}; logs: {run.training_log}, {run.tensorboard}"
+    )
+
+
+def _evaluate(options: argparse.Namespace, overrides: list[str]) -> None:
+    run = RunDirectory(options.workdir)
+    if not run.config.is_file():
+        run.load_config()  # says that there is no run
+    _evaluate_and_say(_load(options.config or run.config, overrides), options.workdir)
+
+
+def _evaluate_and_say(config: Config, workdir: Path) -> None:
+    run = RunDirectory(workdir)
+    results, tasks, store = run_suite(config, run.path)
+    metrics = metrics_tree(results)
+    partial = run.metrics.with_suffix(".partial")
+    partial.write_text(json.dumps(metrics, indent=2) + "\n")
+    partial.rename(run.metrics)
+    write_report(run.report, build_report(config, run, results, tasks, store))
+    table = Table("task", "query -> corpus", "model", *(f"recall@{k}" for k in config.eval.ks), "queries", "corpus")
+    for r in results:
+        figures = [f"{100 * r.metrics[f'recall@{k}']:.1f}" for k in config.eval.ks]
+        table.add_row(r.task, r.view, r.model, *figures, str(r.queries), str(r.corpus))
+    console.print(table)
+    console.print(f"Figures: {run.metrics}; report: {run.report}")
+
+
+def _describe(options: argparse.Namespace, overrides: list[str]) -> None:
+    if options.settings:
+        table = Table("setting", "type", "default", "meaning")
+        for key, kind, default, meaning in config_lib.meanings():
+            table.add_row(key, kind, repr(default), meaning)
+        console.print(table)
+        return
+    if options.config is None:
+        raise SailError("describe needs --config configs/X.py, or --settings.")
+    config = _load(options.config, overrides)
+    table = Table("tower", "parameters")
+    for name, count in parameter_table(config.model):
+        table.add_row(name, f"{count:,}")
+    console.print(table)
+    console.print(f"JAX {jax.__version__}, {jax.device_count()} {jax.devices()[0].platform} devices")

@@ -1,0 +1,211 @@
+"""A loaded model that turns items into vectors; the only place that knows how to batch for inference."""
+
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from sail_jax.checkpoint import Checkpoints, RunDirectory
+from sail_jax.config import Config, MeshConfig
+from sail_jax.data.collate import collate
+from sail_jax.data.features import FeatureExtractor, ItemFeatures, View
+from sail_jax.data.pipeline import make_extractor
+from sail_jax.errors import BadRecordError
+from sail_jax.items import TEXT_FIELDS, Batch, Item, text_item
+from sail_jax.models.fusion import OmniEmbedder, init_params
+from sail_jax.parallel.mesh import data_shards, make_mesh, shard_batch
+from sail_jax.parallel.rules import abstract_on_mesh
+
+_INSTRUCTION = "Summarise the item for finding related items."
+
+
+class NothingShownError(BadRecordError):
+    """An item that has none of the modalities that are shown; often no fault of the data."""
+
+
+class Embedder:
+    """Embeds items with fixed parameters.
+
+    Args:
+        config: the experiment.
+        params: the model's parameters, on `mesh`.
+        extractor: turns items into arrays.
+        mesh: where the computation runs; batches are split over its data axes.
+    """
+
+    def __init__(self, config: Config, params: Any, extractor: FeatureExtractor, mesh: Mesh) -> None:
+        self.config, self.params, self.mesh = config, params, mesh
+        self._extract, self._groups = extractor, data_shards(mesh)
+        self._batch = -(-config.eval.batch_size // self._groups) * self._groups
+        self._model = OmniEmbedder(config.model, groups=self._groups)
+        self.width = config.model.llm.width
+
+    def embed(
+        self,
+        items: Iterable[Item | str],
+        *,
+        modalities: str = "VTA",
+        fields: Sequence[str] = TEXT_FIELDS,
+        instruction: str = _INSTRUCTION,
+        width: int | None = None,
+    ) -> np.ndarray:
+        """Embeds items and texts.
+
+        Args:
+            items: items, or strings as free-text queries.
+            modalities: what is shown of them.
+            fields: text fields that are shown.
+            instruction: the system prompt.
+            width: a Matryoshka width; None for the full embedding.
+
+        Returns:
+            [items, width] float32, rows of unit length.
+
+        Raises:
+            BadRecordError: when an item cannot be decoded or has none of the modalities.
+        """
+        view = View(modalities, tuple(fields), instruction)
+        prepared = (text_item(item) if isinstance(item, str) else item for item in items)
+        blocks = []
+        for z, bad in self.stream(prepared, view, (modalities,)):
+            if bad:
+                raise next(iter(bad.values()))
+            blocks.append(z[0])
+        everything = np.concatenate(blocks) if blocks else np.zeros((0, self.width), np.float32)
+        return unit_rows(everything[:, :width])
+
+    def stream(
+        self, items: Iterable[Item], view: View, views: tuple[str, ...]
+    ) -> Iterator[tuple[np.ndarray, dict[int, BadRecordError]]]:
+        """Embeds batch by batch, in order, decoding the next batch while the device works on this one.
+
+        Args:
+            items: any number of items; they are read as they are needed.
+            view: what is shown of them; its modalities must cover those of `views`.
+            views: modality sets, each of which gives an embedding of its own; the towers run once.
+
+        Yields:
+            z: [V, n, D] float32 of the next n items, not normalised; zeros for bad items.
+            bad: position within the batch -> error, for items that could not be used.
+        """
+        pending: list[tuple[Any, int, dict[int, BadRecordError]]] = []
+        with ThreadPoolExecutor(max_workers=4) as pool:
+            for features, bad in self._prepare(items, view, pool):
+                pending.append((self._dispatch(features, views), len(features), bad))
+                if len(pending) > 1:
+                    yield self._collect(*pending.pop(0))
+            for entry in pending:
+                yield self._collect(*entry)
+
+    def _prepare(
+        self, items: Iterable[Item], view: View, pool: ThreadPoolExecutor
+    ) -> Iterator[tuple[list[ItemFeatures], dict[int, BadRecordError]]]:
+        for chunk in _chunks(items, self._batch):
+            results = list(pool.map(lambda item: self._one(item, view), chunk))
+            bad = {i: r for i, r in enumerate(results) if isinstance(r, BadRecordError)}
+            yield [self._extract.blank() if i in bad else r for i, r in enumerate(results)], bad
+
+    def _one(self, item: Item, view: View) -> ItemFeatures | BadRecordError:
+        try:
+            features = self._extract(item, view)
+        except BadRecordError as error:
+            return error.at(record=item.item_id)
+        if not features.valid:
+            return NothingShownError(
+                f"the item has none of the modalities {view.modalities!r}",
+                remedy="Show more of it, or leave it out",
+                record=item.item_id,
+            )
+        return features
+
+    def _dispatch(self, features: list[ItemFeatures], views: tuple[str, ...]) -> jax.Array:
+        rows = features + [self._extract.blank()] * (self._batch - len(features))
+        arrays, _ = collate(
+            [[row] for row in rows],
+            [0] * len(rows),
+            groups=self._groups,
+            frame_capacity=self._room([len(row.frames) for row in rows]),
+            clip_capacity=self._room([len(row.clips) for row in rows]),
+            audio_width=self.config.model.audio.projection,
+        )
+        return _forward(self._model, self.params, shard_batch(arrays, self.mesh), views)
+
+    def _room(self, counts: list[int]) -> int:
+        """Room for all media of a batch, in steps of doubling so that few shapes are compiled."""
+        per_group = np.asarray(counts).reshape(self._groups, -1).sum(axis=1).max()
+        if per_group == 0:
+            return 0
+        room = self._batch // self._groups
+        while room < per_group:
+            room *= 2
+        return room * self._groups
+
+    @staticmethod
+    def _collect(
+        z: jax.Array, count: int, bad: dict[int, BadRecordError]
+    ) -> tuple[np.ndarray, dict[int, BadRecordError]]:
+        values = np.array(z)[:, :count]
+        values[:, list(bad)] = 0
+        return values, bad
+
+
+@functools.partial(jax.jit, static_argnames=("model", "views"))
+def _forward(model: OmniEmbedder, params: Any, batch: Batch, views: tuple[str, ...]) -> jax.Array:
+    """[V, B, D] embeddings of a batch with one item per pair; compiled once for all embedders of a model."""
+    return model.apply({"params": params}, batch, views)[0][:, :, 0]
+
+
+def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    chunk: list[Item] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def unit_rows(z: np.ndarray) -> np.ndarray:
+    """Rows of unit length, [n, D] float32; rows of zeros stay."""
+    norm = np.linalg.norm(z, axis=-1, keepdims=True)
+    return (z / np.where(norm > 0, norm, 1)).astype(np.float32)
+
+
+def load(workdir: str | Path, config: Config | None = None) -> Embedder:
+    """Loads the latest checkpoint of a run.
+
+    Args:
+        workdir: the run directory.
+        config: evaluation settings and data folder to use instead of those the run was started with.
+
+    Raises:
+        SailError: when there is no run or no checkpoint, or the checkpoint is of another config.
+    """
+    run = RunDirectory(workdir)
+    config = config or run.load_config()
+    mesh = make_mesh(MeshConfig(), jax.local_devices())
+    checkpoints = Checkpoints(run)
+    try:
+        params = checkpoints.restore_model(_abstract_params(config, mesh))
+    finally:
+        checkpoints.close()
+    return Embedder(config, params, make_extractor(config), mesh)
+
+
+def untrained(config: Config) -> Embedder:
+    """The model as it was before the first step of training."""
+    mesh = make_mesh(MeshConfig(), jax.local_devices())
+    out = jax.tree.map(lambda leaf: leaf.sharding, _abstract_params(config, mesh))
+    params = jax.jit(lambda: init_params(config.model, config.seed), out_shardings=out)()
+    return Embedder(config, params, make_extractor(config), mesh)
+
+
+def _abstract_params(config: Config, mesh: Mesh) -> Any:
+    shapes = jax.eval_shape(lambda: init_params(config.model, config.seed))
+    return abstract_on_mesh(shapes, mesh)

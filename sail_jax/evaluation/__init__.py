@@ -1,0 +1,1 @@
+"""Evaluation: one metric family per file; `suite` runs them, `report` draws them."""

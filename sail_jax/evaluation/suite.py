@@ -1,0 +1,212 @@
+"""Runs the tasks of a config on the trained model, on the model as it was before training, and on the text baseline."""
+
+import dataclasses
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from sail_jax import embedder as embedder_lib
+from sail_jax.config import Config
+from sail_jax.data.features import View
+from sail_jax.data.pipeline import open_store
+from sail_jax.data.prompts import shown_fields
+from sail_jax.data.store import ItemStore
+from sail_jax.embedder import Embedder
+from sail_jax.errors import BadRecordError, SailError
+from sail_jax.evaluation.recall import recall_at_k, top_k
+from sail_jax.evaluation.retrieval import RetrievalTask, load_task
+from sail_jax.evaluation.tfidf import tfidf_top_k
+from sail_jax.items import MODALITIES, Item
+
+_GALLERY = 8  # results kept per query for the report's pictures
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """Figures of one model on one task under one view.
+
+    Attributes:
+        model: "trained", "untrained" or "tfidf".
+        task: name of the task.
+        view: "QUERY->TARGET" modalities.
+        main: whether it is the task's own view.
+        metrics: name -> value.
+        queries: queries that count.
+        skipped: queries left out, because they or all that is relevant to them lack the task's modalities.
+        corpus: items that are searched.
+        rows: [Q, 8] int64, the nearest rows of the corpus.
+        cosines: [Q, 8] float32.
+    """
+
+    model: str
+    task: str
+    view: str
+    main: bool
+    metrics: dict[str, float]
+    queries: int
+    skipped: int
+    corpus: int
+    rows: np.ndarray
+    cosines: np.ndarray
+
+    @property
+    def prefix(self) -> str:
+        """Where its figures stand in metrics.json: the task, and the view unless it is the task's own."""
+        return self.task if self.main else f"{self.task}/{self.view.partition('->')[0]}"
+
+
+def run_suite(config: Config, workdir: Path) -> tuple[list[Result], dict[str, RetrievalTask], ItemStore]:
+    """Evaluates the run in `workdir`.
+
+    Raises:
+        SailError: when there is no task or no checkpoint, or a setting is wrong.
+    """
+    if not config.eval.tasks:
+        raise SailError("config.eval.tasks is empty: name at least one task.")
+    store = open_store(config)
+    tasks = {name: load_task(config, name, store) for name in config.eval.tasks}
+    results: list[Result] = []
+    models = {"trained": lambda: embedder_lib.load(workdir, config)}
+    if config.eval.untrained:
+        models["untrained"] = lambda: embedder_lib.untrained(config)
+    for name, make in models.items():
+        with tempfile.TemporaryDirectory(prefix="embeddings-", dir=workdir) as scratch:
+            runner = _Runner(name, make(), store, config, Path(scratch))
+            for task in tasks.values():
+                results += runner.run(task)
+    if config.eval.tfidf:
+        results += [_run_tfidf(task, store, config) for task in tasks.values() if _has_text(task)]
+    return results, tasks, store
+
+
+class _Runner:
+    """One model's pass over the tasks; a corpus that several tasks share is embedded once."""
+
+    def __init__(self, name: str, embedder: Embedder, store: ItemStore, config: Config, scratch: Path) -> None:
+        self.name, self.embedder, self.store, self.config, self.scratch = name, embedder, store, config, scratch
+        self._corpora: dict[tuple, np.ndarray] = {}
+
+    def run(self, task: RetrievalTask) -> list[Result]:
+        target_views, query_views = task.views("target"), task.views("query")
+        key = (_covering(task.target_view, target_views), target_views, task.corpus.tobytes())
+        if key not in self._corpora:
+            items = task.corpus_items(self.store)
+            self._corpora[key] = self._embed(
+                items, len(task.corpus), task.target_view, target_views, f"{task.name} corpus"
+            )
+        corpus = self._corpora[key]
+        if task.query_view == task.target_view and np.all(task.exclude >= 0):
+            queries = corpus[:, task.exclude]
+        else:
+            items = task.query_items(self.store)
+            queries = self._embed(items, len(task.queries), task.query_view, query_views, f"{task.name} queries")
+        results = [self._score(task, queries[0], corpus[0], query_views[0], target_views[0], main=True)]
+        for view in (v for v in query_views[1:] if v in target_views[1:]):
+            at = query_views.index(view), target_views.index(view)
+            results.append(self._score(task, queries[at[0]], corpus[at[1]], view, view, main=False))
+        return results
+
+    def _embed(self, items: Iterable[Item], count: int, view: View, views: tuple[str, ...], what: str) -> np.ndarray:
+        """[V, count, D] float32 on disk; rows of zeros where an item has nothing of a view."""
+        path = self.scratch / f"{len(list(self.scratch.iterdir()))}.npy"
+        shape = (len(views), count, self.embedder.width)
+        out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        at, bad = 0, []
+        stream = self.embedder.stream(_tracked(items, count, f"{self.name}: {what}"), _covering(view, views), views)
+        for z, errors in stream:
+            out[:, at : at + z.shape[1]] = z
+            at += z.shape[1]
+            bad += [error for error in errors.values() if not isinstance(error, embedder_lib.NothingShownError)]
+        self._report(bad, what)
+        return out
+
+    def _report(self, bad: list[BadRecordError], what: str) -> None:
+        if not bad:
+            return
+        shown = "\n  ".join(str(error.at(source=str(self.store.path))) for error in bad[:5])
+        Console(stderr=True).print(f"{len(bad)} items of the {what} could not be loaded and are left out:\n  {shown}")
+        if len(bad) > self.config.data.max_bad_records:
+            raise SailError(
+                f"{len(bad)} items could not be loaded, over config.data.max_bad_records "
+                f"({self.config.data.max_bad_records}); mend them or raise the limit."
+            )
+
+    def _score(
+        self, task: RetrievalTask, queries: np.ndarray, corpus: np.ndarray, query: str, target: str, main: bool
+    ) -> Result:
+        ks = self.config.eval.ks
+        rows, cosines = top_k(
+            queries, corpus, max(*ks, _GALLERY), block=self.config.eval.corpus_block, exclude=task.exclude
+        )
+        # A further view is compared with the main one on the same queries, so what it cannot see counts as missed.
+        relevant = [_present(corpus, wanted) for wanted in task.relevant] if main else task.relevant
+        counts = np.array([len(wanted) > 0 for wanted in relevant])
+        counts &= queries.any(axis=-1) | (not main)
+        kept = np.flatnonzero(counts)
+        if not len(kept):
+            raise SailError(
+                f"No query of config.eval.tasks.{task.name} can be scored under the view {query}->{target}."
+            )
+        metrics = recall_at_k(rows[kept], [relevant[i] for i in kept], ks)
+        return Result(
+            model=self.name,
+            task=task.name,
+            view=f"{query}->{target}",
+            main=main,
+            metrics=metrics,
+            queries=len(kept),
+            skipped=len(counts) - len(kept),
+            corpus=len(corpus),
+            rows=rows[:, :_GALLERY],
+            cosines=cosines[:, :_GALLERY],
+        )
+
+
+def _present(corpus: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    return rows[corpus[rows].any(axis=-1)]
+
+
+def _covering(view: View, views: tuple[str, ...]) -> View:
+    """A view that shows all that any of `views` needs."""
+    union = set("".join(views)) | set(view.modalities)
+    return dataclasses.replace(view, modalities="".join(m for m in MODALITIES if m in union))
+
+
+def _tracked(items: Iterable[Item], count: int, what: str) -> Iterator[Item]:
+    return iter(track(items, description=what, total=count))
+
+
+def _has_text(task: RetrievalTask) -> bool:
+    return "T" in task.query_view.modalities and "T" in task.target_view.modalities
+
+
+def _run_tfidf(task: RetrievalTask, store: ItemStore, config: Config) -> Result:
+    queries = [shown_fields(item, task.query_view.fields) for item in task.query_items(store)]
+    corpus = [shown_fields(item, task.target_view.fields) for item in task.corpus_items(store)]
+    ks = config.eval.ks
+    rows, cosines = tfidf_top_k(queries, corpus, max(*ks, _GALLERY), exclude=task.exclude)
+    return Result(
+        model="tfidf",
+        task=task.name,
+        view="T->T",
+        main=True,
+        metrics=recall_at_k(rows, task.relevant, ks),
+        queries=len(queries),
+        skipped=0,
+        corpus=len(corpus),
+        rows=rows[:, :_GALLERY],
+        cosines=cosines[:, :_GALLERY],
+    )
+
+
+def metrics_tree(results: list[Result]) -> dict[str, dict[str, float]]:
+    """Model -> "TASK/METRIC" (or "TASK/VIEW/METRIC" for further views) -> value, as metrics.json holds it."""
+    tree: dict[str, dict[str, float]] = {}
+    for result in results:
+        figures = {**result.metrics, "queries": result.queries, "skipped": result.skipped, "corpus": result.corpus}
+        tree.setdefault(result.model, {}).update({f"{result.prefix}/{name}": v for name, v in figures.items()})
+    return tree
