@@ -1,0 +1,37 @@
+"""Eight host devices for the whole test run, and a small ingested world that tests share."""
+
+import os
+import tempfile
+
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Tests compile the same steps again and again, in processes of their own too.
+_cache = tempfile.TemporaryDirectory(prefix="sail-jax-compiled-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for a hub
+
+import pytest  # noqa: E402
+import tiny  # noqa: E402
+
+from sail_jax import config as config_lib  # noqa: E402
+from sail_jax.data.ingest import ingest  # noqa: E402
+from sail_jax.data.synthetic import make_world  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """A small ingested world: the folder that `ingest` wrote."""
+    root = tmp_path_factory.mktemp("world")
+    config = config_lib.build(tiny.experiment(root / "data"))
+    make_world(config.synthetic, config.seed, root / "raw")
+    ingest(config, root / "raw", root / "data")
+    return root / "data"
+
+
+@pytest.fixture
+def settings(world):
+    """The ConfigDict of a tiny experiment on `world`; a test may change it and `config_lib.build` it."""
+    return tiny.experiment(world)

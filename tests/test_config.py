@@ -1,0 +1,95 @@
+"""Config files, overrides, and the messages for mistakes; every file under configs/ is found by glob."""
+
+import dataclasses
+
+import jax
+import pytest
+import tiny
+
+from sail_jax import config as config_lib
+from sail_jax.config import Config, ModelConfig
+from sail_jax.errors import SailError
+from sail_jax.models.describe import parameter_table
+from sail_jax.models.fusion import init_params
+from sail_jax.objectives.matryoshka import check_widths
+from sail_jax.training.optimizer import learning_rate
+
+CONFIGS = sorted((tiny.REPO / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_builds_its_model(path):
+    config = config_lib.load(path)
+    assert set(init_shapes(config.model)) == {
+        "llm", "vit", "perceiver", "audio", "vision_adapter", "audio_adapter"
+    }  # fmt: skip
+    check_widths(config.objective.matryoshka, config.model.llm.width)
+    learning_rate(config.optimizer, config.train.steps)
+    assert config.data.datasets and config.eval.tasks
+
+
+def init_shapes(model: ModelConfig):
+    return jax.eval_shape(lambda: init_params(model, 0))
+
+
+def test_the_paper_size_model_has_the_published_parameter_counts():
+    counts = dict(parameter_table(config_lib.load(tiny.REPO / "configs" / "sail_1b5.py").model))
+    assert counts["llm"] == 1_543_714_304  # Qwen2.5-1.5B without a head
+    assert 300e6 < counts["vit"] < 315e6  # AIMv2-L
+    assert counts["total"] == sum(count for name, count in counts.items() if name != "total")
+
+
+def test_json_round_trip(tmp_path):
+    config = config_lib.load(tiny.REPO / "configs" / "quickstart.py", ["data.batch_size=8", "eval.ks=(1, 5)"])
+    config_lib.save(config, tmp_path / "config.json")
+    assert config_lib.load(tmp_path / "config.json") == config
+    assert config.data.batch_size == 8 and config.eval.ks == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.batch_sise=3", "batch_size"),
+        ("modle.dtype=float32", "model"),
+        ("data.datasets.copair.wieght=3", "weight"),
+        ("data.batch_size=many", "type int"),
+        ("data.batch_size=2.5", "type int"),
+        ("data.batch_size", "no value"),
+        ("seed.x=1", "single value"),
+        ("eval.ks=3", "sequence"),
+    ],
+)
+def test_mistakes_on_the_command_line(override, message):
+    with pytest.raises(SailError, match=message):
+        config_lib.load(tiny.REPO / "configs" / "quickstart.py", [override])
+
+
+def test_mistakes_in_a_config_file(tmp_path):
+    path = tmp_path / "wrong.py"
+    head = "from sail_jax.config import default_config\ndef get_config():\n    config = default_config()\n"
+    path.write_text(head + "    config.model.llm.widht = 3\n    return config\n")
+    with pytest.raises(SailError, match="width"):
+        config_lib.load(path)
+    path.write_text(head + '    config.data.datasets = {"a": {"tabel": "x"}}\n    return config\n')
+    with pytest.raises(SailError, match="table"):
+        config_lib.load(path)
+
+
+def test_a_missing_config_file_names_the_nearest():
+    with pytest.raises(SailError, match=r"quickstart\.py"):
+        config_lib.load(tiny.REPO / "configs" / "quikstart.py")
+
+
+def test_every_setting_has_a_meaning():
+    rows = config_lib.meanings()
+    assert len({key for key, *_ in rows}) == len(rows) > 100
+    assert all(meaning for *_, meaning in rows)
+
+
+def test_every_setting_is_read_somewhere():
+    """A setting that nothing reads misleads; its name must occur in the code outside of config.py."""
+    code = "".join(p.read_text() for p in (tiny.REPO / "sail_jax").rglob("*.py") if p.name != "config.py")
+    unread = [key for key, *_ in config_lib.meanings() if f".{key.rpartition('.')[2]}" not in code]
+    dynamic = {"config.mesh.data", "config.mesh.fsdp", "config.mesh.tensor"}  # read by the names of the mesh axes
+    assert set(unread) <= dynamic
+    assert dataclasses.is_dataclass(Config)

@@ -1,0 +1,39 @@
+"""The smallest experiment that has every part: what most tests run."""
+
+from pathlib import Path
+
+import ml_collections
+
+from sail_jax import config as config_lib
+
+REPO = Path(__file__).parents[1]
+
+
+def experiment(data_dir: Path) -> ml_collections.ConfigDict:
+    values = config_lib.default_config()
+    values.update(config_lib.to_dict(config_lib.load(REPO / "configs" / "quickstart.py")))
+    values.data.dir = str(data_dir)
+    values.synthetic.update(num_items=160, num_users=40, events_per_user=20)
+    values.ingest.items_per_shard = 64
+    values.ingest.tokenizer_vocab = 512
+    values.model.llm.update(vocab_size=512, width=32, layers=2, heads=4, kv_heads=2, head_dim=8, mlp_width=48)
+    values.model.vit.update(image_size=28, width=16, layers=1, heads=2, mlp_width=24)
+    values.model.perceiver.update(latents=2, width=16, layers=1, heads=2, mlp_width=24, max_frames=2)
+    values.model.audio.update(
+        clip_seconds=1.0,
+        hop=500,
+        mel_bins=16,
+        spec_size=32,
+        patch_size=4,
+        width=8,
+        depths=(1, 1),
+        heads=(2, 2),
+        projection=16,
+    )
+    values.objective.matryoshka = (32, 16, 4)
+    values.prompt.max_tokens = 96
+    values.data.batch_size = 16
+    values.data.workers = 0
+    values.train.update(steps=6, log_every=2, checkpoint_every=2)
+    values.optimizer.warmup_steps = 2
+    return values
