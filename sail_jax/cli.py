@@ -34,9 +34,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options.run(options, overrides)
     except SailError as error:
-        Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(f"error: {error}")
-        return 2
+        return _fail(str(error), 2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _fail(
+            f"{error.filename}: {error.strerror}. Check that the path is right, can be written, and has room.", 2
+        )
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command continues where it stopped.", 130)
     return 0
+
+
+def _fail(message: str, status: int) -> int:
+    """Prints an error for the user; returns the exit status."""
+    Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(f"error: {message}")
+    return status
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -88,12 +101,18 @@ def _parser() -> argparse.ArgumentParser:
         workdir="folder that is written; give it to `train` as --config.data.dir",
     )
     sub.add_argument("--source", type=Path, default=Path(), help="folder of the raw export")
-    verb(
+    sub = verb(
         "train",
         _train,
         "train a model, or continue the run in --workdir where it stopped",
         "--config configs/glyphs.py --config.data.dir=data/glyphs --workdir runs/glyphs",
         workdir="run directory",
+    )
+    sub.add_argument(
+        "--distributed",
+        action="store_true",
+        help="one of several processes, started alike on every host; finds the others by the environment of TPU pods, "
+        "Slurm, Open MPI or Kubernetes",
     )
     sub = verb(
         "evaluate",
@@ -142,6 +161,8 @@ def _ingest(options: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _train(options: argparse.Namespace, overrides: list[str]) -> None:
+    if options.distributed:
+        jax.distributed.initialize()
     _train_and_say(_load(options.config, overrides), options.workdir)
 
 
@@ -172,7 +193,7 @@ def _evaluate_and_say(config: Config, workdir: Path) -> None:
     partial.write_text(json.dumps(metrics, indent=2) + "\n")
     partial.rename(run.metrics)
     write_report(run.report, build_report(config, run, results, tasks, store))
-    table = Table("task", "query -> corpus", "model", *(f"recall@{k}" for k in config.eval.ks), "queries", "corpus")
+    table = Table("task", "view", "model", *(f"R@{k}" for k in config.eval.ks), "queries", "corpus")
     for r in results:
         figures = [f"{100 * r.metrics[f'recall@{k}']:.1f}" for k in config.eval.ks]
         table.add_row(r.task, r.view, r.model, *figures, str(r.queries), str(r.corpus))
@@ -182,10 +203,8 @@ def _evaluate_and_say(config: Config, workdir: Path) -> None:
 
 def _describe(options: argparse.Namespace, overrides: list[str]) -> None:
     if options.settings:
-        table = Table("setting", "type", "default", "meaning")
         for key, kind, default, meaning in config_lib.meanings():
-            table.add_row(key, kind, repr(default), meaning)
-        console.print(table)
+            print(f"{key}: {kind} = {default!r}\n    {meaning}")
         return
     if options.config is None:
         raise SailError("describe needs --config configs/X.py, or --settings.")

@@ -10,7 +10,10 @@ import dataclasses
 import difflib
 import importlib.util
 import json
+import math
+import operator
 import pathlib
+import traceback
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -21,11 +24,36 @@ import ml_collections
 from sail_jax.errors import SailError
 
 
-def setting(default: Any, meaning: str) -> Any:
-    """A dataclass field with a default and a one-line meaning."""
+def setting(
+    default: Any,
+    meaning: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A dataclass field with a default, a one-line meaning, and the values it takes.
+
+    Args:
+        default: the default.
+        meaning: what it means.
+        low: least value, of each entry where the setting is a sequence.
+        high: greatest value, likewise.
+        above: bound that is itself excluded, likewise.
+        below: likewise.
+        choices: the values, where they are few.
+    """
+    limits = {"low": low, "high": high, "above": above, "below": below}
+    metadata = {
+        "meaning": meaning,
+        "limits": {name: limit for name, limit in limits.items() if limit is not None},
+        "choices": choices,
+    }
     if isinstance(default, dict):
-        return dataclasses.field(default_factory=lambda: dict(default), metadata={"meaning": meaning})
-    return dataclasses.field(default=default, metadata={"meaning": meaning})
+        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def section(cls: type, meaning: str) -> Any:
@@ -40,15 +68,15 @@ def section(cls: type, meaning: str) -> Any:
 class LlmConfig:
     """The fusion backbone: a Qwen2 or Qwen3 style decoder stack, used as an encoder."""
 
-    vocab_size: int = setting(151936, "rows of the token embedding table; at least the size of the tokenizer")
-    width: int = setting(1536, "hidden width, and width of the embedding")
-    layers: int = setting(28, "number of blocks")
-    heads: int = setting(12, "query heads")
-    kv_heads: int = setting(2, "key and value heads (grouped-query attention)")
-    head_dim: int = setting(128, "width of a head")
-    mlp_width: int = setting(8960, "inner width of the SwiGLU")
-    rope_theta: float = setting(1_000_000.0, "base of the rotary position embedding")
-    norm_eps: float = setting(1e-6, "epsilon of RMSNorm")
+    vocab_size: int = setting(151936, "rows of the token embedding table; at least the size of the tokenizer", low=1)
+    width: int = setting(1536, "hidden width, and width of the embedding", low=1)
+    layers: int = setting(28, "number of blocks", low=1)
+    heads: int = setting(12, "query heads", low=1)
+    kv_heads: int = setting(2, "key and value heads (grouped-query attention)", low=1)
+    head_dim: int = setting(128, "width of a head", low=1)
+    mlp_width: int = setting(8960, "inner width of the SwiGLU", low=1)
+    rope_theta: float = setting(1_000_000.0, "base of the rotary position embedding", above=0)
+    norm_eps: float = setting(1e-6, "epsilon of RMSNorm", low=0)
     qkv_bias: bool = setting(True, "bias on query, key and value (Qwen2: True, Qwen3: False)")
     qk_norm: bool = setting(False, "RMSNorm on the heads of query and key (Qwen2: False, Qwen3: True)")
     causal: bool = setting(False, "causal instead of bidirectional attention (an ablation)")
@@ -59,17 +87,19 @@ class VitConfig:
     """The vision tower; every frame is patchified on its own."""
 
     kind: str = setting("aimv2", "'aimv2' (RMSNorm, SwiGLU, no bias) or 'siglip' (LayerNorm, GELU, biases)")
-    image_size: int = setting(448, "side in pixels to which frames are resized")
-    patch_size: int = setting(14, "side of a patch in pixels")
-    width: int = setting(1024, "hidden width")
-    layers: int = setting(24, "number of blocks")
-    heads: int = setting(8, "attention heads")
-    mlp_width: int = setting(2816, "inner width of the MLP")
-    norm_eps: float = setting(1e-5, "epsilon of the norms")
+    image_size: int = setting(448, "side in pixels to which frames are resized", low=1)
+    patch_size: int = setting(14, "side of a patch in pixels", low=1)
+    width: int = setting(1024, "hidden width", low=1)
+    layers: int = setting(24, "number of blocks", low=1)
+    heads: int = setting(8, "attention heads", low=1)
+    mlp_width: int = setting(2816, "inner width of the MLP", low=1)
+    norm_eps: float = setting(1e-5, "epsilon of the norms", low=0)
     image_mean: tuple[float, ...] = setting(
         (0.48145466, 0.4578275, 0.40821073), "mean of the pixels in [0, 1], per channel"
     )
-    image_std: tuple[float, ...] = setting((0.26862954, 0.26130258, 0.27577711), "deviation of the pixels, per channel")
+    image_std: tuple[float, ...] = setting(
+        (0.26862954, 0.26130258, 0.27577711), "deviation of the pixels, per channel", above=0
+    )
 
     @property
     def patches(self) -> int:
@@ -81,42 +111,44 @@ class VitConfig:
 class PerceiverConfig:
     """The Visual Perceiver: latent queries that summarise the patches of all frames of an item."""
 
-    latents: int = setting(16, "number of latent query tokens, so of vision tokens that the LLM sees")
-    width: int = setting(1024, "latent width")
-    layers: int = setting(6, "number of blocks")
-    heads: int = setting(16, "attention heads")
-    mlp_width: int = setting(4096, "inner width of the MLP")
-    max_frames: int = setting(8, "frames of an item that are used; also the number of temporal positions")
+    latents: int = setting(16, "number of latent query tokens, so of vision tokens that the LLM sees", low=1)
+    width: int = setting(1024, "latent width", low=1)
+    layers: int = setting(6, "number of blocks", low=1)
+    heads: int = setting(16, "attention heads", low=1)
+    mlp_width: int = setting(4096, "inner width of the MLP", low=1)
+    max_frames: int = setting(8, "frames of an item that are used; also the number of temporal positions", low=1)
     attention: str = setting(
         "joint",
         "'joint': latents and patches attend to each other; 'latents': only the latents ask, patches stay fixed",
     )
-    attention_block: int = setting(0, "queries per block of the attention, to bound its memory; 0 computes all at once")
+    attention_block: int = setting(
+        0, "queries per block of the attention, to bound its memory; 0 computes all at once", low=0
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class ClapConfig:
     """The audio tower: CLAP's HTSAT on a log-mel spectrogram that is computed on the device."""
 
-    sample_rate: int = setting(48_000, "samples per second")
+    sample_rate: int = setting(48_000, "samples per second", low=1)
     clip_seconds: float = setting(
-        10.0, "length of a clip; shorter sound is repeated and padded, longer sound is cut in clips"
+        10.0, "length of a clip; shorter sound is repeated and padded, longer sound is cut in clips", above=0
     )
-    n_fft: int = setting(1024, "samples of the Fourier window")
-    hop: int = setting(480, "samples between two windows")
-    mel_bins: int = setting(64, "mel filters")
+    n_fft: int = setting(1024, "samples of the Fourier window", low=1)
+    hop: int = setting(480, "samples between two windows", low=1)
+    mel_bins: int = setting(64, "mel filters", low=1)
     f_min: float = setting(50.0, "lowest frequency of the filters in Hz")
     f_max: float = setting(14_000.0, "highest frequency of the filters in Hz")
-    spec_size: int = setting(256, "side of the square image into which the spectrogram is folded")
-    patch_size: int = setting(4, "side of a patch of that image")
-    width: int = setting(96, "width of the first stage; doubled at each of the others")
-    depths: tuple[int, ...] = setting((2, 2, 6, 2), "blocks per stage")
-    heads: tuple[int, ...] = setting((4, 8, 16, 32), "attention heads per stage")
-    window: int = setting(8, "side of an attention window in patches")
-    mlp_ratio: float = setting(4.0, "inner width of the MLP over the width")
-    projection: int = setting(512, "width of the audio embedding")
-    norm_eps: float = setting(1e-5, "epsilon of the norms")
-    max_clips: int = setting(6, "clips of an item that are used; later sound is ignored")
+    spec_size: int = setting(256, "side of the square image into which the spectrogram is folded", low=1)
+    patch_size: int = setting(4, "side of a patch of that image", low=1)
+    width: int = setting(96, "width of the first stage; doubled at each of the others", low=1)
+    depths: tuple[int, ...] = setting((2, 2, 6, 2), "blocks per stage", low=1)
+    heads: tuple[int, ...] = setting((4, 8, 16, 32), "attention heads per stage", low=1)
+    window: int = setting(8, "side of an attention window in patches", low=1)
+    mlp_ratio: float = setting(4.0, "inner width of the MLP over the width", above=0)
+    projection: int = setting(512, "width of the audio embedding", low=1)
+    norm_eps: float = setting(1e-5, "epsilon of the norms", low=0)
+    max_clips: int = setting(6, "clips of an item that are used; later sound is ignored", low=1)
 
     @property
     def clip_samples(self) -> int:
@@ -132,7 +164,9 @@ class ModelConfig:
     vit: VitConfig = section(VitConfig, "vision tower")
     perceiver: PerceiverConfig = section(PerceiverConfig, "Visual Perceiver")
     audio: ClapConfig = section(ClapConfig, "audio tower")
-    dtype: str = setting("bfloat16", "type of the computation; parameters are always float32")
+    dtype: str = setting(
+        "bfloat16", "type of the computation; parameters are always float32", choices=("float32", "bfloat16", "float16")
+    )
     remat: str = setting("none", "rematerialisation of the blocks: 'none', 'dots' (keep matmul outputs) or 'full'")
 
 
@@ -149,7 +183,9 @@ class PromptConfig:
         "<|im_start|>assistant\n",
         "chat template; {audio}, {vision} and {text} are filled with what the item has",
     )
-    max_tokens: int = setting(256, "length of the token sequence, prompt and media tokens included; longer text is cut")
+    max_tokens: int = setting(
+        256, "length of the token sequence, prompt and media tokens included; longer text is cut", low=1
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +194,7 @@ class DatasetConfig:
 
     table: str = setting("", "pair table (a Parquet file or a folder of them) relative to data.dir")
     split: str = setting("train", "rows of the table that are used; empty for all")
-    weight: float = setting(1.0, "sampling weight, relative to the other data sets")
+    weight: float = setting(1.0, "sampling weight, relative to the other data sets", low=0)
     query: str = setting("VTA", "modalities shown on the query side")
     target: str = setting("VTA", "modalities shown on the target side")
     query_fields: tuple[str, ...] = setting(
@@ -179,19 +215,21 @@ class DataConfig:
 
     dir: str = setting("", "folder that `ingest` wrote: the item store, the tables and the tokenizer")
     datasets: dict[str, DatasetConfig] = setting({}, "the training sets by name")
-    batch_size: int = setting(64, "pairs per global batch")
+    batch_size: int = setting(64, "pairs per global batch", low=1)
     sampling: str = setting(
-        "specialized", "'specialized': each batch from one data set; 'mixed': data sets mixed inside the batch"
+        "specialized",
+        "'specialized': each batch from one data set; 'mixed': data sets mixed inside the batch",
+        choices=("specialized", "mixed"),
     )
     frame_budget: float = setting(
-        0.0, "frames per item, averaged over a batch, that the batch has room for; 0 for the maximum"
+        0.0, "frames per item, averaged over a batch, that the batch has room for; 0 for the maximum", low=0
     )
-    clip_budget: float = setting(0.0, "audio clips per item, likewise; 0 for the maximum")
-    field_dropout: float = setting(0.0, "probability with which each text field is dropped in training")
-    workers: int = setting(0, "worker processes that prepare batches; 0 prepares them in the training process")
-    prefetch: int = setting(2, "batches prepared ahead, per worker")
+    clip_budget: float = setting(0.0, "audio clips per item, likewise; 0 for the maximum", low=0)
+    field_dropout: float = setting(0.0, "probability with which each text field is dropped in training", low=0, high=1)
+    workers: int = setting(0, "worker processes that prepare batches; 0 prepares them in the training process", low=0)
+    prefetch: int = setting(2, "batches prepared ahead, per worker", low=0)
     max_bad_records: int = setting(
-        100, "records that may fail to load, per process, before training stops; they are skipped until then"
+        100, "records that may fail to load, per process, before training stops; they are skipped until then", low=0
     )
 
 
@@ -209,7 +247,7 @@ class ItemSourceConfig:
     frames: str = setting("", "column of the image file, or of a list of them in temporal order")
     video: str = setting("", "column of a video file: key frames, and the sound unless `audio` names a column")
     audio: str = setting("", "column of the sound file")
-    audio_rate: int = setting(0, "samples per second of sound that a column holds as numbers, as TFDS sets may")
+    audio_rate: int = setting(0, "samples per second of sound that a column holds as numbers, as TFDS sets may", low=0)
     audio_embedding: str = setting("", "column of a precomputed CLAP vector")
     labels: str = setting("", "column of the label, or of a list of them")
     id_embeddings: dict[str, str] = setting({}, "name -> column of a recommender's ID embedding")
@@ -237,16 +275,16 @@ class IngestConfig:
 
     source: ItemSourceConfig = section(ItemSourceConfig, "the items")
     tables: dict[str, TableSourceConfig] = setting({}, "the tables by name; each becomes tables/NAME.parquet")
-    items_per_shard: int = setting(4096, "items per ArrayRecord shard; a finished shard is never redone")
+    items_per_shard: int = setting(4096, "items per ArrayRecord shard; a finished shard is never redone", low=1)
     holdout: float = setting(
-        0.0, "share of the items held out: training rows that touch them move to the split 'holdout'"
+        0.0, "share of the items held out: training rows that touch them move to the split 'holdout'", low=0, high=1
     )
-    max_bad_records: int = setting(100, "bad records that are skipped and reported before ingestion stops")
-    max_pixels: int = setting(50_000_000, "pixels over which an image is refused, undecoded")
-    max_audio_seconds: float = setting(3600.0, "length over which a sound is refused, undecoded")
-    frames_per_video: int = setting(8, "key frames taken from a video, evenly spaced")
+    max_bad_records: int = setting(100, "bad records that are skipped and reported before ingestion stops", low=0)
+    max_pixels: int = setting(50_000_000, "pixels over which an image is refused, undecoded", low=1)
+    max_audio_seconds: float = setting(3600.0, "length over which a sound is refused, undecoded", above=0)
+    frames_per_video: int = setting(8, "key frames taken from a video, evenly spaced", low=1)
     tokenizer_vocab: int = setting(
-        0, "train a byte-level BPE tokenizer of this size on the ingested text; 0 trains none"
+        0, "train a byte-level BPE tokenizer of this size on the ingested text; 0 trains none", low=0
     )
 
 
@@ -254,9 +292,9 @@ class IngestConfig:
 class SyntheticConfig:
     """The generated world of the quickstart."""
 
-    num_items: int = setting(1200, "items")
-    num_users: int = setting(400, "users")
-    events_per_user: int = setting(40, "log entries per user")
+    num_items: int = setting(1200, "items", low=1)
+    num_users: int = setting(400, "users", low=1)
+    events_per_user: int = setting(40, "log entries per user", low=1)
 
 
 # -------------------------------------------------------------------------------------------------------- training
@@ -269,10 +307,10 @@ class ObjectiveConfig:
     matryoshka: tuple[int, ...] = setting(
         (1536, 768, 128), "widths at which the embedding is cut, normalised and scored"
     )
-    temperature: float = setting(0.05, "temperature at the start, for every data set")
+    temperature: float = setting(0.05, "temperature at the start, for every data set", above=0)
     learn_temperature: bool = setting(True, "whether the temperatures are learned, one per data set")
-    min_temperature: float = setting(0.01, "lower bound of the temperatures")
-    max_temperature: float = setting(0.5, "upper bound of the temperatures")
+    min_temperature: float = setting(0.01, "lower bound of the temperatures", above=0)
+    max_temperature: float = setting(0.5, "upper bound of the temperatures", above=0)
     symmetric: bool = setting(True, "score targets against queries too, and average the two losses")
 
 
@@ -280,24 +318,24 @@ class ObjectiveConfig:
 class OptimizerConfig:
     """AdamW with warm-up and a cosine to a floor (arXiv 2510.12709, sec. 4.1)."""
 
-    peak: float = setting(1e-5, "peak learning rate")
-    floor: float = setting(6e-6, "learning rate at the end of the cosine")
-    warmup_steps: int = setting(1000, "steps of linear warm-up")
-    b1: float = setting(0.9, "decay of the first moment")
-    b2: float = setting(0.999, "decay of the second moment")
-    eps: float = setting(1e-8, "epsilon of Adam")
-    weight_decay: float = setting(1e-4, "weight decay, on matrices alone")
-    clip_norm: float = setting(1.0, "global norm to which gradients are clipped")
+    peak: float = setting(1e-5, "peak learning rate", above=0)
+    floor: float = setting(6e-6, "learning rate at the end of the cosine", low=0)
+    warmup_steps: int = setting(1000, "steps of linear warm-up", low=0)
+    b1: float = setting(0.9, "decay of the first moment", low=0, below=1)
+    b2: float = setting(0.999, "decay of the second moment", low=0, below=1)
+    eps: float = setting(1e-8, "epsilon of Adam", low=0)
+    weight_decay: float = setting(1e-4, "weight decay, on matrices alone", low=0)
+    clip_norm: float = setting(1.0, "global norm to which gradients are clipped", above=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """The training loop."""
 
-    steps: int = setting(20_000, "optimiser steps")
-    log_every: int = setting(10, "steps between two log lines")
-    checkpoint_every: int = setting(500, "steps between two checkpoints; the last step is always saved")
-    keep_checkpoints: int = setting(2, "checkpoints kept")
+    steps: int = setting(20_000, "optimiser steps", low=1)
+    log_every: int = setting(10, "steps between two log lines", low=1)
+    checkpoint_every: int = setting(500, "steps between two checkpoints; the last step is always saved", low=1)
+    keep_checkpoints: int = setting(2, "checkpoints kept", low=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -318,7 +356,9 @@ class EvalTaskConfig:
 
     table: str = setting("", "pair table relative to data.dir; its rows are the relevant pairs")
     split: str = setting("test", "rows of the table that are used; empty for all")
-    corpus: str = setting("items", "'items': all items of the store; 'targets': the targets of the rows")
+    corpus: str = setting(
+        "items", "'items': all items of the store; 'targets': the targets of the rows", choices=("items", "targets")
+    )
     query: str = setting("VTA", "modalities shown of the query")
     target: str = setting("VTA", "modalities shown of the corpus")
     query_fields: tuple[str, ...] = setting(
@@ -340,9 +380,9 @@ class EvalConfig:
     """Evaluation."""
 
     tasks: dict[str, EvalTaskConfig] = setting({}, "the tasks by name")
-    ks: tuple[int, ...] = setting((1, 10, 25, 50, 100), "cut-offs of recall")
-    batch_size: int = setting(64, "items per embedding batch")
-    corpus_block: int = setting(16_384, "rows of the corpus scored at a time")
+    ks: tuple[int, ...] = setting((1, 10, 25, 50, 100), "cut-offs of recall", low=1)
+    batch_size: int = setting(64, "items per embedding batch", low=1)
+    corpus_block: int = setting(16_384, "rows of the corpus scored at a time", low=1)
     untrained: bool = setting(True, "also evaluate the model as it was before training")
     tfidf: bool = setting(False, "also evaluate a TF-IDF baseline on tasks with text on both sides")
 
@@ -351,7 +391,7 @@ class EvalConfig:
 class Config:
     """An experiment."""
 
-    seed: int = setting(0, "seed of every random draw, together with the step")
+    seed: int = setting(0, "seed of every random draw, together with the step", low=0, below=2**32)
     model: ModelConfig = section(ModelConfig, "the model")
     prompt: PromptConfig = section(PromptConfig, "prompts and tokenizer")
     data: DataConfig = section(DataConfig, "the input pipeline")
@@ -399,7 +439,7 @@ def build(values: Mapping[str, Any]) -> Config:
         values: a ConfigDict or a plain dict; keys left out take their defaults.
 
     Raises:
-        SailError: on an unknown key (with the nearest valid names) or a value of the wrong type.
+        SailError: on an unknown key (with the nearest valid names), or a value of the wrong type or outside its limits.
     """
     if isinstance(values, ml_collections.ConfigDict):
         values = values.to_dict()
@@ -415,7 +455,11 @@ def _build(cls: Any, value: Any, path: str) -> Any:
         for key in value:
             if key not in hints:
                 raise SailError(unknown_key(f"{path}.{key}", key, hints))
-        return cls(**{key: _build(hints[key], entry, f"{path}.{key}") for key, entry in value.items()})
+        built = {key: _build(hints[key], entry, f"{path}.{key}") for key, entry in value.items()}
+        for field in dataclasses.fields(cls):
+            if field.name in built:
+                _check_value(field, built[field.name], f"{path}.{field.name}")
+        return cls(**built)
     if origin is dict:
         if not isinstance(value, Mapping):
             raise SailError(f"{path} is a mapping, not {value!r}.")
@@ -429,6 +473,28 @@ def _build(cls: Any, value: Any, path: str) -> Any:
     if not isinstance(value, cls) or (cls is int and isinstance(value, bool)):
         raise SailError(f"{path} takes a value of type {cls.__name__}, not {value!r}.")
     return value
+
+
+def _check_value(field: dataclasses.Field, value: Any, path: str) -> None:
+    """Checks a value against what its `setting` says of it; numbers must be finite."""
+    for entry in value if isinstance(value, tuple) else (value,):
+        if isinstance(entry, float) and not math.isfinite(entry):
+            raise SailError(f"{path} is {value}; write a finite number.")
+        limits = field.metadata.get("limits", {})
+        if not all(_LIMITS[name][1](entry, limit) for name, limit in limits.items()):
+            wanted = " and ".join(f"{_LIMITS[name][0]} {limit}" for name, limit in limits.items())
+            raise SailError(f"{path} is {value}; it must be {wanted}.")
+        choices = field.metadata.get("choices")
+        if choices and entry not in choices:
+            raise SailError(f"{path} is {value!r}; choose one of {', '.join(choices)}.")
+
+
+_LIMITS = {
+    "low": ("at least", operator.ge),
+    "high": ("at most", operator.le),
+    "above": ("above", operator.gt),
+    "below": ("below", operator.lt),
+}
 
 
 def unknown_key(path: str, key: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
@@ -455,15 +521,32 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=3)
         raise SailError(f"There is no config file {path}." + (f" Did you mean {' or '.join(near)}?" if near else ""))
     if path.suffix == ".json":
-        return json.loads(path.read_text())
+        try:
+            return json.loads(path.read_text())
+        except ValueError as error:
+            raise SailError(f"{path} is no JSON ({error}). Repair it, or name the experiment file.") from error
     spec = importlib.util.spec_from_file_location(f"sail_jax_config_{path.stem}", path)
+    if spec is None:
+        raise SailError(f"{path} is no config file; give a Python file with get_config(), or a run's config.json.")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        return module.get_config().to_dict()
-    except (AttributeError, KeyError, TypeError) as error:
+        config = module.get_config() if hasattr(module, "get_config") else None
+    except Exception as error:  # an experiment file is the user's code, and may raise anything
         # ConfigDict puts "Did you mean ...?" into the message for unknown keys.
-        raise SailError(f"{path}: {error.args[0] if error.args else error}") from error
+        reason = error.args[0] if isinstance(error, KeyError | AttributeError) and error.args else error
+        raise SailError(f"{path}{_failing_line(error, path)}: {type(error).__name__}: {reason}") from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise SailError(f"{path} has no get_config() that returns a ConfigDict; start from default_config().")
+    return config.to_dict()
+
+
+def _failing_line(error: Exception, path: pathlib.Path) -> str:
+    """Where in an experiment file an error arose, as ", line N", or nothing where that is not known."""
+    lines = [
+        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path.absolute())
+    ]
+    return f", line {lines[-1]}" if lines else ""
 
 
 def _override(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from absl import flags
 from sail_jax.config import Config, DatasetConfig
 from sail_jax.data.collate import capacity, collate
 from sail_jax.data.features import FeatureExtractor, ItemFeatures, View
-from sail_jax.data.prompts import PromptEncoder, load_tokenizer
+from sail_jax.data.prompts import PromptEncoder, check_fields, load_tokenizer
 from sail_jax.data.sampler import Sampler
 from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import Pair, PairTable
@@ -90,6 +90,8 @@ class TrainingSet:
             check_modalities(value, setting=f"{where}.{side}")
             for side, value in (("query", settings.query), ("target", settings.target))
         ]
+        for side, fields in (("query", settings.query_fields), ("target", settings.target_fields)):
+            check_fields(fields, setting=f"{where}.{side}_fields")
         self.views = (
             View(modalities[0], settings.query_fields, settings.query_instruction),
             View(modalities[1], settings.target_fields, settings.target_instruction),
@@ -115,8 +117,6 @@ class BatchSource:
     def __init__(self, config: Config, share: HostShare) -> None:
         if not config.data.datasets:
             raise SailError("config.data.datasets is empty: name at least one training set.")
-        if config.data.sampling not in ("specialized", "mixed"):
-            raise SailError(f"config.data.sampling is {config.data.sampling!r}; choose 'specialized' or 'mixed'.")
         self._config, self._share = config, share
         self._store = open_store(config)
         self._extract = make_extractor(config)

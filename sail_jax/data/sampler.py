@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sail_jax.errors import SailError
+
 _BLOCK = 4096
 _STREAM = 0x5A11  # keeps the sampler's draws apart from others with the same seed
 
@@ -21,13 +23,16 @@ class Sampler:
         seed: the experiment's seed.
 
     Raises:
-        ValueError: when a weight is negative or not finite, or all are zero.
+        SailError: when a weight is negative or not finite, or all are zero.
     """
 
     def __init__(self, weights: Sequence[float], seed: int) -> None:
         values = np.asarray(weights, np.float64)
         if values.ndim != 1 or not np.all(np.isfinite(values)) or np.any(values < 0) or values.sum() <= 0:
-            raise ValueError(f"weights must be finite, not negative and not all zero, got {list(weights)}")
+            raise SailError(
+                f"The weights of the training sets (config.data.datasets.*.weight) are {list(weights)}; they must be "
+                "finite, not negative and not all zero."
+            )
         self._probabilities = values / values.sum()
         self._seed = seed
         self._totals = np.zeros((1, len(values)), np.int64)  # row b: draws per data set in the blocks before block b

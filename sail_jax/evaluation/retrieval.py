@@ -39,11 +39,9 @@ class RetrievalTask:
     query_view: View
     target_view: View
 
-    def views(self, side: str) -> tuple[str, ...]:
-        """Modality sets under which a side is embedded: the task's own first, then the further ones."""
-        own = self.query_view if side == "query" else self.target_view
-        further = [check_modalities(v, setting=f"config.eval.tasks.{self.name}.views") for v in self.settings.views]
-        return (own.modalities, *(view for view in further if view != own.modalities))
+    def further_views(self) -> list[str]:
+        """Modality sets that are reported besides the task's own, each shown on both sides."""
+        return [check_modalities(v, setting=f"config.eval.tasks.{self.name}.views") for v in self.settings.views]
 
     def query_items(self, store: ItemStore) -> Iterator[Item]:
         """The queries as items, read one at a time."""
@@ -64,8 +62,6 @@ def load_task(config: Config, name: str, store: ItemStore) -> RetrievalTask:
         SailError: when a setting is wrong, the table has no row in the split, or an id is unknown.
     """
     settings, where = config.eval.tasks[name], f"config.eval.tasks.{name}"
-    if settings.corpus not in ("items", "targets"):
-        raise SailError(f"{where}.corpus is {settings.corpus!r}; choose 'items' or 'targets'.")
     check_fields((*settings.query_fields, *settings.target_fields), setting=f"{where}.query_fields or target_fields")
     table = PairTable.open(Path(config.data.dir) / settings.table, split=settings.split)
     wanted = _relevant_positions(table, store, settings.both_ways)

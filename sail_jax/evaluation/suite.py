@@ -67,6 +67,8 @@ def run_suite(config: Config, workdir: Path) -> tuple[list[Result], dict[str, Re
     """
     if not config.eval.tasks:
         raise SailError("config.eval.tasks is empty: name at least one task.")
+    if not config.eval.ks:
+        raise SailError("config.eval.ks is empty: name at least one cut-off.")
     store = open_store(config)
     tasks = {name: load_task(config, name, store) for name in config.eval.tasks}
     results: list[Result] = []
@@ -88,41 +90,52 @@ class _Runner:
 
     def __init__(self, name: str, embedder: Embedder, store: ItemStore, config: Config, scratch: Path) -> None:
         self.name, self.embedder, self.store, self.config, self.scratch = name, embedder, store, config, scratch
-        self._corpora: dict[tuple, np.ndarray] = {}
+        self._corpora: dict[tuple, dict[str, np.ndarray]] = {}
 
     def run(self, task: RetrievalTask) -> list[Result]:
-        target_views, query_views = task.views("target"), task.views("query")
-        key = (_covering(task.target_view, target_views), target_views, task.corpus.tobytes())
-        if key not in self._corpora:
-            items = task.corpus_items(self.store)
-            self._corpora[key] = self._embed(
-                items, len(task.corpus), task.target_view, target_views, f"{task.name} corpus"
-            )
-        corpus = self._corpora[key]
-        if task.query_view == task.target_view and np.all(task.exclude >= 0):
-            queries = corpus[:, task.exclude]
-        else:
-            items = task.query_items(self.store)
-            queries = self._embed(items, len(task.queries), task.query_view, query_views, f"{task.name} queries")
-        results = [self._score(task, queries[0], corpus[0], query_views[0], target_views[0], main=True)]
-        for view in (v for v in query_views[1:] if v in target_views[1:]):
-            at = query_views.index(view), target_views.index(view)
-            results.append(self._score(task, queries[at[0]], corpus[at[1]], view, view, main=False))
-        return results
+        own = task.query_view.modalities, task.target_view.modalities
+        further = [(view, view) for view in task.further_views() if (view, view) != own]
+        corpus = self._corpus(task, [target for _, target in (own, *further)])
+        queries = self._queries(task, corpus, [query for query, _ in (own, *further)])
+        return [
+            self._score(task, queries[query], corpus[target], query, target, main=(query, target) == own)
+            for query, target in (own, *further)
+        ]
 
-    def _embed(self, items: Iterable[Item], count: int, view: View, views: tuple[str, ...], what: str) -> np.ndarray:
-        """[V, count, D] float32 on disk; rows of zeros where an item has nothing of a view."""
+    def _corpus(self, task: RetrievalTask, views: list[str]) -> dict[str, np.ndarray]:
+        """View -> [N, D]; tasks that search the same corpus, shown in the same way, share what is embedded."""
+        settings = task.settings
+        searched = () if settings.corpus == "items" else (settings.table, settings.split, settings.both_ways)
+        shared = self._corpora.setdefault((task.target_view.fields, task.target_view.instruction, searched), {})
+        missing = tuple(dict.fromkeys(view for view in views if view not in shared))
+        if missing:
+            items = task.corpus_items(self.store)
+            shared |= self._embed(items, len(task.corpus), task.target_view, missing, f"{task.name} corpus")
+        return shared
+
+    def _queries(self, task: RetrievalTask, corpus: dict[str, np.ndarray], views: list[str]) -> dict[str, np.ndarray]:
+        """View -> [Q, D]; queries that stand in the corpus, shown in the same way, are taken from there."""
+        same_view = dataclasses.replace(task.query_view, modalities=task.target_view.modalities) == task.target_view
+        if same_view and np.all(task.exclude >= 0) and all(view in corpus for view in views):
+            return {view: corpus[view][task.exclude] for view in views}
+        items, wanted = task.query_items(self.store), tuple(dict.fromkeys(views))
+        return self._embed(items, len(task.queries), task.query_view, wanted, f"{task.name} queries")
+
+    def _embed(
+        self, items: Iterable[Item], count: int, view: View, views: tuple[str, ...], what: str
+    ) -> dict[str, np.ndarray]:
+        """View -> [count, D] float32 on disk; rows of zeros where an item has nothing of a view."""
         path = self.scratch / f"{len(list(self.scratch.iterdir()))}.npy"
         shape = (len(views), count, self.embedder.width)
         out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
         at, bad = 0, []
-        stream = self.embedder.stream(_tracked(items, count, f"{self.name}: {what}"), _covering(view, views), views)
-        for z, errors in stream:
+        shown = dataclasses.replace(view, modalities="".join(m for m in MODALITIES if m in "".join(views)))
+        for z, errors in self.embedder.stream(_tracked(items, count, f"{self.name}: {what}"), shown, views):
             out[:, at : at + z.shape[1]] = z
             at += z.shape[1]
             bad += [error for error in errors.values() if not isinstance(error, embedder_lib.NothingShownError)]
         self._report(bad, what)
-        return out
+        return dict(zip(views, out, strict=True))
 
     def _report(self, bad: list[BadRecordError], what: str) -> None:
         if not bad:
@@ -168,12 +181,6 @@ class _Runner:
 
 def _present(corpus: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return rows[corpus[rows].any(axis=-1)]
-
-
-def _covering(view: View, views: tuple[str, ...]) -> View:
-    """A view that shows all that any of `views` needs."""
-    union = set("".join(views)) | set(view.modalities)
-    return dataclasses.replace(view, modalities="".join(m for m in MODALITIES if m in union))
 
 
 def _tracked(items: Iterable[Item], count: int, what: str) -> Iterator[Item]:

@@ -38,6 +38,8 @@ class Llm(nn.Module):
             raise SailError(
                 f"model.llm.heads is {config.heads}, which model.llm.kv_heads, {config.kv_heads}, does not divide."
             )
+        if config.head_dim % 2:
+            raise SailError(f"model.llm.head_dim is {config.head_dim}; the rotary positions need an even width.")
         self.embedding = self.param(
             "embedding", transformer.EMBEDDING_INIT, (config.vocab_size, config.width), jnp.float32
         )

@@ -69,7 +69,7 @@ class Vit(nn.Module):
                 `keep_layers` asks for it.
 
         Raises:
-            SailError: on an unknown kind, frames of another size, or a width that the heads do not divide.
+            SailError: on an unknown kind, frames of another size or without a patch, or a width that the heads do not divide.
         """
         config = self.config
         if config.kind not in KINDS:
@@ -99,6 +99,13 @@ class Vit(nn.Module):
                 f"The vision tower takes RGB frames of {config.image_size} x {config.image_size} pixels "
                 f"(model.vit.image_size), not an array of shape {frames.shape}."
             )
+        if config.image_size < config.patch_size:
+            raise SailError(
+                f"model.vit.image_size is {config.image_size}, which holds no patch of model.vit.patch_size, "
+                f"{config.patch_size}."
+            )
+        if not len(config.image_mean) == len(config.image_std) == 3:
+            raise SailError("model.vit.image_mean and image_std need one value per channel, three each.")
         mean, std = (np.asarray(value, np.float32) for value in (config.image_mean, config.image_std))
         pixels = (frames.astype(jnp.float32) / 255 - mean) / std
         embedded = transformer.Dense(config.width, True, self.dtype, name="patch_embedding")(

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from sail_jax.config import ObjectiveConfig
+from sail_jax.errors import SailError
 from sail_jax.items import Batch
 from sail_jax.objectives.info_nce import info_nce
 from sail_jax.objectives.matryoshka import matryoshka
@@ -24,10 +25,21 @@ class Objective:
     Attributes:
         config: the loss settings.
         datasets: number of training sets.
+
+    Raises:
+        SailError: when the temperature at the start lies outside its bounds.
     """
 
     config: ObjectiveConfig
     datasets: int
+
+    def __post_init__(self) -> None:
+        low, start, high = self.config.min_temperature, self.config.temperature, self.config.max_temperature
+        if not low <= start <= high:
+            raise SailError(
+                f"config.objective.temperature is {start}; choose it between min_temperature, {low}, and "
+                f"max_temperature, {high}."
+            )
 
     def init(self) -> Params:
         """Parameters of the objective: "log_temperature" [datasets] float32."""

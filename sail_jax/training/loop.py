@@ -1,7 +1,6 @@
 """The training loop: batches in, checkpoints and logs out; a run that was stopped continues where it was."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,13 +88,18 @@ def _restore(
         return None
     model, training, pipeline = checkpoints.restore(abstract.params["model"], _without_model(abstract))
     state = TrainState(training["step"], {"model": model, "objective": training["objective"]}, training["opt_state"])
-    # JSON turns tuples to lists, so both sides go through it.
-    if pipeline["source"] != json.loads(json.dumps(source.fingerprint())):
+    expected = _pipeline_state(int(state.step), source)
+    if pipeline != expected:
         raise SailError(
-            f"The data of the run in {run.path} has changed: it was trained on {pipeline['source']}, now there is "
-            f"{source.fingerprint()}. Use the data it was started with, or another --workdir."
+            f"The data of the run in {run.path} has changed: it was trained on {pipeline}, now there is {expected}. "
+            "Use the data it was started with, or another --workdir."
         )
     return state
+
+
+def _pipeline_state(step: int, source: BatchSource) -> dict[str, Any]:
+    """The state of sampler and pipeline: as every batch is a function of its step, the next step and what it draws from."""
+    return {"next_step": step, "source": source.fingerprint()}
 
 
 def _without_model(state: TrainState) -> dict[str, Any]:
@@ -148,7 +152,7 @@ class _Loop:
         return state, line
 
     def _save(self, done: int, state: TrainState) -> None:
-        pipeline = {"next_step": done, "source": self.source.fingerprint()}
+        pipeline = _pipeline_state(done, self.source)
         self.checkpoints.save(done, state.params["model"], _without_model(state), pipeline)
 
     def _count_bad(self, loaded: LoadedBatch, done: int, state: TrainState) -> None:

@@ -1,0 +1,147 @@
+"""The verbs from ingestion to the report, in one process; and what a user sees who makes a mistake."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny
+
+import sail_jax
+from sail_jax import config as config_lib
+from sail_jax.cli import main
+from sail_jax.data.pipeline import open_store
+from sail_jax.data.store import ItemStore
+from sail_jax.data.tables import Pair, PairTable, write_pairs
+from sail_jax.evaluation.recall import recall_at_k
+from sail_jax.evaluation.suite import run_suite
+
+
+@pytest.fixture(scope="module")
+def run(world, tmp_path_factory):
+    """A trained and evaluated run, through the command line."""
+    workdir = tmp_path_factory.mktemp("cli") / "run"
+    settings = tiny.experiment(world)
+    settings.train.update(steps=30, checkpoint_every=30, log_every=5)
+    settings.data.datasets = {"copair": settings.data.datasets.copair}
+    settings.eval.batch_size = 32
+    path = workdir.with_name("config.json")
+    config_lib.save(config_lib.build(settings), path)
+    assert main(["train", "--config", str(path), "--workdir", str(workdir)]) == 0
+    assert main(["evaluate", "--workdir", str(workdir)]) == 0
+    return workdir
+
+
+def test_the_figures(run):
+    figures = json.loads((run / "metrics.json").read_text())
+    assert set(figures) == {"trained", "untrained", "tfidf"}
+    for name in ("i2i", "i2i/T", "i2i/V", "i2i/A", "q2i"):
+        for k in (1, 10, 25, 50, 100):
+            assert 0 <= figures["trained"][f"{name}/recall@{k}"] <= 1
+    assert figures["trained"]["i2i/recall@10"] > figures["untrained"]["i2i/recall@10"]
+    assert figures["trained"]["i2i/T/queries"] == figures["trained"]["i2i/queries"]
+
+
+def test_the_report_shows_them(run):
+    page = (run / "report.html").read_text()
+    figures = json.loads((run / "metrics.json").read_text())
+    assert f"{100 * figures['trained']['i2i/recall@10']:.1f}" in page
+    assert "TF-IDF" in page and "data:image/" in page and "<script" not in page
+
+
+def test_recall_of_the_suite_equals_a_plain_computation(run, world):
+    """Embeds with the public interface and counts by hand."""
+    config = config_lib.load(run / "config.json")
+    embedder, store = sail_jax.load(run), open_store(config)
+    task = config.eval.tasks["i2i"]
+    z = embedder.embed([store[i] for i in range(len(store))], instruction=task.query_instruction)
+    np.testing.assert_allclose(np.linalg.norm(z, axis=1), 1, atol=1e-5)
+    wanted = {}
+    table = PairTable.open(world / task.table, "test")
+    for i in range(len(table)):
+        a, b = store.position(table[i].query_id), store.position(table[i].target_id)
+        wanted.setdefault(a, set()).add(b)
+        wanted.setdefault(b, set()).add(a)
+    scores = z @ z.T
+    np.fill_diagonal(scores, -np.inf)
+    order = np.argsort(-scores, axis=1)
+    expected = recall_at_k(order[list(wanted)], [np.array(list(v)) for v in wanted.values()], (10,))
+    figures = json.loads((run / "metrics.json").read_text())
+    assert figures["trained"]["i2i/recall@10"] == pytest.approx(expected["recall@10"], abs=0.02)
+
+
+def test_the_embedder(run, world):
+    embedder = sail_jax.load(run)
+    store = open_store(config_lib.load(run / "config.json"))
+    items = [store[i] for i in range(40)]
+    z = embedder.embed(items)
+    assert z.shape == (40, 32) and z.dtype == np.float32
+    np.testing.assert_allclose(embedder.embed(items[7:9]), z[7:9], atol=1e-5)  # a batch changes nothing
+    assert embedder.embed(["a search", "another"], width=16).shape == (2, 16)
+    assert embedder.embed([]).shape == (0, 32)
+    full = next(item for item in items if item.modalities == "VTA")
+    assert not np.allclose(embedder.embed([full], modalities="V"), embedder.embed([full], modalities="T"), atol=1e-3)
+    damaged = sail_jax.Item("broken", frames=(b"no picture",))
+    with pytest.raises(sail_jax.embedder.BadRecordError, match="broken"):
+        embedder.embed([full, damaged])
+    with pytest.raises(sail_jax.embedder.BadRecordError, match="none of the modalities"):
+        embedder.embed([sail_jax.Item("empty")])
+
+
+def test_a_damaged_item_is_reported_and_left_out(run, tmp_path, monkeypatch, capsys):
+    config = config_lib.load(run / "config.json", ["eval.untrained=False"])
+    original = ItemStore.__getitem__
+
+    def damaged(self, position):
+        item = original(self, position)
+        return sail_jax.Item(item.item_id, frames=(b"no picture",)) if position == 5 else item
+
+    monkeypatch.setattr(ItemStore, "__getitem__", damaged)
+    run_suite(config, run)
+    assert "1 items of the" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--config", "configs/quikstart.py", "--workdir", "x"], "no config file"),
+        (["train", "--config", "QUICK", "--config.data.batch_sise=4", "--workdir", "x"], "batch_size"),
+        (["train", "--config", "QUICK", "--workdir", "RUNS/x"], "data.dir"),
+        (["evaluate", "--workdir", "RUNS/nothing"], "holds no run"),
+        (["describe"], "--config"),
+        (["ingest", "--config", "QUICK", "--source", "RUNS", "--workdir", "RUNS/data"], "items.jsonl"),
+    ],
+)
+def test_mistakes_end_with_a_message_and_a_status(arguments, message, tmp_path, capsys):
+    quick = str(tiny.REPO / "configs" / "quickstart.py")
+    arguments = [a.replace("QUICK", quick).replace("RUNS", str(tmp_path)) for a in arguments]
+    assert main(arguments) == 2
+    errors = capsys.readouterr().err
+    assert message in errors and "Traceback" not in errors
+    assert not (tmp_path / "x" / "checkpoints").exists()
+
+
+def test_an_evaluation_without_a_checkpoint(run, tmp_path, capsys):
+    (tmp_path / "config.json").write_text((run / "config.json").read_text())
+    assert main(["evaluate", "--workdir", str(tmp_path)]) == 2
+    assert "no checkpoint" in capsys.readouterr().err
+
+
+def test_an_evaluation_table_with_unknown_ids(run, tmp_path, capsys):
+    write_pairs(tmp_path / "t.parquet", [(Pair("nobody", None, "nothing"), "test")])
+    override = f"--config.eval.tasks.i2i.table={tmp_path / 't.parquet'}"
+    assert main(["evaluate", "--workdir", str(run), override]) == 2
+    assert "'nothing'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["quickstart", "ingest", "train", "evaluate", "describe"])
+def test_every_verb_has_help_with_an_example(verb, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([verb, "--help"])
+    assert end.value.code == 0 and f"python -m sail_jax {verb}" in capsys.readouterr().out
+
+
+def test_describe(capsys):
+    assert main(["describe", "--config", str(tiny.REPO / "configs" / "sail_1b5.py")]) == 0
+    assert "1,543,714,304" in capsys.readouterr().out
+    assert main(["describe", "--settings"]) == 0
+    assert "pairs per global batch" in capsys.readouterr().out
