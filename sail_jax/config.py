@@ -134,7 +134,7 @@ class ClapConfig:
     clip_seconds: float = setting(
         10.0, "length of a clip; shorter sound is repeated and padded, longer sound is cut in clips", above=0
     )
-    n_fft: int = setting(1024, "samples of the Fourier window", low=1)
+    n_fft: int = setting(1024, "samples of the Fourier window", low=2)
     hop: int = setting(480, "samples between two windows", low=1)
     mel_bins: int = setting(64, "mel filters", low=1)
     f_min: float = setting(50.0, "lowest frequency of the filters in Hz")
@@ -391,7 +391,7 @@ class EvalConfig:
 class Config:
     """An experiment."""
 
-    seed: int = setting(0, "seed of every random draw, together with the step", low=0, below=2**32)
+    seed: int = setting(0, "seed of every random draw, together with the step", low=0, below=2**31)
     model: ModelConfig = section(ModelConfig, "the model")
     prompt: PromptConfig = section(PromptConfig, "prompts and tokenizer")
     data: DataConfig = section(DataConfig, "the input pipeline")

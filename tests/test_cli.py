@@ -7,6 +7,7 @@ import pytest
 import tiny
 
 import sail_jax
+from sail_jax import cli
 from sail_jax import config as config_lib
 from sail_jax.cli import main
 from sail_jax.data.pipeline import open_store
@@ -126,6 +127,12 @@ def test_an_evaluation_without_a_checkpoint(run, tmp_path, capsys):
     assert "no checkpoint" in capsys.readouterr().err
 
 
+def test_a_checkpoint_of_another_config(run, capsys):
+    assert main(["evaluate", "--workdir", str(run), "--config.model.llm.mlp_width=64"]) == 2
+    errors = capsys.readouterr().err
+    assert "is of another config" in errors and "llm/layers/mlp/up/kernel" in errors
+
+
 def test_an_evaluation_table_with_unknown_ids(run, tmp_path, capsys):
     write_pairs(tmp_path / "t.parquet", [(Pair("nobody", None, "nothing"), "test")])
     override = f"--config.eval.tasks.i2i.table={tmp_path / 't.parquet'}"
@@ -145,3 +152,20 @@ def test_describe(capsys):
     assert "1,543,714,304" in capsys.readouterr().out
     assert main(["describe", "--settings"]) == 0
     assert "pairs per global batch" in capsys.readouterr().out
+
+
+def test_a_workdir_that_is_a_file(tmp_path, world, capsys):
+    settings = tmp_path / "config.json"
+    config_lib.save(config_lib.build(tiny.experiment(world)), settings)
+    assert main(["train", "--config", str(settings), "--workdir", str(settings)]) == 2
+    errors = capsys.readouterr().err
+    assert str(settings) in errors and "Traceback" not in errors
+
+
+def test_an_interrupt_ends_with_a_message_and_its_status(monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_describe", interrupt)
+    assert main(["describe"]) == 130
+    assert "interrupted" in capsys.readouterr().err

@@ -57,6 +57,17 @@ def test_json_round_trip(tmp_path):
         ("data.batch_size", "no value"),
         ("seed.x=1", "single value"),
         ("eval.ks=3", "sequence"),
+        ("eval.ks=(0,)", "at least 1"),
+        ("data.batch_size=0", "at least 1"),
+        ("data.field_dropout=1.5", "at least 0 and at most 1"),
+        ("data.frame_budget=-1", "at least 0"),
+        ("data.datasets.copair.weight=-1", "at least 0"),
+        ("objective.temperature=0", "above 0"),
+        ("optimizer.b1=1", "below 1"),
+        ("optimizer.peak=1e400", "finite"),
+        ("model.dtype=int32", "float32, bfloat16"),
+        ("data.sampling=sorted", "specialized, mixed"),
+        ("eval.tasks.i2i.corpus=all", "items, targets"),
     ],
 )
 def test_mistakes_on_the_command_line(override, message):
@@ -73,6 +84,38 @@ def test_mistakes_in_a_config_file(tmp_path):
     path.write_text(head + '    config.data.datasets = {"a": {"tabel": "x"}}\n    return config\n')
     with pytest.raises(SailError, match="table"):
         config_lib.load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.py", "def get_config(:", r"x\.py.*SyntaxError.*line 1"),
+        ("x.py", "def get_config():\n    return 1 / 0", r"x\.py, line 2: ZeroDivisionError"),
+        ("x.py", "import no_such_module", "line 1: ModuleNotFoundError"),
+        ("x.py", "a = 1", "no get_config"),
+        ("x.py", "def get_config():\n    return None", "no get_config"),
+        ("x.json", '{"seed":', "no JSON"),
+        ("x.yaml", "seed: 1", "no config file"),
+    ],
+)
+def test_config_files_that_cannot_be_read(name, content, message, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(SailError, match=message):
+        config_lib.load(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.llm.head_dim=7", "head_dim"),
+        ("model.vit.image_size=7", "holds no patch"),
+        ("model.vit.image_mean=(0.5,)", "per channel"),
+    ],
+)
+def test_sizes_that_do_not_fit_together(override, message):
+    config = config_lib.load(tiny.REPO / "configs" / "quickstart.py", [override])
+    with pytest.raises(SailError, match=message):
+        init_shapes(config.model)
 
 
 def test_a_missing_config_file_names_the_nearest():

@@ -168,3 +168,8 @@ def test_temperature_comes_from_the_data_set_of_a_pair():
 def test_wrong_widths_are_refused(widths):
     with pytest.raises(SailError, match="matryoshka"):
         check_widths(widths, 32)
+
+
+def test_a_temperature_outside_of_its_bounds_is_refused():
+    with pytest.raises(SailError, match="max_temperature"):
+        Objective(ObjectiveConfig(temperature=0.9), 1)

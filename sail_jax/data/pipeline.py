@@ -6,7 +6,8 @@ batch is prepared inside one worker: batches, not records, cross between process
 """
 
 import dataclasses
-from collections.abc import Iterator
+import gc
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -212,8 +213,10 @@ class BatchSource:
         return self._store.get(pair.query_id if side == 0 else pair.target_id)
 
 
-def make_iterator(source: BatchSource, config: Config, start: int) -> Iterator[LoadedBatch]:
+def make_iterator(source: BatchSource, config: Config, start: int) -> Generator[LoadedBatch, None, None]:
     """Iterates over the batches of steps `start`, `start + 1`, ... in order, prepared ahead.
+
+    Close it (`contextlib.closing`) to end the workers and to free the batches that were prepared and not used.
 
     Args:
         source: the batches by step.
@@ -229,4 +232,9 @@ def make_iterator(source: BatchSource, config: Config, start: int) -> Iterator[L
             flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, which only an absl program parses
         workers = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=max(1, data.prefetch))
         steps = steps.mp_prefetch(workers)
-    return iter(steps)
+    batches = iter(steps)
+    try:
+        yield from batches
+    finally:
+        batches.close()
+        gc.collect()  # Grain leaves batches in reference cycles, whose shared memory would outlive the process

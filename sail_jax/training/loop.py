@@ -1,5 +1,6 @@
 """The training loop: batches in, checkpoints and logs out; a run that was stopped continues where it was."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator
@@ -123,8 +124,8 @@ class _Loop:
         began = time.monotonic()
         if self.log:
             self.log.begin(start)
-        batches = make_iterator(self.source, self.config, start)
-        with _progress(start, steps) as progress:
+        source = make_iterator(self.source, self.config, start)
+        with _progress(start, steps) as progress, contextlib.closing(source) as batches:
             task = progress.add_task("train", total=steps, completed=start, note="compiling the first step")
             for done in range(start + 1, steps + 1):
                 state, line = self._one(state, batches, done)

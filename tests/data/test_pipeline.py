@@ -1,8 +1,11 @@
 """Batches are pure functions of (seed, step): exact resume, workers, host shares, epochs, bad records."""
 
 import dataclasses
+import multiprocessing
 import pickle
+import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,6 +49,20 @@ def test_a_resumed_iterator_sees_exactly_the_batches_that_are_left(settings, wor
     assert [loaded.step for loaded in resumed] == [2, 3, 4, 5]  # every batch once, in order
     for loaded in resumed:
         same(loaded, whole[loaded.step])
+
+
+def test_a_closed_iterator_leaves_neither_workers_nor_shared_memory(settings):
+    settings.data.workers = 2
+    blocks = Path("/dev/shm")
+    before = set(blocks.glob("psm_*"))
+    batches = make_iterator(source(settings), config_lib.build(settings), 0)
+    next(batches)
+    batches.close()
+    assert not multiprocessing.active_children()
+    deadline = time.monotonic() + 10
+    while set(blocks.glob("psm_*")) - before and time.monotonic() < deadline:  # freed by a thread of Grain's
+        time.sleep(0.05)
+    assert not set(blocks.glob("psm_*")) - before
 
 
 def test_hosts_draw_the_same_data_set_and_split_the_batch(settings):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sail_jax.data.sampler import Sampler
+from sail_jax.errors import SailError
 
 
 def test_frequencies_follow_the_weights():
@@ -32,5 +33,5 @@ def test_counts_are_those_of_the_draws_before(draw):
 
 @pytest.mark.parametrize("weights", [[0, 0], [1, -1], [float("nan"), 1], []])
 def test_bad_weights(weights):
-    with pytest.raises(ValueError, match="weights"):
+    with pytest.raises(SailError, match="weight"):
         Sampler(weights, 0)
