@@ -7,6 +7,7 @@ batch is prepared inside one worker: batches, not records, cross between process
 
 import dataclasses
 import gc
+import signal
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -231,10 +232,15 @@ def make_iterator(source: BatchSource, config: Config, start: int) -> Generator[
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, which only an absl program parses
         workers = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=max(1, data.prefetch))
-        steps = steps.mp_prefetch(workers)
+        steps = steps.mp_prefetch(workers, worker_init_fn=_ignore_interrupt)
     batches = iter(steps)
     try:
         yield from batches
     finally:
         batches.close()
         gc.collect()  # Grain leaves batches in reference cycles, whose shared memory would outlive the process
+
+
+def _ignore_interrupt(*_: int) -> None:
+    """For worker processes: Ctrl-C reaches them too, but it is the training process that ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
