@@ -135,7 +135,8 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 def require_same_config(run: RunDirectory, config: Config) -> None:
     """Checks that a run is continued with the config that it was started with.
 
-    The number of steps, logging, checkpointing, workers and evaluation may change.
+    Logging, checkpointing, the mesh, workers and evaluation may change; the number of steps may not, as the learning rate
+    follows it.
 
     Raises:
         SailError: when another setting differs; the message lists the settings.
@@ -156,7 +157,9 @@ def require_same_config(run: RunDirectory, config: Config) -> None:
 
 
 _FREE = (
-    "train.",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
     "eval.",
     "ingest.",
     "synthetic.",

@@ -21,8 +21,10 @@ from sail_jax.evaluation.report import write_report
 from sail_jax.evaluation.suite import metrics_tree, run_suite
 from sail_jax.evaluation.summary import build_report
 from sail_jax.models.describe import parameter_table
+from sail_jax.objectives.matryoshka import check_widths
 from sail_jax.training.loop import train
 
+INTERRUPTED = 130  # the exit status of a process that Ctrl-C ended
 console = Console(soft_wrap=True)
 _QUICKSTART_CONFIG = Path(__file__).parents[1] / "configs" / "quickstart.py"
 
@@ -42,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{error.filename}: {error.strerror}. Check that the path is right, can be written, and has room.", 2
         )
     except KeyboardInterrupt:
-        return _fail("interrupted; the same command continues where it stopped.", 130)
+        return _fail(
+            "interrupted; the same command goes on after the last shard or checkpoint that was saved.", INTERRUPTED
+        )
     return 0
 
 
@@ -197,7 +201,8 @@ def _evaluate_and_say(config: Config, workdir: Path) -> None:
     for r in results:
         figures = [f"{100 * r.metrics[f'recall@{k}']:.1f}" for k in config.eval.ks]
         table.add_row(r.task, r.view, r.model, *figures, str(r.queries), str(r.corpus))
-    console.print(table)
+    # Recall in per cent; wide enough for all columns where the output is no terminal.
+    Console(width=max(console.width, 120)).print(table)
     console.print(f"Figures: {run.metrics}; report: {run.report}")
 
 
@@ -209,6 +214,7 @@ def _describe(options: argparse.Namespace, overrides: list[str]) -> None:
     if options.config is None:
         raise SailError("describe needs --config configs/X.py, or --settings.")
     config = _load(options.config, overrides)
+    check_widths(config.objective.matryoshka, config.model.llm.width)
     table = Table("tower", "parameters")
     for name, count in parameter_table(config.model):
         table.add_row(name, f"{count:,}")

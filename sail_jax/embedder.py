@@ -15,7 +15,7 @@ from sail_jax.config import Config, MeshConfig
 from sail_jax.data.collate import collate
 from sail_jax.data.features import FeatureExtractor, ItemFeatures, View
 from sail_jax.data.pipeline import make_extractor
-from sail_jax.errors import BadRecordError
+from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import TEXT_FIELDS, Batch, Item, text_item
 from sail_jax.models.fusion import OmniEmbedder, init_params
 from sail_jax.parallel.mesh import data_shards, make_mesh, shard_batch
@@ -61,7 +61,8 @@ class Embedder:
             modalities: what is shown of them.
             fields: text fields that are shown.
             instruction: the system prompt.
-            width: a Matryoshka width; None for the full embedding.
+            width: how many of the first dimensions are kept, best one of `config.objective.matryoshka`, for which the
+                model was trained; None for all.
 
         Returns:
             [items, width] float32, rows of unit length.
@@ -69,6 +70,8 @@ class Embedder:
         Raises:
             BadRecordError: when an item cannot be decoded or has none of the modalities.
         """
+        if isinstance(items, Item | str):
+            raise SailError("embed takes a list of items and texts; write embed([item]).")
         view = View(modalities, tuple(fields), instruction)
         prepared = (text_item(item) if isinstance(item, str) else item for item in items)
         blocks = []

@@ -52,6 +52,14 @@ class Item:
     labels: tuple[str, ...] = ()
     id_embeddings: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Raises SailError on unknown text fields, and on paths given in place of bytes."""
+        unknown = set(self.text) - {*TEXT_FIELDS, QUERY_FIELD}
+        if unknown:
+            raise SailError(f"The item {self.item_id!r} has unknown text fields {sorted(unknown)}; use {TEXT_FIELDS}.")
+        if not all(isinstance(frame, bytes) for frame in self.frames) or not isinstance(self.audio, bytes | None):
+            raise SailError(f"The item {self.item_id!r} takes frames and audio as the bytes of encoded files.")
+
     @property
     def modalities(self) -> str:
         """The modalities that the item has, as a subset of "VTA"."""

@@ -98,7 +98,7 @@ def ingest(
         finished = json.loads((output / _MARKER).read_text())
         check_identity(output, finished["identity"], identity)
         report = IngestReport(**finished["report"])
-        console.print(f"{output} is already done.\n{report}")
+        console.print(f"{output} is already done; to read the export again, remove it or name another.\n{report}")
         return report
     _check_foreign(output)
     journal = Journal(output, identity, config.ingest.max_bad_records)
@@ -112,7 +112,7 @@ def ingest(
     summary = {"report": dataclasses.asdict(report), "identity": identity}
     commit_bytes(output / _MARKER, json.dumps(summary, indent=2).encode() + b"\n")
     journal.remove()
-    console.print(str(report))
+    console.print(f"{report}\nWritten to {output.absolute()}")
     return report
 
 

@@ -14,7 +14,7 @@ import av
 import numpy as np
 import soundfile
 import soxr
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from sail_jax.errors import BadRecordError, SailError
 
@@ -55,6 +55,8 @@ def _decoding(what: str) -> Iterator[None]:
         yield
     except (SailError, MemoryError):
         raise
+    except UnidentifiedImageError as error:  # its text shows the address of a buffer
+        raise BadRecordError(f"{what} cannot be decoded: it is in no known format", remedy=_REPAIR) from error
     except Exception as error:
         raise BadRecordError(f"{what} cannot be decoded ({type(error).__name__}: {error})", remedy=_REPAIR) from error
 

@@ -7,7 +7,10 @@ batch is prepared inside one worker: batches, not records, cross between process
 
 import dataclasses
 import gc
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -232,7 +235,7 @@ def make_iterator(source: BatchSource, config: Config, start: int) -> Generator[
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, which only an absl program parses
         workers = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=max(1, data.prefetch))
-        steps = steps.mp_prefetch(workers, worker_init_fn=_ignore_interrupt)
+        steps = steps.mp_prefetch(workers, worker_init_fn=_begin_worker)
     batches = iter(steps)
     try:
         yield from batches
@@ -241,6 +244,12 @@ def make_iterator(source: BatchSource, config: Config, start: int) -> Generator[
         gc.collect()  # Grain leaves batches in reference cycles, whose shared memory would outlive the process
 
 
-def _ignore_interrupt(*_: int) -> None:
-    """For worker processes: Ctrl-C reaches them too, but it is the training process that ends them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _begin_worker(*_: int) -> None:
+    """Runs first in a worker process: it is the training process that ends the workers, and they end with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)

@@ -63,7 +63,8 @@ def train(config: Config, workdir: str | Path) -> TrainResult:
     mesh = make_mesh(config.mesh)
     start, stop = host_rows(mesh, config.data.batch_size)
     shards = data_shards(mesh)
-    source = BatchSource(config, HostShare(start, stop, shards * (stop - start) // config.data.batch_size))
+    local_shards = shards * (stop - start) // config.data.batch_size  # those whose pairs this process provides
+    source = BatchSource(config, HostShare(start, stop, local_shards))
     objective = Objective(config.objective, len(config.data.datasets))
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     schedule = learning_rate(config.optimizer, config.train.steps)
@@ -129,7 +130,7 @@ class _Loop:
             task = progress.add_task("train", total=steps, completed=start, note="compiling the first step")
             for done in range(start + 1, steps + 1):
                 state, line = self._one(state, batches, done)
-                progress.update(task, advance=1, note=line or None) if line else progress.advance(task)
+                progress.update(task, advance=1, **({"note": line} if line else {}))
         jax.block_until_ready(state)
         if self.log:
             self.log.close()

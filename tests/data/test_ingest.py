@@ -375,8 +375,8 @@ def test_limit_of_bad_records(source, tmp_path):
 
 def test_missing_columns(source, tmp_path):
     cases = [
-        (config(items={"text": {"title": "titel"}}), "items.csv has no column 'titel'", "'title'", "items.text.title"),
-        (config(items={"id": "itemid"}), "items.csv has no column 'itemid'", "'item_id'", "items.id"),
+        (config(items={"text": {"title": "titel"}}), "items.csv has no column 'titel'", "'title'", "source.text.title"),
+        (config(items={"id": "itemid"}), "items.csv has no column 'itemid'", "'item_id'", "source.id"),
         (
             config(tables={"i2i": TABLES["i2i"] | {"score": "scores"}}),
             "pairs.csv has no column 'scores'",

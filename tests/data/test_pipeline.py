@@ -3,6 +3,9 @@
 import dataclasses
 import multiprocessing
 import pickle
+import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -63,6 +66,32 @@ def test_a_closed_iterator_leaves_neither_workers_nor_shared_memory(settings):
     while set(blocks.glob("psm_*")) - before and time.monotonic() < deadline:  # freed by a thread of Grain's
         time.sleep(0.05)
     assert not set(blocks.glob("psm_*")) - before
+
+
+KILLED = """
+import os, signal, sys, multiprocessing
+from sail_jax import config as config_lib
+from sail_jax.data.pipeline import BatchSource, HostShare, make_iterator
+if __name__ == "__main__":
+    config = config_lib.load(sys.argv[1])
+    next(batches := make_iterator(BatchSource(config, HostShare(0, 16, 1)), config, 0))
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_end_with_a_process_that_is_killed(settings, tmp_path):
+    settings.data.workers = 2
+    config_lib.save(config_lib.build(settings), tmp_path / "config.json")
+    (tmp_path / "killed.py").write_text(KILLED)
+    command = [sys.executable, str(tmp_path / "killed.py"), str(tmp_path / "config.json")]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=200)
+    assert done.returncode == -signal.SIGKILL
+    workers = [Path("/proc") / pid for pid in done.stdout.split()]
+    deadline = time.monotonic() + 20
+    while any(worker.exists() for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(workers) == 2 and not any(worker.exists() for worker in workers)
 
 
 def test_hosts_draw_the_same_data_set_and_split_the_batch(settings):

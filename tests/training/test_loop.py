@@ -173,6 +173,7 @@ def test_a_finished_run_is_left_alone(finished):
     ("change", "message"),
     [
         ({"seed": 1}, "seed"),
+        ({"train": {"steps": 9}}, r"train\.steps"),
         ({"model": {"llm": {"width": 64}}}, r"model\.llm\.width"),
         ({"data": {"batch_size": 8}}, "batch_size"),
     ],
@@ -188,7 +189,6 @@ def test_a_workdir_of_another_config_is_refused(finished, change, message):
 def test_changed_data_is_refused(finished, monkeypatch):
     settings = tiny.experiment(finished[0].data.dir)
     settings.update(finished[0])
-    settings.train.steps = 4
     monkeypatch.setattr(BatchSource, "fingerprint", lambda self: {"datasets": "others"})
     with pytest.raises(SailError, match="data of the run"):
         train(config_lib.build(settings), finished[1])
