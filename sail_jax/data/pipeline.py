@@ -190,6 +190,7 @@ class BatchSource:
 
     def _room(self, modality: str, datasets: list[int], budget: float, most: int) -> int:
         """Length of the flat axis of a modality: a function of the data set alone, so the same on all hosts."""
+        # A mixed batch needs room for the data set that shows the modality on the most sides.
         mixed = self._config.data.sampling == "mixed"
         sets = self._sets if mixed else [self._sets[datasets[0]]]
         sides = max(sum(modality in view.modalities for view in dataset.views) for dataset in sets)

@@ -73,6 +73,7 @@ class OmniEmbedder(nn.Module):
         mask = jnp.stack([present & _shown(types, view) for view in views])
         hidden = self._fuse(embeddings, mask)
         z = masked_mean(jnp.tanh(hidden.astype(jnp.float32)), mask)
+        # A prompt alone would give every such item the same vector, which search would find.
         z = jnp.where((mask & (types != TokenType.PROMPT)).any(-1)[..., None], z, 0.0)
         out = {"vision": vision, "audio": audio, "mask": mask, "hidden": hidden}
         return z.reshape(len(views), pairs, sides, -1), out
@@ -145,6 +146,7 @@ def _shown(types: jax.Array, view: str) -> jax.Array:
 
 def _fill(embeddings: jax.Array, at: jax.Array, media: jax.Array) -> jax.Array:
     """Puts the k-th media token of an item at its k-th media position: [I, N, D], [I, N] bool, [I, L, D]."""
+    # Positions before the first media token count -1; they are not filled, but the index has to be in range.
     order = jnp.clip(jnp.cumsum(at, axis=-1) - 1, 0, media.shape[1] - 1)
     filling = jnp.take_along_axis(media.astype(embeddings.dtype), order[..., None], axis=1)
     return jnp.where(at[..., None], filling, embeddings)
