@@ -35,3 +35,8 @@ def world(tmp_path_factory):
 def settings(world):
     """The ConfigDict of a tiny experiment on `world`; a test may change it and `config_lib.build` it."""
     return tiny.experiment(world)
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest come first, so that parallel workers end together."""
+    items.sort(key=lambda item: "training" not in item.path.parts)
