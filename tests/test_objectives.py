@@ -136,6 +136,16 @@ def test_invalid_pairs_get_exactly_zero_gradient(pairs):
         assert not np.any(gradient[3]) and np.any(gradient[4])
 
 
+def test_only_valid_rows_are_averaged(pairs):
+    """Also where the mask of negatives says nothing of validity."""
+
+    def loss(valid):
+        return info_nce(*pairs, jnp.full(B, 0.05), ALL, valid, symmetric=False)[0]
+
+    rows = [loss(jnp.arange(B) == i) for i in range(B)]
+    np.testing.assert_allclose(loss(VALID.at[3].set(False)), np.mean(rows[:3] + rows[4:]), rtol=1e-5)
+
+
 def test_nothing_valid_gives_zero_and_no_nan(pairs):
     none = jnp.zeros(B, bool)
     loss = lambda query: info_nce(query * 0, pairs[1], jnp.full(B, 0.01), ALL & False, none)[0]  # noqa: E731
