@@ -11,6 +11,8 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["sail_jax", "sail_jax.*"]),
+    # Files that exported models ship with; they are copied, never imported from here.
+    package_data={"sail_jax.convert": ["exported_code/*.py"]},
     install_requires=[
         "jax>=0.10,<0.12",
         "flax>=0.12",
@@ -19,6 +21,9 @@ setup(
         "grain>=0.2.15",
         "array-record>=0.8",
         "transformers>=5.0,<6",
+        "huggingface_hub>=1.0",
+        "safetensors>=0.5",
+        "ml_dtypes>=0.5",
         "tensorflow-datasets>=4.9.9",
         "importlib_resources",  # tensorflow-datasets needs it and does not declare it
         "ml_collections>=1.0",
@@ -38,6 +43,6 @@ setup(
         "cuda": ["jax[cuda12]>=0.10,<0.12"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "torch": ["torch>=2.4"],
-        "test": ["pytest>=8", "pytest-xdist>=3", "psutil", "ruff", "torch>=2.4", "sentence-transformers>=6"],
+        "test": ["pytest>=8", "pytest-xdist>=3", "psutil", "ruff", "torch>=2.4", "sentence-transformers>=6", "peft>=0.18"],
     },
 )

@@ -2,7 +2,8 @@
 
 WORKDIR/
   config.json           the resolved config
-  checkpoints/STEP/     parameters, optimiser, step (orbax), and the state of the input pipeline
+  checkpoints/STEP/     model, LoRA adapters, optimiser and step (orbax), and the state of the input pipeline
+  init.txt              where the first parameters came from
   metrics.jsonl         one line per logged step
   tensorboard/          the same for TensorBoard
   metrics.json          the evaluation
@@ -33,6 +34,7 @@ class RunDirectory:
         self.path = Path(path).absolute()
         self.config = self.path / "config.json"
         self.checkpoints = self.path / "checkpoints"
+        self.init_report = self.path / "init.txt"
         self.training_log = self.path / "metrics.jsonl"
         self.tensorboard = self.path / "tensorboard"
         self.metrics = self.path / "metrics.json"
@@ -59,7 +61,7 @@ class Checkpoints:
 
     def __init__(self, run: RunDirectory, *, keep: int = 1) -> None:
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        handlers = {name: ocp.StandardCheckpointHandler() for name in ("model", "training")}
+        handlers = {name: ocp.StandardCheckpointHandler() for name in _ITEMS}
         handlers["pipeline"] = ocp.JsonCheckpointHandler()
         self._manager = ocp.CheckpointManager(run.checkpoints, options=options, item_handlers=handlers)
         self._run = run
@@ -68,46 +70,39 @@ class Checkpoints:
         """Steps done at the latest complete checkpoint, or None."""
         return self._manager.latest_step()
 
-    def save(self, step: int, model: Any, training: Any, pipeline: dict[str, Any]) -> None:
+    def save(self, step: int, items: dict[str, Any], pipeline: dict[str, Any]) -> None:
         """Starts to save; returns before it is written. A step that is saved already is left alone.
 
         Args:
             step: steps done.
-            model: the model's parameters.
-            training: the rest of the training state.
+            items: "model", the model's parameters; "lora", its adapters, where it has any; "training", the rest of
+                the training state.
             pipeline: the state of the input pipeline, as JSON values.
         """
         if step == self._manager.latest_step():
             return
-        items = {"model": ocp.args.StandardSave(model), "training": ocp.args.StandardSave(training)}
-        self._manager.save(step, args=ocp.args.Composite(**items, pipeline=ocp.args.JsonSave(pipeline)), force=True)
+        arguments = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        self._manager.save(step, args=ocp.args.Composite(**arguments, pipeline=ocp.args.JsonSave(pipeline)), force=True)
 
-    def restore(self, model: Any, training: Any) -> tuple[Any, Any, dict[str, Any]]:
-        """The latest state: (model, training, pipeline).
+    def restore(self, items: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The latest (items, pipeline).
 
         Args:
-            model: abstract arrays that say with which shardings to restore; the mesh may be another than when saving.
-            training: likewise.
+            items: those to restore, of abstract arrays that say with which shardings; the mesh may be another than when
+                saving. "lora" must be among them where it was saved: without its adapters the model is another one.
 
         Raises:
             SailError: when there is no checkpoint, or when its arrays do not fit.
         """
-        restored = self._restore(model=model, training=training)
-        return restored["model"], restored["training"], restored["pipeline"]
-
-    def restore_model(self, model: Any) -> Any:
-        """The parameters of the model at the latest checkpoint; see `restore`."""
-        return self._restore(model=model)["model"]
-
-    def _restore(self, **abstract: Any) -> Any:
         step = self.latest()
         if step is None:
             raise SailError(f"{self._run.path} holds no checkpoint: train there first, or name another --workdir.")
         saved = self._manager.item_metadata(step)
-        for name, tree in abstract.items():
-            self._check_shapes(step, saved[name], tree)
-        arguments = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
-        return self._manager.restore(step, args=ocp.args.Composite(**arguments, pipeline=ocp.args.JsonRestore()))
+        for name in {*items, "lora"}:
+            self._check_shapes(step, saved.get(name), items.get(name))
+        arguments = {name: ocp.args.StandardRestore(tree) for name, tree in items.items()}
+        restored = self._manager.restore(step, args=ocp.args.Composite(**arguments, pipeline=ocp.args.JsonRestore()))
+        return {name: restored[name] for name in items}, restored["pipeline"]
 
     def _check_shapes(self, step: int, saved: Any, abstract: Any) -> None:
         have, want = _shapes(saved), _shapes(abstract)
@@ -124,6 +119,9 @@ class Checkpoints:
         """Waits for what is being written."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+_ITEMS = ("model", "lora", "training")
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -14,6 +14,10 @@ from rich.table import Table
 from sail_jax import config as config_lib
 from sail_jax.checkpoint import RunDirectory
 from sail_jax.config import Config
+from sail_jax.convert.export import export
+from sail_jax.convert.from_hf import inspect_checkpoint
+from sail_jax.convert.sources import find_checkpoint
+from sail_jax.convert.to_torch import DTYPES
 from sail_jax.data.ingest import ingest
 from sail_jax.data.synthetic import make_world
 from sail_jax.errors import SailError
@@ -65,7 +69,7 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m sail_jax",
-        description="Omni-modal embedding models: ingest, train, evaluate.",
+        description="Omni-modal embedding models: ingest, train, evaluate, export.",
         epilog="Any setting can be changed with --config.a.b=value; `describe --settings` lists them all.",
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
@@ -127,6 +131,31 @@ def _parser() -> argparse.ArgumentParser:
         config=False,
     )
     sub.add_argument("--config", type=Path, help="experiment file; by default the one that the run was started with")
+    sub = verb(
+        "export",
+        _export,
+        "write a trained run as a folder that sentence-transformers and PyTorch load",
+        "--workdir runs/glyphs --output exports/glyphs",
+        workdir="run directory",
+        config=False,
+    )
+    sub.add_argument("--output", required=True, type=Path, help="folder that is written")
+    sub.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="type of the weights (float32)")
+    sub.add_argument(
+        "--license", default="other", help="what the model card says under 'license', for example apache-2.0"
+    )
+    sub.add_argument(
+        "--adapters", action="store_true", help="write LoRA adapters in PEFT's format beside the base model, unmerged"
+    )
+    sub = verb(
+        "inspect",
+        _inspect,
+        "say what a Hugging Face checkpoint holds, and the settings with which it can be loaded",
+        "--checkpoint Qwen/Qwen2.5-1.5B",
+        workdir="",
+        config=False,
+    )
+    sub.add_argument("--checkpoint", required=True, help="directory or hub id")
     sub = verb(
         "describe",
         _describe,
@@ -204,6 +233,22 @@ def _evaluate_and_say(config: Config, workdir: Path) -> None:
     # Recall in per cent; wide enough for all columns where the output is no terminal.
     Console(width=max(console.width, 120)).print(table)
     console.print(f"Figures: {run.metrics}; report: {run.report}")
+
+
+def _export(options: argparse.Namespace, overrides: list[str]) -> None:
+    steps = export(
+        options.workdir, options.output, dtype=options.dtype, license_name=options.license, adapters=options.adapters
+    )
+    output = options.output.absolute()
+    console.print(f"Exported the model at step {steps} to {output}; {output / 'README.md'} says how to load it.")
+
+
+def _inspect(options: argparse.Namespace, overrides: list[str]) -> None:
+    directory = find_checkpoint(options.checkpoint)
+    for tower, settings in inspect_checkpoint(directory).items():
+        print(f"# {tower}: --config.init_from.{tower}={options.checkpoint}")
+        for key, value in settings.items():
+            print(f"config.model.{tower}.{key} = {value!r}")
 
 
 def _describe(options: argparse.Namespace, overrides: list[str]) -> None:

@@ -13,6 +13,7 @@ import json
 import math
 import operator
 import pathlib
+import re
 import traceback
 import types
 import typing
@@ -86,7 +87,11 @@ class LlmConfig:
 class VitConfig:
     """The vision tower; every frame is patchified on its own."""
 
-    kind: str = setting("aimv2", "'aimv2' (RMSNorm, SwiGLU, no bias) or 'siglip' (LayerNorm, GELU, biases)")
+    kind: str = setting(
+        "aimv2",
+        "'aimv2' (RMSNorm, SwiGLU, no bias), 'siglip' (LayerNorm, GELU, biases) or 'internvit' (as 'siglip', with "
+        "LayerScale and a class token, and without a final norm)",
+    )
     image_size: int = setting(448, "side in pixels to which frames are resized", low=1)
     patch_size: int = setting(14, "side of a patch in pixels", low=1)
     width: int = setting(1024, "hidden width", low=1)
@@ -139,6 +144,11 @@ class ClapConfig:
     mel_bins: int = setting(64, "mel filters", low=1)
     f_min: float = setting(50.0, "lowest frequency of the filters in Hz")
     f_max: float = setting(14_000.0, "highest frequency of the filters in Hz")
+    mel_scale: str = setting(
+        "slaney",
+        "'slaney': filters of unit area on Slaney's scale (unfused CLAP); 'htk': of height one on HTK's (fused CLAP)",
+        choices=("slaney", "htk"),
+    )
     spec_size: int = setting(256, "side of the square image into which the spectrogram is folded", low=1)
     patch_size: int = setting(4, "side of a patch of that image", low=1)
     width: int = setting(96, "width of the first stage; doubled at each of the others", low=1)
@@ -154,6 +164,20 @@ class ClapConfig:
     def clip_samples(self) -> int:
         """Samples per clip."""
         return int(round(self.clip_seconds * self.sample_rate))
+
+
+@dataclasses.dataclass(frozen=True)
+class BertConfig:
+    """The text tower of the CLIP-like baseline: a BERT encoder."""
+
+    vocab_size: int = setting(30_522, "rows of the word embedding table; at least the size of the tokenizer", low=1)
+    width: int = setting(768, "hidden width", low=1)
+    layers: int = setting(12, "number of blocks", low=1)
+    heads: int = setting(12, "attention heads", low=1)
+    mlp_width: int = setting(3072, "inner width of the MLP", low=1)
+    max_positions: int = setting(512, "learned positions, so the greatest length of a token sequence", low=1)
+    token_types: int = setting(2, "rows of the token type table; the first is used for all tokens", low=1)
+    norm_eps: float = setting(1e-12, "epsilon of the norms", low=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -326,6 +350,24 @@ class OptimizerConfig:
     eps: float = setting(1e-8, "epsilon of Adam", low=0)
     weight_decay: float = setting(1e-4, "weight decay, on matrices alone", low=0)
     clip_norm: float = setting(1.0, "global norm to which gradients are clipped", above=0)
+    freeze: tuple[str, ...] = setting(
+        (), "regular expressions; parameters of the model whose path has a match stay fixed, for example r'^vit/'"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters (arXiv 2106.09685) instead of full training; patterns are as in `optimizer.freeze`."""
+
+    rank: int = setting(0, "inner width of the adapters; 0 trains the model itself", low=0)
+    alpha: float = setting(16.0, "what the adapters add is multiplied by alpha / rank", above=0)
+    targets: tuple[str, ...] = setting(
+        (r"^llm/layers/.*kernel$",),
+        "patterns of the matrices that get adapters: kernels of dense layers, llm/embedding",
+    )
+    trained: tuple[str, ...] = setting(
+        (r"^perceiver/", r"_adapter/"), "patterns of the parameters that are trained themselves; all others stay fixed"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -393,12 +435,21 @@ class Config:
 
     seed: int = setting(0, "seed of every random draw, together with the step", low=0, below=2**31)
     model: ModelConfig = section(ModelConfig, "the model")
+    init_from: dict[str, str] = setting(
+        {},
+        "part of the model ('llm', 'vit', 'audio', 'perceiver', 'vision_adapter', 'audio_adapter', or 'model' for all) -> "
+        "checkpoint it starts from: a Hugging Face directory or hub id; parts left out are drawn anew",
+    )
+    init_allow_bin: bool = setting(
+        False, "whether `init_from` may read pickled weights (.bin), where a checkpoint has no others"
+    )
     prompt: PromptConfig = section(PromptConfig, "prompts and tokenizer")
     data: DataConfig = section(DataConfig, "the input pipeline")
     ingest: IngestConfig = section(IngestConfig, "ingestion")
     synthetic: SyntheticConfig = section(SyntheticConfig, "the generated world")
     objective: ObjectiveConfig = section(ObjectiveConfig, "the loss")
     optimizer: OptimizerConfig = section(OptimizerConfig, "the optimiser")
+    lora: LoraConfig = section(LoraConfig, "low-rank adapters")
     train: TrainConfig = section(TrainConfig, "the training loop")
     mesh: MeshConfig = section(MeshConfig, "the device mesh")
     eval: EvalConfig = section(EvalConfig, "evaluation")
@@ -501,6 +552,30 @@ def unknown_key(path: str, key: str, valid: Sequence[str] | Mapping[str, Any]) -
     """The message for a mistyped key, with the nearest valid names."""
     near = difflib.get_close_matches(key, list(valid), n=3, cutoff=0.5) or sorted(valid)
     return f"There is no setting {path}. Did you mean {' or '.join(near)}?"
+
+
+def matching(patterns: Sequence[str], names: Sequence[str], path: str) -> list[str]:
+    """The names in which one of the patterns is found (`re.search`).
+
+    Args:
+        patterns: regular expressions, the value of a setting.
+        names: for example paths of parameters.
+        path: the setting.
+
+    Raises:
+        SailError: when a pattern is found in no name, or is no regular expression; the message names the setting.
+    """
+    found: set[str] = set()
+    for pattern in patterns:
+        try:
+            hits = [name for name in names if re.search(pattern, name)]
+        except re.error as error:
+            raise SailError(f"{path}: {pattern!r} is no regular expression ({error}). Correct it.") from error
+        if not hits:
+            near = ", ".join(difflib.get_close_matches(pattern, names, n=3, cutoff=0))
+            raise SailError(f"{path}: {pattern!r} is found in no path of a parameter. Near ones are {near}.")
+        found.update(hits)
+    return [name for name in names if name in found]
 
 
 def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Config:

@@ -18,10 +18,11 @@ from sail_jax.data.pipeline import make_extractor
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import TEXT_FIELDS, Batch, Item, text_item
 from sail_jax.models.fusion import OmniEmbedder, init_params
+from sail_jax.models.lora import init_lora, merge
 from sail_jax.parallel.mesh import data_shards, make_mesh, shard_batch
 from sail_jax.parallel.rules import abstract_on_mesh
 
-_INSTRUCTION = "Summarise the item for finding related items."
+DEFAULT_INSTRUCTION = "Summarise the item for finding related items."
 
 
 class NothingShownError(BadRecordError):
@@ -51,7 +52,7 @@ class Embedder:
         *,
         modalities: str = "VTA",
         fields: Sequence[str] = TEXT_FIELDS,
-        instruction: str = _INSTRUCTION,
+        instruction: str = DEFAULT_INSTRUCTION,
         width: int | None = None,
     ) -> np.ndarray:
         """Embeds items and texts.
@@ -195,20 +196,41 @@ def load(workdir: str | Path, config: Config | None = None) -> Embedder:
     mesh = make_mesh(MeshConfig(), jax.local_devices())
     checkpoints = Checkpoints(run)
     try:
-        params = checkpoints.restore_model(_abstract_params(config, mesh))
+        params = restore_params(checkpoints, config, mesh)
     finally:
         checkpoints.close()
     return Embedder(config, params, make_extractor(config), mesh)
 
 
-def untrained(config: Config) -> Embedder:
-    """The model as it was before the first step of training."""
-    mesh = make_mesh(MeshConfig(), jax.local_devices())
-    out = jax.tree.map(lambda leaf: leaf.sharding, _abstract_params(config, mesh))
-    params = jax.jit(lambda: init_params(config.model, config.seed), out_shardings=out)()
-    return Embedder(config, params, make_extractor(config), mesh)
+def restore_params(checkpoints: Checkpoints, config: Config, mesh: Mesh) -> Any:
+    """The parameters of the model at the latest checkpoint, LoRA adapters merged into them.
+
+    Raises:
+        SailError: when there is no checkpoint, or it is of another config.
+    """
+    model, lora = restore_adapted(checkpoints, config, mesh)
+    if lora is None:
+        return model
+    out = jax.tree.map(lambda leaf: leaf.sharding, model)
+    merged = jax.jit(merge, static_argnames="config", out_shardings=out, donate_argnames="params")
+    return merged(model, lora, config.lora)
 
 
-def _abstract_params(config: Config, mesh: Mesh) -> Any:
+def restore_adapted(checkpoints: Checkpoints, config: Config, mesh: Mesh) -> tuple[Any, Any | None]:
+    """The parameters of the model at the latest checkpoint, and the adapters beside them, None without LoRA.
+
+    Raises:
+        SailError: as `restore_params`.
+    """
+    model = abstract_params(config, mesh)
+    if not config.lora.rank:
+        return checkpoints.restore({"model": model})[0]["model"], None
+    lora = abstract_on_mesh(jax.eval_shape(lambda: init_lora(model, config.lora, config.seed)), mesh)
+    restored, _ = checkpoints.restore({"model": model, "lora": lora})
+    return restored["model"], restored["lora"]
+
+
+def abstract_params(config: Config, mesh: Mesh) -> Any:
+    """Shapes, types and shardings of the model's parameters, without computing anything."""
     shapes = jax.eval_shape(lambda: init_params(config.model, config.seed))
     return abstract_on_mesh(shapes, mesh)

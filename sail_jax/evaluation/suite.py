@@ -5,14 +5,16 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import jax
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 
 from sail_jax import embedder as embedder_lib
-from sail_jax.config import Config
+from sail_jax.config import Config, MeshConfig
+from sail_jax.convert.initial import initial_params
 from sail_jax.data.features import View
-from sail_jax.data.pipeline import open_store
+from sail_jax.data.pipeline import make_extractor, open_store
 from sail_jax.data.prompts import shown_fields
 from sail_jax.data.store import ItemStore
 from sail_jax.embedder import Embedder
@@ -21,6 +23,7 @@ from sail_jax.evaluation.recall import recall_at_k, top_k
 from sail_jax.evaluation.retrieval import RetrievalTask, load_task
 from sail_jax.evaluation.tfidf import tfidf_top_k
 from sail_jax.items import MODALITIES, Item
+from sail_jax.parallel.mesh import make_mesh
 
 _GALLERY = 8  # results kept per query for the report's pictures
 
@@ -74,7 +77,7 @@ def run_suite(config: Config, workdir: Path) -> tuple[list[Result], dict[str, Re
     results: list[Result] = []
     models = {"trained": lambda: embedder_lib.load(workdir, config)}
     if config.eval.untrained:
-        models["untrained"] = lambda: embedder_lib.untrained(config)
+        models["untrained"] = lambda: _untrained(config)
     for name, make in models.items():
         with tempfile.TemporaryDirectory(prefix="embeddings-", dir=workdir) as scratch:
             runner = _Runner(name, make(), store, config, Path(scratch))
@@ -83,6 +86,13 @@ def run_suite(config: Config, workdir: Path) -> tuple[list[Result], dict[str, Re
     if config.eval.tfidf:
         results += [_run_tfidf(task, store, config) for task in tasks.values() if _has_text(task)]
     return results, tasks, store
+
+
+def _untrained(config: Config) -> Embedder:
+    """The model as it was before the first step of training."""
+    mesh = make_mesh(MeshConfig(), jax.local_devices())
+    params, _ = initial_params(config, mesh)
+    return Embedder(config, params, make_extractor(config), mesh)
 
 
 class _Runner:

@@ -1,8 +1,12 @@
 """The audio tower: CLAP's HTSAT, a Swin Transformer on a log-mel spectrogram that is folded into a square image.
 
-Matches `transformers.ClapAudioModelWithProjection` without fusion, but for sizes that no published checkpoint has: maps that
-the windows don't tile are padded there and rejected here; a window larger than its map shrinks to it here, bias table
-included, as in LAION's HTSAT, and fails there.
+Matches `transformers.ClapAudioModelWithProjection`, but for sizes that no published checkpoint has: maps that the windows
+don't tile are padded there and rejected here; a window larger than its map shrinks to it here, bias table included, as in
+LAION's HTSAT, and fails there.
+
+Checkpoints with feature fusion (`enable_fusion`) differ only in what they do to clips beyond their input length, and ours are
+never longer: they are the reference with `is_longer` False, their fusion layers left out. transformers' feature
+extractor marks one random clip of a batch that has no longer one as longer nonetheless; we don't follow it.
 
 Axis letters: C audio clips, T frames of the spectrogram, M mel bins, R chunks of time, S side of a square map of patches,
 W side of a window, N windows, D width, H heads, K head width.
@@ -15,8 +19,9 @@ from flax import linen as nn
 
 from sail_jax.config import ClapConfig
 from sail_jax.errors import SailError
+from sail_jax.models.bicubic import bicubic_matrix
 from sail_jax.models.log_mel import log_mel, num_frames
-from sail_jax.models.transformer import REMAT_POLICIES
+from sail_jax.models.transformer import REMAT_POLICIES, Dense
 
 # Statistics of the input for training from scratch, in dB and dB^2: sound at common levels lies around -30 dB, and
 # silence at -100 dB then stays within three deviations. Imported checkpoints bring their own, per mel bin.
@@ -67,9 +72,7 @@ class ClapAudio(nn.Module):
             )
         out = {"log_mel": log_mel(clips, config)}
         image = fold(InputNorm(config.norm_eps, name="input_norm")(out["log_mel"]), config)
-        x = nn.Dense(config.width, dtype=self.dtype, kernel_init=nn.initializers.lecun_normal(), name="patch_embed")(
-            _patchify(image, config.patch_size)
-        )
+        x = Dense(config.width, True, self.dtype, name="patch_embed")(_patchify(image, config.patch_size))
         x = out["patches"] = _layer_norm(config, "patch_norm")(x).astype(self.dtype)
         out["stages"] = []
         for index in range(len(config.depths)):
@@ -267,29 +270,10 @@ def fold(mel: jax.Array, config: ClapConfig) -> jax.Array:
     chunks = config.spec_size // bins
     room = config.spec_size * chunks
     if frames < room:
-        matrix = bicubic_matrix(frames, room)
+        matrix = bicubic_matrix(frames, room, align_corners=True)
         mel = jnp.einsum("ot,ctm->com", matrix, mel, precision=jax.lax.Precision.HIGHEST)
     mel = mel.reshape(clips, chunks, config.spec_size, bins).transpose(0, 1, 3, 2)
     return mel.reshape(clips, config.spec_size, config.spec_size)
-
-
-def bicubic_matrix(size_in: int, size_out: int) -> np.ndarray:
-    """Bicubic interpolation along one axis as a matrix, [size_out, size_in] float32.
-
-    Matches `torch.nn.functional.interpolate(mode="bicubic", align_corners=True)`: Keys' kernel with a = -0.75 and the edge
-    repeated. `jax.image.resize` has neither that kernel nor aligned corners.
-    """
-    a = -0.75
-    # The reference rounds positions to float32, which late in a long clip moves them by 1e-4 of a frame.
-    position = np.arange(size_out, dtype=np.float32) * np.float32((size_in - 1) / (size_out - 1))
-    matrix = np.zeros((size_out, size_in))
-    for tap in range(-1, 3):
-        sample = np.floor(position).astype(int) + tap
-        x = np.abs(position - sample)
-        near = (a + 2) * x**3 - (a + 3) * x**2 + 1
-        far = a * (x**3 - 5 * x**2 + 8 * x - 4)
-        np.add.at(matrix, (np.arange(size_out), np.clip(sample, 0, size_in - 1)), np.where(x <= 1, near, far))
-    return matrix.astype(np.float32)
 
 
 def relative_position_index(window: int) -> np.ndarray:
@@ -329,8 +313,8 @@ def _patchify(image: jax.Array, patch: int) -> jax.Array:
     return image.transpose(0, 1, 3, 2, 4).reshape(clips, side // patch, side // patch, patch**2)
 
 
-def _dense(width: int, dtype: jnp.dtype, name: str, use_bias: bool = True) -> nn.Dense:
-    return nn.Dense(width, use_bias=use_bias, dtype=dtype, kernel_init=_kernel_init, name=name)
+def _dense(width: int, dtype: jnp.dtype, name: str, use_bias: bool = True) -> Dense:
+    return Dense(width, use_bias, dtype, _kernel_init, name=name)
 
 
 def _layer_norm(config: ClapConfig, name: str) -> nn.LayerNorm:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from sail_jax.config import LlmConfig
 from sail_jax.errors import SailError
 from sail_jax.models import transformer
+from sail_jax.models.lora import adapter
 
 
 class Llm(nn.Module):
@@ -68,7 +69,10 @@ class Llm(nn.Module):
             [B, N, D] in `dtype`.
         """
         # The rows are cast, not the table: it is the largest array of the model.
-        return jnp.take(self.embedding, tokens, axis=0, mode="fill").astype(self.dtype)
+        rows = jnp.take(self.embedding, tokens, axis=0, mode="fill").astype(self.dtype)
+        if lora := adapter(self, "embedding"):
+            rows += jnp.take(lora.a, tokens, axis=0, mode="fill").astype(self.dtype) @ lora.b.astype(self.dtype)
+        return rows
 
     def __call__(
         self, embeddings: jax.Array, positions: jax.Array, mask: jax.Array

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sail_jax.errors import SailError
+from sail_jax.models.lora import adapter
 
 # Finite, so that a row without any valid key averages its values instead of becoming NaN; far below any logit, so that
 # the weight of a masked key is exactly zero wherever a valid one exists.
@@ -30,19 +31,29 @@ REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
+# LayerScale starts small, as in InternViT, so that a deep stack begins close to the identity.
+LAYER_SCALE_INIT = nn.initializers.constant(0.1)
+
 
 class Dense(nn.Module):
-    """A linear map of the last axis, with the others merged first: 1.7 times as fast on CPU, the same elsewhere."""
+    """A linear map of the last axis, with the others merged first: 1.7 times as fast on CPU, the same elsewhere.
+
+    Adds the output of its LoRA adapter where it has one.
+    """
 
     features: int
     use_bias: bool = False
     dtype: Any = jnp.float32
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [..., D] to [..., features] in `dtype`."""
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features), jnp.float32)
-        y = x.astype(self.dtype).reshape(-1, x.shape[-1]) @ kernel.astype(self.dtype)
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
+        rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
+        y = rows @ kernel.astype(self.dtype)
+        if lora := adapter(self, "kernel"):
+            y += (rows @ lora.a.astype(self.dtype)) @ lora.b.astype(self.dtype)
         if self.use_bias:
             y += self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)
         return y.reshape(*x.shape[:-1], self.features)
@@ -79,17 +90,21 @@ class SwiGluMlp(nn.Module):
 
 
 class GeluMlp(nn.Module):
-    """down(gelu(up(x))) with the tanh approximation; matches transformers' SiglipMLP."""
+    """down(gelu(up(x))); matches transformers' SiglipMLP, and without the tanh approximation InternVLVisionMLP and BERT's."""
 
     width: int
     use_bias: bool = False
     dtype: Any = jnp.float32
+    approximate: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [..., D] to [..., D] in `dtype`."""
         dense = functools.partial(Dense, use_bias=self.use_bias, dtype=self.dtype)
-        return dense(x.shape[-1], name="down")(nn.gelu(dense(self.width, name="up")(x), approximate=True))
+        return dense(x.shape[-1], name="down")(nn.gelu(dense(self.width, name="up")(x), approximate=self.approximate))
+
+
+ExactGeluMlp = functools.partial(GeluMlp, approximate=False)
 
 
 def rotary_angles(positions: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
@@ -248,11 +263,12 @@ class Block(nn.Module):
         head_dim: width of a head.
         mlp_width: inner width of the MLP.
         norm: `RMSNorm` or `LayerNorm`.
-        mlp: `SwiGluMlp` or `GeluMlp`.
+        mlp: `SwiGluMlp`, `GeluMlp` or `ExactGeluMlp`.
         norm_eps: epsilon of the norms.
         qkv_bias: bias on query, key and value.
         bias: bias on the attention output and in the MLP.
         qk_norm: RMSNorm on the heads of query and key.
+        layer_scale: a learned scale per channel on what attention and MLP add (LayerScale, arXiv 2103.17239).
         causal: whether a token sees the tokens up to itself alone.
         block_size: see `attend`.
         dtype: type of the computation.
@@ -268,6 +284,7 @@ class Block(nn.Module):
     qkv_bias: bool = False
     bias: bool = False
     qk_norm: bool = False
+    layer_scale: bool = False
     causal: bool = False
     block_size: int = 0
     dtype: Any = jnp.float32
@@ -307,9 +324,14 @@ class Block(nn.Module):
             dtype=self.dtype,
             name="attention",
         )
-        x = x + attention(normed, source, key_mask, angles)
+        x = x + self._scaled(attention(normed, source, key_mask, angles), "attention_scale")
         normed = self.norm(epsilon=self.norm_eps, dtype=self.dtype, name="mlp_norm")(x)
-        return x + self.mlp(self.mlp_width, self.bias, self.dtype, name="mlp")(normed)
+        return x + self._scaled(self.mlp(self.mlp_width, self.bias, self.dtype, name="mlp")(normed), "mlp_scale")
+
+    def _scaled(self, update: jax.Array, name: str) -> jax.Array:
+        if not self.layer_scale:
+            return update
+        return update * self.param(name, LAYER_SCALE_INIT, update.shape[-1:], jnp.float32).astype(self.dtype)
 
 
 def scan_layers(
@@ -344,7 +366,7 @@ def scan_layers(
             raise SailError(f"model.remat is {remat!r}; choose one of {', '.join(['none', *REMAT_POLICIES])}.")
         # Inside a scan nothing can be merged with the recomputation, so the costly guard against it is left out.
         step = nn.remat(step, policy=REMAT_POLICIES[remat], prevent_cse=False)
-    scan = nn.scan(step, variable_axes={"params": 0}, split_rngs={"params": True}, length=layers)
+    scan = nn.scan(step, variable_axes={"params": 0, "lora": 0}, split_rngs={"params": True}, length=layers)
     return scan(block, x)
 
 

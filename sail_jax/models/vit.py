@@ -18,6 +18,13 @@ from sail_jax.models import transformer
 KINDS = {
     "aimv2": {"norm": transformer.RMSNorm, "mlp": transformer.SwiGluMlp, "qkv_bias": False, "bias": False},
     "siglip": {"norm": transformer.LayerNorm, "mlp": transformer.GeluMlp, "qkv_bias": True, "bias": True},
+    "internvit": {
+        "norm": transformer.LayerNorm,
+        "mlp": transformer.ExactGeluMlp,
+        "qkv_bias": True,
+        "bias": True,
+        "layer_scale": True,
+    },
 }
 
 
@@ -42,7 +49,8 @@ class Vit(nn.Module):
     """A Vision Transformer without a pooling head.
 
     `config.kind` "aimv2" matches the last hidden state of transformers' Aimv2VisionModel (`is_native=False`), "siglip"
-    that of SiglipVisionModel.
+    that of SiglipVisionModel, "internvit" that of InternVLVisionModel (`attention_bias=True`, `use_qk_norm=False`,
+    `use_mean_pooling=True`, as in InternViT-300M) without its class token, which is what InternVL reads.
 
     Attributes:
         config: sizes and variant.
@@ -64,9 +72,10 @@ class Vit(nn.Module):
             frames: [F, H, W, 3] uint8 RGB, H = W = `config.image_size`.
 
         Returns:
-            patches: [F, P, D] in `dtype`, after the final norm, row by row from the top left.
+            patches: [F, P, D] in `dtype`, after the final norm, which "internvit" lacks, row by row from the top left.
             out: "patches", "embedded" [F, P, D] (the input of the first block), and "layers" [layers, F, P, D] where
-                `keep_layers` asks for it.
+                `keep_layers` asks for it. The latter two hold the class token of "internvit" too, before the patches:
+                [F, 1 + P, D].
 
         Raises:
             SailError: on an unknown kind, frames of another size or without a patch, or a width that the heads do not divide.
@@ -88,7 +97,7 @@ class Vit(nn.Module):
         patches, layers = transformer.scan_layers(
             block, embedded, layers=config.layers, remat=self.remat, keep_layers=self.keep_layers
         )
-        patches = self._norm("final_norm")(patches)
+        patches = patches[:, 1:] if config.kind == "internvit" else self._norm("final_norm")(patches)
         out = {"embedded": embedded, "patches": patches}
         return patches, out | ({"layers": layers} if self.keep_layers else {})
 
@@ -113,10 +122,16 @@ class Vit(nn.Module):
         )
         if config.kind == "aimv2":
             embedded = self._norm("patch_norm")(embedded)
-        positions = self.param(
-            "position_embedding", transformer.EMBEDDING_INIT, (config.patches, config.width), jnp.float32
-        )
-        return embedded + positions.astype(self.dtype)
+        embedded += self._table("position_embedding", (config.patches, config.width))
+        if config.kind == "internvit":
+            # The class token's position is kept apart from the others, which lie on a grid and are resized with it.
+            token = self._table("class_token", (config.width,)) + self._table("class_position", (config.width,))
+            token = jnp.broadcast_to(token, (len(embedded), 1, config.width))
+            embedded = jnp.concatenate([token, embedded], axis=1)
+        return embedded
+
+    def _table(self, name: str, shape: tuple[int, ...]) -> jax.Array:
+        return self.param(name, transformer.EMBEDDING_INIT, shape, jnp.float32).astype(self.dtype)
 
     def _norm(self, name: str) -> nn.Module:
         return KINDS[self.config.kind]["norm"](epsilon=self.config.norm_eps, dtype=self.dtype, name=name)

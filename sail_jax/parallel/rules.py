@@ -1,7 +1,7 @@
 """One first-match table of regular expressions decides, by a parameter's path, how it is treated.
 
 Paths are joined by "/", for example "model/llm/layers/attention/query/kernel". Tables are read from the top; the first
-pattern that is found in the path (`re.search`) decides. The same mechanism serves sharding and weight decay.
+pattern that is found in the path (`re.search`) decides. The same mechanism serves sharding, weight decay and freezing.
 """
 
 import re
@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from sail_jax.config import Config, matching
 
 Value = TypeVar("Value")
 
@@ -27,15 +29,17 @@ SHARDING: Sequence[tuple[str, tuple[str | None, ...]]] = (
 # Weight decay acts on matrices alone: no norms, biases, position tables, latents, temperatures or stored statistics.
 WEIGHT_DECAY: Sequence[tuple[str, bool]] = (
     (r"^objective/", False),
+    (r"^lora/", True),
     (r"kernel$", True),
     (r"llm/embedding$", True),
     (r".*", False),
 )
 
-# Statistics of the audio tower's input normalisation are constants of its pre-training.
+# What is frozen whatever the config says, and what never is; `frozen_rules` goes on from here. Statistics of the audio
+# tower's input normalisation are constants of its pre-training.
 FROZEN: Sequence[tuple[str, bool]] = (
-    (r"audio/input_norm/(mean|var)$", True),
-    (r".*", False),
+    (r"^(objective|lora)/", False),
+    (r"^audio/input_norm/(mean|var)$", True),
 )
 
 
@@ -59,6 +63,24 @@ def first_match(rules: Sequence[tuple[str, Value]], name: str) -> Value:
 def match(rules: Sequence[tuple[str, Value]], tree: Any) -> Any:
     """A tree of the same structure that holds each leaf's first match."""
     return jax.tree_util.tree_map_with_path(lambda path, _: first_match(rules, path_name(path)), tree)
+
+
+def frozen_rules(config: Config, names: Sequence[str]) -> Sequence[tuple[str, bool]]:
+    """The table that says of every parameter whether it is frozen; of the model's, it reads the path within the model.
+
+    Args:
+        config: its `optimizer.freeze` comes first, then, with adapters, `lora.trained`, and all else is frozen.
+        names: paths of the model's parameters.
+
+    Raises:
+        SailError: when a pattern of these settings is found in none of `names`.
+    """
+    matching(config.optimizer.freeze, names, "config.optimizer.freeze")
+    rules = [*FROZEN, *((pattern, True) for pattern in config.optimizer.freeze)]
+    if config.lora.rank:
+        matching(config.lora.trained, names, "config.lora.trained")
+        rules += [(pattern, False) for pattern in config.lora.trained]
+    return [*rules, (r".*", config.lora.rank > 0)]
 
 
 def partition_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:

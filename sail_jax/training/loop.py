@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sail_jax import config as config_lib
 from sail_jax.checkpoint import Checkpoints, RunDirectory, require_same_config
 from sail_jax.config import Config
+from sail_jax.convert.initial import InitReport
 from sail_jax.data.pipeline import BatchSource, HostShare, LoadedBatch, make_iterator
 from sail_jax.errors import SailError
 from sail_jax.models.fusion import OmniEmbedder
@@ -75,12 +76,21 @@ def train(config: Config, workdir: str | Path) -> TrainResult:
     try:
         state = _restore(checkpoints, abstract, source, run)
         if state is None:
-            state = sharded_init(config, objective, optimizer, mesh)
+            state, report = sharded_init(config, objective, optimizer, mesh)
+            _say(report, run)
         model = OmniEmbedder(config.model, groups=shards)
-        step = compile_step(make_train_step(model, objective, optimizer, schedule), abstract, mesh)
+        step = compile_step(make_train_step(config, model, objective, optimizer, schedule), abstract, mesh)
         return _Loop(config, run, source, checkpoints, step, mesh).run(state)
     finally:
         checkpoints.close()
+
+
+def _say(report: InitReport, run: RunDirectory) -> None:
+    """Keeps where the first parameters came from, and prints it where any came from a checkpoint."""
+    if jax.process_index() == 0:
+        run.init_report.write_text(f"{report}\n", encoding="utf-8")
+        if report.loaded:
+            print(report)
 
 
 def _restore(
@@ -88,8 +98,9 @@ def _restore(
 ) -> TrainState | None:
     if checkpoints.latest() is None:
         return None
-    model, training, pipeline = checkpoints.restore(abstract.params["model"], _without_model(abstract))
-    state = TrainState(training["step"], {"model": model, "objective": training["objective"]}, training["opt_state"])
+    params, pipeline = checkpoints.restore(_to_items(abstract))
+    training = params.pop("training")
+    state = TrainState(training["step"], params | {"objective": training["objective"]}, training["opt_state"])
     expected = _pipeline_state(int(state.step), source)
     if pipeline != expected:
         raise SailError(
@@ -104,9 +115,11 @@ def _pipeline_state(step: int, source: BatchSource) -> dict[str, Any]:
     return {"next_step": step, "source": source.fingerprint()}
 
 
-def _without_model(state: TrainState) -> dict[str, Any]:
-    """What a checkpoint holds beside the parameters of the model."""
-    return {"step": state.step, "objective": state.params["objective"], "opt_state": state.opt_state}
+def _to_items(state: TrainState) -> dict[str, Any]:
+    """The items of a checkpoint: the model, the adapters where there are any, and the rest."""
+    params = dict(state.params)
+    training = {"step": state.step, "objective": params.pop("objective"), "opt_state": state.opt_state}
+    return params | {"training": training}
 
 
 class _Loop:
@@ -154,8 +167,7 @@ class _Loop:
         return state, line
 
     def _save(self, done: int, state: TrainState) -> None:
-        pipeline = _pipeline_state(done, self.source)
-        self.checkpoints.save(done, state.params["model"], _without_model(state), pipeline)
+        self.checkpoints.save(done, _to_items(state), _pipeline_state(done, self.source))
 
     def _count_bad(self, loaded: LoadedBatch, done: int, state: TrainState) -> None:
         self.bad += loaded.bad_records

@@ -1,12 +1,10 @@
 """AdamW with warm-up and a cosine to a floor (arXiv 2510.12709, sec. 4.1)."""
 
-from typing import Any
-
 import optax
 
 from sail_jax.config import OptimizerConfig
 from sail_jax.errors import SailError
-from sail_jax.parallel.rules import FROZEN, WEIGHT_DECAY, match
+from sail_jax.parallel.rules import WEIGHT_DECAY, match
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -31,11 +29,7 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Clipping by global norm, AdamW with decay on matrices alone; frozen parameters get no update and no moments."""
-
-    def labels(params: Any) -> Any:
-        return match([(pattern, "frozen" if frozen else "trained") for pattern, frozen in FROZEN], params)
-
+    """Clipping by global norm, then AdamW with decay on matrices alone; it is given the trained parameters only."""
     adamw = optax.adamw(
         learning_rate(config, steps),
         b1=config.b1,
@@ -44,5 +38,4 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
         weight_decay=config.weight_decay,
         mask=lambda params: match(WEIGHT_DECAY, params),
     )
-    trained = optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
-    return optax.multi_transform({"trained": trained, "frozen": optax.set_to_zero()}, labels)
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)

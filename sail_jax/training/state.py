@@ -5,12 +5,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from sail_jax.config import Config
+from sail_jax.convert.initial import InitReport, initial_params
 from sail_jax.models.fusion import init_params
+from sail_jax.models.lora import init_lora
 from sail_jax.objectives.objective import Objective
-from sail_jax.parallel.rules import abstract_on_mesh
+from sail_jax.parallel.rules import abstract_on_mesh, first_match, frozen_rules
 
 
 class TrainState(NamedTuple):
@@ -18,8 +21,8 @@ class TrainState(NamedTuple):
 
     Attributes:
         step: [] int32, steps done.
-        params: {"model": ..., "objective": ...}, float32.
-        opt_state: the optimiser's.
+        params: {"model": ..., "objective": ...}, and "lora" where adapters are trained; float32.
+        opt_state: the optimiser's, of the trained parameters alone.
     """
 
     step: Any
@@ -27,10 +30,38 @@ class TrainState(NamedTuple):
     opt_state: Any
 
 
+def split(config: Config, params: Any) -> tuple[Any, Any]:
+    """Splits the parameters by the rules table into (trained, frozen); `join` is the way back.
+
+    Raises:
+        SailError: when a pattern of the config is found in no path.
+    """
+    flat = flatten_dict(params, sep="/")
+    rules = frozen_rules(config, list(flatten_dict(params["model"], sep="/")))
+    frozen = {name: leaf for name, leaf in flat.items() if first_match(rules, name.removeprefix("model/"))}
+    trained = {name: leaf for name, leaf in flat.items() if name not in frozen}
+    return unflatten_dict(trained, sep="/"), unflatten_dict(frozen, sep="/")
+
+
+def join(trained: Any, frozen: Any) -> Any:
+    """The parameters that `split` took apart."""
+    return unflatten_dict(flatten_dict(trained) | flatten_dict(frozen))
+
+
+def first_state(
+    config: Config, model: Any, objective: Objective, optimizer: optax.GradientTransformation
+) -> TrainState:
+    """The state at step 0 around given parameters of the model."""
+    params = {"model": model, "objective": objective.init()}
+    if config.lora.rank:
+        params["lora"] = init_lora(model, config.lora, config.seed)
+    trained, _ = split(config, params)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(trained))
+
+
 def init_state(config: Config, objective: Objective, optimizer: optax.GradientTransformation) -> TrainState:
     """A fresh state; trace or jit it."""
-    params = {"model": init_params(config.model, config.seed), "objective": objective.init()}
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    return first_state(config, init_params(config.model, config.seed), objective, optimizer)
 
 
 def abstract_state(
@@ -43,8 +74,14 @@ def abstract_state(
 
 def sharded_init(
     config: Config, objective: Objective, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> TrainState:
-    """A fresh state, each leaf created on its shards; no host ever holds the whole."""
+) -> tuple[TrainState, InitReport]:
+    """The state at step 0, each leaf made on its shards, so that no host ever holds the whole, and where it came from.
+
+    Raises:
+        SailError: when a checkpoint of `config.init_from` cannot be found or does not fit.
+    """
     abstract = abstract_state(config, objective, optimizer, mesh)
     out = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    return jax.jit(lambda: init_state(config, objective, optimizer), out_shardings=out)()
+    model, report = initial_params(config, mesh)
+    make = jax.jit(lambda model: first_state(config, model, objective, optimizer), out_shardings=out, donate_argnums=0)
+    return make(model), report

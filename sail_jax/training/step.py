@@ -8,40 +8,53 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from sail_jax.config import Config, LoraConfig
 from sail_jax.items import Batch
 from sail_jax.models.fusion import OmniEmbedder
+from sail_jax.models.lora import scaled
 from sail_jax.objectives.objective import Objective
 from sail_jax.parallel.mesh import BATCH_SPEC
-from sail_jax.training.state import TrainState
+from sail_jax.training.state import TrainState, join, split
 
 Metrics = dict[str, jax.Array]
 
 
-def make_loss(model: OmniEmbedder, objective: Objective) -> Callable[[Any, Batch], tuple[jax.Array, Metrics]]:
+def make_loss(
+    model: OmniEmbedder, objective: Objective, lora: LoraConfig
+) -> Callable[[Any, Batch], tuple[jax.Array, Metrics]]:
     """The loss of a batch as a function of the parameters."""
 
     def loss(params: Any, batch: Batch) -> tuple[jax.Array, Metrics]:
-        z, _ = model.apply({"params": params["model"]}, batch)
+        variables = {"params": params["model"], "lora": scaled(params.get("lora", {}), lora)}
+        z, _ = model.apply(variables, batch)
         return objective(params["objective"], z[0], batch)
 
     return loss
 
 
 def make_train_step(
-    model: OmniEmbedder, objective: Objective, optimizer: optax.GradientTransformation, schedule: optax.Schedule
+    config: Config,
+    model: OmniEmbedder,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """One optimiser step.
+
+    Frozen parameters are constants of the differentiated function: they get no gradient, no moments and no update.
 
     Returns:
         A pure function (state, batch) -> (state, metrics); metrics are float32 scalars: the loss and its parts, the
         gradient's global norm before clipping, and the learning rate.
     """
-    loss_and_gradient = jax.value_and_grad(make_loss(model, objective), has_aux=True)
+    loss_of = make_loss(model, objective, config.lora)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        (loss, metrics), gradient = loss_and_gradient(state.params, batch)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        trained, frozen = split(config, state.params)
+        loss_and_gradient = jax.value_and_grad(lambda part: loss_of(join(part, frozen), batch), has_aux=True)
+        (loss, metrics), gradient = loss_and_gradient(trained)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, trained)
+        params = join(optax.apply_updates(trained, updates), frozen)
         params = params | {"objective": objective.project(params["objective"])}
         metrics = metrics | {
             "loss": loss,

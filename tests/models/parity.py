@@ -1,33 +1,17 @@
-"""Copies the weights of a torch module into our parameter trees by a table, and compares activations.
-
-A table maps the path of our parameter to (torch name, how). A torch name with "{}" stands for one name per layer; the
-arrays are stacked on a leading axis. Every parameter of ours and every one of torch's must be used exactly once.
-"""
+"""Copies the weights of torch modules into our parameter trees, and compares activations."""
 
 import functools
+import re
 
 import jax
 import numpy as np
 import torch
 
-HOW = {
-    "same": lambda weight: weight,
-    "linear": lambda weight: weight.T,
-    # [D, 3, rows, columns] of a strided convolution -> [rows * columns * 3, D]
-    "patches": lambda weight: weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[0]),
-}
-
-
-def linear(ours, theirs, bias):
-    """The rows of a table for one dense layer."""
-    rows = {f"{ours}/kernel": (f"{theirs}.weight", "linear")}
-    return rows | ({f"{ours}/bias": (f"{theirs}.bias", "same")} if bias else {})
-
-
-def norm(ours, theirs, bias=False):
-    """The rows of a table for one norm."""
-    rows = {f"{ours}/scale": (f"{theirs}.weight", "same")}
-    return rows | ({f"{ours}/bias": (f"{theirs}.bias", "same")} if bias else {})
+from sail_jax.config import MeshConfig
+from sail_jax.convert.architectures import EXEMPT
+from sail_jax.convert.from_hf import load_rows
+from sail_jax.parallel.mesh import make_mesh
+from sail_jax.parallel.rules import abstract_on_mesh
 
 
 def randomise(model, seed=0):
@@ -37,7 +21,7 @@ def randomise(model, seed=0):
         for name, parameter in model.named_parameters():
             # Ten times the usual deviation, so that attention and MLPs change the residual stream visibly.
             noise = torch.randn(parameter.shape, generator=generator) * 0.2
-            parameter.copy_(1 + noise if "norm" in name and name.endswith("weight") else noise)
+            parameter.copy_(1 + noise if "norm" in name.lower() and name.endswith("weight") else noise)
     return model.eval()
 
 
@@ -47,25 +31,37 @@ def paths(tree):
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def copy_weights(table, state_dict, ours):
-    """Fills a tree of our shapes with torch's weights."""
-    weights = {name: value.detach().numpy() for name, value in state_dict.items()}
-    unused, copied = set(weights), {}
-    for path, leaf in paths(ours).items():
-        name, how = table[path]
-        names = [name.format(layer) for layer in range(leaf.shape[0])] if "{}" in name else [name]
-        arrays = [HOW[how](weights[name]) for name in names]
-        unused -= set(names)
-        copied[path] = np.stack(arrays) if "{}" in name else arrays[0]
-        assert copied[path].shape == leaf.shape, (path, copied[path].shape, leaf.shape)
-    assert not unused, f"not copied: {sorted(unused)}"
-    return jax.tree.unflatten(jax.tree.structure(ours), list(copied.values()))
+class StateDict:
+    """The tensors of a torch module, read as a checkpoint is."""
+
+    directory = "a module in memory"
+
+    def __init__(self, tensors):
+        self.tensors = {name: value.detach().numpy() for name, value in tensors.items()}
+        self.shapes = {name: value.shape for name, value in self.tensors.items()}
+
+    def read(self, name, index=None):
+        return self.tensors[name] if index is None else self.tensors[name][index]
+
+    def close(self):
+        pass
 
 
-def copied_params(module, table, model, *arguments):
+def copy_weights(rows, tensors, shapes):
+    """Fills a tree of our shapes with torch's tensors by a table of weight_map; all of both must be used."""
+    abstract = abstract_on_mesh(shapes, make_mesh(MeshConfig(), jax.devices()[:1]))
+    # What every CLAP holds as constants, and a fused one for its fusion, has no place in our tree.
+    spare = re.compile("|".join((EXEMPT["constant"], EXEMPT["CLAP fusion"])))
+    loaded = load_rows(
+        StateDict(tensors), rows, "", abstract, left_over=lambda name: "spare" if spare.search(name) else None
+    )
+    return loaded.params
+
+
+def copied_params(module, rows, model, *arguments):
     """Variables of our module, initialised on `arguments`, with the weights of a torch module."""
     shapes = jax.eval_shape(module.init, jax.random.key(0), *arguments)["params"]
-    return {"params": copy_weights(table, model.state_dict(), shapes)}
+    return {"params": copy_weights(rows, model.state_dict(), shapes)}
 
 
 def random_params(module, *arguments, seed=0):

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from flax import traverse_util
+from parity import copied_params
 from transformers import ClapAudioConfig, ClapAudioModelWithProjection
 from transformers.models.clap.modeling_clap import ClapAudioSelfAttention
 
 from sail_jax.config import ClapConfig
+from sail_jax.convert import weight_map
 from sail_jax.errors import SailError
-from sail_jax.models.clap import ClapAudio, bicubic_matrix
+from sail_jax.models.clap import ClapAudio
 from sail_jax.models.log_mel import log_mel
 
 # 16 x 16 patches with shifted windows, then 8 x 8 with shifted windows, then 4 x 4 in one window.
@@ -34,29 +36,12 @@ TINY = ClapConfig(
 )
 # For gradients, whose compilation takes seconds per block: 16 x 16 patches with shifted windows, then 8 x 8 without.
 SMALL = dataclasses.replace(TINY, depths=(2, 1), heads=(2, 4))
-RENAMES = [
-    ("audio_model.audio_encoder.", ""),
-    ("audio_projection.linear1", "projection.up"),
-    ("audio_projection.linear2", "projection.down"),
-    ("batch_norm.running_", "input_norm."),
-    ("batch_norm.", "input_norm."),
-    ("patch_embed.proj.", "patch_embed."),
-    ("patch_embed.norm.", "patch_norm."),
-    ("layers.", "stages_"),
-    (".blocks.", ".blocks_"),
-    ("downsample.reduction", "merge"),
-    ("downsample.norm", "merge_norm"),
-    ("layernorm_before", "attention_norm"),
-    ("layernorm_after", "mlp_norm"),
-    ("attention.self.", "attention."),
-    ("attention.output.dense", "attention.output"),
-    ("intermediate.dense", "mlp.up"),
-    ("output.dense", "mlp.down"),
-    ("relative_position_bias_table", "relative_position_bias"),
-]
+
+# The layers that only clips longer than the model's input go through.
+FUSION = ("patch_embed.fusion_model.", "patch_embed.mel_conv2d.")
 
 
-def reference_config(config):
+def reference_config(config, **variant):
     return ClapAudioConfig(
         window_size=config.window,
         num_mel_bins=config.mel_bins,
@@ -70,6 +55,7 @@ def reference_config(config):
         num_hidden_layers=len(config.depths),
         patch_embeds_hidden_size=config.width,
         mlp_ratio=config.mlp_ratio,
+        **variant,
     )
 
 
@@ -97,20 +83,8 @@ def shrink_windows(model, config):
                 block.attention.self = ClapAudioSelfAttention(model.config, width, config.heads[index], side)
 
 
-def import_weights(model):
-    params = {}
-    for name, value in model.state_dict().items():
-        if "relative_position_index" in name or "num_batches_tracked" in name:
-            continue
-        for old, new in RENAMES:
-            name = name.replace(old, new)
-        if name == "patch_embed.weight":
-            value = value.flatten(1)
-        if name.endswith(".weight"):
-            leaf = "kernel" if value.ndim == 2 else "scale"
-            name, value = name.removesuffix("weight") + leaf, value.T if value.ndim == 2 else value
-        params[tuple(name.split("."))] = jnp.asarray(value.numpy())
-    return {"params": traverse_util.unflatten_dict(params)}
+def import_weights(model, config):
+    return copied_params(ClapAudio(config), weight_map.clap(config), model, make_clips(config))
 
 
 def make_clips(config, count=3):
@@ -140,10 +114,8 @@ def test_matches_the_reference_stage_by_stage(changes):
     config = dataclasses.replace(TINY, **changes)
     model = ClapAudioModelWithProjection(reference_config(config))
     shrink_windows(model, config)
-    variables = import_weights(randomise(model))
+    variables = import_weights(randomise(model), config)
     clips = make_clips(config)
-    shapes = jax.eval_shape(ClapAudio(config).init, jax.random.key(0), clips)
-    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, shapes)
 
     embedding, out = jax.jit(ClapAudio(config).apply)(variables, clips)
     with torch.no_grad():
@@ -156,9 +128,23 @@ def test_matches_the_reference_stage_by_stage(changes):
     assert_close(embedding, expected.audio_embeds)
 
 
+def test_fused_checkpoints_need_no_fusion_layers_for_short_clips():
+    config = dataclasses.replace(TINY, depths=(2,), heads=(2,), mel_scale="htk")
+    model = randomise(ClapAudioModelWithProjection(reference_config(config, enable_fusion=True, aff_block_r=2)))
+    names = model.state_dict().keys()
+    assert all(any(part in name for name in names) for part in FUSION)
+    clips = make_clips(config)
+    embedding, out = jax.jit(ClapAudio(config).apply)(import_weights(model, config), clips)
+    features = torch.from_numpy(np.array(out["log_mel"]))[:, None].expand(-1, 4, -1, -1)
+    with torch.no_grad():
+        short, long = (model(features, is_longer=torch.full((len(clips), 1), longer)) for longer in (False, True))
+    assert_close(embedding, short.audio_embeds)
+    assert not np.allclose(embedding, long.audio_embeds, rtol=0, atol=0.01)
+
+
 def test_gradients_match_the_reference():
     model = randomise(ClapAudioModelWithProjection(reference_config(SMALL)))
-    variables = import_weights(model)
+    variables = import_weights(model, SMALL)
     clips = make_clips(SMALL)
     weights = np.random.default_rng(2).normal(size=(len(clips), SMALL.projection)).astype(np.float32)
     features = log_mel(jnp.asarray(clips), SMALL)
@@ -181,7 +167,7 @@ def test_gradients_match_the_reference():
 def test_remat_changes_neither_values_nor_gradients():
     config = dataclasses.replace(TINY, depths=(2,), heads=(2,))
     clips = make_clips(config)
-    variables = import_weights(randomise(ClapAudioModelWithProjection(reference_config(config))))
+    variables = import_weights(randomise(ClapAudioModelWithProjection(reference_config(config))), config)
 
     def run(remat):
         model = ClapAudio(config, remat=remat)
@@ -247,15 +233,6 @@ def test_full_size_has_the_reference_parameters():
     # The reference's other buffers are the number of batches seen and the relative position indices: constants for us.
     running = [value for name, value in reference.named_buffers() if name.rpartition(".")[2].startswith("running_")]
     assert sum(leaves[path].size for path in statistics) == sum(value.numel() for value in running) == 2 * 64
-
-
-@pytest.mark.parametrize(("size_in", "size_out"), [(1001, 1024), (101, 128), (2, 7), (64, 65)])
-def test_bicubic_matrix_equals_torch(size_in, size_out):
-    signal = np.random.default_rng(3).normal(size=(1, 1, size_in, 5)).astype(np.float32)
-    theirs = torch.nn.functional.interpolate(
-        torch.from_numpy(signal), (size_out, 5), mode="bicubic", align_corners=True
-    )
-    np.testing.assert_allclose(bicubic_matrix(size_in, size_out) @ signal[0, 0], theirs[0, 0], rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,6 @@ import torch
 from parity import (
     assert_close,
     copied_params,
-    linear,
-    norm,
     parameter_count,
     random_params,
     randomise,
@@ -20,6 +18,7 @@ from parity import (
 from transformers import Qwen2Config, Qwen2Model, Qwen3Config, Qwen3Model
 
 from sail_jax.config import LlmConfig
+from sail_jax.convert import weight_map
 from sail_jax.errors import SailError
 from sail_jax.models.llm import Llm
 
@@ -47,22 +46,6 @@ def reference(config):
             attn_implementation="eager",
         )
     )
-
-
-def table(config):
-    attention = "layers.{}.self_attn"
-    rows = {"embedding": ("embed_tokens.weight", "same")}
-    rows |= norm("final_norm", "norm")
-    rows |= norm("layers/attention_norm", "layers.{}.input_layernorm")
-    rows |= norm("layers/mlp_norm", "layers.{}.post_attention_layernorm")
-    rows |= norm("layers/attention/query_norm", f"{attention}.q_norm")
-    rows |= norm("layers/attention/key_norm", f"{attention}.k_norm")
-    for ours, theirs in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj")):
-        rows |= linear(f"layers/attention/{ours}", f"{attention}.{theirs}", config.qkv_bias)
-    rows |= linear("layers/attention/output", f"{attention}.o_proj", False)
-    for name in ("gate", "up", "down"):
-        rows |= linear(f"layers/mlp/{name}", f"layers.{{}}.mlp.{name}_proj", False)
-    return rows
 
 
 def inputs(config, seed=0):
@@ -100,7 +83,9 @@ def test_matches_transformers_layer_by_layer(name, causal):
         theirs = model(torch.tensor(tokens), theirs_mask, torch.tensor(positions)).last_hidden_state.numpy()
 
     ours = Llm(config, keep_layers=True)
-    variables = copied_params(ours, table(config), model, jnp.zeros((*tokens.shape, config.width)), positions, mask)
+    variables = copied_params(
+        ours, weight_map.qwen(config), model, jnp.zeros((*tokens.shape, config.width)), positions, mask
+    )
     hidden, out = forward(ours, variables, tokens, positions, mask)
     assert_close(hidden[mask], theirs[mask])
     assert out["layers"].shape == (config.layers, BATCH, LENGTH, config.width)

@@ -21,6 +21,7 @@ CONFIGS = {
     "sparse": ClapConfig(
         sample_rate=16_000, clip_seconds=1.0, n_fft=256, hop=300, mel_bins=16, f_min=0.0, f_max=8000.0
     ),
+    "fused": ClapConfig(mel_scale="htk"),
 }
 
 
@@ -51,8 +52,9 @@ def reference(audio, config):
         frequency_min=config.f_min,
         frequency_max=config.f_max,
     )
+    truncation = {"slaney": "rand_trunc", "htk": "fusion"}[config.mel_scale]
     features = extractor(
-        audio, truncation="rand_trunc", padding="repeatpad", sampling_rate=config.sample_rate, return_tensors="np"
+        audio, truncation=truncation, padding="repeatpad", sampling_rate=config.sample_rate, return_tensors="np"
     )
     return features["input_features"][0, 0]
 
@@ -75,8 +77,9 @@ def test_a_pure_tone_agrees_as_far_as_float32_can(config):
     audible = theirs > theirs.max(axis=1, keepdims=True) - 60
     assert 0.05 < audible.mean() < 0.95
     np.testing.assert_allclose(ours[audible], theirs[audible], rtol=0, atol=1e-4)
-    # 100 dB below the tone, float32 holds only rounding noise.
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=0.2)
+    # 100 dB below the tone, float32 holds only rounding noise, which HTK's filters lift above the floor of -100 dB.
+    tolerance = {"slaney": 0.2, "htk": 2.0}[config.mel_scale]
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("kind", ["noise", "quiet noise", "short"])

@@ -8,8 +8,6 @@ import torch
 from parity import (
     assert_close,
     copied_params,
-    linear,
-    norm,
     parameter_count,
     random_params,
     randomise,
@@ -21,18 +19,22 @@ from transformers import (
     Aimv2VisionConfig,
     Aimv2VisionModel,
     CLIPImageProcessorPil,
+    InternVLVisionConfig,
+    InternVLVisionModel,
     SiglipVisionConfig,
     SiglipVisionModel,
 )
 
 from sail_jax.config import VitConfig
+from sail_jax.convert import weight_map
 from sail_jax.errors import SailError
 from sail_jax.models.vit import Vit
 
 AIMV2 = VitConfig(image_size=28, patch_size=7, width=32, layers=3, heads=4, mlp_width=40)
 # 30 is no multiple of 7: the last two rows and columns of pixels are left out.
 SIGLIP = dataclasses.replace(AIMV2, kind="siglip", image_size=30, norm_eps=1e-6)
-CONFIGS = {"aimv2": AIMV2, "siglip": SIGLIP}
+INTERNVIT = dataclasses.replace(AIMV2, kind="internvit", norm_eps=1e-6)
+CONFIGS = {"aimv2": AIMV2, "siglip": SIGLIP, "internvit": INTERNVIT}
 
 
 def reference(config):
@@ -47,45 +49,12 @@ def reference(config):
     }
     if config.kind == "aimv2":
         return Aimv2VisionModel(Aimv2VisionConfig(use_head=False, rms_norm_eps=config.norm_eps, **sizes))
-    return SiglipVisionModel(SiglipVisionConfig(vision_use_head=False, layer_norm_eps=config.norm_eps, **sizes))
+    if config.kind == "siglip":
+        return SiglipVisionModel(SiglipVisionConfig(vision_use_head=False, layer_norm_eps=config.norm_eps, **sizes))
+    return InternVLVisionModel(InternVLVisionConfig(attention_bias=True, layer_norm_eps=config.norm_eps, **sizes))
 
 
-def attention_rows(theirs, bias):
-    rows = {}
-    for ours, name in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"), ("output", "out_proj")):
-        rows |= linear(f"layers/attention/{ours}", f"{theirs}.{name}", bias)
-    return rows
-
-
-def aimv2_table():
-    layer = "encoder.layers.{}"
-    rows = {
-        "patch_embedding/kernel": ("embeddings.patch_embed.weight", "patches"),
-        "patch_embedding/bias": ("embeddings.patch_embed.bias", "same"),
-        "position_embedding": ("embeddings.position_embedding.weight", "same"),
-    }
-    rows |= norm("patch_norm", "embeddings.rms_norm") | norm("final_norm", "rms_norm")
-    rows |= norm("layers/attention_norm", f"{layer}.rms_norm1") | norm("layers/mlp_norm", f"{layer}.rms_norm2")
-    for name in ("gate", "up", "down"):
-        rows |= linear(f"layers/mlp/{name}", f"{layer}.ffn.{name}_proj", False)
-    return rows | attention_rows(f"{layer}.attention", False)
-
-
-def siglip_table():
-    layer = "encoder.layers.{}"
-    rows = {
-        "patch_embedding/kernel": ("embeddings.patch_embedding.weight", "patches"),
-        "patch_embedding/bias": ("embeddings.patch_embedding.bias", "same"),
-        "position_embedding": ("embeddings.position_embedding.weight", "same"),
-    }
-    rows |= norm("final_norm", "post_layernorm", bias=True)
-    rows |= norm("layers/attention_norm", f"{layer}.layer_norm1", bias=True)
-    rows |= norm("layers/mlp_norm", f"{layer}.layer_norm2", bias=True)
-    rows |= linear("layers/mlp/up", f"{layer}.mlp.fc1", True) | linear("layers/mlp/down", f"{layer}.mlp.fc2", True)
-    return rows | attention_rows(f"{layer}.self_attn", True)
-
-
-TABLES = {"aimv2": aimv2_table, "siglip": siglip_table}
+TABLES = {"aimv2": weight_map.aimv2, "siglip": weight_map.siglip, "internvit": weight_map.internvit}
 
 
 def frames_of(config, count=3, seed=0):
@@ -103,12 +72,15 @@ def test_matches_transformers_layer_by_layer(kind):
     config = CONFIGS[kind]
     frames = frames_of(config)
     model = randomise(reference(config))
-    embedded, layers = record([model.embeddings]), record(model.encoder.layers)
+    blocks = model.encoder.layer if kind == "internvit" else model.encoder.layers
+    embedded, layers = record([model.embeddings]), record(blocks)
     with torch.no_grad():
         theirs = model(normalised(frames, config)).last_hidden_state.numpy()
+    if kind == "internvit":
+        theirs = theirs[:, 1:]
 
     ours = Vit(config, keep_layers=True)
-    patches, out = run(ours, copied_params(ours, TABLES[kind](), model, frames), frames)
+    patches, out = run(ours, copied_params(ours, TABLES[kind](config), model, frames), frames)
     assert patches.shape == (3, config.patches, config.width)
     assert_close(out["embedded"], embedded[0])
     for layer, expected in zip(out["layers"], layers, strict=True):
@@ -157,7 +129,7 @@ def test_bfloat16_stays_close_to_float32(kind):
 @pytest.mark.parametrize(
     ("config", "shape", "message"),
     [
-        (dataclasses.replace(AIMV2, kind="clip"), (1, 28, 28, 3), "'clip'; choose one of aimv2, siglip"),
+        (dataclasses.replace(AIMV2, kind="clip"), (1, 28, 28, 3), "'clip'; choose one of aimv2, siglip, internvit"),
         (dataclasses.replace(AIMV2, heads=5), (1, 28, 28, 3), "model.vit.width is 32"),
         (AIMV2, (1, 28, 35, 3), "28 x 28 pixels"),
     ],
@@ -174,8 +146,9 @@ def test_wrong_settings_are_refused(config, shape, message):
         VitConfig(
             kind="siglip", image_size=384, width=1152, layers=27, heads=16, mlp_width=4304, norm_eps=1e-6
         ),  # so400m-patch14-384, whose images are no multiple of its patches
+        VitConfig(kind="internvit", heads=16, mlp_width=4096, norm_eps=1e-6),  # 300M-448px
     ],
-    ids=["aimv2", "siglip"],
+    ids=["aimv2", "siglip", "internvit"],
 )
 def test_full_size_has_the_parameters_of_transformers(config):
     frames = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), jnp.uint8)

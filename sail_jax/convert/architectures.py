@@ -1,0 +1,247 @@
+"""The published architectures that can be read: how to tell them, what their config.json means for us, and their tables.
+
+A checkpoint may hold one tower (Qwen2.5, AIMv2) or several (SAIL-VL, CLAP, SigLIP, a model that we exported): then its config.json has
+a config of its own for each.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from sail_jax.config import ClapConfig
+from sail_jax.convert import weight_map
+from sail_jax.convert.weight_map import Layout
+from sail_jax.errors import SailError
+from sail_jax.models.clap import relative_position_index
+
+Settings = dict[str, Any]
+
+EXPORTED_TYPE = "sail_embedding"  # the model_type of a model that we exported
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """A tower as it is published.
+
+    Attributes:
+        tower: which of our towers it is: "llm", "vit", "audio" or "bert".
+        settings: config.json of the tower -> the settings of ours that it fixes.
+        layouts: the ways in which it is published; export writes the first.
+    """
+
+    tower: str
+    settings: Callable[[Mapping[str, Any]], Settings]
+    layouts: tuple[Layout, ...]
+
+
+def _refuse(values: Mapping[str, Any], allowed: Mapping[str, tuple[Any, ...]]) -> None:
+    """Raises SailError where config.json asks for something that our modules do not compute; absent keys pass."""
+    wrong = [f"{key} = {values[key]!r}" for key, fine in allowed.items() if key in values and values[key] not in fine]
+    if wrong:
+        raise SailError(
+            f"The checkpoint's config.json has {', '.join(wrong)}, which the {values.get('model_type')} tower here does not "
+            "compute; choose another checkpoint."
+        )
+
+
+def _qwen(values: Mapping[str, Any]) -> Settings:
+    _refuse(
+        values,
+        {
+            "hidden_act": ("silu",),
+            "use_sliding_window": (False, None),
+            "rope_scaling": (None, {"rope_type": "default"}),
+        },
+    )
+    rope = values.get("rope_parameters") or {}
+    _refuse({**rope, "model_type": values["model_type"]}, {"rope_type": ("default",)})
+    heads = values["num_attention_heads"]
+    third = values["model_type"] == "qwen3"
+    return {
+        "vocab_size": values["vocab_size"],
+        "width": values["hidden_size"],
+        "layers": values["num_hidden_layers"],
+        "heads": heads,
+        "kv_heads": values.get("num_key_value_heads", heads),
+        "head_dim": values.get("head_dim") or (128 if third else values["hidden_size"] // heads),
+        "mlp_width": values["intermediate_size"],
+        "rope_theta": float(rope.get("rope_theta") or values.get("rope_theta", 10_000.0)),
+        "norm_eps": values.get("rms_norm_eps", 1e-6),
+        "qkv_bias": values.get("attention_bias", False) if third else True,
+        "qk_norm": third,
+    }
+
+
+def _vit(kind: str, norm_eps: tuple[str, float], activation: str) -> Callable[[Mapping[str, Any]], Settings]:
+    def settings(values: Mapping[str, Any]) -> Settings:
+        fixed = {
+            "qkv_bias": (kind == "internvit",),
+            "use_bias": (False,),
+            "qk_normalization": (False,),
+            "use_qk_norm": (False,),
+        }
+        fixed |= {
+            "attention_bias": (kind == "internvit",),
+            "norm_type": ("layer_norm",),
+            "hidden_act": (activation,),
+            "num_channels": (3,),
+        }
+        _refuse(values, fixed)
+        square = {key: _side(key, values[key]) for key in ("image_size", "patch_size")}
+        return {
+            "kind": kind,
+            "width": values["hidden_size"],
+            "layers": values["num_hidden_layers"],
+            "heads": values["num_attention_heads"],
+            "mlp_width": values["intermediate_size"],
+            "norm_eps": values.get(*norm_eps),
+            **square,
+        }
+
+    return settings
+
+
+def _side(key: str, value: Any) -> int:
+    """A size that some write once and some as [height, width]."""
+    sides = set(value) if isinstance(value, list | tuple) else {value}
+    if len(sides) != 1:
+        raise SailError(f"The checkpoint's {key} is {value}; only squares are supported.")
+    return sides.pop()
+
+
+def _clap(values: Mapping[str, Any]) -> Settings:
+    _refuse(
+        values,
+        {
+            "hidden_act": ("gelu",),
+            "projection_hidden_act": ("relu",),
+            "qkv_bias": (True,),
+            "enable_patch_layer_norm": (True,),
+        },
+    )
+    settings = {
+        "mel_bins": values.get("num_mel_bins", 64),
+        "spec_size": values.get("spec_size", 256),
+        "patch_size": values.get("patch_size", 4),
+        "width": values.get("patch_embeds_hidden_size", 96),
+        "depths": tuple(values.get("depths", (2, 2, 6, 2))),
+        "heads": tuple(values.get("num_attention_heads", (4, 8, 16, 32))),
+        "window": values.get("window_size", 8),
+        "mlp_ratio": float(values.get("mlp_ratio", 4.0)),
+        "projection": values.get("projection_dim", 512),
+        "norm_eps": values.get("layer_norm_eps", 1e-5),
+    }
+    # Fused checkpoints were trained on filters of the other scale.
+    return settings | {"mel_scale": "htk" if values.get("enable_fusion") else "slaney"}
+
+
+def _bert(values: Mapping[str, Any]) -> Settings:
+    _refuse(values, {"hidden_act": ("gelu",), "position_embedding_type": ("absolute",)})
+    return {
+        "vocab_size": values["vocab_size"],
+        "width": values["hidden_size"],
+        "layers": values["num_hidden_layers"],
+        "heads": values["num_attention_heads"],
+        "mlp_width": values["intermediate_size"],
+        "max_positions": values["max_position_embeddings"],
+        "token_types": values.get("type_vocab_size", 2),
+        "norm_eps": values.get("layer_norm_eps", 1e-12),
+    }
+
+
+def _clap_constants(config: ClapConfig) -> Iterator[tuple[str, np.ndarray]]:
+    """Buffers that ClapAudioModelWithProjection keeps in its file."""
+    encoder = "audio_model.audio_encoder"
+    yield f"{encoder}.batch_norm.num_batches_tracked", np.zeros((), np.int64)
+    index = relative_position_index(config.window).astype(np.int64)
+    for stage, depth in enumerate(config.depths):
+        for block in range(depth):
+            yield f"{encoder}.layers.{stage}.blocks.{block}.attention.self.relative_position_index", index
+
+
+# Where a tower's module may lie: alone, under a head, in a composite of transformers or of SAIL-VL, in an export of ours.
+_LLM_AT = ("", "model.", "language_model.model.", "model.language_model.", "llm.")
+_VIT_AT = ("", "vision_model.", "model.vision_model.", "vision_tower.", "model.vision_tower.", "vision.")
+_AUDIO_AT = ("", "audio.")
+_BERT_AT = ("", "bert.")
+
+_QWEN = (Layout("transformers", weight_map.qwen, _LLM_AT),)
+_AIMV2 = Architecture(
+    "vit",
+    _vit("aimv2", ("rms_norm_eps", 1e-5), "silu"),
+    (Layout("transformers", weight_map.aimv2, _VIT_AT), Layout("published", weight_map.aimv2_original, _VIT_AT)),
+)
+_INTERNVIT = Architecture(
+    "vit",
+    _vit("internvit", ("layer_norm_eps", 1e-6), "gelu"),
+    (
+        Layout("transformers", weight_map.internvit, _VIT_AT),
+        Layout("published", weight_map.internvit_original, _VIT_AT),
+    ),
+)
+
+# By the `model_type` of a config.json.
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "qwen2": Architecture("llm", _qwen, _QWEN),
+    "qwen3": Architecture("llm", _qwen, _QWEN),
+    "aimv2": _AIMV2,
+    "aimv2_vision_model": _AIMV2,
+    "siglip_vision_model": Architecture(
+        "vit",
+        _vit("siglip", ("layer_norm_eps", 1e-6), "gelu_pytorch_tanh"),
+        (Layout("transformers", weight_map.siglip, _VIT_AT),),
+    ),
+    "intern_vit_6b": _INTERNVIT,
+    "internvl_vision": _INTERNVIT,
+    "clap_audio_model": Architecture(
+        "audio", _clap, (Layout("transformers", weight_map.clap, _AUDIO_AT, _clap_constants),)
+    ),
+    "bert": Architecture("bert", _bert, (Layout("transformers", weight_map.bert, _BERT_AT),)),
+}
+
+# Where a composite's config.json keeps the config of a tower, and the type of tower where that config does not say it.
+_SUB_CONFIGS = {"llm": ("llm_config", "text_config"), "vit": ("vision_config",), "audio": ("audio_config",), "bert": ()}
+_UNSAID = {"siglip": "siglip_vision_model", "aimv2": "aimv2_vision_model", "clap": "clap_audio_model"}
+
+
+def find_architecture(values: Mapping[str, Any], tower: str) -> tuple[Architecture, Mapping[str, Any]] | None:
+    """The architecture of a tower in a checkpoint, and its part of config.json; None where there is no such tower."""
+    for key in _SUB_CONFIGS[tower]:
+        if isinstance(values.get(key), Mapping):
+            part = dict(values[key])
+            part.setdefault("model_type", _UNSAID.get(values.get("model_type"), ""))
+            found = ARCHITECTURES.get(part["model_type"])
+            return (found, part) if found and found.tower == tower else None
+    found = ARCHITECTURES.get(values.get("model_type", ""))
+    return (found, values) if found and found.tower == tower else None
+
+
+# Tensors that a checkpoint may have beyond a tower, by design of the architectures; whatever else is left over is an error.
+EXEMPT: Mapping[str, str] = {
+    "language-model head": r"(^|\.)lm_head\.",
+    "rotary frequencies": r"rotary_emb\.inv_freq$",
+    "projector of a composite": r"^(model\.)?(mlp1|multi_modal_projector)\.",
+    "pooling head": r"^((model\.)?(vision_model|vision_tower)\.)?head\.",
+    "final norm after pooling": r"^((model\.)?(vision_model|vision_tower)\.)?layernorm\.",
+    "contrastive pair": r"^(text_model\.|(text|visual)_projection\.|logit_(scale|bias))",
+    "mask token": r"(^|\.)mask_token$",
+    "constant": r"(position_ids|relative_position_index|num_batches_tracked)$",
+    "CLAP fusion": r"patch_embed\.(mel_conv2d|fusion_model)\.",
+    "BERT heads": r"^(bert\.)?(pooler|cls)\.",
+}
+_OTHER_TOWERS = {
+    "llm": r"^(model\.)?(vision_model|vision_tower|vision|audio|perceiver|vision_adapter|audio_adapter)\.",
+    "vit": r"^(model\.)?(language_model|text_model|llm|audio|perceiver|vision_adapter|audio_adapter)\.",
+    "audio": r"^(llm|vision|perceiver|vision_adapter|audio_adapter)\.",
+    "bert": r"^$",
+}
+
+
+def exemption(name: str, tower: str) -> str | None:
+    """Why a tensor of a checkpoint may be left over when `tower` is read from it; None where it may not."""
+    if re.search(_OTHER_TOWERS[tower], name):
+        return "other towers of the composite"
+    return next((reason for reason, pattern in EXEMPT.items() if re.search(pattern, name)), None)

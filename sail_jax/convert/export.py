@@ -1,0 +1,171 @@
+"""Writes a trained model as a directory that sentence-transformers and plain PyTorch load.
+
+DIR/
+  model.safetensors          the parameters, under the names of transformers' modules (several files and an index when large)
+  config.json                sizes, a config of transformers for each tower
+  processor_config.json, tokenizer*    tokens, pixels and log-mel features as in training
+  modules.json, config_sentence_transformers.json    for sentence-transformers, with the prompts
+  *_sail_embedding.py, ...   the code that loads it (sail_jax/convert/exported_code)
+  README.md                  the model card
+  adapter/                   LoRA adapters in PEFT's format, where they are not merged
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import transformers
+
+from sail_jax.checkpoint import Checkpoints, RunDirectory
+from sail_jax.config import Config, MeshConfig
+from sail_jax.convert import hf_configs
+from sail_jax.convert.architectures import EXPORTED_TYPE
+from sail_jax.convert.model_card import model_card, prompts
+from sail_jax.convert.to_peft import write_adapters
+from sail_jax.convert.to_torch import model_tensors, write_weights
+from sail_jax.data.prompts import load_tokenizer
+from sail_jax.embedder import DEFAULT_INSTRUCTION, restore_adapted, restore_params
+from sail_jax.errors import SailError
+from sail_jax.parallel.mesh import make_mesh
+
+_CODE = Path(__file__).parent / "exported_code"
+
+
+def export(
+    workdir: Path, output: Path, *, dtype: str = "float32", license_name: str = "other", adapters: bool = False
+) -> int:
+    """Writes the latest checkpoint of a run as a directory for PyTorch.
+
+    Args:
+        workdir: the run directory.
+        output: the directory that is written; it appears under its name when it is complete.
+        dtype: "float32", or "bfloat16" for half the size.
+        license_name: what the model card says under `license`.
+        adapters: whether LoRA adapters are written beside the base model, in PEFT's format, instead of merged into it.
+
+    Returns:
+        Steps done at the checkpoint.
+
+    Raises:
+        SailError: when there is no run or no checkpoint, the output exists, transformers has no class that computes a
+            tower, or the run has no adapters to write.
+    """
+    run = RunDirectory(workdir)
+    config = run.load_config()
+    if output.exists():
+        raise SailError(f"{output} exists; name another --output, or remove it.")
+    if adapters and not config.lora.rank:
+        raise SailError(f"{run.path} was trained without LoRA (config.lora.rank is 0): there are no adapters to write.")
+    values = config_json(config)
+    steps, params, lora = _restore(run, config, merged=not adapters)
+    partial = output.with_name(output.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    write_weights(model_tensors(params, config.model), partial, dtype)
+    if lora is not None:
+        write_adapters(lora, config, partial / "adapter")
+    _write_json(partial / "config.json", values | {"dtype": dtype})
+    _write_processor(config, partial)
+    _write_modules(config, partial)
+    for path in sorted(_CODE.glob("*.py")):
+        shutil.copy(path, partial)
+    (partial / "README.md").write_text(model_card(config, run, steps, output, license_name), encoding="utf-8")
+    partial.rename(output)
+    return steps
+
+
+def _restore(run: RunDirectory, config: Config, *, merged: bool) -> tuple[int, Any, Any | None]:
+    """Steps done at the latest checkpoint, the parameters of the model, and the adapters unless they are merged."""
+    mesh = make_mesh(MeshConfig(), jax.local_devices()[:1])
+    checkpoints = Checkpoints(run)
+    try:
+        if merged:
+            return checkpoints.latest(), restore_params(checkpoints, config, mesh), None
+        return checkpoints.latest(), *restore_adapted(checkpoints, config, mesh)
+    finally:
+        checkpoints.close()
+
+
+def config_json(config: Config) -> dict[str, Any]:
+    """What config.json holds.
+
+    Raises:
+        SailError: when transformers has no class that computes a tower.
+    """
+    model = config.model
+    return {
+        "architectures": ["SailEmbeddingModel"],
+        "auto_map": {
+            "AutoConfig": "configuration_sail_embedding.SailEmbeddingConfig",
+            "AutoModel": "modeling_sail_embedding.SailEmbeddingModel",
+        },
+        "model_type": EXPORTED_TYPE,
+        "llm_config": hf_configs.llm_config(model.llm),
+        "vision_config": hf_configs.vision_config(model.vit),
+        "audio_config": hf_configs.audio_config(model.audio),
+        "perceiver_config": hf_configs.perceiver_config(model),
+        "causal": model.llm.causal,
+        "embedding_dim": model.llm.width,
+        "matryoshka_dims": sorted(config.objective.matryoshka, reverse=True),
+        "transformers_version": transformers.__version__,
+    }
+
+
+def _write_processor(config: Config, output: Path) -> None:
+    load_tokenizer(config.prompt, Path(config.data.dir), config.model.llm.vocab_size).save_pretrained(output)
+    vit, audio = config.model.vit, config.model.audio
+    image_processor = transformers.CLIPImageProcessorPil(
+        size={"height": vit.image_size, "width": vit.image_size},
+        resample=3,
+        do_center_crop=False,
+        image_mean=list(vit.image_mean),
+        image_std=list(vit.image_std),
+    )
+    feature_extractor = transformers.ClapFeatureExtractor(
+        feature_size=audio.mel_bins,
+        sampling_rate=audio.sample_rate,
+        hop_length=audio.hop,
+        max_length_s=audio.clip_seconds,
+        fft_window_size=audio.n_fft,
+        frequency_min=audio.f_min,
+        frequency_max=audio.f_max,
+        truncation="rand_trunc" if audio.mel_scale == "slaney" else "fusion",
+    )
+    values = {
+        "processor_class": "SailEmbeddingProcessor",
+        "auto_map": {"AutoProcessor": "processing_sail_embedding.SailEmbeddingProcessor"},
+        "image_processor": image_processor.to_dict(),
+        "feature_extractor": feature_extractor.to_dict(),
+        "template": config.prompt.template,
+        "instruction": DEFAULT_INSTRUCTION,
+        "max_tokens": config.prompt.max_tokens,
+        "vision_tokens": config.model.perceiver.latents,
+        "max_frames": config.model.perceiver.max_frames,
+        "max_clips": audio.max_clips,
+    }
+    _write_json(output / "processor_config.json", values)
+
+
+def _write_modules(config: Config, output: Path) -> None:
+    modules = (
+        "sentence_transformers_module.SailEmbeddingModule",
+        "sentence_transformers.sentence_transformer.modules.Normalize",
+    )
+    entries = [
+        {"idx": i, "name": str(i), "path": f"{i}_Normalize" if i else "", "type": name}
+        for i, name in enumerate(modules)
+    ]
+    _write_json(output / "modules.json", entries)
+    values = {
+        "model_type": "SentenceTransformer",
+        "prompts": prompts(config),
+        "default_prompt_name": None,
+        "similarity_fn_name": "cosine",
+    }
+    _write_json(output / "config_sentence_transformers.json", values)
+
+
+def _write_json(path: Path, values: Any) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

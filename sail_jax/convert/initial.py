@@ -1,0 +1,133 @@
+"""The parameters that training starts from: towers out of checkpoints (`config.init_from`), the rest drawn anew."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sail_jax.config import Config, to_dict
+from sail_jax.convert.architectures import EXPORTED_TYPE
+from sail_jax.convert.from_hf import TOWERS, Loaded, load_rows, load_tower, read_json
+from sail_jax.convert.sources import find_checkpoint
+from sail_jax.convert.weight_files import WeightFiles
+from sail_jax.convert.weight_map import OWN_PARTS
+from sail_jax.embedder import abstract_params
+from sail_jax.errors import SailError
+from sail_jax.models.fusion import init_params
+
+# Keys of `config.init_from`; "model" stands for all parts.
+PARTS = (*TOWERS, *OWN_PARTS)
+
+
+@dataclasses.dataclass(frozen=True)
+class InitReport:
+    """Where the parameters came from.
+
+    Attributes:
+        loaded: part -> what was read for it.
+        fresh: parts that were drawn anew.
+    """
+
+    loaded: Mapping[str, Loaded]
+    fresh: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = []
+        for part, loaded in self.loaded.items():
+            notes = [f"{loaded.tensors} tensors"]
+            notes += [f"{name} resized" for name in loaded.resized]
+            notes += [f"{count} left over ({reason})" for reason, count in loaded.left_over.items()]
+            lines.append(f"{part}: loaded from {loaded.source}; {', '.join(notes)}")
+        return "\n".join([*lines, *(f"{part}: initialised fresh" for part in self.fresh)])
+
+
+def initial_params(config: Config, mesh: Mesh) -> tuple[Any, InitReport]:
+    """Parameters of the model at step 0, each leaf on its shards.
+
+    Args:
+        config: its `init_from` maps parts of the model to checkpoints.
+        mesh: where they are placed.
+
+    Raises:
+        SailError: on an unknown part, a checkpoint that cannot be found or does not fit.
+    """
+    sources = _sources(config.init_from)
+    abstract = abstract_params(config, mesh)
+    size = sum(len(jax.tree.leaves(abstract[part])) for part in sources)
+    with _progress() as bar:
+        task = bar.add_task("read checkpoints", total=size, visible=bool(sources))
+        loaded = {
+            part: _load(part, source, config, abstract[part], lambda _: bar.advance(task))
+            for part, source in sources.items()
+        }
+    fresh = {part: shapes for part, shapes in abstract.items() if part not in loaded}
+    drawn = _draw(config, fresh) if fresh else {}
+    params = {part: loaded[part].params if part in loaded else drawn[part] for part in abstract}
+    return params, InitReport(loaded, tuple(fresh))
+
+
+def _sources(init_from: Mapping[str, str]) -> dict[str, str]:
+    """Part -> checkpoint; what is named by itself goes before "model"."""
+    unknown = [part for part in init_from if part not in (*PARTS, "model")]
+    if unknown:
+        raise SailError(f"config.init_from names unknown parts {unknown}; choose from {', '.join((*PARTS, 'model'))}.")
+    everything = dict.fromkeys(PARTS, init_from["model"]) if "model" in init_from else {}
+    return everything | {part: source for part, source in init_from.items() if part != "model"}
+
+
+def _load(part: str, source: str, config: Config, abstract: Any, progress: Callable[[int], None]) -> Loaded:
+    directory = find_checkpoint(source, allow_bin=config.init_allow_bin)
+    allow = {"allow_bin": config.init_allow_bin, "progress": progress}
+    if part in TOWERS:
+        return load_tower(directory, part, getattr(config.model, part), abstract, **allow)
+    return _load_own(directory, part, config, abstract, **allow)
+
+
+def _load_own(
+    directory: Path, part: str, config: Config, abstract: Any, *, allow_bin: bool, progress: Callable[[int], None]
+) -> Loaded:
+    """A part that no published checkpoint has: from a directory that we exported."""
+    values = read_json(directory / "config.json")
+    if values.get("model_type") != EXPORTED_TYPE:
+        raise SailError(
+            f"config.init_from.{part}: {directory} is no exported sail_jax model, and nothing else has this part."
+        )
+    if part == "perceiver":
+        theirs = values["perceiver_config"]
+        wrong = [
+            f"config.model.perceiver.{key}={theirs[key]!r} (now {value!r})"
+            for key, value in to_dict(config.model.perceiver).items()
+            if key in theirs and theirs[key] != value
+        ]
+        if wrong:
+            raise SailError(f"The perceiver differs from that of {directory}; set {', '.join(wrong)}.")
+    files = WeightFiles(directory, allow_bin=allow_bin)
+    try:
+        inside = f"{part}."
+        return load_rows(
+            files,
+            OWN_PARTS[part](),
+            inside,
+            abstract,
+            left_over=lambda name: None if name.startswith(inside) else "other parts of the model",
+            progress=progress,
+        )
+    finally:
+        files.close()
+
+
+def _draw(config: Config, abstract: Any) -> Any:
+    """The parts of `abstract`, drawn anew; what is not asked for is never computed."""
+    out = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    return jax.jit(
+        lambda: {part: init_params(config.model, config.seed)[part] for part in abstract}, out_shardings=out
+    )()
+
+
+def _progress() -> Progress:
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    return Progress(*columns, disable=jax.process_index() != 0, refresh_per_second=2)

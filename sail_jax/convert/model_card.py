@@ -1,0 +1,146 @@
+"""The model card of an exported model, and the prompts that it names."""
+
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCardData
+
+from sail_jax.checkpoint import RunDirectory
+from sail_jax.config import Config, DatasetConfig, EvalTaskConfig
+from sail_jax.convert.sources import is_hub_id
+
+_CARD = """---
+{front_matter}---
+
+# {name}
+
+An omni-modal embedding model: one vector of {width} numbers for any subset of pictures or video frames, text and sound. Trained with
+[sail_jax](https://arxiv.org/abs/2510.12709) {version}, an implementation of SAIL-Embedding (arXiv 2510.12709).
+
+## With sentence-transformers
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer({path!r}, trust_remote_code=True)
+texts = model.encode(["how to bake bread"], prompt_name="query")
+items = model.encode(
+    [
+        "a bare text",
+        "picture.jpg",  # or a PIL image
+        {{"array": samples, "sampling_rate": 48_000}},  # or "sound.flac"
+        {{"title": "Sourdough", "tags": "bread", "video": [frame_0, frame_1], "audio": "sound.flac"}},
+    ],
+    prompt_name="document",
+)
+scores = model.similarity(texts, items)
+```
+
+A dict takes the text fields `title`, `asr`, `ocr`, `nickname` and `tags`, or a bare `text`; `image` (one or a list) or `video` (a list of
+frames); `audio`, or `audio_embedding` for a precomputed CLAP vector. What an item lacks is left out.
+
+## With transformers
+
+```python
+import torch
+from transformers import AutoModel, AutoProcessor
+
+model = AutoModel.from_pretrained({path!r}, trust_remote_code=True).eval()
+processor = AutoProcessor.from_pretrained({path!r}, trust_remote_code=True)
+with torch.no_grad():
+    z = model(**processor(["how to bake bread", "picture.jpg"])).embedding  # [2, {width}], not normalised
+z = torch.nn.functional.normalize(z, dim=-1)
+```
+
+`trust_remote_code` runs the Python files of this folder, which reuse transformers' own Qwen, vision and CLAP modules and add what transformers
+has not: the Visual Perceiver, the fusion with bidirectional attention, and the chat template. They open no network connection.
+
+## Sizes
+
+Trained at the Matryoshka sizes {matryoshka}. Cut a vector to one of them, then normalise it again:
+`model.encode(..., truncate_dim={smallest}, normalize_embeddings=True)`.
+
+## Prompts
+
+A prompt is the instruction of the system turn. Use the one of the task for queries and the one of the task for what is searched.
+
+| prompt_name | instruction |
+| --- | --- |
+{prompts}
+
+## Training
+
+{steps} steps of {batch} pairs, seed {seed}, peak learning rate {peak}.{lora} Started from: {start}.
+
+| data set | sampling weight | query | target |
+| --- | --- | --- | --- |
+{datasets}
+
+## Evaluation
+
+{metrics}
+"""
+
+
+def prompts(config: Config) -> dict[str, str]:
+    """Name -> instruction: "query" and "document" of the first task that searches by text, then those of every task."""
+    tasks = config.data.datasets | config.eval.tasks
+    named = {}
+    for name, task in tasks.items():
+        named |= {f"{name}-query": task.query_instruction, f"{name}-document": task.target_instruction}
+    by_text = [task for task in tasks.values() if task.query == "T"]
+    first: DatasetConfig | EvalTaskConfig = next(iter([*by_text, *tasks.values()]), DatasetConfig())
+    return {"query": first.query_instruction, "document": first.target_instruction, **named}
+
+
+def model_card(config: Config, run: RunDirectory, steps: int, output: Path, license_name: str) -> str:
+    """The card: what the model is, how to load it, what it was trained on, and its figures.
+
+    Args:
+        config: the experiment.
+        run: the run; its `metrics.json` is read where there is one.
+        steps: steps done.
+        output: the exported directory.
+        license_name: what the front matter says under `license`.
+    """
+    # A local folder's name may tell of it; its path is nobody's business.
+    start = {part: source if is_hub_id(source) else Path(source).name for part, source in config.init_from.items()}
+    front = ModelCardData(
+        license=license_name,
+        library_name="sentence-transformers",
+        pipeline_tag="feature-extraction",
+        tags=["sentence-transformers", "feature-extraction", "multimodal", "sail_jax"],
+        base_model=sorted({source for source in config.init_from.values() if is_hub_id(source)}) or None,
+    )
+    rows = [f"| {name} | {d.weight:g} | {d.query} | {d.target} |" for name, d in config.data.datasets.items()]
+    lora = config.lora
+    sizes = sorted(config.objective.matryoshka, reverse=True)
+    return _CARD.format(
+        front_matter=front.to_yaml() + "\n",
+        name=output.name,
+        path=output.name,
+        version=importlib.metadata.version("sail_jax"),
+        width=config.model.llm.width,
+        matryoshka=", ".join(map(str, sizes)),
+        smallest=sizes[-1],
+        prompts="\n".join(f"| `{name}` | {text} |" for name, text in prompts(config).items()),
+        steps=f"{steps:,}",
+        batch=config.data.batch_size,
+        seed=config.seed,
+        peak=f"{config.optimizer.peak:g}",
+        lora=f" LoRA of rank {lora.rank} on {', '.join(lora.targets)}." if lora.rank else "",
+        start="; ".join(f"{part}: {source}" for part, source in start.items()) or "random weights",
+        datasets="\n".join(rows),
+        metrics=_metrics(run),
+    )
+
+
+def _metrics(run: RunDirectory) -> str:
+    if not run.metrics.is_file():
+        return "Not evaluated. `python -m sail_jax evaluate` before exporting puts the figures here."
+    figures: dict[str, Any] = json.loads(run.metrics.read_text())["trained"]
+    recalls = {name: value for name, value in figures.items() if "recall@" in name}
+    lines = [f"| {name} | {value:.4f} |" for name, value in recalls.items()]
+    return "\n".join(["| metric | value |", "| --- | --- |", *lines])

@@ -1,0 +1,45 @@
+"""Finds a checkpoint: a local directory, or a repository of the Hugging Face hub."""
+
+import re
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+from sail_jax.errors import SailError
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+# What a checkpoint is read from: no code, and no pickles unless they are allowed.
+_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether a source of weights is meant for the hub: "owner/name" or "owner/name@revision", and no local directory."""
+    return bool(_HUB_ID.fullmatch(source)) and not Path(source).expanduser().is_dir()
+
+
+def find_checkpoint(source: str, *, allow_bin: bool = False) -> Path:
+    """The local directory of a checkpoint.
+
+    Args:
+        source: a directory, or a hub id "owner/name" with an optional "@revision"; from the hub it is downloaded to the
+            cache of huggingface_hub, or taken from there.
+        allow_bin: whether pickled weights may be downloaded too.
+
+    Raises:
+        SailError: when there is no such directory, and the hub has no such repository or cannot be reached.
+    """
+    directory = Path(source).expanduser()
+    if directory.is_dir():
+        return directory
+    if not is_hub_id(source):
+        raise SailError(f"There is no directory {source}, and that is no hub id (owner/name, or owner/name@revision).")
+    name, _, revision = source.partition("@")
+    try:
+        patterns = [*_FILES, *(["*.bin"] if allow_bin else [])]
+        return Path(huggingface_hub.snapshot_download(name, revision=revision or None, allow_patterns=patterns))
+    except (OSError, OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError) as error:
+        raise SailError(
+            f"There is no directory {source}, and {name} could not be fetched from the Hugging Face hub "
+            f"({str(error).splitlines()[0]}). Without a network, download it elsewhere (`hf download {name}`) and name the directory."
+        ) from error

@@ -1,0 +1,118 @@
+"""The weight files of a Hugging Face directory: names and shapes at once, values tensor by tensor when they are asked for."""
+
+import contextlib
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+
+from sail_jax.errors import SailError
+
+_SAFE, _PICKLED = "model.safetensors", "pytorch_model.bin"
+
+
+class WeightFiles:
+    """Lazy access to safetensors files, sharded or not, or to pickled ones where that is allowed.
+
+    One file is mapped into memory at a time, so that what is resident never exceeds the largest file.
+
+    Args:
+        directory: a Hugging Face directory.
+        allow_bin: whether pickled files (`pytorch_model.bin`) are read where there are no safetensors; needs PyTorch, which
+            reads them with its restricted unpickler.
+
+    Raises:
+        SailError: when there are no weights, or pickled ones alone and they are not allowed, or a file is missing or broken.
+    """
+
+    def __init__(self, directory: Path, *, allow_bin: bool = False) -> None:
+        self.directory = directory
+        self._open: tuple[Path, Any] | None = None
+        self._where: Mapping[str, Path] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        files = self._find(_SAFE) or dict.fromkeys(sorted(directory.glob("*.safetensors")))
+        self._pickled = not files
+        if self._pickled:
+            files = self._find(_PICKLED)
+            self._check_pickled(files, allow_bin)
+        self._read_headers(files)
+
+    def _find(self, single: str) -> dict[Path, set[str] | None]:
+        """File -> the names that an index promises in it; None where no index says."""
+        index = self.directory / f"{single}.index.json"
+        if index.is_file():
+            promised: dict[Path, set[str]] = {}
+            for name, file in json.loads(index.read_text())["weight_map"].items():
+                promised.setdefault(self.directory / file, set()).add(name)
+            return promised
+        return {self.directory / single: None} if (self.directory / single).is_file() else {}
+
+    def _check_pickled(self, files: Mapping[Path, Any], allow_bin: bool) -> None:
+        if not files:
+            raise SailError(
+                f"{self.directory} holds no weights: neither {_SAFE} nor its index. Download the checkpoint again."
+            )
+        if not allow_bin:
+            raise SailError(
+                f"{self.directory} holds pickled weights alone ({', '.join(path.name for path in files)}). A pickle can run code: "
+                "convert it to safetensors, or, if you trust its source, set config.init_allow_bin=True."
+            )
+
+    def _read_headers(self, files: Mapping[Path, set[str] | None]) -> None:
+        where = {}
+        for path, promised in files.items():
+            handle = self._file(path)
+            names = list(handle.keys())
+            absent = (promised or set()) - set(names)
+            if absent:
+                raise SailError(
+                    f"{path} lacks {sorted(absent)[:5]}, which the index promises. Download the checkpoint again."
+                )
+            for name in names:
+                where[name] = path
+                self.shapes[name] = tuple(handle[name].shape if self._pickled else handle.get_slice(name).get_shape())
+        self._where = where
+
+    def _file(self, path: Path) -> Any:
+        """The opened file; the one opened before is unmapped."""
+        if self._open is None or self._open[0] != path:
+            self.close()
+            try:
+                self._open = (path, self._map(path))
+            except (OSError, safetensors.SafetensorError, RuntimeError, pickle.UnpicklingError) as error:
+                reason = str(error).partition("\n")[0]
+                raise SailError(f"{path} cannot be read ({reason}). Download the checkpoint again.") from error
+        return self._open[1]
+
+    def _map(self, path: Path) -> Any:
+        if not self._pickled:
+            # As a context manager alone it can be closed again.
+            return safetensors.safe_open(path, framework="np").__enter__()
+        try:
+            import torch  # noqa: PLC0415
+        except ImportError as error:
+            raise SailError(f"Reading {path} needs PyTorch: pip install 'sail_jax[torch]'.") from error
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+
+    def read(self, name: str, index: tuple[slice, ...] | None = None) -> np.ndarray:
+        """A tensor, or a part of it, in the type in which it is stored (bfloat16 comes from a pickled file as float32)."""
+        handle = self._file(self._where[name])
+        if self._pickled:
+            tensor = handle[name] if index is None else handle[name][index]
+            return tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()
+        return handle.get_tensor(name) if index is None else handle.get_slice(name)[index]
+
+    def largest_file(self) -> int:
+        """Bytes of the largest file."""
+        return max(path.stat().st_size for path in set(self._where.values()))
+
+    def close(self) -> None:
+        """Unmaps the file that is open."""
+        if self._open is not None and not self._pickled:
+            with contextlib.suppress(safetensors.SafetensorError):
+                self._open[1].__exit__(None, None, None)
+        self._open = None

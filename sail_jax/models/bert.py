@@ -1,0 +1,116 @@
+"""BERT, the text tower of the CLIP-like baseline that arXiv 2510.12709 compares with.
+
+Axis letters: B batch, N tokens, D width.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sail_jax.config import BertConfig
+from sail_jax.errors import SailError
+from sail_jax.models import transformer
+
+
+class Bert(nn.Module):
+    """A bidirectional Transformer encoder on text tokens, without a pooling head; all tokens are of the first type.
+
+    Matches transformers' BertModel (`add_pooling_layer=False`, `hidden_act="gelu"`).
+
+    Attributes:
+        config: sizes.
+        dtype: type of the computation.
+        remat: "none", "dots" or "full", see `transformer.scan_layers`.
+        keep_layers: whether `out` holds the outputs of all layers; for inspection, it costs their memory.
+    """
+
+    config: BertConfig
+    dtype: Any = jnp.float32
+    remat: str = "none"
+    keep_layers: bool = False
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array, mask: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Contextualises text tokens.
+
+        Args:
+            tokens: [B, N] int32 ids below `config.vocab_size`; larger ones give NaN rather than another token's row. N is
+                at most `config.max_positions`; token n is at position n, padding counted.
+            mask: [B, N] bool, False at padding, which takes no part in attention.
+
+        Returns:
+            hidden: [B, N, D] in `dtype`. Positions out of the mask hold finite, unused values.
+            out: "hidden", "embedded" [B, N, D] (the input of the first block), and "layers" [layers, B, N, D] where
+                `keep_layers` asks for it.
+
+        Raises:
+            SailError: on too many tokens, or a width that the heads do not divide.
+        """
+        config = self.config
+        embedded = self._embed(tokens)
+        block = PostNormBlock(
+            heads=config.heads,
+            head_dim=transformer.split_width(config.width, config.heads, "model.bert"),
+            mlp_width=config.mlp_width,
+            norm_eps=config.norm_eps,
+            dtype=self.dtype,
+            name="layers",
+        )
+        hidden, layers = transformer.scan_layers(
+            block, embedded, mask, layers=config.layers, remat=self.remat, keep_layers=self.keep_layers
+        )
+        out = {"embedded": embedded, "hidden": hidden}
+        return hidden, out | ({"layers": layers} if self.keep_layers else {})
+
+    def _embed(self, tokens: jax.Array) -> jax.Array:
+        config, length = self.config, tokens.shape[1]
+        if length > config.max_positions:
+            raise SailError(
+                f"A text has {length} tokens; model.bert.max_positions allows {config.max_positions}. Cut the text."
+            )
+        words = jnp.take(self._table("word_embedding", config.vocab_size), tokens, axis=0, mode="fill")
+        positions = self._table("position_embedding", config.max_positions)[:length]
+        first_type = self._table("type_embedding", config.token_types)[0]
+        norm = transformer.LayerNorm(epsilon=config.norm_eps, dtype=self.dtype, name="embedding_norm")
+        return norm(words + first_type + positions)
+
+    def _table(self, name: str, rows: int) -> jax.Array:
+        return self.param(name, transformer.EMBEDDING_INIT, (rows, self.config.width), jnp.float32)
+
+
+class PostNormBlock(nn.Module):
+    """A post-norm Transformer block: norm(x + attention(x)), then norm(x + mlp(x)); matches transformers' BertLayer.
+
+    Attributes:
+        heads: attention heads.
+        head_dim: width of a head.
+        mlp_width: inner width of the MLP.
+        norm_eps: epsilon of the norms.
+        dtype: type of the computation.
+    """
+
+    heads: int
+    head_dim: int
+    mlp_width: int
+    norm_eps: float
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+        """Updates the tokens `x` [B, N, D], where `mask` [B, N] is True at those that may be attended to."""
+        norm = functools.partial(transformer.LayerNorm, epsilon=self.norm_eps, dtype=self.dtype)
+        attention = transformer.Attention(
+            heads=self.heads,
+            kv_heads=self.heads,
+            head_dim=self.head_dim,
+            qkv_bias=True,
+            output_bias=True,
+            dtype=self.dtype,
+            name="attention",
+        )
+        x = norm(name="attention_norm")(x + attention(x, x, mask))
+        mlp = transformer.ExactGeluMlp(self.mlp_width, True, self.dtype, name="mlp")
+        return norm(name="mlp_norm")(x + mlp(x))

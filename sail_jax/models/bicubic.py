@@ -1,0 +1,68 @@
+"""Bicubic interpolation as PyTorch computes it, which the published checkpoints were trained and are resized with.
+
+`jax.image.resize` has neither PyTorch's kernel nor aligned corners, and antialiases when it shrinks.
+"""
+
+import math
+
+import numpy as np
+
+from sail_jax.errors import SailError
+
+
+def bicubic_matrix(size_in: int, size_out: int, *, align_corners: bool) -> np.ndarray:
+    """Interpolation along one axis as a matrix.
+
+    Matches `torch.nn.functional.interpolate(mode="bicubic")` without antialiasing: Keys' kernel with a = -0.75 and the edge
+    repeated.
+
+    Args:
+        size_in: number of samples.
+        size_out: number of interpolated samples.
+        align_corners: whether the centres of the first and last samples stay in place, instead of the outer edges.
+
+    Returns:
+        [size_out, size_in] float32.
+    """
+    a = -0.75
+    # The reference rounds positions to float32, which late in a long axis moves them by 1e-4 of a sample.
+    position = np.arange(size_out, dtype=np.float32)
+    if align_corners:
+        position *= np.float32((size_in - 1) / max(size_out - 1, 1))
+    else:
+        position = np.float32(size_in / size_out) * (position + np.float32(0.5)) - np.float32(0.5)
+    matrix = np.zeros((size_out, size_in))
+    for tap in range(-1, 3):
+        sample = np.floor(position).astype(int) + tap
+        x = np.abs(position - sample)
+        near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+        far = a * (x**3 - 5 * x**2 + 8 * x - 4)
+        np.add.at(matrix, (np.arange(size_out), np.clip(sample, 0, size_in - 1)), np.where(x <= 1, near, far))
+    return matrix.astype(np.float32)
+
+
+def resize_grid(table: np.ndarray, side_out: int) -> np.ndarray:
+    """Resizes a square grid of position embeddings, as `interpolate_pos_encoding` of transformers' vision towers does.
+
+    Args:
+        table: [side_in**2, D], row by row.
+        side_out: the new side.
+
+    Returns:
+        [side_out**2, D] float32; `table` itself where its side is `side_out` already.
+
+    Raises:
+        SailError: when the table holds no square grid.
+    """
+    side_in = math.isqrt(len(table))
+    if side_in**2 != len(table):
+        raise SailError(
+            f"A table of {len(table)} positions is no square grid of patches, so it can't be resized to {side_out} x "
+            f"{side_out}; leave out positions of class tokens."
+        )
+    if side_in == side_out:
+        return table
+    matrix = bicubic_matrix(side_in, side_out, align_corners=False)
+    grid = table.astype(np.float32).reshape(side_in, side_in, -1)
+    grid = np.einsum("oi,pj,ijd->opd", matrix, matrix, grid, optimize=True)
+    return grid.reshape(side_out**2, -1)

@@ -1,0 +1,76 @@
+"""`init_from`: towers out of checkpoints, the rest fresh, and errors that say what to do."""
+
+import checkpoints
+import jax
+import numpy as np
+import pytest
+
+from sail_jax import config as config_lib
+from sail_jax.config import MeshConfig
+from sail_jax.convert.from_hf import inspect_checkpoint
+from sail_jax.convert.initial import initial_params
+from sail_jax.errors import SailError
+from sail_jax.parallel.mesh import make_mesh
+from sail_jax.training.loop import train
+
+
+@pytest.fixture
+def towers(settings, tmp_path):
+    """Checkpoints of three towers, and settings that fit them."""
+    checkpoints.qwen2(tmp_path / "qwen", vocab_size=512)
+    checkpoints.siglip(tmp_path / "siglip")
+    checkpoints.clap(tmp_path / "clap")
+    for tower, name in (("llm", "qwen"), ("vit", "siglip"), ("audio", "clap")):
+        settings.model[tower].update(**inspect_checkpoint(tmp_path / name)[tower])
+        settings.init_from[tower] = str(tmp_path / name)
+    return settings
+
+
+def test_three_checkpoints_make_one_model(towers):
+    config = config_lib.build(towers)
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    params, report = initial_params(config, mesh)
+    assert set(report.loaded) == {"llm", "vit", "audio"}
+    assert report.fresh == ("audio_adapter", "perceiver", "vision_adapter")
+    assert "vit: loaded from" in str(report) and "pooling head" in str(report)
+    towers.init_from = {}
+    fresh, _ = initial_params(config_lib.build(towers), mesh)
+    for part in params:
+        same = [np.array_equal(*pair) for pair in zip(*map(jax.tree.leaves, (params[part], fresh[part])), strict=True)]
+        assert all(same) == (part in report.fresh), part
+
+
+def test_training_starts_from_them_and_resumes_without_them(towers, tmp_path, capsys):
+    towers.train.update(steps=1, checkpoint_every=1)
+    towers.optimizer.warmup_steps = 0
+    towers.optimizer.freeze = ("^llm/", "^vit/", "^audio/")
+    config = config_lib.build(towers)
+    result = train(config, tmp_path / "run")
+    shown = capsys.readouterr().out
+    assert "llm: loaded from" in shown and "perceiver: initialised fresh" in shown
+    assert (tmp_path / "run" / "init.txt").read_text() in shown
+    start, _ = initial_params(config, make_mesh(MeshConfig()))
+    for part in ("llm", "vit", "audio"):
+        jax.tree.map(np.testing.assert_array_equal, result.state.params["model"][part], start[part])
+    (tmp_path / "qwen").rename(tmp_path / "moved")
+    assert train(config, tmp_path / "run").start == 1
+
+
+@pytest.mark.parametrize(
+    ("init_from", "message"),
+    [
+        ({"vision": "x"}, r"unknown parts \['vision'\]; choose from llm, vit"),
+        ({"llm": "/no/such/folder"}, "no directory /no/such/folder, and that is no hub id"),
+        ({"llm": "Qwen/Qwen2.5-1.5B"}, "could not be fetched from the Hugging Face hub.*hf download Qwen/Qwen2.5-1.5B"),
+    ],
+)
+def test_what_cannot_be_found_is_named(settings, init_from, message):
+    settings.init_from = init_from
+    with pytest.raises(SailError, match=message):
+        initial_params(config_lib.build(settings), make_mesh(MeshConfig()))
+
+
+def test_our_own_parts_need_an_export_of_ours(towers):
+    towers.init_from["perceiver"] = towers.init_from["vit"]
+    with pytest.raises(SailError, match="config.init_from.perceiver: .*siglip is no exported sail_jax model"):
+        initial_params(config_lib.build(towers), make_mesh(MeshConfig()))
