@@ -43,6 +43,14 @@ setup(
         "cuda": ["jax[cuda12]>=0.10,<0.12"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "torch": ["torch>=2.4"],
-        "test": ["pytest>=8", "pytest-xdist>=3", "psutil", "ruff", "torch>=2.4", "sentence-transformers>=6", "peft>=0.18"],
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3",
+            "psutil",
+            "ruff",
+            "torch>=2.4",
+            "sentence-transformers>=6",
+            "peft>=0.18",
+        ],
     },
 )

@@ -30,6 +30,11 @@ def get_config() -> ml_collections.ConfigDict:
     config = default_config()
     config.model.remat = "full"
     config.model.perceiver.attention_block = 1024
+    config.init_from = {
+        "llm": "Qwen/Qwen2.5-1.5B",
+        "vit": "apple/aimv2-large-patch14-448",
+        "audio": "laion/clap-htsat-unfused",
+    }
     config.prompt.tokenizer = "Qwen/Qwen2.5-1.5B"
     config.prompt.max_tokens = 320
     item = {"query_instruction": RELATED, "target_instruction": RELATED}

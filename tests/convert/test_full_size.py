@@ -3,12 +3,14 @@
 import jax
 import numpy as np
 import pytest
+import tiny
 import torch
 import transformers
 from test_from_hf import CONFIGS, module_and_inputs
 from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
 from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 
+from sail_jax import config as config_lib
 from sail_jax.convert.architectures import exemption, find_architecture
 from sail_jax.convert.from_hf import plan_rows
 from sail_jax.parallel.rules import path_name
@@ -185,3 +187,11 @@ def test_every_tensor_of_the_published_size_has_its_place(name):
     assert [tensor for tensor in shapes if tensor not in used and exemption(tensor, tower) is None] == []
     assert sum(leaf.size for leaf in leaves.values()) == parameters
     assert sum(int(np.prod(shapes[tensor])) for tensor in used) == parameters
+
+
+def test_the_full_size_config_fits_the_checkpoints_it_names():
+    config = config_lib.load(tiny.REPO / "configs" / "sail_1b5.py")
+    for tower, source in config.init_from.items():
+        architecture, part = find_architecture(PUBLISHED[source.rpartition("/")[2]], tower)
+        settings = architecture.settings(part)
+        assert {key: getattr(getattr(config.model, tower), key) for key in settings} == settings
