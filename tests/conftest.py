@@ -12,6 +12,9 @@ _cache = tempfile.TemporaryDirectory(prefix="sail-jax-compiled-")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for a hub
+# Where transformers puts the code of exported models; else a folder in the user's home.
+_code = tempfile.TemporaryDirectory(prefix="sail-jax-code-")
+os.environ["HF_MODULES_CACHE"] = _code.name
 
 import pytest  # noqa: E402
 import tiny  # noqa: E402

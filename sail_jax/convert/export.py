@@ -163,6 +163,7 @@ def _write_modules(config: Config, output: Path) -> None:
         "prompts": prompts(config),
         "default_prompt_name": None,
         "similarity_fn_name": "cosine",
+        "requirements": {"sentence-transformers": ">=6", "transformers": ">=5.23"},
     }
     _write_json(output / "config_sentence_transformers.json", values)
 

@@ -136,8 +136,7 @@ def test_what_transformers_does_not_compute_is_refused(settings, tmp_path):
         export(run.path, tmp_path / "out", adapters=True)
 
 
-def test_adapters_in_the_format_of_peft(settings, tmp_path, monkeypatch):
-    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "code"))
+def test_adapters_in_the_format_of_peft(settings, tmp_path):
     config, run, items = make_run(settings, tmp_path / "run", lora=True)
     export(run.path, tmp_path / "out", adapters=True)
     base = transformers.AutoModel.from_pretrained(tmp_path / "out", trust_remote_code=True)

@@ -62,15 +62,6 @@ def drawn_params(config):
     return jax.device_put(jax.tree_util.tree_map_with_path(draw, shapes))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def code_cache(tmp_path_factory):
-    """Where transformers puts the code of models, which else is a folder in the user's home."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = str(tmp_path_factory.mktemp("code"))
-        patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", folder)
-        yield
-
-
 @pytest.fixture(scope="module")
 def exports(world, tmp_path_factory):
     """Variant -> (exported directory, the embedder in JAX), made when it is asked for."""
@@ -358,6 +349,7 @@ def test_sentence_transformers_encodes_and_saves(exported, cases, tmp_path):
         ({"audio": np.zeros(9)}, "sampling_rate"),
         ({"array": np.zeros(0), "sampling_rate": 16_000}, "no samples"),
         ({"array": np.zeros((9, 2)), "sampling_rate": 16_000}, r"\[channels, samples\]"),
+        ({"audio_embedding": np.zeros((2, 16))}, "one vector"),
         (3, "not int"),
     ],
 )

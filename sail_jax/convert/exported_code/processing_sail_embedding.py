@@ -157,13 +157,13 @@ class SailEmbeddingProcessor(ProcessorMixin):
         if len(frames) > self.max_frames:
             chosen = np.linspace(0, len(frames) - 1, self.max_frames).round().astype(int)
             frames = [frames[i] for i in chosen]
-        vector = parts.get("audio_embedding")
+        vector = _as_vector(parts["audio_embedding"]) if "audio_embedding" in parts else None
         heard = "audio" in parts and vector is None
         shown = _Shown(
             text=_shown_text(parts),
             frames=[_load_frame(frame, self.image_processor.size["height"]) for frame in frames],
             clips=self._load_clips(parts["audio"]) if heard else np.zeros((0, 0), np.float32),
-            vector=None if vector is None else np.asarray(vector, np.float32),
+            vector=vector,
         )
         if not (shown.text or shown.frames or shown.has_audio):
             raise ValueError(f"An item has nothing to embed: {item!r:.200}.")
@@ -395,6 +395,13 @@ def _load_sound(source: Any, sample_rate: int) -> np.ndarray:
         mono = soxr.resample(mono, rate, sample_rate)
     # The model was trained on 16-bit sound.
     return np.clip(np.round(mono * 32768.0), -32768, 32767).astype(np.float32) / 32768.0
+
+
+def _as_vector(values: Any) -> np.ndarray:
+    vector = np.asarray(values, np.float32)
+    if vector.ndim != 1 or not len(vector):
+        raise ValueError(f"An audio embedding is one vector, not an array of shape {vector.shape}.")
+    return vector
 
 
 def _to_mono(samples: np.ndarray) -> np.ndarray:
