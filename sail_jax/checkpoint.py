@@ -21,6 +21,7 @@ from sail_jax import config as config_lib
 from sail_jax.config import Config
 from sail_jax.errors import SailError
 from sail_jax.parallel.rules import path_name
+from sail_jax.schema import to_dict
 
 
 class RunDirectory:
@@ -141,7 +142,7 @@ def require_same_config(run: RunDirectory, config: Config) -> None:
     """
     if not run.config.is_file():
         return
-    old, new = (_flat(config_lib.to_dict(c)) for c in (run.load_config(), config))
+    old, new = (_flat(to_dict(c)) for c in (run.load_config(), config))
     differing = [
         f"{key} (was {old.get(key)!r}, is {new.get(key)!r})"
         for key in sorted(old.keys() | new.keys())

@@ -26,6 +26,7 @@ from sail_jax.evaluation.suite import metrics_tree, run_suite
 from sail_jax.evaluation.summary import build_report
 from sail_jax.models.describe import parameter_table
 from sail_jax.objectives.matryoshka import check_widths
+from sail_jax.schema import meanings
 from sail_jax.training.loop import train
 
 INTERRUPTED = 130  # the exit status of a process that Ctrl-C ended
@@ -253,7 +254,7 @@ def _inspect(options: argparse.Namespace, overrides: list[str]) -> None:
 
 def _describe(options: argparse.Namespace, overrides: list[str]) -> None:
     if options.settings:
-        for key, kind, default, meaning in config_lib.meanings():
+        for key, kind, default, meaning in meanings(Config):
             print(f"{key}: {kind} = {default!r}\n    {meaning}")
         return
     if options.config is None:

@@ -5,62 +5,19 @@ The dataclasses below are the single source. An experiment file (`configs/*.py`)
 `build()` turns the result into the frozen dataclasses that the code reads. Unknown keys are errors in all three places.
 """
 
-import ast
 import dataclasses
 import difflib
 import importlib.util
 import json
-import math
-import operator
 import pathlib
-import re
 import traceback
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
 from sail_jax.errors import SailError
-
-
-def setting(
-    default: Any,
-    meaning: str,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
-    choices: tuple[str, ...] = (),
-) -> Any:
-    """A dataclass field with a default, a one-line meaning, and the values it takes.
-
-    Args:
-        default: the default.
-        meaning: what it means.
-        low: least value, of each entry where the setting is a sequence.
-        high: greatest value, likewise.
-        above: bound that is itself excluded, likewise.
-        below: likewise.
-        choices: the values, where they are few.
-    """
-    limits = {"low": low, "high": high, "above": above, "below": below}
-    metadata = {
-        "meaning": meaning,
-        "limits": {name: limit for name, limit in limits.items() if limit is not None},
-        "choices": choices,
-    }
-    if isinstance(default, dict):
-        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-def section(cls: type, meaning: str) -> Any:
-    """A dataclass field that is itself a group of settings."""
-    return dataclasses.field(default_factory=cls, metadata={"meaning": meaning})
-
+from sail_jax.schema import build_settings, override, section, setting, to_dict
 
 # ----------------------------------------------------------------------------------------------------------- model
 
@@ -474,15 +431,6 @@ def _unlock_mappings(config: ml_collections.ConfigDict) -> None:
                 value.unlock()
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """A config dataclass as nested plain dicts; tuples stay tuples."""
-    if dataclasses.is_dataclass(config):
-        return {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
-    if isinstance(config, Mapping):
-        return {key: to_dict(value) for key, value in config.items()}
-    return config
-
-
 def build(values: Mapping[str, Any]) -> Config:
     """Turns nested mappings into a checked `Config`.
 
@@ -494,88 +442,7 @@ def build(values: Mapping[str, Any]) -> Config:
     """
     if isinstance(values, ml_collections.ConfigDict):
         values = values.to_dict()
-    return _build(Config, values, "config")
-
-
-def _build(cls: Any, value: Any, path: str) -> Any:
-    origin, arguments = typing.get_origin(cls), typing.get_args(cls)
-    if dataclasses.is_dataclass(cls):
-        if not isinstance(value, Mapping):
-            raise SailError(f"{path} is a group of settings, not {value!r}.")
-        hints = typing.get_type_hints(cls)
-        for key in value:
-            if key not in hints:
-                raise SailError(unknown_key(f"{path}.{key}", key, hints))
-        built = {key: _build(hints[key], entry, f"{path}.{key}") for key, entry in value.items()}
-        for field in dataclasses.fields(cls):
-            if field.name in built:
-                _check_value(field, built[field.name], f"{path}.{field.name}")
-        return cls(**built)
-    if origin is dict:
-        if not isinstance(value, Mapping):
-            raise SailError(f"{path} is a mapping, not {value!r}.")
-        return {str(key): _build(arguments[1], entry, f"{path}.{key}") for key, entry in value.items()}
-    if origin is tuple:
-        if isinstance(value, str) or not isinstance(value, Sequence):
-            raise SailError(f"{path} is a sequence, not {value!r}.")
-        return tuple(_build(arguments[0], entry, f"{path}[{i}]") for i, entry in enumerate(value))
-    if cls is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, cls) or (cls is int and isinstance(value, bool)):
-        raise SailError(f"{path} takes a value of type {cls.__name__}, not {value!r}.")
-    return value
-
-
-def _check_value(field: dataclasses.Field, value: Any, path: str) -> None:
-    """Checks a value against what its `setting` says of it; numbers must be finite."""
-    for entry in value if isinstance(value, tuple) else (value,):
-        if isinstance(entry, float) and not math.isfinite(entry):
-            raise SailError(f"{path} is {value}; write a finite number.")
-        limits = field.metadata.get("limits", {})
-        if not all(_LIMITS[name][1](entry, limit) for name, limit in limits.items()):
-            wanted = " and ".join(f"{_LIMITS[name][0]} {limit}" for name, limit in limits.items())
-            raise SailError(f"{path} is {value}; it must be {wanted}.")
-        choices = field.metadata.get("choices")
-        if choices and entry not in choices:
-            raise SailError(f"{path} is {value!r}; choose one of {', '.join(choices)}.")
-
-
-_LIMITS = {
-    "low": ("at least", operator.ge),
-    "high": ("at most", operator.le),
-    "above": ("above", operator.gt),
-    "below": ("below", operator.lt),
-}
-
-
-def unknown_key(path: str, key: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
-    """The message for a mistyped key, with the nearest valid names."""
-    near = difflib.get_close_matches(key, list(valid), n=3, cutoff=0.5) or sorted(valid)
-    return f"There is no setting {path}. Did you mean {' or '.join(near)}?"
-
-
-def matching(patterns: Sequence[str], names: Sequence[str], path: str) -> list[str]:
-    """The names in which one of the patterns is found (`re.search`).
-
-    Args:
-        patterns: regular expressions, the value of a setting.
-        names: for example paths of parameters.
-        path: the setting.
-
-    Raises:
-        SailError: when a pattern is found in no name, or is no regular expression; the message names the setting.
-    """
-    found: set[str] = set()
-    for pattern in patterns:
-        try:
-            hits = [name for name in names if re.search(pattern, name)]
-        except re.error as error:
-            raise SailError(f"{path}: {pattern!r} is no regular expression ({error}). Correct it.") from error
-        if not hits:
-            near = ", ".join(difflib.get_close_matches(pattern, names, n=3, cutoff=0))
-            raise SailError(f"{path}: {pattern!r} is found in no path of a parameter. Near ones are {near}.")
-        found.update(hits)
-    return [name for name in names if name in found]
+    return build_settings(Config, values, "config")
 
 
 def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Config:
@@ -588,7 +455,7 @@ def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         SailError: when the file cannot be read, or a key or a value is wrong.
     """
-    return build(_override(_read(pathlib.Path(path)), overrides))
+    return build(override(Config, _read(pathlib.Path(path)), overrides))
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
@@ -624,61 +491,9 @@ def _failing_line(error: Exception, path: pathlib.Path) -> str:
     return f", line {lines[-1]}" if lines else ""
 
 
-def _override(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    for word in overrides:
-        dotted, equals, literal = word.partition("=")
-        if not equals:
-            raise SailError(f"--config.{word} has no value; write --config.{word}=VALUE.")
-        *parents, key = dotted.split(".")
-        node, cls = values, Config
-        for depth, name in enumerate(parents):
-            cls = _field_type(cls, name, ".".join(["config", *parents[: depth + 1]]))
-            node = node.setdefault(name, {})
-        leaf = _field_type(cls, key, f"config.{dotted}")
-        node[key] = literal if leaf is str else _literal(literal)
-    return values
-
-
-def _field_type(cls: Any, name: str, path: str) -> Any:
-    if typing.get_origin(cls) is dict:
-        return typing.get_args(cls)[1]
-    if not dataclasses.is_dataclass(cls):
-        raise SailError(f"There is no setting {path}: {path.rpartition('.')[0]} is a single value.")
-    hints = typing.get_type_hints(cls)
-    if name not in hints:
-        raise SailError(unknown_key(path, name, hints))
-    return hints[name]
-
-
-def _literal(text: str) -> Any:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-
-
 def save(config: Config, path: pathlib.Path) -> None:
     """Writes the resolved config as JSON that `load` reads back."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(to_dict(config), indent=2) + "\n")
     partial.rename(path)
-
-
-def meanings(cls: type = Config, prefix: str = "config") -> list[tuple[str, str, Any, str]]:
-    """Rows (key, type, default, meaning) of every setting, for the reference that `describe --settings` prints."""
-    rows = []
-    hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):
-        path, hint = f"{prefix}.{field.name}", hints[field.name]
-        if dataclasses.is_dataclass(hint):
-            rows += meanings(hint, path)
-            continue
-        default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
-        name = str(hint) if isinstance(hint, types.GenericAlias) else hint.__name__
-        rows.append((path, name.replace("sail_jax.config.", ""), default, field.metadata["meaning"]))
-        if typing.get_origin(hint) is dict and dataclasses.is_dataclass(typing.get_args(hint)[1]):
-            rows += meanings(typing.get_args(hint)[1], f"{path}.NAME")
-    return rows

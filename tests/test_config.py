@@ -12,6 +12,7 @@ from sail_jax.errors import SailError
 from sail_jax.models.describe import parameter_table
 from sail_jax.models.fusion import init_params
 from sail_jax.objectives.matryoshka import check_widths
+from sail_jax.schema import meanings
 from sail_jax.training.optimizer import learning_rate
 
 CONFIGS = sorted((tiny.REPO / "configs").glob("*.py"))
@@ -124,7 +125,7 @@ def test_a_missing_config_file_names_the_nearest():
 
 
 def test_every_setting_has_a_meaning():
-    rows = config_lib.meanings()
+    rows = meanings(config_lib.Config)
     assert len({key for key, *_ in rows}) == len(rows) > 100
     assert all(meaning for *_, meaning in rows)
 
@@ -132,7 +133,7 @@ def test_every_setting_has_a_meaning():
 def test_every_setting_is_read_somewhere():
     """A setting that nothing reads misleads; its name must occur in the code outside of config.py."""
     code = "".join(p.read_text() for p in (tiny.REPO / "sail_jax").rglob("*.py") if p.name != "config.py")
-    unread = [key for key, *_ in config_lib.meanings() if f".{key.rpartition('.')[2]}" not in code]
+    unread = [key for key, *_ in meanings(config_lib.Config) if f".{key.rpartition('.')[2]}" not in code]
     dynamic = {"config.mesh.data", "config.mesh.fsdp", "config.mesh.tensor"}  # read by the names of the mesh axes
     assert set(unread) <= dynamic
     assert dataclasses.is_dataclass(Config)

@@ -5,13 +5,14 @@ from pathlib import Path
 import ml_collections
 
 from sail_jax import config as config_lib
+from sail_jax.schema import to_dict
 
 REPO = Path(__file__).parents[1]
 
 
 def experiment(data_dir: Path) -> ml_collections.ConfigDict:
     values = config_lib.default_config()
-    values.update(config_lib.to_dict(config_lib.load(REPO / "configs" / "quickstart.py")))
+    values.update(to_dict(config_lib.load(REPO / "configs" / "quickstart.py")))
     values.data.dir = str(data_dir)
     values.synthetic.update(num_items=160, num_users=40, events_per_user=20)
     values.ingest.items_per_shard = 64

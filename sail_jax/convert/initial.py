@@ -9,7 +9,7 @@ import jax
 from jax.sharding import Mesh
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sail_jax.config import Config, to_dict
+from sail_jax.config import Config
 from sail_jax.convert.architectures import EXPORTED_TYPE
 from sail_jax.convert.from_hf import TOWERS, Loaded, load_rows, load_tower, read_json
 from sail_jax.convert.sources import find_checkpoint
@@ -18,6 +18,7 @@ from sail_jax.convert.weight_map import OWN_PARTS
 from sail_jax.embedder import abstract_params
 from sail_jax.errors import SailError
 from sail_jax.models.fusion import init_params
+from sail_jax.schema import to_dict
 
 # Keys of `config.init_from`; "model" stands for all parts.
 PARTS = (*TOWERS, *OWN_PARTS)

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from sail_jax.config import Config, to_dict
+from sail_jax.config import Config
 from sail_jax.data import store as store_lib
 from sail_jax.data import tables as tables_lib
 from sail_jax.data.journal import BAD_RECORDS, JOURNAL, Journal, check_identity
@@ -38,6 +38,7 @@ from sail_jax.data.store import ItemStore, ItemStoreWriter, commit_bytes
 from sail_jax.data.tables import PairTable, write_pairs
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import Item
+from sail_jax.schema import to_dict
 
 _MARKER = "ingest.json"
 _TOKENIZER = "tokenizer"

@@ -6,7 +6,7 @@ import platform
 import jax
 
 from sail_jax.checkpoint import RunDirectory
-from sail_jax.config import Config, to_dict
+from sail_jax.config import Config
 from sail_jax.data.prompts import shown_fields
 from sail_jax.data.store import ItemStore
 from sail_jax.evaluation.report import Card, GalleryRow, RecallRow, Report
@@ -14,6 +14,7 @@ from sail_jax.evaluation.retrieval import RetrievalTask
 from sail_jax.evaluation.suite import Result
 from sail_jax.items import TEXT_FIELDS, Item, text_item
 from sail_jax.models.describe import parameter_table
+from sail_jax.schema import to_dict
 from sail_jax.training.log import read_training_log
 
 _QUERIES_PER_TASK = 6

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sail_jax.config import Config, matching
+from sail_jax.config import Config
+from sail_jax.schema import matching
 
 Value = TypeVar("Value")
 
