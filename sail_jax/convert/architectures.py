@@ -48,18 +48,20 @@ def _refuse(values: Mapping[str, Any], allowed: Mapping[str, tuple[Any, ...]]) -
 
 
 def _qwen(values: Mapping[str, Any]) -> Settings:
+    rope = values.get("rope_parameters") or {}
+    third = values["model_type"] == "qwen3"
     _refuse(
-        values,
+        {**rope, **values},
         {
             "hidden_act": ("silu",),
             "use_sliding_window": (False, None),
+            "layer_types": (None, ["full_attention"] * values["num_hidden_layers"]),
             "rope_scaling": (None, {"rope_type": "default"}),
+            "rope_type": ("default",),
+            "attention_bias": (not third,),
         },
     )
-    rope = values.get("rope_parameters") or {}
-    _refuse({**rope, "model_type": values["model_type"]}, {"rope_type": ("default",)})
     heads = values["num_attention_heads"]
-    third = values["model_type"] == "qwen3"
     return {
         "vocab_size": values["vocab_size"],
         "width": values["hidden_size"],
@@ -70,7 +72,7 @@ def _qwen(values: Mapping[str, Any]) -> Settings:
         "mlp_width": values["intermediate_size"],
         "rope_theta": float(rope.get("rope_theta") or values.get("rope_theta", 10_000.0)),
         "norm_eps": values.get("rms_norm_eps", 1e-6),
-        "qkv_bias": values.get("attention_bias", False) if third else True,
+        "qkv_bias": not third,
         "qk_norm": third,
     }
 
@@ -81,6 +83,7 @@ def _vit(kind: str, norm_eps: tuple[str, float], activation: str) -> Callable[[M
             "qkv_bias": (kind == "internvit",),
             "use_bias": (False,),
             "qk_normalization": (False,),
+            "is_native": (False,),
             "use_qk_norm": (False,),
         }
         fixed |= {

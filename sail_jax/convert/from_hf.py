@@ -31,6 +31,7 @@ _SOUND = {
     "frequency_min": "f_min",
     "frequency_max": "f_max",
 }
+_FLOATS = ("F64", "F32", "F16", "BF16")
 # Settings of ours that need not be those of the checkpoint: positions are resized to the images.
 _FREE = ("image_size",)
 
@@ -86,7 +87,13 @@ def checkpoint_settings(directory: Path, tower: str) -> dict[str, Any]:
             "see sail_jax/convert/architectures.py for those that can."
         )
     architecture, part = found
-    return architecture.settings(part) | _preprocessing(directory, tower)
+    try:
+        return architecture.settings(part) | _preprocessing(directory, tower)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise SailError(
+            f"{directory / 'config.json'} lacks what a {part['model_type']} tower needs, or has it in another form ({error!r}). "
+            "Download the checkpoint again."
+        ) from error
 
 
 def inspect_checkpoint(directory: Path) -> dict[str, dict[str, Any]]:
@@ -375,6 +382,8 @@ def _problems(files: WeightFiles, entries: Iterable[_Entry]) -> list[str]:
             shape = files.shapes.get(name)
             if shape is None:
                 problems[name] = f"missing: {name} {entry.expected()}"
+            elif files.dtypes[name] not in _FLOATS:
+                problems[name] = f"another type: {name} {files.dtypes[name]}; quantised weights are not supported"
             elif not entry.fits(shape):
                 problems[name] = f"another shape: {name} {shape}, not {entry.expected()}"
     return list(problems.values())

@@ -34,6 +34,7 @@ class WeightFiles:
         self._open: tuple[Path, Any] | None = None
         self._where: Mapping[str, Path] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.dtypes: dict[str, str] = {}
         files = self._find(_SAFE) or dict.fromkeys(sorted(directory.glob("*.safetensors")))
         self._pickled = not files
         if self._pickled:
@@ -46,10 +47,22 @@ class WeightFiles:
         index = self.directory / f"{single}.index.json"
         if index.is_file():
             promised: dict[Path, set[str]] = {}
-            for name, file in json.loads(index.read_text())["weight_map"].items():
+            for name, file in self._weight_map(index).items():
                 promised.setdefault(self.directory / file, set()).add(name)
             return promised
         return {self.directory / single: None} if (self.directory / single).is_file() else {}
+
+    def _weight_map(self, index: Path) -> dict[str, str]:
+        try:
+            names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            outside = [file for file in names.values() if Path(file).name != file]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise SailError(f"{index} is no index of weights ({error!r}). Download the checkpoint again.") from error
+        if outside:
+            raise SailError(
+                f"{index} names {outside[0]}, which is no file beside it. Choose a checkpoint that you trust."
+            )
+        return names
 
     def _check_pickled(self, files: Mapping[Path, Any], allow_bin: bool) -> None:
         if not files:
@@ -73,9 +86,19 @@ class WeightFiles:
                     f"{path} lacks {sorted(absent)[:5]}, which the index promises. Download the checkpoint again."
                 )
             for name in names:
+                if name in where:
+                    raise SailError(f"{path} and {where[name].name} both hold {name}. Keep one of the two files.")
                 where[name] = path
-                self.shapes[name] = tuple(handle[name].shape if self._pickled else handle.get_slice(name).get_shape())
+                self.shapes[name], self.dtypes[name] = self._header(handle, name)
         self._where = where
+
+    def _header(self, handle: Any, name: str) -> tuple[tuple[int, ...], str]:
+        """Shape and type of a tensor; the type in safetensors' words."""
+        if self._pickled:
+            tensor = handle[name]
+            return tuple(tensor.shape), "F32" if tensor.is_floating_point() else str(tensor.dtype)
+        header = handle.get_slice(name)
+        return tuple(header.get_shape()), header.get_dtype()
 
     def _file(self, path: Path) -> Any:
         """The opened file; the one opened before is unmapped."""

@@ -228,14 +228,16 @@ def test_the_error_lists_every_tensor(tmp_path):
     weights["model.surprise"] = torch.ones(2)
     del weights["model.norm.weight"], weights["model.layers.1.mlp.up_proj.weight"]
     weights["model.layers.0.self_attn.k_proj.weight"] = torch.ones(8, 32)
+    weights["model.layers.0.self_attn.v_proj.weight"] = torch.ones(16, 32, dtype=torch.int8)
     checkpoints.write(tmp_path / "broken", weights, checkpoints.config_json(tmp_path / "whole"))
     with pytest.raises(SailError) as error:
         load(tmp_path / "broken", "llm")
     for line in (
-        "5 tensors",
+        "6 tensors",
         "missing: model.norm.weight (32,)",
         "missing: model.layers.1.mlp.up_proj.weight (48, 32)",
         "another shape: model.layers.0.self_attn.k_proj.weight (8, 32), not (16, 32)",
+        "another type: model.layers.0.self_attn.v_proj.weight I8",
         "not mapped: model.layers.0.mlp.extra.weight (3,)",
         "not mapped: model.surprise (2,)",
     ):
@@ -257,6 +259,9 @@ def test_settings_that_no_shape_shows_are_compared(tmp_path):
     [
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}}, "rope_type = 'yarn'"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope_scaling = "),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types = .*sliding_attention"),
+        ({"hidden_size": None}, "config.json lacks what a qwen2 tower needs"),
         ({"model_type": "llama"}, "model_type 'llama'.*no llm tower"),
     ],
 )
@@ -265,6 +270,24 @@ def test_what_our_modules_do_not_compute_is_refused(changes, message, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(checkpoints.config_json(tmp_path) | changes))
     with pytest.raises(SailError, match=message):
         checkpoint_settings(tmp_path, "llm")
+
+
+def test_an_index_cannot_lead_out_of_the_folder(tmp_path):
+    checkpoints.qwen2(tmp_path)
+    index = tmp_path / "model.safetensors.index.json"
+    for content, message in (
+        ('{"weight_map": {"model.norm.weight": "../other.safetensors"}}', "names ../other.safetensors"),
+        ('{"weight_map": ["model.norm.weight"]}', "is no index of weights"),
+        ("{", "is no index of weights"),
+    ):
+        index.write_text(content)
+        with pytest.raises(SailError, match=message):
+            WeightFiles(tmp_path)
+    index.unlink()
+    twice = sorted(tmp_path.glob("*.safetensors"))[0]
+    (tmp_path / "copy.safetensors").write_bytes(twice.read_bytes())
+    with pytest.raises(SailError, match="both hold"):
+        WeightFiles(tmp_path)
 
 
 def test_broken_files_are_named(tmp_path):

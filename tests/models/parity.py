@@ -39,6 +39,7 @@ class StateDict:
     def __init__(self, tensors):
         self.tensors = {name: value.detach().numpy() for name, value in tensors.items()}
         self.shapes = {name: value.shape for name, value in self.tensors.items()}
+        self.dtypes = dict.fromkeys(self.tensors, "F32")
 
     def read(self, name, index=None):
         return self.tensors[name] if index is None else self.tensors[name][index]
