@@ -88,6 +88,7 @@ def write_weights(tensors: Iterator[_Tensor], directory: Path, dtype: str, shard
     for number, shard in enumerate(track(shards, description="write weights"), start=1):
         file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         save_file({t.name: _cast(t.make(), dtype) for t in shard}, directory / file, metadata={"format": "pt"})
+        (directory / file).chmod(0o644)  # safetensors writes files that the owner alone can read
         index |= {tensor.name: file for tensor in shard}
     if len(shards) > 1:
         total = sum(tensor.bytes for shard in shards for tensor in shard)
