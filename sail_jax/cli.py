@@ -237,14 +237,23 @@ def _evaluate_and_say(config: Config, workdir: Path) -> None:
 
 
 def _export(options: argparse.Namespace, overrides: list[str]) -> None:
+    run = RunDirectory(options.workdir)
+    run.load_config()  # says where there is no run
     steps = export(
-        options.workdir, options.output, dtype=options.dtype, license_name=options.license, adapters=options.adapters
+        options.workdir,
+        options.output,
+        _load(run.config, overrides),
+        dtype=options.dtype,
+        license_name=options.license,
+        adapters=options.adapters,
     )
     output = options.output.absolute()
     console.print(f"Exported the model at step {steps} to {output}; {output / 'README.md'} says how to load it.")
 
 
 def _inspect(options: argparse.Namespace, overrides: list[str]) -> None:
+    if overrides:
+        raise SailError("inspect reads no config; leave out --config settings.")
     directory = find_checkpoint(options.checkpoint)
     for tower, settings in inspect_checkpoint(directory).items():
         print(f"# {tower}: --config.init_from.{tower}={options.checkpoint}")

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import transformers
+from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
 
 from sail_jax.config import ClapConfig
 from sail_jax.convert import weight_map
@@ -49,15 +51,17 @@ def _refuse(values: Mapping[str, Any], allowed: Mapping[str, tuple[Any, ...]]) -
 
 def _qwen(values: Mapping[str, Any]) -> Settings:
     rope = values.get("rope_parameters") or {}
+    unknown = sorted(set(rope) - {"rope_type", "type", "rope_theta"})
     third = values["model_type"] == "qwen3"
     _refuse(
-        {**rope, **values},
+        {**values, "rope_type": rope.get("rope_type", rope.get("type", "default")), "rope_parameters": unknown},
         {
             "hidden_act": ("silu",),
             "use_sliding_window": (False, None),
             "layer_types": (None, ["full_attention"] * values["num_hidden_layers"]),
-            "rope_scaling": (None, {"rope_type": "default"}),
+            "rope_scaling": (None, {"rope_type": "default"}, {"type": "default"}),
             "rope_type": ("default",),
+            "rope_parameters": ([],),
             "attention_bias": (not third,),
         },
     )
@@ -84,6 +88,7 @@ def _vit(kind: str, norm_eps: tuple[str, float], activation: str) -> Callable[[M
             "use_bias": (False,),
             "qk_normalization": (False,),
             "is_native": (False,),
+            "use_mean_pooling": (True,),
             "use_qk_norm": (False,),
         }
         fixed |= {
@@ -123,6 +128,7 @@ def _clap(values: Mapping[str, Any]) -> Settings:
             "projection_hidden_act": ("relu",),
             "qkv_bias": (True,),
             "enable_patch_layer_norm": (True,),
+            "patch_stride": ([values["patch_size"]] * 2,),
         },
     )
     settings = {
@@ -210,6 +216,25 @@ _SUB_CONFIGS = {"llm": ("llm_config", "text_config"), "vit": ("vision_config",),
 _UNSAID = {"siglip": "siglip_vision_model", "aimv2": "aimv2_vision_model", "clap": "clap_audio_model"}
 
 
+# transformers leaves out of a composite's config.json what is the default of its class.
+_DEFAULTS = {
+    "qwen2": transformers.Qwen2Config,
+    "qwen3": transformers.Qwen3Config,
+    "aimv2_vision_model": transformers.Aimv2VisionConfig,
+    "siglip_vision_model": transformers.SiglipVisionConfig,
+    "internvl_vision": InternVLVisionConfig,
+    "clap_audio_model": transformers.ClapAudioConfig,
+    "bert": transformers.BertConfig,
+}
+
+
+def _completed(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A tower's part of config.json with the defaults that it leaves out; rotary settings, which have two forms, as they are."""
+    cls = _DEFAULTS.get(part["model_type"])
+    defaults = cls().to_dict() if cls else {}
+    return {key: value for key, value in defaults.items() if not key.startswith(("rope", "layer_types"))} | part
+
+
 def find_architecture(values: Mapping[str, Any], tower: str) -> tuple[Architecture, Mapping[str, Any]] | None:
     """The architecture of a tower in a checkpoint, and its part of config.json; None where there is no such tower."""
     for key in _SUB_CONFIGS[tower]:
@@ -217,9 +242,9 @@ def find_architecture(values: Mapping[str, Any], tower: str) -> tuple[Architectu
             part = dict(values[key])
             part.setdefault("model_type", _UNSAID.get(values.get("model_type"), ""))
             found = ARCHITECTURES.get(part["model_type"])
-            return (found, part) if found and found.tower == tower else None
+            return (found, _completed(part)) if found and found.tower == tower else None
     found = ARCHITECTURES.get(values.get("model_type", ""))
-    return (found, values) if found and found.tower == tower else None
+    return (found, _completed(values)) if found and found.tower == tower else None
 
 
 # Tensors that a checkpoint may have beyond a tower, by design of the architectures; whatever else is left over is an error.

@@ -34,13 +34,20 @@ _CODE = Path(__file__).parent / "exported_code"
 
 
 def export(
-    workdir: Path, output: Path, *, dtype: str = "float32", license_name: str = "other", adapters: bool = False
+    workdir: Path,
+    output: Path,
+    config: Config | None = None,
+    *,
+    dtype: str = "float32",
+    license_name: str = "other",
+    adapters: bool = False,
 ) -> int:
     """Writes the latest checkpoint of a run as a directory for PyTorch.
 
     Args:
         workdir: the run directory.
         output: the directory that is written; it appears under its name when it is complete.
+        config: settings to use instead of those the run was started with, for example where its data has moved.
         dtype: "float32", or "bfloat16" for half the size.
         license_name: what the model card says under `license`.
         adapters: whether LoRA adapters are written beside the base model, in PEFT's format, instead of merged into it.
@@ -53,13 +60,17 @@ def export(
             tower, or the run has no adapters to write.
     """
     run = RunDirectory(workdir)
-    config = run.load_config()
+    config = config or run.load_config()
+    output = output.resolve()
     if output.exists():
         raise SailError(f"{output} exists; name another --output, or remove it.")
     if adapters and not config.lora.rank:
         raise SailError(f"{run.path} was trained without LoRA (config.lora.rank is 0): there are no adapters to write.")
     values = config_json(config)
+    # All that may be refused comes before the weights, which take long.
+    tokenizer = load_tokenizer(config.prompt, Path(config.data.dir), config.model.llm.vocab_size)
     steps, params, lora = _restore(run, config, merged=not adapters)
+    card = model_card(config, run, steps, output, license_name, adapters=adapters)
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -67,11 +78,12 @@ def export(
     if lora is not None:
         write_adapters(lora, config, partial / "adapter")
     _write_json(partial / "config.json", values | {"dtype": dtype})
+    tokenizer.save_pretrained(partial)
     _write_processor(config, partial)
     _write_modules(config, partial)
     for path in sorted(_CODE.glob("*.py")):
         shutil.copy(path, partial)
-    (partial / "README.md").write_text(model_card(config, run, steps, output, license_name), encoding="utf-8")
+    (partial / "README.md").write_text(card, encoding="utf-8")
     partial.rename(output)
     return steps
 
@@ -114,7 +126,6 @@ def config_json(config: Config) -> dict[str, Any]:
 
 
 def _write_processor(config: Config, output: Path) -> None:
-    load_tokenizer(config.prompt, Path(config.data.dir), config.model.llm.vocab_size).save_pretrained(output)
     vit, audio = config.model.vit, config.model.audio
     image_processor = transformers.CLIPImageProcessorPil(
         size={"height": vit.image_size, "width": vit.image_size},

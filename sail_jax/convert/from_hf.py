@@ -62,7 +62,10 @@ def read_json(path: Path) -> dict[str, Any]:
         SailError: when it is missing or broken.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("it holds no mapping")
+        return values
     except (OSError, ValueError) as error:
         raise SailError(
             f"{path} cannot be read ({error}). Name a Hugging Face directory, with its config.json."
@@ -87,9 +90,12 @@ def checkpoint_settings(directory: Path, tower: str) -> dict[str, Any]:
             "see sail_jax/convert/architectures.py for those that can."
         )
     architecture, part = found
+    if values.get("quantization_config"):
+        raise SailError(f"{directory} holds quantised weights; use the checkpoint without quantisation.")
     try:
-        return architecture.settings(part) | _preprocessing(directory, tower)
-    except (KeyError, TypeError, AttributeError) as error:
+        settings = {"causal": values["causal"]} if tower == "llm" and "causal" in values else {}
+        return settings | architecture.settings(part) | _preprocessing(directory, tower)
+    except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise SailError(
             f"{directory / 'config.json'} lacks what a {part['model_type']} tower needs, or has it in another form ({error!r}). "
             "Download the checkpoint again."
@@ -130,7 +136,7 @@ def _processor(directory: Path, name: str) -> dict[str, Any]:
     own, all_of_them = directory / "preprocessor_config.json", directory / "processor_config.json"
     if own.is_file():
         return read_json(own)
-    return read_json(all_of_them).get(name, {}) if all_of_them.is_file() else {}
+    return (read_json(all_of_them).get(name) or {}) if all_of_them.is_file() else {}
 
 
 def check_settings(directory: Path, tower: str, config: Any) -> None:

@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import transformers
 from jax.sharding import Mesh
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sail_jax.config import Config
 from sail_jax.convert.architectures import EXPORTED_TYPE
-from sail_jax.convert.from_hf import TOWERS, Loaded, load_rows, load_tower, read_json
+from sail_jax.convert.from_hf import TOWERS, Loaded, check_settings, load_rows, load_tower, read_json
 from sail_jax.convert.sources import find_checkpoint
 from sail_jax.convert.weight_files import WeightFiles
 from sail_jax.convert.weight_map import OWN_PARTS
+from sail_jax.data.prompts import load_tokenizer
 from sail_jax.embedder import abstract_params
 from sail_jax.errors import SailError
 from sail_jax.models.fusion import init_params
@@ -56,19 +58,57 @@ def initial_params(config: Config, mesh: Mesh) -> tuple[Any, InitReport]:
     Raises:
         SailError: on an unknown part, a checkpoint that cannot be found or does not fit.
     """
-    sources = _sources(config.init_from)
+    sources = check_sources(config)
     abstract = abstract_params(config, mesh)
     size = sum(len(jax.tree.leaves(abstract[part])) for part in sources)
     with _progress() as bar:
         task = bar.add_task("read checkpoints", total=size, visible=bool(sources))
         loaded = {
-            part: _load(part, source, config, abstract[part], lambda _: bar.advance(task))
-            for part, source in sources.items()
+            part: _load(part, directory, config, abstract[part], lambda _: bar.advance(task))
+            for part, directory in sources.items()
         }
     fresh = {part: shapes for part, shapes in abstract.items() if part not in loaded}
     drawn = _draw(config, fresh) if fresh else {}
     params = {part: loaded[part].params if part in loaded else drawn[part] for part in abstract}
     return params, InitReport(loaded, tuple(fresh))
+
+
+def check_sources(config: Config) -> dict[str, Path]:
+    """Part -> directory of its checkpoint, of all that `config.init_from` names; cheap, as no weight is read.
+
+    Raises:
+        SailError: on an unknown part, a checkpoint that cannot be found, or one that another config fits.
+    """
+    directories = {}
+    for part, source in _sources(config.init_from).items():
+        directory = directories[part] = find_checkpoint(source, allow_bin=config.init_allow_bin)
+        if (directory / "adapter").is_dir() or (directory / "adapter_config.json").is_file():
+            raise SailError(
+                f"config.init_from.{part}: {directory} holds LoRA adapters that are not merged, so that its weights are another "
+                "model's. Export without --adapters, or merge them."
+            )
+        if part in TOWERS:
+            check_settings(directory, part, getattr(config.model, part))
+    return directories
+
+
+def check_tokenizer(config: Config) -> None:
+    """Checks that the LLM's checkpoint and the training data agree on what a token id means.
+
+    Raises:
+        SailError: when the checkpoint of the LLM has a tokenizer, and another vocabulary than `config.prompt.tokenizer`.
+    """
+    source = _sources(config.init_from).get("llm")
+    directory = source and find_checkpoint(source, allow_bin=config.init_allow_bin)
+    if not directory or not (directory / "tokenizer.json").is_file():
+        return
+    theirs = transformers.AutoTokenizer.from_pretrained(directory)
+    ours = load_tokenizer(config.prompt, Path(config.data.dir), config.model.llm.vocab_size)
+    if theirs.get_vocab() != ours.get_vocab():
+        raise SailError(
+            f"The LLM of {directory} was trained with another tokenizer than config.prompt.tokenizer, {config.prompt.tokenizer}: "
+            f"set config.prompt.tokenizer={directory.absolute()}."
+        )
 
 
 def _sources(init_from: Mapping[str, str]) -> dict[str, str]:
@@ -80,8 +120,7 @@ def _sources(init_from: Mapping[str, str]) -> dict[str, str]:
     return everything | {part: source for part, source in init_from.items() if part != "model"}
 
 
-def _load(part: str, source: str, config: Config, abstract: Any, progress: Callable[[int], None]) -> Loaded:
-    directory = find_checkpoint(source, allow_bin=config.init_allow_bin)
+def _load(part: str, directory: Path, config: Config, abstract: Any, progress: Callable[[int], None]) -> Loaded:
     allow = {"allow_bin": config.init_allow_bin, "progress": progress}
     if part in TOWERS:
         return load_tower(directory, part, getattr(config.model, part), abstract, **allow)
@@ -98,7 +137,9 @@ def _load_own(
             f"config.init_from.{part}: {directory} is no exported sail_jax model, and nothing else has this part."
         )
     if part == "perceiver":
-        theirs = values["perceiver_config"]
+        theirs = values.get("perceiver_config")
+        if not isinstance(theirs, dict):
+            raise SailError(f"{directory / 'config.json'} has no perceiver_config. Export the model again.")
         wrong = [
             f"config.model.perceiver.{key}={theirs[key]!r} (now {value!r})"
             for key, value in to_dict(config.model.perceiver).items()

@@ -10,6 +10,7 @@ from huggingface_hub import ModelCardData
 from sail_jax.checkpoint import RunDirectory
 from sail_jax.config import Config, DatasetConfig, EvalTaskConfig
 from sail_jax.convert.sources import is_hub_id
+from sail_jax.errors import SailError
 
 _CARD = """---
 {front_matter}---
@@ -57,7 +58,7 @@ z = torch.nn.functional.normalize(z, dim=-1)
 `trust_remote_code` runs the Python files of this folder, which reuse transformers' own Qwen, vision and CLAP modules and add what transformers
 has not: the Visual Perceiver, the fusion with bidirectional attention, and the chat template. They open no network connection.
 
-## Sizes
+{adapters}## Sizes
 
 Trained at the Matryoshka sizes {matryoshka}. Cut a vector to one of them, then normalise it again:
 `model.encode(..., truncate_dim={smallest}, normalize_embeddings=True)`.
@@ -83,10 +84,22 @@ A prompt is the instruction of the system turn. Use the one of the task for quer
 {metrics}
 """
 
+_ADAPTERS = """## Adapters
+
+The weights of this folder are those of the base model. What was trained are the LoRA adapters in `adapter/`, and the figures below are
+with them:
+
+```python
+model.load_adapter("{path}/adapter")  # of a SentenceTransformer
+model = peft.PeftModel.from_pretrained(model, "{path}/adapter")  # of transformers
+```
+
+"""
+
 
 def prompts(config: Config) -> dict[str, str]:
     """Name -> instruction: "query" and "document" of the first task that searches by text, then those of every task."""
-    tasks = config.data.datasets | config.eval.tasks
+    tasks = config.eval.tasks | config.data.datasets  # of two of one name, the one that was trained
     named = {}
     for name, task in tasks.items():
         named |= {f"{name}-query": task.query_instruction, f"{name}-document": task.target_instruction}
@@ -95,7 +108,9 @@ def prompts(config: Config) -> dict[str, str]:
     return {"query": first.query_instruction, "document": first.target_instruction, **named}
 
 
-def model_card(config: Config, run: RunDirectory, steps: int, output: Path, license_name: str) -> str:
+def model_card(
+    config: Config, run: RunDirectory, steps: int, output: Path, license_name: str, *, adapters: bool = False
+) -> str:
     """The card: what the model is, how to load it, what it was trained on, and its figures.
 
     Args:
@@ -104,6 +119,10 @@ def model_card(config: Config, run: RunDirectory, steps: int, output: Path, lice
         steps: steps done.
         output: the exported directory.
         license_name: what the front matter says under `license`.
+        adapters: whether LoRA adapters lie beside the model, not merged into it.
+
+    Raises:
+        SailError: when `metrics.json` is broken.
     """
     # A local folder's name may tell of it; its path is nobody's business.
     start = {part: source if is_hub_id(source) else Path(source).name for part, source in config.init_from.items()}
@@ -114,7 +133,8 @@ def model_card(config: Config, run: RunDirectory, steps: int, output: Path, lice
         tags=["sentence-transformers", "feature-extraction", "multimodal", "sail_jax"],
         base_model=sorted({source for source in config.init_from.values() if is_hub_id(source)}) or None,
     )
-    rows = [f"| {name} | {d.weight:g} | {d.query} | {d.target} |" for name, d in config.data.datasets.items()]
+    beside = _ADAPTERS.format(path=output.name) if adapters else ""
+    rows = [f"| {_cell(name)} | {d.weight:g} | {d.query} | {d.target} |" for name, d in config.data.datasets.items()]
     lora = config.lora
     sizes = sorted(config.objective.matryoshka, reverse=True)
     return _CARD.format(
@@ -125,11 +145,12 @@ def model_card(config: Config, run: RunDirectory, steps: int, output: Path, lice
         width=config.model.llm.width,
         matryoshka=", ".join(map(str, sizes)),
         smallest=sizes[-1],
-        prompts="\n".join(f"| `{name}` | {text} |" for name, text in prompts(config).items()),
+        prompts="\n".join(f"| `{_cell(name)}` | {_cell(text)} |" for name, text in prompts(config).items()),
         steps=f"{steps:,}",
         batch=config.data.batch_size,
         seed=config.seed,
         peak=f"{config.optimizer.peak:g}",
+        adapters=beside,
         lora=f" LoRA of rank {lora.rank} on {', '.join(lora.targets)}." if lora.rank else "",
         start="; ".join(f"{part}: {source}" for part, source in start.items()) or "random weights",
         datasets="\n".join(rows),
@@ -140,7 +161,14 @@ def model_card(config: Config, run: RunDirectory, steps: int, output: Path, lice
 def _metrics(run: RunDirectory) -> str:
     if not run.metrics.is_file():
         return "Not evaluated. `python -m sail_jax evaluate` before exporting puts the figures here."
-    figures: dict[str, Any] = json.loads(run.metrics.read_text())["trained"]
-    recalls = {name: value for name, value in figures.items() if "recall@" in name}
-    lines = [f"| {name} | {value:.4f} |" for name, value in recalls.items()]
+    try:
+        figures: dict[str, Any] = json.loads(run.metrics.read_text(encoding="utf-8"))["trained"]
+        lines = [f"| {_cell(name)} | {value:.4f} |" for name, value in figures.items() if "recall@" in name]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SailError(f"{run.metrics} is broken ({error!r}). Run `evaluate` again, or remove it.") from error
     return "\n".join(["| metric | value |", "| --- | --- |", *lines])
+
+
+def _cell(text: str) -> str:
+    """A text that cannot break a table."""
+    return " ".join(text.split()).replace("|", "\\|")

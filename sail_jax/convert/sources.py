@@ -1,11 +1,13 @@
 """Finds a checkpoint: a local directory, or a repository of the Hugging Face hub."""
 
+import dataclasses
 import re
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+from sail_jax.config import Config
 from sail_jax.errors import SailError
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
@@ -16,6 +18,13 @@ _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 def is_hub_id(source: str) -> bool:
     """Whether a source of weights is meant for the hub: "owner/name" or "owner/name@revision", and no local directory."""
     return bool(_HUB_ID.fullmatch(source)) and not Path(source).expanduser().is_dir()
+
+
+def absolute_sources(config: Config) -> Config:
+    """The config with absolute paths in `init_from`, so that what is saved means the same in every working directory."""
+    directories = {part: Path(source).expanduser() for part, source in config.init_from.items()}
+    absolute = {part: str(path.absolute()) for part, path in directories.items() if path.is_dir()}
+    return dataclasses.replace(config, init_from=config.init_from | absolute)
 
 
 def find_checkpoint(source: str, *, allow_bin: bool = False) -> Path:
@@ -38,7 +47,7 @@ def find_checkpoint(source: str, *, allow_bin: bool = False) -> Path:
     try:
         patterns = [*_FILES, *(["*.bin"] if allow_bin else [])]
         return Path(huggingface_hub.snapshot_download(name, revision=revision or None, allow_patterns=patterns))
-    except (OSError, OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError) as error:
+    except (OSError, OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError, HFValidationError) as error:
         raise SailError(
             f"There is no directory {source}, and {name} could not be fetched from the Hugging Face hub "
             f"({str(error).splitlines()[0]}). Without a network, download it elsewhere (`hf download {name}`) and name the directory."

@@ -59,7 +59,7 @@ def _pair(row: Row, prefix: str, a: jax.Array, b: jax.Array) -> Iterator[tuple[s
     """A and B of one parameter, or of all its layers."""
     layers = range(a.shape[0]) if row.stacked else (None,)
     for layer in layers:
-        module = prefix + row.theirs.format(layer).removesuffix(".weight")
+        module = (prefix + row.theirs.format(layer)).removesuffix(".weight")
         a_layer, b_layer = (np.asarray(x if layer is None else x[layer]) for x in (a, b))
         if row.ours.endswith("embedding"):
             yield f"{module}.lora_embedding_A", a_layer.T

@@ -67,7 +67,8 @@ class WeightFiles:
     def _check_pickled(self, files: Mapping[Path, Any], allow_bin: bool) -> None:
         if not files:
             raise SailError(
-                f"{self.directory} holds no weights: neither {_SAFE} nor its index. Download the checkpoint again."
+                f"{self.directory} holds no weights: neither {_SAFE} nor its index. Download the checkpoint again; "
+                "if it has .bin files alone, set config.init_allow_bin=True."
             )
         if not allow_bin:
             raise SailError(
@@ -106,7 +107,7 @@ class WeightFiles:
             self.close()
             try:
                 self._open = (path, self._map(path))
-            except (OSError, safetensors.SafetensorError, RuntimeError, pickle.UnpicklingError) as error:
+            except (OSError, safetensors.SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
                 reason = str(error).partition("\n")[0]
                 raise SailError(f"{path} cannot be read ({reason}). Download the checkpoint again.") from error
         return self._open[1]
@@ -119,7 +120,13 @@ class WeightFiles:
             import torch  # noqa: PLC0415
         except ImportError as error:
             raise SailError(f"Reading {path} needs PyTorch: pip install 'sail_jax[torch]'.") from error
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        try:
+            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # a file of before PyTorch 1.6, which cannot be mapped
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+            raise SailError(f"{path} holds no mapping of names to tensors. Convert it to safetensors.")
+        return {name: tensor.detach() for name, tensor in tensors.items()}
 
     def read(self, name: str, index: tuple[slice, ...] | None = None) -> np.ndarray:
         """A tensor, or a part of it, in the type in which it is stored (bfloat16 comes from a pickled file as float32)."""

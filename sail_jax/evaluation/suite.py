@@ -12,7 +12,7 @@ from rich.progress import track
 
 from sail_jax import embedder as embedder_lib
 from sail_jax.config import Config, MeshConfig
-from sail_jax.convert.initial import initial_params
+from sail_jax.convert.initial import check_sources, initial_params
 from sail_jax.data.features import View
 from sail_jax.data.pipeline import make_extractor, open_store
 from sail_jax.data.prompts import shown_fields
@@ -72,6 +72,11 @@ def run_suite(config: Config, workdir: Path) -> tuple[list[Result], dict[str, Re
         raise SailError("config.eval.tasks is empty: name at least one task.")
     if not config.eval.ks:
         raise SailError("config.eval.ks is empty: name at least one cut-off.")
+    if config.eval.untrained:
+        try:
+            check_sources(config)
+        except SailError as error:
+            raise SailError(f"{error} Or leave the untrained model out: --config.eval.untrained=False.") from error
     store = open_store(config)
     tasks = {name: load_task(config, name, store) for name in config.eval.tasks}
     results: list[Result] = []

@@ -13,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sail_jax import config as config_lib
 from sail_jax.checkpoint import Checkpoints, RunDirectory, require_same_config
 from sail_jax.config import Config
-from sail_jax.convert.initial import InitReport
+from sail_jax.convert.initial import InitReport, check_tokenizer
+from sail_jax.convert.sources import absolute_sources
 from sail_jax.data.pipeline import BatchSource, HostShare, LoadedBatch, make_iterator
 from sail_jax.errors import SailError
 from sail_jax.models.fusion import OmniEmbedder
@@ -58,7 +59,7 @@ def train(config: Config, workdir: str | Path) -> TrainResult:
     Raises:
         SailError: when a setting is wrong, when `workdir` holds another run, or when too many records are bad.
     """
-    run = RunDirectory(workdir)
+    run, config = RunDirectory(workdir), absolute_sources(config)
     require_same_config(run, config)
     check_widths(config.objective.matryoshka, config.model.llm.width)
     mesh = make_mesh(config.mesh)
@@ -70,14 +71,15 @@ def train(config: Config, workdir: str | Path) -> TrainResult:
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     schedule = learning_rate(config.optimizer, config.train.steps)
     abstract = abstract_state(config, objective, optimizer, mesh)
-    if jax.process_index() == 0:
-        config_lib.save(config, run.config)
     checkpoints = Checkpoints(run, keep=config.train.keep_checkpoints)
     try:
         state = _restore(checkpoints, abstract, source, run)
         if state is None:
+            check_tokenizer(config)
             state, report = sharded_init(config, objective, optimizer, mesh)
             _say(report, run)
+        if jax.process_index() == 0:  # not before: a start that failed must not bind the folder to its settings
+            config_lib.save(config, run.config)
         model = OmniEmbedder(config.model, groups=shards)
         step = compile_step(make_train_step(config, model, objective, optimizer, schedule), abstract, mesh)
         return _Loop(config, run, source, checkpoints, step, mesh).run(state)

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from sail_jax.config import Config
 from sail_jax.convert.initial import InitReport, initial_params
+from sail_jax.errors import SailError
 from sail_jax.models.fusion import init_params
 from sail_jax.models.lora import init_lora
 from sail_jax.objectives.objective import Objective
@@ -40,6 +41,8 @@ def split(config: Config, params: Any) -> tuple[Any, Any]:
     rules = frozen_rules(config, list(flatten_dict(params["model"], sep="/")))
     frozen = {name: leaf for name, leaf in flat.items() if first_match(rules, name.removeprefix("model/"))}
     trained = {name: leaf for name, leaf in flat.items() if name not in frozen}
+    if not any(name.startswith(("model/", "lora/")) for name in trained):
+        raise SailError("config.optimizer.freeze leaves no parameter of the model to be trained; narrow it.")
     return unflatten_dict(trained, sep="/"), unflatten_dict(frozen, sep="/")
 
 

@@ -28,7 +28,8 @@ from sail_jax.parallel.mesh import make_mesh
 LORA = {
     "rank": 2,
     "alpha": 3.0,
-    "targets": (r"^llm/layers/.*kernel$", r"^llm/embedding$", r"^vit/.*kernel$", r"audio/.*kernel$"),
+    "targets": (r"kernel$", r"^llm/embedding$"),
+    "trained": (r"norm/scale$",),
 }
 
 
@@ -104,7 +105,11 @@ def test_the_folder_says_what_it_is(settings, tmp_path):
         "32, 16, 4",
     ):
         assert text in card, text
-    assert str(tmp_path) not in card
+    assert str(tmp_path) not in card and "adapter/" not in card
+    run.metrics.write_text("[]")
+    with pytest.raises(SailError, match="metrics.json is broken"):
+        export(run.path, tmp_path / "other")
+    assert not (tmp_path / "other.partial").exists()
     prompts = json.loads((tmp_path / "out" / "config_sentence_transformers.json").read_text())["prompts"]
     assert prompts["query"] == prompts["search-query"] == config.data.datasets["search"].query_instruction
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == EXPORTED_TYPE
@@ -139,6 +144,7 @@ def test_what_transformers_does_not_compute_is_refused(settings, tmp_path):
 def test_adapters_in_the_format_of_peft(settings, tmp_path):
     config, run, items = make_run(settings, tmp_path / "run", lora=True)
     export(run.path, tmp_path / "out", adapters=True)
+    assert 'peft.PeftModel.from_pretrained(model, "out/adapter")' in (tmp_path / "out" / "README.md").read_text()
     base = transformers.AutoModel.from_pretrained(tmp_path / "out", trust_remote_code=True)
     model = peft.PeftModel.from_pretrained(base, tmp_path / "out" / "adapter")
     used = {name for name, _ in model.named_parameters() if "lora_" in name}

@@ -318,7 +318,7 @@ def test_sentence_transformers_encodes_and_saves(exported, cases, tmp_path):
     expected = embedder.embed(ours)
     assert_same_vectors(model.encode(theirs, batch_size=4), expected)
     assert_same_vectors(model.encode(theirs[4])[None], expected[4:5])
-    assert_same_vectors(model.encode(theirs[:2], prompt=""), expected[:2])
+    assert_same_vectors(model.encode(theirs[:2], prompt=""), embedder.embed(ours[:2], instruction=""))
     cut = model.encode(theirs, truncate_dim=16, normalize_embeddings=True)
     assert_same_vectors(cut, embedder.embed(ours, width=16))
     query = embedder.embed(ours, instruction=INSTRUCTION)

@@ -254,6 +254,20 @@ def test_settings_that_no_shape_shows_are_compared(tmp_path):
     assert "norm_eps" not in str(error.value)
 
 
+def test_defaults_that_a_composite_leaves_out_are_those_of_transformers(tmp_path):
+    checkpoints.siglip(tmp_path)
+    values = checkpoints.config_json(tmp_path)
+    for key in ("hidden_act", "layer_norm_eps", "num_channels", "model_type"):
+        del values["vision_config"][key]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert checkpoint_settings(tmp_path, "vit")["norm_eps"] == 1e-6
+    (tmp_path / "config.json").write_text('{"model_type": "siglip", "vision_config": {}}')
+    assert checkpoint_settings(tmp_path, "vit")["image_size"] == 224
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(SailError, match="holds no mapping"):
+        checkpoint_settings(tmp_path, "vit")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -261,6 +275,8 @@ def test_settings_that_no_shape_shows_are_compared(tmp_path):
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}}, "rope_type = 'yarn'"),
         ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope_scaling = "),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types = .*sliding_attention"),
+        ({"rope_parameters": {"type": "linear", "rope_theta": 1000.0, "factor": 2.0}}, "rope_type = 'linear'"),
+        ({"quantization_config": {"bits": 4}}, "quantised weights"),
         ({"hidden_size": None}, "config.json lacks what a qwen2 tower needs"),
         ({"model_type": "llama"}, "model_type 'llama'.*no llm tower"),
     ],

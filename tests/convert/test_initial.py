@@ -1,14 +1,18 @@
 """`init_from`: towers out of checkpoints, the rest fresh, and errors that say what to do."""
 
+import shutil
+
 import checkpoints
 import jax
 import numpy as np
 import pytest
 
 from sail_jax import config as config_lib
+from sail_jax.checkpoint import RunDirectory
 from sail_jax.config import MeshConfig
 from sail_jax.convert.from_hf import inspect_checkpoint
-from sail_jax.convert.initial import initial_params
+from sail_jax.convert.initial import check_tokenizer, initial_params
+from sail_jax.data.prompts import train_tokenizer
 from sail_jax.errors import SailError
 from sail_jax.parallel.mesh import make_mesh
 from sail_jax.training.loop import train
@@ -40,7 +44,9 @@ def test_three_checkpoints_make_one_model(towers):
         assert all(same) == (part in report.fresh), part
 
 
-def test_training_starts_from_them_and_resumes_without_them(towers, tmp_path, capsys):
+def test_training_starts_from_them_and_resumes_without_them(towers, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    towers.init_from.llm = "qwen"
     towers.train.update(steps=1, checkpoint_every=1)
     towers.optimizer.warmup_steps = 0
     towers.optimizer.freeze = ("^llm/", "^vit/", "^audio/")
@@ -52,8 +58,10 @@ def test_training_starts_from_them_and_resumes_without_them(towers, tmp_path, ca
     start, _ = initial_params(config, make_mesh(MeshConfig()))
     for part in ("llm", "vit", "audio"):
         jax.tree.map(np.testing.assert_array_equal, result.state.params["model"][part], start[part])
+    saved = RunDirectory(tmp_path / "run").load_config()
+    assert saved.init_from["llm"] == str(tmp_path / "qwen")
     (tmp_path / "qwen").rename(tmp_path / "moved")
-    assert train(config, tmp_path / "run").start == 1
+    assert train(saved, tmp_path / "run").start == 1
 
 
 @pytest.mark.parametrize(
@@ -68,6 +76,30 @@ def test_what_cannot_be_found_is_named(settings, init_from, message):
     settings.init_from = init_from
     with pytest.raises(SailError, match=message):
         initial_params(config_lib.build(settings), make_mesh(MeshConfig()))
+
+
+def test_the_llm_and_the_data_agree_on_tokens(towers, world, tmp_path):
+    shutil.copytree(world / "tokenizer", tmp_path / "qwen", dirs_exist_ok=True)
+    check_tokenizer(config_lib.build(towers))
+    train_tokenizer(["another text"] * 9, 300, tmp_path / "other")
+    shutil.copytree(tmp_path / "other", tmp_path / "qwen", dirs_exist_ok=True)
+    with pytest.raises(
+        SailError, match="another tokenizer than config.prompt.tokenizer.*set config.prompt.tokenizer=.*qwen"
+    ):
+        check_tokenizer(config_lib.build(towers))
+
+
+def test_a_failed_start_can_be_corrected(towers, tmp_path):
+    towers.model.llm.rope_theta = 5.0
+    with pytest.raises(SailError, match="set config.model.llm.rope_theta=1000.0"):
+        train(config_lib.build(towers), tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_adapters_that_are_not_merged_are_no_start(towers, tmp_path):
+    (tmp_path / "qwen" / "adapter").mkdir()
+    with pytest.raises(SailError, match="config.init_from.llm: .* adapters that are not merged"):
+        initial_params(config_lib.build(towers), make_mesh(MeshConfig()))
 
 
 def test_our_own_parts_need_an_export_of_ours(towers):

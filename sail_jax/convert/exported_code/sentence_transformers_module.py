@@ -11,8 +11,8 @@ from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel, 
 class SailEmbeddingModule(InputModule):
     """Texts, images, sound, and dicts of them, to embeddings; see `SailEmbeddingProcessor` for what an item may be.
 
-    A prompt is the instruction in the system turn of the chat template; without one, or with an empty one, it is the
-    default instruction of the processor.
+    A prompt is the instruction in the system turn of the chat template; without one, it is the default instruction of the
+    processor.
 
     The module is followed by `Normalize`. `truncate_dim` of `SentenceTransformer` cuts the vectors after that, so that they
     no longer have unit length: their directions are right, and `encode(..., normalize_embeddings=True)` brings the length
@@ -56,7 +56,7 @@ class SailEmbeddingModule(InputModule):
 
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, Tensor]:
         """Prepares items; `prompt` is the instruction."""
-        return dict(self.processor(list(inputs), instruction=prompt or None))
+        return dict(self.processor(list(inputs), instruction=prompt))
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Adds "sentence_embedding", [items, width] float32, to what `preprocess` returned."""
