@@ -85,15 +85,17 @@ def write_weights(tensors: Iterator[_Tensor], directory: Path, dtype: str, shard
         shards[-1].append(tensor)
         room -= tensor.bytes
     index: dict[str, str] = {}
+    written = 0
     for number, shard in enumerate(track(shards, description="write weights"), start=1):
         file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file({t.name: _cast(t.make(), dtype) for t in shard}, directory / file, metadata={"format": "pt"})
+        values = {tensor.name: _cast(tensor.make(), dtype) for tensor in shard}
+        save_file(values, directory / file, metadata={"format": "pt"})
         (directory / file).chmod(0o644)  # safetensors writes files that the owner alone can read
-        index |= {tensor.name: file for tensor in shard}
+        index |= dict.fromkeys(values, file)
+        written += sum(value.nbytes for value in values.values())
     if len(shards) > 1:
-        total = sum(tensor.bytes for shard in shards for tensor in shard)
-        values = {"metadata": {"total_size": total}, "weight_map": index}
-        (directory / "model.safetensors.index.json").write_text(json.dumps(values, indent=2) + "\n")
+        content = {"metadata": {"total_size": written}, "weight_map": index}
+        (directory / "model.safetensors.index.json").write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _cast(value: np.ndarray, dtype: str) -> np.ndarray:

@@ -126,6 +126,8 @@ def test_bfloat16_and_several_files(settings, tmp_path):
     many = WeightFiles(tmp_path / "many")
     assert len(list((tmp_path / "many").glob("*.safetensors"))) > 3
     assert set(many.shapes) == set(one)
+    size = json.loads((tmp_path / "many" / "model.safetensors.index.json").read_text())["metadata"]["total_size"]
+    assert size == sum(value.nbytes for value in one.values())
     kernel = items["model"]["llm"]["layers"]["mlp"]["up"]["kernel"][1]
     up = one["llm.layers.1.mlp.up_proj.weight"]
     assert up.dtype == torch.bfloat16 and torch.equal(up, torch.tensor(np.array(kernel).T).bfloat16())
