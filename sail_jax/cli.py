@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from rich.console import Console
@@ -74,25 +75,14 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Any setting can be changed with --config.a.b=value; `describe --settings` lists them all.",
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
+    _add_run_verbs(verbs)
+    _add_weight_verbs(verbs)
+    return parser
 
-    def verb(
-        name: str, run: Callable, meaning: str, example: str, *, workdir: str, config: bool = True
-    ) -> argparse.ArgumentParser:
-        sub = verbs.add_parser(
-            name,
-            help=meaning,
-            description=meaning,
-            epilog=f"example: python -m sail_jax {name} {example}",
-            allow_abbrev=False,
-        )
-        if config:
-            sub.add_argument("--config", required=True, type=Path, help="experiment file, configs/*.py")
-        if workdir:
-            sub.add_argument("--workdir", required=True, type=Path, help=workdir)
-        sub.set_defaults(run=run)
-        return sub
 
-    start = verb(
+def _add_run_verbs(verbs: Any) -> None:
+    start = _verb(
+        verbs,
         "quickstart",
         _quickstart,
         "generate a small world, train a tiny model on it, evaluate it, write a report",
@@ -102,7 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     start.add_argument("--workdir", type=Path, default=Path("runs/quickstart"), help="where everything is written")
     start.set_defaults(config=_QUICKSTART_CONFIG)
-    sub = verb(
+    sub = _verb(
+        verbs,
         "ingest",
         _ingest,
         "turn a raw export (tables and media files, or a TFDS set) into an item store and tables",
@@ -110,7 +101,8 @@ def _parser() -> argparse.ArgumentParser:
         workdir="folder that is written; give it to `train` as --config.data.dir",
     )
     sub.add_argument("--source", type=Path, default=Path(), help="folder of the raw export")
-    sub = verb(
+    sub = _verb(
+        verbs,
         "train",
         _train,
         "train a model, or continue the run in --workdir where it stopped",
@@ -123,7 +115,8 @@ def _parser() -> argparse.ArgumentParser:
         help="one of several processes, started alike on every host; finds the others by the environment of TPU pods, "
         "Slurm, Open MPI or Kubernetes",
     )
-    sub = verb(
+    sub = _verb(
+        verbs,
         "evaluate",
         _evaluate,
         "evaluate a trained run and write metrics.json and report.html beside it",
@@ -132,7 +125,11 @@ def _parser() -> argparse.ArgumentParser:
         config=False,
     )
     sub.add_argument("--config", type=Path, help="experiment file; by default the one that the run was started with")
-    sub = verb(
+
+
+def _add_weight_verbs(verbs: Any) -> None:
+    sub = _verb(
+        verbs,
         "export",
         _export,
         "write a trained run as a folder that sentence-transformers and PyTorch load",
@@ -148,7 +145,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--adapters", action="store_true", help="write LoRA adapters in PEFT's format beside the base model, unmerged"
     )
-    sub = verb(
+    sub = _verb(
+        verbs,
         "inspect",
         _inspect,
         "say what a Hugging Face checkpoint holds, and the settings with which it can be loaded",
@@ -157,7 +155,8 @@ def _parser() -> argparse.ArgumentParser:
         config=False,
     )
     sub.add_argument("--checkpoint", required=True, help="directory or hub id")
-    sub = verb(
+    sub = _verb(
+        verbs,
         "describe",
         _describe,
         "print the parameters of a config's model by tower, or a reference of all settings",
@@ -167,7 +166,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--config", type=Path, help="experiment file")
     sub.add_argument("--settings", action="store_true", help="print every setting with type, default and meaning")
-    return parser
+
+
+def _verb(
+    verbs: Any, name: str, run: Callable, meaning: str, example: str, *, workdir: str, config: bool = True
+) -> argparse.ArgumentParser:
+    """Adds a verb; `workdir` says what its --workdir is, and is empty for a verb without one."""
+    sub = verbs.add_parser(
+        name,
+        help=meaning,
+        description=meaning,
+        epilog=f"example: python -m sail_jax {name} {example}",
+        allow_abbrev=False,
+    )
+    if config:
+        sub.add_argument("--config", required=True, type=Path, help="experiment file, configs/*.py")
+    if workdir:
+        sub.add_argument("--workdir", required=True, type=Path, help=workdir)
+    sub.set_defaults(run=run)
+    return sub
 
 
 def _load(path: Path, overrides: list[str]) -> Config:
