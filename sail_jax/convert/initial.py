@@ -102,7 +102,7 @@ def check_tokenizer(config: Config) -> None:
     directory = source and find_checkpoint(source, allow_bin=config.init_allow_bin)
     if not directory or not (directory / "tokenizer.json").is_file():
         return
-    theirs = transformers.AutoTokenizer.from_pretrained(directory)
+    theirs = transformers.AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     ours = load_tokenizer(config.prompt, Path(config.data.dir), config.model.llm.vocab_size)
     if theirs.get_vocab() != ours.get_vocab():
         raise SailError(

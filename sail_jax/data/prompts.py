@@ -213,7 +213,7 @@ def load_tokenizer(config: PromptConfig, data_dir: Path, vocab_size: int) -> tra
     local = data_dir / config.tokenizer
     source = str(local) if local.is_dir() else config.tokenizer
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise SailError(
             f"There is no tokenizer at {local}, and {config.tokenizer!r} could not be loaded as a hub id "
