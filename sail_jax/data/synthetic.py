@@ -24,11 +24,13 @@ from sail_jax.data.synthetic_media import COLOURS, CONTOURS, SHAPES, TIMBRES, re
 from sail_jax.errors import SailError
 
 # Raised whenever the same settings would give other files, so that an older export is not taken for a new one.
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 
 ITEMS_PER_TOPIC = 16
 TOPICS_PER_USER = 3
 SEARCHES_PER_TOPIC = 10
+SCORED_ITEMS_PER_SEARCH = 9
+THEME_PAIRS_PER_ITEM = 3
 EVENTS_PER_SESSION = 8
 # Two positive events of a user belong together when they are this close.
 PAIR_WINDOW_SECONDS = 600
@@ -113,6 +115,8 @@ class WorldSummary:
     test_pairs: int
     train_searches: int
     test_searches: int
+    scores: int
+    theme_pairs: int
 
 
 def make_world(config: SyntheticConfig, seed: int, output: pathlib.Path) -> WorldSummary:
@@ -121,7 +125,9 @@ def make_world(config: SyntheticConfig, seed: int, output: pathlib.Path) -> Worl
     Files: `items.jsonl` (item_id, title, asr, ocr, nickname, tags, frames, audio, label; null where the item has
     none), `frames/*.jpg` (64 x 64), `audio/*.wav` (16 kHz mono, 16 bit, 0.5 to 2.5 s), `users.jsonl` (user_id,
     interests), `logs.parquet` (user_id, item_id, event, timestamp in seconds), `pairs.parquet` (query_id, target_id,
-    split), `searches.jsonl` (query, item_ids that were clicked, split), `topics.jsonl` (the truth behind the labels)
+    split), `searches.jsonl` (query, item_ids that were clicked, split), `scores.jsonl` (query, item_id, score: 1 where the
+    item fits both things that the query names, 0.5 for one of them, 0 for none; split as the search's), `themes.parquet`
+    (query_id, target_id: items that share the theme, but not the topic, a weak relation; all train), `topics.jsonl` (the truth behind the labels)
     and `world.json` (settings and summary).
     Every draw comes from a generator of (seed, purpose, index): the same settings give the same bytes.
 
@@ -181,10 +187,14 @@ def _write_world(config: SyntheticConfig, seed: int, folder: pathlib.Path) -> Wo
             file.write(json.dumps(row) + "\n")
     users, logs = _behaviour(config, seed, topics, members, ids)
     pairs = co_consumption(logs, seed)
-    searches = _searches(topics, members, seed)
+    searches, wanted = _searches(topics, members, seed)
+    scores = _scores(searches, wanted, topics, members, seed)
+    themes = _theme_pairs(topics, topic_of, ids, seed)
     _write_jsonl(folder / "topics.jsonl", map(_describe, topics))
     _write_jsonl(folder / "users.jsonl", users)
     _write_jsonl(folder / "searches.jsonl", searches)
+    _write_jsonl(folder / "scores.jsonl", scores)
+    pq.write_table(themes, folder / "themes.parquet")
     pq.write_table(logs, folder / "logs.parquet")
     pq.write_table(pairs, folder / "pairs.parquet")
     train_pairs = pairs["split"].to_pylist().count("train")
@@ -200,6 +210,8 @@ def _write_world(config: SyntheticConfig, seed: int, folder: pathlib.Path) -> Wo
         test_pairs=len(pairs) - train_pairs,
         train_searches=train_searches,
         test_searches=len(searches) - train_searches,
+        scores=len(scores),
+        theme_pairs=len(themes),
     )
 
 
@@ -364,17 +376,68 @@ def co_consumption(logs: pa.Table, seed: int) -> pa.Table:
     return pa.table(columns, schema=pa.schema([(name, pa.string()) for name in columns]))
 
 
-def _searches(topics: Sequence[Topic], members: Sequence[np.ndarray], seed: int) -> list[dict]:
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What a search names: a text theme, and a visual or a sound motif."""
+
+    theme: int
+    facet: str
+    motif: int
+
+    def score(self, topic: Topic) -> float:
+        """Share of what is named that an item of a topic fits."""
+        return ((topic.theme == self.theme) + (getattr(topic, self.facet) == self.motif)) / 2
+
+
+def _searches(
+    topics: Sequence[Topic], members: Sequence[np.ndarray], seed: int
+) -> tuple[list[dict], dict[str, Wanted]]:
     """Searches that name the theme and, in words, the look or the sound; clicked are a few items of the topic."""
     clicked: dict[str, set[str]] = {}
+    wanted: dict[str, Wanted] = {}
     for index, topic in enumerate(topics):
         rng = _rng(seed, "searches", index)
         for number in range(SEARCHES_PER_TOPIC):
+            facet = "visual" if number % 2 else "sound"
             first, second = _visual_words(topic.visual) if number % 2 else _sound_words(topic.sound)
             query = f"{rng.choice(THEMES[topic.theme])} with {rng.choice(first)} {rng.choice(second)}"
             clicks = rng.choice(members[index], min(len(members[index]), rng.integers(3, 6)), replace=False)
             clicked.setdefault(query, set()).update(map(str, clicks))
-    return [
+            wanted[query] = Wanted(topic.theme, facet, getattr(topic, facet))
+    rows = [
         {"query": query, "item_ids": sorted(items), "split": _split(seed, query, SEARCH_TRAIN_SHARE)}
         for query, items in clicked.items()
     ]
+    return rows, wanted
+
+
+def _scores(
+    searches: Sequence[dict],
+    wanted: dict[str, Wanted],
+    topics: Sequence[Topic],
+    members: Sequence[np.ndarray],
+    seed: int,
+) -> list[dict]:
+    """Searches with items of each grade, as far as the world has them, in about equal numbers."""
+    rows = []
+    for index, search in enumerate(searches):
+        rng = _rng(seed, "scores", index)
+        grades = np.array([wanted[search["query"]].score(topic) for topic in topics])
+        for score in (1.0, 0.5, 0.0):
+            pool = np.concatenate([[], *(members[topic] for topic in np.flatnonzero(grades == score))])
+            for item in rng.choice(pool, min(len(pool), SCORED_ITEMS_PER_SEARCH // 3), replace=False):
+                row = {"query": search["query"], "item_id": str(item), "score": score, "split": search["split"]}
+                rows.append(row)
+    return rows
+
+
+def _theme_pairs(topics: Sequence[Topic], topic_of: np.ndarray, ids: np.ndarray, seed: int) -> pa.Table:
+    """Pairs of items of one theme and two topics: what a shared hashtag or a similar summary would pair."""
+    theme_of = np.array([topic.theme for topic in topics])[topic_of]
+    queries, targets = [], []
+    for index in range(len(ids)):
+        others = np.flatnonzero((theme_of == theme_of[index]) & (topic_of != topic_of[index]))
+        chosen = _rng(seed, "themes", index).permutation(others)[:THEME_PAIRS_PER_ITEM]
+        queries += [str(ids[index])] * len(chosen)
+        targets += [str(ids[other]) for other in chosen]
+    return pa.table({"query_id": pa.array(queries, pa.string()), "target_id": pa.array(targets, pa.string())})

@@ -256,6 +256,30 @@ def test_searches_click_items_of_one_topic_and_splits_share_no_text(world, items
     assert 0.7 < summary.train_searches / len(searches) < 0.9
 
 
+def test_scores_grade_what_a_search_names(world):
+    folder, summary = world
+    scores = read(folder / "scores.jsonl")
+    searches = {row["query"]: row for row in read(folder / "searches.jsonl")}
+    label = {row["item_id"]: row["label"] for row in read(folder / "items.jsonl")}
+    assert len(scores) == summary.scores and {row["score"] for row in scores} == {0.0, 0.5, 1.0}
+    topic_of = {query: label[row["item_ids"][0]] for query, row in searches.items()}
+    for row in scores:
+        assert row["split"] == searches[row["query"]]["split"]
+        if label[row["item_id"]] == topic_of[row["query"]]:
+            assert row["score"] == 1.0
+
+
+def test_theme_pairs_share_the_theme_alone(world):
+    folder, summary = world
+    theme = {row["topic"]: row["theme"] for row in read(folder / "topics.jsonl")}
+    label = {row["item_id"]: row["label"] for row in read(folder / "items.jsonl")}
+    pairs = pq.read_table(folder / "themes.parquet").to_pylist()
+    assert len(pairs) == summary.theme_pairs > 0
+    for pair in pairs:
+        left, right = label[pair["query_id"]], label[pair["target_id"]]
+        assert left != right and theme[left] == theme[right]
+
+
 def test_paths_are_relative_and_titles_do_not_name_what_is_seen(items):
     seen = set(itertools.chain(*synthetic_media.COLOURS, *synthetic_media.SHAPES, *synthetic_media.TIMBRES))
     for item in items:
