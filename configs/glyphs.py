@@ -14,10 +14,10 @@ FIND_ITEM = "Represent the keyword so that fitting pictures can be found."
 FIND_SAME = "Represent what is shown so that the same thing can be found in another form."
 
 
-def _across(query: str, target: str) -> dict:
+def _same() -> dict:
     """An item shown in one modality against the same item shown in another."""
     instructions = {"query_instruction": FIND_SAME, "target_instruction": FIND_SAME}
-    return {"table": "tables/same.parquet", "query": query, "target": target, **_shown(), **instructions}
+    return {"table": "tables/same.parquet", **_shown(), **instructions}
 
 
 def _shown() -> dict:
@@ -72,17 +72,18 @@ def get_config() -> ml_collections.ConfigDict:
         projection=128,
         max_clips=1,
     )
+    config.model.bert.update(vocab_size=2048, width=128, layers=2, heads=4, mlp_width=344, max_positions=48)
     config.prompt.max_tokens = 48
     config.objective.matryoshka = (128, 64, 16)
     config.optimizer.update(peak=2e-3, floor=1e-4, warmup_steps=50, weight_decay=5e-2)
 
     related = {**_shown(), "query_instruction": FIND_RELATED, "target_instruction": FIND_RELATED}
-    search = {"query": "T", **_shown(), "query_instruction": FIND_ITEM, "target_instruction": FIND_RELATED}
+    search = {**_shown(), "query_instruction": FIND_ITEM, "target_instruction": FIND_RELATED}
     config.data.datasets = {
         "i2i": {"table": "tables/i2i.parquet", "weight": 1.0, **related},
-        "q2i": {"table": "tables/q2i.parquet", "weight": 1.0, **search},
-        "image_text": {"weight": 0.5, **_across("V", "T")},
-        "audio_text": {"weight": 0.5, **_across("A", "T")},
+        "q2i": {"table": "tables/q2i.parquet", "weight": 1.0, "patterns": ("T->O",), **search},
+        "image_text": {"weight": 0.5, "patterns": ("V->T",), **_same()},
+        "audio_text": {"weight": 0.5, "patterns": ("A->T",), **_same()},
     }
     config.data.batch_size = 64
     config.train.update(steps=1200, log_every=20, checkpoint_every=300)
@@ -90,10 +91,10 @@ def get_config() -> ml_collections.ConfigDict:
     held_out = {"corpus": "targets"}
     config.eval.tasks = {
         "i2i": {"table": "tables/i2i.parquet", "both_ways": True, **related},
-        "q2i": {"table": "tables/q2i.parquet", **search},
-        "text_to_image": {**_across("T", "V"), **held_out},
-        "audio_to_text": {**_across("A", "T"), **held_out},
-        "image_to_text": {**_across("V", "T"), **held_out},
+        "q2i": {"table": "tables/q2i.parquet", "query": "T", **search},
+        "text_to_image": {"query": "T", "target": "V", **_same(), **held_out},
+        "audio_to_text": {"query": "A", "target": "T", **_same(), **held_out},
+        "image_to_text": {"query": "V", "target": "T", **_same(), **held_out},
     }
     config.eval.ks = (1, 10, 25, 50, 100)
     config.eval.tfidf = True

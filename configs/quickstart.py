@@ -14,6 +14,7 @@ def tiny_model(config: ml_collections.ConfigDict) -> None:
     config.model.llm.update(
         vocab_size=2048, width=96, layers=2, heads=4, kv_heads=2, head_dim=24, mlp_width=256, rope_theta=10_000.0
     )
+    config.model.bert.update(vocab_size=2048, width=96, layers=2, heads=4, mlp_width=256, max_positions=64)
     config.model.vit.update(image_size=56, patch_size=14, width=64, layers=2, heads=2, mlp_width=176)
     config.model.perceiver.update(latents=4, width=64, layers=1, heads=2, mlp_width=128, max_frames=2)
     config.model.audio.update(
@@ -51,6 +52,14 @@ def get_config() -> ml_collections.ConfigDict:
     config.ingest.tables = {
         "copair": {"path": "pairs.parquet", "query_id": "query_id", "target_id": "target_id", "split": "split"},
         "search": {"path": "searches.jsonl", "query_text": "query", "target_id": "item_ids", "split": "split"},
+        "score": {
+            "path": "scores.jsonl",
+            "query_text": "query",
+            "target_id": "item_id",
+            "score": "score",
+            "split": "split",
+        },
+        "theme": {"path": "themes.parquet", "query_id": "query_id", "target_id": "target_id"},
     }
     config.ingest.items_per_shard = 512
     config.ingest.tokenizer_vocab = 2048
@@ -65,7 +74,7 @@ def get_config() -> ml_collections.ConfigDict:
         "search": {
             "table": "tables/search.parquet",
             "weight": 1.0,
-            "query": "T",
+            "patterns": ("T->O",),
             "query_instruction": FIND_ITEM,
             "target_instruction": FIND_RELATED,
         },

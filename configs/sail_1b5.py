@@ -12,7 +12,8 @@ RELATED = "Summarise the video so that related videos can be found."
 SEARCH = "Represent the search query so that fitting videos can be found."
 CLASS = "Summarise the video so that its topic tags can be told."
 
-# Name -> (table, sampling weight): here in proportion to the sizes in the report, in billions of pairs.
+# Name -> sampling weight: here in proportion to the sizes in the report, in billions of pairs. A table is a Parquet file or a
+# folder of them; those that `ingest` writes are called tables/NAME.parquet.
 ITEM_TO_ITEM = {
     "copair": 2.9,
     "search_i2i": 0.6,
@@ -35,16 +36,29 @@ def get_config() -> ml_collections.ConfigDict:
         "vit": "apple/aimv2-large-patch14-448",
         "audio": "laion/clap-htsat-unfused",
     }
+    # With --config.model.kind=dual_tower, the CLIP-like baseline, the text tower is BERT base: name it and its tokenizer instead,
+    # init_from = {"bert": "google-bert/bert-base-uncased", "vit": ..., "audio": ...}, prompt.tokenizer the same, and a
+    # prompt.template in its special tokens, "[CLS] {instruction} {audio}{vision}{text} [SEP]".
     config.prompt.tokenizer = "Qwen/Qwen2.5-1.5B"
     config.prompt.max_tokens = 320
-    item = {"query_instruction": RELATED, "target_instruction": RELATED}
-    query = {"query": "T", "query_instruction": SEARCH, "target_instruction": RELATED}
+    item = {
+        "patterns": ("O->O", "V->V", "T->T", "V->T"),
+        "query_instruction": RELATED,
+        "target_instruction": RELATED,
+    }
+    query = {
+        "patterns": ("T->O", "T->V", "T->T"),
+        "query_instruction": SEARCH,
+        "target_instruction": RELATED,
+    }
     datasets = {name: {"table": f"tables/{name}", "weight": weight, **item} for name, weight in ITEM_TO_ITEM.items()}
     datasets |= {name: {"table": f"tables/{name}", "weight": weight, **query} for name, weight in QUERY_TO_ITEM.items()}
+    # Pairs that people scored low are no positives of the contrastive losses; COSENT ranks all of them.
+    datasets["score"] |= {"min_score": 0.5, "loss_weights": {"cosent": 1.0}}
     datasets["cls"] = {
         "table": "tables/cls",
         "weight": 3.1,
-        "target": "T",
+        "patterns": ("O->T", "V->T"),
         "query_fields": ("title", "asr", "ocr", "nickname"),
         "target_fields": ("tags",),
         "query_instruction": CLASS,
@@ -56,6 +70,27 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.clip_budget = 2.0
     config.data.field_dropout = 0.1
     config.data.workers = 8
+    config.optimizer.temperature_rate = 100.0
+    config.objective.weights.update(micl=0.1, late_fusion=0.1)
+    # Everything; then what is close to the target tasks; then clean sets, with hard negatives mined by the model so far.
+    close = ("copair", "search_i2i", "search_q2i", "score", "cls")
+    clean = ("hashtag", "id", "score")
+    config.stages = {
+        "1_broad": {"steps": 12_000},
+        "2_target": {
+            "steps": 6_000,
+            "weights": {name: datasets[name]["weight"] for name in close},
+            "warmup_steps": 200,
+        },
+        "3_hard": {
+            "steps": 2_000,
+            "weights": {name: datasets[name]["weight"] for name in clean},
+            "mine": ("hashtag", "id"),
+            "peak": 6e-6,
+            "floor": 3e-6,
+            "warmup_steps": 100,
+        },
+    }
     config.mesh.update(data=-1, fsdp=8, tensor=1)
     config.eval.tasks = {
         "copair": {"table": "tables/copair", "query_instruction": RELATED, "target_instruction": RELATED},

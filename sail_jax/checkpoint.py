@@ -3,6 +3,7 @@
 WORKDIR/
   config.json           the resolved config
   checkpoints/STEP/     model, LoRA adapters, optimiser and step (orbax), and the state of the input pipeline
+  mined/STAGE/          hard negatives that a stage mined
   init.txt              where the first parameters came from
   metrics.jsonl         one line per logged step
   tensorboard/          the same for TensorBoard
@@ -11,11 +12,13 @@ WORKDIR/
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from sail_jax import config as config_lib
 from sail_jax.config import Config
@@ -35,6 +38,7 @@ class RunDirectory:
         self.path = Path(path).absolute()
         self.config = self.path / "config.json"
         self.checkpoints = self.path / "checkpoints"
+        self.mined = self.path / "mined"
         self.init_report = self.path / "init.txt"
         self.training_log = self.path / "metrics.jsonl"
         self.tensorboard = self.path / "tensorboard"
@@ -57,11 +61,15 @@ class Checkpoints:
 
     Args:
         run: the run directory.
-        keep: how many checkpoints are kept.
+        keep: how many checkpoints are kept, the latest.
+        always: steps that are kept besides.
     """
 
-    def __init__(self, run: RunDirectory, *, keep: int = 1) -> None:
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+    def __init__(self, run: RunDirectory, *, keep: int = 1, always: Sequence[int] = ()) -> None:
+        policy = preservation_policy.AnyPreservationPolicy(
+            [preservation_policy.LatestN(keep), preservation_policy.CustomSteps(list(always))]
+        )
+        options = ocp.CheckpointManagerOptions(preservation_policy=policy, create=True)
         handlers = {name: ocp.StandardCheckpointHandler() for name in _ITEMS}
         handlers["pipeline"] = ocp.JsonCheckpointHandler()
         self._manager = ocp.CheckpointManager(run.checkpoints, options=options, item_handlers=handlers)
@@ -122,6 +130,18 @@ class Checkpoints:
         self._manager.close()
 
 
+def latest_step(run: RunDirectory) -> int:
+    """Steps done at the latest complete checkpoint of a run.
+
+    Raises:
+        SailError: when there is none.
+    """
+    steps = ocp.utils.checkpoint_steps(run.checkpoints) if run.checkpoints.is_dir() else []
+    if not steps:
+        raise SailError(f"{run.path} holds no checkpoint: train there first, or name another --workdir.")
+    return max(steps)
+
+
 _ITEMS = ("model", "lora", "training")
 
 
@@ -162,6 +182,7 @@ _FREE = (
     "eval.",
     "ingest.",
     "synthetic.",
+    "balancing.",
     "mesh.",
     "data.dir",
     "data.workers",

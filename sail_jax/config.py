@@ -145,10 +145,27 @@ class ModelConfig:
     vit: VitConfig = section(VitConfig, "vision tower")
     perceiver: PerceiverConfig = section(PerceiverConfig, "Visual Perceiver")
     audio: ClapConfig = section(ClapConfig, "audio tower")
+    kind: str = setting(
+        "fusion",
+        "'fusion': the LLM fuses the tokens of all modalities; 'dual_tower': a CLIP-like baseline with a BERT text tower, "
+        "whose towers meet in the mean of their vectors alone",
+        choices=("fusion", "dual_tower"),
+    )
+    bert: BertConfig = section(BertConfig, "text tower of the dual tower")
     dtype: str = setting(
         "bfloat16", "type of the computation; parameters are always float32", choices=("float32", "bfloat16", "float16")
     )
     remat: str = setting("none", "rematerialisation of the blocks: 'none', 'dots' (keep matmul outputs) or 'full'")
+
+    @property
+    def text_tower(self) -> str:
+        """Which part of the model embeds the text tokens: "llm" or "bert"."""
+        return {"fusion": "llm", "dual_tower": "bert"}[self.kind]
+
+    @property
+    def text_vocab(self) -> int:
+        """Tokens that the model embeds; the tokenizer may not have more."""
+        return getattr(self, self.text_tower).vocab_size
 
 
 # ------------------------------------------------------------------------------------------------------------ data
@@ -167,6 +184,10 @@ class PromptConfig:
     max_tokens: int = setting(
         256, "length of the token sequence, prompt and media tokens included; longer text is cut", low=1
     )
+    unified: str = setting(
+        "",
+        "one instruction for all data sets, tasks and sides, in place of their own (an ablation); empty for their own",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,8 +197,18 @@ class DatasetConfig:
     table: str = setting("", "pair table (a Parquet file or a folder of them) relative to data.dir")
     split: str = setting("train", "rows of the table that are used; empty for all")
     weight: float = setting(1.0, "sampling weight, relative to the other data sets", low=0)
-    query: str = setting("VTA", "modalities shown on the query side")
-    target: str = setting("VTA", "modalities shown on the target side")
+    patterns: tuple[str, ...] = setting(
+        ("O->O",),
+        "what is matched with what, such as 'VTA->VTA', 'V->T', 'A->VT'; a side asks for each of its modalities, and a pair "
+        "that lacks one has no part in the pattern; 'O' is whatever an item has",
+    )
+    loss_weights: dict[str, float] = setting({}, "loss -> weight for this data set, in place of objective.weights")
+    min_score: float = setting(
+        0.0,
+        "score from which a pair is a match; others are no positives of the contrastive losses, COSENT ranks all scores",
+    )
+    negatives: str = setting("", "table of hard negatives relative to data.dir, as `mine` writes it; empty for none")
+    hard_negatives: int = setting(0, "hard negatives shown with each pair, drawn from that table", low=0)
     query_fields: tuple[str, ...] = setting(
         ("title", "asr", "ocr", "nickname", "tags"), "text fields shown on the query side"
     )
@@ -196,6 +227,10 @@ class DataConfig:
 
     dir: str = setting("", "folder that `ingest` wrote: the item store, the tables and the tokenizer")
     datasets: dict[str, DatasetConfig] = setting({}, "the training sets by name")
+    weights: str = setting(
+        "",
+        "JSON file of sampling weights by data set, as `balance` writes it, relative to data.dir; it replaces each `weight`",
+    )
     batch_size: int = setting(64, "pairs per global batch", low=1)
     sampling: str = setting(
         "specialized",
@@ -282,6 +317,16 @@ class SyntheticConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LossWeights:
+    """The weights of the losses: L = nce L_nce-mrl + cosent L_cosent + micl L_micl + late_fusion L_lf."""
+
+    nce: float = setting(1.0, "InfoNCE, summed over the Matryoshka widths", low=0)
+    cosent: float = setting(0.0, "COSENT, on pairs with a graded score (lambda in the report)", low=0)
+    micl: float = setting(0.0, "mICL: InfoNCE on the visual and on the text positions alone (alpha)", low=0)
+    late_fusion: float = setting(0.0, "InfoNCE on the gated mixture of fused and visual embedding (beta)", low=0)
+
+
+@dataclasses.dataclass(frozen=True)
 class ObjectiveConfig:
     """The loss (arXiv 2510.12709, sec. 3.3.2)."""
 
@@ -293,6 +338,11 @@ class ObjectiveConfig:
     min_temperature: float = setting(0.01, "lower bound of the temperatures", above=0)
     max_temperature: float = setting(0.5, "upper bound of the temperatures", above=0)
     symmetric: bool = setting(True, "score targets against queries too, and average the two losses")
+    weights: LossWeights = section(LossWeights, "what each loss counts")
+    cosent_temperature: float = setting(0.05, "temperature of COSENT, fixed", above=0)
+    share_hard_negatives: bool = setting(
+        True, "hard negatives of a pair are negatives of all queries of the batch, not of its own query alone"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -306,6 +356,11 @@ class OptimizerConfig:
     b2: float = setting(0.999, "decay of the second moment", low=0, below=1)
     eps: float = setting(1e-8, "epsilon of Adam", low=0)
     weight_decay: float = setting(1e-4, "weight decay, on matrices alone", low=0)
+    temperature_rate: float = setting(
+        1.0,
+        "factor on the learning rate for the temperatures; raise it (to 100, say) when the rate is near 1e-5",
+        low=0,
+    )
     clip_norm: float = setting(1.0, "global norm to which gradients are clipped", above=0)
     freeze: tuple[str, ...] = setting(
         (), "regular expressions; parameters of the model whose path has a match stay fixed, for example r'^vit/'"
@@ -331,10 +386,35 @@ class LoraConfig:
 class TrainConfig:
     """The training loop."""
 
-    steps: int = setting(20_000, "optimiser steps", low=1)
+    steps: int = setting(20_000, "optimiser steps; where there are `stages`, their steps count instead", low=1)
     log_every: int = setting(10, "steps between two log lines", low=1)
     checkpoint_every: int = setting(500, "steps between two checkpoints; the last step is always saved", low=1)
     keep_checkpoints: int = setting(2, "checkpoints kept", low=1)
+    progressive: bool = setting(
+        True,
+        "run `stages` one after the other; False trains all their data sets at once for as many steps (an ablation)",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class StageConfig:
+    """A stage of content-aware progressive training (arXiv 2510.12709, sec. 3.3.1)."""
+
+    steps: int = setting(1000, "optimiser steps of the stage", low=1)
+    weights: dict[str, float] = setting(
+        {},
+        "data set -> sampling weight; data sets left out are not drawn. Empty: data.weights, else each set's `weight`",
+    )
+    loss_weights: dict[str, float] = setting(
+        {}, "loss -> weight in this stage, in place of objective.weights and of the data sets' own"
+    )
+    mine: tuple[str, ...] = setting(
+        (), "data sets whose hard negatives are mined with the model as it is when the stage begins"
+    )
+    hard_negatives: int = setting(4, "hard negatives shown with each pair of the data sets in `mine`", low=1)
+    peak: float = setting(0.0, "peak learning rate of the stage; 0 takes optimizer.peak", low=0)
+    floor: float = setting(-1.0, "learning rate at its end; -1 takes optimizer.floor", low=-1)
+    warmup_steps: int = setting(-1, "steps of linear warm-up; -1 takes optimizer.warmup_steps", low=-1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -344,6 +424,36 @@ class MeshConfig:
     data: int = setting(-1, "data parallelism: pairs are split, parameters are copied")
     fsdp: int = setting(1, "data parallelism with the parameters split as well")
     tensor: int = setting(1, "tensor parallelism: heads and inner widths are split")
+
+
+# -------------------------------------------------------------------------------------------------------- curation
+
+
+@dataclasses.dataclass(frozen=True)
+class MiningConfig:
+    """Hard negative mining (arXiv 2510.12709, sec. 3.1.2)."""
+
+    per_query: int = setting(16, "hard negatives kept per query", low=1)
+    positive_splits: tuple[str, ...] = setting(
+        (), "splits of the tables whose pairs are never mined as negatives; empty for all"
+    )
+    query_block: int = setting(256, "queries scored at a time", low=1)
+    target_block: int = setting(8192, "targets scored at a time; a block of scores is all that is held", low=1)
+    exact_scores: int = setting(
+        20_000_000,
+        "scores up to which the best of all thresholds is found; above, it is the best of multiples of 2^-15",
+        low=0,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class BalancingConfig:
+    """Adaptive balancing of the training sets (arXiv 2510.12709, sec. 3.1.3)."""
+
+    samples: int = setting(10_000, "items embedded per data set", low=1)
+    centroids: int = setting(64, "k-means centroids per data set and modality, at most", low=1)
+    epsilon: float = setting(0.05, "entropic regularisation of the transport plan", above=0)
+    temperature: float = setting(0.05, "temperature of the softmax that turns similarities into weights", above=0)
 
 
 # ------------------------------------------------------------------------------------------------------ evaluation
@@ -394,8 +504,9 @@ class Config:
     model: ModelConfig = section(ModelConfig, "the model")
     init_from: dict[str, str] = setting(
         {},
-        "part of the model ('llm', 'vit', 'audio', 'perceiver', 'vision_adapter', 'audio_adapter', or 'model' for all) -> "
-        "checkpoint it starts from: a Hugging Face directory or hub id; parts left out are drawn anew",
+        "part of the model ('llm', 'vit', 'audio', 'perceiver', 'vision_adapter', 'audio_adapter', or 'model' for all; of a "
+        "dual tower 'bert', 'vit', 'audio') -> checkpoint it starts from: a Hugging Face directory or hub id; parts left out are "
+        "drawn anew",
     )
     init_allow_bin: bool = setting(
         False, "whether `init_from` may read pickled weights (.bin), where a checkpoint has no others"
@@ -408,6 +519,11 @@ class Config:
     optimizer: OptimizerConfig = section(OptimizerConfig, "the optimiser")
     lora: LoraConfig = section(LoraConfig, "low-rank adapters")
     train: TrainConfig = section(TrainConfig, "the training loop")
+    stages: dict[str, StageConfig] = setting(
+        {}, "stages by name, run in the order of their names; their steps replace train.steps. Empty: one stage"
+    )
+    mining: MiningConfig = section(MiningConfig, "hard negative mining")
+    balancing: BalancingConfig = section(BalancingConfig, "balancing of the training sets")
     mesh: MeshConfig = section(MeshConfig, "the device mesh")
     eval: EvalConfig = section(EvalConfig, "evaluation")
 

@@ -1,24 +1,29 @@
 """A loaded model that turns items into vectors; the only place that knows how to batch for inference."""
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from rich.console import Console
+from rich.progress import track
 
 from sail_jax.checkpoint import Checkpoints, RunDirectory
 from sail_jax.config import Config, MeshConfig
 from sail_jax.data.collate import collate
 from sail_jax.data.features import FeatureExtractor, ItemFeatures, View
 from sail_jax.data.pipeline import make_extractor
+from sail_jax.data.store import FOLDER
 from sail_jax.errors import BadRecordError, SailError
-from sail_jax.items import TEXT_FIELDS, Batch, Item, text_item
-from sail_jax.models.fusion import OmniEmbedder, init_params
+from sail_jax.items import TEXT_FIELDS, Batch, Item, shown_modalities, text_item
 from sail_jax.models.lora import init_lora, merge
+from sail_jax.models.model import init_params, make_model
 from sail_jax.parallel.mesh import data_shards, make_mesh, shard_batch
 from sail_jax.parallel.rules import abstract_on_mesh
 
@@ -43,7 +48,7 @@ class Embedder:
         self.config, self.params, self.mesh = config, params, mesh
         self._extract, self._groups = extractor, data_shards(mesh)
         self._batch = -(-config.eval.batch_size // self._groups) * self._groups
-        self._model = OmniEmbedder(config.model, groups=self._groups)
+        self._model = make_model(config.model, groups=self._groups)
         self.width = config.model.llm.width
 
     def embed(
@@ -132,6 +137,7 @@ class Embedder:
         arrays, _ = collate(
             [[row] for row in rows],
             [0] * len(rows),
+            [None] * len(rows),
             groups=self._groups,
             frame_capacity=self._room([len(row.frames) for row in rows]),
             clip_capacity=self._room([len(row.clips) for row in rows]),
@@ -159,9 +165,57 @@ class Embedder:
 
 
 @functools.partial(jax.jit, static_argnames=("model", "views"))
-def _forward(model: OmniEmbedder, params: Any, batch: Batch, views: tuple[str, ...]) -> jax.Array:
+def _forward(model: nn.Module, params: Any, batch: Batch, views: tuple[str, ...]) -> jax.Array:
     """[V, B, D] embeddings of a batch with one item per pair; compiled once for all embedders of a model."""
-    return model.apply({"params": params}, batch, views)[0][:, :, 0]
+    (z,), _ = model.apply({"params": params}, batch, (views,))
+    return z
+
+
+def embed_pass(
+    embedder: Embedder, items: Iterable[Item], count: int, view: View, views: Sequence[str], path: Path, *, what: str
+) -> dict[str, np.ndarray]:
+    """Embeds any number of items into a file, with progress; bad items are reported, and skipped up to a limit.
+
+    Args:
+        embedder: the model.
+        items: the items; they are read as they are needed.
+        count: how many there are.
+        view: which fields are shown, and under which instruction.
+        views: modality sets, each of which gives an embedding of its own; the towers run once.
+        path: the .npy file that is written, [views, count, D] float32.
+        what: what the items are, for the progress bar and for messages.
+
+    Returns:
+        View -> [count, D] float32, memory-mapped, not normalised; rows of zeros where an item is bad or has nothing of a
+        view.
+
+    Raises:
+        SailError: when more than `config.data.max_bad_records` items could not be loaded.
+    """
+    views = tuple(views)
+    out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(len(views), count, embedder.width))
+    at, bad = 0, []
+    shown = dataclasses.replace(view, modalities=shown_modalities(views))
+    tracked = iter(track(items, description=what, total=count))
+    for z, errors in embedder.stream(tracked, shown, views):
+        out[:, at : at + z.shape[1]] = z
+        at += z.shape[1]
+        bad += [error for error in errors.values() if not isinstance(error, NothingShownError)]
+    _report(bad, what, embedder.config)
+    return dict(zip(views, out, strict=True))
+
+
+def _report(bad: list[BadRecordError], what: str, config: Config) -> None:
+    if not bad:
+        return
+    source = str(Path(config.data.dir) / FOLDER)
+    shown = "\n  ".join(str(error.at(source=source)) for error in bad[:5])
+    Console(stderr=True).print(f"{len(bad)} items ({what}) could not be loaded and are left out:\n  {shown}")
+    if len(bad) > config.data.max_bad_records:
+        raise SailError(
+            f"{len(bad)} items could not be loaded, over config.data.max_bad_records "
+            f"({config.data.max_bad_records}); mend them or raise the limit."
+        )
 
 
 def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

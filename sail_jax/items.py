@@ -1,11 +1,11 @@
 """The vocabulary that every other module speaks: items, modalities, text fields, and the batch of arrays.
 
-Axis letters: B pairs of a batch, S sides of a pair (0 query, 1 target), N tokens, F frames, C audio clips.
+Axis letters: B pairs of a batch, S sides of a pair (query, target, hard negatives), N tokens, F frames, C audio clips.
 """
 
 import dataclasses
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,8 @@ TEXT_FIELDS = ("title", "asr", "ocr", "nickname", "tags")
 QUERY_FIELD = "query"
 # Vision, text, audio: the letters in which the report writes a set of modalities, "V", "T", "VTA".
 MODALITIES = "VTA"
+# A view that shows whatever an item has ("omni" in the report); a set such as "VT" asks for each of its modalities.
+OMNI = "O"
 
 
 class TokenType(enum.IntEnum):
@@ -87,8 +89,43 @@ def check_modalities(modalities: str, *, setting: str) -> str:
     return "".join(letter for letter in MODALITIES if letter in modalities)
 
 
+class Pattern(NamedTuple):
+    """What is matched with what (arXiv 2510.12709, sec. 3.3.4): the views of the query side and of the target side.
+
+    A view is a set of modalities that an item has to have, all of them, or `OMNI`: whatever it has.
+    """
+
+    query: str
+    target: str
+
+    def __str__(self) -> str:
+        return f"{self.query}->{self.target}"
+
+
+def parse_pattern(text: str, *, setting: str) -> Pattern:
+    """Reads a pattern such as "VTA->T", "A->VT" or "O->O".
+
+    Raises:
+        SailError: when it is not two views with an arrow between; the message names `setting`.
+    """
+    sides = [side.strip() for side in text.split("->")]
+    if len(sides) != 2:
+        raise SailError(f"{setting} is {text!r}; write a pattern such as 'VTA->VTA', 'T->V' or 'O->O'.")
+    return Pattern(
+        *(side if side == OMNI else check_modalities(side, setting=f"{setting}, {text!r},") for side in sides)
+    )
+
+
+def shown_modalities(views: Iterable[str]) -> str:
+    """The modalities that are shown by at least one of some views, as a subset of "VTA"."""
+    letters = "".join(MODALITIES if view == OMNI else view for view in views)
+    return "".join(letter for letter in MODALITIES if letter in letters)
+
+
 class Batch(NamedTuple):
     """The arrays of one batch of pairs: the same structure from the first map to the device.
+
+    Side 0 of a pair is the query, side 1 its target; sides from 2 on, where there are any, are hard negatives of the query.
 
     The frames of all items lie on one flat axis, and so do the audio clips, so that an item with one frame does not pay
     for eight. The pairs axis is seen as G equal groups, one per data-parallel shard; both flat axes come in G equal
@@ -105,9 +142,10 @@ class Batch(NamedTuple):
         clip_item: [C] int32 index of the clip's item within its group; -1 at padding.
         audio_vectors: [B, S, K] float32 precomputed audio embeddings; zeros where there is none.
         has_audio_vector: [B, S] bool.
-        item_keys: [B, S, 2] uint32 halves of a 64-bit hash of the item's id, or of the text where only text is shown:
-            equal keys mean the same content.
+        item_keys: [B, S, 2] uint32 halves of a 64-bit hash of the item's id, or of its text where it has no id.
+        text_keys: [B, S, 2] uint32 halves of a 64-bit hash of the text that is shown, before fields are dropped.
         valid: [B, S] bool, False where the record was bad or nothing of it is shown; such an item is masked out of the loss.
+        scores: [B] float32 graded similarity of query and target; NaN where the pair has none.
         dataset: [B] int32 index of the data set that the pair comes from.
     """
 
@@ -121,5 +159,7 @@ class Batch(NamedTuple):
     audio_vectors: Any
     has_audio_vector: Any
     item_keys: Any
+    text_keys: Any
     valid: Any
+    scores: Any
     dataset: Any

@@ -89,11 +89,11 @@ def build_settings(cls: Any, value: Any, path: str) -> Any:
         return cls(**built)
     if origin is dict:
         if not isinstance(value, Mapping):
-            raise SailError(f"{path} is a mapping, not {value!r}.")
+            raise SailError(f"{path} takes a mapping such as {{'name': value}}, not {value!r}.")
         return {str(key): build_settings(arguments[1], entry, f"{path}.{key}") for key, entry in value.items()}
     if origin is tuple:
         if isinstance(value, str) or not isinstance(value, Sequence):
-            raise SailError(f"{path} is a sequence, not {value!r}.")
+            raise SailError(f"{path} takes a sequence such as ('a', 'b'), not {value!r}.")
         return tuple(build_settings(arguments[0], entry, f"{path}[{i}]") for i, entry in enumerate(value))
     if cls is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
@@ -143,11 +143,21 @@ def override(cls: type, values: dict[str, Any], overrides: Sequence[str]) -> dic
         *parents, key = dotted.split(".")
         node, owner = values, cls
         for depth, name in enumerate(parents):
-            owner = _field_type(owner, name, ".".join(["config", *parents[: depth + 1]]))
+            path = ".".join(["config", *parents[: depth + 1]])
+            owner = _field_type(owner, name, path)
+            _check_known_group(owner, node, name, path)
             node = node.setdefault(name, {})
         leaf = _field_type(owner, key, f"config.{dotted}")
         node[key] = literal if leaf is str else _literal(literal)
     return values
+
+
+def _check_known_group(cls: Any, node: dict[str, Any], name: str, path: str) -> None:
+    """A word of the command line changes a data set, a stage or a task; a mistyped name must not add one."""
+    if dataclasses.is_dataclass(cls) and node and name not in node and cls.__name__ not in node:
+        known = [key for key, value in node.items() if isinstance(value, Mapping)]
+        if known and len(known) == len(node):
+            raise SailError(unknown_key(path, name, known))
 
 
 def _field_type(cls: Any, name: str, path: str) -> Any:

@@ -18,6 +18,7 @@ def experiment(data_dir: Path) -> ml_collections.ConfigDict:
     values.ingest.items_per_shard = 64
     values.ingest.tokenizer_vocab = 512
     values.model.llm.update(vocab_size=512, width=32, layers=2, heads=4, kv_heads=2, head_dim=8, mlp_width=48)
+    values.model.bert.update(vocab_size=512, width=32, layers=2, heads=4, mlp_width=48, max_positions=96)
     values.model.vit.update(image_size=28, width=16, layers=1, heads=2, mlp_width=24)
     values.model.perceiver.update(latents=2, width=16, layers=1, heads=2, mlp_width=24, max_frames=2)
     values.model.audio.update(

@@ -56,11 +56,16 @@ def export(
         Steps done at the checkpoint.
 
     Raises:
-        SailError: when there is no run or no checkpoint, the output exists, transformers has no class that computes a
-            tower, or the run has no adapters to write.
+        SailError: when there is no run or no checkpoint, its model is no fusion model, the output exists, transformers has no
+            class that computes a tower, or the run has no adapters to write.
     """
     run = RunDirectory(workdir)
     config = config or run.load_config()
+    if config.model.kind != "fusion":
+        raise SailError(
+            f"{run.path} holds a model of config.model.kind {config.model.kind!r}, and the exported code computes the fusion "
+            "model alone. Use the baseline from Python, with sail_jax.load()."
+        )
     output = output.resolve()
     if output.exists():
         raise SailError(f"{output} exists; name another --output, or remove it.")
@@ -68,7 +73,7 @@ def export(
         raise SailError(f"{run.path} was trained without LoRA (config.lora.rank is 0): there are no adapters to write.")
     values = config_json(config)
     # All that may be refused comes before the weights, which take long.
-    tokenizer = load_tokenizer(config.prompt, Path(config.data.dir), config.model.llm.vocab_size)
+    tokenizer = load_tokenizer(config.prompt, Path(config.data.dir), config.model.text_vocab)
     steps, params, lora = _restore(run, config, merged=not adapters)
     card = model_card(config, run, steps, output, license_name, adapters=adapters)
     partial = output.with_name(output.name + ".partial")

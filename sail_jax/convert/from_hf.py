@@ -19,8 +19,8 @@ from sail_jax.errors import SailError
 from sail_jax.models.bicubic import resize_grid
 from sail_jax.parallel.rules import path_name
 
-# The towers of the model that published checkpoints have.
-TOWERS = ("llm", "vit", "audio")
+# The towers that published checkpoints have; a model has "llm" or "bert".
+TOWERS = ("llm", "vit", "audio", "bert")
 # Settings of CLAP's feature extractor, and what we call them.
 _SOUND = {
     "feature_size": "mel_bins",

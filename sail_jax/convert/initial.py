@@ -19,11 +19,14 @@ from sail_jax.convert.weight_map import OWN_PARTS
 from sail_jax.data.prompts import load_tokenizer
 from sail_jax.embedder import abstract_params
 from sail_jax.errors import SailError
-from sail_jax.models.fusion import init_params
+from sail_jax.models.model import init_params
 from sail_jax.schema import to_dict
 
-# Keys of `config.init_from`; "model" stands for all parts.
-PARTS = (*TOWERS, *OWN_PARTS)
+# Keys of `config.init_from` by kind of model; "model" stands for all parts.
+PARTS = {
+    "fusion": ("llm", "vit", "audio", *OWN_PARTS),
+    "dual_tower": ("bert", "vit", "audio", "vision_adapter", "audio_adapter", "text_adapter"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +83,7 @@ def check_sources(config: Config) -> dict[str, Path]:
         SailError: on an unknown part, a checkpoint that cannot be found, or one that another config fits.
     """
     directories = {}
-    for part, source in _sources(config.init_from).items():
+    for part, source in _sources(config).items():
         directory = directories[part] = find_checkpoint(source, allow_bin=config.init_allow_bin)
         if (directory / "adapter").is_dir() or (directory / "adapter_config.json").is_file():
             raise SailError(
@@ -93,31 +96,44 @@ def check_sources(config: Config) -> dict[str, Path]:
 
 
 def check_tokenizer(config: Config) -> None:
-    """Checks that the LLM's checkpoint and the training data agree on what a token id means.
+    """Checks that the text tower's checkpoint and the training data agree on what a token id means.
 
     Raises:
-        SailError: when the checkpoint of the LLM has a tokenizer, and another vocabulary than `config.prompt.tokenizer`.
+        SailError: when that checkpoint, of the LLM or of BERT, has a tokenizer, and another vocabulary than
+            `config.prompt.tokenizer`.
     """
-    source = _sources(config.init_from).get("llm")
+    tower = config.model.text_tower
+    source = _sources(config).get(tower)
     directory = source and find_checkpoint(source, allow_bin=config.init_allow_bin)
     if not directory or not (directory / "tokenizer.json").is_file():
         return
     theirs = transformers.AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    ours = load_tokenizer(config.prompt, Path(config.data.dir), config.model.llm.vocab_size)
+    ours = load_tokenizer(config.prompt, Path(config.data.dir), config.model.text_vocab)
     if theirs.get_vocab() != ours.get_vocab():
         raise SailError(
-            f"The LLM of {directory} was trained with another tokenizer than config.prompt.tokenizer, {config.prompt.tokenizer}: "
+            f"The {tower} tower of {directory} was trained with another tokenizer than config.prompt.tokenizer, {config.prompt.tokenizer}: "
             f"set config.prompt.tokenizer={directory.absolute()}."
         )
 
 
-def _sources(init_from: Mapping[str, str]) -> dict[str, str]:
+def _sources(config: Config) -> dict[str, str]:
     """Part -> checkpoint; what is named by itself goes before "model"."""
-    unknown = [part for part in init_from if part not in (*PARTS, "model")]
+    init_from, kind = config.init_from, config.model.kind
+    unknown = [part for part in init_from if part not in (*PARTS[kind], "model")]
     if unknown:
-        raise SailError(f"config.init_from names unknown parts {unknown}; choose from {', '.join((*PARTS, 'model'))}.")
-    everything = dict.fromkeys(PARTS, init_from["model"]) if "model" in init_from else {}
-    return everything | {part: source for part, source in init_from.items() if part != "model"}
+        raise SailError(
+            f"config.init_from names unknown parts {unknown} of a model of kind {kind!r}; choose from "
+            f"{', '.join((*PARTS[kind], 'model'))}."
+        )
+    everything = dict.fromkeys(PARTS[kind], init_from["model"]) if "model" in init_from else {}
+    sources = everything | {part: source for part, source in init_from.items() if part != "model"}
+    own = [part for part in sources if part not in TOWERS]
+    if own and kind == "dual_tower":
+        raise SailError(
+            f"config.init_from names {', '.join(own)}, which no checkpoint has for a dual tower, as it is not exported. Name "
+            "bert, vit and audio one by one; what is left out is drawn anew."
+        )
+    return sources
 
 
 def _load(part: str, directory: Path, config: Config, abstract: Any, progress: Callable[[int], None]) -> Loaded:

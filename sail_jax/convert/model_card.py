@@ -10,7 +10,10 @@ from huggingface_hub import ModelCardData
 from sail_jax.checkpoint import RunDirectory
 from sail_jax.config import Config, DatasetConfig, EvalTaskConfig
 from sail_jax.convert.sources import is_hub_id
+from sail_jax.data.prompts import instruction
 from sail_jax.errors import SailError
+
+SIDES = ("query", "document")  # as sentence-transformers names them
 
 _CARD = """---
 {front_matter}---
@@ -75,8 +78,8 @@ A prompt is the instruction of the system turn. Use the one of the task for quer
 
 {steps} steps of {batch} pairs, seed {seed}, peak learning rate {peak}.{lora} Started from: {start}.
 
-| data set | sampling weight | query | target |
-| --- | --- | --- | --- |
+| data set | sampling weight | patterns |
+| --- | --- | --- |
 {datasets}
 
 ## Evaluation
@@ -100,12 +103,21 @@ model = peft.PeftModel.from_pretrained(model, "{path}/adapter")  # of transforme
 def prompts(config: Config) -> dict[str, str]:
     """Name -> instruction: "query" and "document" of the first task that searches by text, then those of every task."""
     tasks = config.eval.tasks | config.data.datasets  # of two of one name, the one that was trained
-    named = {}
-    for name, task in tasks.items():
-        named |= {f"{name}-query": task.query_instruction, f"{name}-document": task.target_instruction}
-    by_text = [task for task in tasks.values() if task.query == "T"]
-    first: DatasetConfig | EvalTaskConfig = next(iter([*by_text, *tasks.values()]), DatasetConfig())
-    return {"query": first.query_instruction, "document": first.target_instruction, **named}
+    pairs = {
+        name: tuple(instruction(config.prompt, own) for own in (task.query_instruction, task.target_instruction))
+        for name, task in tasks.items()
+    }
+    named = {f"{name}-{side}": text for name, pair in pairs.items() for side, text in zip(SIDES, pair, strict=True)}
+    by_text = [pairs[name] for name, task in tasks.items() if _searches_by_text(task)]
+    default = DatasetConfig()
+    first = next(iter([*by_text, *pairs.values()]), (default.query_instruction, default.target_instruction))
+    return dict(zip(SIDES, first, strict=True)) | named
+
+
+def _searches_by_text(task: DatasetConfig | EvalTaskConfig) -> bool:
+    if isinstance(task, EvalTaskConfig):
+        return task.query == "T"
+    return all(pattern.startswith("T->") for pattern in task.patterns)
 
 
 def model_card(
@@ -134,7 +146,7 @@ def model_card(
         base_model=sorted({source for source in config.init_from.values() if is_hub_id(source)}) or None,
     )
     beside = _ADAPTERS.format(path=output.name) if adapters else ""
-    rows = [f"| {_cell(name)} | {d.weight:g} | {d.query} | {d.target} |" for name, d in config.data.datasets.items()]
+    rows = [f"| {_cell(name)} | {d.weight:g} | {', '.join(d.patterns)} |" for name, d in config.data.datasets.items()]
     lora = config.lora
     sizes = sorted(config.objective.matryoshka, reverse=True)
     return _CARD.format(

@@ -41,6 +41,7 @@ def thin(counts: np.ndarray, room: int) -> np.ndarray:
 def collate(
     pairs: Sequence[Sequence[ItemFeatures]],
     datasets: Sequence[int],
+    scores: Sequence[float | None],
     *,
     groups: int,
     frame_capacity: int,
@@ -52,6 +53,7 @@ def collate(
     Args:
         pairs: B pairs of S items each.
         datasets: [B] index of each pair's data set.
+        scores: [B] graded similarity of each pair, or None.
         groups: equal groups of pairs, one per data-parallel shard.
         frame_capacity: F, length of the flat frames axis, a multiple of `groups`.
         clip_capacity: C, length of the flat clips axis, a multiple of `groups`.
@@ -68,7 +70,6 @@ def collate(
     for row, item in enumerate(items):
         if item.audio_vector is not None:
             vectors[row] = item.audio_vector
-    keys = np.array([i.key for i in items], np.uint64)
 
     def by_pair(array: np.ndarray) -> np.ndarray:
         return array.reshape(len(pairs), sides, *array.shape[1:])
@@ -83,11 +84,19 @@ def collate(
         clip_item=clip_item,
         audio_vectors=by_pair(vectors),
         has_audio_vector=by_pair(np.array([i.audio_vector is not None for i in items])),
-        item_keys=by_pair(np.stack([keys >> np.uint64(32), keys & np.uint64(0xFFFFFFFF)], -1).astype(np.uint32)),
+        item_keys=by_pair(_halves([i.item_key for i in items])),
+        text_keys=by_pair(_halves([i.text_key for i in items])),
         valid=by_pair(np.array([i.valid for i in items])),
+        scores=np.array([np.nan if score is None else score for score in scores], np.float32),
         dataset=np.asarray(datasets, np.int32),
     )
     return batch, frames_cut + clips_cut
+
+
+def _halves(keys: Sequence[int]) -> np.ndarray:
+    """64-bit keys as [n, 2] uint32, as devices have no 64-bit integers by default."""
+    whole = np.array(keys, np.uint64)
+    return np.stack([whole >> np.uint64(32), whole & np.uint64(0xFFFFFFFF)], -1).astype(np.uint32)
 
 
 def _pack(media: Sequence[np.ndarray], groups: int, room: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:

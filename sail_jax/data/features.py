@@ -44,7 +44,8 @@ class ItemFeatures:
         frames: [f, H, W, 3] uint8, f frames of the item.
         clips: [c, samples] int16, c clips of the item.
         audio_vector: [K] float32, or None.
-        key: 64-bit hash of what is shown (see `Batch.item_keys`).
+        item_key: 64-bit hash of the item's id (see `Batch.item_keys`).
+        text_key: 64-bit hash of the text that is shown (see `Batch.text_keys`).
         valid: False when nothing of the item is shown.
     """
 
@@ -53,7 +54,8 @@ class ItemFeatures:
     frames: np.ndarray
     clips: np.ndarray
     audio_vector: np.ndarray | None
-    key: int
+    item_key: int
+    text_key: int
     valid: bool
 
 
@@ -82,6 +84,8 @@ class FeatureExtractor:
         frames = self._frames(item) if "V" in view.modalities else self._no_frames()
         clips, vector = self._sound(item) if "A" in view.modalities else (self._no_clips(), None)
         text = shown_fields(item, view.fields, dropout, rng) if "T" in view.modalities else ""
+        # Of the text before fields are dropped: what counts as the same content must not depend on the draw.
+        text_key = item_key(shown_fields(item, view.fields))
         has_audio = vector is not None or len(clips) > 0
         tokens, types = self.encoder(view.instruction, text, vision=len(frames) > 0, audio=has_audio)
         return ItemFeatures(
@@ -90,14 +94,15 @@ class FeatureExtractor:
             frames=frames,
             clips=clips,
             audio_vector=vector,
-            key=_content_key(item, view),
+            item_key=item_key(item.item_id) if item.item_id else text_key,
+            text_key=text_key,
             valid=bool(text) or has_audio or len(frames) > 0,
         )
 
     def blank(self) -> ItemFeatures:
         """Features that stand in for an item that could not be loaded: nothing is shown."""
         tokens = np.zeros(self.encoder.max_tokens, np.int32)
-        return ItemFeatures(tokens, tokens.astype(np.int8), self._no_frames(), self._no_clips(), None, 0, False)
+        return ItemFeatures(tokens, tokens.astype(np.int8), self._no_frames(), self._no_clips(), None, 0, 0, False)
 
     def _no_frames(self) -> np.ndarray:
         return np.zeros((0, self.vit.image_size, self.vit.image_size, 3), np.uint8)
@@ -136,10 +141,3 @@ class FeatureExtractor:
         except BadRecordError as error:
             raise error.at(record=item.item_id, field="audio") from error
         return clip_audio(samples, self.audio.clip_samples, self.audio.max_clips), None
-
-
-def _content_key(item: Item, view: View) -> int:
-    """Two items that show the same text, and nothing but text, are the same content (think of shared tags)."""
-    if view.modalities == "T" or not item.item_id:
-        return item_key(shown_fields(item, view.fields))
-    return item_key(item.item_id)

@@ -6,12 +6,13 @@ batch is prepared inside one worker: batches, not records, cross between process
 """
 
 import dataclasses
+import functools
 import gc
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,17 +20,19 @@ import grain
 import numpy as np
 from absl import flags
 
-from sail_jax.config import Config, DatasetConfig
+from sail_jax.config import Config
 from sail_jax.data.collate import capacity, collate
 from sail_jax.data.features import FeatureExtractor, ItemFeatures, View
-from sail_jax.data.prompts import PromptEncoder, check_fields, load_tokenizer
+from sail_jax.data.prompts import PromptEncoder, load_tokenizer
 from sail_jax.data.sampler import Sampler
 from sail_jax.data.store import ItemStore
-from sail_jax.data.tables import Pair, PairTable
+from sail_jax.data.tables import Pair
+from sail_jax.data.training_set import TrainingSet, dataset_weights
 from sail_jax.errors import BadRecordError, SailError
-from sail_jax.items import Batch, Item, check_modalities, text_item
+from sail_jax.items import Batch, Item, text_item
 
-SIDES = 2  # query, target
+# Keeps the draws of hard negatives apart from those of the sides, which are numbered from 0.
+_NEGATIVES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +56,14 @@ class LoadedBatch(NamedTuple):
     Attributes:
         arrays: this host's part of the batch, numpy arrays.
         step: the step it is for.
+        datasets: the data sets that may occur in the global batch.
         bad_records: messages of the records that could not be loaded; their items are masked out.
         media_cut: frames and clips that did not fit the budgets.
     """
 
     arrays: Batch
     step: int
+    datasets: tuple[int, ...]
     bad_records: tuple[str, ...]
     media_cut: int
 
@@ -72,66 +77,43 @@ def open_store(config: Config) -> ItemStore:
 
 def make_extractor(config: Config) -> FeatureExtractor:
     """The feature extractor of a config, with its tokenizer loaded."""
-    tokenizer = load_tokenizer(config.prompt, Path(config.data.dir), config.model.llm.vocab_size)
+    tokenizer = load_tokenizer(config.prompt, Path(config.data.dir), config.model.text_vocab)
     return FeatureExtractor(config, PromptEncoder(config.prompt, tokenizer, config.model.perceiver.latents))
-
-
-class TrainingSet:
-    """One training set: its table, its two views, and the order in which its rows are read.
-
-    Args:
-        name: its name in the config.
-        settings: its settings.
-        data_dir: the ingested folder.
-        seed: the experiment's seed.
-        index: its number among the training sets.
-    """
-
-    def __init__(self, name: str, settings: DatasetConfig, data_dir: Path, seed: int, index: int) -> None:
-        where = f"config.data.datasets.{name}"
-        self.name, self.index = name, index
-        self.table = PairTable.open(data_dir / settings.table, split=settings.split)
-        modalities = [
-            check_modalities(value, setting=f"{where}.{side}")
-            for side, value in (("query", settings.query), ("target", settings.target))
-        ]
-        for side, fields in (("query", settings.query_fields), ("target", settings.target_fields)):
-            check_fields(fields, setting=f"{where}.{side}_fields")
-        self.views = (
-            View(modalities[0], settings.query_fields, settings.query_instruction),
-            View(modalities[1], settings.target_fields, settings.target_instruction),
-        )
-        self._order = grain.MapDataset.range(len(self.table)).shuffle(seed=seed + index).repeat()
-
-    def pair(self, example: int) -> Pair:
-        """The pair that is read as number `example`, counted over epochs; each epoch has an order of its own."""
-        return self.table[int(self._order[example])]
 
 
 class BatchSource:
     """Random access by step number to this host's part of the training batches.
 
     Args:
-        config: the experiment.
+        config: the experiment, or a stage of it.
         share: the pairs of the global batch that this process prepares.
+        begin: the first step of the stage.
+        drawn: how often each data set was drawn before it, so that its rows go on where they were; empty for never.
 
     Raises:
         SailError: when there is no data set, or one has fewer rows than a batch.
     """
 
-    def __init__(self, config: Config, share: HostShare) -> None:
+    def __init__(self, config: Config, share: HostShare, *, begin: int = 0, drawn: Sequence[int] = ()) -> None:
         if not config.data.datasets:
             raise SailError("config.data.datasets is empty: name at least one training set.")
         self._config, self._share = config, share
         self._store = open_store(config)
         self._extract = make_extractor(config)
-        self._sets = [
-            TrainingSet(name, settings, Path(config.data.dir), config.seed, index)
-            for index, (name, settings) in enumerate(config.data.datasets.items())
-        ]
-        self._sampler = Sampler([s.weight for s in config.data.datasets.values()], config.seed)
-        for dataset in self._sets:
+        self._weights = dataset_weights(config)
+        self._sampler = Sampler(list(self._weights.values()), config.seed)
+        # A set that is never drawn is not opened: its table may be made by a later stage.
+        self._sets = {
+            index: TrainingSet(config, name, index)
+            for index, (name, weight) in enumerate(self._weights.items())
+            if weight > 0
+        }
+        draws = config.data.batch_size if config.data.sampling == "mixed" else 1
+        self._before = np.array(drawn or [0] * len(self._weights)) - self._sampler.counts(begin * draws)
+        self._sides = max(len(dataset.views) for dataset in self._sets.values())
+        for dataset in self._sets.values():
             self._check_size(dataset)
+            dataset.check_pairs()
 
     def _check_size(self, dataset: TrainingSet) -> None:
         rows, batch_size = len(dataset.table), self._config.data.batch_size
@@ -152,18 +134,25 @@ class BatchSource:
             "seed": self._config.seed,
             "batch_size": data.batch_size,
             "sampling": data.sampling,
-            "datasets": {s.name: [len(s.table), data.datasets[s.name].weight] for s in self._sets},
+            "datasets": {s.name: [len(s.table), self._weights[s.name]] for s in self._sets.values()},
+            "negatives": {s.name: s.mined for s in self._sets.values() if s.mined is not None},
         }
+
+    def datasets(self, step: int) -> tuple[int, ...]:
+        """The data sets that may occur in the global batch of `step`; the same on all hosts."""
+        if self._config.data.sampling == "specialized":
+            return (self._sampler.dataset(step),)
+        return tuple(self._sets)
 
     def examples(self, step: int) -> list[tuple[int, int]]:
         """(data set, example number) of each pair of this host's part of the batch of `step`."""
         size, rows = self._config.data.batch_size, range(self._share.start, self._share.stop)
         if self._config.data.sampling == "specialized":
             chosen = self._sampler.dataset(step)
-            first = int(self._sampler.counts(step)[chosen]) * size
+            first = int((self._before + self._sampler.counts(step))[chosen]) * size
             return [(chosen, first + row) for row in rows]
         draws = [step * size + row for row in rows]
-        seen = self._sampler.counts(draws[0])
+        seen = self._before + self._sampler.counts(draws[0])
         examples = []
         for draw in draws:
             chosen = self._sampler.dataset(draw)
@@ -175,47 +164,52 @@ class BatchSource:
         step = int(step)
         bad: list[str] = []
         examples = self.examples(step)
-        pairs = [self._pair_features(step, row, *example, bad) for row, example in enumerate(examples)]
         datasets = [dataset for dataset, _ in examples]
+        pairs = [self._sets[dataset].pair(example) for dataset, example in examples]
+        features = [self._pair_features(step, row, datasets[row], pair, bad) for row, pair in enumerate(pairs)]
         model = self._config.model
         arrays, cut = collate(
-            pairs,
+            features,
             datasets,
+            [pair.score for pair in pairs],
             groups=self._share.groups,
             frame_capacity=self._room("V", datasets, self._config.data.frame_budget, model.perceiver.max_frames),
             clip_capacity=self._room("A", datasets, self._config.data.clip_budget, model.audio.max_clips),
             audio_width=model.audio.projection,
         )
-        return LoadedBatch(arrays, step, tuple(bad), cut)
+        return LoadedBatch(arrays, step, self.datasets(step), tuple(bad), cut)
 
     def _room(self, modality: str, datasets: list[int], budget: float, most: int) -> int:
         """Length of the flat axis of a modality: a function of the data set alone, so the same on all hosts."""
         # A mixed batch needs room for the data set that shows the modality on the most sides.
         mixed = self._config.data.sampling == "mixed"
-        sets = self._sets if mixed else [self._sets[datasets[0]]]
+        sets = self._sets.values() if mixed else [self._sets[datasets[0]]]
         sides = max(sum(modality in view.modalities for view in dataset.views) for dataset in sets)
         return capacity(len(datasets) * sides, budget or most, self._share.groups)
 
-    def _pair_features(
-        self, step: int, row: int, dataset: int, example: int, bad: list[str]
-    ) -> tuple[ItemFeatures, ...]:
-        chosen = self._sets[dataset]
-        pair = chosen.pair(example)
+    def _pair_features(self, step: int, row: int, dataset: int, pair: Pair, bad: list[str]) -> tuple[ItemFeatures, ...]:
+        """The sides of a pair; a mixed batch is padded with blanks to the sides of the set that has the most."""
+        chosen, place = self._sets[dataset], [self._config.seed, step, self._share.start + row]
+        negatives = chosen.negatives(pair, np.random.default_rng([*place, _NEGATIVES]))
         sides = []
-        for side, view in enumerate(chosen.views):
-            rng = np.random.default_rng([self._config.seed, step, self._share.start + row, side])
-            try:
-                item = self._item(pair, side)
-                sides.append(self._extract(item, view, dropout=self._config.data.field_dropout, rng=rng))
-            except BadRecordError as error:
-                bad.append(str(error.at(source=str(self._store.path))))
-                sides.append(self._extract.blank())
-        return tuple(sides)
+        for side, item_id in enumerate([pair.query_id, pair.target_id, *negatives]):
+            item = functools.partial(self._store.get, item_id)
+            if item_id is None:
+                item = functools.partial(text_item, pair.query_text) if side == 0 else None
+            sides.append(self._features(item, chosen.views[side], np.random.default_rng([*place, side]), bad))
+        blanks = self._sides if self._config.data.sampling == "mixed" else len(sides)
+        return (*sides, *[self._extract.blank()] * (blanks - len(sides)))
 
-    def _item(self, pair: Pair, side: int) -> Item:
-        if side == 0 and pair.query_id is None:
-            return text_item(pair.query_text)
-        return self._store.get(pair.query_id if side == 0 else pair.target_id)
+    def _features(
+        self, load: Callable[[], Item] | None, view: View, rng: np.random.Generator, bad: list[str]
+    ) -> ItemFeatures:
+        if load is None:
+            return self._extract.blank()
+        try:
+            return self._extract(load(), view, dropout=self._config.data.field_dropout, rng=rng)
+        except BadRecordError as error:
+            bad.append(str(error.at(source=str(self._store.path))))
+            return self._extract.blank()
 
 
 def make_iterator(source: BatchSource, config: Config, start: int) -> Generator[LoadedBatch, None, None]:

@@ -69,6 +69,11 @@ def check_fields(fields: Sequence[str], *, setting: str) -> None:
         raise SailError(f"{setting} names unknown text fields {unknown}; the fields are {', '.join(TEXT_FIELDS)}.")
 
 
+def instruction(config: PromptConfig, own: str) -> str:
+    """The instruction that is shown: the unified one where the config asks for it, else a view's own."""
+    return config.unified or own
+
+
 class PromptEncoder:
     """Fills the chat template and tokenizes it.
 
@@ -164,9 +169,10 @@ class PromptEncoder:
 def prompt_texts(config: Config) -> list[str]:
     """The filled templates, without content, of all views of a config; one with an empty instruction if there is none."""
     views = [*config.data.datasets.values(), *config.eval.tasks.values()]
-    instructions = dict.fromkeys(text for view in views for text in (view.query_instruction, view.target_instruction))
+    own = [text for view in views for text in (view.query_instruction, view.target_instruction)]
+    instructions = dict.fromkeys(instruction(config.prompt, text) for text in own or [""])
     slots = dict.fromkeys(_SLOTS, "")
-    return [config.prompt.template.format(instruction=text, **slots) for text in instructions or [""]]
+    return [config.prompt.template.format(instruction=text, **slots) for text in instructions]
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, output: Path) -> None:
@@ -222,7 +228,7 @@ def load_tokenizer(config: PromptConfig, data_dir: Path, vocab_size: int) -> tra
         ) from error
     if len(tokenizer) > vocab_size:
         raise SailError(
-            f"The tokenizer {source} has {len(tokenizer)} tokens, the model embeds {vocab_size}: set "
-            f"config.model.llm.vocab_size to at least {len(tokenizer)}."
+            f"The tokenizer {source} has {len(tokenizer)} tokens, the model embeds {vocab_size}: set vocab_size of "
+            f"config.model.llm (of config.model.bert for a dual tower) to at least {len(tokenizer)}."
         )
     return tokenizer

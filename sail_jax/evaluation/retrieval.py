@@ -8,7 +8,7 @@ import numpy as np
 
 from sail_jax.config import Config, EvalTaskConfig
 from sail_jax.data.features import View
-from sail_jax.data.prompts import check_fields
+from sail_jax.data.prompts import check_fields, instruction
 from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import PairTable
 from sail_jax.errors import SailError
@@ -84,12 +84,12 @@ def load_task(config: Config, name: str, store: ItemStore) -> RetrievalTask:
         query_view=View(
             check_modalities(settings.query, setting=f"{where}.query"),
             settings.query_fields,
-            settings.query_instruction,
+            instruction(config.prompt, settings.query_instruction),
         ),
         target_view=View(
             check_modalities(settings.target, setting=f"{where}.target"),
             settings.target_fields,
-            settings.target_instruction,
+            instruction(config.prompt, settings.target_instruction),
         ),
     )
 

@@ -2,13 +2,11 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import jax
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from sail_jax import embedder as embedder_lib
 from sail_jax.config import Config, MeshConfig
@@ -17,12 +15,12 @@ from sail_jax.data.features import View
 from sail_jax.data.pipeline import make_extractor, open_store
 from sail_jax.data.prompts import shown_fields
 from sail_jax.data.store import ItemStore
-from sail_jax.embedder import Embedder
-from sail_jax.errors import BadRecordError, SailError
+from sail_jax.embedder import Embedder, embed_pass
+from sail_jax.errors import SailError
 from sail_jax.evaluation.recall import recall_at_k, top_k
 from sail_jax.evaluation.retrieval import RetrievalTask, load_task
 from sail_jax.evaluation.tfidf import tfidf_top_k
-from sail_jax.items import MODALITIES, Item
+from sail_jax.items import Item
 from sail_jax.parallel.mesh import make_mesh
 
 _GALLERY = 8  # results kept per query for the report's pictures
@@ -139,29 +137,8 @@ class _Runner:
     def _embed(
         self, items: Iterable[Item], count: int, view: View, views: tuple[str, ...], what: str
     ) -> dict[str, np.ndarray]:
-        """View -> [count, D] float32 on disk; rows of zeros where an item has nothing of a view."""
         path = self.scratch / f"{len(list(self.scratch.iterdir()))}.npy"
-        shape = (len(views), count, self.embedder.width)
-        out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-        at, bad = 0, []
-        shown = dataclasses.replace(view, modalities="".join(m for m in MODALITIES if m in "".join(views)))
-        for z, errors in self.embedder.stream(_tracked(items, count, f"{self.name}: {what}"), shown, views):
-            out[:, at : at + z.shape[1]] = z
-            at += z.shape[1]
-            bad += [error for error in errors.values() if not isinstance(error, embedder_lib.NothingShownError)]
-        self._report(bad, what)
-        return dict(zip(views, out, strict=True))
-
-    def _report(self, bad: list[BadRecordError], what: str) -> None:
-        if not bad:
-            return
-        shown = "\n  ".join(str(error.at(source=str(self.store.path))) for error in bad[:5])
-        Console(stderr=True).print(f"{len(bad)} items of the {what} could not be loaded and are left out:\n  {shown}")
-        if len(bad) > self.config.data.max_bad_records:
-            raise SailError(
-                f"{len(bad)} items could not be loaded, over config.data.max_bad_records "
-                f"({self.config.data.max_bad_records}); mend them or raise the limit."
-            )
+        return embed_pass(self.embedder, items, count, view, views, path, what=f"{self.name}: {what}")
 
     def _score(
         self, task: RetrievalTask, queries: np.ndarray, corpus: np.ndarray, query: str, target: str, main: bool
@@ -196,10 +173,6 @@ class _Runner:
 
 def _present(corpus: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return rows[corpus[rows].any(axis=-1)]
-
-
-def _tracked(items: Iterable[Item], count: int, what: str) -> Iterator[Item]:
-    return iter(track(items, description=what, total=count))
 
 
 def _has_text(task: RetrievalTask) -> bool:

@@ -16,6 +16,7 @@ from sail_jax.items import TEXT_FIELDS, Item, text_item
 from sail_jax.models.describe import parameter_table
 from sail_jax.schema import to_dict
 from sail_jax.training.log import read_training_log
+from sail_jax.training.stages import total_steps
 
 _QUERIES_PER_TASK = 6
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers")
@@ -48,7 +49,7 @@ def _facts(config: Config, log: list[dict], store: ItemStore) -> dict[str, str]:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
     last = log[-1] if log else {}
     return {
-        "Steps": f"{last.get('step', 0)} of {config.train.steps}, {config.data.batch_size} pairs each",
+        "Steps": f"{last.get('step', 0)} of {total_steps(config)}, {config.data.batch_size} pairs each",
         "Parameters": f"{dict(parameter_table(config.model))['total']:,}",
         "Items": f"{len(store):,}",
         "Training time": f"{last.get('elapsed_seconds', 0):.0f} s",

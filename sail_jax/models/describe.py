@@ -5,7 +5,7 @@ import math
 import jax
 
 from sail_jax.config import ModelConfig
-from sail_jax.models.fusion import init_params
+from sail_jax.models.model import init_params
 
 
 def parameter_table(config: ModelConfig) -> list[tuple[str, int]]:

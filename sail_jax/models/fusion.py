@@ -4,7 +4,6 @@ Axes: B pairs, S sides, I = B * S items, F frames on a flat axis, C clips on a f
 D width, V views, G groups of pairs (data-parallel shards), M frame slots of an item.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -12,15 +11,23 @@ import jax
 import jax.numpy as jnp
 
 from sail_jax.config import ModelConfig
-from sail_jax.items import Batch, TokenType
+from sail_jax.items import OMNI, Batch, TokenType, shown_modalities
 from sail_jax.models.clap import ClapAudio
 from sail_jax.models.llm import Llm
+from sail_jax.models.media import (
+    TYPES,
+    Views,
+    by_view,
+    filled,
+    frames_to_slots,
+    masked_mean,
+    per_row,
+    rows_of_views,
+    sound_vectors,
+)
 from sail_jax.models.perceiver import Perceiver
 from sail_jax.models.transformer import Dense
 from sail_jax.models.vit import Vit
-
-_TYPES = {"V": TokenType.VISION, "T": TokenType.TEXT, "A": TokenType.AUDIO}
-ALL = ("VTA",)
 
 
 class OmniEmbedder(nn.Module):
@@ -45,47 +52,64 @@ class OmniEmbedder(nn.Module):
         self.vision_adapter = Dense(config.llm.width, use_bias=True, dtype=common["dtype"])
         self.audio_adapter = Dense(config.llm.width, use_bias=True, dtype=common["dtype"])
 
-    def __call__(self, batch: Batch, views: Sequence[str] = ALL) -> tuple[jax.Array, dict[str, Any]]:
+    def __call__(self, batch: Batch, views: Views = ((OMNI,), (OMNI,))) -> tuple[tuple[jax.Array, ...], dict[str, Any]]:
         """Embeds the items of a batch.
 
-        The towers run once; the fusion runs once over all views. A position that a view does not show, or that stands
-        for media the item lacks, takes no part in attention, in the positions, or in the mean.
+        The towers run once; the fusion runs once over all views of all sides. A position that a view does not show, or
+        that stands for media the item lacks, takes no part in attention, in the positions, or in the mean.
 
         Args:
             batch: arrays of `items.Batch`.
-            views: modality sets, for example ("VTA", "T"); each gives an embedding of its own.
+            views: those of the query side and of the target side, for example (("VTA", "T"), ("VTA",)); each gives an
+                embedding of its own. Hard negatives are seen as targets are. A batch with one side takes one tuple.
 
         Returns:
-            z: [V, B, S, D] float32, not normalised; zeros where a view shows nothing of the item but the prompt.
-            out: "vision" [I, L, D], "audio" [I, D], "mask" [V, I, N] bool, "hidden" [V, I, N, D].
+            z: ([V, B, D] of queries, [V, B, S - 1, D] of targets and hard negatives) float32, not normalised; zeros where
+                a view shows nothing of the item but the prompt.
+            out: in the layout of `z`: "filled" bool, whether the item has what the view asks for; "visual" and "textual",
+                the means over the visual and over the text positions, zeros where there are none; "encoded", the
+                mean of the vision tokens as the LLM receives them, where the view shows them. And "vision" [I, L, D], "audio" [I, D], "mask"
+                [B, R, N] bool and "hidden" [B, R, N, D], with R rows per pair as `media.rows_of_views` lays them out.
         """
         pairs, sides, length = batch.tokens.shape
         items = pairs * sides
         tokens, types = (x.reshape(items, length) for x in (batch.tokens, batch.token_types))
         vision, has_vision = self._encode_frames(batch, items)
-        audio, has_audio = self._encode_sound(batch, items)
+        sound, has_audio = sound_vectors(self.audio, batch, groups=self.groups)
+        audio = self.audio_adapter(sound)
         embeddings = self.llm.embed(tokens)
         embeddings = _fill(embeddings, types == TokenType.VISION, vision)
         embeddings = _fill(embeddings, types == TokenType.AUDIO, audio[:, None])
         present = types != TokenType.PAD
         present &= (types != TokenType.VISION) | has_vision[:, None]
         present &= (types != TokenType.AUDIO) | has_audio[:, None]
-        mask = jnp.stack([present & _shown(types, view) for view in views])
-        hidden = self._fuse(embeddings, mask)
-        z = masked_mean(jnp.tanh(hidden.astype(jnp.float32)), mask)
+        rows = rows_of_views(views, sides)
+        types = per_row(types, rows, sides)
+        mask = per_row(present, rows, sides)
+        mask &= jnp.stack([_shown(types[:, row], view) for row, (_, view) in enumerate(rows)], axis=1)
+        hidden = self._fuse(per_row(embeddings, rows, sides), mask)
+        states = jnp.tanh(hidden.astype(jnp.float32))
+        z = masked_mean(states, mask)
         # A prompt alone would give every such item the same vector, which search would find.
         z = jnp.where((mask & (types != TokenType.PROMPT)).any(-1)[..., None], z, 0.0)
-        out = {"vision": vision, "audio": audio, "mask": mask, "hidden": hidden}
-        return z.reshape(len(views), pairs, sides, -1), out
+        has = jnp.stack([(mask & (types == kind)).any(-1) for kind in TYPES.values()], axis=-1)
+        of_rows = {
+            "filled": filled(has, [view for _, view in rows]),
+            "visual": masked_mean(states, mask & (types == TokenType.VISION)),
+            "textual": masked_mean(states, mask & (types == TokenType.TEXT)),
+            "encoded": per_row(vision.astype(jnp.float32).mean(1), rows, sides) * has[..., :1],
+        }
+        out = {name: by_view(value, views, sides) for name, value in of_rows.items()}
+        out |= {"vision": vision, "audio": audio, "mask": mask, "hidden": hidden}
+        return by_view(z, views, sides), out
 
     def _fuse(self, embeddings: jax.Array, mask: jax.Array) -> jax.Array:
-        """Runs the LLM once over the stacked views: [I, N, D], [V, I, N] -> [V, I, N, D]."""
-        views, items, length = mask.shape
-        flat_mask = mask.reshape(views * items, length)
+        """Runs the LLM once over all rows: [B, R, N, D], [B, R, N] -> [B, R, N, D]."""
+        flat_mask = mask.reshape(-1, mask.shape[-1])
         # Positions count valid tokens alone, so that what is left out leaves no gap.
         positions = jnp.maximum(jnp.cumsum(flat_mask, axis=-1) - 1, 0).astype(jnp.int32)
-        hidden, _ = self.llm(jnp.tile(embeddings, (views, 1, 1)), positions, flat_mask)
-        return hidden.reshape(views, items, length, -1)
+        hidden, _ = self.llm(embeddings.reshape(*flat_mask.shape, -1), positions, flat_mask)
+        return hidden.reshape(*mask.shape, -1)
 
     def _encode_frames(self, batch: Batch, items: int) -> tuple[jax.Array, jax.Array]:
         """Frames -> ([I, L, D] vision tokens, [I] bool whether the item has any frame)."""
@@ -100,47 +124,12 @@ class OmniEmbedder(nn.Module):
         latents, _ = self.perceiver(slots, filled)
         return self.vision_adapter(latents), filled.any(axis=-1)
 
-    def _encode_sound(self, batch: Batch, items: int) -> tuple[jax.Array, jax.Array]:
-        """Clips or precomputed vectors -> ([I, D] audio tokens, [I] bool whether the item has sound)."""
-        given = batch.has_audio_vector.reshape(items)
-        vector = batch.audio_vectors.reshape(items, -1)
-        heard = jnp.zeros(items, bool)
-        if batch.clips.shape[0] > 0:
-            clips, _ = self.audio(batch.clips)
-            mean, heard = mean_per_item(clips, batch.clip_item, items=items, groups=self.groups)
-            vector = jnp.where(given[:, None], vector, mean)
-        return self.audio_adapter(vector), given | heard
-
-
-def example_batch(config: ModelConfig, pairs: int = 1, tokens: int = 8) -> Batch:
-    """A batch of zeros with every modality, for initialisation and abstract evaluation; sides of `tokens` positions."""
-    size, items = config.vit.image_size, 2 * pairs
-    return Batch(
-        tokens=jnp.zeros((pairs, 2, tokens), jnp.int32),
-        token_types=jnp.zeros((pairs, 2, tokens), jnp.int8),
-        frames=jnp.zeros((items, size, size, 3), jnp.uint8),
-        frame_item=jnp.arange(items, dtype=jnp.int32),
-        frame_slot=jnp.zeros(items, jnp.int32),
-        clips=jnp.zeros((items, config.audio.clip_samples), jnp.int16),
-        clip_item=jnp.arange(items, dtype=jnp.int32),
-        audio_vectors=jnp.zeros((pairs, 2, config.audio.projection), jnp.float32),
-        has_audio_vector=jnp.zeros((pairs, 2), bool),
-        item_keys=jnp.zeros((pairs, 2, 2), jnp.uint32),
-        valid=jnp.ones((pairs, 2), bool),
-        dataset=jnp.zeros(pairs, jnp.int32),
-    )
-
-
-def init_params(config: ModelConfig, seed: int) -> Any:
-    """Fresh parameters, float32, a function of the seed alone; trace or jit it, as it computes at full size."""
-    return OmniEmbedder(config).init(jax.random.key(seed), example_batch(config))["params"]
-
 
 def _shown(types: jax.Array, view: str) -> jax.Array:
     """Positions that a view shows: the prompt and its modalities."""
     shown = types == TokenType.PROMPT
-    for letter in view:
-        shown |= types == _TYPES[letter]
+    for letter in shown_modalities((view,)):
+        shown |= types == TYPES[letter]
     return shown
 
 
@@ -150,53 +139,3 @@ def _fill(embeddings: jax.Array, at: jax.Array, media: jax.Array) -> jax.Array:
     order = jnp.clip(jnp.cumsum(at, axis=-1) - 1, 0, media.shape[1] - 1)
     filling = jnp.take_along_axis(media.astype(embeddings.dtype), order[..., None], axis=1)
     return jnp.where(at[..., None], filling, embeddings)
-
-
-def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean over the valid positions: [..., N, D], [..., N] bool -> [..., D]; zeros where nothing is valid."""
-    weights = mask[..., None].astype(values.dtype)
-    return (values * weights).sum(-2) / jnp.maximum(weights.sum(-2), 1)
-
-
-def frames_to_slots(
-    patches: jax.Array, frame_item: jax.Array, frame_slot: jax.Array, *, items: int, slots: int, groups: int
-) -> tuple[jax.Array, jax.Array]:
-    """Brings the flat frames to their items.
-
-    Args:
-        patches: [F, P, D].
-        frame_item: [F] int32 index of the item within the group, -1 at padding.
-        frame_slot: [F] int32 slot within the item.
-        items: I.
-        slots: M, slots per item.
-        groups: G.
-
-    Returns:
-        [I, M, P, D] with zeros in empty slots, and [I, M] bool, the filled slots.
-    """
-    per_group, block = items // groups * slots, patches.shape[0] // groups
-
-    def one_group(block_patches: jax.Array, item: jax.Array, slot: jax.Array) -> tuple[jax.Array, jax.Array]:
-        place = jnp.where(item >= 0, item * slots + slot, per_group)
-        source = jnp.full(per_group, block, jnp.int32).at[place].set(jnp.arange(block, dtype=jnp.int32), mode="drop")
-        return jnp.take(block_patches, source, axis=0, mode="fill", fill_value=0), source < block
-
-    grouped = [x.reshape(groups, block, *x.shape[1:]) for x in (patches, frame_item, frame_slot)]
-    placed, filled = jax.vmap(one_group)(*grouped)
-    return placed.reshape(items, slots, *patches.shape[1:]), filled.reshape(items, slots)
-
-
-def mean_per_item(
-    vectors: jax.Array, vector_item: jax.Array, *, items: int, groups: int
-) -> tuple[jax.Array, jax.Array]:
-    """Mean of the vectors of each item: [C, K], [C] index within the group or -1 -> ([I, K], [I] bool any)."""
-    per_group, block = items // groups, vectors.shape[0] // groups
-
-    def one_group(block_vectors: jax.Array, item: jax.Array) -> tuple[jax.Array, jax.Array]:
-        place = jnp.where(item >= 0, item, per_group)
-        total = jax.ops.segment_sum(block_vectors.astype(jnp.float32), place, per_group + 1)[:-1]
-        count = jax.ops.segment_sum(jnp.ones(block), place, per_group + 1)[:-1]
-        return total / jnp.maximum(count, 1)[:, None], count > 0
-
-    mean, heard = jax.vmap(one_group)(vectors.reshape(groups, block, -1), vector_item.reshape(groups, block))
-    return mean.reshape(items, -1), heard.reshape(items)

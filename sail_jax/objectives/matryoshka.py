@@ -15,14 +15,14 @@ Loss = Callable[[jax.Array, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 def matryoshka(
     loss: Loss, query: jax.Array, target: jax.Array, widths: Sequence[int]
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Sum of a loss over slices: L = sum_k loss(query[:, :k], target[:, :k]) (arXiv 2510.12709, sec. 3.3.2).
+    """Sum of a loss over slices: L = sum_k loss(query[..., :k], target[..., :k]) (arXiv 2510.12709, sec. 3.3.2).
 
     Each slice is normalised on its own by the loss. Equals sentence-transformers' MatryoshkaLoss with weights of one.
 
     Args:
         loss: (query, target) -> (loss, metrics).
-        query: [B, D].
-        target: [B, D].
+        query: [..., D].
+        target: [..., D].
         widths: widths of the slices.
 
     Returns:
@@ -31,7 +31,7 @@ def matryoshka(
     check_widths(widths, query.shape[-1])
     total, metrics = 0.0, {}
     for width in widths:
-        value, details = loss(query[:, :width], target[:, :width])
+        value, details = loss(query[..., :width], target[..., :width])
         total += value
         metrics |= {f"{width}/{name}": entry for name, entry in {"loss": value, **details}.items()}
     return total, metrics

@@ -1,30 +1,83 @@
-"""Which pairs of a batch may serve as each other's negatives.
+"""Which items of a batch may serve as each other's negatives.
 
-Axes: B pairs, S = 2 sides (query, target).
+Axes: B pairs, S sides (query, target, hard negatives), M = S - 2 hard negatives of a pair.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from sail_jax.items import Batch, Pattern
 
-def negative_mask(item_keys: jax.Array, valid: jax.Array) -> jax.Array:
-    """True where target j is a negative of query i.
 
-    Left out, besides i == j: a target that is the same content as the positive (two pairs share a target), a target that
-    belongs to the same query (two pairs share a query), a target that is the query itself, and invalid items.
+class Negatives(NamedTuple):
+    """What each query is compared with.
+
+    Attributes:
+        targets: [B, B] bool, whether target j is a negative of query i; the transposed matrix is the mask of the
+            target-to-query direction.
+        hard: [B, B * M] bool, whether hard negative m of pair j, at column j * M + m, is a negative of query i.
+    """
+
+    targets: jax.Array
+    hard: jax.Array
+
+
+def find_negatives(
+    batch: Batch, pattern: Pattern, valid: jax.Array, valid_hard: jax.Array, *, share_hard: bool = True
+) -> Negatives:
+    """Masks that leave out false negatives, as far as the batch shows them.
+
+    Nothing is a negative of a query that is the query itself, or the target of any pair of the batch with that query; the
+    pairs of one target are such a case, and so are those of one query. The same content is the same item, or, where both sides of a comparison show text
+    alone, the same text (think of shared tags). What is not valid is nobody's negative.
 
     Args:
-        item_keys: [B, 2, 2] uint32, the halves of the content keys of query and target.
-        valid: [B, 2] bool.
+        batch: its `item_keys` and `text_keys`.
+        pattern: the views of the two sides.
+        valid: [B] bool, pairs that count.
+        valid_hard: [B, M] bool, hard negatives that count.
+        share_hard: whether hard negatives of a pair are negatives of the other queries too.
+    """
+
+    def same(left: int | slice, right: int | slice) -> jax.Array:
+        """[B, B] or [B, B * M]: whether the items of two sides are the same content."""
+        views = [pattern.query if side == 0 else pattern.target for side in (left, right)]
+        equal = _equal(batch.item_keys[:, left], batch.item_keys[:, right])
+        if views == ["T", "T"]:
+            equal |= _equal(batch.text_keys[:, left], batch.text_keys[:, right])
+        return equal
+
+    hard, same_query, same_target = slice(2, None), same(0, 0), same(1, 1)
+    targets = ~(same_query | same_target | same(0, 1) | _paired(same_query, same_target, same_target))
+    targets &= valid[:, None] & valid[None, :] & ~jnp.eye(len(valid), dtype=bool)
+    is_target = same(1, hard)
+    others = ~(is_target | same(0, hard) | _paired(same_query, same_target, is_target)) & valid[:, None]
+    others &= (valid_hard & valid[:, None]).reshape(-1)
+    if not share_hard:
+        others &= jnp.repeat(jnp.eye(len(valid), dtype=bool), valid_hard.shape[1], axis=1)
+    return Negatives(targets, others)
+
+
+def _paired(same_query: jax.Array, same_target: jax.Array, is_target: jax.Array) -> jax.Array:
+    """Whether some pair of the batch joins a query with a candidate.
+
+    Args:
+        same_query: [B, B] bool, whether two pairs have the same query.
+        same_target: [B, B] bool, whether they have the same target.
+        is_target: [B, C] bool, whether the target of a pair is a candidate.
 
     Returns:
-        [B, B] bool. The transposed matrix is the mask of the target-to-query direction.
+        [B, C] bool.
     """
-    query, target = item_keys[:, 0], item_keys[:, 1]
-    related = _same(query, query) | _same(target, target) | _same(query, target)
-    usable = valid.all(axis=-1)
-    return ~related & ~jnp.eye(len(valid), dtype=bool) & usable[:, None] & usable[None, :]
+    # Queries and targets are named by the first pair that has them, so that a table of names replaces a product of
+    # three matrices.
+    query, target = same_query.argmax(axis=1), same_target.argmax(axis=1)
+    listed = jnp.zeros(same_query.shape, bool).at[query, target].set(True)
+    return listed[query[:, None], is_target.argmax(axis=0)[None, :]] & is_target.any(axis=0)
 
 
-def _same(left: jax.Array, right: jax.Array) -> jax.Array:
-    return (left[:, None, :] == right[None, :, :]).all(axis=-1)
+def _equal(left: jax.Array, right: jax.Array) -> jax.Array:
+    """[B, 2] and [B, 2] or [B, M, 2] halves of keys -> [B, B] or [B, B * M]."""
+    return (left[:, None, :] == right.reshape(1, -1, 2)).all(axis=-1)

@@ -1,37 +1,101 @@
-"""The objective: weighs the losses, and owns the learnable temperatures.
+"""The objective: weighs the losses of all patterns, and owns the learnable temperatures.
 
-Axes: V views, B pairs, S sides, D width.
+Axes: V views, B pairs, S sides, K = S - 1 targets of a pair (its target and its hard negatives), D width.
 """
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from sail_jax.config import ObjectiveConfig
+from sail_jax.config import Config, LossWeights, ObjectiveConfig
 from sail_jax.errors import SailError
-from sail_jax.items import Batch
+from sail_jax.items import Batch, Pattern, parse_pattern, shown_modalities
+from sail_jax.objectives.cosent import cosent
 from sail_jax.objectives.info_nce import info_nce
+from sail_jax.objectives.late_fusion import init_gate, late_fusion
+from sail_jax.objectives.matching import Recipe, both_show
 from sail_jax.objectives.matryoshka import matryoshka
-from sail_jax.objectives.negatives import negative_mask
+from sail_jax.objectives.micl import Part, micl
+from sail_jax.objectives.negatives import find_negatives
+from sail_jax.schema import to_dict, unknown_key
 
-Params = dict[str, jax.Array]
+Params = dict[str, Any]
+Metrics = dict[str, jax.Array]
+LOSSES = tuple(field.name for field in dataclasses.fields(LossWeights))
+
+
+@dataclasses.dataclass(frozen=True)
+class SetRules:
+    """What the objective does with the pairs of one training set.
+
+    Attributes:
+        patterns: what is matched with what.
+        weights: loss -> weight.
+        min_score: pairs with a lower score are no positives of the contrastive losses.
+    """
+
+    patterns: tuple[Pattern, ...]
+    weights: Mapping[str, float]
+    min_score: float
+
+
+def set_rules(config: Config) -> tuple[SetRules, ...]:
+    """The rules of each training set of a config, in its order.
+
+    Raises:
+        SailError: on a wrong pattern, an unknown loss, or a negative weight.
+    """
+    rules = []
+    for name, dataset in config.data.datasets.items():
+        where = f"config.data.datasets.{name}"
+        patterns = tuple(parse_pattern(text, setting=f"{where}.patterns") for text in dataset.patterns)
+        if not patterns or len(set(patterns)) != len(patterns):
+            raise SailError(f"{where}.patterns is {dataset.patterns}; name at least one pattern, and each once.")
+        weights = to_dict(config.objective.weights) | check_loss_weights(dataset.loss_weights, f"{where}.loss_weights")
+        rules.append(SetRules(patterns, weights, dataset.min_score))
+    return tuple(rules)
+
+
+def check_loss_weights(weights: Mapping[str, float], setting: str) -> dict[str, float]:
+    """Returns `weights`.
+
+    Raises:
+        SailError: on an unknown loss or a negative weight; the message names `setting`.
+    """
+    for name, weight in weights.items():
+        if name not in LOSSES:
+            raise SailError(unknown_key(f"{setting}.{name}", name, LOSSES))
+        if not weight >= 0:
+            raise SailError(f"{setting}.{name} is {weight}; it must be at least 0.")
+    return dict(weights)
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """Matryoshka InfoNCE with one temperature per data set.
+    """L = nce L_nce-mrl + cosent L_cosent + micl L_micl + late_fusion L_lf (arXiv 2510.12709, sec. 3.3.2).
+
+    Every pair counts alike in every pattern in which it has a part: each loss is the mean over all (pattern, pair) that
+    count, weighed by the data set of the pair. So a batch with one pattern has the plain mean over its pairs, and a mixed
+    batch the mean of what its data sets would have. There is one temperature per training set.
 
     Attributes:
         config: the loss settings.
-        datasets: number of training sets.
+        sets: the rules of each training set.
+        width: D.
+        gated: whether there is a late-fusion gate; it stays when a stage does not weigh its loss.
 
     Raises:
         SailError: when the temperature at the start lies outside its bounds.
     """
 
     config: ObjectiveConfig
-    datasets: int
+    sets: tuple[SetRules, ...]
+    width: int
+    gated: bool = False
 
     def __post_init__(self) -> None:
         low, start, high = self.config.min_temperature, self.config.temperature, self.config.max_temperature
@@ -42,8 +106,9 @@ class Objective:
             )
 
     def init(self) -> Params:
-        """Parameters of the objective: "log_temperature" [datasets] float32."""
-        return {"log_temperature": jnp.full(self.datasets, jnp.log(self.config.temperature), jnp.float32)}
+        """Parameters: "log_temperature" [training sets] float32, and "late_fusion", the gate, where there is one."""
+        start = jnp.full(len(self.sets), jnp.log(self.config.temperature), jnp.float32)
+        return {"log_temperature": start} | ({"late_fusion": init_gate(self.width)} if self.gated else {})
 
     def project(self, params: Params) -> Params:
         """Brings the temperatures back into their bounds; called after every update.
@@ -51,29 +116,157 @@ class Objective:
         Clipping inside the loss instead would stop the gradient at the bound, and a temperature could never return.
         """
         low, high = jnp.log(self.config.min_temperature), jnp.log(self.config.max_temperature)
-        return {"log_temperature": jnp.clip(params["log_temperature"], low, high)}
+        return params | {"log_temperature": jnp.clip(params["log_temperature"], low, high)}
 
-    def __call__(self, params: Params, z: jax.Array, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def recipe(self, datasets: Sequence[int]) -> Recipe:
+        """What is computed of batches in which these training sets may occur."""
+        patterns = dict.fromkeys(pattern for d in datasets for pattern in self.sets[d].patterns)
+        losses = [loss for loss in LOSSES if any(self.sets[d].weights[loss] > 0 for d in datasets)]
+        return Recipe(tuple(patterns), tuple(losses))
+
+    def __call__(
+        self, params: Params, z: tuple[jax.Array, jax.Array], out: Mapping[str, Any], batch: Batch, recipe: Recipe
+    ) -> tuple[jax.Array, Metrics]:
         """The loss of a global batch.
 
         Args:
             params: see `init`.
-            z: [B, 2, D] embeddings of queries and targets.
-            batch: its keys, validity and data sets.
+            z: embeddings of the query views [V, B, D] and of the target views [V, B, K, D] of `recipe.views`.
+            out: intermediates of the model in the layout of `z`: "filled", "visual", "textual", "encoded".
+            batch: its keys, validity, scores and data sets.
+            recipe: what is computed.
 
         Returns:
-            The loss, [] float32, and metrics.
+            The loss, [] float32, and metrics: "LOSS" for each part, "PATTERN/..." for each pattern where there are
+            several.
         """
+        scored = [self._score_pattern(params, z, out, batch, recipe, pattern) for pattern in recipe.patterns]
+        total, metrics = jnp.zeros(()), {}
+        for loss in recipe.losses:
+            parts = [(values[loss], counts[loss]) for values, counts, _ in scored if loss in values]
+            metrics[loss] = _mean_by_count(parts)
+            total += metrics[loss]
+        for pattern, (_, _, details) in zip(recipe.patterns, scored, strict=True):
+            prefix = f"{pattern}/" if len(recipe.patterns) > 1 else ""
+            metrics |= {f"{prefix}{name}": value for name, value in details.items()}
+        metrics["temperature"] = self._temperature(params, batch).mean()
+        return total, metrics
+
+    def _temperature(self, params: Params, batch: Batch) -> jax.Array:
         log_temperature = params["log_temperature"]
         if not self.config.learn_temperature:
             log_temperature = jax.lax.stop_gradient(log_temperature)
-        temperature = jnp.exp(log_temperature)[batch.dataset]
-        negatives, valid = negative_mask(batch.item_keys, batch.valid), batch.valid.all(axis=-1)
+        return jnp.exp(log_temperature)[batch.dataset]
 
-        def loss(query: jax.Array, target: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-            return info_nce(query, target, temperature, negatives, valid, symmetric=self.config.symmetric)
+    def _by_set(self, values: Sequence[float], batch: Batch) -> jax.Array:
+        return jnp.asarray(np.asarray(values, np.float32))[batch.dataset]
 
-        total, metrics = matryoshka(loss, z[:, 0], z[:, 1], self.config.matryoshka)
-        metrics["temperature"] = temperature.mean()
-        metrics["valid_pairs"] = valid.sum()
-        return total, metrics
+    def _score_pattern(
+        self,
+        params: Params,
+        z: tuple[jax.Array, jax.Array],
+        out: Mapping[str, Any],
+        batch: Batch,
+        recipe: Recipe,
+        pattern: Pattern,
+    ) -> tuple[Metrics, Metrics, Metrics]:
+        """The weighted losses of one pattern, how many pairs count in each, and metrics."""
+        at = recipe.view_indices(pattern)
+
+        def sides(values: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            return values[0][at[0]], values[1][at[1]]
+
+        query, target = sides(z)
+        fits = self._by_set([pattern in rules.patterns for rules in self.sets], batch) > 0
+        exists_query, exists_target = sides(out["filled"])
+        exists_query &= batch.valid[:, 0] & fits
+        exists_target &= batch.valid[:, 1:]
+        values, counts, details = {}, {}, {}
+
+        def contrast(loss: str, query: jax.Array, target: jax.Array, *exist: jax.Array) -> tuple[jax.Array, jax.Array]:
+            exist = exist or (True, True)
+            exists = exists_query & exist[0], exists_target & exist[1]
+            value, count, found = self._contrast(params, batch, pattern, loss, query, target, *exists)
+            if loss == "nce":
+                details.update(found)
+            return value, count
+
+        if "nce" in recipe.losses:
+            values["nce"], counts["nce"] = contrast("nce", query, target)
+        if "cosent" in recipe.losses:
+            exists = exists_query & exists_target[:, 0]
+            values["cosent"], counts["cosent"] = self._cosent(batch, query, target[:, 0], exists)
+        if "micl" in recipe.losses and both_show(pattern, "VT"):
+            parts = (Part(*sides(out["visual"])), Part(*sides(out["textual"])))
+            values["micl"], counts["micl"] = micl(lambda *arrays: contrast("micl", *arrays), *parts)
+        if "late_fusion" in recipe.losses and "V" in shown_modalities(pattern):
+            visual = sides(out["encoded"])
+            mixed = (late_fusion(params["late_fusion"], v, n) for v, n in zip(visual, (query, target), strict=True))
+            values["late_fusion"], counts["late_fusion"] = contrast("late_fusion", *mixed)
+        return values, counts, details
+
+    def _contrast(
+        self,
+        params: Params,
+        batch: Batch,
+        pattern: Pattern,
+        loss: str,
+        query: jax.Array,
+        target: jax.Array,
+        exists_query: jax.Array,
+        exists_target: jax.Array,
+    ) -> tuple[jax.Array, jax.Array, Metrics]:
+        """InfoNCE, on all Matryoshka slices for "nce", of the pairs whose two items exist: (loss, pairs that count, metrics)."""
+        weight = self._by_set([rules.weights[loss] for rules in self.sets], batch)
+        too_low = batch.scores < self._by_set([rules.min_score for rules in self.sets], batch)  # False for NaN
+        valid = exists_query & exists_target[:, 0] & ~too_low
+        shared = self.config.share_hard_negatives
+        negatives = find_negatives(batch, pattern, valid, exists_target[:, 1:], share_hard=shared)
+        temperature, hard = self._temperature(params, batch), target.shape[1] > 1
+
+        def one(query: jax.Array, target: jax.Array) -> tuple[jax.Array, Metrics]:
+            return info_nce(
+                query,
+                target[:, 0],
+                temperature,
+                negatives,
+                valid,
+                hard=target[:, 1:] if hard else None,
+                weight=weight,
+                symmetric=self.config.symmetric,
+            )
+
+        widths = self.config.matryoshka if loss == "nce" else (query.shape[-1],)
+        value, metrics = matryoshka(one, query, target, widths)
+        if hard:
+            metrics["hard_negatives"] = (exists_target[:, 1:] & valid[:, None]).sum() / jnp.maximum(valid.sum(), 1)
+        return value, valid.sum(), metrics | {"valid_pairs": valid.sum()}
+
+    def _cosent(
+        self, batch: Batch, query: jax.Array, target: jax.Array, exists: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """COSENT: (loss, pairs of the pattern). Of a mixed batch it counts by the share of pairs that have a score."""
+        weight = self._by_set([rules.weights["cosent"] for rules in self.sets], batch)
+        valid, count = exists & ~jnp.isnan(batch.scores) & (weight > 0), exists.sum()
+        loss = cosent(query, target, batch.scores, self.config.cosent_temperature, valid, batch.dataset)
+        return loss * jnp.where(valid, weight, 0.0).sum() / jnp.maximum(count, 1), count
+
+
+def _mean_by_count(parts: Sequence[tuple[jax.Array, jax.Array]]) -> jax.Array:
+    """Mean of the parts, each counted as often as pairs have a part in it."""
+    count = sum((count for _, count in parts), jnp.zeros((), jnp.int32))
+    return sum((value * count for value, count in parts), jnp.zeros(())) / jnp.maximum(count, 1)
+
+
+def make_objective(config: Config) -> Objective:
+    """The objective of a config.
+
+    Raises:
+        SailError: as `set_rules` and `Objective`.
+    """
+    sets = set_rules(config)
+    every_stage = [
+        check_loss_weights(s.loss_weights, f"config.stages.{n}.loss_weights") for n, s in config.stages.items()
+    ]
+    gated = any(weights.get("late_fusion", 0) > 0 for weights in [*(rules.weights for rules in sets), *every_stage])
+    return Objective(config.objective, sets, config.model.llm.width, gated)

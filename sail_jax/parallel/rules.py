@@ -19,7 +19,7 @@ Value = TypeVar("Value")
 # Axes of the last dimensions of a parameter; leading dimensions (scanned layers) are never split. Column-parallel layers
 # split their output over `tensor`, row-parallel layers their input, and the other side is split over `fsdp`.
 SHARDING: Sequence[tuple[str, tuple[str | None, ...]]] = (
-    (r"llm/embedding$", ("tensor", "fsdp")),
+    (r"(llm/embedding|word_embedding)$", ("tensor", "fsdp")),
     (r"(query|key|value|gate|up)/kernel$", ("fsdp", "tensor")),
     (r"(query|key|value|gate|up)/bias$", ("tensor",)),
     (r"(output|down)/kernel$", ("tensor", "fsdp")),
@@ -32,7 +32,7 @@ WEIGHT_DECAY: Sequence[tuple[str, bool]] = (
     (r"^objective/", False),
     (r"^lora/", True),
     (r"kernel$", True),
-    (r"llm/embedding$", True),
+    (r"(llm/embedding|word_embedding)$", True),
     (r".*", False),
 )
 

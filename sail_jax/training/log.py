@@ -46,7 +46,9 @@ class TrainingLog:
         """Writes the means since the last flush; returns a short line for the progress bar."""
         names = [name for name, *_ in self._pending]
         fetched = jax.device_get([metrics for _, metrics, *_ in self._pending])
-        line: dict[str, float] = {key: float(np.mean([m[key] for m in fetched])) for key in fetched[0]}
+        # Steps of different data sets may have different losses.
+        keys = dict.fromkeys(key for m in fetched for key in m)
+        line: dict[str, float] = {key: float(np.mean([m[key] for m in fetched if key in m])) for key in keys}
         for name in dict.fromkeys(names):
             line[f"loss/{name}"] = float(np.mean([m["loss"] for n, m in zip(names, fetched, strict=True) if n == name]))
         line["data_wait_seconds"] = float(np.mean([waited for _, _, waited, *_ in self._pending]))

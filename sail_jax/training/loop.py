@@ -3,11 +3,12 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sail_jax import config as config_lib
@@ -17,14 +18,20 @@ from sail_jax.convert.initial import InitReport, check_tokenizer
 from sail_jax.convert.sources import absolute_sources
 from sail_jax.data.pipeline import BatchSource, HostShare, LoadedBatch, make_iterator
 from sail_jax.errors import SailError
-from sail_jax.models.fusion import OmniEmbedder
+from sail_jax.items import Batch
+from sail_jax.models.model import make_model
+from sail_jax.objectives.matching import Recipe
 from sail_jax.objectives.matryoshka import check_widths
-from sail_jax.objectives.objective import Objective
+from sail_jax.objectives.objective import Objective, make_objective
 from sail_jax.parallel.mesh import data_shards, host_rows, make_mesh, shard_batch
 from sail_jax.training.log import TrainingLog
-from sail_jax.training.optimizer import learning_rate, make_optimizer
-from sail_jax.training.state import TrainState, abstract_state, sharded_init
-from sail_jax.training.step import compile_step, make_train_step
+from sail_jax.training.mining import check_mined, mine_for_stage
+from sail_jax.training.optimizer import make_optimizer, run_learning_rate
+from sail_jax.training.stages import Stage, plan, without_mined
+from sail_jax.training.state import TrainState, abstract_state, restart_optimizer, sharded_init
+from sail_jax.training.step import Metrics, compile_step, make_train_step
+
+Step = Callable[[TrainState, Batch, Recipe], tuple[TrainState, Metrics]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +42,7 @@ class TrainResult:
         state: the state at the end.
         start: steps that were already done.
         steps: steps done at the end.
-        seconds: wall-clock time of this call's steps, compilation included.
+        seconds: wall-clock time of this call's stages, compilation and mining included.
         bad_records: records that could not be loaded.
     """
 
@@ -62,29 +69,86 @@ def train(config: Config, workdir: str | Path) -> TrainResult:
     run, config = RunDirectory(workdir), absolute_sources(config)
     require_same_config(run, config)
     check_widths(config.objective.matryoshka, config.model.llm.width)
+    make_objective(config)  # says what is wrong with its settings before anything is computed
+    stages = plan(config, run.mined)
     mesh = make_mesh(config.mesh)
-    start, stop = host_rows(mesh, config.data.batch_size)
-    shards = data_shards(mesh)
-    local_shards = shards * (stop - start) // config.data.batch_size  # those whose pairs this process provides
-    source = BatchSource(config, HostShare(start, stop, local_shards))
-    objective = Objective(config.objective, len(config.data.datasets))
-    optimizer = make_optimizer(config.optimizer, config.train.steps)
-    schedule = learning_rate(config.optimizer, config.train.steps)
-    abstract = abstract_state(config, objective, optimizer, mesh)
-    checkpoints = Checkpoints(run, keep=config.train.keep_checkpoints)
+    if not run.checkpoints.is_dir():
+        for stage in stages:  # what may be refused, in a late stage too, comes before what takes long
+            _make_source(without_mined(stage), mesh)
+    checkpoints = Checkpoints(run, keep=config.train.keep_checkpoints, always=[stage.end for stage in stages])
     try:
-        state = _restore(checkpoints, abstract, source, run)
-        if state is None:
-            check_tokenizer(config)
-            state, report = sharded_init(config, objective, optimizer, mesh)
-            _say(report, run)
-        if jax.process_index() == 0:  # not before: a start that failed must not bind the folder to its settings
-            config_lib.save(config, run.config)
-        model = OmniEmbedder(config.model, groups=shards)
-        step = compile_step(make_train_step(config, model, objective, optimizer, schedule), abstract, mesh)
-        return _Loop(config, run, source, checkpoints, step, mesh).run(state)
+        return _Run(config, run, stages, checkpoints, mesh).train()
     finally:
         checkpoints.close()
+
+
+class _Run:
+    """One call of `train`: the stages that are left."""
+
+    def __init__(self, config: Config, run: RunDirectory, stages: list[Stage], checkpoints: Checkpoints, mesh: Mesh):
+        self.config, self.run, self.stages, self.checkpoints, self.mesh = config, run, stages, checkpoints, mesh
+        self.optimizer = make_optimizer(config.optimizer)
+        self.schedule = run_learning_rate([(stage.name, stage.config.optimizer, stage.steps) for stage in stages])
+        self.abstract = abstract_state(config, make_objective(config), self.optimizer, mesh)
+        self.compiled: list[tuple[Objective, Step]] = []
+        self.bad: list[str] = []  # records that could not be loaded, of all stages
+
+    def train(self) -> TrainResult:
+        done = self.checkpoints.latest() or 0
+        left = [stage for stage in self.stages if done < stage.end] or self.stages[-1:]
+        state, pipeline = self._restore()
+        start, began = int(state.step), time.monotonic()
+        for stage in left:
+            state, pipeline = self._stage(stage, state, pipeline), None
+        return TrainResult(state, start, int(state.step), time.monotonic() - began, len(self.bad))
+
+    def _restore(self) -> tuple[TrainState, dict[str, Any] | None]:
+        """The state to go on from, and the state of the input pipeline that was saved with it."""
+        if self.checkpoints.latest() is None:
+            check_tokenizer(self.config)
+            state, report = sharded_init(self.config, make_objective(self.config), self.optimizer, self.mesh)
+            _say(report, self.run)
+            return state, None
+        params, pipeline = self.checkpoints.restore(_to_items(self.abstract))
+        training = params.pop("training")
+        params |= {"objective": training["objective"]}
+        return TrainState(training["step"], params, training["opt_state"]), pipeline
+
+    def _stage(self, stage: Stage, state: TrainState, pipeline: dict[str, Any] | None) -> TrainState:
+        """Trains the steps of a stage that are left."""
+        done = int(state.step)
+        if done == stage.begin:
+            mine_for_stage(stage, state.params, self.run)
+            if done > 0:
+                state = restart_optimizer(self.config, state, self.optimizer, self.abstract)
+        else:
+            check_mined(stage, self.run)
+        source = _make_source(stage, self.mesh)
+        if done > stage.begin and pipeline is not None:
+            _check_pipeline(pipeline, _pipeline_state(done, stage, source), self.run)
+        if jax.process_index() == 0:  # not before: a start that failed must not bind the folder to its settings
+            config_lib.save(self.config, self.run.config)
+        objective = make_objective(stage.config)
+        step = self._step(objective)
+        return _Loop(stage, self.run, source, self.checkpoints, step, objective, self.mesh, self.bad).run(state)
+
+    def _step(self, objective: Objective) -> Step:
+        """The compiled step; stages whose losses are the same share it."""
+        for known, step in self.compiled:
+            if known == objective:
+                return step
+        model = make_model(self.config.model, groups=data_shards(self.mesh))
+        step = make_train_step(self.config, model, objective, self.optimizer, self.schedule)
+        self.compiled.append((objective, compile_step(step, self.abstract, self.mesh)))
+        return self.compiled[-1][1]
+
+
+def _make_source(stage: Stage, mesh: Mesh) -> BatchSource:
+    """The batches of a stage, as far as this process prepares them."""
+    batch_size, shards = stage.config.data.batch_size, data_shards(mesh)
+    start, stop = host_rows(mesh, batch_size)
+    local_shards = shards * (stop - start) // batch_size  # those whose pairs this process provides
+    return BatchSource(stage.config, HostShare(start, stop, local_shards), begin=stage.begin, drawn=stage.drawn)
 
 
 def _say(report: InitReport, run: RunDirectory) -> None:
@@ -95,26 +159,17 @@ def _say(report: InitReport, run: RunDirectory) -> None:
             print(report)
 
 
-def _restore(
-    checkpoints: Checkpoints, abstract: TrainState, source: BatchSource, run: RunDirectory
-) -> TrainState | None:
-    if checkpoints.latest() is None:
-        return None
-    params, pipeline = checkpoints.restore(_to_items(abstract))
-    training = params.pop("training")
-    state = TrainState(training["step"], params | {"objective": training["objective"]}, training["opt_state"])
-    expected = _pipeline_state(int(state.step), source)
-    if pipeline != expected:
+def _check_pipeline(saved: dict[str, Any], expected: dict[str, Any], run: RunDirectory) -> None:
+    if saved != expected:
         raise SailError(
-            f"The data of the run in {run.path} has changed: it was trained on {pipeline}, now there is {expected}. "
+            f"The data of the run in {run.path} has changed: it was trained on {saved}, now there is {expected}. "
             "Use the data it was started with, or another --workdir."
         )
-    return state
 
 
-def _pipeline_state(step: int, source: BatchSource) -> dict[str, Any]:
+def _pipeline_state(step: int, stage: Stage, source: BatchSource) -> dict[str, Any]:
     """The state of sampler and pipeline: as every batch is a function of its step, the next step and what it draws from."""
-    return {"next_step": step, "source": source.fingerprint()}
+    return {"next_step": step, "stage": stage.name, "source": source.fingerprint()}
 
 
 def _to_items(state: TrainState) -> dict[str, Any]:
@@ -125,38 +180,46 @@ def _to_items(state: TrainState) -> dict[str, Any]:
 
 
 class _Loop:
-    """One call's pass over the remaining steps."""
+    """One call's pass over the remaining steps of a stage."""
 
     def __init__(
-        self, config: Config, run: RunDirectory, source: BatchSource, checkpoints: Checkpoints, step: Any, mesh: Any
+        self,
+        stage: Stage,
+        run: RunDirectory,
+        source: BatchSource,
+        checkpoints: Checkpoints,
+        step: Step,
+        objective: Objective,
+        mesh: Mesh,
+        bad: list[str],
     ) -> None:
-        self.config, self.source, self.checkpoints, self.step, self.mesh = config, source, checkpoints, step, mesh
-        self.names = list(config.data.datasets)
-        self.log = TrainingLog(run, self.names) if jax.process_index() == 0 else None
-        self.bad: list[str] = []
+        self.stage, self.config, self.source, self.checkpoints = stage, stage.config, source, checkpoints
+        self.step, self.objective, self.mesh = step, objective, mesh
+        self.log = TrainingLog(run, list(stage.config.data.datasets)) if jax.process_index() == 0 else None
+        self.bad = bad
 
-    def run(self, state: TrainState) -> TrainResult:
+    def run(self, state: TrainState) -> TrainState:
         start, steps = int(state.step), self.config.train.steps
-        began = time.monotonic()
         if self.log:
             self.log.begin(start)
         source = make_iterator(self.source, self.config, start)
         with _progress(start, steps) as progress, contextlib.closing(source) as batches:
-            task = progress.add_task("train", total=steps, completed=start, note="compiling the first step")
+            name = f"train {self.stage.name}".strip()
+            task = progress.add_task(name, total=steps, completed=start, note="compiling the first step")
             for done in range(start + 1, steps + 1):
                 state, line = self._one(state, batches, done)
                 progress.update(task, advance=1, **({"note": line} if line else {}))
         jax.block_until_ready(state)
         if self.log:
             self.log.close()
-        return TrainResult(state, start, steps, time.monotonic() - began, len(self.bad))
+        return state
 
     def _one(self, state: TrainState, batches: Iterator[LoadedBatch], done: int) -> tuple[TrainState, str]:
         waited = time.monotonic()
         loaded = next(batches)
         waited = time.monotonic() - waited
         arrays = shard_batch(loaded.arrays, self.mesh)
-        state, metrics = self.step(state, arrays)
+        state, metrics = self.step(state, arrays, self.objective.recipe(loaded.datasets))
         line = ""
         if self.log:
             self.log.add(done, loaded, metrics, waited)
@@ -169,7 +232,7 @@ class _Loop:
         return state, line
 
     def _save(self, done: int, state: TrainState) -> None:
-        self.checkpoints.save(done, _to_items(state), _pipeline_state(done, self.source))
+        self.checkpoints.save(done, _to_items(state), _pipeline_state(done, self.stage, self.source))
 
     def _count_bad(self, loaded: LoadedBatch, done: int, state: TrainState) -> None:
         self.bad += loaded.bad_records

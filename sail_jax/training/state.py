@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 from sail_jax.config import Config
 from sail_jax.convert.initial import InitReport, initial_params
 from sail_jax.errors import SailError
-from sail_jax.models.fusion import init_params
 from sail_jax.models.lora import init_lora
+from sail_jax.models.model import init_params
 from sail_jax.objectives.objective import Objective
 from sail_jax.parallel.rules import abstract_on_mesh, first_match, frozen_rules
 
@@ -65,6 +65,22 @@ def first_state(
 def init_state(config: Config, objective: Objective, optimizer: optax.GradientTransformation) -> TrainState:
     """A fresh state; trace or jit it."""
     return first_state(config, init_params(config.model, config.seed), objective, optimizer)
+
+
+def restart_optimizer(
+    config: Config, state: TrainState, optimizer: optax.GradientTransformation, abstract: TrainState
+) -> TrainState:
+    """The state with the optimiser as it is at its first step: a stage begins with moments and a schedule of its own.
+
+    Args:
+        config: says which parameters are frozen.
+        state: the state at the end of the stage before.
+        optimizer: that of the stage.
+        abstract: says how the moments are sharded.
+    """
+    out = jax.tree.map(lambda leaf: leaf.sharding, abstract.opt_state)
+    fresh = jax.jit(lambda params: optimizer.init(split(config, params)[0]), out_shardings=out)
+    return state._replace(opt_state=fresh(state.params))
 
 
 def abstract_state(

@@ -73,8 +73,8 @@ def clap(directory, fused=False):
     return save(transformers.ClapModel(config), directory)
 
 
-def bert(directory):
-    config = transformers.BertConfig(**TEXT | {"max_position_embeddings": 12})
+def bert(directory, **changes):
+    config = transformers.BertConfig(**TEXT | {"max_position_embeddings": 12} | changes)
     return save(transformers.BertForMaskedLM(config), directory).bert
 
 

@@ -134,6 +134,13 @@ def test_bfloat16_and_several_files(settings, tmp_path):
     np.testing.assert_array_equal(many.read("llm.layers.1.mlp.up_proj.weight").astype(np.float32), up.float().numpy())
 
 
+def test_a_dual_tower_is_refused(settings, tmp_path):
+    settings.model.kind = "dual_tower"
+    with pytest.raises(SailError, match="'dual_tower', and the exported code computes the fusion model alone"):
+        export(tmp_path / "run", tmp_path / "out", config_lib.build(settings))
+    assert not (tmp_path / "out.partial").exists()
+
+
 def test_what_transformers_does_not_compute_is_refused(settings, tmp_path):
     settings.model.llm.update(qkv_bias=True, qk_norm=True)
     _, run, _ = make_run(settings, tmp_path / "run")

@@ -21,7 +21,7 @@ from sail_jax.data.pipeline import make_extractor
 from sail_jax.data.prompts import shown_fields
 from sail_jax.embedder import DEFAULT_INSTRUCTION, Embedder
 from sail_jax.items import Item, text_item
-from sail_jax.models.fusion import init_params
+from sail_jax.models.model import init_params
 from sail_jax.parallel.mesh import make_mesh
 
 VARIANTS = {

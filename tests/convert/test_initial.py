@@ -67,7 +67,8 @@ def test_training_starts_from_them_and_resumes_without_them(towers, tmp_path, ca
 @pytest.mark.parametrize(
     ("init_from", "message"),
     [
-        ({"vision": "x"}, r"unknown parts \['vision'\]; choose from llm, vit"),
+        ({"vision": "x"}, r"unknown parts \['vision'\] of a model of kind 'fusion'; choose from llm, vit"),
+        ({"bert": "x"}, r"unknown parts \['bert'\].*choose from llm, vit, audio, perceiver, vision_adapter"),
         ({"llm": "/no/such/folder"}, "no directory /no/such/folder, and that is no hub id"),
         ({"llm": "Qwen/Qwen2.5-1.5B"}, "could not be fetched from the Hugging Face hub.*hf download Qwen/Qwen2.5-1.5B"),
     ],
@@ -106,3 +107,51 @@ def test_our_own_parts_need_an_export_of_ours(towers):
     towers.init_from["perceiver"] = towers.init_from["vit"]
     with pytest.raises(SailError, match="config.init_from.perceiver: .*siglip is no exported sail_jax model"):
         initial_params(config_lib.build(towers), make_mesh(MeshConfig()))
+
+
+@pytest.fixture
+def dual_tower(settings, tmp_path):
+    """Checkpoints of BERT and of a vision tower, and settings of a dual tower that fit them."""
+    checkpoints.bert(tmp_path / "bert", vocab_size=512, max_position_embeddings=96)
+    checkpoints.siglip(tmp_path / "siglip")
+    settings.model.kind = "dual_tower"
+    for tower, name in (("bert", "bert"), ("vit", "siglip")):
+        settings.model[tower].update(**inspect_checkpoint(tmp_path / name)[tower])
+        settings.init_from[tower] = str(tmp_path / name)
+    return settings
+
+
+def test_a_dual_tower_starts_from_bert(dual_tower, tmp_path):
+    config, mesh = config_lib.build(dual_tower), make_mesh(MeshConfig(), jax.devices()[:1])
+    params, report = initial_params(config, mesh)
+    assert set(report.loaded) == {"bert", "vit"}
+    assert report.fresh == ("audio", "audio_adapter", "text_adapter", "vision_adapter")
+    name = "bert.embeddings.word_embeddings.weight"
+    expected = checkpoints.tensors(tmp_path / "bert")[name].numpy()
+    np.testing.assert_array_equal(params["bert"]["word_embedding"], expected)
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (
+            "llm",
+            r"\['llm'\] of a model of kind 'dual_tower'; choose from bert, vit, audio, vision_adapter, .*text_adapter",
+        ),
+        ("text_adapter", "names text_adapter, which no checkpoint has for a dual tower.*Name bert, vit and audio"),
+        ("model", "names vision_adapter, audio_adapter, text_adapter, which no checkpoint has"),
+    ],
+)
+def test_parts_that_a_dual_tower_lacks_are_named(dual_tower, part, message):
+    dual_tower.init_from[part] = dual_tower.init_from["vit"]
+    with pytest.raises(SailError, match=message):
+        initial_params(config_lib.build(dual_tower), make_mesh(MeshConfig()))
+
+
+def test_bert_and_the_data_agree_on_tokens(dual_tower, world, tmp_path):
+    shutil.copytree(world / "tokenizer", tmp_path / "bert", dirs_exist_ok=True)
+    check_tokenizer(config_lib.build(dual_tower))
+    train_tokenizer(["another text"] * 9, 300, tmp_path / "other")
+    shutil.copytree(tmp_path / "other", tmp_path / "bert", dirs_exist_ok=True)
+    with pytest.raises(SailError, match="The bert tower of .*bert was trained with another tokenizer"):
+        check_tokenizer(config_lib.build(dual_tower))

@@ -13,7 +13,8 @@ def item(frames, clips=0, value=0, vector=None):
         frames=np.full((frames, 2, 2, 3), value, np.uint8) + np.arange(frames, dtype=np.uint8)[:, None, None, None],
         clips=np.full((clips, 5), value, np.int16),
         audio_vector=vector,
-        key=(value << 32) + 7,
+        item_key=(value << 32) + 7,
+        text_key=(value << 32) + 8,
         valid=value != 9,
     )
 
@@ -27,7 +28,7 @@ def test_an_item_with_one_frame_does_not_pay_for_eight():
 
 def test_frames_lie_in_the_block_of_their_group():
     pairs = [[item(2, value=10), item(1, value=20)], [item(0, value=30), item(2, clips=1, value=40)]]
-    batch, cut = collate(pairs, [0, 1], groups=2, frame_capacity=6, clip_capacity=2, audio_width=3)
+    batch, cut = collate(pairs, [0, 1], [0.5, None], groups=2, frame_capacity=6, clip_capacity=2, audio_width=3)
     assert cut == 0
     np.testing.assert_array_equal(batch.frame_item, [0, 0, 1, 1, 1, -1])
     np.testing.assert_array_equal(batch.frame_slot, [0, 1, 0, 0, 1, 0])
@@ -35,12 +36,20 @@ def test_frames_lie_in_the_block_of_their_group():
     np.testing.assert_array_equal(batch.clip_item, [-1, 1])
     assert batch.tokens.shape == (2, 2, 4) and batch.tokens[1, 0, 0] == 30
     np.testing.assert_array_equal(batch.item_keys[0], [[10, 7], [20, 7]])
+    np.testing.assert_array_equal(batch.text_keys[0], [[10, 8], [20, 8]])
+    np.testing.assert_array_equal(batch.scores, np.array([0.5, np.nan], np.float32))
     np.testing.assert_array_equal(batch.dataset, [0, 1])
 
 
 def test_what_does_not_fit_is_thinned_evenly_and_counted():
     batch, cut = collate(
-        [[item(4, value=100), item(1, value=50)]], [0], groups=1, frame_capacity=3, clip_capacity=0, audio_width=3
+        [[item(4, value=100), item(1, value=50)]],
+        [0],
+        [None],
+        groups=1,
+        frame_capacity=3,
+        clip_capacity=0,
+        audio_width=3,
     )
     assert cut == 2
     np.testing.assert_array_equal(batch.frame_item, [0, 0, 1])
@@ -57,7 +66,13 @@ def test_thin():
 def test_vectors_and_validity():
     vector = np.arange(3, dtype=np.float32)
     batch, _ = collate(
-        [[item(0, value=9), item(0, vector=vector)]], [0], groups=1, frame_capacity=0, clip_capacity=0, audio_width=3
+        [[item(0, value=9), item(0, vector=vector)]],
+        [0],
+        [None],
+        groups=1,
+        frame_capacity=0,
+        clip_capacity=0,
+        audio_width=3,
     )
     np.testing.assert_array_equal(batch.audio_vectors[0], [[0, 0, 0], vector])
     np.testing.assert_array_equal(batch.has_audio_vector, [[False, True]])

@@ -16,9 +16,13 @@ import pytest
 from sail_jax import config as config_lib
 from sail_jax.data import features
 from sail_jax.data.media import decode_image
+from sail_jax.data.negatives import query_key, write_negatives
 from sail_jax.data.pipeline import BatchSource, HostShare, make_iterator
+from sail_jax.data.store import ItemStore, item_key
 from sail_jax.data.tables import Pair, PairTable, write_pairs
+from sail_jax.data.training_set import dataset_views
 from sail_jax.errors import BadRecordError, SailError
+from sail_jax.items import TokenType
 
 WHOLE = HostShare(0, 16, 1)
 
@@ -101,7 +105,7 @@ def test_hosts_draw_the_same_data_set_and_split_the_batch(settings):
     for step in range(6):
         expected, loaded = whole[step].arrays, [part[step].arrays for part in parts]
         assert len({int(d) for d in expected.dataset}) == 1  # the whole global batch comes from one data set
-        for name in ("tokens", "token_types", "item_keys", "valid", "dataset"):
+        for name in ("tokens", "token_types", "item_keys", "text_keys", "valid", "scores", "dataset"):
             joined = np.concatenate([getattr(part, name) for part in loaded])
             np.testing.assert_array_equal(joined, getattr(expected, name))
         assert sum((part.frame_item >= 0).sum() for part in loaded) == (expected.frame_item >= 0).sum()
@@ -167,7 +171,8 @@ def test_field_dropout_is_seeded(settings):
     settings.data.field_dropout = 0.0
     kept = source(settings)[0].arrays
     assert (dropped.token_types > 0).sum() < (kept.token_types > 0).sum()
-    np.testing.assert_array_equal(dropped.item_keys, kept.item_keys)  # what counts as the same content does not change
+    for name in ("item_keys", "text_keys"):  # what counts as the same content does not change
+        np.testing.assert_array_equal(getattr(dropped, name), getattr(kept, name))
 
 
 def test_a_bad_record_is_masked_counted_and_reported(settings, monkeypatch):
@@ -199,6 +204,106 @@ def test_unknown_ids_are_bad_records(settings, world, tmp_path):
     assert (~loaded.arrays.valid).sum() == 1
 
 
+def test_a_side_shows_what_its_patterns_need(settings):
+    settings.data.datasets.copair.patterns = ("V->T", "VA->T")
+    config = config_lib.build(settings)
+    assert [view.modalities for view in dataset_views(config, "copair")] == ["VA", "T"]
+    batches = source(settings)
+    step = next(s for s in range(6) if batches.examples(s)[0][0] == 0)
+    types = batches[step].arrays.token_types
+    assert not np.any(types[:, 0] == TokenType.TEXT) and not np.any(types[:, 1] == TokenType.VISION)
+    assert np.any(types[:, 0] == TokenType.VISION) and np.any(types[:, 1] == TokenType.TEXT)
+
+
+def test_a_unified_instruction_takes_the_place_of_all(settings):
+    settings.prompt.unified = "One for all."
+    config = config_lib.build(settings)
+    views = [view for name in config.data.datasets for view in dataset_views(config, name)]
+    assert {view.instruction for view in views} == {"One for all."}
+
+
+def mined(settings, world, path, *, negatives):
+    """Gives the data set copair a table of hard negatives: the same ids for every query but one."""
+    table = PairTable.open(world / "tables" / "copair.parquet", "train")
+    queries = sorted({table[i].query_id for i in range(len(table))}, key=lambda q: query_key(q, None))
+    write_negatives(path, ((q, None, negatives, [0.5] * len(negatives)) for q in queries[1:]), {})
+    settings.data.datasets.copair.update(negatives=str(path), hard_negatives=2)
+    return queries[0]
+
+
+def test_hard_negatives_are_shown_behind_the_target(settings, world, tmp_path):
+    ids = [item.item_id for item in (ItemStore.open(world / "items")[i] for i in range(3))]
+    without = mined(settings, world, tmp_path / "hard.parquet", negatives=ids)
+    settings.data.batch_size = 64
+    share = HostShare(0, 64, 2)
+    batches = BatchSource(config_lib.build(settings), share)
+    step = next(s for s in range(6) if batches.examples(s)[0][0] == 0)
+    arrays = batches[step].arrays
+    keys = [[item_key(i) >> 32, item_key(i) & 0xFFFFFFFF] for i in ids]
+    assert arrays.tokens.shape[:2] == (64, 4) and arrays.frames.shape[0] == 64 * 4 * 2
+    has_none = (arrays.item_keys[:, 0] == [item_key(without) >> 32, item_key(without) & 0xFFFFFFFF]).all(-1)
+    shown = arrays.item_keys[:, 2:].tolist()
+    for row, (first, second) in enumerate(shown):
+        target = arrays.item_keys[row, 1].tolist()
+        if has_none[row]:
+            assert not arrays.valid[row, 2:].any()
+        else:
+            assert first in keys and first != second and target not in (first, second)
+    assert len({str(pair) for pair in shown}) > 2  # drawn anew for each pair
+    search = next(s for s in range(6) if batches.examples(s)[0][0] == 1)
+    assert batches[search].arrays.tokens.shape[1] == 2
+    parts = [BatchSource(config_lib.build(settings), HostShare(start, start + 32, 1)) for start in (0, 32)]
+    joined = np.concatenate([part[step].arrays.item_keys for part in parts])
+    np.testing.assert_array_equal(joined, arrays.item_keys)
+    settings.data.sampling = "mixed"
+    mixed = BatchSource(config_lib.build(settings), share)[0].arrays
+    assert mixed.tokens.shape[1] == 4 and not mixed.valid[mixed.dataset == 1, 2:].any()
+
+
+def test_negatives_of_another_data_set_are_refused(settings, world, tmp_path):
+    mined(settings, world, tmp_path / "hard.parquet", negatives=["item000001"])
+    copair = settings.data.datasets.copair
+    settings.data.datasets.search.update(negatives=copair.negatives, hard_negatives=1)
+    copair.hard_negatives = 0
+    with pytest.raises(SailError, match="mined for other queries"):
+        source(settings)
+
+
+def test_what_was_mined_belongs_to_the_fingerprint(settings, world, tmp_path):
+    mined(settings, world, tmp_path / "hard.parquet", negatives=["item000001"])
+    before = source(settings).fingerprint()
+    assert before["negatives"]["copair"]["queries"] > 10
+    mined(settings, world, tmp_path / "less.parquet", negatives=[])
+    with pytest.raises(SailError, match="no hard negatives"):
+        source(settings)
+
+
+def test_scores_come_with_their_pairs(settings):
+    settings.data.datasets = {"score": {"table": "tables/score.parquet", "patterns": ("T->O",)}}
+    batches = source(settings)
+    dataset = batches._sets[0]
+    expected = [dataset.pair(example).score for _, example in batches.examples(0)]
+    np.testing.assert_array_equal(batches[0].arrays.scores, np.array(expected, np.float32))
+    assert len(set(expected)) > 1
+
+
+def test_sets_without_weight_are_not_opened(settings):
+    settings.data.datasets.search.update(weight=0.0, table="tables/later.parquet")
+    batches = source(settings)
+    assert {batches.datasets(step) for step in range(20)} == {(0,)}
+    settings.data.sampling = "mixed"
+    assert source(settings).datasets(0) == (0,)
+
+
+def test_weights_of_a_file_go_before_those_of_the_config(settings, tmp_path):
+    path = tmp_path / "weights.json"
+    path.write_text('{"weights": {"copair": 0.2, "search": 0.8}}')
+    settings.data.weights = str(path)
+    batches = source(settings)
+    drawn = Counter(batches.datasets(step) for step in range(3000))
+    np.testing.assert_allclose(drawn[(1,)] / 3000, 0.8, atol=0.03)
+
+
 def test_a_source_pickles(settings):
     batches = source(settings)
     same(pickle.loads(pickle.dumps(batches))[1], batches[1])
@@ -213,7 +318,12 @@ def test_a_source_pickles(settings):
         (lambda s: s.data.update(sampling="both"), "sampling"),
         (lambda s: s.data.update(dir=""), "data.dir"),
         (lambda s: s.data.update(dir="/nowhere"), "/nowhere"),
-        (lambda s: s.data.datasets.copair.update(query="VX"), "datasets.copair.query"),
+        (lambda s: s.data.datasets.copair.update(patterns=("VX->T",)), "datasets.copair.patterns"),
+        (lambda s: s.data.datasets.copair.update(hard_negatives=2), "names no table"),
+        (lambda s: s.data.datasets.copair.update(hard_negatives=2, negatives="none.parquet"), "none.parquet"),
+        (lambda s: s.data.update(weights="none.json"), "none.json"),
+        (lambda s: s.data.datasets.copair.update(loss_weights={"cosent": 1.0}), "has no scores"),
+        (lambda s: s.data.datasets.search.update(patterns=("VT->O",)), "are texts.*'T->O'"),
         (lambda s: s.data.datasets.copair.update(query_fields=("headline",)), "headline"),
     ],
 )

@@ -1,6 +1,7 @@
-"""The omni-modal model: what must not change an embedding, and what must."""
+"""The omni-modal model and the baseline, which share an interface: what must not change an embedding, and what must."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,21 +11,23 @@ import tiny
 
 from sail_jax import config as config_lib
 from sail_jax.items import Batch, TokenType
-from sail_jax.models.fusion import OmniEmbedder, init_params, mean_per_item
+from sail_jax.models.media import mean_per_item
+from sail_jax.models.model import init_params, make_model
 
 N, B, S = 24, 4, 2
 LATENTS = 2
+KINDS = ("fusion", "dual_tower")
 
 
-@pytest.fixture(scope="module")
-def model():
-    return config_lib.build(tiny.experiment("unused")).model
+def tiny_model(kind):
+    values = tiny.experiment("unused")
+    values.model.kind = kind
+    return config_lib.build(values).model
 
 
-@pytest.fixture(scope="module")
-def params(model):
-    params = jax.jit(lambda: init_params(model, 0))()
-    # Far from the initialisation, where every part matters.
+def drawn_params(config):
+    """Parameters far from the initialisation, where every part matters."""
+    params = jax.jit(lambda: init_params(config, 0))()
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     return jax.tree.unflatten(
@@ -32,20 +35,41 @@ def params(model):
     )
 
 
+@functools.partial(jax.jit, static_argnames=("config", "views", "groups"))
+def forward(config, params, batch, views, groups=1):
+    return make_model(config, groups).apply({"params": params}, batch, views)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def model(request):
+    return tiny_model(request.param)
+
+
+@pytest.fixture(scope="module")
+def params(model):
+    return drawn_params(model)
+
+
 @pytest.fixture(scope="module")
 def apply(model, params):
+    """[V, B, S, D] of all sides, which are all seen in the same views."""
+
     def run(batch, views=("VTA",), groups=1):
-        embed = OmniEmbedder(model, groups=groups)
-        return jax.jit(lambda b: embed.apply({"params": params}, b, views)[0])(jax.tree.map(jnp.asarray, batch))
+        (query, target), _ = forward(model, params, batch, (views, views), groups)
+        return jnp.concatenate([query[:, :, None], target], axis=2)
 
     return run
 
 
 @pytest.fixture
 def batch(model):
+    return make_batch(model)
+
+
+def make_batch(model, sides=S):
     """Four pairs; every item has prompt, sound, vision and text, one to two frames and one clip."""
     rng = np.random.default_rng(0)
-    items, size = B * S, model.vit.image_size
+    items, size = B * sides, model.vit.image_size
     frames_of = rng.integers(1, 3, items)
     row = np.repeat(np.arange(items), frames_of)
     types = np.full((items, N), TokenType.PAD, np.int8)
@@ -55,17 +79,19 @@ def batch(model):
         types[i, : len(layout)] = layout
     textual = (types == TokenType.PROMPT) | (types == TokenType.TEXT)
     return Batch(
-        tokens=(rng.integers(5, 500, (items, N)) * textual).astype(np.int32).reshape(B, S, N),
-        token_types=types.reshape(B, S, N),
+        tokens=(rng.integers(5, 500, (items, N)) * textual).astype(np.int32).reshape(B, sides, N),
+        token_types=types.reshape(B, sides, N),
         frames=rng.integers(0, 255, (len(row), size, size, 3)).astype(np.uint8),
         frame_item=row.astype(np.int32),
         frame_slot=np.concatenate([np.arange(n) for n in frames_of]).astype(np.int32),
         clips=rng.integers(-9000, 9000, (items, model.audio.clip_samples)).astype(np.int16),
         clip_item=np.arange(items, dtype=np.int32),
-        audio_vectors=np.zeros((B, S, model.audio.projection), np.float32),
-        has_audio_vector=np.zeros((B, S), bool),
-        item_keys=np.zeros((B, S, 2), np.uint32),
-        valid=np.ones((B, S), bool),
+        audio_vectors=np.zeros((B, sides, model.audio.projection), np.float32),
+        has_audio_vector=np.zeros((B, sides), bool),
+        item_keys=np.zeros((B, sides, 2), np.uint32),
+        text_keys=np.zeros((B, sides, 2), np.uint32),
+        valid=np.ones((B, sides), bool),
+        scores=np.full(B, np.nan, np.float32),
         dataset=np.zeros(B, np.int32),
     )
 
@@ -101,10 +127,12 @@ def test_padding_frames_and_clips_change_nothing(apply, batch):
     close(apply(padded), apply(batch))
 
 
-def test_order_on_the_flat_axis_changes_nothing_but_the_slot_does(apply, batch):
+def test_order_on_the_flat_axis_changes_nothing_but_the_slot_does(model, apply, batch):
     order = np.random.default_rng(2).permutation(len(batch.frames))
     shuffled = batch._replace(**{k: getattr(batch, k)[order] for k in ("frames", "frame_item", "frame_slot")})
     close(apply(shuffled), apply(batch))
+    if model.kind == "dual_tower":  # which has no temporal positions
+        return
     two = np.flatnonzero(np.bincount(batch.frame_item) == 2)
     swapped = batch._replace(
         frame_slot=np.where(np.isin(batch.frame_item, two), 1 - batch.frame_slot, 0).astype(np.int32)
@@ -161,7 +189,8 @@ def test_items_do_not_see_each_other(apply, batch):
 
 
 def test_a_precomputed_vector_takes_the_place_of_the_tower(model, params, apply, batch):
-    heard = OmniEmbedder(model).apply({"params": params}, batch.clips, method=lambda m, clips: m.audio(clips)[0])
+    listen = functools.partial(make_model(model).apply, method=lambda m, clips: m.audio(clips)[0])
+    heard = jax.jit(listen)({"params": params}, batch.clips)
     given = batch._replace(
         audio_vectors=np.asarray(heard).reshape(B, S, -1),
         has_audio_vector=np.ones((B, S), bool),
@@ -200,9 +229,103 @@ def test_groups_change_the_layout_and_not_the_result(apply, batch):
     close(apply(grouped, groups=2), apply(batch))
 
 
-def test_bfloat16_stays_near_float32(model, params, apply, batch):
-    half = OmniEmbedder(dataclasses.replace(model, dtype="bfloat16"))
-    z = half.apply({"params": params}, jax.tree.map(jnp.asarray, batch))[0]
-    exact = apply(batch)
+def test_bfloat16_stays_near_float32(model, params, batch):
+    views = (("VTA",), ("VTA",))
+    (z, _), _ = forward(dataclasses.replace(model, dtype="bfloat16"), params, batch, views)
+    (exact, _), _ = forward(model, params, batch, views)
     cosine = (z * exact).sum(-1) / jnp.linalg.norm(z, axis=-1) / jnp.linalg.norm(exact, axis=-1)
     assert z.dtype == jnp.float32 and cosine.min() > 0.99
+
+
+def test_views_of_their_own_equal_the_same_on_both_sides(model, params, apply, batch):
+    views = (("VTA", "T"), ("VA", "O", "V"))
+    (query, target), _ = forward(model, params, batch, views)
+    assert query.shape == (2, B, 32) and target.shape == (3, B, S - 1, 32)
+    close(query, apply(batch, views[0])[:, :, 0])
+    close(target, apply(batch, views[1])[:, :, 1:])
+
+
+def sides_of(batch, sides):
+    """The batch with these sides of each pair alone."""
+    every = batch.tokens.shape[1]
+
+    def renumbered(item):
+        pair, side = np.divmod(item, every)
+        return np.where(np.isin(side, sides), pair * len(sides) + np.searchsorted(sides, side), -1).astype(np.int32)
+
+    by_side = ("tokens", "token_types", "audio_vectors", "has_audio_vector", "item_keys", "text_keys", "valid")
+    chosen = {name: getattr(batch, name)[:, sides] for name in by_side}
+    media = {name: renumbered(getattr(batch, name)) for name in ("frame_item", "clip_item")}
+    return batch._replace(**chosen, **media)
+
+
+def test_hard_negatives_are_seen_as_targets(model, params):
+    """Three sides give what batches of the query with the one and with the other give."""
+    batch, views = make_batch(model, sides=3), (("VTA",), ("VTA", "T"))
+    (query, target), out = forward(model, params, batch, views)
+    assert target.shape == (2, B, 2, 32)
+    for name in ("filled", "visual", "textual", "encoded"):
+        assert [x.shape[:3] for x in out[name]] == [query.shape[:2] + out[name][0].shape[2:3], target.shape[:3]]
+    for number, side in enumerate((1, 2)):
+        (alone, other), parts = forward(model, params, sides_of(batch, [0, side]), views)
+        close(query, alone)
+        close(target[:, :, number], other[:, :, 0])
+        for name in ("filled", "visual", "textual", "encoded"):
+            close(out[name][0], parts[name][0])
+            close(out[name][1][:, :, number], parts[name][1][:, :, 0])
+
+
+def test_one_side_takes_one_tuple_of_views(model, params, apply, batch):
+    (z,), out = forward(model, params, sides_of(batch, [0]), (("VTA", "T"),))
+    close(z, apply(batch, ("VTA", "T"))[:, :, 0])
+    assert [x.shape for x in out["filled"]] == [(2, B)]
+    with pytest.raises(ValueError, match="2 sides takes views for 2"):
+        forward(model, params, batch, (("VTA",),))
+
+
+def test_filled_is_strict_for_sets_and_any_for_omni(model, params, batch):
+    """The queries lack nothing, vision, text, and sound and vision; the targets lack nothing."""
+    types = batch.token_types.copy()
+    types[2, 0][types[2, 0] == TokenType.TEXT] = TokenType.PAD
+    lacking = batch._replace(
+        token_types=types,
+        frame_item=np.where(np.isin(batch.frame_item, (2, 6)), -1, batch.frame_item),
+        clip_item=np.where(batch.clip_item == 6, -1, batch.clip_item),
+    )
+    views = ("VTA", "VT", "V", "T", "A", "O")
+    (z, _), out = forward(model, params, lacking, (views, views))
+    expected = {
+        "VTA": [1, 0, 0, 0],
+        "VT": [1, 0, 0, 0],
+        "V": [1, 0, 1, 0],
+        "T": [1, 1, 0, 1],
+        "A": [1, 1, 1, 0],
+        "O": [1, 1, 1, 1],
+    }
+    np.testing.assert_array_equal(out["filled"][0], np.array([expected[view] for view in views], bool))
+    assert out["filled"][1].all() and out["filled"][1].shape == (6, B, 1)
+    close(z[0], z[-1])  # shown is the same
+    empty = np.array(
+        [[not any(letter in view for letter in has) for has in ("VTA", "TA", "VA", "T")] for view in views]
+    )
+    empty[-1] = False
+    np.testing.assert_array_equal(~np.any(z, axis=-1), empty)
+    hidden = np.array(["V" not in view and view != "O" for view in views])
+    assert not np.any(out["visual"][0][hidden]) and not np.any(out["visual"][0][:, [1, 3]])
+    shown = np.any(out["encoded"][0], axis=-1)
+    np.testing.assert_array_equal(shown, ~hidden[:, None] & np.array([True, False, True, False]))
+
+
+def test_visual_and_textual_are_means_of_the_hidden_states():
+    model = tiny_model("fusion")
+    batch = make_batch(model)
+    _, out = forward(model, drawn_params(model), batch, (("VTA", "T"), ("VT",)))
+    for name, kind in (("visual", TokenType.VISION), ("textual", TokenType.TEXT)):
+        for row, (side, place) in enumerate([(0, (0, 0)), (0, (0, 1)), (1, (1, 0))]):
+            values = np.asarray(out[name][place[0]][place[1]]).reshape(B, -1)
+            for pair in range(B):
+                at = np.asarray(out["mask"][pair, row]) & (batch.token_types[pair, side] == kind)
+                assert at.any() == (kind == TokenType.TEXT or row != 1)
+                expected = np.tanh(out["hidden"][pair, row][at]).mean(axis=0) if at.any() else np.zeros(32)
+                close(values[pair], expected)
+    close(out["encoded"][1][0, :, 0], out["vision"].reshape(B, S, LATENTS, 32)[:, 1].mean(axis=1))

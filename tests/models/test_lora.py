@@ -19,9 +19,10 @@ from sail_jax.convert import weight_map
 from sail_jax.convert.weight_map import LINEAR, Row
 from sail_jax.errors import SailError
 from sail_jax.items import TokenType
-from sail_jax.models.fusion import OmniEmbedder, example_batch, init_params
+from sail_jax.models.fusion import OmniEmbedder
 from sail_jax.models.llm import Llm
 from sail_jax.models.lora import init_lora, merge, scaled
+from sail_jax.models.model import example_batch, init_params
 
 # Every matrix there is.
 ALL = LoraConfig(rank=3, alpha=4.5, targets=(r"kernel$", r"^llm/embedding$"), trained=())
@@ -104,7 +105,9 @@ def whole():
 
 @functools.partial(jax.jit, static_argnums=0)
 def embed(model, params, lora, batch):
-    return model.apply({"params": params, "lora": lora}, batch)[0]
+    """[B, S, D] of queries and targets."""
+    (query, target), _ = model.apply({"params": params, "lora": lora}, batch)
+    return jnp.concatenate([query[0][:, None], target[0]], axis=1)
 
 
 def test_merged_equals_unmerged_in_every_tower(whole):

@@ -111,8 +111,11 @@ print([float(x) for x in result.state.params["objective"]["log_temperature"]])
 
 
 def test_two_processes_train_like_one(settings, tmp_path):
-    settings.train.update(steps=3, checkpoint_every=3, log_every=1)
+    settings.train.update(checkpoint_every=3, log_every=1)
     settings.data.datasets = {"copair": settings.data.datasets.copair}
+    # The second stage trains on what the first process mines, while the other one waits.
+    settings.stages = {"1": {"steps": 2}, "2": {"steps": 1, "mine": ("copair",), "hard_negatives": 1}}
+    settings.optimizer.warmup_steps = 0
     config = config_lib.build(settings)
     path = tmp_path / "config.json"
     config_lib.save(config, path)

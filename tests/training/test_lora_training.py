@@ -16,7 +16,7 @@ from sail_jax.data.pipeline import BatchSource, HostShare
 from sail_jax.errors import SailError
 from sail_jax.models.fusion import OmniEmbedder
 from sail_jax.models.lora import merge
-from sail_jax.objectives.objective import Objective
+from sail_jax.objectives.objective import make_objective
 from sail_jax.parallel.mesh import data_shards, make_mesh, shard_batch
 from sail_jax.parallel.rules import WEIGHT_DECAY, match, path_name
 from sail_jax.training.loop import train
@@ -39,7 +39,7 @@ def config(world):
 
 
 def parts(config):
-    return Objective(config.objective, len(config.data.datasets)), make_optimizer(config.optimizer, config.train.steps)
+    return make_objective(config), make_optimizer(config.optimizer)
 
 
 def named(tree):
@@ -106,7 +106,9 @@ def test_no_matrix_product_makes_a_gradient_of_an_adapted_kernel(config, rank, r
     step = make_train_step(config, OmniEmbedder(model), objective, optimizer, schedule)
     state = jax.eval_shape(lambda: init_state(config, objective, optimizer))
     batch = jax.tree.map(jnp.asarray, BatchSource(config, HostShare(0, 16, 1))[1].arrays)
-    products = set(shapes_of_products(jax.make_jaxpr(step)(state, batch).jaxpr))
+    products = set(
+        shapes_of_products(jax.make_jaxpr(step, static_argnums=2)(state, batch, objective.recipe([0])).jaxpr)
+    )
     width, inner = config.model.llm.width, config.model.llm.mlp_width
     # Trained in full, gate, up and down have such gradients: the search does find them.
     assert bool(products & {(width, inner), (inner, width)}) == (rank == 0)
@@ -136,7 +138,7 @@ def test_a_mesh_of_eight_devices_gives_the_loss_and_gradients_of_one(config, fin
         arrays = arrays._replace(**{name: getattr(arrays, name)[:0] for name in MEDIA})
 
         def of_trained(trained, frozen, batch):
-            return loss(join(trained, frozen), batch)[0]
+            return loss(join(trained, frozen), batch, parts(config)[0].recipe([0]))[0]
 
         return jax.jit(jax.value_and_grad(of_trained))(*split(config, placed), shard_batch(arrays, mesh))
 

@@ -7,10 +7,12 @@ import pytest
 
 from sail_jax import config as config_lib
 from sail_jax.config import MeshConfig
+from sail_jax.data.negatives import query_key, write_negatives
 from sail_jax.data.pipeline import BatchSource, HostShare
+from sail_jax.data.tables import PairTable
 from sail_jax.errors import SailError
-from sail_jax.models.fusion import OmniEmbedder
-from sail_jax.objectives.objective import Objective
+from sail_jax.models.model import make_model
+from sail_jax.objectives.objective import make_objective
 from sail_jax.parallel.mesh import data_shards, host_rows, make_mesh, shard_batch
 from sail_jax.parallel.rules import WEIGHT_DECAY, match, path_name
 from sail_jax.training.optimizer import learning_rate, make_optimizer
@@ -25,8 +27,8 @@ def config(settings):
 
 @pytest.fixture
 def parts(config):
-    objective = Objective(config.objective, len(config.data.datasets))
-    return objective, make_optimizer(config.optimizer, config.train.steps)
+    objective = make_objective(config)
+    return objective, make_optimizer(config.optimizer)
 
 
 def batch_for(config, shards, step=1):
@@ -34,10 +36,11 @@ def batch_for(config, shards, step=1):
 
 
 def loss_and_gradient(config, params, mesh):
-    objective = Objective(config.objective, len(config.data.datasets))
-    loss = make_loss(OmniEmbedder(config.model, groups=data_shards(mesh)), objective, config.lora)
+    objective = make_objective(config)
+    loss = make_loss(make_model(config.model, groups=data_shards(mesh)), objective, config.lora)
     batch = shard_batch(batch_for(config, data_shards(mesh)), mesh)
-    (value, _), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, batch)
+    recipe = objective.recipe([0])
+    (value, _), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=2)(params, batch, recipe)
     return value, jax.device_get(gradient)
 
 
@@ -47,9 +50,9 @@ def params_of():
 
     def make(config):
         if "params" not in cache:
-            objective = Objective(config.objective, len(config.data.datasets))
+            objective = make_objective(config)
             cache["params"] = jax.device_get(
-                jax.jit(lambda: init_state(config, objective, make_optimizer(config.optimizer, 10)).params)()
+                jax.jit(lambda: init_state(config, objective, make_optimizer(config.optimizer)).params)()
             )
             cache["one"] = loss_and_gradient(config, cache["params"], make_mesh(MeshConfig(), jax.devices()[:1]))
         return cache["params"], cache["one"]
@@ -57,12 +60,33 @@ def params_of():
     return make
 
 
+@pytest.fixture
+def everything(settings, world, tmp_path):
+    """Several patterns, all losses, graded scores and hard negatives in one data set."""
+    ids = [PairTable.open(world / "tables" / "theme.parquet", "train")[i].target_id for i in range(0, 40, 5)]
+    table = PairTable.open(world / "tables" / "score.parquet", "train")
+    queries = sorted({table[i].query_text for i in range(len(table))}, key=lambda text: query_key(None, text))
+    write_negatives(tmp_path / "hard.parquet", ((None, q, ids, [0.5] * len(ids)) for q in queries), {})
+    settings.data.datasets = {
+        "score": {
+            "table": "tables/score.parquet",
+            "patterns": ("T->O", "T->VT", "T->A"),
+            "min_score": 0.5,
+            "negatives": str(tmp_path / "hard.parquet"),
+            "hard_negatives": 2,
+        }
+    }
+    settings.objective.weights.update(nce=1.0, cosent=0.5, micl=0.3, late_fusion=0.2)
+    return config_lib.build(settings)
+
+
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)], ids=str)
-def test_a_mesh_of_eight_devices_gives_the_loss_and_gradients_of_one(config, params_of, sizes):
+def test_a_mesh_of_eight_devices_gives_the_loss_and_gradients_of_one(everything, params_of, sizes):
+    config = everything
     params, (value_one, gradient_one) = params_of(config)
     mesh = make_mesh(MeshConfig(*sizes))
-    objective = Objective(config.objective, len(config.data.datasets))
-    abstract = abstract_state(config, objective, make_optimizer(config.optimizer, 10), mesh).params
+    objective = make_objective(config)
+    abstract = abstract_state(config, objective, make_optimizer(config.optimizer), mesh).params
     sharded = jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), params, abstract)
     value, gradient = loss_and_gradient(config, sharded, mesh)
     np.testing.assert_allclose(value, value_one, rtol=1e-5)
@@ -104,14 +128,14 @@ def test_steps_learn_and_leave_the_frozen_alone(config, parts):
     mesh = make_mesh(MeshConfig())
     abstract = abstract_state(config, objective, optimizer, mesh)
     schedule = learning_rate(config.optimizer, config.train.steps)
-    model = OmniEmbedder(config.model, groups=data_shards(mesh))
+    model = make_model(config.model, groups=data_shards(mesh))
     step = compile_step(make_train_step(config, model, objective, optimizer, schedule), abstract, mesh)
     batch = shard_batch(batch_for(config, data_shards(mesh)), mesh)
     state, _ = sharded_init(config, objective, optimizer, mesh)
     before = jax.device_get(state.params)
     losses = []
     for _ in range(6):
-        state, metrics = step(state, batch)
+        state, metrics = step(state, batch, objective.recipe([0]))
         losses.append(float(metrics["loss"]))
     assert losses[-1] < losses[1] - 0.05 and int(state.step) == 6
     assert float(metrics["learning_rate"]) == pytest.approx(float(schedule(5)))
@@ -120,6 +144,25 @@ def test_steps_learn_and_leave_the_frozen_alone(config, parts):
     assert not normalisation["mean"] and not normalisation["var"]
     assert changed["objective"]["log_temperature"]
     assert all(changed["model"][tower]["kernel"] for tower in ("vision_adapter", "audio_adapter"))
+
+
+def test_the_temperatures_have_a_rate_of_their_own(settings):
+    moved = []
+    for rate in (1.0, 10.0):
+        settings.optimizer.temperature_rate = rate
+        config = config_lib.build(settings)
+        objective, optimizer = make_objective(config), make_optimizer(config.optimizer)
+        step = make_train_step(config, make_model(config.model), objective, optimizer, lambda _: 1e-4)
+        state = jax.jit(lambda: init_state(config, objective, optimizer))()  # noqa: B023
+        batch = jax.tree.map(jnp.asarray, BatchSource(config, HostShare(0, 16, 1))[1].arrays)
+        batch = batch._replace(
+            frames=batch.frames[:0], frame_item=batch.frame_item[:0], frame_slot=batch.frame_slot[:0]
+        )
+        batch = batch._replace(clips=batch.clips[:0], clip_item=batch.clip_item[:0])
+        after, _ = jax.jit(step, static_argnums=2)(state, batch, objective.recipe([0]))
+        change = after.params["objective"]["log_temperature"] - state.params["objective"]["log_temperature"]
+        moved.append(float(change[int(batch.dataset[0])]))
+    np.testing.assert_allclose(moved[1], 10 * moved[0], rtol=1e-2)
 
 
 def test_weight_decay_acts_on_matrices_alone(config, parts):
@@ -159,11 +202,13 @@ def test_remat_and_dtype_settings_reach_the_towers(settings):
     settings.model.remat = "full"
     settings.model.dtype = "bfloat16"
     config = config_lib.build(settings)
-    objective = Objective(config.objective, 2)
-    loss = make_loss(OmniEmbedder(config.model), objective, config.lora)
-    params = jax.eval_shape(lambda: init_state(config, objective, make_optimizer(config.optimizer, 10)).params)
+    objective = make_objective(config)
+    loss = make_loss(make_model(config.model), objective, config.lora)
+    params = jax.eval_shape(lambda: init_state(config, objective, make_optimizer(config.optimizer)).params)
     text = str(
-        jax.make_jaxpr(jax.grad(lambda p, b: loss(p, b)[0]))(params, jax.tree.map(jnp.asarray, batch_for(config, 1)))
+        jax.make_jaxpr(jax.grad(lambda p, b: loss(p, b, objective.recipe([0]))[0]))(
+            params, jax.tree.map(jnp.asarray, batch_for(config, 1))
+        )
     )
     assert "remat" in text or "checkpoint" in text
     assert "bf16" in text

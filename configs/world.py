@@ -1,0 +1,62 @@
+"""All that the report trains with, small: patterns, COSENT, mICL, late fusion, and stages with mined hard negatives.
+
+The data are those of the quickstart's generated world, of which `python -m sail_jax quickstart` leaves an ingested folder:
+
+    python -m sail_jax train --config configs/world.py --config.data.dir=runs/quickstart/data --workdir runs/world
+
+`experiments/ablations.py` changes one line of this file at a time and says what each is worth.
+"""
+
+from pathlib import Path
+
+import ml_collections
+
+from sail_jax import config as config_lib
+from sail_jax.schema import to_dict
+
+FIND_RELATED = "Summarise the item so that related items can be found."
+FIND_ITEM = "Represent the search so that fitting items can be found."
+FIND_THEME = "Summarise the item so that items of its theme can be found."
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The experiment."""
+    config = config_lib.default_config()
+    config.update(to_dict(config_lib.load(Path(__file__).with_name("quickstart.py"))))
+    related = {"query_instruction": FIND_RELATED, "target_instruction": FIND_RELATED}
+    search = {"query_instruction": FIND_ITEM, "target_instruction": FIND_RELATED}
+    config.data.datasets = {
+        "copair": {"table": "tables/copair.parquet", "weight": 2.0, "patterns": ("O->O", "V->V"), **related},
+        "search": {"table": "tables/search.parquet", "weight": 1.0, "patterns": ("T->O", "T->V"), **search},
+        # Graded from 0 to 1: only what fits in full is a positive, COSENT ranks the rest.
+        "score": {
+            "table": "tables/score.parquet",
+            "weight": 1.0,
+            "patterns": ("T->O",),
+            "min_score": 0.75,
+            "loss_weights": {"cosent": 1.0},
+            **search,
+        },
+        "theme": {
+            "table": "tables/theme.parquet",
+            "weight": 1.0,
+            "patterns": ("O->O",),
+            "query_instruction": FIND_THEME,
+            "target_instruction": FIND_THEME,
+        },
+    }
+    config.data.field_dropout = 0.1
+    config.objective.weights.update(micl=0.1, late_fusion=0.1)
+    config.stages = {
+        "1_broad": {"steps": 120},
+        "2_target": {"steps": 80, "weights": {"copair": 2.0, "search": 1.0, "score": 1.0}, "warmup_steps": 5},
+        "3_hard": {
+            "steps": 40,
+            "weights": {"copair": 2.0, "search": 1.0},
+            "mine": ("copair", "search"),
+            "peak": 1e-3,
+            "warmup_steps": 5,
+        },
+    }
+    config.eval.tasks["i2i"]["views"] = ()
+    return config

@@ -1,0 +1,1 @@
+"""What decides which pairs are trained on: hard negatives, and the weights of the training sets."""

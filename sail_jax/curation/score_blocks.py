@@ -1,0 +1,274 @@
+"""All cosines between the queries and the targets of a data set, block by block on the device.
+
+The matrix of scores never exists. Each pass computes it anew, a block at a time, and keeps what it came for: the counts of
+all scores by bin, or the highest scores of each query below a limit. Queries are split over the local devices.
+
+Axes: Q queries, N targets, D width, K results per query, S query blocks of a step, R queries and C targets of a block,
+E known pairs of a block.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from rich.progress import track
+
+from sail_jax.config import MiningConfig
+from sail_jax.curation.f1_threshold import BIN, BINS, bin_of
+from sail_jax.embedder import unit_rows
+from sail_jax.errors import SailError
+
+_CHUNK = 32
+# Blocks that one call of the device goes through, so that calls cost nothing beside the blocks.
+_BLOCKS_PER_CALL = 64
+_BY_QUERY, _COPIED = PartitionSpec("queries"), PartitionSpec()
+
+
+class ScoreBlocks:
+    """The scores of all pairs of a query and a target but for known pairs; rows of zeros take no part.
+
+    Args:
+        queries: [Q, D], any length of rows; may be memory-mapped.
+        targets: [N, D], likewise.
+        present: ([Q] bool, [N] bool), which rows are not all zeros.
+        known: [E] int64, ascending: row of the query times N plus row of the target, for pairs that are left out; none
+            has a row of zeros.
+        settings: sizes of the blocks.
+        what: what the progress bars call it; empty for none.
+
+    Raises:
+        SailError: a block has more scores than are counted in 32 bits.
+    """
+
+    def __init__(
+        self,
+        queries: np.ndarray,
+        targets: np.ndarray,
+        present: tuple[np.ndarray, np.ndarray],
+        known: np.ndarray,
+        settings: MiningConfig,
+        what: str = "",
+    ) -> None:
+        devices = jax.local_devices()
+        self._queries, self._targets, self._present, self._what = queries, targets, present, what
+        self._mesh = Mesh(np.array(devices), ("queries",))
+        self._rows = min(settings.query_block, -(-len(queries) // len(devices)))
+        self._columns = _even(len(targets), settings.target_block, _CHUNK)
+        most = (2**31 - 1) // (self._rows * self._columns)
+        if not most:
+            raise SailError("config.mining.query_block * target_block is over 2^31; lower one of them.")
+        needed = -(-len(queries) // (self._rows * len(devices)))
+        self._blocks = _even(needed, min(most, _BLOCKS_PER_CALL), 1) * len(devices)
+        self._known = _BlockPairs(known, len(targets), self._rows, self._columns)
+
+    def count(self) -> tuple[np.ndarray, np.ndarray]:
+        """Counts the scores by bin (see `f1_threshold.bin_of`).
+
+        Returns:
+            counts: [BINS] int64, without the known pairs.
+            known: [E] float32, the scores of the known pairs.
+        """
+        counts, known = np.zeros(BINS, np.int64), np.zeros(len(self._known), np.float32)
+
+        def collect(found: tuple[jax.Array, jax.Array], places: np.ndarray) -> None:
+            nonlocal counts
+            counts += np.asarray(found[0], np.int64).sum(axis=0)
+            here = places >= 0
+            known[places[here]] = np.asarray(found[1])[here]
+
+        waiting = []
+        for _, query, target, _, pairs, places in self._steps("scores"):
+            waiting.append((_count(query, target, pairs, mesh=self._mesh), places))
+            if len(waiting) > 1:  # what is read is a step behind, so that the device never waits
+                collect(*waiting.pop(0))
+        for entry in waiting:
+            collect(*entry)
+        # What takes no part was counted too. Rows of zeros, those that fill up blocks among them, score zero.
+        counts[bin_of(np.zeros(1, np.float32))] -= counts.sum() - math.prod(int(side.sum()) for side in self._present)
+        return counts - np.bincount(bin_of(known), minlength=BINS), known
+
+    def top_below(self, limit: float, k: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """The highest scores of each query strictly below a limit; of equal scores, the lower row of the target goes first.
+
+        Args:
+            limit: the limit, which is rounded to float32.
+            k: results per query.
+
+        Yields:
+            start: the first query; they come in order.
+            rows: [n, k] int64 rows of targets, highest score first; -1 where there are fewer than k.
+            scores: [n, k] float32; -inf there.
+        """
+        best, step = None, self._blocks * self._rows
+        for start, query, target, column, pairs, _ in self._steps("negatives"):
+            if column == 0:
+                best = self._nothing_found(k)
+            previous, best = (
+                best,
+                _merge(query, target, pairs, best, np.float32(limit), np.int32(column), mesh=self._mesh),
+            )
+            jax.block_until_ready(previous)
+            if column + self._columns >= len(self._targets):
+                rows, scores = (np.array(part).reshape(step, k)[: len(self._queries) - start] for part in best)
+                scores[~self._present[0][start : start + step]] = -np.inf
+                yield start, np.where(np.isfinite(scores), rows, -1).astype(np.int64), scores
+
+    def _nothing_found(self, k: int) -> tuple[jax.Array, jax.Array]:
+        shape = (self._blocks, self._rows, k)
+        return self._put(np.full(shape, -1, np.int32)), self._put(np.full(shape, -np.inf, np.float32))
+
+    def _steps(self, doing: str) -> Iterator[tuple[int, jax.Array, jax.Array, int, tuple, np.ndarray]]:
+        """(first query, queries [S, R, D], targets [C, D], first target, known pairs, their places), queries outermost."""
+        stretch, width = self._blocks * self._rows, self._queries.shape[1]
+        starts = [
+            (q, t) for q in range(0, len(self._queries), stretch) for t in range(0, len(self._targets), self._columns)
+        ]
+        description = f"{self._what}: {doing}"
+        query = None
+        for start, column in track(starts, description=description, disable=not self._what):
+            if column == 0:
+                part = _padded(self._queries[start : start + stretch], stretch)
+                query = self._put(part.reshape(self._blocks, self._rows, width))
+            part = _padded(self._targets[column : column + self._columns], self._columns)
+            target = jax.device_put(part, NamedSharding(self._mesh, _COPIED))
+            row, place_in_block, places = self._known.of(start // self._rows, column // self._columns, self._blocks)
+            yield start, query, target, column, (self._put(row), self._put(place_in_block)), places
+
+    def _put(self, array: np.ndarray) -> jax.Array:
+        return jax.device_put(array, NamedSharding(self._mesh, _BY_QUERY))
+
+
+def _even(total: int, most: int, multiple: int) -> int:
+    """The size of as few equal parts as there are when none is larger than `most`, up to a multiple."""
+    size = -(-total // -(-total // most))
+    return -(-size // multiple) * multiple
+
+
+def _padded(part: np.ndarray, rows: int) -> np.ndarray:
+    """[rows, D] float32 rows of unit length, filled up with rows of zeros."""
+    filled = np.zeros((rows, part.shape[1]), np.float32)
+    filled[: len(part)] = unit_rows(np.asarray(part, np.float32))
+    return filled
+
+
+class _BlockPairs:
+    """Known pairs by the block in which they lie.
+
+    Args:
+        known: [E] int64 as in `ScoreBlocks`.
+        targets: N.
+        rows: R.
+        columns: C.
+    """
+
+    def __init__(self, known: np.ndarray, targets: int, rows: int, columns: int) -> None:
+        row, column = known // targets, known % targets
+        self._across = -(-targets // columns)
+        block = row // rows * self._across + column // columns
+        self._order = np.argsort(block, kind="stable")
+        self._block = block[self._order]
+        self._row = (row % rows).astype(np.int32)[self._order]
+        self._column = (column % columns).astype(np.int32)[self._order]
+        self._outside = rows
+        most = np.unique(block, return_counts=True)[1].max(initial=1)
+        self._room = 1 << int(most - 1).bit_length()
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def of(self, first: int, across: int, blocks: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The pairs of `blocks` blocks of queries from `first` on, in one block of targets.
+
+        Returns:
+            row: [S, E] int32 within the block, filled up with a row that no block has.
+            column: [S, E] int32 within the block.
+            place: [S, E] int64 number of the known pair, or -1.
+        """
+        row = np.full((blocks, self._room), self._outside, np.int32)
+        column = np.zeros((blocks, self._room), np.int32)
+        place = np.full((blocks, self._room), -1, np.int64)
+        wanted = (first + np.arange(blocks)) * self._across + across
+        bounds = np.searchsorted(self._block, [wanted, wanted + 1])
+        for i, (begin, end) in enumerate(bounds.T):
+            row[i, : end - begin] = self._row[begin:end]
+            column[i, : end - begin] = self._column[begin:end]
+            place[i, : end - begin] = self._order[begin:end]
+        return row, column, place
+
+
+def _scores(query: jax.Array, target: jax.Array) -> jax.Array:
+    """[R, C] float32."""
+    return jnp.matmul(query, target.T, precision=jax.lax.Precision.HIGHEST)
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def _count(
+    queries: jax.Array, target: jax.Array, pairs: tuple[jax.Array, jax.Array], *, mesh: Mesh
+) -> tuple[jax.Array, jax.Array]:
+    """Counts of all scores by bin, [devices, BINS] int32, and the scores of the known pairs, [S, E] float32."""
+
+    def one_block(block: tuple) -> tuple[jax.Array, jax.Array]:
+        query, (row, column) = block
+        scores = _scores(query, target)
+        bins = jnp.clip(jnp.floor(scores / BIN), -(2**15), 2**15).astype(jnp.int32) + 2**15
+        counts = jnp.zeros(BINS, jnp.int32).at[bins.ravel()].add(1, mode="promise_in_bounds")
+        return counts, scores.at[row, column].get(mode="fill", fill_value=0)
+
+    def on_one_device(queries: jax.Array, target: jax.Array, pairs: tuple) -> tuple[jax.Array, jax.Array]:
+        counts, known = jax.lax.map(one_block, (queries, pairs))
+        return counts.sum(axis=0)[None], known
+
+    return _over_devices(on_one_device, mesh, inputs=(_BY_QUERY, _COPIED, _BY_QUERY))(queries, target, pairs)
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def _merge(
+    queries: jax.Array,
+    target: jax.Array,
+    pairs: tuple[jax.Array, jax.Array],
+    best: tuple[jax.Array, jax.Array],
+    limit: jax.Array,
+    first: jax.Array,
+    *,
+    mesh: Mesh,
+) -> tuple[jax.Array, jax.Array]:
+    """The best so far, (rows of targets, scores), each [S, R, K], with what a block of targets adds to it."""
+
+    def on_one_device(
+        queries: jax.Array, target: jax.Array, pairs: tuple, best: tuple, limit: jax.Array, first: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        def one_block(block: tuple) -> tuple[jax.Array, jax.Array]:
+            query, (row, column), (best_rows, best_scores) = block
+            scores = _scores(query, target).at[row, column].set(-jnp.inf, mode="drop")
+            shown = (scores < limit) & target.any(axis=-1)
+            found, at = _top_k(jnp.where(shown, scores, -jnp.inf), best_rows.shape[-1])
+            merged, place = jax.lax.top_k(jnp.concatenate([best_scores, found], axis=1), best_rows.shape[-1])
+            return jnp.take_along_axis(jnp.concatenate([best_rows, at + first], axis=1), place, axis=1), merged
+
+        return jax.lax.map(one_block, (queries, pairs, best))
+
+    inputs = (_BY_QUERY, _COPIED, _BY_QUERY, _BY_QUERY, _COPIED, _COPIED)
+    return _over_devices(on_one_device, mesh, inputs)(queries, target, pairs, best, limit, first)
+
+
+def _over_devices(function: Callable, mesh: Mesh, inputs: tuple[PartitionSpec, ...]) -> Callable:
+    return jax.shard_map(function, mesh=mesh, in_specs=inputs, out_specs=_BY_QUERY, check_vma=False)
+
+
+def _top_k(scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """The k highest scores of each row and their columns; of equal scores the lower column goes first.
+
+    They lie in the k chunks with the highest maxima, so only those are sorted through. A reduction and a search in a
+    part of the row cost less than a search in all of it.
+    """
+    rows, columns = scores.shape
+    if 2 * k * _CHUNK > columns:
+        return jax.lax.top_k(scores, min(k, columns))
+    chunked = scores.reshape(rows, columns // _CHUNK, _CHUNK)
+    chunk = jnp.sort(jax.lax.top_k(chunked.max(axis=-1), k)[1], axis=-1)
+    found, place = jax.lax.top_k(jnp.take_along_axis(chunked, chunk[:, :, None], axis=1).reshape(rows, -1), k)
+    return found, jnp.take_along_axis(chunk, place // _CHUNK, axis=1) * _CHUNK + place % _CHUNK

@@ -1,0 +1,123 @@
+"""One training set: its table, what its sides show, its hard negatives, and the order in which its rows are read."""
+
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+
+from sail_jax.config import Config, DatasetConfig
+from sail_jax.data.features import View
+from sail_jax.data.negatives import NegativesTable
+from sail_jax.data.prompts import check_fields, instruction
+from sail_jax.data.tables import Pair, PairTable
+from sail_jax.data.weights import read_weights
+from sail_jax.errors import SailError
+from sail_jax.items import OMNI, parse_pattern, shown_modalities
+
+_CHECKED_PAIRS = 256
+
+
+def dataset_weights(config: Config) -> dict[str, float]:
+    """Training set -> sampling weight: from the file of `config.data.weights` where there is one, else its own.
+
+    Raises:
+        SailError: when the file is missing, is wrong, or is of other data sets.
+    """
+    datasets, setting = config.data.datasets, "config.data.weights"
+    if config.data.weights:
+        return read_weights(Path(config.data.dir) / config.data.weights, list(datasets), setting)
+    return {name: dataset.weight for name, dataset in datasets.items()}
+
+
+def dataset_views(config: Config, name: str) -> tuple[View, View]:
+    """What a training set shows of queries and of targets: all that its patterns need.
+
+    Raises:
+        SailError: on a wrong pattern or an unknown field.
+    """
+    settings, where = config.data.datasets[name], f"config.data.datasets.{name}"
+    patterns = [parse_pattern(text, setting=f"{where}.patterns") for text in settings.patterns]
+    for side, fields in (("query", settings.query_fields), ("target", settings.target_fields)):
+        check_fields(fields, setting=f"{where}.{side}_fields")
+    query, target = (shown_modalities(views) for views in zip(*patterns, strict=True))
+    return (
+        View(query, settings.query_fields, instruction(config.prompt, settings.query_instruction)),
+        View(target, settings.target_fields, instruction(config.prompt, settings.target_instruction)),
+    )
+
+
+class TrainingSet:
+    """One training set: its table, what its sides show, and the order in which its rows are read.
+
+    Args:
+        config: the experiment.
+        name: its name in the config.
+        index: its number among the training sets.
+    """
+
+    def __init__(self, config: Config, name: str, index: int) -> None:
+        settings, folder = config.data.datasets[name], Path(config.data.dir)
+        self.name, self.index, self.hard_negatives = name, index, settings.hard_negatives
+        self._settings = settings
+        self.table = PairTable.open(folder / settings.table, split=settings.split)
+        query, target = dataset_views(config, name)
+        self.views = (query, target, *[target] * self.hard_negatives)
+        self._negatives = _open_negatives(settings, folder, name)
+        self._order = grain.MapDataset.range(len(self.table)).shuffle(seed=config.seed + index).repeat()
+
+    def pair(self, example: int) -> Pair:
+        """The pair that is read as number `example`, counted over epochs; each epoch has an order of its own."""
+        return self.table[int(self._order[example])]
+
+    @property
+    def mined(self) -> dict[str, Any] | None:
+        """What is known of its hard negatives, as JSON values; None where there are none."""
+        return None if self._negatives is None else {"queries": len(self._negatives), **self._negatives.metadata}
+
+    def check_pairs(self) -> None:
+        """Looks at the first pairs for settings that can have no effect on them.
+
+        Raises:
+            SailError: when COSENT has a weight of the set's own and no pair has a score; when a pattern asks queries that are
+                texts for vision or sound; when hard negatives are asked for and no query has any.
+        """
+        first = [self.table[i] for i in range(min(_CHECKED_PAIRS, len(self.table)))]
+        where = f"config.data.datasets.{self.name}"
+        if self._settings.loss_weights.get("cosent", 0) > 0 and all(pair.score is None for pair in first):
+            raise SailError(
+                f"{where}.loss_weights gives COSENT a weight, and {self.table.path} has no scores: name their column in "
+                "config.ingest.tables when you ingest, or leave the weight out."
+            )
+        if all(pair.query_id is None for pair in first):
+            for text in self._settings.patterns:
+                if parse_pattern(text, setting=where).query not in ("T", OMNI):
+                    raise SailError(
+                        f"{where}.patterns has {text!r}, but the queries of {self.table.path} are texts, which have neither "
+                        f"vision nor sound: write 'T->{text.partition('->')[2]}'."
+                    )
+        if self._negatives and not any(self._negatives.get(pair.query_id, pair.query_text)[0] for pair in first):
+            raise SailError(
+                f"{self._negatives.path} has no hard negatives for the first {len(first)} queries of the data set "
+                f"{self.name!r}: it was mined for other queries. Mine it for this set."
+            )
+
+    def negatives(self, pair: Pair, rng: np.random.Generator) -> list[str | None]:
+        """The ids of the hard negatives that are shown with a pair, None where it has fewer."""
+        if self._negatives is None:
+            return []
+        found, _ = self._negatives.get(pair.query_id, pair.query_text)
+        others = [item_id for item_id in found if item_id != pair.target_id]
+        drawn = rng.permutation(len(others))[: self.hard_negatives]
+        return [others[i] for i in drawn] + [None] * (self.hard_negatives - len(drawn))
+
+
+def _open_negatives(settings: DatasetConfig, folder: Path, name: str) -> NegativesTable | None:
+    if not settings.hard_negatives:
+        return None
+    if not settings.negatives:
+        raise SailError(
+            f"config.data.datasets.{name}.hard_negatives is {settings.hard_negatives}, and its `negatives` names no table: "
+            "mine one with `python -m sail_jax mine`, or set it to 0."
+        )
+    return NegativesTable.open(folder / settings.negatives)

@@ -1,0 +1,129 @@
+"""The CLIP-like baseline that arXiv 2510.12709 compares with: towers that meet in the mean of their vectors alone.
+
+Axes: B pairs, S sides, I = B * S items, F frames on a flat axis, P patches, N tokens, D width, V views, R rows of a pair, G groups
+of pairs (data-parallel shards).
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sail_jax.config import ModelConfig
+from sail_jax.items import MODALITIES, OMNI, Batch, TokenType, shown_modalities
+from sail_jax.models.bert import Bert
+from sail_jax.models.clap import ClapAudio
+from sail_jax.models.media import (
+    Views,
+    by_view,
+    filled,
+    masked_mean,
+    mean_per_item,
+    per_row,
+    rows_of_views,
+    sound_vectors,
+)
+from sail_jax.models.transformer import Dense
+from sail_jax.models.vit import Vit
+from sail_jax.vectors import normalize
+
+# Of an item: [I, D] float32, zeros where it lacks the modality, and [I] bool whether it has it.
+Tower = tuple[jax.Array, jax.Array]
+
+
+class DualTower(nn.Module):
+    """One vector per item from any subset of frames, text and sound, without fusion (arXiv 2510.12709, sec. 4).
+
+    Every modality has a tower of its own, whose mean over patches, clips or tokens is projected to `config.llm.width`. An item
+    is the mean of the unit vectors of its modalities, so that vision and text meet late and without parameters, as in CLIP.
+
+    Attributes:
+        config: sizes of the towers; of `config.llm` the width alone is read, `config.perceiver` plays no part.
+        groups: equal groups of pairs in the batch; the frames and clips of a pair lie in the block of its group.
+    """
+
+    config: ModelConfig
+    groups: int = 1
+
+    def setup(self) -> None:
+        """Declares the towers and the adapters."""
+        config = self.config
+        common = {"dtype": jnp.dtype(config.dtype), "remat": config.remat}
+        self.vit = Vit(config.vit, **common)
+        self.audio = ClapAudio(config.audio, **common)
+        self.bert = Bert(config.bert, **common)
+        adapter = {"features": config.llm.width, "use_bias": True, "dtype": common["dtype"]}
+        self.vision_adapter = Dense(**adapter)
+        self.audio_adapter = Dense(**adapter)
+        self.text_adapter = Dense(**adapter)
+
+    def __call__(self, batch: Batch, views: Views = ((OMNI,), (OMNI,))) -> tuple[tuple[jax.Array, ...], dict[str, Any]]:
+        """Embeds the items of a batch; the interface is that of `OmniEmbedder`.
+
+        The towers run once for all views; a view decides which vectors are averaged.
+
+        Args:
+            batch: arrays of `items.Batch`.
+            views: those of the query side and of the target side, for example (("VTA", "T"), ("VTA",)); each gives an
+                embedding of its own. Hard negatives are seen as targets are. A batch with one side takes one tuple.
+
+        Returns:
+            z: ([V, B, D] of queries, [V, B, S - 1, D] of targets and hard negatives) float32, not normalised; zeros where
+                a view shows nothing of the item but the prompt.
+            out: in the layout of `z`: "filled" bool, whether the item has what the view asks for; "visual" and "textual",
+                the vectors of vision and of text, zeros where a view does not show them or the item lacks them;
+                "encoded", that of vision. And "vision" [I, 1, D] and "audio" [I, D].
+
+        Raises:
+            SailError: when the sequence is longer than `config.bert.max_positions`.
+        """
+        sides = batch.tokens.shape[1]
+        towers = {"V": self._encode_frames(batch), "T": self._encode_text(batch), "A": self._encode_sound(batch)}
+        vectors, has = (jnp.stack([towers[letter][n] for letter in MODALITIES], axis=1) for n in (0, 1))
+        rows = rows_of_views(views, sides)
+        vectors, has = per_row(vectors, rows, sides), per_row(has, rows, sides)
+        shown = has & jnp.array([[letter in shown_modalities((view,)) for letter in MODALITIES] for _, view in rows])
+        vision, text = (MODALITIES.index(letter) for letter in "VT")
+        of_rows = {
+            "filled": filled(shown, [view for _, view in rows]),
+            "visual": vectors[:, :, vision] * shown[:, :, vision, None],
+            "textual": vectors[:, :, text] * shown[:, :, text, None],
+            "encoded": vectors[:, :, vision] * shown[:, :, vision, None],
+        }
+        out = {name: by_view(value, views, sides) for name, value in of_rows.items()}
+        out |= {"vision": towers["V"][0][:, None], "audio": towers["A"][0]}
+        return by_view(masked_mean(normalize(vectors), shown), views, sides), out
+
+    def _encode_frames(self, batch: Batch) -> Tower:
+        items = batch.tokens.shape[0] * batch.tokens.shape[1]
+        if batch.frames.shape[0] == 0:
+            return jnp.zeros((items, self.config.llm.width)), jnp.zeros(items, bool)
+        patches, _ = self.vit(batch.frames)
+        # All frames have as many patches, so that the mean of their means is that of all patches.
+        frames = patches.mean(axis=1, dtype=jnp.float32)
+        mean, has = mean_per_item(frames, batch.frame_item, items=items, groups=self.groups)
+        return _present(self.vision_adapter(mean), has)
+
+    def _encode_sound(self, batch: Batch) -> Tower:
+        vector, has = sound_vectors(self.audio, batch, groups=self.groups)
+        return _present(self.audio_adapter(vector), has)
+
+    def _encode_text(self, batch: Batch) -> Tower:
+        """The prompt is read with the text, but alone it is no text: it would give every such item the same vector."""
+        tokens, types = (x.reshape(-1, x.shape[-1]) for x in (batch.tokens, batch.token_types))
+        text = types == TokenType.TEXT
+        tokens, mask = _compact(tokens, text | (types == TokenType.PROMPT))
+        hidden, _ = self.bert(tokens, mask)
+        return _present(self.text_adapter(masked_mean(hidden.astype(jnp.float32), mask)), text.any(axis=-1))
+
+
+def _present(vectors: jax.Array, has: jax.Array) -> Tower:
+    return jnp.where(has[:, None], vectors.astype(jnp.float32), 0.0), has
+
+
+def _compact(tokens: jax.Array, keep: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Moves the kept tokens to the front, in their order, with zeros behind: [I, N], [I, N] bool -> the same shapes."""
+    order = jnp.argsort(~keep, axis=-1, stable=True)
+    tokens, keep = (jnp.take_along_axis(x, order, axis=-1) for x in (tokens, keep))
+    return jnp.where(keep, tokens, 0), keep

@@ -1,0 +1,132 @@
+"""What the models share: frames and clips on their flat axes come to their items, and which views an item fills.
+
+Axes: B pairs, S sides, I = B * S items, F frames on a flat axis, C clips on a flat axis, P patches, N tokens, D width,
+V views, G groups of pairs (data-parallel shards), M frame slots of an item.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from sail_jax.items import MODALITIES, OMNI, Batch, TokenType
+
+# Views of the query side and, where there is one, of the target side; hard negatives are seen as targets are.
+Views = Sequence[Sequence[str]]
+TYPES = {"V": TokenType.VISION, "T": TokenType.TEXT, "A": TokenType.AUDIO}
+
+
+def rows_of_views(views: Views, sides: int) -> list[tuple[int, str]]:
+    """The (side, view) of every row that a pair takes in the fusion: query views, then for each target view its sides.
+
+    Args:
+        views: one tuple of views for a batch with one side, two for a batch with more.
+        sides: S.
+    """
+    if len(views) != min(sides, 2):
+        raise ValueError(f"a batch with {sides} sides takes views for {min(sides, 2)} of them, got {len(views)}")
+    rows = [(0, view) for view in views[0]]
+    return rows + [(side, view) for view in [*views[1:], ()][0] for side in range(1, sides)]
+
+
+def per_row(of_items: jax.Array, rows: Sequence[tuple[int, str]], sides: int) -> jax.Array:
+    """What belongs to the items, for every row of their pair: [I, ...], rows of `rows_of_views` -> [B, R, ...]."""
+    of_pair = jnp.array([side for side, _ in rows])
+    # Pairs stay the leading axis, so that no row leaves the device of its pair.
+    return of_items.reshape(-1, sides, *of_items.shape[1:])[:, of_pair]
+
+
+def by_view(rows: jax.Array, views: Views, sides: int) -> tuple[jax.Array, ...]:
+    """Splits [B, R, ...], laid out as `rows_of_views`, into [V, B, ...] of queries and [V, B, S - 1, ...] of targets."""
+    rows = jnp.moveaxis(rows, 1, 0)
+    queries, targets = rows[: len(views[0])], rows[len(views[0]) :]
+    if sides == 1:
+        return (queries,)
+    return queries, jnp.moveaxis(targets.reshape(len(views[1]), sides - 1, *targets.shape[1:]), 1, 2)
+
+
+def filled(has: jax.Array, views: Sequence[str]) -> jax.Array:
+    """Whether an item has what a view asks for: all of its modalities, or any for `OMNI`.
+
+    Args:
+        has: [..., V, 3] bool, whether the item of each row has vision, text, sound.
+        views: the V views.
+
+    Returns:
+        [..., V] bool.
+    """
+    wanted = jnp.array([[letter in view for letter in MODALITIES] for view in views]).reshape(len(views), 3)
+    omni = jnp.array([view == OMNI for view in views], bool)
+    return jnp.where(omni, has.any(-1), (has | ~wanted).all(-1))
+
+
+def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean over the valid positions: [..., N, D], [..., N] bool -> [..., D]; zeros where nothing is valid."""
+    weights = mask[..., None].astype(values.dtype)
+    return (values * weights).sum(-2) / jnp.maximum(weights.sum(-2), 1)
+
+
+def frames_to_slots(
+    patches: jax.Array, frame_item: jax.Array, frame_slot: jax.Array, *, items: int, slots: int, groups: int
+) -> tuple[jax.Array, jax.Array]:
+    """Brings the flat frames to their items.
+
+    Args:
+        patches: [F, P, D].
+        frame_item: [F] int32 index of the item within the group, -1 at padding.
+        frame_slot: [F] int32 slot within the item.
+        items: I.
+        slots: M, slots per item.
+        groups: G.
+
+    Returns:
+        [I, M, P, D] with zeros in empty slots, and [I, M] bool, the filled slots.
+    """
+    per_group, block = items // groups * slots, patches.shape[0] // groups
+
+    def one_group(block_patches: jax.Array, item: jax.Array, slot: jax.Array) -> tuple[jax.Array, jax.Array]:
+        place = jnp.where(item >= 0, item * slots + slot, per_group)
+        source = jnp.full(per_group, block, jnp.int32).at[place].set(jnp.arange(block, dtype=jnp.int32), mode="drop")
+        return jnp.take(block_patches, source, axis=0, mode="fill", fill_value=0), source < block
+
+    grouped = [x.reshape(groups, block, *x.shape[1:]) for x in (patches, frame_item, frame_slot)]
+    placed, filled = jax.vmap(one_group)(*grouped)
+    return placed.reshape(items, slots, *patches.shape[1:]), filled.reshape(items, slots)
+
+
+def mean_per_item(
+    vectors: jax.Array, vector_item: jax.Array, *, items: int, groups: int
+) -> tuple[jax.Array, jax.Array]:
+    """Mean of the vectors of each item: [C, K], [C] index within the group or -1 -> ([I, K], [I] bool any)."""
+    per_group, block = items // groups, vectors.shape[0] // groups
+
+    def one_group(block_vectors: jax.Array, item: jax.Array) -> tuple[jax.Array, jax.Array]:
+        place = jnp.where(item >= 0, item, per_group)
+        total = jax.ops.segment_sum(block_vectors.astype(jnp.float32), place, per_group + 1)[:-1]
+        count = jax.ops.segment_sum(jnp.ones(block), place, per_group + 1)[:-1]
+        return total / jnp.maximum(count, 1)[:, None], count > 0
+
+    mean, heard = jax.vmap(one_group)(vectors.reshape(groups, block, -1), vector_item.reshape(groups, block))
+    return mean.reshape(items, -1), heard.reshape(items)
+
+
+def sound_vectors(
+    tower: Callable[[jax.Array], tuple[jax.Array, Any]], batch: Batch, *, groups: int
+) -> tuple[jax.Array, jax.Array]:
+    """The sound of the items: the mean of what an audio tower makes of their clips, or the precomputed vector.
+
+    Args:
+        tower: clips [C, samples] -> ([C, K], anything); it is not run where the batch has no clips.
+        batch: arrays of `items.Batch`.
+        groups: G.
+
+    Returns:
+        [I, K] and [I] bool, whether the item has sound.
+    """
+    given = batch.has_audio_vector.reshape(-1)
+    vector = batch.audio_vectors.reshape(len(given), -1)
+    if batch.clips.shape[0] == 0:
+        return vector, given
+    mean, heard = mean_per_item(tower(batch.clips)[0], batch.clip_item, items=len(given), groups=groups)
+    return jnp.where(given[:, None], vector, mean), given | heard

@@ -1,0 +1,49 @@
+"""Builds the model that a config names, and its first parameters."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sail_jax.config import ModelConfig
+from sail_jax.items import Batch
+from sail_jax.models.baselines import DualTower
+from sail_jax.models.fusion import OmniEmbedder
+
+
+def make_model(config: ModelConfig, groups: int = 1) -> nn.Module:
+    """The model of `config.kind`; both kinds take (batch, views) and return what `OmniEmbedder` documents.
+
+    Args:
+        config: kind and sizes.
+        groups: equal groups of pairs in the batch, one per data-parallel shard.
+    """
+    kinds = {"fusion": OmniEmbedder, "dual_tower": DualTower}
+    return kinds[config.kind](config, groups=groups)
+
+
+def example_batch(config: ModelConfig, pairs: int = 1, tokens: int = 8) -> Batch:
+    """A batch of zeros with every modality, for initialisation and abstract evaluation; sides of `tokens` positions."""
+    size, items = config.vit.image_size, 2 * pairs
+    return Batch(
+        tokens=jnp.zeros((pairs, 2, tokens), jnp.int32),
+        token_types=jnp.zeros((pairs, 2, tokens), jnp.int8),
+        frames=jnp.zeros((items, size, size, 3), jnp.uint8),
+        frame_item=jnp.arange(items, dtype=jnp.int32),
+        frame_slot=jnp.zeros(items, jnp.int32),
+        clips=jnp.zeros((items, config.audio.clip_samples), jnp.int16),
+        clip_item=jnp.arange(items, dtype=jnp.int32),
+        audio_vectors=jnp.zeros((pairs, 2, config.audio.projection), jnp.float32),
+        has_audio_vector=jnp.zeros((pairs, 2), bool),
+        item_keys=jnp.zeros((pairs, 2, 2), jnp.uint32),
+        text_keys=jnp.zeros((pairs, 2, 2), jnp.uint32),
+        valid=jnp.ones((pairs, 2), bool),
+        scores=jnp.full(pairs, jnp.nan, jnp.float32),
+        dataset=jnp.zeros(pairs, jnp.int32),
+    )
+
+
+def init_params(config: ModelConfig, seed: int) -> Any:
+    """Fresh parameters, float32, a function of the seed alone; trace or jit it, as it computes at full size."""
+    return make_model(config).init(jax.random.key(seed), example_batch(config))["params"]

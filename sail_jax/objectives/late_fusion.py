@@ -1,0 +1,33 @@
+"""Late fusion: the visual embedding is mixed into the fused one by a learned gate.
+
+Axes: D width.
+"""
+
+import jax
+import jax.numpy as jnp
+
+Params = dict[str, jax.Array]
+
+
+def init_gate(width: int) -> Params:
+    """Parameters of the gate: "kernel" [2 D, D] and "bias" [D] float32; zeros, so that it starts as the plain mean."""
+    return {"kernel": jnp.zeros((2 * width, width), jnp.float32), "bias": jnp.zeros(width, jnp.float32)}
+
+
+def late_fusion(params: Params, visual: jax.Array, fused: jax.Array) -> jax.Array:
+    """n_hat = g * v + (1 - g) * n_m with g = sigmoid(W [v, n_m] + b) (arXiv 2510.12709, sec. 3.2).
+
+    From NoteLLM-2 (arXiv 2405.16789). The loss L_lf is InfoNCE on n_hat; it teaches the vision tower without the way
+    through the LLM. The embedding that leaves the system stays the fused one.
+
+    Args:
+        params: see `init_gate`.
+        visual: [..., D] float32, v, the mean of the vision tokens as the LLM receives them; zeros where there are none.
+        fused: [..., D] float32, n_m.
+
+    Returns:
+        [..., D] float32; the fused embedding itself where there is nothing visual.
+    """
+    gate = jax.nn.sigmoid(jnp.concatenate([visual, fused], axis=-1) @ params["kernel"] + params["bias"])
+    mixed = gate * visual + (1 - gate) * fused
+    return jnp.where((visual != 0).any(axis=-1, keepdims=True), mixed, fused)

@@ -1,0 +1,39 @@
+"""Pattern matching: which patterns of which data sets a step scores, and which pairs have a part in each.
+
+Source: arXiv 2510.12709, sec. 3.3.4. All patterns of a batch are scored in one forward pass: the model gives an embedding for
+every view that occurs, and a pattern takes two of them.
+"""
+
+from typing import NamedTuple
+
+from sail_jax.items import Pattern, shown_modalities
+
+
+class Recipe(NamedTuple):
+    """What is computed of a batch; a step is compiled once for each.
+
+    Attributes:
+        patterns: those of the data sets that may occur in the batch, each once.
+        losses: names of the losses that weigh something for one of these data sets.
+    """
+
+    patterns: tuple[Pattern, ...]
+    losses: tuple[str, ...]
+
+    @property
+    def views(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The views of the query side and of the target side that the patterns need, each once."""
+        return (
+            tuple(dict.fromkeys(pattern.query for pattern in self.patterns)),
+            tuple(dict.fromkeys(pattern.target for pattern in self.patterns)),
+        )
+
+    def view_indices(self, pattern: Pattern) -> tuple[int, int]:
+        """Where the embeddings of a pattern's two sides stand among `views`."""
+        queries, targets = self.views
+        return queries.index(pattern.query), targets.index(pattern.target)
+
+
+def both_show(pattern: Pattern, letters: str) -> bool:
+    """Whether both sides of a pattern may show all of some modalities."""
+    return all(set(letters) <= set(shown_modalities((view,))) for view in pattern)

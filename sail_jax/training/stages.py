@@ -1,0 +1,192 @@
+"""The stages of a run: data sets, weights, losses and learning rate of each, and the steps it covers.
+
+Source: arXiv 2510.12709, sec. 3.3.1 (content-aware progressive training). A run counts its steps through all stages, so that
+there is one sequence of checkpoints and one log, and a run that was stopped anywhere continues there.
+"""
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sail_jax.config import Config, DatasetConfig, StageConfig
+from sail_jax.data.sampler import Sampler
+from sail_jax.data.training_set import dataset_weights
+from sail_jax.errors import SailError
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A stretch of a run under settings of its own.
+
+    Attributes:
+        name: its name; empty in a run without stages.
+        begin: steps of the run that are done before it.
+        config: the experiment as this stage trains; its `train.steps` is the number of steps done at the end.
+        mine: data sets whose hard negatives are mined when it begins.
+        drawn: how often each data set was drawn before it; empty for never.
+    """
+
+    name: str
+    begin: int
+    config: Config
+    mine: tuple[str, ...] = ()
+    drawn: tuple[int, ...] = ()
+
+    @property
+    def end(self) -> int:
+        """Steps of the run that are done after it."""
+        return self.config.train.steps
+
+    @property
+    def steps(self) -> int:
+        """Its own steps."""
+        return self.end - self.begin
+
+
+def plan(config: Config, mined: Path) -> list[Stage]:
+    """The stages of a run in order: those of `config.stages`, or the whole run as one.
+
+    Args:
+        config: the experiment.
+        mined: folder where hard negatives that stages mine are written, as STAGE/DATASET.parquet.
+
+    Raises:
+        SailError: when a stage names an unknown data set, or its steps leave no room for its warm-up.
+    """
+    if not config.stages:
+        return [Stage("", 0, config)]
+    for name, settings in config.stages.items():
+        if not re.fullmatch(r"[\w-]+", name):
+            raise SailError(f"config.stages has a stage {name!r}; name stages by letters, digits, '_' and '-'.")
+        _check_names(config, settings, f"config.stages.{name}")
+    if not config.train.progressive:
+        return [Stage("", 0, _all_in_one(config))]
+    stages, begin = [], 0
+    for name in sorted(config.stages, key=_natural):
+        settings = config.stages[name]
+        end = begin + settings.steps
+        stage_config = _stage_config(config, settings, end, mined / name)
+        stages.append(Stage(name, begin, stage_config, settings.mine, _drawn(stages)))
+        begin = end
+    return stages
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """The order of names in which 2 comes before 10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _drawn(stages: Sequence[Stage]) -> tuple[int, ...]:
+    """How often each data set was drawn in some stages."""
+    if not stages:
+        return ()
+    last = stages[-1]
+    sampler = Sampler([dataset.weight for dataset in last.config.data.datasets.values()], last.config.seed)
+    draws = last.config.data.batch_size if last.config.data.sampling == "mixed" else 1
+    counts = sampler.counts(last.end * draws) - sampler.counts(last.begin * draws)
+    return tuple(int(count) for count in counts + (last.drawn or 0))
+
+
+def without_mined(stage: Stage) -> Stage:
+    """The stage without the hard negatives that it will mine: what can be checked of it before they exist."""
+    datasets = {
+        name: dataclasses.replace(dataset, hard_negatives=0) if name in stage.mine else dataset
+        for name, dataset in stage.config.data.datasets.items()
+    }
+    return dataclasses.replace(stage, config=_with_datasets(stage.config, datasets))
+
+
+def mined_table(mined: Path, dataset: str) -> Path:
+    """Where a stage keeps the hard negatives of a data set; `mined` is the folder of the stage."""
+    return mined / f"{dataset}.parquet"
+
+
+def _check_names(config: Config, settings: StageConfig, where: str) -> None:
+    for setting, names in (("weights", settings.weights), ("mine", settings.mine)):
+        for name in names:
+            if name not in config.data.datasets:
+                near = " or ".join(difflib.get_close_matches(name, config.data.datasets) or config.data.datasets)
+                raise SailError(
+                    f"{where}.{setting} names the data set {name!r}, which is not there. Did you mean {near}?"
+                )
+    if settings.weights and not any(weight > 0 for weight in settings.weights.values()):
+        raise SailError(f"{where}.weights is {dict(settings.weights)}; give at least one data set a weight above 0.")
+    weights = _weights(config, settings)
+    never_drawn = [name for name in settings.mine if not weights[name] > 0]
+    if settings.mine and settings.hard_negatives > config.mining.per_query:
+        raise SailError(
+            f"{where}.hard_negatives is {settings.hard_negatives}, more than config.mining.per_query, "
+            f"{config.mining.per_query}; raise that, or lower this."
+        )
+    if never_drawn:
+        raise SailError(
+            f"{where}.mine names {never_drawn}, which the stage never draws; give them a weight above 0 in it."
+        )
+
+
+def _stage_config(config: Config, settings: StageConfig, end: int, mined: Path) -> Config:
+    weights = _weights(config, settings)
+    datasets = {
+        name: dataclasses.replace(
+            dataset,
+            weight=weights[name],
+            loss_weights={**dataset.loss_weights, **settings.loss_weights},
+            **(_with_mined(settings, mined_table(mined, name)) if name in settings.mine else {}),
+        )
+        for name, dataset in config.data.datasets.items()
+    }
+    optimizer = dataclasses.replace(
+        config.optimizer,
+        peak=settings.peak or config.optimizer.peak,
+        floor=config.optimizer.floor if settings.floor < 0 else settings.floor,
+        warmup_steps=config.optimizer.warmup_steps if settings.warmup_steps < 0 else settings.warmup_steps,
+    )
+    losses = dataclasses.replace(config.objective.weights, **settings.loss_weights)
+    return _with_datasets(
+        dataclasses.replace(
+            config,
+            objective=dataclasses.replace(config.objective, weights=losses),
+            optimizer=optimizer,
+            train=dataclasses.replace(config.train, steps=end),
+        ),
+        datasets,
+    )
+
+
+def _with_mined(settings: StageConfig, table: Path) -> dict[str, object]:
+    return {"negatives": str(table), "hard_negatives": settings.hard_negatives}
+
+
+def _weights(config: Config, settings: StageConfig) -> dict[str, float]:
+    """Data set -> sampling weight in a stage."""
+    if not settings.weights:
+        return dataset_weights(config)
+    return {name: settings.weights.get(name, 0.0) for name in config.data.datasets}
+
+
+def _all_in_one(config: Config) -> Config:
+    """One stage that draws, over as many steps, each data set as often as all stages together expect to.
+
+    What is of single stages is left out: hard negatives that they mine, their loss weights and learning rates.
+    """
+    totals = dict.fromkeys(config.data.datasets, 0.0)
+    for settings in config.stages.values():
+        weights = _weights(config, settings)
+        for name, weight in weights.items():
+            totals[name] += settings.steps * weight / max(sum(weights.values()), 1e-30)
+    steps = sum(settings.steps for settings in config.stages.values())
+    datasets = {
+        name: dataclasses.replace(dataset, weight=totals[name]) for name, dataset in config.data.datasets.items()
+    }
+    return _with_datasets(dataclasses.replace(config, train=dataclasses.replace(config.train, steps=steps)), datasets)
+
+
+def _with_datasets(config: Config, datasets: Mapping[str, DatasetConfig]) -> Config:
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, datasets=dict(datasets), weights=""))
+
+
+def total_steps(config: Config) -> int:
+    """Steps of a whole run."""
+    return sum(settings.steps for settings in config.stages.values()) if config.stages else config.train.steps

@@ -1,0 +1,236 @@
+"""Progressive stages: what each trains on, how one follows the other, and going on after a kill anywhere."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from sail_jax import config as config_lib
+from sail_jax.checkpoint import Checkpoints, RunDirectory
+from sail_jax.data.negatives import NegativesTable
+from sail_jax.data.pipeline import BatchSource, HostShare
+from sail_jax.errors import SailError
+from sail_jax.models.model import init_params
+from sail_jax.objectives.objective import make_objective
+from sail_jax.training.log import read_training_log
+from sail_jax.training.loop import train
+from sail_jax.training.mining import check_mined, mine_for_stage
+from sail_jax.training.stages import mined_table, plan, total_steps
+
+RUN = """
+import sys, numpy as np, jax
+from sail_jax import config as config_lib
+from sail_jax.training.loop import train
+result = train(config_lib.load(sys.argv[1]), sys.argv[2])
+np.savez(sys.argv[3], *jax.tree.leaves(jax.device_get(result.state)))
+"""
+
+
+@pytest.fixture
+def staged(settings):
+    """Three short stages; text alone, for the time that compiling the other towers takes."""
+    settings.data.datasets.copair.patterns = ("T->T",)
+    settings.data.datasets.search.patterns = ("T->T",)
+    settings.train.update(checkpoint_every=2, log_every=1)
+    settings.stages = {
+        "1_broad": {"steps": 3, "warmup_steps": 1},
+        "2_target": {"steps": 3, "weights": {"copair": 1.0}, "warmup_steps": 0, "peak": 5e-4, "floor": 1e-4},
+        "3_hard": {"steps": 3, "weights": {"copair": 1.0}, "mine": ("copair",), "hard_negatives": 2, "warmup_steps": 0},
+    }
+    return settings
+
+
+def test_each_stage_has_settings_of_its_own(staged, tmp_path):
+    staged.stages["2_target"]["loss_weights"] = {"micl": 0.3}
+    first, second, third = plan(config_lib.build(staged), tmp_path)
+    assert [(s.name, s.begin, s.end) for s in (first, second, third)] == [
+        ("1_broad", 0, 3),
+        ("2_target", 3, 6),
+        ("3_hard", 6, 9),
+    ]
+    assert {n: d.weight for n, d in first.config.data.datasets.items()} == {"copair": 2.0, "search": 1.0}
+    assert {n: d.weight for n, d in second.config.data.datasets.items()} == {"copair": 1.0, "search": 0.0}
+    assert first.config.objective.weights.micl == 0.0 and second.config.objective.weights.micl == 0.3
+    assert (second.config.optimizer.peak, second.config.optimizer.floor) == (5e-4, 1e-4)
+    assert first.config.optimizer.peak == third.config.optimizer.peak == staged.optimizer.peak
+    copair = third.config.data.datasets["copair"]
+    assert third.mine == ("copair",) and copair.hard_negatives == 2
+    assert copair.negatives == str(tmp_path / "3_hard" / "copair.parquet")
+    assert total_steps(config_lib.build(staged)) == 9
+
+
+def test_a_stage_sets_loss_weights_for_all_its_sets(staged, tmp_path):
+    staged.data.datasets.copair.loss_weights = {"micl": 1.0, "nce": 2.0}
+    staged.stages["2_target"]["loss_weights"] = {"micl": 0.0}
+    stages = plan(config_lib.build(staged), tmp_path)
+    weights = [make_objective(stage.config).sets[0].weights for stage in stages[:2]]
+    assert [(w["micl"], w["nce"]) for w in weights] == [(1.0, 2.0), (0.0, 2.0)]
+
+
+def test_a_set_goes_on_where_the_stage_before_left_it(staged, tmp_path):
+    staged.stages["2_target"]["weights"] = {"copair": 1.0, "search": 3.0}
+    staged.data.datasets.search.weight = 1.0
+    seen = {0: [], 1: []}
+    for stage in plan(config_lib.build(staged), tmp_path)[:2]:
+        source = BatchSource(stage.config, HostShare(0, 16, 1), begin=stage.begin, drawn=stage.drawn)
+        for step in range(stage.begin, stage.end):
+            for dataset, example in source.examples(step):
+                seen[dataset].append(example)
+    assert all(examples == list(range(len(examples))) for examples in seen.values())
+    assert len(seen[0]) + len(seen[1]) == 6 * 16 and min(map(len, seen.values())) > 0
+
+
+def test_stages_run_in_the_order_of_their_numbers(staged, tmp_path):
+    staged.stages = {name: {"steps": 1} for name in ("10", "2", "1", "2b")}
+    assert [stage.name for stage in plan(config_lib.build(staged), tmp_path)] == ["1", "2", "2b", "10"]
+
+
+def test_negatives_of_another_model_are_mined_anew_and_lost_ones_are_missed(staged, tmp_path):
+    staged.stages = {"1": {"steps": 2, "mine": ("copair",), "weights": {"copair": 1.0}, "hard_negatives": 1}}
+    staged.optimizer.warmup_steps = 0
+    config, run = config_lib.build(staged), RunDirectory(tmp_path)
+    (stage,) = plan(config, run.mined)
+    params = {"model": jax.jit(lambda: init_params(config.model, 0))()}
+    table = mined_table(run.mined / "1", "copair")
+    mine_for_stage(stage, params, run)
+    first = table.stat().st_mtime_ns
+    mine_for_stage(stage, params, run)
+    assert table.stat().st_mtime_ns == first
+    mine_for_stage(stage, jax.tree.map(lambda x: x * 1.5, params), run)
+    assert table.stat().st_mtime_ns > first
+    check_mined(stage, run)
+    table.unlink()
+    with pytest.raises(SailError, match="begin the stage, and its mining, again"):
+        check_mined(stage, run)
+
+
+def test_all_in_one_draws_what_the_stages_would_have_drawn(staged, tmp_path):
+    staged.train.progressive = False
+    (only,) = plan(config_lib.build(staged), tmp_path)
+    assert (only.begin, only.end, only.mine) == (0, 9, ())
+    weights = {name: dataset.weight for name, dataset in only.config.data.datasets.items()}
+    assert weights == {"copair": pytest.approx(3 * 2 / 3 + 3 + 3), "search": pytest.approx(3 / 3)}
+
+
+def test_a_run_without_stages_is_one(settings, tmp_path):
+    config = config_lib.build(settings)
+    (only,) = plan(config, tmp_path)
+    assert only.config == config and (only.name, only.begin, only.end) == ("", 0, 6)
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ({"weights": {"copiar": 1.0}}, "copair"),
+        ({"mine": ("serach",)}, "search"),
+        ({"weights": {"copair": 0.0}}, "above 0"),
+        ({"weights": {"copair": 1.0}, "mine": ("search",)}, "never draws"),
+        ({"steps": 1, "warmup_steps": 5}, r"config\.stages\.1\.warmup_steps.*stages\.1\.steps"),
+        ({"peak": 1e-9}, r"config\.stages\.1\.floor"),
+        ({"mine": ("copair",), "hard_negatives": 99}, "per_query"),
+        ({"loss_weights": {"cosnet": 1.0}}, "cosent"),
+    ],
+)
+def test_wrong_stages_are_explained(staged, tmp_path, stage, message):
+    staged.stages = {"1": stage}
+    with pytest.raises(SailError, match=message):
+        train(config_lib.build(staged), tmp_path)
+
+
+def test_a_late_stage_that_cannot_run_is_refused_at_the_start(staged, tmp_path):
+    staged.data.datasets.clean = {"table": "tables/clean.parquet"}
+    staged.stages["1_broad"]["weights"] = {"copair": 1.0}
+    staged.stages["3_hard"].update(weights={"clean": 1.0}, mine=("clean",))
+    with pytest.raises(SailError, match=r"no pair table .*clean\.parquet"):
+        train(config_lib.build(staged), tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
+@pytest.fixture
+def config_file(staged, tmp_path):
+    path = tmp_path / "config.json"
+    config_lib.save(config_lib.build(staged), path)
+    return path
+
+
+def start(config_file, workdir, out):
+    command = [sys.executable, "-c", RUN, str(config_file), str(workdir), str(out)]
+    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    return subprocess.Popen(
+        command, env=os.environ | {"XLA_FLAGS": flags}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process):
+    _, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, errors[-3000:]
+
+
+def kill_when(process, happened):
+    deadline = time.monotonic() + 300
+    while not happened():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def test_a_staged_run_that_is_killed_anywhere_ends_with_the_same_bits(config_file, tmp_path):
+    """Killed within the second stage, and again while hard negatives are mined for the third."""
+    finish(start(config_file, tmp_path / "whole", tmp_path / "whole.npz"))
+    workdir, out = tmp_path / "killed", tmp_path / "killed.npz"
+    run = RunDirectory(workdir)
+    kill_when(start(config_file, workdir, out), lambda: any(x["step"] == 5 for x in read_training_log(run)))
+    kill_when(start(config_file, workdir, out), lambda: run.mined.is_dir())
+    assert not out.exists()
+    finish(start(config_file, workdir, out))
+    with np.load(tmp_path / "whole.npz") as left, np.load(out) as right:
+        assert left.files == right.files
+        for name in left.files:
+            np.testing.assert_array_equal(left[name], right[name])
+    whole = RunDirectory(tmp_path / "whole")
+    logs = [read_training_log(r) for r in (whole, run)]
+    assert [line["step"] for line in logs[1]] == list(range(1, 10))
+    assert [line["loss"] for line in logs[0]] == [line["loss"] for line in logs[1]]
+    _check_learning_rates([line["learning_rate"] for line in logs[0]])
+    _check_checkpoints_and_negatives(whole)
+
+
+def _check_learning_rates(rates):
+    peak, floor = 2e-3, 2e-4
+    np.testing.assert_allclose(rates[:2], [0, peak], rtol=1e-6)  # a warm-up of one step
+    np.testing.assert_allclose(rates[3], 5e-4, rtol=1e-6)  # the second stage begins at its own peak
+    np.testing.assert_allclose(rates[6], peak, rtol=1e-6)
+    assert all(0.999 * floor <= rate <= 1.001 * peak for rate in rates[1:3] + rates[6:])
+    assert all(rate <= 5.001e-4 for rate in rates[3:6])
+
+
+def _check_checkpoints_and_negatives(run):
+    kept = {int(p.name) for p in run.checkpoints.iterdir() if p.name.isdigit()}
+    assert {3, 6, 9} <= kept  # the end of each stage stays
+    table = NegativesTable.open(mined_table(run.mined / "3_hard", "copair"))
+    assert len(table) > 10
+
+
+def test_a_stage_starts_from_the_parameters_and_not_from_the_moments_of_the_one_before(staged, tmp_path):
+    staged.stages = {name: staged.stages[name] for name in ("1_broad", "2_target")}
+    staged.stages["2_target"].update(steps=1, peak=1e-30, floor=1e-30)  # moves nothing
+    result = train(config_lib.build(staged), tmp_path)
+    checkpoints = Checkpoints(RunDirectory(tmp_path))
+    abstract = jax.eval_shape(lambda: result.state.params["model"])
+    before = checkpoints._manager.restore(3, args=_restore_model(abstract))["model"]
+    checkpoints.close()
+    for left, right in zip(jax.tree.leaves(before), jax.tree.leaves(result.state.params["model"]), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-6)
+    counts = [leaf for leaf in jax.tree.leaves(result.state.opt_state) if leaf.ndim == 0]
+    assert [int(count) for count in counts] == [1] * len(counts) and counts
+
+
+def _restore_model(abstract):
+    return ocp.args.Composite(model=ocp.args.StandardRestore(abstract))
