@@ -13,13 +13,18 @@ from rich.console import Console
 from rich.table import Table
 
 from sail_jax import config as config_lib
-from sail_jax.checkpoint import RunDirectory
+from sail_jax import embedder as embedder_lib
+from sail_jax.checkpoint import RunDirectory, latest_step
 from sail_jax.config import Config
 from sail_jax.convert.export import export
 from sail_jax.convert.from_hf import inspect_checkpoint
 from sail_jax.convert.sources import find_checkpoint
 from sail_jax.convert.to_torch import DTYPES
+from sail_jax.curation.balancing import balance
+from sail_jax.curation.hard_negatives import mine_dataset
 from sail_jax.data.ingest import ingest
+from sail_jax.data.pipeline import open_store
+from sail_jax.data.preview import previews
 from sail_jax.data.synthetic import make_world
 from sail_jax.errors import SailError
 from sail_jax.evaluation.report import write_report
@@ -72,10 +77,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m sail_jax",
         description="Omni-modal embedding models: ingest, train, evaluate, export.",
-        epilog="Any setting can be changed with --config.a.b=value; `describe --settings` lists them all.",
+        epilog="Any setting can be changed with --config.a.b=value (quote lists: --config.eval.ks='(1, 10)'); `describe --settings` "
+        "lists them all. example: python -m sail_jax quickstart --workdir runs/quickstart",
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     _add_run_verbs(verbs)
+    _add_curation_verbs(verbs)
     _add_weight_verbs(verbs)
     return parser
 
@@ -125,6 +132,51 @@ def _add_run_verbs(verbs: Any) -> None:
         config=False,
     )
     sub.add_argument("--config", type=Path, help="experiment file; by default the one that the run was started with")
+
+
+def _add_curation_verbs(verbs: Any) -> None:
+    sub = _verb(
+        verbs,
+        "mine",
+        _mine,
+        "mine the hard negatives of a training set with a trained run, and write a table that `train` reads",
+        "--workdir runs/glyphs --dataset i2i --output data/glyphs/negatives/i2i.parquet",
+        workdir="run directory",
+        config=False,
+    )
+    sub.add_argument("--dataset", required=True, help="name of the training set in config.data.datasets")
+    sub.add_argument(
+        "--output", required=True, type=Path, help="table that is written, with figures and a plot beside it"
+    )
+    sub.add_argument("--config", type=Path, help="experiment file; by default the one that the run was started with")
+    sub.add_argument(
+        "--query-embeddings",
+        type=Path,
+        help="Parquet of `id` and `vector` (or a folder of them) to read, not to compute",
+    )
+    sub.add_argument("--target-embeddings", type=Path, help="likewise, of the targets")
+    sub = _verb(
+        verbs,
+        "balance",
+        _balance,
+        "weigh the training sets by how near they lie to the evaluation tasks, in the eyes of a trained run",
+        "--workdir runs/glyphs --output data/glyphs/weights.json",
+        workdir="run directory of an early model",
+        config=False,
+    )
+    sub.add_argument(
+        "--output", required=True, type=Path, help="JSON for config.data.weights; a heat map lies beside it"
+    )
+    sub.add_argument("--config", type=Path, help="experiment file; by default the one that the run was started with")
+    sub = _verb(
+        verbs,
+        "prompts",
+        _prompts,
+        "show what the model reads of each data set and task: the filled prompt of both sides",
+        "--config configs/glyphs.py --config.data.dir=data/glyphs",
+        workdir="",
+    )
+    sub.add_argument("--row", type=int, default=0, help="row of each table that serves as the example (0)")
 
 
 def _add_weight_verbs(verbs: Any) -> None:
@@ -230,10 +282,7 @@ def _train_and_say(config: Config, workdir: Path) -> None:
 
 
 def _evaluate(options: argparse.Namespace, overrides: list[str]) -> None:
-    run = RunDirectory(options.workdir)
-    if not run.config.is_file():
-        run.load_config()  # says that there is no run
-    _evaluate_and_say(_load(options.config or run.config, overrides), options.workdir)
+    _evaluate_and_say(_of_run(options, overrides), options.workdir)
 
 
 def _evaluate_and_say(config: Config, workdir: Path) -> None:
@@ -251,6 +300,59 @@ def _evaluate_and_say(config: Config, workdir: Path) -> None:
     # Recall in per cent; wide enough for all columns where the output is no terminal.
     Console(width=max(console.width, 120)).print(table)
     console.print(f"Figures: {run.metrics}; report: {run.report}")
+
+
+def _of_run(options: argparse.Namespace, overrides: list[str]) -> Config:
+    """The config of the run in --workdir, or --config in its place, with overrides."""
+    run = RunDirectory(options.workdir)
+    if not run.config.is_file():
+        run.load_config()  # says that there is no run
+    return _load(options.config or run.config, overrides)
+
+
+def _mine(options: argparse.Namespace, overrides: list[str]) -> None:
+    config = _of_run(options, overrides)
+    run = RunDirectory(options.workdir)
+    given = {"query_embeddings": options.query_embeddings, "target_embeddings": options.target_embeddings}
+    summary = mine_dataset(
+        embedder_lib.load(run.path, config),
+        config,
+        open_store(config),
+        options.dataset,
+        options.output,
+        model=f"{run.path} at step {latest_step(run)}",
+        **given,
+    )
+    console.print(str(summary), highlight=False)
+    console.print(
+        f"Train with them: --config.data.datasets.{options.dataset}.negatives={options.output.absolute()} "
+        f"--config.data.datasets.{options.dataset}.hard_negatives=4"
+    )
+
+
+def _balance(options: argparse.Namespace, overrides: list[str]) -> None:
+    config = _of_run(options, overrides)
+    result = balance(embedder_lib.load(options.workdir, config), config, open_store(config), options.output)
+    table = Table("training set", "weight", *result.tasks)
+    for row, name in enumerate(result.datasets):
+        cells = ["-" if value != value else f"{value:.3f}" for value in result.similarity[row]]
+        table.add_row(name, f"{result.weights[row]:.3f}", *cells)
+    console.print(table)
+    console.print(
+        f"Weights: {options.output.absolute()}; heat map: {options.output.with_suffix('.png').absolute()}. "
+        f"Train with them: --config.data.weights={options.output.absolute()}"
+    )
+
+
+def _prompts(options: argparse.Namespace, overrides: list[str]) -> None:
+    config = _load(options.config, overrides)
+    for preview in previews(config, options.row):
+        fields = f", fields {', '.join(preview.view.fields)}" if "T" in preview.view.modalities else ""
+        size = f", {preview.tokens} tokens" if preview.tokens else ""
+        print(f"# {preview.name}: shows {preview.view.modalities}{fields}{size}")
+        print(preview.problem or preview.text, end="\n\n")
+    if not config.data.dir:
+        print("Set --config.data.dir to the folder that `ingest` wrote, to see the slots filled with real rows.")
 
 
 def _export(options: argparse.Namespace, overrides: list[str]) -> None:

@@ -10,6 +10,7 @@ import sail_jax
 from sail_jax import cli
 from sail_jax import config as config_lib
 from sail_jax.cli import main
+from sail_jax.data.negatives import NegativesTable
 from sail_jax.data.pipeline import open_store
 from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import Pair, PairTable, write_pairs
@@ -98,7 +99,7 @@ def test_a_damaged_item_is_reported_and_left_out(run, tmp_path, monkeypatch, cap
 
     monkeypatch.setattr(ItemStore, "__getitem__", damaged)
     run_suite(config, run)
-    assert "1 items of the" in capsys.readouterr().err
+    assert "1 items (" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -133,6 +134,35 @@ def test_a_checkpoint_of_another_config(run, capsys):
     assert "is of another config" in errors and "llm/layers/mlp/up/kernel" in errors
 
 
+def test_hard_negatives_from_the_command_line(run, tmp_path, capsys):
+    output = tmp_path / "negatives" / "copair.parquet"
+    assert main(["mine", "--workdir", str(run), "--dataset", "copair", "--output", str(output)]) == 0
+    said = capsys.readouterr().out
+    assert "lambda*" in said and f"negatives={output}" in said
+    assert len(NegativesTable.open(output)) > 10
+    assert output.with_suffix(".json").is_file() and output.with_suffix(".png").is_file()
+    assert main(["mine", "--workdir", str(run), "--dataset", "copiar", "--output", str(output)]) == 2
+    assert "copair" in capsys.readouterr().err
+
+
+def test_balancing_from_the_command_line(run, tmp_path, capsys):
+    output = tmp_path / "weights.json"
+    assert main(["balance", "--workdir", str(run), "--output", str(output), "--config.balancing.samples=40"]) == 0
+    assert "data.weights" in capsys.readouterr().out and output.with_suffix(".png").is_file()
+    assert json.loads(output.read_text())["weights"] == {"copair": pytest.approx(1.0)}
+
+
+def test_prompts(world, tmp_path, capsys):
+    quick = ["prompts", "--config", str(tiny.REPO / "configs" / "quickstart.py")]
+    assert main([*quick, f"--config.data.dir={world}", "--row", "3", "--config.model.llm.vocab_size=512"]) == 0
+    said = capsys.readouterr().out
+    for part in ("data.datasets.copair, query", "eval.tasks.q2i, target", "Represent the search", "tokens", "title: "):
+        assert part in said
+    assert main([*quick, "--config.prompt.unified=One for all."]) == 0
+    said = capsys.readouterr().out
+    assert "{text}" in said and "One for all." in said and "Represent" not in said
+
+
 def test_an_evaluation_table_with_unknown_ids(run, tmp_path, capsys):
     write_pairs(tmp_path / "t.parquet", [(Pair("nobody", None, "nothing"), "test")])
     override = f"--config.eval.tasks.i2i.table={tmp_path / 't.parquet'}"
@@ -140,7 +170,9 @@ def test_an_evaluation_table_with_unknown_ids(run, tmp_path, capsys):
     assert "'nothing'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["quickstart", "ingest", "train", "evaluate", "describe"])
+@pytest.mark.parametrize(
+    "verb", ["quickstart", "ingest", "train", "evaluate", "describe", "mine", "balance", "prompts", "export", "inspect"]
+)
 def test_every_verb_has_help_with_an_example(verb, capsys):
     with pytest.raises(SystemExit) as end:
         main([verb, "--help"])
