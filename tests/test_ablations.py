@@ -1,0 +1,52 @@
+"""Every ablation is a line away from the main config: it builds, and a step under it moves the loss."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from experiments.ablations import ABLATIONS, COMMON, markdown, standard_error
+from sail_jax import config as config_lib
+from sail_jax.data.pipeline import BatchSource, HostShare
+from sail_jax.models.model import make_model
+from sail_jax.objectives.objective import make_objective
+from sail_jax.training.optimizer import make_optimizer
+from sail_jax.training.stages import plan
+from sail_jax.training.state import init_state
+from sail_jax.training.step import make_train_step
+
+WORLD = tiny.REPO / "configs" / "world.py"
+
+
+@pytest.mark.parametrize("name", list(ABLATIONS))
+def test_an_ablation_traces_its_train_step(name, world, tmp_path):
+    settings = tiny.experiment(world)
+    small = {key: settings[key].to_dict() for key in ("model", "data", "prompt")}
+    overrides = [*COMMON, *ABLATIONS[name], f"data.dir={world}", "data.batch_size=8", "objective.matryoshka=(32, 16)"]
+    (tmp_path / "weights.json").write_text('{"weights": {"copair": 1, "search": 1, "score": 1, "theme": 1}}')
+    overrides = [word.replace("balanced.json", str(tmp_path / "weights.json")) for word in overrides]
+    values = config_lib.default_config()
+    values.update(config_lib.to_dict(config_lib.load(WORLD, overrides)))
+    kind, causal = values.model.kind, values.model.llm.causal
+    values.model.update(small["model"])
+    values.model.update({"kind": kind, "llm": {"causal": causal}})
+    values.prompt.max_tokens = small["prompt"]["max_tokens"]
+    config = plan(config_lib.build(values), tmp_path)[0].config
+    objective, optimizer = make_objective(config), make_optimizer(config.optimizer)
+    source = BatchSource(config, HostShare(0, 8, 1))
+    step = make_train_step(config, make_model(config.model), objective, optimizer, lambda _: 1e-3)
+    state = jax.eval_shape(lambda: init_state(config, objective, optimizer))
+    batch = jax.tree.map(jnp.asarray, source[0].arrays)
+    after, metrics = jax.eval_shape(lambda s, b: step(s, b, objective.recipe(source.datasets(0))), state, batch)
+    assert jax.tree.structure(after) == jax.tree.structure(state) and metrics["loss"].shape == ()
+
+
+def test_the_table():
+    row = {"mean": 0.5, "standard_error": 0.01, "change": -0.1, "change_standard_error": 0.02}
+    table = {
+        "main": dict.fromkeys(("i2i/recall@10", "q2i/recall@10"), row),
+        "other": dict.fromkeys(("i2i/recall@10", "q2i/recall@10"), row),
+    }
+    assert "| other | 50.0 ± 1.0 | -10.0 ± 2.0 |" in markdown(table)
+    np.testing.assert_allclose(standard_error(np.array([1.0, 2.0, 3.0])), 1 / np.sqrt(3))
