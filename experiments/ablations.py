@@ -26,8 +26,7 @@ from sail_jax.data.synthetic import make_world
 
 REPO = Path(__file__).parents[1]
 METRICS = ("i2i/recall@1", "i2i/recall@10", "i2i/recall@50", "q2i/recall@1", "q2i/recall@10", "q2i/recall@50")
-# Shared by all runs: a smaller model and fewer pairs and steps than in the quickstart, so that all of them take an hour on
-# two cores.
+# Shared by all runs: a smaller model and fewer pairs and steps than in the quickstart, as there are some forty of them.
 COMMON = (
     "model.llm.layers=1",
     "model.llm.mlp_width=128",

@@ -29,7 +29,7 @@ import psutil
 
 from sail_jax.config import MiningConfig
 from sail_jax.curation.mining import Miner, pair_codes
-from sail_jax.embedder import unit_rows
+from sail_jax.vectors import unit_rows
 
 CLUSTER = 10
 SPREAD = 0.55

@@ -130,18 +130,6 @@ class Checkpoints:
         self._manager.close()
 
 
-def latest_step(run: RunDirectory) -> int:
-    """Steps done at the latest complete checkpoint of a run.
-
-    Raises:
-        SailError: when there is none.
-    """
-    steps = ocp.utils.checkpoint_steps(run.checkpoints) if run.checkpoints.is_dir() else []
-    if not steps:
-        raise SailError(f"{run.path} holds no checkpoint: train there first, or name another --workdir.")
-    return max(steps)
-
-
 _ITEMS = ("model", "lora", "training")
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from sail_jax import config as config_lib
 from sail_jax import embedder as embedder_lib
-from sail_jax.checkpoint import RunDirectory, latest_step
+from sail_jax.checkpoint import RunDirectory
 from sail_jax.config import Config
 from sail_jax.convert.export import export
 from sail_jax.convert.from_hf import inspect_checkpoint
@@ -320,7 +320,7 @@ def _mine(options: argparse.Namespace, overrides: list[str]) -> None:
         open_store(config),
         options.dataset,
         options.output,
-        model=f"{run.path} at step {latest_step(run)}",
+        model=str(run.path),
         **given,
     )
     console.print(str(summary), highlight=False)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
@@ -16,6 +18,7 @@ from rich.progress import track
 
 from sail_jax.checkpoint import Checkpoints, RunDirectory
 from sail_jax.config import Config, MeshConfig
+from sail_jax.data import prompts
 from sail_jax.data.collate import collate
 from sail_jax.data.features import FeatureExtractor, ItemFeatures, View
 from sail_jax.data.pipeline import make_extractor
@@ -26,6 +29,7 @@ from sail_jax.models.lora import init_lora, merge
 from sail_jax.models.model import init_params, make_model
 from sail_jax.parallel.mesh import data_shards, make_mesh, shard_batch
 from sail_jax.parallel.rules import abstract_on_mesh
+from sail_jax.vectors import unit_rows
 
 DEFAULT_INSTRUCTION = "Summarise the item for finding related items."
 
@@ -66,7 +70,7 @@ class Embedder:
             items: items, or strings as free-text queries.
             modalities: what is shown of them.
             fields: text fields that are shown.
-            instruction: the system prompt.
+            instruction: the system prompt; a run with a unified one shows that in its place.
             width: how many of the first dimensions are kept, best one of `config.objective.matryoshka`, for which the
                 model was trained; None for all.
 
@@ -78,7 +82,7 @@ class Embedder:
         """
         if isinstance(items, Item | str):
             raise SailError("embed takes a list of items and texts; write embed([item]).")
-        view = View(modalities, tuple(fields), instruction)
+        view = View(modalities, tuple(fields), prompts.instruction(self.config.prompt, instruction))
         prepared = (text_item(item) if isinstance(item, str) else item for item in items)
         blocks = []
         for z, bad in self.stream(prepared, view, (modalities,)):
@@ -171,6 +175,17 @@ def _forward(model: nn.Module, params: Any, batch: Batch, views: tuple[str, ...]
     return z
 
 
+def fingerprint(params: Any) -> str:
+    """A short name for parameters that changes with any of their entries; the same on all processes."""
+    sums = [float(value) for value in jax.tree.leaves(_sums(params))]
+    return hashlib.blake2b(np.asarray(sums, np.float64).tobytes(), digest_size=8).hexdigest()
+
+
+@jax.jit
+def _sums(params: Any) -> Any:
+    return jax.tree.map(lambda leaf: jnp.sum(leaf * jnp.arange(1, leaf.size + 1).reshape(leaf.shape)), params)
+
+
 def embed_pass(
     embedder: Embedder, items: Iterable[Item], count: int, view: View, views: Sequence[str], path: Path, *, what: str
 ) -> dict[str, np.ndarray]:
@@ -227,12 +242,6 @@ def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
             chunk = []
     if chunk:
         yield chunk
-
-
-def unit_rows(z: np.ndarray) -> np.ndarray:
-    """Rows of unit length, [n, D] float32; rows of zeros stay."""
-    norm = np.linalg.norm(z, axis=-1, keepdims=True)
-    return (z / np.where(norm > 0, norm, 1)).astype(np.float32)
 
 
 def load(workdir: str | Path, config: Config | None = None) -> Embedder:

@@ -11,7 +11,7 @@ import operator
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sail_jax.errors import SailError
@@ -126,8 +126,12 @@ _LIMITS = {
 
 def unknown_key(path: str, key: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
     """The message for a mistyped key, with the nearest valid names."""
-    near = difflib.get_close_matches(key, list(valid), n=3, cutoff=0.5) or sorted(valid)
-    return f"There is no setting {path}. Did you mean {' or '.join(near)}?"
+    return f"There is no setting {path}. Did you mean {nearest(key, valid)}?"
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """The valid names that a mistyped one may stand for, or all of them, as "a or b"."""
+    return " or ".join(difflib.get_close_matches(name, list(valid), n=3, cutoff=0.5) or sorted(valid))
 
 
 def override(cls: type, values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -144,20 +148,14 @@ def override(cls: type, values: dict[str, Any], overrides: Sequence[str]) -> dic
         node, owner = values, cls
         for depth, name in enumerate(parents):
             path = ".".join(["config", *parents[: depth + 1]])
+            # A word changes a data set, a stage or a task that is there: a mistyped name must not add one.
+            if typing.get_origin(owner) is dict and node and name not in node:
+                raise SailError(unknown_key(path, name, node))
             owner = _field_type(owner, name, path)
-            _check_known_group(owner, node, name, path)
             node = node.setdefault(name, {})
         leaf = _field_type(owner, key, f"config.{dotted}")
         node[key] = literal if leaf is str else _literal(literal)
     return values
-
-
-def _check_known_group(cls: Any, node: dict[str, Any], name: str, path: str) -> None:
-    """A word of the command line changes a data set, a stage or a task; a mistyped name must not add one."""
-    if dataclasses.is_dataclass(cls) and node and name not in node and cls.__name__ not in node:
-        known = [key for key, value in node.items() if isinstance(value, Mapping)]
-        if known and len(known) == len(node):
-            raise SailError(unknown_key(path, name, known))
 
 
 def _field_type(cls: Any, name: str, path: str) -> Any:
@@ -215,7 +213,7 @@ def meanings(cls: type, prefix: str = "config") -> list[tuple[str, str, Any, str
             continue
         default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
         name = str(hint) if isinstance(hint, types.GenericAlias) else hint.__name__
-        rows.append((path, name.replace("sail_jax.config.", ""), default, field.metadata["meaning"]))
+        rows.append((path, re.sub(r"sail_jax\.\w+\.", "", name), default, field.metadata["meaning"]))
         if typing.get_origin(hint) is dict and dataclasses.is_dataclass(typing.get_args(hint)[1]):
             rows += meanings(typing.get_args(hint)[1], f"{path}.NAME")
     return rows

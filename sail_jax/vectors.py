@@ -1,7 +1,8 @@
-"""Unit vectors, as the models, the losses and the cosines of both need them."""
+"""Unit vectors: on the device as models and losses need them, and on the host as search needs them."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def normalize(z: jax.Array) -> jax.Array:
@@ -9,3 +10,9 @@ def normalize(z: jax.Array) -> jax.Array:
     z = z.astype(jnp.float32)
     square = jnp.sum(z * z, axis=-1, keepdims=True)
     return jnp.where(square > 0, z * jax.lax.rsqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+
+
+def unit_rows(z: np.ndarray) -> np.ndarray:
+    """Rows of unit length, [n, D] float32; rows of zeros stay."""
+    norm = np.linalg.norm(z, axis=-1, keepdims=True)
+    return (z / np.where(norm > 0, norm, 1)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Every ablation is a line away from the main config: it builds, and a step under it moves the loss."""
+"""Every ablation is a line away from the main config: it builds, and its train step traces."""
 
 import jax
 import jax.numpy as jnp

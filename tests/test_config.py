@@ -1,20 +1,24 @@
 """Config files, overrides, and the messages for mistakes; every file under configs/ is found by glob."""
 
 import dataclasses
+import re
 
 import jax
 import pytest
 import tiny
 
 from sail_jax import config as config_lib
-from sail_jax.config import Config, ModelConfig
+from sail_jax.config import Config
 from sail_jax.convert.initial import PARTS
 from sail_jax.errors import SailError
+from sail_jax.model_config import ModelConfig
 from sail_jax.models.describe import parameter_table
 from sail_jax.models.model import init_params
 from sail_jax.objectives.matryoshka import check_widths
+from sail_jax.objectives.objective import make_objective
 from sail_jax.schema import meanings
-from sail_jax.training.optimizer import learning_rate
+from sail_jax.training.optimizer import run_learning_rate
+from sail_jax.training.stages import plan
 
 CONFIGS = sorted((tiny.REPO / "configs").glob("*.py"))
 
@@ -26,7 +30,9 @@ def test_every_config_builds_its_model(path, kind):
     assert set(init_shapes(config.model)) == set(PARTS[kind])
     assert config.prompt.max_tokens <= config.model.bert.max_positions
     check_widths(config.objective.matryoshka, config.model.llm.width)
-    learning_rate(config.optimizer, config.train.steps)
+    stages = plan(config, path.parent)
+    run_learning_rate([(stage.name, stage.config.optimizer, stage.steps) for stage in stages])
+    assert all(make_objective(stage.config).recipe([0]).losses for stage in stages)
     assert config.data.datasets and config.eval.tasks
 
 
@@ -122,6 +128,17 @@ def test_sizes_that_do_not_fit_together(override, message):
         init_shapes(config.model)
 
 
+def test_the_config_in_the_documentation(tmp_path, monkeypatch):
+    monkeypatch.chdir(tiny.REPO)  # it reads a config beside it
+    (block,) = re.findall(
+        r"```python\n(from pathlib.*?)```", (tiny.REPO / "docs" / "training.md").read_text(), re.DOTALL
+    )
+    (tmp_path / "mine.py").write_text(block)
+    config = config_lib.load(tmp_path / "mine.py")
+    assert [stage.name for stage in plan(config, tmp_path)] == ["1_broad", "2_hard"]
+    assert make_objective(config).recipe([1]).losses == ("nce", "cosent")
+
+
 def test_a_missing_config_file_names_the_nearest():
     with pytest.raises(SailError, match=r"quickstart\.py"):
         config_lib.load(tiny.REPO / "configs" / "quikstart.py")
@@ -134,8 +151,10 @@ def test_every_setting_has_a_meaning():
 
 
 def test_every_setting_is_read_somewhere():
-    """A setting that nothing reads misleads; its name must occur in the code outside of config.py."""
-    code = "".join(p.read_text() for p in (tiny.REPO / "sail_jax").rglob("*.py") if p.name != "config.py")
+    """A setting that nothing reads misleads; its name must occur in the code outside of the declarations."""
+    code = "".join(
+        p.read_text() for p in (tiny.REPO / "sail_jax").rglob("*.py") if p.name not in ("config.py", "model_config.py")
+    )
     unread = [key for key, *_ in meanings(config_lib.Config) if f".{key.rpartition('.')[2]}" not in code]
     # Read by the names of the mesh axes, and by those of the losses.
     dynamic = {"config.mesh.data", "config.mesh.fsdp", "config.mesh.tensor", "config.objective.weights.nce"}

@@ -16,6 +16,7 @@ from sail_jax import config as config_lib
 from sail_jax.config import ObjectiveConfig
 from sail_jax.errors import SailError
 from sail_jax.items import Pattern
+from sail_jax.model_config import ModelConfig
 from sail_jax.models.model import example_batch
 from sail_jax.objectives.cosent import cosent
 from sail_jax.objectives.info_nce import info_nce
@@ -316,7 +317,7 @@ def batch_of(*ids, texts=None, scores=None, dataset=None):
 
     pairs = len(ids)
     distinct = np.arange(np.size(ids)).reshape(np.shape(ids)) + 50_000
-    return example_batch(config_lib.ModelConfig())._replace(
+    return example_batch(ModelConfig())._replace(
         item_keys=keys(ids),
         text_keys=keys(distinct if texts is None else texts),
         valid=jnp.ones(np.shape(ids), bool),

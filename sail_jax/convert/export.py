@@ -25,7 +25,7 @@ from sail_jax.convert.architectures import EXPORTED_TYPE
 from sail_jax.convert.model_card import model_card, prompts
 from sail_jax.convert.to_peft import write_adapters
 from sail_jax.convert.to_torch import model_tensors, write_weights
-from sail_jax.data.prompts import load_tokenizer
+from sail_jax.data.prompts import instruction, load_tokenizer
 from sail_jax.embedder import DEFAULT_INSTRUCTION, restore_adapted, restore_params
 from sail_jax.errors import SailError
 from sail_jax.parallel.mesh import make_mesh
@@ -155,7 +155,7 @@ def _write_processor(config: Config, output: Path) -> None:
         "image_processor": image_processor.to_dict(),
         "feature_extractor": feature_extractor.to_dict(),
         "template": config.prompt.template,
-        "instruction": DEFAULT_INSTRUCTION,
+        "instruction": instruction(config.prompt, DEFAULT_INSTRUCTION),
         "max_tokens": config.prompt.max_tokens,
         "vision_tokens": config.model.perceiver.latents,
         "max_frames": config.model.perceiver.max_frames,

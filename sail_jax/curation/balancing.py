@@ -35,9 +35,10 @@ from sail_jax.curation.balancing_sets import (
     training_set,
 )
 from sail_jax.data.store import ItemStore
-from sail_jax.embedder import Embedder, unit_rows
+from sail_jax.embedder import Embedder
 from sail_jax.errors import SailError
 from sail_jax.items import MODALITIES
+from sail_jax.vectors import unit_rows
 
 # A set has a kind of embedding when this share of its samples has it, and at least two: a few stray frames say nothing
 # about a set of texts.

@@ -5,19 +5,19 @@ Axis letters: n samples, D width.
 
 import dataclasses
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from sail_jax.config import Config, DatasetConfig, EvalTaskConfig
 from sail_jax.data.features import View
-from sail_jax.data.prompts import check_fields, instruction
 from sail_jax.data.store import ItemStore, item_key
 from sail_jax.data.tables import PairTable
+from sail_jax.data.views import dataset_views, task_views
 from sail_jax.embedder import Embedder, embed_pass
 from sail_jax.errors import SailError
-from sail_jax.items import MODALITIES, Item, check_modalities, parse_pattern, shown_modalities, text_item
+from sail_jax.items import MODALITIES, Item, text_item
 
 # The kinds of embedding by which sets are compared: of all that an item shows, or of a single modality.
 FUSED = "fused"
@@ -49,12 +49,8 @@ def training_set(config: Config, name: str) -> SampledSet:
     Raises:
         SailError: when a setting is wrong, or the split of the table has no row.
     """
-    settings, where = config.data.datasets[name], f"config.data.datasets.{name}"
-    patterns = [parse_pattern(text, setting=f"{where}.patterns") for text in settings.patterns]
-    if not patterns:
-        raise SailError(f"{where}.patterns is empty; write at least one pattern, such as 'O->O'.")
-    shown = [shown_modalities(pattern[side] for pattern in patterns) for side in (0, 1)]
-    return _sampled_set(config, name, where, settings, shown)
+    settings = config.data.datasets[name]
+    return _sampled_set(config, name, f"config.data.datasets.{name}", settings, dataset_views(config, name))
 
 
 def benchmark(config: Config, name: str) -> SampledSet:
@@ -63,23 +59,15 @@ def benchmark(config: Config, name: str) -> SampledSet:
     Raises:
         SailError: as `training_set`.
     """
-    settings, where = config.eval.tasks[name], f"config.eval.tasks.{name}"
-    sides = {"query": settings.query, "target": settings.target}
-    shown = [check_modalities(value, setting=f"{where}.{side}") for side, value in sides.items()]
-    return _sampled_set(config, name, where, settings, shown)
+    return _sampled_set(config, name, f"config.eval.tasks.{name}", config.eval.tasks[name], task_views(config, name))
 
 
 def _sampled_set(
-    config: Config, name: str, where: str, settings: DatasetConfig | EvalTaskConfig, shown: Sequence[str]
+    config: Config, name: str, where: str, settings: DatasetConfig | EvalTaskConfig, views: tuple[View, View]
 ) -> SampledSet:
-    check_fields((*settings.query_fields, *settings.target_fields), setting=f"{where}.query_fields or target_fields")
     table = PairTable.open(Path(config.data.dir) / settings.table, split=settings.split)
     if not len(table):
         raise SailError(f"{where}: {settings.table} has no row in the split {settings.split!r}.")
-    views = (
-        View(shown[0], settings.query_fields, instruction(config.prompt, settings.query_instruction)),
-        View(shown[1], settings.target_fields, instruction(config.prompt, settings.target_instruction)),
-    )
     return SampledSet(name, where, table, views)
 
 

@@ -11,9 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
-# Scores are counted in bins of this width; a power of two, so that the edges are exact in float32.
-BIN = 2.0**-15
-BINS = 2**16 + 1  # from -1 to 1, both included
+from sail_jax.parallel.score_blocks import BIN, BINS, bin_of
+
 CURVE_POINTS = 512
 
 
@@ -133,11 +132,6 @@ class BinnedScores:
         """The counts at edges of bins."""
         bins = bin_of(np.asarray(thresholds, np.float32))
         return Curve(thresholds, *(tail[bins] for tail in self._tails), *(int(tail[0]) for tail in self._tails))
-
-
-def bin_of(scores: np.ndarray) -> np.ndarray:
-    """The bins of float32 scores, int64; no score is moved across an edge by rounding."""
-    return np.clip(np.floor(scores / BIN), -(2**15), 2**15).astype(np.int64) + 2**15
 
 
 def find_threshold(scores: Scores) -> Threshold:

@@ -13,7 +13,6 @@ Source: arXiv 2510.12709, sec. 3.1.2.
 """
 
 import dataclasses
-import difflib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,9 +29,10 @@ from sail_jax.curation.side_embeddings import Side, embed_side, embed_sides, rea
 from sail_jax.data.negatives import write_negatives
 from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import PairTable
-from sail_jax.data.training_set import dataset_views
+from sail_jax.data.views import dataset_views
 from sail_jax.embedder import Embedder
 from sail_jax.errors import SailError
+from sail_jax.schema import nearest
 
 _BATCH = 4096
 
@@ -155,10 +155,8 @@ def mine_dataset(
 
 def _settings(config: Config, name: str) -> DatasetConfig:
     if name not in config.data.datasets:
-        near = difflib.get_close_matches(name, config.data.datasets, n=1)
         raise SailError(
-            f"There is no data set {name!r} in config.data.datasets; it has {', '.join(config.data.datasets) or 'none'}."
-            + (f" Did you mean {near[0]!r}?" if near else "")
+            f"There is no data set {name!r} in config.data.datasets. Did you mean {nearest(name, config.data.datasets)}?"
         )
     return config.data.datasets[name]
 

@@ -4,7 +4,6 @@ Tables are streamed; of a table only the pairs with both ends in the data set st
 """
 
 import dataclasses
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -114,7 +113,7 @@ def known_tables(config: Config) -> Iterator[tuple[PairTable, float]]:
     """
     found = set()
     for path, min_score in _known_parts(config).items():
-        splits = _splits(path)
+        splits = tables_lib.splits_of(path)
         for split in config.mining.positive_splits or ("",):
             if split and split not in splits:
                 continue
@@ -156,11 +155,6 @@ def _schema(path: Path) -> pa.Schema:
         return pq.read_schema(path)
     except (OSError, pa.ArrowException) as error:
         raise SailError(f"{path} is no Parquet file, or damaged ({error}); write it again or remove it.") from error
-
-
-def _splits(path: Path) -> set[str]:
-    """The splits of a file of a table."""
-    return set(json.loads((_schema(path).metadata or {}).get(b"sail_jax.splits", b"{}")))
 
 
 def _pair_keys(pair: Pair) -> tuple[int, int]:

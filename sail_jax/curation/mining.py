@@ -16,10 +16,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from sail_jax.config import MiningConfig
-from sail_jax.curation.f1_threshold import BINS, BinnedScores, SortedScores, Threshold, bin_of, find_threshold
-from sail_jax.curation.score_blocks import ScoreBlocks
-from sail_jax.embedder import unit_rows
+from sail_jax.curation.f1_threshold import BinnedScores, SortedScores, Threshold, find_threshold
 from sail_jax.errors import SailError
+from sail_jax.parallel.score_blocks import BINS, ScoreBlocks, bin_of
+from sail_jax.vectors import unit_rows
 
 _ROWS_CHECKED = 8192
 
@@ -112,7 +112,7 @@ class Miner:
         self._scores = (
             _HeldScores(queries, targets, present, known, settings)
             if exact
-            else ScoreBlocks(queries, targets, present, known, settings, what)
+            else ScoreBlocks(queries, targets, present, known, settings.query_block, settings.target_block, what)
         )
         if exact:
             scores = SortedScores(self._scores.known[is_positive], self._scores.negatives())

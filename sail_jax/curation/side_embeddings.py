@@ -10,10 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,7 +23,7 @@ from sail_jax.data.negatives import query_key
 from sail_jax.data.prompts import shown_fields
 from sail_jax.data.store import ItemStore, commit_bytes, item_key
 from sail_jax.data.tables import missing_column
-from sail_jax.embedder import Embedder, embed_pass
+from sail_jax.embedder import Embedder, embed_pass, fingerprint
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import Item, text_item
 from sail_jax.schema import to_dict
@@ -155,18 +152,16 @@ def embed_side(
 
 
 def _fingerprint(side: Side, embedder: Embedder, model: str | None) -> str:
-    """What the embeddings depend on, the parameters through two sums of each."""
+    """What the embeddings depend on."""
     ids = hashlib.blake2b(side.keys.tobytes(), digest_size=16).hexdigest()
-    sums = [float(value) for leaf in jax.tree.leaves(_sums(embedder.params)) for value in leaf]
-    made_of = {"ids": ids, "view": dataclasses.asdict(side.view), "name": model, "parameters": sums}
+    made_of = {
+        "ids": ids,
+        "view": dataclasses.asdict(side.view),
+        "name": model,
+        "parameters": fingerprint(embedder.params),
+    }
     settings = {"model": to_dict(embedder.config.model), "prompt": to_dict(embedder.config.prompt)}
     return json.dumps(made_of | settings, sort_keys=True)
-
-
-@jax.jit
-def _sums(params: Any) -> Any:
-    """The sum of the values and the sum of their squares, [2] for each leaf."""
-    return jax.tree.map(lambda leaf: jnp.stack([jnp.sum(leaf), jnp.sum(jnp.square(leaf))]), params)
 
 
 def read_side(side: Side, path: str | Path, folder: Path) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 
 from sail_jax.config import Config
 from sail_jax.data.media import clip_audio, decode_audio, decode_image
-from sail_jax.data.prompts import PromptEncoder, check_fields, shown_fields
+from sail_jax.data.prompts import PromptEncoder, check_fields, drop_fields, shown_fields
 from sail_jax.data.store import item_key
 from sail_jax.errors import BadRecordError
 from sail_jax.items import Item, check_modalities
@@ -83,9 +83,10 @@ class FeatureExtractor:
         """
         frames = self._frames(item) if "V" in view.modalities else self._no_frames()
         clips, vector = self._sound(item) if "A" in view.modalities else (self._no_clips(), None)
-        text = shown_fields(item, view.fields, dropout, rng) if "T" in view.modalities else ""
+        whole = shown_fields(item, view.fields) if "T" in view.modalities else ""
         # Of the text before fields are dropped: what counts as the same content must not depend on the draw.
-        text_key = item_key(shown_fields(item, view.fields))
+        text_key = item_key(whole)
+        text = whole if rng is None else drop_fields(item, whole, dropout, rng)
         has_audio = vector is not None or len(clips) > 0
         tokens, types = self.encoder(view.instruction, text, vision=len(frames) > 0, audio=has_audio)
         return ItemFeatures(

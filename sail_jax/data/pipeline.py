@@ -6,13 +6,12 @@ batch is prepared inside one worker: batches, not records, cross between process
 """
 
 import dataclasses
-import functools
 import gc
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +28,7 @@ from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import Pair
 from sail_jax.data.training_set import TrainingSet, dataset_weights
 from sail_jax.errors import BadRecordError, SailError
-from sail_jax.items import Batch, Item, text_item
+from sail_jax.items import Batch, text_item
 
 # Keeps the draws of hard negatives apart from those of the sides, which are numbered from 0.
 _NEGATIVES = 1 << 20
@@ -190,23 +189,25 @@ class BatchSource:
     def _pair_features(self, step: int, row: int, dataset: int, pair: Pair, bad: list[str]) -> tuple[ItemFeatures, ...]:
         """The sides of a pair; a mixed batch is padded with blanks to the sides of the set that has the most."""
         chosen, place = self._sets[dataset], [self._config.seed, step, self._share.start + row]
-        negatives = chosen.negatives(pair, np.random.default_rng([*place, _NEGATIVES]))
-        sides = []
-        for side, item_id in enumerate([pair.query_id, pair.target_id, *negatives]):
-            item = functools.partial(self._store.get, item_id)
-            if item_id is None:
-                item = functools.partial(text_item, pair.query_text) if side == 0 else None
-            sides.append(self._features(item, chosen.views[side], np.random.default_rng([*place, side]), bad))
+        ids = [pair.query_id, pair.target_id, *chosen.negatives(pair, np.random.default_rng([*place, _NEGATIVES]))]
+        sides = [
+            self._features(
+                item_id, pair.query_text if side == 0 else None, view, np.random.default_rng([*place, side]), bad
+            )
+            for side, (item_id, view) in enumerate(zip(ids, chosen.views, strict=True))
+        ]
         blanks = self._sides if self._config.data.sampling == "mixed" else len(sides)
         return (*sides, *[self._extract.blank()] * (blanks - len(sides)))
 
     def _features(
-        self, load: Callable[[], Item] | None, view: View, rng: np.random.Generator, bad: list[str]
+        self, item_id: str | None, text: str | None, view: View, rng: np.random.Generator, bad: list[str]
     ) -> ItemFeatures:
-        if load is None:
+        """The features of an item, of a free text where there is no id, or of nothing where there is neither."""
+        if item_id is None and text is None:
             return self._extract.blank()
         try:
-            return self._extract(load(), view, dropout=self._config.data.field_dropout, rng=rng)
+            item = text_item(text) if item_id is None else self._store.get(item_id)
+            return self._extract(item, view, dropout=self._config.data.field_dropout, rng=rng)
         except BadRecordError as error:
             bad.append(str(error.at(source=str(self._store.path))))
             return self._extract.blank()

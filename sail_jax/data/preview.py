@@ -9,11 +9,11 @@ import numpy as np
 from sail_jax.config import Config
 from sail_jax.data.features import FeatureExtractor, View
 from sail_jax.data.pipeline import make_extractor, open_store
-from sail_jax.data.prompts import instruction, shown_fields
+from sail_jax.data.prompts import shown_fields
 from sail_jax.data.tables import PairTable
-from sail_jax.data.training_set import dataset_views
+from sail_jax.data.views import dataset_views, task_views
 from sail_jax.errors import BadRecordError
-from sail_jax.items import Item, TokenType, check_modalities, text_item
+from sail_jax.items import Item, TokenType, text_item
 
 
 class Preview(NamedTuple):
@@ -45,9 +45,9 @@ def previews(config: Config, row: int = 0) -> Iterator[Preview]:
         SailError: on a wrong pattern or an unknown field.
     """
     extract = make_extractor(config) if config.data.dir else None
-    for place, name, table, split, views in _views(config):
+    for place, table, split, views in _views(config):
         for side, view in enumerate(views):
-            label = f"{place}.{name}, {('query', 'target')[side]}"
+            label = f"{place}, {('query', 'target')[side]}"
             if extract is None:
                 yield Preview(label, view, config.prompt.template.replace("{instruction}", view.instruction), 0)
                 continue
@@ -55,19 +55,12 @@ def previews(config: Config, row: int = 0) -> Iterator[Preview]:
             yield _example(config, extract, label, view, _item(config, pairs, row % len(pairs), side))
 
 
-def _views(config: Config) -> Iterator[tuple[str, str, str, str, tuple[View, View]]]:
+def _views(config: Config) -> Iterator[tuple[str, str, str, tuple[View, View]]]:
+    """(place in the config, table, split, views) of every training set and task."""
     for name, dataset in config.data.datasets.items():
-        yield "data.datasets", name, dataset.table, dataset.split, dataset_views(config, name)
+        yield f"data.datasets.{name}", dataset.table, dataset.split, dataset_views(config, name)
     for name, task in config.eval.tasks.items():
-        sides = (
-            (task.query, task.query_fields, task.query_instruction),
-            (task.target, task.target_fields, task.target_instruction),
-        )
-        views = tuple(
-            View(check_modalities(shown, setting=f"config.eval.tasks.{name}"), fields, instruction(config.prompt, own))
-            for shown, fields, own in sides
-        )
-        yield "eval.tasks", name, task.table, task.split, views
+        yield f"eval.tasks.{name}", task.table, task.split, task_views(config, name)
 
 
 def _item(config: Config, pairs: PairTable, row: int, side: int) -> Item:

@@ -31,20 +31,14 @@ def clean_text(text: str) -> str:
     return _REPEAT.sub(lambda run: run.group(1) * 3, text).strip()
 
 
-def shown_fields(
-    item: Item, fields: Sequence[str], dropout: float = 0.0, rng: np.random.Generator | None = None
-) -> str:
+def shown_fields(item: Item, fields: Sequence[str]) -> str:
     """The text of an item as the model reads it: one labelled line per field; a free-text query is shown bare.
 
-    Fields are cleaned, a field that repeats another one is left out, and in training each field is dropped with
-    probability `dropout`, so that a field that is missing online is nothing new (arXiv 2510.12709, sec. 3.2.2). An item
-    that has nothing but text keeps at least one field.
+    Fields are cleaned, and a field that repeats another one is left out (arXiv 2510.12709, sec. 3.2.2).
 
     Args:
         item: the item.
         fields: text fields to show, out of `TEXT_FIELDS`.
-        dropout: probability with which a field is dropped.
-        rng: the source of the draws; None drops nothing.
     """
     if QUERY_FIELD in item.text:
         return clean_text(item.text[QUERY_FIELD])
@@ -53,13 +47,28 @@ def shown_fields(
         text = clean_text(item.text.get(field, ""))
         if text and text not in lines:
             lines[text] = f"{field}: {text}"
-    shown = list(lines.values())
-    if rng is not None and dropout > 0 and shown:
-        keep = rng.random(len(shown)) >= dropout
-        if not keep.any() and item.modalities == "T":
-            keep[rng.integers(len(shown))] = True
-        shown = [line for line, kept in zip(shown, keep, strict=True) if kept]
-    return "\n".join(shown)
+    return "\n".join(lines.values())
+
+
+def drop_fields(item: Item, text: str, dropout: float, rng: np.random.Generator) -> str:
+    """Drops lines of what `shown_fields` shows of an item, each with probability `dropout`.
+
+    So a field that is missing online is nothing new (arXiv 2510.12709, sec. 3.2.2). An item that has nothing but text keeps
+    at least one field; a free-text query is left as it is.
+
+    Args:
+        item: the item.
+        text: what is shown of it.
+        dropout: probability with which a field is dropped.
+        rng: the source of the draws.
+    """
+    if QUERY_FIELD in item.text or not text or dropout == 0:
+        return text
+    lines = text.split("\n")
+    keep = rng.random(len(lines)) >= dropout
+    if not keep.any() and item.modalities == "T":
+        keep[rng.integers(len(lines))] = True
+    return "\n".join(line for line, kept in zip(lines, keep, strict=True) if kept)
 
 
 def check_fields(fields: Sequence[str], *, setting: str) -> None:

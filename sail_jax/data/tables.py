@@ -201,6 +201,11 @@ class PairTable:
         return [table.column(name).combine_chunks() for name in _PAIR_COLUMNS]
 
 
+def splits_of(path: pathlib.Path) -> set[str]:
+    """The splits that a file of a pair table says it has."""
+    return set(json.loads((pq.read_schema(path).metadata or {}).get(_SPLITS_KEY, b"{}")))
+
+
 def _part_paths(path: pathlib.Path) -> list[pathlib.Path]:
     parts = sorted(path.glob("*.parquet")) if path.is_dir() else [path] * path.is_file()
     if not parts:

@@ -7,13 +7,12 @@ import grain
 import numpy as np
 
 from sail_jax.config import Config, DatasetConfig
-from sail_jax.data.features import View
 from sail_jax.data.negatives import NegativesTable
-from sail_jax.data.prompts import check_fields, instruction
 from sail_jax.data.tables import Pair, PairTable
+from sail_jax.data.views import dataset_views
 from sail_jax.data.weights import read_weights
 from sail_jax.errors import SailError
-from sail_jax.items import OMNI, parse_pattern, shown_modalities
+from sail_jax.items import OMNI, parse_pattern
 
 _CHECKED_PAIRS = 256
 
@@ -30,23 +29,6 @@ def dataset_weights(config: Config) -> dict[str, float]:
     return {name: dataset.weight for name, dataset in datasets.items()}
 
 
-def dataset_views(config: Config, name: str) -> tuple[View, View]:
-    """What a training set shows of queries and of targets: all that its patterns need.
-
-    Raises:
-        SailError: on a wrong pattern or an unknown field.
-    """
-    settings, where = config.data.datasets[name], f"config.data.datasets.{name}"
-    patterns = [parse_pattern(text, setting=f"{where}.patterns") for text in settings.patterns]
-    for side, fields in (("query", settings.query_fields), ("target", settings.target_fields)):
-        check_fields(fields, setting=f"{where}.{side}_fields")
-    query, target = (shown_modalities(views) for views in zip(*patterns, strict=True))
-    return (
-        View(query, settings.query_fields, instruction(config.prompt, settings.query_instruction)),
-        View(target, settings.target_fields, instruction(config.prompt, settings.target_instruction)),
-    )
-
-
 class TrainingSet:
     """One training set: its table, what its sides show, and the order in which its rows are read.
 
@@ -58,11 +40,10 @@ class TrainingSet:
 
     def __init__(self, config: Config, name: str, index: int) -> None:
         settings, folder = config.data.datasets[name], Path(config.data.dir)
-        self.name, self.index, self.hard_negatives = name, index, settings.hard_negatives
-        self._settings = settings
+        self.name, self.index, self._settings = name, index, settings
         self.table = PairTable.open(folder / settings.table, split=settings.split)
         query, target = dataset_views(config, name)
-        self.views = (query, target, *[target] * self.hard_negatives)
+        self.views = (query, target, *[target] * settings.hard_negatives)
         self._negatives = _open_negatives(settings, folder, name)
         self._order = grain.MapDataset.range(len(self.table)).shuffle(seed=config.seed + index).repeat()
 
@@ -108,8 +89,8 @@ class TrainingSet:
             return []
         found, _ = self._negatives.get(pair.query_id, pair.query_text)
         others = [item_id for item_id in found if item_id != pair.target_id]
-        drawn = rng.permutation(len(others))[: self.hard_negatives]
-        return [others[i] for i in drawn] + [None] * (self.hard_negatives - len(drawn))
+        drawn = rng.permutation(len(others))[: self._settings.hard_negatives]
+        return [others[i] for i in drawn] + [None] * (self._settings.hard_negatives - len(drawn))
 
 
 def _open_negatives(settings: DatasetConfig, folder: Path, name: str) -> NegativesTable | None:

@@ -8,9 +8,9 @@ import numpy as np
 
 from sail_jax.config import Config, EvalTaskConfig
 from sail_jax.data.features import View
-from sail_jax.data.prompts import check_fields, instruction
 from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import PairTable
+from sail_jax.data.views import task_views
 from sail_jax.errors import SailError
 from sail_jax.items import Item, check_modalities, text_item
 
@@ -62,7 +62,7 @@ def load_task(config: Config, name: str, store: ItemStore) -> RetrievalTask:
         SailError: when a setting is wrong, the table has no row in the split, or an id is unknown.
     """
     settings, where = config.eval.tasks[name], f"config.eval.tasks.{name}"
-    check_fields((*settings.query_fields, *settings.target_fields), setting=f"{where}.query_fields or target_fields")
+    query_view, target_view = task_views(config, name)
     table = PairTable.open(Path(config.data.dir) / settings.table, split=settings.split)
     wanted = _relevant_positions(table, store, settings.both_ways)
     if not wanted:
@@ -81,16 +81,8 @@ def load_task(config: Config, name: str, store: ItemStore) -> RetrievalTask:
         corpus=corpus,
         relevant=relevant,
         exclude=np.where(finds_itself, -1, exclude),
-        query_view=View(
-            check_modalities(settings.query, setting=f"{where}.query"),
-            settings.query_fields,
-            instruction(config.prompt, settings.query_instruction),
-        ),
-        target_view=View(
-            check_modalities(settings.target, setting=f"{where}.target"),
-            settings.target_fields,
-            instruction(config.prompt, settings.target_instruction),
-        ),
+        query_view=query_view,
+        target_view=target_view,
     )
 
 

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from sail_jax.config import ClapConfig
 from sail_jax.errors import SailError
+from sail_jax.model_config import ClapConfig
 from sail_jax.models.bicubic import bicubic_matrix
 from sail_jax.models.log_mel import log_mel, num_frames
 from sail_jax.models.transformer import REMAT_POLICIES, Dense

@@ -10,8 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sail_jax.config import ModelConfig
 from sail_jax.items import OMNI, Batch, TokenType, shown_modalities
+from sail_jax.model_config import ModelConfig
 from sail_jax.models.clap import ClapAudio
 from sail_jax.models.llm import Llm
 from sail_jax.models.media import (

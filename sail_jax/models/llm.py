@@ -9,8 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sail_jax.config import LlmConfig
 from sail_jax.errors import SailError
+from sail_jax.model_config import LlmConfig
 from sail_jax.models import transformer
 from sail_jax.models.lora import adapter
 

@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sail_jax.config import ModelConfig
 from sail_jax.items import Batch
+from sail_jax.model_config import ModelConfig
 from sail_jax.models.baselines import DualTower
 from sail_jax.models.fusion import OmniEmbedder
 

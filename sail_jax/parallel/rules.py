@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sail_jax.config import Config
+from sail_jax.config import Config, OptimizerConfig
 from sail_jax.schema import matching
 
 Value = TypeVar("Value")
@@ -42,6 +42,11 @@ FROZEN: Sequence[tuple[str, bool]] = (
     (r"^(objective|lora)/", False),
     (r"^audio/input_norm/(mean|var)$", True),
 )
+
+
+def rate_rules(config: OptimizerConfig) -> Sequence[tuple[str, float]]:
+    """The table that says of every parameter by what its learning rate is multiplied."""
+    return [(r"^objective/log_temperature$", config.temperature_rate), (r".*", 1.0)]
 
 
 def path_name(path: tuple[Any, ...]) -> str:

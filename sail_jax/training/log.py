@@ -38,8 +38,7 @@ class TrainingLog:
 
     def add(self, step: int, loaded: LoadedBatch, metrics: dict[str, jax.Array], waited: float) -> None:
         """Takes the metrics of a step; they stay on the device until the next flush."""
-        drawn = set(np.asarray(loaded.arrays.dataset).tolist())
-        name = self.datasets[drawn.pop()] if len(drawn) == 1 else "mixed"
+        name = self.datasets[loaded.datasets[0]] if len(loaded.datasets) == 1 else "mixed"
         self._pending.append((name, metrics, waited, len(loaded.bad_records), loaded.media_cut))
 
     def flush(self, step: int) -> str:

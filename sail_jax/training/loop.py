@@ -69,7 +69,7 @@ def train(config: Config, workdir: str | Path) -> TrainResult:
     run, config = RunDirectory(workdir), absolute_sources(config)
     require_same_config(run, config)
     check_widths(config.objective.matryoshka, config.model.llm.width)
-    make_objective(config)  # says what is wrong with its settings before anything is computed
+    objective = make_objective(config)
     stages = plan(config, run.mined)
     mesh = make_mesh(config.mesh)
     if not run.checkpoints.is_dir():
@@ -77,7 +77,7 @@ def train(config: Config, workdir: str | Path) -> TrainResult:
             _make_source(without_mined(stage), mesh)
     checkpoints = Checkpoints(run, keep=config.train.keep_checkpoints, always=[stage.end for stage in stages])
     try:
-        return _Run(config, run, stages, checkpoints, mesh).train()
+        return _Run(config, run, stages, objective, checkpoints, mesh).train()
     finally:
         checkpoints.close()
 
@@ -85,11 +85,20 @@ def train(config: Config, workdir: str | Path) -> TrainResult:
 class _Run:
     """One call of `train`: the stages that are left."""
 
-    def __init__(self, config: Config, run: RunDirectory, stages: list[Stage], checkpoints: Checkpoints, mesh: Mesh):
+    def __init__(
+        self,
+        config: Config,
+        run: RunDirectory,
+        stages: list[Stage],
+        objective: Objective,
+        checkpoints: Checkpoints,
+        mesh: Mesh,
+    ) -> None:
         self.config, self.run, self.stages, self.checkpoints, self.mesh = config, run, stages, checkpoints, mesh
+        self.objective = objective  # that of the run; a stage may weigh its losses otherwise
         self.optimizer = make_optimizer(config.optimizer)
         self.schedule = run_learning_rate([(stage.name, stage.config.optimizer, stage.steps) for stage in stages])
-        self.abstract = abstract_state(config, make_objective(config), self.optimizer, mesh)
+        self.abstract = abstract_state(config, objective, self.optimizer, mesh)
         self.compiled: list[tuple[Objective, Step]] = []
         self.bad: list[str] = []  # records that could not be loaded, of all stages
 
@@ -106,7 +115,7 @@ class _Run:
         """The state to go on from, and the state of the input pipeline that was saved with it."""
         if self.checkpoints.latest() is None:
             check_tokenizer(self.config)
-            state, report = sharded_init(self.config, make_objective(self.config), self.optimizer, self.mesh)
+            state, report = sharded_init(self.config, self.objective, self.optimizer, self.mesh)
             _say(report, self.run)
             return state, None
         params, pipeline = self.checkpoints.restore(_to_items(self.abstract))
@@ -124,7 +133,7 @@ class _Run:
         else:
             check_mined(stage, self.run)
         source = _make_source(stage, self.mesh)
-        if done > stage.begin and pipeline is not None:
+        if done > stage.begin:
             _check_pipeline(pipeline, _pipeline_state(done, stage, source), self.run)
         if jax.process_index() == 0:  # not before: a start that failed must not bind the folder to its settings
             config_lib.save(self.config, self.run.config)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
@@ -17,7 +16,7 @@ from sail_jax.config import Config, MeshConfig
 from sail_jax.curation.hard_negatives import mine_dataset
 from sail_jax.data.negatives import NegativesTable
 from sail_jax.data.pipeline import make_extractor, open_store
-from sail_jax.embedder import Embedder, abstract_params
+from sail_jax.embedder import Embedder, abstract_params, fingerprint
 from sail_jax.errors import SailError
 from sail_jax.models.lora import merge
 from sail_jax.parallel.mesh import make_mesh
@@ -66,16 +65,9 @@ def _is_mined(path: Path, identity: str) -> bool:
 
 def _identity(config: Config, params: Any) -> str:
     """A name for the model and for what decides what it mines; the same on all processes."""
-    sums = [float(value) for value in jax.tree.leaves(_sums(params))]
     settings = [dataclasses.asdict(part) for part in (config.data, config.mining, config.model, config.prompt)]
-    digest = hashlib.blake2b(json.dumps([sums, settings], sort_keys=True).encode(), digest_size=8)
-    return f"model {digest.hexdigest()}"
-
-
-@jax.jit
-def _sums(params: Any) -> Any:
-    """A number for each leaf that changes with any of its entries."""
-    return jax.tree.map(lambda leaf: jnp.sum(leaf * jnp.arange(1, leaf.size + 1).reshape(leaf.shape)), params)
+    digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return f"model {fingerprint(params)}, settings {digest}"
 
 
 def _on_local_devices(config: Config, params: Any, mesh: Mesh) -> Any:

@@ -3,11 +3,12 @@
 import itertools
 from collections.abc import Sequence
 
+import jax
 import optax
 
 from sail_jax.config import OptimizerConfig
 from sail_jax.errors import SailError
-from sail_jax.parallel.rules import WEIGHT_DECAY, match
+from sail_jax.parallel.rules import WEIGHT_DECAY, match, rate_rules
 
 
 def learning_rate(config: OptimizerConfig, steps: int, *, stage: str = "") -> optax.Schedule:
@@ -64,4 +65,7 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
         weight_decay=config.weight_decay,
         mask=lambda params: match(WEIGHT_DECAY, params),
     )
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+    rates = optax.stateless(
+        lambda updates, _: jax.tree.map(lambda update, rate: rate * update, updates, match(rate_rules(config), updates))
+    )
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw, rates)

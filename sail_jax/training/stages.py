@@ -5,7 +5,6 @@ there is one sequence of checkpoints and one log, and a run that was stopped any
 """
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from sail_jax.config import Config, DatasetConfig, StageConfig
 from sail_jax.data.sampler import Sampler
 from sail_jax.data.training_set import dataset_weights
 from sail_jax.errors import SailError
+from sail_jax.schema import nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ def plan(config: Config, mined: Path) -> list[Stage]:
         mined: folder where hard negatives that stages mine are written, as STAGE/DATASET.parquet.
 
     Raises:
-        SailError: when a stage names an unknown data set, or its steps leave no room for its warm-up.
+        SailError: when a stage has a name that makes no folder, names an unknown data set, or mines what it cannot show.
     """
     if not config.stages:
         return [Stage("", 0, config)]
@@ -107,7 +107,7 @@ def _check_names(config: Config, settings: StageConfig, where: str) -> None:
     for setting, names in (("weights", settings.weights), ("mine", settings.mine)):
         for name in names:
             if name not in config.data.datasets:
-                near = " or ".join(difflib.get_close_matches(name, config.data.datasets) or config.data.datasets)
+                near = nearest(name, config.data.datasets)
                 raise SailError(
                     f"{where}.{setting} names the data set {name!r}, which is not there. Did you mean {near}?"
                 )
@@ -133,30 +133,20 @@ def _stage_config(config: Config, settings: StageConfig, end: int, mined: Path) 
             dataset,
             weight=weights[name],
             loss_weights={**dataset.loss_weights, **settings.loss_weights},
-            **(_with_mined(settings, mined_table(mined, name)) if name in settings.mine else {}),
         )
         for name, dataset in config.data.datasets.items()
     }
+    for name in settings.mine:
+        table = str(mined_table(mined, name))
+        datasets[name] = dataclasses.replace(datasets[name], negatives=table, hard_negatives=settings.hard_negatives)
     optimizer = dataclasses.replace(
         config.optimizer,
         peak=settings.peak or config.optimizer.peak,
         floor=config.optimizer.floor if settings.floor < 0 else settings.floor,
         warmup_steps=config.optimizer.warmup_steps if settings.warmup_steps < 0 else settings.warmup_steps,
     )
-    losses = dataclasses.replace(config.objective.weights, **settings.loss_weights)
-    return _with_datasets(
-        dataclasses.replace(
-            config,
-            objective=dataclasses.replace(config.objective, weights=losses),
-            optimizer=optimizer,
-            train=dataclasses.replace(config.train, steps=end),
-        ),
-        datasets,
-    )
-
-
-def _with_mined(settings: StageConfig, table: Path) -> dict[str, object]:
-    return {"negatives": str(table), "hard_negatives": settings.hard_negatives}
+    train = dataclasses.replace(config.train, steps=end)
+    return _with_datasets(dataclasses.replace(config, optimizer=optimizer, train=train), datasets)
 
 
 def _weights(config: Config, settings: StageConfig) -> dict[str, float]:

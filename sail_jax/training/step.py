@@ -42,14 +42,14 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch, Recipe], tuple[TrainState, Metrics]]:
     """One optimiser step.
 
+    Frozen parameters are constants of the differentiated function: they get no gradient, no moments and no update.
+
     Args:
         config: the experiment.
         model: see `models.model.make_model`.
         objective: the losses.
         optimizer: it sees the trained parameters alone.
         schedule: learning rate by steps of the run; it scales the optimizer's updates.
-
-    Frozen parameters are constants of the differentiated function: they get no gradient, no moments and no update.
 
     Returns:
         A pure function (state, batch, recipe) -> (state, metrics); metrics are float32 scalars: the loss and its parts, the
@@ -63,9 +63,7 @@ def make_train_step(
         (loss, metrics), gradient = loss_and_gradient(trained)
         updates, opt_state = optimizer.update(gradient, state.opt_state, trained)
         rate = jnp.asarray(schedule(state.step))
-        updates = optax.tree.scale(rate, updates)
-        updates["objective"]["log_temperature"] *= config.optimizer.temperature_rate
-        params = join(optax.apply_updates(trained, updates), frozen)
+        params = join(optax.apply_updates(trained, optax.tree.scale(rate, updates)), frozen)
         params = params | {"objective": objective.project(params["objective"])}
         metrics = metrics | {
             "loss": loss,

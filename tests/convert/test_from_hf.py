@@ -12,10 +12,11 @@ import torch
 from jax.sharding import PartitionSpec
 from parity import assert_close, paths, run
 
-from sail_jax.config import BertConfig, ClapConfig, LlmConfig, MeshConfig, VitConfig
+from sail_jax.config import MeshConfig
 from sail_jax.convert.from_hf import checkpoint_settings, load_tower
 from sail_jax.convert.weight_files import WeightFiles
 from sail_jax.errors import SailError
+from sail_jax.model_config import BertConfig, ClapConfig, LlmConfig, VitConfig
 from sail_jax.models.bert import Bert
 from sail_jax.models.clap import ClapAudio
 from sail_jax.models.llm import Llm

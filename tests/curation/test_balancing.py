@@ -20,11 +20,12 @@ from sail_jax.data.pipeline import make_extractor, open_store
 from sail_jax.data.store import FOLDER, ItemStoreWriter
 from sail_jax.data.tables import Pair, write_pairs
 from sail_jax.data.weights import read_weights
-from sail_jax.embedder import Embedder, unit_rows
+from sail_jax.embedder import Embedder
 from sail_jax.errors import SailError
 from sail_jax.items import QUERY_FIELD, Item
 from sail_jax.models.model import init_params
 from sail_jax.parallel.mesh import make_mesh
+from sail_jax.vectors import unit_rows
 
 # ------------------------------------------------------------------------------------------------------------ arrays
 
@@ -365,7 +366,12 @@ def test_one_instruction_for_all(topics, tmp_path):
         (DATASETS, TASKS, "w.png", "ends in .json"),
         ({"near": table("neer")}, TASKS, "w.json", "no pair table .*Did you mean near.parquet"),
         ({"near": table("near", split="x")}, TASKS, "w.json", "no split 'x'"),
-        ({"near": table("near", patterns=("VX->T",))}, TASKS, "w.json", "config.data.datasets.near.patterns is 'VX'"),
+        (
+            {"near": table("near", patterns=("VX->T",))},
+            TASKS,
+            "w.json",
+            "config.data.datasets.near.patterns, 'VX->T', is 'VX'",
+        ),
         ({"near": table("near", patterns=())}, TASKS, "w.json", "patterns is empty"),
         ({"near": table("near", query_fields=("titel",))}, TASKS, "w.json", r"unknown text fields \['titel'\]"),
         (DATASETS, {"i2i": table("near", query="Q")}, "w.json", "config.eval.tasks.i2i.query is 'Q'"),

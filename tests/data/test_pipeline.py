@@ -20,7 +20,7 @@ from sail_jax.data.negatives import query_key, write_negatives
 from sail_jax.data.pipeline import BatchSource, HostShare, make_iterator
 from sail_jax.data.store import ItemStore, item_key
 from sail_jax.data.tables import Pair, PairTable, write_pairs
-from sail_jax.data.training_set import dataset_views
+from sail_jax.data.views import dataset_views
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import TokenType
 

@@ -7,7 +7,14 @@ import pytest
 import transformers
 
 from sail_jax.config import PromptConfig
-from sail_jax.data.prompts import PromptEncoder, clean_text, load_tokenizer, shown_fields, train_tokenizer
+from sail_jax.data.prompts import (
+    PromptEncoder,
+    clean_text,
+    drop_fields,
+    load_tokenizer,
+    shown_fields,
+    train_tokenizer,
+)
 from sail_jax.errors import SailError
 from sail_jax.items import Item, TokenType, text_item
 
@@ -106,9 +113,10 @@ def test_fields_are_labelled_ordered_and_deduplicated():
 def test_dropout_is_seeded_and_keeps_something():
     item = Item("1", text={"title": "a", "ocr": "b", "tags": "c"})
     fields = ("title", "ocr", "tags")
-    drawn = [shown_fields(item, fields, 0.5, np.random.default_rng([0, step])) for step in range(200)]
-    assert drawn == [shown_fields(item, fields, 0.5, np.random.default_rng([0, step])) for step in range(200)]
+    shown = shown_fields(item, fields)
+    drawn = [drop_fields(item, shown, 0.5, np.random.default_rng([0, step])) for step in range(200)]
+    assert drawn == [drop_fields(item, shown, 0.5, np.random.default_rng([0, step])) for step in range(200)]
     kept = np.mean([["title: a" in d, "ocr: b" in d, "tags: c" in d] for d in drawn])
     assert all(drawn) and 0.45 < kept < 0.65
     with_media = Item("1", text={"title": "a"}, frames=(b"x",))
-    assert any(not shown_fields(with_media, fields, 0.5, np.random.default_rng(s)) for s in range(50))
+    assert any(not drop_fields(with_media, shown, 0.5, np.random.default_rng(s)) for s in range(50))

@@ -20,6 +20,7 @@ from sail_jax.config import MeshConfig
 from sail_jax.convert import weight_map
 from sail_jax.errors import SailError
 from sail_jax.items import Batch, TokenType
+from sail_jax.model_config import ModelConfig
 from sail_jax.models.clap import ClapAudio
 from sail_jax.models.model import example_batch, init_params, make_model
 from sail_jax.models.vit import Vit
@@ -223,7 +224,7 @@ def test_full_size_builds_and_embeds_abstractly():
     shapes = jax.eval_shape(lambda: init_params(config.model, 0))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes["bert"])) == 108_891_648  # of BERT base without a pooler
     assert shapes["text_adapter"]["kernel"].shape == (768, 1536)
-    assert config.model.text_vocab == 30_522 and config_lib.ModelConfig().text_vocab == 151_936
+    assert config.model.text_vocab == 30_522 and ModelConfig().text_vocab == 151_936
     batch: Batch = example_batch(config.model, pairs=2, tokens=config.prompt.max_tokens)
     (query, target), out = jax.eval_shape(
         lambda params, batch: make_model(config.model).apply({"params": params}, batch), shapes, batch

@@ -1,34 +1,23 @@
 """Whole runs: exact resume after SIGKILL, other meshes, several processes, and runs that must not be mixed up."""
 
 import json
-import os
 import random
-import signal
 import socket
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
 import pytest
 import tiny
 
+from runs import environment, finish, kill_when, start
 from sail_jax import config as config_lib
 from sail_jax.checkpoint import RunDirectory
 from sail_jax.data.pipeline import BatchSource, HostShare
 from sail_jax.errors import SailError
 from sail_jax.training.log import read_training_log
 from sail_jax.training.loop import train
-
-RUN = """
-import sys, numpy as np, jax
-from sail_jax import config as config_lib
-from sail_jax.training.loop import train
-result = train(config_lib.load(sys.argv[1]), sys.argv[2])
-leaves = jax.tree.leaves(jax.device_get(result.state))
-np.savez(sys.argv[3], *leaves)
-"""
 
 
 @pytest.fixture
@@ -37,21 +26,6 @@ def config_file(settings, tmp_path):
     path = tmp_path / "config.json"
     config_lib.save(config_lib.build(settings), path)
     return path
-
-
-def environment(devices):
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    return os.environ | {"XLA_FLAGS": flags}
-
-
-def start(config_file, workdir, out):
-    command = [sys.executable, "-c", RUN, str(config_file), str(workdir), str(out)]
-    return subprocess.Popen(command, env=environment(2), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-
-def finish(process):
-    _, errors = process.communicate(timeout=400)
-    assert process.returncode == 0, errors[-3000:]
 
 
 def arrays(path):
@@ -64,12 +38,7 @@ def test_a_killed_run_ends_with_the_same_bits(config_file, tmp_path):
     workdir = tmp_path / "killed"
     moment = random.SystemRandom().randint(4, 11)  # any step; the message below says which
     process = start(config_file, workdir, tmp_path / "never.npz")
-    deadline = time.monotonic() + 300
-    while len(read_training_log(RunDirectory(workdir))) < moment:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    kill_when(process, lambda: len(read_training_log(RunDirectory(workdir))) >= moment)
     reached = read_training_log(RunDirectory(workdir))[-1]["step"]
     saved = sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
     assert reached < 12 and not (tmp_path / "never.npz").exists()

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from jaxprs import shapes_of_products
 
 from sail_jax import config as config_lib
 from sail_jax import embedder
@@ -112,16 +113,6 @@ def test_no_matrix_product_makes_a_gradient_of_an_adapted_kernel(config, rank, r
     width, inner = config.model.llm.width, config.model.llm.mlp_width
     # Trained in full, gate, up and down have such gradients: the search does find them.
     assert bool(products & {(width, inner), (inner, width)}) == (rank == 0)
-
-
-def shapes_of_products(jaxpr):
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            yield equation.outvars[0].aval.shape
-        for value in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "jaxpr") or hasattr(x, "eqns")):
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                yield from shapes_of_products(inner)
 
 
 def test_a_mesh_of_eight_devices_gives_the_loss_and_gradients_of_one(config, finished):

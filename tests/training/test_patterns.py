@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxprs import shapes_of_products
 
 from sail_jax import config as config_lib
 from sail_jax.data.pipeline import BatchSource, HostShare
@@ -87,17 +88,6 @@ def test_the_towers_run_once_however_many_patterns(experiment, batch, params):
         config, _, loss = experiment(*patterns)
         jaxpr = jax.make_jaxpr(lambda p, b: loss(p, b)[0])(params, batch)
         patches = config.model.vit.patches
-        return [s for s in shapes(jaxpr.jaxpr) if patches in s or patches * len(batch.frames) in s]
+        return [s for s in shapes_of_products(jaxpr.jaxpr) if patches in s or patches * len(batch.frames) in s]
 
     assert products("VTA->VTA") and products("VTA->VTA") == products(*PATTERNS)
-
-
-def shapes(jaxpr):
-    """Shapes of the results of all matrix products, inside of loops too."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            yield equation.outvars[0].aval.shape
-        for value in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "jaxpr") or hasattr(x, "eqns")):
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                yield from shapes(inner)

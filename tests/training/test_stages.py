@@ -1,16 +1,11 @@
 """Progressive stages: what each trains on, how one follows the other, and going on after a kill anywhere."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
-
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from runs import finish, kill_when, start
 from sail_jax import config as config_lib
 from sail_jax.checkpoint import Checkpoints, RunDirectory
 from sail_jax.data.negatives import NegativesTable
@@ -22,14 +17,6 @@ from sail_jax.training.log import read_training_log
 from sail_jax.training.loop import train
 from sail_jax.training.mining import check_mined, mine_for_stage
 from sail_jax.training.stages import mined_table, plan, total_steps
-
-RUN = """
-import sys, numpy as np, jax
-from sail_jax import config as config_lib
-from sail_jax.training.loop import train
-result = train(config_lib.load(sys.argv[1]), sys.argv[2])
-np.savez(sys.argv[3], *jax.tree.leaves(jax.device_get(result.state)))
-"""
 
 
 @pytest.fixture
@@ -56,7 +43,8 @@ def test_each_stage_has_settings_of_its_own(staged, tmp_path):
     ]
     assert {n: d.weight for n, d in first.config.data.datasets.items()} == {"copair": 2.0, "search": 1.0}
     assert {n: d.weight for n, d in second.config.data.datasets.items()} == {"copair": 1.0, "search": 0.0}
-    assert first.config.objective.weights.micl == 0.0 and second.config.objective.weights.micl == 0.3
+    micl = [make_objective(stage.config).sets[0].weights["micl"] for stage in (first, second)]
+    assert micl == [0.0, 0.3]
     assert (second.config.optimizer.peak, second.config.optimizer.floor) == (5e-4, 1e-4)
     assert first.config.optimizer.peak == third.config.optimizer.peak == staged.optimizer.peak
     copair = third.config.data.datasets["copair"]
@@ -157,28 +145,6 @@ def config_file(staged, tmp_path):
     path = tmp_path / "config.json"
     config_lib.save(config_lib.build(staged), path)
     return path
-
-
-def start(config_file, workdir, out):
-    command = [sys.executable, "-c", RUN, str(config_file), str(workdir), str(out)]
-    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
-    return subprocess.Popen(
-        command, env=os.environ | {"XLA_FLAGS": flags}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-
-
-def finish(process):
-    _, errors = process.communicate(timeout=400)
-    assert process.returncode == 0, errors[-3000:]
-
-
-def kill_when(process, happened):
-    deadline = time.monotonic() + 300
-    while not happened():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
 
 
 def test_a_staged_run_that_is_killed_anywhere_ends_with_the_same_bits(config_file, tmp_path):

@@ -1,4 +1,4 @@
-"""All cosines between the queries and the targets of a data set, block by block on the device.
+"""All cosines between queries and targets, block by block on the device: search, and counts of scores.
 
 The matrix of scores never exists. Each pass computes it anew, a block at a time, and keeps what it came for: the counts of
 all scores by bin, or the highest scores of each query below a limit. Queries are split over the local devices.
@@ -17,10 +17,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich.progress import track
 
-from sail_jax.config import MiningConfig
-from sail_jax.curation.f1_threshold import BIN, BINS, bin_of
-from sail_jax.embedder import unit_rows
 from sail_jax.errors import SailError
+from sail_jax.vectors import unit_rows
+
+# Scores are counted in bins of this width; a power of two, so that the edges are exact in float32.
+BIN = 2.0**-15
+BINS = 2**16 + 1  # from -1 to 1, both included
 
 _CHUNK = 32
 # Blocks that one call of the device goes through, so that calls cost nothing beside the blocks.
@@ -37,7 +39,8 @@ class ScoreBlocks:
         present: ([Q] bool, [N] bool), which rows are not all zeros.
         known: [E] int64, ascending: row of the query times N plus row of the target, for pairs that are left out; none
             has a row of zeros.
-        settings: sizes of the blocks.
+        query_block: queries scored at a time.
+        target_block: targets scored at a time.
         what: what the progress bars call it; empty for none.
 
     Raises:
@@ -50,23 +53,26 @@ class ScoreBlocks:
         targets: np.ndarray,
         present: tuple[np.ndarray, np.ndarray],
         known: np.ndarray,
-        settings: MiningConfig,
+        query_block: int,
+        target_block: int,
         what: str = "",
     ) -> None:
         devices = jax.local_devices()
         self._queries, self._targets, self._present, self._what = queries, targets, present, what
         self._mesh = Mesh(np.array(devices), ("queries",))
-        self._rows = min(settings.query_block, -(-len(queries) // len(devices)))
-        self._columns = _even(len(targets), settings.target_block, _CHUNK)
+        self._rows = min(query_block, -(-len(queries) // len(devices)))
+        self._columns = _even(len(targets), target_block, _CHUNK)
         most = (2**31 - 1) // (self._rows * self._columns)
         if not most:
-            raise SailError("config.mining.query_block * target_block is over 2^31; lower one of them.")
+            raise SailError(
+                f"Blocks of {self._rows} x {self._columns} scores are over 2^31; lower one of the two sizes."
+            )
         needed = -(-len(queries) // (self._rows * len(devices)))
         self._blocks = _even(needed, min(most, _BLOCKS_PER_CALL), 1) * len(devices)
         self._known = _BlockPairs(known, len(targets), self._rows, self._columns)
 
     def count(self) -> tuple[np.ndarray, np.ndarray]:
-        """Counts the scores by bin (see `f1_threshold.bin_of`).
+        """Counts the scores by bin (see `bin_of`).
 
         Returns:
             counts: [BINS] int64, without the known pairs.
@@ -140,6 +146,11 @@ class ScoreBlocks:
 
     def _put(self, array: np.ndarray) -> jax.Array:
         return jax.device_put(array, NamedSharding(self._mesh, _BY_QUERY))
+
+
+def bin_of(scores: np.ndarray) -> np.ndarray:
+    """The bins of float32 scores, int64; no score is moved across an edge by rounding."""
+    return np.clip(np.floor(scores / BIN), -(2**15), 2**15).astype(np.int64) + 2**15
 
 
 def _even(total: int, most: int, multiple: int) -> int:
