@@ -93,6 +93,12 @@ class DataConfig:
         0.0, "frames per item, averaged over a batch, that the batch has room for; 0 for the maximum", low=0
     )
     clip_budget: float = setting(0.0, "audio clips per item, likewise; 0 for the maximum", low=0)
+    text_budget: float = setting(
+        0.0,
+        "text tokens per item, averaged over the pairs of a device, that the fusion has room for; its rows are then packed without "
+        "padding, and the longest texts are cut where they do not fit. 0 pads every row to prompt.max_tokens",
+        low=0,
+    )
     field_dropout: float = setting(0.0, "probability with which each text field is dropped in training", low=0, high=1)
     workers: int = setting(0, "worker processes that prepare batches; 0 prepares them in the training process", low=0)
     prefetch: int = setting(2, "batches prepared ahead, per worker", low=0)
@@ -192,6 +198,12 @@ class ObjectiveConfig:
     symmetric: bool = setting(True, "score targets against queries too, and average the two losses")
     weights: LossWeights = section(LossWeights, "what each loss counts")
     cosent_temperature: float = setting(0.05, "temperature of COSENT, fixed", above=0)
+    score_block: int = setting(
+        1024,
+        "pairs per batch above which scores are computed in blocks of at most this side, around a ring of the devices, in memory "
+        "linear in the batch",
+        low=1,
+    )
     share_hard_negatives: bool = setting(
         True, "hard negatives of a pair are negatives of all queries of the batch, not of its own query alone"
     )
@@ -239,6 +251,12 @@ class TrainConfig:
     """The training loop."""
 
     steps: int = setting(20_000, "optimiser steps; where there are `stages`, their steps count instead", low=1)
+    micro_batches: int = setting(
+        1,
+        "parts in which a batch is encoded, one after the other, with the gradients of the whole (GradCache); more take less memory "
+        "and one more forward pass",
+        low=1,
+    )
     log_every: int = setting(10, "steps between two log lines", low=1)
     checkpoint_every: int = setting(500, "steps between two checkpoints; the last step is always saved", low=1)
     keep_checkpoints: int = setting(2, "checkpoints kept", low=1)
@@ -276,6 +294,9 @@ class MeshConfig:
     data: int = setting(-1, "data parallelism: pairs are split, parameters are copied")
     fsdp: int = setting(1, "data parallelism with the parameters split as well")
     tensor: int = setting(1, "tensor parallelism: heads and inner widths are split")
+    shard_optimizer: bool = setting(
+        False, "split the moments of the optimiser over `data` too, while the parameters stay copied (ZeRO-2)"
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- curation

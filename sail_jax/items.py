@@ -116,6 +116,12 @@ def parse_pattern(text: str, *, setting: str) -> Pattern:
     )
 
 
+def views_of(patterns: Iterable[Pattern]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The views of the query side and of the target side that some patterns need, each once."""
+    queries, targets = zip(*patterns, strict=True)
+    return tuple(dict.fromkeys(queries)), tuple(dict.fromkeys(targets))
+
+
 def shown_modalities(views: Iterable[str]) -> str:
     """The modalities that are shown by at least one of some views, as a subset of "VTA"."""
     letters = "".join(MODALITIES if view == OMNI else view for view in views)

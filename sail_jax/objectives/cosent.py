@@ -24,7 +24,7 @@ def cosent(
     Args:
         query: [B, D] any float type; computed in float32.
         target: [B, D].
-        scores: [B] float32 graded similarity, on any scale.
+        scores: [B] float32 graded similarity, on any scale; NaN where a pair has none, which then does not count.
         temperature: tau.
         valid: [B] bool, pairs that count. Without two of them that differ in score the loss is 0.
         group: [B] int32; scores are compared within a group alone, as those of two data sets need not be comparable.
@@ -33,6 +33,24 @@ def cosent(
         The loss, [] float32.
     """
     cosines = (normalize(query) * normalize(target)).sum(-1) / temperature
-    ordered = (scores[:, None] > scores[None, :]) & valid[:, None] & valid[None, :] & (group[:, None] == group[None, :])
-    differences = jnp.where(ordered, cosines[None, :] - cosines[:, None], _MASKED)
-    return jax.nn.logsumexp(jnp.append(differences.reshape(-1), 0.0))
+    # Sorted by score, the pairs with a lower score stand before a pair, so that running sums of exponentials replace all
+    # pairs of pairs. Pairs that do not count make a group of their own.
+    valid &= ~jnp.isnan(scores)
+    group = jnp.where(valid, group, jnp.iinfo(jnp.int32).max)
+    group, scores, order = jax.lax.sort((group, jnp.where(valid, scores, 0.0), jnp.arange(len(group))), num_keys=2)
+    cosines = cosines[order]
+    begins_group = jnp.append(True, group[1:] != group[:-1])
+    place = jnp.arange(len(group))
+    first_equal = jax.lax.cummax(jnp.where(begins_group | jnp.append(True, scores[1:] != scores[:-1]), place, 0))
+    lower = jnp.where(begins_group[first_equal], _MASKED, _running_sums(cosines, begins_group)[first_equal - 1])
+    differences = jnp.where(valid[order], lower - cosines, _MASKED)
+    return jax.nn.logsumexp(jnp.append(differences, 0.0))
+
+
+def _running_sums(x: jax.Array, begins: jax.Array) -> jax.Array:
+    """log of the sum of exp over an entry and those before it, back to where `begins` is True: [B], [B] bool -> [B]."""
+
+    def join(left: tuple[jax.Array, jax.Array], right: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        return left[0] | right[0], jnp.where(right[0], right[1], jnp.logaddexp(left[1], right[1]))
+
+    return jax.lax.associative_scan(join, (begins, x))[1]

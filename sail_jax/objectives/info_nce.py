@@ -3,6 +3,8 @@
 Axes: B pairs of the global batch, M hard negatives of a pair, D width.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -47,29 +49,46 @@ def info_nce(
     """
     if query.shape != target.shape or query.ndim != 2:
         raise ValueError(f"query and target must both be [B, D], got {query.shape} and {target.shape}")
-    weight = valid.astype(jnp.float32) if weight is None else jnp.where(valid, weight, 0.0)
+    weight = jnp.ones(len(valid)) if weight is None else weight
     query, target = normalize(query), normalize(target)
     scores = _cosines(query, target)
-    positive = jnp.diagonal(scores)
-    others = jnp.where(negatives.targets, scores / temperature[:, None], _MASKED)
+    positive = jnp.diagonal(scores) / temperature
+    masked = jnp.where(negatives.targets, scores / temperature[:, None], _MASKED)
     if hard is not None:
         hard_scores = _cosines(query, normalize(hard.reshape(-1, hard.shape[-1])))
-        others = jnp.concatenate([others, jnp.where(negatives.hard, hard_scores / temperature[:, None], _MASKED)], 1)
-    losses = _losses(positive / temperature, others)
+        hard_scores = jnp.where(negatives.hard, hard_scores / temperature[:, None], _MASKED)
+        masked = jnp.concatenate([masked, hard_scores], axis=1)
+    others = [jax.nn.logsumexp(masked, axis=-1)]
     if symmetric:
         back = jnp.where(negatives.targets.T, scores.T / temperature[:, None], _MASKED)
-        losses = (losses + _losses(positive / temperature, back)) / 2
-    count = jnp.maximum(valid.sum(), 1)
-    accuracy = jnp.where(valid, positive / temperature > others.max(axis=-1), False).sum() / count
-    return (weight * losses).sum() / count, {"accuracy": accuracy}
+        others.append(jax.nn.logsumexp(back, axis=-1))
+    loss, accuracy = mean_loss(positive, others, masked.max(axis=-1), valid, weight)
+    return loss, {"accuracy": accuracy}
+
+
+def mean_loss(
+    positive: jax.Array, others: Sequence[jax.Array], best: jax.Array, valid: jax.Array, weight: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """InfoNCE from sums over the negatives.
+
+    Args:
+        positive: [B, ...] logits of the pairs; the axes that follow are losses of their own.
+        others: for each direction, [B, ...] logarithms of the sums over the negatives.
+        best: [B, ...] highest logit among the negatives of each query.
+        valid: [B] bool.
+        weight: [B] float32.
+
+    Returns:
+        The losses, and the shares of valid queries whose positive beats all negatives, [...] each.
+    """
+    valid, weight = (x.reshape(-1, *[1] * (positive.ndim - 1)) for x in (valid, weight))
+    count = jnp.maximum(valid.sum(0), 1)
+    # log((p + o) / p) as log(1 + o / p), which keeps the digits of a small loss; zero where no other counts.
+    losses = sum(jax.nn.softplus(other - positive) for other in others) / len(others)
+    losses = (jnp.where(valid, weight, 0.0) * losses).sum(0) / count
+    return losses, (valid & (positive > best)).sum(0) / count
 
 
 def _cosines(left: jax.Array, right: jax.Array) -> jax.Array:
     # At a temperature of 0.01 an error of 0.004, bfloat16's, would move a logit by 0.4.
     return jnp.matmul(left, right.T, precision=jax.lax.Precision.HIGHEST)
-
-
-def _losses(positive: jax.Array, others: jax.Array) -> jax.Array:
-    """[B], [B, K] logits -> [B]; zero where no other counts."""
-    # log((p + o) / p) as log(1 + o / p), which keeps the digits of a small loss.
-    return jax.nn.softplus(jax.nn.logsumexp(others, axis=-1) - positive)

@@ -6,7 +6,7 @@ every view that occurs, and a pattern takes two of them.
 
 from typing import NamedTuple
 
-from sail_jax.items import Pattern, shown_modalities
+from sail_jax.items import Pattern, shown_modalities, views_of
 
 
 class Recipe(NamedTuple):
@@ -15,18 +15,17 @@ class Recipe(NamedTuple):
     Attributes:
         patterns: those of the data sets that may occur in the batch, each once.
         losses: names of the losses that weigh something for one of these data sets.
+        room: tokens of a data-parallel shard for which the fusion has room; None where its rows are not packed.
     """
 
     patterns: tuple[Pattern, ...]
     losses: tuple[str, ...]
+    room: int | None = None
 
     @property
     def views(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The views of the query side and of the target side that the patterns need, each once."""
-        return (
-            tuple(dict.fromkeys(pattern.query for pattern in self.patterns)),
-            tuple(dict.fromkeys(pattern.target for pattern in self.patterns)),
-        )
+        """See `items.views_of`."""
+        return views_of(self.patterns)
 
     def view_indices(self, pattern: Pattern) -> tuple[int, int]:
         """Where the embeddings of a pattern's two sides stand among `views`."""

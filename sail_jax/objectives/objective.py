@@ -14,13 +14,11 @@ import numpy as np
 from sail_jax.config import Config, LossWeights, ObjectiveConfig
 from sail_jax.errors import SailError
 from sail_jax.items import Batch, Pattern, parse_pattern, shown_modalities
+from sail_jax.objectives.contrast import Contrast, ContrastLoss, ContrastSettings, plain_contrast
 from sail_jax.objectives.cosent import cosent
-from sail_jax.objectives.info_nce import info_nce
 from sail_jax.objectives.late_fusion import init_gate, late_fusion
 from sail_jax.objectives.matching import Recipe, both_show
-from sail_jax.objectives.matryoshka import matryoshka
 from sail_jax.objectives.micl import Part, micl
-from sail_jax.objectives.negatives import find_negatives
 from sail_jax.schema import to_dict, unknown_key
 
 Params = dict[str, Any]
@@ -87,6 +85,7 @@ class Objective:
         sets: the rules of each training set.
         width: D.
         gated: whether there is a late-fusion gate; it stays when a stage does not weigh its loss.
+        contrast: how the contrastive losses are computed.
 
     Raises:
         SailError: when the temperature at the start lies outside its bounds.
@@ -96,6 +95,7 @@ class Objective:
     sets: tuple[SetRules, ...]
     width: int
     gated: bool = False
+    contrast: ContrastLoss = plain_contrast
 
     def __post_init__(self) -> None:
         low, start, high = self.config.min_temperature, self.config.temperature, self.config.max_temperature
@@ -220,25 +220,13 @@ class Objective:
         weight = self._by_set([rules.weights[loss] for rules in self.sets], batch)
         too_low = batch.scores < self._by_set([rules.min_score for rules in self.sets], batch)  # False for NaN
         valid = exists_query & exists_target[:, 0] & ~too_low
-        shared = self.config.share_hard_negatives
-        negatives = find_negatives(batch, pattern, valid, exists_target[:, 1:], share_hard=shared)
-        temperature, hard = self._temperature(params, batch), target.shape[1] > 1
-
-        def one(query: jax.Array, target: jax.Array) -> tuple[jax.Array, Metrics]:
-            return info_nce(
-                query,
-                target[:, 0],
-                temperature,
-                negatives,
-                valid,
-                hard=target[:, 1:] if hard else None,
-                weight=weight,
-                symmetric=self.config.symmetric,
-            )
-
         widths = self.config.matryoshka if loss == "nce" else (query.shape[-1],)
-        value, metrics = matryoshka(one, query, target, widths)
-        if hard:
+        settings = ContrastSettings(widths, self.config.symmetric, self.config.share_hard_negatives)
+        given = Contrast(
+            query, target, valid, exists_target[:, 1:], self._temperature(params, batch), weight, batch, pattern
+        )
+        value, metrics = self.contrast(given, settings)
+        if target.shape[1] > 1:
             metrics["hard_negatives"] = (exists_target[:, 1:] & valid[:, None]).sum() / jnp.maximum(valid.sum(), 1)
         return value, valid.sum(), metrics | {"valid_pairs": valid.sum()}
 
@@ -258,8 +246,12 @@ def _mean_by_count(parts: Sequence[tuple[jax.Array, jax.Array]]) -> jax.Array:
     return sum((value * count for value, count in parts), jnp.zeros(())) / jnp.maximum(count, 1)
 
 
-def make_objective(config: Config) -> Objective:
+def make_objective(config: Config, contrast: ContrastLoss = plain_contrast) -> Objective:
     """The objective of a config.
+
+    Args:
+        config: the experiment.
+        contrast: how the contrastive losses are computed.
 
     Raises:
         SailError: as `set_rules` and `Objective`.
@@ -269,4 +261,4 @@ def make_objective(config: Config) -> Objective:
         check_loss_weights(s.loss_weights, f"config.stages.{n}.loss_weights") for n, s in config.stages.items()
     ]
     gated = any(weights.get("late_fusion", 0) > 0 for weights in [*(rules.weights for rules in sets), *every_stage])
-    return Objective(config.objective, sets, config.model.llm.width, gated)
+    return Objective(config.objective, sets, config.model.llm.width, gated, contrast)

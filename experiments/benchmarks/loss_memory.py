@@ -1,0 +1,87 @@
+"""Memory of the contrastive loss, compiled ahead of time for 16 TPU v5e chips: the ring against all scores at once.
+
+    python -m experiments.benchmarks.loss_memory
+
+Forward and backward pass of InfoNCE with three Matryoshka slices, both directions, masks of duplicates and temperatures, at
+width 1536. What is given is the temporary memory of a device by the compiler's account: beside it a device holds its share of the
+embeddings and of their gradients. Nothing is run; libtpu (the `tpu` extra) is all that is needed.
+"""
+
+import argparse
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from sail_jax.config import MeshConfig
+from sail_jax.items import Batch, Pattern
+from sail_jax.objectives.contrast import Contrast, ContrastLoss, ContrastSettings, plain_contrast
+from sail_jax.parallel.contrast import RingContrast
+from sail_jax.parallel.mesh import AXES, make_mesh
+
+WIDTH = 1536
+SLICES = (1536, 768, 128)
+BLOCK = 1024
+
+
+def temporary_bytes(mesh: Mesh, contrast: ContrastLoss, pairs: int, hard: int) -> int | None:
+    """Temporary memory of a device, or None where the compiler finds that it does not fit."""
+    split = NamedSharding(mesh, PartitionSpec(AXES))
+
+    def array(*shape: int, dtype: type = jnp.float32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((pairs, *shape), dtype, sharding=split)
+
+    keys = array(2 + hard, 2, dtype=jnp.uint32)
+    embeddings = (array(WIDTH), array(WIDTH), array(hard, WIDTH), array())
+    rest = (array(dtype=bool), array(hard, dtype=bool), array(), keys)
+
+    def value(
+        query: jax.Array, target: jax.Array, negatives: jax.Array, temperature: jax.Array, rest: tuple
+    ) -> jax.Array:
+        valid, valid_hard, weight, keys = rest
+        batch = Batch(**dict.fromkeys(Batch._fields) | {"item_keys": keys, "text_keys": keys})
+        targets = jnp.concatenate([target[:, None], negatives], axis=1)
+        given = Contrast(query, targets, valid, valid_hard, temperature, weight, batch, Pattern("O", "O"))
+        return contrast(given, ContrastSettings(SLICES, True, True))[0]
+
+    gradients = jax.value_and_grad(value, argnums=(0, 1, 2, 3))
+    step = jax.jit(gradients, out_shardings=(NamedSharding(mesh, PartitionSpec()), (split,) * 4))
+    try:
+        compiled = step.lower(*embeddings, rest).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return None
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+def main() -> None:
+    """Parses the command line, compiles, writes the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, nargs="+", default=[2**16, 2**17, 2**18, 2**20], help="global batches")
+    options = parser.parse_args()
+    devices = topologies.get_topology_desc("v5e:4x4", platform="tpu").devices
+    mesh = make_mesh(MeshConfig(), np.asarray(devices).ravel())
+    ring = RingContrast(mesh, BLOCK)
+    found = {}
+    for pairs in options.pairs:
+        for name, contrast, hard in (
+            ("ring", ring, 0),
+            ("ring_1_hard_negative", ring, 1),
+            ("plain", plain_contrast, 0),
+        ):
+            if name == "plain" and pairs > 2**17:
+                continue
+            found[f"{name}/{pairs}"] = temporary_bytes(mesh, contrast, pairs, hard)
+            print(name, pairs, found[f"{name}/{pairs}"], flush=True)
+    print(found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""The ring form of the contrastive loss equals the plain one, in values and gradients, with all options."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from sail_jax.config import MeshConfig
+from sail_jax.items import Batch, Pattern
+from sail_jax.objectives.contrast import Contrast, ContrastSettings, plain_contrast
+from sail_jax.objectives.negatives import find_negatives
+from sail_jax.parallel.contrast import RingContrast
+from sail_jax.parallel.mesh import make_mesh
+
+B, D = 48, 24
+
+
+def keys_of(rng, shape, kinds):
+    return rng.integers(0, kinds, (*shape, 1), np.uint32) * np.array([1, 0], np.uint32)
+
+
+def make_contrast(seed=0, hard=2, pattern="T->T", kinds=20):
+    """Few kinds of items and texts, so that queries, targets and hard negatives repeat each other in every way."""
+    rng = np.random.default_rng(seed)
+    # Within a side the same item shows the same text, as in a real batch.
+    items = keys_of(rng, (B, 2 + hard), kinds)
+    texts = items // 2 + np.array([[[3, 0]], *[[[5, 0]]] * (1 + hard)], np.uint32).reshape(1, 2 + hard, 2)
+    nothing = dict.fromkeys(Batch._fields)
+    batch = Batch(**nothing | {"item_keys": jnp.asarray(items), "text_keys": jnp.asarray(texts)})
+    query, target = rng.normal(size=(B, D)).astype(np.float32), rng.normal(size=(B, 1 + hard, D)).astype(np.float32)
+    target[:, 0] += 0.7 * query
+    query[3], target[5, 0] = 0, 0
+    return Contrast(
+        jnp.asarray(query),
+        jnp.asarray(target),
+        jnp.asarray(rng.random(B) < 0.9),
+        jnp.asarray(rng.random((B, hard)) < 0.8),
+        jnp.asarray(rng.choice([0.05, 0.2], B).astype(np.float32)),
+        jnp.asarray(rng.choice([1.0, 0.3], B).astype(np.float32)),
+        batch,
+        Pattern(*pattern.split("->")),
+    )
+
+
+def value_and_gradients(contrast, given, settings):
+    def loss(query, target, temperature):
+        value, metrics = contrast(given._replace(query=query, target=target, temperature=temperature), settings)
+        return value, metrics
+
+    both = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
+    return both(given.query, given.target, given.temperature)
+
+
+def spread(given, mesh):
+    """The arrays split over the data axes of a mesh, as they are in a train step."""
+    sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    place = {"query", "target", "valid", "valid_hard", "temperature", "weight"}
+    given = given._replace(**{name: jax.device_put(getattr(given, name), sharding) for name in place})
+    keys = {name: jax.device_put(getattr(given.batch, name), sharding) for name in ("item_keys", "text_keys")}
+    return given._replace(batch=given.batch._replace(**keys))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "block", "hard", "pattern", "symmetric", "share"),
+    [
+        ((8, 1, 1), 2, 2, "T->T", True, True),
+        ((4, 2, 1), 64, 2, "O->T", True, False),
+        ((2, 2, 2), 4, 1, "O->O", False, True),
+        ((8, 1, 1), 3, 0, "T->O", True, True),
+        ((1, 1, 8), 3, 2, "T->T", True, True),
+    ],
+    ids=str,
+)
+def test_it_equals_the_plain_loss(sizes, block, hard, pattern, symmetric, share):
+    given = make_contrast(hard=hard, pattern=pattern)
+    settings = ContrastSettings((24, 16, 4), symmetric, share)
+    mesh = make_mesh(MeshConfig(*sizes))
+    (value, metrics), gradients = value_and_gradients(RingContrast(mesh, block), spread(given, mesh), settings)
+    (plain, plain_metrics), plain_gradients = value_and_gradients(plain_contrast, given, settings)
+    np.testing.assert_allclose(value, plain, rtol=1e-5)
+    assert metrics.keys() == plain_metrics.keys()
+    for name in metrics:
+        np.testing.assert_allclose(metrics[name], plain_metrics[name], rtol=1e-5, err_msg=name)
+    for left, right in zip(gradients, plain_gradients, strict=True):
+        assert np.abs(right).max() > 0
+        np.testing.assert_allclose(left, right, atol=1e-5 * np.abs(right).max())
+
+
+def test_the_case_is_not_trivial():
+    """The duplicates of the case hide many candidates, also those that another pair lists for the same query."""
+    given = make_contrast()
+    found = find_negatives(given.batch, given.pattern, given.valid, given.valid_hard)
+    keys = np.asarray(given.batch.item_keys[..., 0])
+    same = keys[:, None, 0] == keys[None, :, 0], keys[:, None, 1] == keys[None, :, 1]
+    bridged = (same[0].astype(int) @ same[1].astype(int) > 0) & ~same[0] & ~same[1]
+    assert bridged.any() and not np.asarray(found.targets)[bridged].any()
+    assert 0.2 < np.asarray(found.targets).mean() < 0.9 and 0.2 < np.asarray(found.hard).mean() < 0.9
+
+
+def test_without_any_valid_pair_the_loss_is_zero():
+    given = make_contrast()
+    given = given._replace(valid=jnp.zeros(B, bool))
+    mesh = make_mesh(MeshConfig())
+    (value, _), gradients = value_and_gradients(RingContrast(mesh, 8), given, ContrastSettings((D,), True, True))
+    assert value == 0 and all(not np.any(gradient) for gradient in gradients)
+
+
+def test_widths_short_of_the_embedding_leave_the_rest_without_gradient():
+    given = make_contrast(hard=0)
+    settings = ContrastSettings((8,), True, True)
+    mesh = make_mesh(MeshConfig())
+    _, (query, *_) = value_and_gradients(RingContrast(mesh, 8), given, settings)
+    _, (plain, *_) = value_and_gradients(plain_contrast, given, settings)
+    assert not np.any(query[:, 8:])
+    np.testing.assert_allclose(query, plain, atol=1e-6)
