@@ -52,7 +52,8 @@ class Embedder:
         self.config, self.params, self.mesh = config, params, mesh
         self._extract, self._groups = extractor, data_shards(mesh)
         self._batch = -(-config.eval.batch_size // self._groups) * self._groups
-        self._model = make_model(config.model, groups=self._groups)
+        # Without a backward pass there are no activations to bound.
+        self._model = make_model(dataclasses.replace(config.model, media_chunk=0), groups=self._groups)
         self.width = config.model.llm.width
 
     def embed(

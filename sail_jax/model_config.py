@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from sail_jax.errors import SailError
 from sail_jax.schema import section, setting
 
 
@@ -138,7 +139,31 @@ class ModelConfig:
     dtype: str = setting(
         "bfloat16", "type of the computation; parameters are always float32", choices=("float32", "bfloat16", "float16")
     )
-    remat: str = setting("none", "rematerialisation of the blocks: 'none', 'dots' (keep matmul outputs) or 'full'")
+    media_chunk: int = setting(
+        0,
+        "pairs of a device that go through the towers of vision and sound at a time, in the backward pass too: bounds their memory "
+        "for about half as much computation again; 0 for all ('fusion' alone)",
+        low=0,
+    )
+    remat: str = setting(
+        "none",
+        "rematerialisation of the blocks: 'none', 'dots' (keep the outputs of matrices and attention) or 'full' (keep those of attention)",
+    )
+
+    def media_chunks(self, pairs: int) -> int:
+        """Chunks into which the pairs that a device encodes at once are cut.
+
+        Raises:
+            SailError: when `media_chunk` does not divide them.
+        """
+        if not 0 < self.media_chunk < pairs:
+            return 1
+        if pairs % self.media_chunk:
+            raise SailError(
+                f"config.model.media_chunk is {self.media_chunk}, which does not divide the {pairs} pairs of a device (of a "
+                "micro-batch on it); choose a divisor."
+            )
+        return pairs // self.media_chunk
 
     @property
     def text_tower(self) -> str:

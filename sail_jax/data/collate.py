@@ -31,10 +31,13 @@ def thin(counts: np.ndarray, room: int) -> np.ndarray:
         [items] int, at most `counts`, with a sum of at most `room`.
     """
     kept = counts.copy()
-    while kept.sum() > room:
-        ceiling = kept.max()
-        tallest = np.flatnonzero(kept == ceiling)
-        kept[tallest[: kept.sum() - room]] -= 1
+    while (excess := kept.sum() - room) > 0:
+        tallest = np.flatnonzero(kept == kept.max())
+        lower = kept[kept < kept.max()].max(initial=0)
+        # All of the tallest go down together, to the next lower count at most; what is less than one each, the first give.
+        kept[tallest] -= min(kept.max() - lower, excess // len(tallest))
+        if excess < len(tallest):
+            kept[tallest[:excess]] -= 1
     return kept
 
 

@@ -26,6 +26,7 @@ from sail_jax.data.prompts import PromptEncoder, load_tokenizer
 from sail_jax.data.sampler import Sampler
 from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import Pair
+from sail_jax.data.text_room import fit_texts, token_room
 from sail_jax.data.training_set import TrainingSet, dataset_weights
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import Batch, text_item
@@ -53,18 +54,28 @@ class LoadedBatch(NamedTuple):
     """A batch with what the training loop reports of it.
 
     Attributes:
-        arrays: this host's part of the batch, numpy arrays.
+        parts: this host's part of each micro-batch, numpy arrays; one where the batch is encoded as a whole.
         step: the step it is for.
         datasets: the data sets that may occur in the global batch.
+        room: tokens of a data-parallel shard of a micro-batch for which the fusion has room; None where it does not pack.
         bad_records: messages of the records that could not be loaded; their items are masked out.
         media_cut: frames and clips that did not fit the budgets.
+        text_cut: tokens of texts that did not fit.
     """
 
-    arrays: Batch
+    parts: tuple[Batch, ...]
     step: int
     datasets: tuple[int, ...]
+    room: int | None
     bad_records: tuple[str, ...]
     media_cut: int
+    text_cut: int
+
+    @property
+    def arrays(self) -> Batch:
+        """The batch, where it is in one part."""
+        (batch,) = self.parts
+        return batch
 
 
 def open_store(config: Config) -> ItemStore:
@@ -166,25 +177,60 @@ class BatchSource:
         datasets = [dataset for dataset, _ in examples]
         pairs = [self._sets[dataset].pair(example) for dataset, example in examples]
         features = [self._pair_features(step, row, datasets[row], pair, bad) for row, pair in enumerate(pairs)]
-        model = self._config.model
-        arrays, cut = collate(
+        scores = [pair.score for pair in pairs]
+        parts, media_cut, text_cut = [], 0, 0
+        for rows in self._parts():
+            batch, *cut = self._collate(*([values[row] for row in rows] for values in (features, datasets, scores)))
+            parts.append(batch)
+            media_cut, text_cut = media_cut + cut[0], text_cut + cut[1]
+        present = self.datasets(step)
+        return LoadedBatch(tuple(parts), step, present, self._token_room(present), tuple(bad), media_cut, text_cut)
+
+    def _parts(self) -> list[list[int]]:
+        """The rows of each micro-batch: of every shard, the next of its pairs."""
+        shards, count = self._share.groups, self._config.train.micro_batches
+        rows = np.arange(self._share.stop - self._share.start).reshape(shards, count, -1)
+        return [rows[:, part].ravel().tolist() for part in range(count)]
+
+    @property
+    def _pairs(self) -> int:
+        """Pairs of a shard in a micro-batch."""
+        return (self._share.stop - self._share.start) // self._share.groups // self._config.train.micro_batches
+
+    def _collate(
+        self, features: list[tuple[ItemFeatures, ...]], datasets: list[int], scores: list[float | None]
+    ) -> tuple[Batch, int, int]:
+        """A micro-batch, and what of its media and of its texts did not fit."""
+        model, data, text_cut = self._config.model, self._config.data, 0
+        if data.text_budget:
+            features, text_cut = fit_texts(features, self._share.groups, data.text_budget)
+        groups = self._share.groups * model.media_chunks(self._pairs)
+        batch, media_cut = collate(
             features,
             datasets,
-            [pair.score for pair in pairs],
-            groups=self._share.groups,
-            frame_capacity=self._room("V", datasets, self._config.data.frame_budget, model.perceiver.max_frames),
-            clip_capacity=self._room("A", datasets, self._config.data.clip_budget, model.audio.max_clips),
+            scores,
+            groups=groups,
+            frame_capacity=self._room("V", datasets, data.frame_budget, model.perceiver.max_frames, groups),
+            clip_capacity=self._room("A", datasets, data.clip_budget, model.audio.max_clips, groups),
             audio_width=model.audio.projection,
         )
-        return LoadedBatch(arrays, step, self.datasets(step), tuple(bad), cut)
+        return batch, media_cut, text_cut
 
-    def _room(self, modality: str, datasets: list[int], budget: float, most: int) -> int:
+    def _token_room(self, datasets: tuple[int, ...]) -> int | None:
+        budget = self._config.data.text_budget
+        if not budget:
+            return None
+        sets = [self._sets[dataset] for dataset in datasets]
+        patterns = [pattern for dataset in sets for pattern in dataset.patterns]
+        return token_room(patterns, [s.views for s in sets], self._extract.encoder, self._pairs, budget)
+
+    def _room(self, modality: str, datasets: list[int], budget: float, most: int, groups: int) -> int:
         """Length of the flat axis of a modality: a function of the data set alone, so the same on all hosts."""
         # A mixed batch needs room for the data set that shows the modality on the most sides.
         mixed = self._config.data.sampling == "mixed"
         sets = self._sets.values() if mixed else [self._sets[datasets[0]]]
         sides = max(sum(modality in view.modalities for view in dataset.views) for dataset in sets)
-        return capacity(len(datasets) * sides, budget or most, self._share.groups)
+        return capacity(len(datasets) * sides, budget or most, groups)
 
     def _pair_features(self, step: int, row: int, dataset: int, pair: Pair, bad: list[str]) -> tuple[ItemFeatures, ...]:
         """The sides of a pair; a mixed batch is padded with blanks to the sides of the set that has the most."""

@@ -135,6 +135,10 @@ class PromptEncoder:
                 literal = ""
         return [*segments, (TokenType.PROMPT, self._literal(literal))]
 
+    def prompt_tokens(self, instruction: str) -> int:
+        """Tokens of the filled template without text, vision and sound."""
+        return sum(len(tokens) for _, tokens in self._segments(instruction))
+
     def __call__(self, instruction: str, text: str, *, vision: bool, audio: bool) -> tuple[np.ndarray, np.ndarray]:
         """Tokenizes one item.
 

@@ -43,6 +43,7 @@ class TrainingSet:
         self.name, self.index, self._settings = name, index, settings
         self.table = PairTable.open(folder / settings.table, split=settings.split)
         query, target = dataset_views(config, name)
+        self.patterns = [parse_pattern(text, setting=name) for text in settings.patterns]
         self.views = (query, target, *[target] * settings.hard_negatives)
         self._negatives = _open_negatives(settings, folder, name)
         self._order = grain.MapDataset.range(len(self.table)).shuffle(seed=config.seed + index).repeat()

@@ -15,6 +15,7 @@ from sail_jax.model_config import ModelConfig
 from sail_jax.models.bert import Bert
 from sail_jax.models.clap import ClapAudio
 from sail_jax.models.media import (
+    Media,
     Views,
     by_view,
     filled,
@@ -58,7 +59,9 @@ class DualTower(nn.Module):
         self.audio_adapter = Dense(**adapter)
         self.text_adapter = Dense(**adapter)
 
-    def __call__(self, batch: Batch, views: Views = ((OMNI,), (OMNI,))) -> tuple[tuple[jax.Array, ...], dict[str, Any]]:
+    def __call__(
+        self, batch: Batch, views: Views = ((OMNI,), (OMNI,)), room: int | None = None
+    ) -> tuple[tuple[jax.Array, ...], dict[str, Any]]:
         """Embeds the items of a batch; the interface is that of `OmniEmbedder`.
 
         The towers run once for all views; a view decides which vectors are averaged.
@@ -67,6 +70,7 @@ class DualTower(nn.Module):
             batch: arrays of `items.Batch`.
             views: those of the query side and of the target side, for example (("VTA", "T"), ("VTA",)); each gives an
                 embedding of its own. Hard negatives are seen as targets are. A batch with one side takes one tuple.
+            room: None; this model does not pack.
 
         Returns:
             z: ([V, B, D] of queries, [V, B, S - 1, D] of targets and hard negatives) float32, not normalised; zeros where
@@ -106,7 +110,7 @@ class DualTower(nn.Module):
         return _present(self.vision_adapter(mean), has)
 
     def _encode_sound(self, batch: Batch) -> Tower:
-        vector, has = sound_vectors(self.audio, batch, groups=self.groups)
+        vector, has = sound_vectors(self.audio, Media.of(batch), groups=self.groups)
         return _present(self.audio_adapter(vector), has)
 
     def _encode_text(self, batch: Batch) -> Tower:

@@ -1,7 +1,7 @@
 """The omni-modal embedder: the towers' tokens fused by a bidirectional LLM (arXiv 2510.12709, sec. 3.2).
 
 Axes: B pairs, S sides, I = B * S items, F frames on a flat axis, C clips on a flat axis, P patches, N tokens, L latents,
-D width, V views, G groups of pairs (data-parallel shards), M frame slots of an item.
+D width, V views, R rows of a pair in the fusion, G groups of pairs (data-parallel shards), T places of a group on the packed axis.
 """
 
 from typing import Any
@@ -16,15 +16,19 @@ from sail_jax.models.clap import ClapAudio
 from sail_jax.models.llm import Llm
 from sail_jax.models.media import (
     TYPES,
+    Media,
     Views,
     by_view,
+    chunks_of,
     filled,
-    frames_to_slots,
+    frames_of_items,
+    joined_chunks,
     masked_mean,
     per_row,
     rows_of_views,
     sound_vectors,
 )
+from sail_jax.models.packing import pack
 from sail_jax.models.perceiver import Perceiver
 from sail_jax.models.transformer import Dense
 from sail_jax.models.vit import Vit
@@ -35,7 +39,8 @@ class OmniEmbedder(nn.Module):
 
     Attributes:
         config: sizes of the towers.
-        groups: equal groups of pairs in the batch; the frames and clips of a pair lie in the block of its group.
+        groups: equal groups of pairs in the batch. The frames and clips of a pair lie in the block of its group, or where
+            `config.media_chunk` cuts a group in chunks, in the block of its chunk.
     """
 
     config: ModelConfig
@@ -52,7 +57,9 @@ class OmniEmbedder(nn.Module):
         self.vision_adapter = Dense(config.llm.width, use_bias=True, dtype=common["dtype"])
         self.audio_adapter = Dense(config.llm.width, use_bias=True, dtype=common["dtype"])
 
-    def __call__(self, batch: Batch, views: Views = ((OMNI,), (OMNI,))) -> tuple[tuple[jax.Array, ...], dict[str, Any]]:
+    def __call__(
+        self, batch: Batch, views: Views = ((OMNI,), (OMNI,)), room: int | None = None
+    ) -> tuple[tuple[jax.Array, ...], dict[str, Any]]:
         """Embeds the items of a batch.
 
         The towers run once; the fusion runs once over all views of all sides. A position that a view does not show, or
@@ -62,6 +69,8 @@ class OmniEmbedder(nn.Module):
             batch: arrays of `items.Batch`.
             views: those of the query side and of the target side, for example (("VTA", "T"), ("VTA",)); each gives an
                 embedding of its own. Hard negatives are seen as targets are. A batch with one side takes one tuple.
+            room: T, tokens of a group for which the fusion has room; all rows of it are packed on one axis. NaN comes out of a
+                group with more. None gives every row N places.
 
         Returns:
             z: ([V, B, D] of queries, [V, B, S - 1, D] of targets and hard negatives) float32, not normalised; zeros where
@@ -74,9 +83,7 @@ class OmniEmbedder(nn.Module):
         pairs, sides, length = batch.tokens.shape
         items = pairs * sides
         tokens, types = (x.reshape(items, length) for x in (batch.tokens, batch.token_types))
-        vision, has_vision = self._encode_frames(batch, items)
-        sound, has_audio = sound_vectors(self.audio, batch, groups=self.groups)
-        audio = self.audio_adapter(sound)
+        vision, has_vision, audio, has_audio = self._encode_media(Media.of(batch), pairs // self.groups)
         embeddings = self.llm.embed(tokens)
         embeddings = _fill(embeddings, types == TokenType.VISION, vision)
         embeddings = _fill(embeddings, types == TokenType.AUDIO, audio[:, None])
@@ -87,7 +94,7 @@ class OmniEmbedder(nn.Module):
         types = per_row(types, rows, sides)
         mask = per_row(present, rows, sides)
         mask &= jnp.stack([_shown(types[:, row], view) for row, (_, view) in enumerate(rows)], axis=1)
-        hidden = self._fuse(per_row(embeddings, rows, sides), mask)
+        hidden = self._fuse(per_row(embeddings, rows, sides), mask, room)
         states = jnp.tanh(hidden.astype(jnp.float32))
         z = masked_mean(states, mask)
         # A prompt alone would give every such item the same vector, which search would find.
@@ -103,26 +110,56 @@ class OmniEmbedder(nn.Module):
         out |= {"vision": vision, "audio": audio, "mask": mask, "hidden": hidden}
         return by_view(z, views, sides), out
 
-    def _fuse(self, embeddings: jax.Array, mask: jax.Array) -> jax.Array:
+    def _fuse(self, embeddings: jax.Array, mask: jax.Array, room: int | None) -> jax.Array:
         """Runs the LLM once over all rows: [B, R, N, D], [B, R, N] -> [B, R, N, D]."""
         flat_mask = mask.reshape(-1, mask.shape[-1])
         # Positions count valid tokens alone, so that what is left out leaves no gap.
         positions = jnp.maximum(jnp.cumsum(flat_mask, axis=-1) - 1, 0).astype(jnp.int32)
-        hidden, _ = self.llm(embeddings.reshape(*flat_mask.shape, -1), positions, flat_mask)
-        return hidden.reshape(*mask.shape, -1)
+        embeddings = embeddings.reshape(*flat_mask.shape, -1)
+        if room is None:
+            hidden, _ = self.llm(embeddings, positions, flat_mask)
+            return hidden.reshape(*mask.shape, -1)
+        packing, fits = pack(flat_mask, room, self.groups)
+        hidden, _ = self.llm(packing.to_flat(embeddings), packing.to_flat(positions), None, packing)
+        hidden = packing.to_rows(hidden).reshape(self.groups, -1, *mask.shape[1:], hidden.shape[-1])
+        # What has no place would be missed silently.
+        return jnp.where(fits[:, None, None, None, None], hidden, jnp.nan).reshape(*mask.shape, -1)
 
-    def _encode_frames(self, batch: Batch, items: int) -> tuple[jax.Array, jax.Array]:
+    def _encode_media(self, media: Media, pairs: int) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """The tokens of vision [I, L, D] and of sound [I, D], each with [I] bool whether the item has it.
+
+        Where the pairs of a group are cut in chunks, these go through the towers one after the other, and again in the backward
+        pass, so that the activations of one chunk are held at a time.
+        """
+        chunks = self.config.media_chunks(pairs)
+        if chunks == 1:
+            return self._encode_chunk(media)
+
+        def step(model: "OmniEmbedder", carry: tuple, chunk: Media) -> tuple[tuple, tuple]:
+            return carry, model._encode_chunk(chunk)
+
+        broadcast = {"variable_broadcast": ("params", "lora"), "split_rngs": {"params": False}}
+        step = nn.remat(step, policy=jax.checkpoint_policies.nothing_saveable, prevent_cse=False)
+        _, encoded = nn.scan(step, **broadcast)(self, (), chunks_of(media, self.groups, chunks))
+        return tuple(joined_chunks(part, self.groups) for part in encoded)
+
+    def _encode_chunk(self, media: Media) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        vision, has_vision = self._encode_frames(media)
+        sound, has_sound = sound_vectors(self.audio, media, groups=self.groups)
+        return vision, has_vision, self.audio_adapter(sound), has_sound
+
+    def _encode_frames(self, media: Media) -> tuple[jax.Array, jax.Array]:
         """Frames -> ([I, L, D] vision tokens, [I] bool whether the item has any frame)."""
-        config, width = self.config.perceiver, self.config.llm.width
-        dtype = jnp.dtype(self.config.dtype)
-        if batch.frames.shape[0] == 0:
-            return jnp.zeros((items, config.latents, width), dtype), jnp.zeros(items, bool)
-        patches, _ = self.vit(batch.frames)
-        slots, filled = frames_to_slots(
-            patches, batch.frame_item, batch.frame_slot, items=items, slots=config.max_frames, groups=self.groups
+        config, width, items = self.config.perceiver, self.config.llm.width, len(media.has_audio_vector)
+        if media.frames.shape[0] == 0:
+            return jnp.zeros((items, config.latents, width), jnp.dtype(self.config.dtype)), jnp.zeros(items, bool)
+        patches, _ = self.vit(media.frames)
+        frame_of = frames_of_items(
+            media.frame_item, media.frame_slot, items=items, slots=config.max_frames, groups=self.groups
         )
-        latents, _ = self.perceiver(slots, filled)
-        return self.vision_adapter(latents), filled.any(axis=-1)
+        latents, _ = self.perceiver(patches, media.frame_slot, frame_of)
+        has_vision = (frame_of < len(media.frames) // self.groups).any(axis=-1).reshape(-1)
+        return self.vision_adapter(latents), has_vision
 
 
 def _shown(types: jax.Array, view: str) -> jax.Array:

@@ -13,6 +13,7 @@ from sail_jax.errors import SailError
 from sail_jax.model_config import LlmConfig
 from sail_jax.models import transformer
 from sail_jax.models.lora import adapter
+from sail_jax.models.packing import Packing
 
 
 class Llm(nn.Module):
@@ -75,18 +76,19 @@ class Llm(nn.Module):
         return rows
 
     def __call__(
-        self, embeddings: jax.Array, positions: jax.Array, mask: jax.Array
+        self, embeddings: jax.Array, positions: jax.Array, mask: jax.Array | None, packing: Packing | None = None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Contextualises a sequence of embeddings.
 
         Args:
-            embeddings: [B, N, D], of text tokens (`embed`) and of the other modalities.
-            positions: [B, N] int32 rotary positions.
-            mask: [B, N] bool, False at positions that take no part in attention.
+            embeddings: [B, N, D], of text tokens (`embed`) and of the other modalities; or packed, [T, D].
+            positions: [B, N] int32 rotary positions; or packed, [T].
+            mask: [B, N] bool, False at positions that take no part in attention; None where packed.
+            packing: how the sequences lie on a flat axis; None where they do not.
 
         Returns:
-            hidden: [B, N, D] in `dtype`, after the final norm. Positions out of the mask hold finite, unused values.
-            out: "hidden", and "layers" [layers, B, N, D] where `keep_layers` asks for it.
+            hidden: the shape of `embeddings` in `dtype`, after the final norm. What takes no part holds finite, unused values.
+            out: "hidden", and "layers" [layers, ...] where `keep_layers` asks for it.
         """
         config = self.config
         angles = transformer.rotary_angles(positions, config.head_dim, config.rope_theta)
@@ -95,6 +97,7 @@ class Llm(nn.Module):
             embeddings.astype(self.dtype),
             mask,
             angles,
+            packing,
             layers=config.layers,
             remat=self.remat,
             keep_layers=self.keep_layers,

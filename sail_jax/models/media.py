@@ -1,11 +1,11 @@
 """What the models share: frames and clips on their flat axes come to their items, and which views an item fills.
 
 Axes: B pairs, S sides, I = B * S items, F frames on a flat axis, C clips on a flat axis, P patches, N tokens, D width,
-V views, G groups of pairs (data-parallel shards), M frame slots of an item.
+V views, G groups of pairs (data-parallel shards), M frame slots of an item, K chunks of a group.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -67,13 +67,10 @@ def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
     return (values * weights).sum(-2) / jnp.maximum(weights.sum(-2), 1)
 
 
-def frames_to_slots(
-    patches: jax.Array, frame_item: jax.Array, frame_slot: jax.Array, *, items: int, slots: int, groups: int
-) -> tuple[jax.Array, jax.Array]:
-    """Brings the flat frames to their items.
+def frames_of_items(frame_item: jax.Array, frame_slot: jax.Array, *, items: int, slots: int, groups: int) -> jax.Array:
+    """Which frame stands in which slot of an item.
 
     Args:
-        patches: [F, P, D].
         frame_item: [F] int32 index of the item within the group, -1 at padding.
         frame_slot: [F] int32 slot within the item.
         items: I.
@@ -81,18 +78,16 @@ def frames_to_slots(
         groups: G.
 
     Returns:
-        [I, M, P, D] with zeros in empty slots, and [I, M] bool, the filled slots.
+        [G, I / G, M] int32 index of the frame within the block of its group; F / G in empty slots.
     """
-    per_group, block = items // groups * slots, patches.shape[0] // groups
+    per_group, block = items // groups * slots, len(frame_item) // groups
 
-    def one_group(block_patches: jax.Array, item: jax.Array, slot: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def one_group(item: jax.Array, slot: jax.Array) -> jax.Array:
         place = jnp.where(item >= 0, item * slots + slot, per_group)
-        source = jnp.full(per_group, block, jnp.int32).at[place].set(jnp.arange(block, dtype=jnp.int32), mode="drop")
-        return jnp.take(block_patches, source, axis=0, mode="fill", fill_value=0), source < block
+        return jnp.full(per_group, block, jnp.int32).at[place].set(jnp.arange(block, dtype=jnp.int32), mode="drop")
 
-    grouped = [x.reshape(groups, block, *x.shape[1:]) for x in (patches, frame_item, frame_slot)]
-    placed, filled = jax.vmap(one_group)(*grouped)
-    return placed.reshape(items, slots, *patches.shape[1:]), filled.reshape(items, slots)
+    of_groups = jax.vmap(one_group)(frame_item.reshape(groups, block), frame_slot.reshape(groups, block))
+    return of_groups.reshape(groups, items // groups, slots)
 
 
 def mean_per_item(
@@ -111,22 +106,67 @@ def mean_per_item(
     return mean.reshape(items, -1), heard.reshape(items)
 
 
+class Media(NamedTuple):
+    """The arrays of a batch that the towers of vision and sound read; see `items.Batch`.
+
+    Attributes:
+        frames: [F, H, W, 3] uint8.
+        frame_item: [F] int32.
+        frame_slot: [F] int32.
+        clips: [C, samples] int16.
+        clip_item: [C] int32.
+        audio_vectors: [I, K] float32.
+        has_audio_vector: [I] bool.
+    """
+
+    frames: jax.Array
+    frame_item: jax.Array
+    frame_slot: jax.Array
+    clips: jax.Array
+    clip_item: jax.Array
+    audio_vectors: jax.Array
+    has_audio_vector: jax.Array
+
+    @classmethod
+    def of(cls, batch: Batch) -> "Media":
+        """The media of a batch."""
+        by_item = {name: getattr(batch, name) for name in ("audio_vectors", "has_audio_vector")}
+        flat = {name: getattr(batch, name) for name in cls._fields if name not in by_item}
+        return cls(**flat, **{name: x.reshape(-1, *x.shape[2:]) for name, x in by_item.items()})
+
+
 def sound_vectors(
-    tower: Callable[[jax.Array], tuple[jax.Array, Any]], batch: Batch, *, groups: int
+    tower: Callable[[jax.Array], tuple[jax.Array, Any]], media: Media, *, groups: int
 ) -> tuple[jax.Array, jax.Array]:
     """The sound of the items: the mean of what an audio tower makes of their clips, or the precomputed vector.
 
     Args:
-        tower: clips [C, samples] -> ([C, K], anything); it is not run where the batch has no clips.
-        batch: arrays of `items.Batch`.
+        tower: clips [C, samples] -> ([C, K], anything); it is not run where there are no clips.
+        media: of the items.
         groups: G.
 
     Returns:
         [I, K] and [I] bool, whether the item has sound.
     """
-    given = batch.has_audio_vector.reshape(-1)
-    vector = batch.audio_vectors.reshape(len(given), -1)
-    if batch.clips.shape[0] == 0:
+    vector, given = media.audio_vectors, media.has_audio_vector
+    if media.clips.shape[0] == 0:
         return vector, given
-    mean, heard = mean_per_item(tower(batch.clips)[0], batch.clip_item, items=len(given), groups=groups)
+    mean, heard = mean_per_item(tower(media.clips)[0], media.clip_item, items=len(given), groups=groups)
     return jnp.where(given[:, None], vector, mean), given | heard
+
+
+def chunks_of(media: Media, groups: int, chunks: int) -> Media:
+    """Brings the chunks of each group to a leading axis: [G * K * n, ...] -> [K, G * n, ...] for K chunks."""
+
+    def split(x: jax.Array) -> jax.Array:
+        by_chunk = jnp.moveaxis(x.reshape(groups, chunks, -1, *x.shape[1:]), 1, 0)
+        return by_chunk.reshape(chunks, -1, *x.shape[1:])
+
+    return jax.tree.map(split, media)
+
+
+def joined_chunks(of_chunks: jax.Array, groups: int) -> jax.Array:
+    """The way back, [K, G * n, ...] -> [G * K * n, ...]."""
+    chunks, width = of_chunks.shape[0], of_chunks.shape[2:]
+    by_group = jnp.moveaxis(of_chunks.reshape(chunks, groups, -1, *width), 0, 1)
+    return by_group.reshape(-1, *width)

@@ -1,6 +1,7 @@
 """The Visual Perceiver: a few latents that summarise the patches of all frames (arXiv 2510.12709, sec. 3.2).
 
-Axis letters: B batch, F frames, P patches, L latents, D width, Dv width of the vision tower.
+Axis letters: I items, F frames of all items on a flat axis, M frame slots of an item, P patches, L latents, D width, Dv width of
+the vision tower, G groups of items (data-parallel shards), T places of a group on the packed axis.
 """
 
 from typing import Any
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 
 from sail_jax.errors import SailError
 from sail_jax.model_config import PerceiverConfig
-from sail_jax.models import transformer
+from sail_jax.models import packing, transformer
 
 ATTENTION = ("joint", "latents")
 NORM_EPS = 1e-6
@@ -35,16 +36,19 @@ class Perceiver(nn.Module):
     remat: str = "none"
 
     @nn.compact
-    def __call__(self, patches: jax.Array, frame_mask: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Summarises the frames of every item.
+    def __call__(
+        self, patches: jax.Array, frame_slot: jax.Array, frame_of: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Summarises the frames of every item; the frames stay on their flat axis, so that an item pays for those it has.
 
         Args:
-            patches: [B, F, P, Dv], the frame at index f at temporal position f; F at most `config.max_frames`.
-            frame_mask: [B, F] bool, False at padding, which does not change the result.
+            patches: [F, P, Dv], the frames of each of G groups in a block of their own.
+            frame_slot: [F] int32 temporal position of each frame, below `config.max_frames`.
+            frame_of: [G, I / G, M] int32 index within its block of the frame in each slot of an item; F / G where there is none.
 
         Returns:
-            latents: [B, L, D] in `dtype`, after the final norm; finite, and without meaning, for an item without frames.
-            out: "latents", and "tokens" [B, F * P, D], the patches as the blocks see them.
+            latents: [I, L, D] in `dtype`, after the final norm; finite, and without meaning, for an item without frames.
+            out: "latents", and "tokens" [F, P, D], the patches as the blocks see them.
 
         Raises:
             SailError: on an unknown kind of attention, too many frames, or a width that the heads do not divide.
@@ -52,12 +56,11 @@ class Perceiver(nn.Module):
         config = self.config
         if config.attention not in ATTENTION:
             raise SailError(f"model.perceiver.attention is {config.attention!r}; choose one of {', '.join(ATTENTION)}.")
-        tokens = self._tokens(patches)
+        tokens = self._tokens(patches, frame_slot, frame_of.shape[2])
+        groups, items, _ = frame_of.shape
         latents = self.param("latents", transformer.EMBEDDING_INIT, (config.latents, config.width), jnp.float32)
-        latents = jnp.broadcast_to(latents.astype(self.dtype), (patches.shape[0], config.latents, config.width))
-        key_mask = jnp.pad(
-            jnp.repeat(frame_mask, patches.shape[2], axis=1), ((0, 0), (config.latents, 0)), constant_values=True
-        )
+        latents = jnp.broadcast_to(latents.astype(self.dtype), (groups * items, *latents.shape))
+        layout = _layout(frame_of, len(patches) // groups, patches.shape[1], config.latents)
         block = transformer.Block(
             heads=config.heads,
             kv_heads=config.heads,
@@ -72,22 +75,36 @@ class Perceiver(nn.Module):
             dtype=self.dtype,
             name="layers",
         )
+        flat = tokens.reshape(-1, config.width)
         if config.attention == "joint":
-            updated, arguments = jnp.concatenate([latents, tokens], axis=1), (key_mask,)
+            updated, context = layout.join(latents, flat), None
         else:
-            updated, arguments = latents, (key_mask, None, tokens)
-        updated, _ = transformer.scan_layers(block, updated, *arguments, layers=config.layers, remat=self.remat)
+            updated, context = latents, flat
+        scanned = {"layers": config.layers, "remat": self.remat}
+        updated, _ = transformer.scan_layers(block, updated, None, None, layout, context, **scanned)
+        if config.attention == "joint":
+            updated = updated.reshape(groups, -1, config.width)[:, : items * config.latents]
         norm = transformer.LayerNorm(epsilon=NORM_EPS, dtype=self.dtype, name="final_norm")
-        latents = norm(updated[:, : config.latents])
+        latents = norm(updated.reshape(-1, config.latents, config.width))
         return latents, {"latents": latents, "tokens": tokens}
 
-    def _tokens(self, patches: jax.Array) -> jax.Array:
-        config, (batch, frames, count, _) = self.config, patches.shape
-        if frames > config.max_frames:
-            raise SailError(f"An item has {frames} frames; model.perceiver.max_frames allows {config.max_frames}.")
+    def _tokens(self, patches: jax.Array, frame_slot: jax.Array, slots: int) -> jax.Array:
+        config = self.config
+        if slots > config.max_frames:
+            raise SailError(f"An item has {slots} frames; model.perceiver.max_frames allows {config.max_frames}.")
         times = self.param(
             "temporal_embedding", transformer.EMBEDDING_INIT, (config.max_frames, config.width), jnp.float32
         )
         tokens = transformer.Dense(config.width, True, self.dtype, name="input_projection")(patches)
-        tokens += times[:frames, None].astype(self.dtype)
-        return tokens.reshape(batch, frames * count, config.width)
+        return tokens + times[frame_slot][:, None].astype(self.dtype)
+
+
+def _layout(frame_of: jax.Array, frames: int, patches: int, latents: int) -> packing.Packing:
+    """The packed axis: of each group the latents of all items, then its frames; a sequence is an item's latents and its frames."""
+    groups, items, slots = frame_of.shape
+    room = items * latents + frames * patches
+    of_latents = jnp.arange(items * latents, dtype=jnp.int32).reshape(items, latents)
+    of_patches = items * latents + frame_of[..., None] * patches + jnp.arange(patches, dtype=jnp.int32)
+    of_patches = jnp.where(frame_of[..., None] < frames, of_patches, room).reshape(groups, items, slots * patches)
+    places = jnp.concatenate([jnp.broadcast_to(of_latents, (groups, items, latents)), of_patches], axis=2)
+    return packing.from_places(places.reshape(groups, -1), room, latents + slots * patches)

@@ -13,9 +13,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from sail_jax.errors import SailError
+from sail_jax.models.fused_attention import choose_kernel
 from sail_jax.models.lora import adapter
+from sail_jax.models.packing import Packing
 
 # Finite, so that a row without any valid key averages its values instead of becoming NaN; far below any logit, so that
 # the weight of a masked key is exactly zero wherever a valid one exists.
@@ -26,9 +29,14 @@ EMBEDDING_INIT = nn.initializers.normal(stddev=0.02)
 # The fast variance, E[x^2] - E[x]^2, cancels badly on the outlier channels of trained towers.
 LayerNorm = functools.partial(nn.LayerNorm, use_fast_variance=False)
 
+# Attention is the costliest thing to compute again for its size, so what it gives is always kept.
+_ATTENTION = "attention"
+_KEEP_ATTENTION = jax.checkpoint_policies.save_only_these_names(_ATTENTION)
 REMAT_POLICIES = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _KEEP_ATTENTION
+    ),
+    "full": _KEEP_ATTENTION,
 }
 
 # LayerScale starts small, as in InternViT, so that a deep stack begins close to the identity.
@@ -111,12 +119,12 @@ def rotary_angles(positions: jax.Array, head_dim: int, theta: float) -> tuple[ja
     """Cosines and sines of the rotary position embedding, as in transformers' Qwen2RotaryEmbedding.
 
     Args:
-        positions: [B, N] int32.
+        positions: [..., N] int32.
         head_dim: K, even.
         theta: base of the frequencies.
 
     Returns:
-        Two arrays [B, N, 1, K / 2] float32.
+        Two arrays [..., N, 1, K / 2] float32.
     """
     frequencies = theta ** -(np.arange(0, head_dim, 2) / head_dim)
     angles = positions[..., None, None].astype(jnp.float32) * frequencies.astype(np.float32)
@@ -127,11 +135,11 @@ def rotate(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
     """Rotates the pairs (x[i], x[i + K / 2]) of every head: the "rotate_half" convention of Qwen and Llama.
 
     Args:
-        x: [B, N, H, K].
+        x: [..., N, H, K].
         angles: what `rotary_angles` returns.
 
     Returns:
-        [B, N, H, K] in the type of `x`.
+        [..., N, H, K] in the type of `x`.
     """
     cos, sin = angles
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
@@ -147,7 +155,7 @@ def attend(
     causal: bool = False,
     block_size: int = 0,
 ) -> jax.Array:
-    """Scaled dot-product attention, grouped-query, with softmax in float32.
+    """Scaled dot-product attention, grouped-query, with softmax in float32, by the kernel that suits the device best.
 
     Args:
         query: [B, N, H, K].
@@ -155,12 +163,25 @@ def attend(
         value: [B, S, G, K].
         key_mask: [B, S] bool, True where a key may be attended to; None for everywhere.
         causal: whether query i sees keys 0 to i alone.
-        block_size: queries per block. The blocks run one after the other and are recomputed in the backward pass, so
+        block_size: queries per block where no fused kernel is used. The blocks run one after the other and are recomputed in the backward pass, so
             that the weights of one block are held at a time; 0 computes all queries at once.
 
     Returns:
         [B, N, H, K] in the type of `value`. A query without any valid key gets the mean of all values.
     """
+    plain = functools.partial(_attend_plainly, causal=causal, block_size=block_size)
+    return choose_kernel(plain, query, key, causal=causal)(query, key, value, key_mask)
+
+
+def _attend_plainly(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    key_mask: jax.Array | None,
+    *,
+    causal: bool,
+    block_size: int,
+) -> jax.Array:
     batch, length, heads, width = query.shape
     if not 0 < block_size < length:
         return _attend_rows(query, key, value, key_mask, jnp.arange(length) if causal else None)
@@ -227,22 +248,29 @@ class Attention(nn.Module):
         source: jax.Array,
         key_mask: jax.Array | None = None,
         angles: tuple[jax.Array, jax.Array] | None = None,
+        packing: Packing | None = None,
     ) -> jax.Array:
-        """Lets the tokens `x` [B, N, D] attend to the tokens `source` [B, S, D].
+        """Lets the tokens `x` attend to the tokens `source`.
 
         Args:
-            x: [B, N, D].
-            source: [B, S, D]; `x` itself for self-attention.
+            x: [B, N, D], or packed, [T, D], where `source` is.
+            source: [B, S, D], or packed, [T, D]; `x` itself for self-attention.
             key_mask: [B, S] bool, True at the tokens of `source` that count; None for all.
             angles: rotary positions (`rotary_angles`), in self-attention alone; None for none.
+            packing: how `source` is packed; a token sees the tokens of its own sequence. None where it is not.
 
         Returns:
-            [B, N, D] in `dtype`.
+            The shape of `x`, in `dtype`.
         """
         query = self._heads(x, self.heads, "query", angles)
         key = self._heads(source, self.kv_heads, "key", angles)
         value = self._heads(source, self.kv_heads, "value", None)
+        packed_queries = packing is not None and x.ndim == 2
+        if packing is not None:
+            key, value, key_mask = packing.to_rows(key), packing.to_rows(value), packing.filled
+            query = packing.to_rows(query) if packed_queries else query
         mixed = attend(query, key, value, key_mask, causal=self.causal, block_size=self.block_size)
+        mixed = checkpoint_name(packing.to_flat(mixed) if packed_queries else mixed, _ATTENTION)
         mixed = mixed.reshape(*x.shape[:-1], self.heads * self.head_dim)
         return Dense(x.shape[-1], self.output_bias, self.dtype, name="output")(mixed)
 
@@ -295,22 +323,24 @@ class Block(nn.Module):
         x: jax.Array,
         key_mask: jax.Array | None = None,
         angles: tuple[jax.Array, jax.Array] | None = None,
+        packing: Packing | None = None,
         context: jax.Array | None = None,
     ) -> jax.Array:
         """Updates the tokens.
 
         Args:
-            x: [B, N, D].
-            key_mask: [B, S] bool, True at the tokens that may be attended to; S is N plus the length of `context`.
+            x: [B, N, D], or [T, D] where it is packed.
+            key_mask: [B, N] bool, True at the tokens that may be attended to; None for all.
             angles: rotary positions of `x`; None for none.
-            context: [B, S - N, D] tokens that are attended to, after `x`, but not updated; None for none.
+            packing: how `x`, or with a `context` both together, lie on one flat axis; None where nothing is packed.
+            context: [T - B * N, D] packed tokens that are attended to, after `x` in each group, but not updated; None for none.
 
         Returns:
-            [B, N, D] in `dtype`.
+            The shape of `x`, in `dtype`.
         """
         norm = self.norm(epsilon=self.norm_eps, dtype=self.dtype, name="attention_norm")
         normed = norm(x)
-        source = normed if context is None else jnp.concatenate([normed, norm(context)], axis=1)
+        source = normed if context is None else packing.join(normed, norm(context))
         attention = Attention(
             heads=self.heads,
             kv_heads=self.kv_heads,
@@ -324,7 +354,7 @@ class Block(nn.Module):
             dtype=self.dtype,
             name="attention",
         )
-        x = x + self._scaled(attention(normed, source, key_mask, angles), "attention_scale")
+        x = x + self._scaled(attention(normed, source, key_mask, angles, packing), "attention_scale")
         normed = self.norm(epsilon=self.norm_eps, dtype=self.dtype, name="mlp_norm")(x)
         return x + self._scaled(self.mlp(self.mlp_width, self.bias, self.dtype, name="mlp")(normed), "mlp_scale")
 
@@ -344,10 +374,11 @@ def scan_layers(
 
     Args:
         block: a module that maps (x, *arguments) to the next x.
-        x: [B, N, D], in the type that the block returns.
-        *arguments: arrays that every layer receives alike.
+        x: [B, N, D] or [T, D], in the type that the block returns.
+        *arguments: arrays that every layer receives alike, or None.
         layers: number of copies.
-        remat: "none"; "dots" keeps the outputs of the dense layers alone for the backward pass; "full" keeps nothing.
+        remat: "none"; "dots" keeps the outputs of dense layers and of attention alone for the backward pass; "full" those of attention
+            alone.
         keep_layers: whether to return the output of every layer.
 
     Returns:

@@ -90,7 +90,7 @@ def to_ours(named, layers):
 
 
 def reference_params(model, config):
-    shapes = jax.eval_shape(Perceiver(config).init, jax.random.key(0), patches_of(), MASK)["params"]
+    shapes = jax.eval_shape(Perceiver(config).init, jax.random.key(0), *flat(patches_of(), MASK))["params"]
     weights = to_ours(dict(model.named_parameters()), config.layers)
     assert {path: leaf.shape for path, leaf in paths(shapes).items()} == {p: w.shape for p, w in weights.items()}
     return jax.tree.unflatten(jax.tree.structure(shapes), [weights[path] for path in paths(shapes)])
@@ -100,9 +100,16 @@ def patches_of(seed=0):
     return np.random.default_rng(seed).normal(size=(BATCH, FRAMES, PATCHES, VIT_WIDTH)).astype(np.float32)
 
 
+def flat(patches, mask):
+    """Frames in slots, [B, F, P, D] and [B, F] bool, as they lie on the flat axis: patches, their slots, the frames of items."""
+    batch, frames = mask.shape
+    frame_of = jnp.where(mask, np.arange(batch * frames).reshape(mask.shape), batch * frames)
+    return patches.reshape(-1, *patches.shape[2:]), np.tile(np.arange(frames), batch), frame_of[None].astype(jnp.int32)
+
+
 @pytest.fixture(scope="module")
 def variables():
-    return random_params(Perceiver(CONFIG), patches_of(), MASK)
+    return random_params(Perceiver(CONFIG), *flat(patches_of(), MASK))
 
 
 def config_of(attention, **changes):
@@ -114,7 +121,7 @@ def loss_and_gradients(model, variables, patches, mask):
     """((loss, latents), (gradient of the parameters, gradient of the patches)), for a loss that tells latents apart."""
 
     def loss(params, patches):
-        latents, _ = model.apply({"params": params}, patches, mask)
+        latents, _ = model.apply({"params": params}, *flat(patches, mask))
         return (latents * loss_weights()).sum(), latents
 
     return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(variables["params"], patches)
@@ -158,11 +165,11 @@ def test_padding_frames_change_nothing(variables, attention, block):
 @pytest.mark.parametrize("attention", KINDS)
 def test_the_number_of_padding_frames_changes_nothing(variables, attention):
     model = Perceiver(config_of(attention))
-    latents, out = run(model, variables, patches_of(), MASK)
-    short, _ = run(model, variables, patches_of()[1:2, :2], MASK[1:2, :2])
+    latents, out = run(model, variables, *flat(patches_of(), MASK))
+    short, _ = run(model, variables, *flat(patches_of()[1:2, :2], MASK[1:2, :2]))
     np.testing.assert_allclose(latents[1], short[0], atol=1e-5)
     assert set(out) == {"latents", "tokens"}
-    assert out["tokens"].shape == (BATCH, FRAMES * PATCHES, CONFIG.width)
+    assert out["tokens"].shape == (BATCH * FRAMES, PATCHES, CONFIG.width)
 
 
 @pytest.mark.parametrize("attention", KINDS)
@@ -181,15 +188,15 @@ def test_frame_order_matters_through_temporal_positions_alone(variables, attenti
     patches, every = patches_of(), np.ones_like(MASK)
     order = np.array([2, 0, 3, 1])
     timeless = {"params": variables["params"] | {"temporal_embedding": np.zeros((FRAMES, CONFIG.width), np.float32)}}
-    latents, _ = run(model, timeless, patches, every)
-    np.testing.assert_allclose(latents, run(model, timeless, patches[:, order], every)[0], atol=1e-5)
-    latents, _ = run(model, variables, patches, every)
-    shuffled, _ = run(model, variables, patches[:, order], every)
+    latents, _ = run(model, timeless, *flat(patches, every))
+    np.testing.assert_allclose(latents, run(model, timeless, *flat(patches[:, order], every))[0], atol=1e-5)
+    latents, _ = run(model, variables, *flat(patches, every))
+    shuffled, _ = run(model, variables, *flat(patches[:, order], every))
     assert np.abs(latents - shuffled).max() > 0.1
 
 
 def test_the_kinds_of_attention_share_their_parameters_but_not_their_result(variables):
-    latents = [run(Perceiver(config_of(kind)), variables, patches_of(), MASK)[0] for kind in KINDS]
+    latents = [run(Perceiver(config_of(kind)), variables, *flat(patches_of(), MASK))[0] for kind in KINDS]
     assert np.abs(latents[0] - latents[1]).max() > 0.1
 
 
@@ -202,8 +209,8 @@ def test_blocks_of_queries_give_the_same_values_and_gradients(variables, attenti
 
 @pytest.mark.parametrize("attention", KINDS)
 def test_bfloat16_stays_close_to_float32(variables, attention):
-    expected, _ = run(Perceiver(config_of(attention)), variables, patches_of(), MASK)
-    latents, _ = run(Perceiver(config_of(attention), dtype="bfloat16"), variables, patches_of(), MASK)
+    expected, _ = run(Perceiver(config_of(attention)), variables, *flat(patches_of(), MASK))
+    latents, _ = run(Perceiver(config_of(attention), dtype="bfloat16"), variables, *flat(patches_of(), MASK))
     assert latents.dtype == jnp.bfloat16
     assert_close(latents.astype(jnp.float32), expected, tolerance=0.05)
 
@@ -218,11 +225,12 @@ def test_bfloat16_stays_close_to_float32(variables, attention):
 )
 def test_wrong_settings_are_refused(config, message):
     with pytest.raises(SailError, match=message):
-        Perceiver(config).init(jax.random.key(0), patches_of(), MASK)
+        Perceiver(config).init(jax.random.key(0), *flat(patches_of(), MASK))
 
 
 def test_full_size_has_the_parameters_of_torch():
     config = PerceiverConfig()
-    patches = jax.ShapeDtypeStruct((2, 8, 1024, 1024), jnp.float32)
-    count = parameter_count(Perceiver(config), patches, jax.ShapeDtypeStruct((2, 8), bool))
+    patches = jax.ShapeDtypeStruct((16, 1024, 1024), jnp.float32)
+    slots, frame_of = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((16,), (1, 2, 8)))
+    count = parameter_count(Perceiver(config), patches, slots, frame_of)
     assert count == torch_parameter_count(lambda: Reference(config, 1024))

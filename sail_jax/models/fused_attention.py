@@ -1,0 +1,104 @@
+"""Which kernel computes attention: the fastest exact one of the device, here alone; `transformer.attend` is the plain form.
+
+Axes: B batch, N queries, S keys, H heads, G key and value heads, K head width.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu import flash_attention as tpu
+from jax.sharding import AxisType, PartitionSpec
+
+Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]
+
+# Queries and keys come to the TPU kernel in blocks of one of these sizes.
+_TPU_BLOCKS = (128, 256, 512)
+_HALF = (jnp.bfloat16, jnp.float16)
+
+
+def choose_kernel(plain: Attend, query: jax.Array, key: jax.Array, *, causal: bool) -> Attend:
+    """The kernel for some queries and keys; all of them compute softmax(q k / sqrt(K)) v with the masked keys left out.
+
+    On an NVIDIA GPU it is cuDNN's flash attention, on a TPU the Pallas flash attention that comes with JAX, both for 16-bit types
+    and head widths that they support; else `plain`. For a TPU the choice is made when the program is lowered, so a program that is
+    compiled ahead of time on another machine has the kernel too.
+
+    Args:
+        plain: (query, key, value, key_mask) -> mixed values, in any type and on any device.
+        query: [B, N, H, K].
+        key: [B, S, G, K].
+        causal: whether query i sees keys 0 to i alone.
+    """
+    width = query.shape[-1]
+    if query.dtype not in _HALF or width % 8:
+        return plain
+    if jax.default_backend() == "gpu":
+        return functools.partial(cudnn_attention, causal=causal) if width <= 128 else plain
+    if query.dtype != jnp.bfloat16 or min(query.shape[1], key.shape[1]) < _TPU_BLOCKS[0]:
+        return plain
+    flash = functools.partial(_by_shard, functools.partial(tpu_attention, causal=causal))
+    return lambda *arrays: jax.lax.platform_dependent(*arrays, tpu=flash, default=plain)
+
+
+def cudnn_attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, key_mask: jax.Array | None, *, causal: bool
+) -> jax.Array:
+    """Flash attention of cuDNN; shapes as in `transformer.attend`."""
+    mask = None if key_mask is None else key_mask[:, None, None, :]
+    return jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=causal, implementation="cudnn")
+
+
+def tpu_attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, key_mask: jax.Array | None, *, causal: bool
+) -> jax.Array:
+    """Flash attention of `jax.experimental.pallas`; shapes as in `transformer.attend`."""
+    batch, length, heads, width = query.shape
+    keys = key.shape[1]
+    query, key, value = (_filled_up(x) for x in (query, key, value))
+    # A query sees the keys of its segment: those that count, and none that only fill up a block.
+    valid = jnp.ones((batch, keys), bool) if key_mask is None else key_mask
+    segments = tpu.SegmentIds(jnp.ones(query.shape[:2], jnp.int32), _filled_up(valid).astype(jnp.int32))
+    key, value = (jnp.repeat(x, heads // x.shape[2], axis=2) for x in (key, value))
+    query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
+    blocks = _block_sizes(query.shape[2], key.shape[2])
+    mixed = tpu.flash_attention(
+        query, key, value, segment_ids=segments, causal=causal, sm_scale=width**-0.5, block_sizes=blocks
+    )
+    return mixed.transpose(0, 2, 1, 3)[:, :length]
+
+
+def _filled_up(x: jax.Array) -> jax.Array:
+    """Zeros up to a multiple of the smallest block along the second axis."""
+    return jnp.pad(x, [(0, 0), (0, -x.shape[1] % _TPU_BLOCKS[0]), *[(0, 0)] * (x.ndim - 2)])
+
+
+def _block_sizes(queries: int, keys: int) -> tpu.BlockSizes:
+    q, k = (max(side for side in _TPU_BLOCKS if length % side == 0) for length in (queries, keys))
+    forward = {"block_q": q, "block_k_major": k, "block_k": k, "block_b": 1}
+    keys_backward = {"block_q_major_dkv": q, "block_k_major_dkv": k, "block_k_dkv": k, "block_q_dkv": q}
+    return tpu.BlockSizes(**forward, **keys_backward, block_k_major_dq=k, block_k_dq=k, block_q_dq=q)
+
+
+def _by_shard(
+    kernel: Attend, query: jax.Array, key: jax.Array, value: jax.Array, key_mask: jax.Array | None
+) -> jax.Array:
+    """Runs a kernel on every shard of the mesh that is set: the compiler cannot split it by itself."""
+    mesh = jax.sharding.get_abstract_mesh()
+    free = {name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind != AxisType.Manual}
+    if not free:
+        return kernel(query, key, value, key_mask)
+    batch = tuple(name for name in ("data", "fsdp") if name in free) or None
+    heads = "tensor" if key.shape[2] % mesh.shape["tensor"] == 0 else None
+    split, mask = PartitionSpec(batch, None, heads), PartitionSpec(batch)
+    arrays = [(query, split), (key, split), (value, split), (key_mask, mask)]
+    run = jax.shard_map(
+        kernel,
+        mesh=mesh,
+        in_specs=tuple(spec if array is not None else None for array, spec in arrays),
+        out_specs=split,
+        axis_names=free,
+        check_vma=False,
+    )
+    return run(*(array for array, _ in arrays))

@@ -1,0 +1,67 @@
+"""The fused kernels equal the plain form of attention, in values and gradients."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import tpu as pltpu
+
+from sail_jax.models import fused_attention, transformer
+
+
+def arrays(batch, queries, keys, heads, groups, width, seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = ((batch, queries, heads, width), (batch, keys, groups, width), (batch, keys, groups, width))
+    mask = rng.random((batch, keys)) < 0.7
+    mask[:, 0] = True
+    return [jnp.asarray(rng.normal(size=shape), jnp.bfloat16) for shape in shapes], jnp.asarray(mask)
+
+
+def value_and_gradients(attend, inputs, mask):
+    weights = np.random.default_rng(1).normal(size=inputs[0].shape).astype(np.float32)
+
+    def loss(query, key, value):
+        mixed = attend(query, key, value, mask).astype(jnp.float32)
+        return (mixed * weights).sum(), mixed
+
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(*inputs)
+
+
+def assert_equal_to_plain(kernel, inputs, mask, causal):
+    plain = functools.partial(transformer._attend_plainly, causal=causal, block_size=0)
+    (_, mixed), gradients = value_and_gradients(functools.partial(kernel, causal=causal), inputs, mask)
+    (_, expected), expected_gradients = value_and_gradients(plain, inputs, mask)
+    for left, right in zip([mixed, *gradients], [expected, *expected_gradients], strict=True):
+        left, right = (np.asarray(x, np.float32) for x in (left, right))
+        np.testing.assert_allclose(left, right, atol=0.02 * np.abs(right).max())  # two digits of bfloat16
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_tpu_kernel_equals_the_plain_form(causal):
+    inputs, mask = arrays(2, 150, 150, 4, 2, 16)
+    with pltpu.force_tpu_interpret_mode():
+        assert_equal_to_plain(fused_attention.tpu_attention, inputs, mask, causal)
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_gpu_kernel_equals_the_plain_form(causal):
+    inputs, mask = arrays(2, 150, 150, 4, 2, 64)
+    assert_equal_to_plain(fused_attention.cudnn_attention, inputs, mask, causal)
+
+
+def test_the_choice_falls_when_a_program_is_lowered():
+    """On this machine the plain form runs; lowered for a TPU, the same program holds the kernel."""
+    inputs, mask = arrays(2, 256, 256, 4, 2, 64)
+    lowered = jax.jit(transformer.attend).trace(*inputs, mask).lower(lowering_platforms=("tpu",))
+    assert "tpu_custom_call" in lowered.as_text()
+    on_cpu = jax.jit(transformer.attend).lower(*inputs, mask)
+    assert "custom_call" not in on_cpu.as_text()
+    np.testing.assert_array_equal(
+        transformer.attend(*inputs, mask), transformer._attend_plainly(*inputs, mask, causal=False, block_size=0)
+    )
+    single = [x.astype(jnp.float32) for x in inputs]
+    float32 = jax.jit(transformer.attend).trace(*single, mask).lower(lowering_platforms=("tpu",))
+    assert "tpu_custom_call" not in float32.as_text()
