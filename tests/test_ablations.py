@@ -8,9 +8,11 @@ import tiny
 
 from experiments.ablations import ABLATIONS, COMMON, markdown, standard_error
 from sail_jax import config as config_lib
+from sail_jax.config import MeshConfig
 from sail_jax.data.pipeline import BatchSource, HostShare
 from sail_jax.models.model import make_model
 from sail_jax.objectives.objective import make_objective
+from sail_jax.parallel.mesh import make_mesh
 from sail_jax.training.optimizer import make_optimizer
 from sail_jax.training.stages import plan
 from sail_jax.training.state import init_state
@@ -35,7 +37,8 @@ def test_an_ablation_traces_its_train_step(name, world, tmp_path):
     config = plan(config_lib.build(values), tmp_path)[0].config
     objective, optimizer = make_objective(config), make_optimizer(config.optimizer)
     source = BatchSource(config, HostShare(0, 8, 1))
-    step = make_train_step(config, make_model(config.model), objective, optimizer, lambda _: 1e-3)
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    step = make_train_step(config, make_model(config.model), objective, optimizer, lambda _: 1e-3, mesh)
     state = jax.eval_shape(lambda: init_state(config, objective, optimizer))
     batch = jax.tree.map(jnp.asarray, source[0].arrays)
     after, metrics = jax.eval_shape(lambda s, b: step(s, b, objective.recipe(source.datasets(0))), state, batch)

@@ -40,17 +40,26 @@ def data_shards(mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def host_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
+def host_rows(mesh: Mesh, batch_size: int, micro_batches: int = 1) -> tuple[int, int]:
     """Range (start, stop) of the global batch that this process has to provide.
 
     Processes that differ in their place on the tensor axis alone provide the same rows.
+
+    Args:
+        mesh: the mesh.
+        batch_size: pairs of the global batch.
+        micro_batches: parts into which each shard is cut.
 
     Raises:
         SailError: when the batch does not split evenly, or this process's rows are not contiguous.
     """
     shards = data_shards(mesh)
-    if batch_size % shards:
-        raise SailError(f"config.data.batch_size is {batch_size}; the mesh splits it in {shards} equal parts.")
+    if batch_size % (shards * micro_batches):
+        parts = f", and config.train.micro_batches each of these in {micro_batches}" if micro_batches > 1 else ""
+        raise SailError(
+            f"config.data.batch_size is {batch_size}; the mesh splits it in {shards} equal parts{parts}. Choose a multiple of "
+            f"{shards * micro_batches}."
+        )
     indices = NamedSharding(mesh, BATCH_SPEC).addressable_devices_indices_map((batch_size,))
     ranges = sorted({index[0].indices(batch_size)[:2] for index in indices.values()})
     if any(left[1] != right[0] for left, right in zip(ranges, ranges[1:], strict=False)):
@@ -59,6 +68,6 @@ def host_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
 
 
 def shard_batch(batch: Batch, mesh: Mesh) -> Batch:
-    """Builds the global arrays of a batch from the part that this process holds."""
+    """Builds the global arrays of a batch from the part that this process holds; returns before they are on the devices."""
     sharding = NamedSharding(mesh, BATCH_SPEC)
     return jax.tree.map(lambda local: jax.make_array_from_process_local_data(sharding, local), batch)

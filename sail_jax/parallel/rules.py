@@ -93,7 +93,7 @@ def partition_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSp
     """How a parameter is split: the first match of `SHARDING`, without axes that do not divide a dimension."""
     axes = first_match(SHARDING, name)
     if len(axes) > len(shape):
-        return PartitionSpec()
+        return PartitionSpec(*[None] * len(shape))
     padded = (None,) * (len(shape) - len(axes)) + axes
     fitting = [
         axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in zip(padded, shape, strict=True)
@@ -101,14 +101,29 @@ def partition_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSp
     return PartitionSpec(*fitting)
 
 
-def abstract_on_mesh(shapes: Any, mesh: Mesh) -> Any:
+def split_over_data(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """The spec with the largest dimension that is whole, and that `data` divides, split over `data`; else as it is."""
+    whole = [at for at, axis in enumerate(spec) if axis is None and shape[at] and shape[at] % mesh.shape["data"] == 0]
+    if not whole:
+        return spec
+    chosen = max(whole, key=lambda at: shape[at])
+    return PartitionSpec(*("data" if at == chosen else axis for at, axis in enumerate(spec)))
+
+
+def abstract_on_mesh(shapes: Any, mesh: Mesh, *, over_data: bool = False) -> Any:
     """Adds to every leaf of a tree of abstract arrays its sharding by the rules table.
 
     Optimiser moments carry the path of their parameter as the end of their own, so they are split like it.
+
+    Args:
+        shapes: the tree.
+        mesh: the mesh.
+        over_data: whether the leaves are split over `data` besides, as moments are under ZeRO-2.
     """
 
     def with_sharding(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
-        sharding = NamedSharding(mesh, partition_spec(path_name(path), leaf.shape, mesh))
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+        spec = partition_spec(path_name(path), leaf.shape, mesh)
+        spec = split_over_data(spec, leaf.shape, mesh) if over_data else spec
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
 
     return jax.tree_util.tree_map_with_path(with_sharding, shapes)

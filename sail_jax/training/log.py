@@ -22,7 +22,7 @@ class TrainingLog:
 
     def __init__(self, run: RunDirectory, datasets: list[str]) -> None:
         self.run, self.datasets = run, datasets
-        self._pending: list[tuple[str, dict[str, Any], float, int, int]] = []
+        self._pending: list[tuple[str, dict[str, Any], float, dict[str, int]]] = []
         self._since = time.monotonic()
         self._elapsed = 0.0
 
@@ -39,7 +39,12 @@ class TrainingLog:
     def add(self, step: int, loaded: LoadedBatch, metrics: dict[str, jax.Array], waited: float) -> None:
         """Takes the metrics of a step; they stay on the device until the next flush."""
         name = self.datasets[loaded.datasets[0]] if len(loaded.datasets) == 1 else "mixed"
-        self._pending.append((name, metrics, waited, len(loaded.bad_records), loaded.media_cut))
+        counts = {
+            "bad_records": len(loaded.bad_records),
+            "media_cut": loaded.media_cut,
+            "text_cut": loaded.text_cut,
+        }
+        self._pending.append((name, metrics, waited, counts))
 
     def flush(self, step: int) -> str:
         """Writes the means since the last flush; returns a short line for the progress bar."""
@@ -50,9 +55,9 @@ class TrainingLog:
         line: dict[str, float] = {key: float(np.mean([m[key] for m in fetched if key in m])) for key in keys}
         for name in dict.fromkeys(names):
             line[f"loss/{name}"] = float(np.mean([m["loss"] for n, m in zip(names, fetched, strict=True) if n == name]))
-        line["data_wait_seconds"] = float(np.mean([waited for _, _, waited, *_ in self._pending]))
-        line["bad_records"] = sum(bad for *_, bad, _ in self._pending)
-        line["media_cut"] = sum(cut for *_, cut in self._pending)
+        line["data_wait_seconds"] = float(np.mean([waited for _, _, waited, _ in self._pending]))
+        for name in self._pending[0][3]:
+            line[name] = sum(counts[name] for *_, counts in self._pending)
         now = time.monotonic()
         line["steps_per_second"] = len(self._pending) / (now - self._since)
         self._elapsed += now - self._since

@@ -3,11 +3,12 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import optax
 from jax.sharding import Mesh
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -18,20 +19,20 @@ from sail_jax.convert.initial import InitReport, check_tokenizer
 from sail_jax.convert.sources import absolute_sources
 from sail_jax.data.pipeline import BatchSource, HostShare, LoadedBatch, make_iterator
 from sail_jax.errors import SailError
-from sail_jax.items import Batch
 from sail_jax.models.model import make_model
-from sail_jax.objectives.matching import Recipe
 from sail_jax.objectives.matryoshka import check_widths
 from sail_jax.objectives.objective import Objective, make_objective
-from sail_jax.parallel.mesh import data_shards, host_rows, make_mesh, shard_batch
+from sail_jax.parallel.contrast import choose_contrast
+from sail_jax.parallel.mesh import data_shards, host_rows, make_mesh
+from sail_jax.training.grad_cache import CachedStep
 from sail_jax.training.log import TrainingLog
 from sail_jax.training.mining import check_mined, mine_for_stage
 from sail_jax.training.optimizer import make_optimizer, run_learning_rate
 from sail_jax.training.stages import Stage, plan, without_mined
 from sail_jax.training.state import TrainState, abstract_state, restart_optimizer, sharded_init
-from sail_jax.training.step import Metrics, compile_step, make_train_step
+from sail_jax.training.step import WholeStep, make_train_step
 
-Step = Callable[[TrainState, Batch, Recipe], tuple[TrainState, Metrics]]
+Step = WholeStep | CachedStep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,9 +70,9 @@ def train(config: Config, workdir: str | Path) -> TrainResult:
     run, config = RunDirectory(workdir), absolute_sources(config)
     require_same_config(run, config)
     check_widths(config.objective.matryoshka, config.model.llm.width)
-    objective = make_objective(config)
     stages = plan(config, run.mined)
     mesh = make_mesh(config.mesh)
+    objective = make_objective(config, choose_contrast(config, mesh))
     if not run.checkpoints.is_dir():
         for stage in stages:  # what may be refused, in a late stage too, comes before what takes long
             _make_source(without_mined(stage), mesh)
@@ -137,25 +138,41 @@ class _Run:
             _check_pipeline(pipeline, _pipeline_state(done, stage, source), self.run)
         if jax.process_index() == 0:  # not before: a start that failed must not bind the folder to its settings
             config_lib.save(self.config, self.run.config)
-        objective = make_objective(stage.config)
+        objective = make_objective(stage.config, self.objective.contrast)
         step = self._step(objective)
-        return _Loop(stage, self.run, source, self.checkpoints, step, objective, self.mesh, self.bad).run(state)
+        return _Loop(stage, self.run, source, self.checkpoints, step, objective, self.bad).run(state)
 
     def _step(self, objective: Objective) -> Step:
         """The compiled step; stages whose losses are the same share it."""
         for known, step in self.compiled:
             if known == objective:
                 return step
-        model = make_model(self.config.model, groups=data_shards(self.mesh))
-        step = make_train_step(self.config, model, objective, self.optimizer, self.schedule)
-        self.compiled.append((objective, compile_step(step, self.abstract, self.mesh)))
-        return self.compiled[-1][1]
+        step = make_step(self.config, objective, self.optimizer, self.schedule, self.abstract, self.mesh)
+        self.compiled.append((objective, step))
+        return step
+
+
+def make_step(
+    config: Config,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    abstract: TrainState,
+    mesh: Mesh,
+) -> Step:
+    """The step of a config: on whole batches, or on batches in parts where there are micro-batches."""
+    shards = data_shards(mesh)
+    if config.train.micro_batches > 1:
+        model = make_model(config.model, groups=shards // mesh.shape["data"])
+        return CachedStep(config, model, objective, optimizer, schedule, abstract, mesh)
+    model = make_model(config.model, groups=shards)
+    return WholeStep(make_train_step(config, model, objective, optimizer, schedule, mesh), abstract, mesh)
 
 
 def _make_source(stage: Stage, mesh: Mesh) -> BatchSource:
     """The batches of a stage, as far as this process prepares them."""
     batch_size, shards = stage.config.data.batch_size, data_shards(mesh)
-    start, stop = host_rows(mesh, batch_size)
+    start, stop = host_rows(mesh, batch_size, stage.config.train.micro_batches)
     local_shards = shards * (stop - start) // batch_size  # those whose pairs this process provides
     return BatchSource(stage.config, HostShare(start, stop, local_shards), begin=stage.begin, drawn=stage.drawn)
 
@@ -199,11 +216,10 @@ class _Loop:
         checkpoints: Checkpoints,
         step: Step,
         objective: Objective,
-        mesh: Mesh,
         bad: list[str],
     ) -> None:
         self.stage, self.config, self.source, self.checkpoints = stage, stage.config, source, checkpoints
-        self.step, self.objective, self.mesh = step, objective, mesh
+        self.step, self.objective = step, objective
         self.log = TrainingLog(run, list(stage.config.data.datasets)) if jax.process_index() == 0 else None
         self.bad = bad
 
@@ -215,20 +231,21 @@ class _Loop:
         with _progress(start, steps) as progress, contextlib.closing(source) as batches:
             name = f"train {self.stage.name}".strip()
             task = progress.add_task(name, total=steps, completed=start, note="compiling the first step")
+            ahead = _Ahead(batches, self.step)
             for done in range(start + 1, steps + 1):
-                state, line = self._one(state, batches, done)
+                state, line = self._one(state, ahead, done)
                 progress.update(task, advance=1, **({"note": line} if line else {}))
         jax.block_until_ready(state)
         if self.log:
             self.log.close()
         return state
 
-    def _one(self, state: TrainState, batches: Iterator[LoadedBatch], done: int) -> tuple[TrainState, str]:
-        waited = time.monotonic()
-        loaded = next(batches)
-        waited = time.monotonic() - waited
-        arrays = shard_batch(loaded.arrays, self.mesh)
-        state, metrics = self.step(state, arrays, self.objective.recipe(loaded.datasets))
+    def _one(self, state: TrainState, ahead: "_Ahead", done: int) -> tuple[TrainState, str]:
+        loaded, batch, waited = ahead.take()
+        recipe = self.objective.recipe(loaded.datasets)._replace(room=loaded.room)
+        state, metrics = self.step(state, batch, recipe)
+        if done < self.config.train.steps:
+            ahead.fetch(metrics["loss"])
         line = ""
         if self.log:
             self.log.add(done, loaded, metrics, waited)
@@ -253,6 +270,35 @@ class _Loop:
                 f"({self.config.data.max_bad_records}). The first of them:\n  {shown}\nThe state is saved at step {done}; "
                 "mend the records, or raise the limit, and start again."
             )
+
+
+class _Ahead:
+    """Brings the next batch to the devices while they work on this one.
+
+    Args:
+        batches: prepared on the host.
+        step: knows how a batch lies on the devices.
+    """
+
+    def __init__(self, batches: Iterator[LoadedBatch], step: Step) -> None:
+        self._batches, self._step = batches, step
+        self._next: tuple[LoadedBatch, Any, float] | None = None
+
+    def fetch(self, running: jax.Array | None = None) -> None:
+        """Takes the next batch from the host; `running` is a result of the step that the devices work on."""
+        began = time.monotonic()
+        loaded = next(self._batches)
+        waited = time.monotonic() - began
+        # While the step before still runs, nothing waits for the host.
+        waited = 0.0 if running is not None and not running.is_ready() else waited
+        self._next = loaded, self._step.put(loaded.parts), waited
+
+    def take(self) -> tuple[LoadedBatch, Any, float]:
+        """The batch, as the step takes it, and how many seconds, at most, the devices waited for it."""
+        if self._next is None:
+            self.fetch()
+        taken, self._next = self._next, None
+        return taken
 
 
 def _progress(start: int, steps: int) -> Progress:

@@ -88,7 +88,10 @@ def abstract_state(
 ) -> TrainState:
     """Shapes, types and shardings of the state, without computing anything."""
     shapes = jax.eval_shape(lambda: init_state(config, objective, optimizer))
-    return abstract_on_mesh(shapes, mesh)
+    state = abstract_on_mesh(shapes, mesh)
+    if config.mesh.shard_optimizer:
+        state = state._replace(opt_state=abstract_on_mesh(shapes.opt_state, mesh, over_data=True))
+    return state
 
 
 def sharded_init(

@@ -1,4 +1,4 @@
-"""The train step: a pure function of (state, batch), compiled once per batch shape for the mesh."""
+"""The train step: a pure function of (state, batch), compiled once per recipe and batch shape for the mesh."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,23 +14,69 @@ from sail_jax.items import Batch
 from sail_jax.models.lora import scaled
 from sail_jax.objectives.matching import Recipe
 from sail_jax.objectives.objective import Objective
-from sail_jax.parallel.mesh import BATCH_SPEC
+from sail_jax.parallel.mesh import BATCH_SPEC, shard_batch
+from sail_jax.parallel.rules import abstract_on_mesh
 from sail_jax.training.state import TrainState, join, split
 
 Metrics = dict[str, jax.Array]
+Encode = Callable[[Any, Batch, Recipe], tuple[tuple[jax.Array, ...], dict[str, Any]]]
+Update = Callable[[TrainState, Any, jax.Array, Metrics], tuple[TrainState, Metrics]]
+
+
+def make_encode(model: nn.Module, lora: LoraConfig) -> Encode:
+    """What the model makes of a batch as a function of all parameters; all views of the recipe in one forward pass."""
+
+    def encode(params: Any, batch: Batch, recipe: Recipe) -> tuple[tuple[jax.Array, ...], dict[str, Any]]:
+        variables = {"params": params["model"], "lora": scaled(params.get("lora", {}), lora)}
+        return model.apply(variables, batch, recipe.views, recipe.room)
+
+    return encode
 
 
 def make_loss(
     model: nn.Module, objective: Objective, lora: LoraConfig
 ) -> Callable[[Any, Batch, Recipe], tuple[jax.Array, Metrics]]:
-    """The loss of a batch as a function of the parameters; all patterns of the recipe in one forward pass."""
+    """The loss of a batch as a function of the parameters."""
+    encode = make_encode(model, lora)
 
     def loss(params: Any, batch: Batch, recipe: Recipe) -> tuple[jax.Array, Metrics]:
-        variables = {"params": params["model"], "lora": scaled(params.get("lora", {}), lora)}
-        z, out = model.apply(variables, batch, recipe.views)
+        z, out = encode(params, batch, recipe)
         return objective(params["objective"], z, out, batch, recipe)
 
     return loss
+
+
+def make_update(
+    config: Config, objective: Objective, optimizer: optax.GradientTransformation, schedule: optax.Schedule, mesh: Mesh
+) -> Update:
+    """What a step does with the gradient of its loss.
+
+    Args:
+        config: the experiment.
+        objective: the losses.
+        optimizer: it sees the trained parameters alone.
+        schedule: learning rate by steps of the run; it scales the optimizer's updates.
+        mesh: where the moments lie.
+
+    Returns:
+        (state, gradient of the trained parameters, loss, metrics) -> (state, metrics); metrics are float32 scalars: the loss and
+        its parts, the gradient's global norm before clipping, and the learning rate.
+    """
+
+    def update(state: TrainState, gradient: Any, loss: jax.Array, metrics: Metrics) -> tuple[TrainState, Metrics]:
+        trained, frozen = split(config, state.params)
+        if config.mesh.shard_optimizer:
+            # As the moments: so it is summed over devices and split in one go, and the update is computed once, not on each.
+            wanted = jax.tree.map(lambda leaf: leaf.sharding, abstract_on_mesh(gradient, mesh, over_data=True))
+            gradient = jax.lax.with_sharding_constraint(gradient, wanted)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, trained)
+        rate = jnp.asarray(schedule(state.step))
+        params = join(optax.apply_updates(trained, optax.tree.scale(rate, updates)), frozen)
+        params = params | {"objective": objective.project(params["objective"])}
+        metrics = metrics | {"loss": loss, "gradient_norm": optax.tree.norm(gradient), "learning_rate": rate}
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    return update
 
 
 def make_train_step(
@@ -39,8 +85,9 @@ def make_train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
+    mesh: Mesh,
 ) -> Callable[[TrainState, Batch, Recipe], tuple[TrainState, Metrics]]:
-    """One optimiser step.
+    """One optimiser step on a batch as a whole.
 
     Frozen parameters are constants of the differentiated function: they get no gradient, no moments and no update.
 
@@ -48,29 +95,23 @@ def make_train_step(
         config: the experiment.
         model: see `models.model.make_model`.
         objective: the losses.
-        optimizer: it sees the trained parameters alone.
-        schedule: learning rate by steps of the run; it scales the optimizer's updates.
+        optimizer: see `make_update`.
+        schedule: see `make_update`.
+        mesh: see `make_update`.
 
     Returns:
-        A pure function (state, batch, recipe) -> (state, metrics); metrics are float32 scalars: the loss and its parts, the
-        gradient's global norm before clipping, and the learning rate.
+        A pure function (state, batch, recipe) -> (state, metrics); see `make_update`.
     """
-    loss_of = make_loss(model, objective, config.lora)
+    loss_of, update = (
+        make_loss(model, objective, config.lora),
+        make_update(config, objective, optimizer, schedule, mesh),
+    )
 
     def step(state: TrainState, batch: Batch, recipe: Recipe) -> tuple[TrainState, Metrics]:
         trained, frozen = split(config, state.params)
         loss_and_gradient = jax.value_and_grad(lambda part: loss_of(join(part, frozen), batch, recipe), has_aux=True)
         (loss, metrics), gradient = loss_and_gradient(trained)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, trained)
-        rate = jnp.asarray(schedule(state.step))
-        params = join(optax.apply_updates(trained, optax.tree.scale(rate, updates)), frozen)
-        params = params | {"objective": objective.project(params["objective"])}
-        metrics = metrics | {
-            "loss": loss,
-            "gradient_norm": optax.tree.norm(gradient),
-            "learning_rate": rate,
-        }
-        return TrainState(state.step + 1, params, opt_state), metrics
+        return update(state, gradient, loss, metrics)
 
     return step
 
@@ -88,3 +129,26 @@ def compile_step(step: Callable, abstract: TrainState, mesh: Mesh) -> Callable[[
         donate_argnums=0,
         static_argnums=2,
     )
+
+
+class WholeStep:
+    """A step on batches that are encoded in one piece.
+
+    Args:
+        step: the pure function (`make_train_step`).
+        abstract: the state as it lies on the mesh.
+        mesh: the mesh.
+    """
+
+    def __init__(self, step: Callable, abstract: TrainState, mesh: Mesh) -> None:
+        self._mesh, self._step = mesh, compile_step(step, abstract, mesh)
+
+    def put(self, batches: tuple[Batch, ...]) -> Batch:
+        """Starts to bring a batch of this process to its devices."""
+        (batch,) = batches
+        return shard_batch(batch, self._mesh)
+
+    def __call__(self, state: TrainState, batch: Batch, recipe: Recipe) -> tuple[TrainState, Metrics]:
+        """One optimiser step on what `put` gave; the state given is used up."""
+        with jax.set_mesh(self._mesh):
+            return self._step(state, batch, recipe)

@@ -104,7 +104,9 @@ def test_no_matrix_product_makes_a_gradient_of_an_adapted_kernel(config, rank, r
     config = dataclasses.replace(config, model=model, lora=dataclasses.replace(config.lora, rank=rank))
     objective, optimizer = parts(config)
     schedule = learning_rate(config.optimizer, config.train.steps)
-    step = make_train_step(config, OmniEmbedder(model), objective, optimizer, schedule)
+    step = make_train_step(
+        config, OmniEmbedder(model), objective, optimizer, schedule, make_mesh(MeshConfig(), jax.devices()[:1])
+    )
     state = jax.eval_shape(lambda: init_state(config, objective, optimizer))
     batch = jax.tree.map(jnp.asarray, BatchSource(config, HostShare(0, 16, 1))[1].arrays)
     products = set(

@@ -7,9 +7,7 @@ import pytest
 
 from sail_jax import config as config_lib
 from sail_jax.config import MeshConfig
-from sail_jax.data.negatives import query_key, write_negatives
 from sail_jax.data.pipeline import BatchSource, HostShare
-from sail_jax.data.tables import PairTable
 from sail_jax.errors import SailError
 from sail_jax.models.model import make_model
 from sail_jax.objectives.objective import make_objective
@@ -58,26 +56,6 @@ def params_of():
         return cache["params"], cache["one"]
 
     return make
-
-
-@pytest.fixture
-def everything(settings, world, tmp_path):
-    """Several patterns, all losses, graded scores and hard negatives in one data set."""
-    ids = [PairTable.open(world / "tables" / "theme.parquet", "train")[i].target_id for i in range(0, 40, 5)]
-    table = PairTable.open(world / "tables" / "score.parquet", "train")
-    queries = sorted({table[i].query_text for i in range(len(table))}, key=lambda text: query_key(None, text))
-    write_negatives(tmp_path / "hard.parquet", ((None, q, ids, [0.5] * len(ids)) for q in queries), {})
-    settings.data.datasets = {
-        "score": {
-            "table": "tables/score.parquet",
-            "patterns": ("T->O", "T->VT", "T->A"),
-            "min_score": 0.5,
-            "negatives": str(tmp_path / "hard.parquet"),
-            "hard_negatives": 2,
-        }
-    }
-    settings.objective.weights.update(nce=1.0, cosent=0.5, micl=0.3, late_fusion=0.2)
-    return config_lib.build(settings)
 
 
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)], ids=str)
@@ -129,7 +107,7 @@ def test_steps_learn_and_leave_the_frozen_alone(config, parts):
     abstract = abstract_state(config, objective, optimizer, mesh)
     schedule = learning_rate(config.optimizer, config.train.steps)
     model = make_model(config.model, groups=data_shards(mesh))
-    step = compile_step(make_train_step(config, model, objective, optimizer, schedule), abstract, mesh)
+    step = compile_step(make_train_step(config, model, objective, optimizer, schedule, mesh), abstract, mesh)
     batch = shard_batch(batch_for(config, data_shards(mesh)), mesh)
     state, _ = sharded_init(config, objective, optimizer, mesh)
     before = jax.device_get(state.params)
@@ -152,7 +130,8 @@ def test_the_temperatures_have_a_rate_of_their_own(settings):
         settings.optimizer.temperature_rate = rate
         config = config_lib.build(settings)
         objective, optimizer = make_objective(config), make_optimizer(config.optimizer)
-        step = make_train_step(config, make_model(config.model), objective, optimizer, lambda _: 1e-4)
+        mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+        step = make_train_step(config, make_model(config.model), objective, optimizer, lambda _: 1e-4, mesh)
         state = jax.jit(lambda: init_state(config, objective, optimizer))()  # noqa: B023
         batch = jax.tree.map(jnp.asarray, BatchSource(config, HostShare(0, 16, 1))[1].arrays)
         batch = batch._replace(

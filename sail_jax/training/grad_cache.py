@@ -1,0 +1,189 @@
+"""GradCache (arXiv 2101.06983): a contrastive step on a batch that is encoded in parts, with the gradient of the whole.
+
+The parts are encoded without gradients, and of each only its embeddings are kept. The loss of all of them gives the gradient of every
+embedding; then the parts are encoded again, one after the other, and their embeddings' gradients flow back into the
+parameters. Pixels and sound come to the devices part by part, twice.
+
+Axes: V views, B pairs of the global batch, K targets of a pair, G data-parallel shards, m parts.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from sail_jax.config import Config
+from sail_jax.items import Batch
+from sail_jax.objectives.matching import Recipe
+from sail_jax.objectives.objective import Objective
+from sail_jax.parallel.mesh import BATCH_SPEC, data_shards, shard_batch
+from sail_jax.training.state import TrainState, join, split
+from sail_jax.training.step import Metrics, make_encode, make_update
+
+# What the loss reads: embeddings and parts of them, each of queries [V, B, D] and of targets [V, B, K, D].
+Embedded = dict[str, Any]
+_PARTS = ("visual", "textual", "encoded")
+# What it reads of the batch itself.
+_READ = ("item_keys", "text_keys", "valid", "scores", "dataset")
+# Split over `data` along the pairs, which are the first axis of a batch and the second of what the model makes of it.
+_BY_PAIR, _BY_VIEW = PartitionSpec("data"), PartitionSpec(None, "data")
+
+
+class CachedStep:
+    """A step on batches in parts; every part has, of each data-parallel shard, the next of its pairs.
+
+    Gradients of the parts are added up on each device and summed over `data` once, when the last is done.
+
+    Args:
+        config: the experiment.
+        model: made for the shards that are left when `data` is taken away.
+        objective: the losses.
+        optimizer: it sees the trained parameters alone.
+        schedule: learning rate by steps of the run.
+        abstract: the state as it lies on the mesh.
+        mesh: the mesh.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        model: nn.Module,
+        objective: Objective,
+        optimizer: optax.GradientTransformation,
+        schedule: optax.Schedule,
+        abstract: TrainState,
+        mesh: Mesh,
+    ) -> None:
+        self._config, self._mesh, self._objective = config, mesh, objective
+        self._encode_part = make_encode(model, config.lora)
+        self._apply = make_update(config, objective, optimizer, schedule, mesh)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+        trained = split(config, abstract.params)[0]
+        trained = {name: tree for name, tree in trained.items() if name != "objective"}
+        self._sums = jax.tree.map(self._unsummed, trained)
+        sums = jax.tree.map(lambda leaf: leaf.sharding, self._sums)
+        batch, whole = NamedSharding(mesh, BATCH_SPEC), NamedSharding(mesh, PartitionSpec())
+        self.encode = jax.jit(self._encode, static_argnums=2, in_shardings=(shardings.params, batch))
+        self.loss = jax.jit(self._loss, static_argnums=3)
+        self.begin = jax.jit(
+            lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self._sums), out_shardings=sums
+        )
+        self.backward = jax.jit(
+            self._backward,
+            static_argnums=4,
+            donate_argnums=1,
+            in_shardings=(shardings.params, sums, batch, None),
+            out_shardings=sums,
+        )
+        self.update = jax.jit(
+            self._update,
+            donate_argnums=(0, 1),
+            in_shardings=(shardings, sums, None, None, None),
+            out_shardings=(shardings, whole),
+        )
+
+    def _unsummed(self, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        """The gradient of a parameter, on every device of `data` its own: [data, ...]."""
+        sharding = NamedSharding(self._mesh, PartitionSpec("data", *leaf.sharding.spec))
+        return jax.ShapeDtypeStruct((self._mesh.shape["data"], *leaf.shape), leaf.dtype, sharding=sharding)
+
+    def put(self, batches: tuple[Batch, ...]) -> tuple[Batch, ...]:
+        """Leaves the parts on the host; they come to the devices one by one."""
+        return batches
+
+    def __call__(self, state: TrainState, batches: Sequence[Batch], recipe: Recipe) -> tuple[TrainState, Metrics]:
+        """One optimiser step; the state given is used up."""
+        with jax.set_mesh(self._mesh):
+            return self._run(state, batches, recipe)
+
+    def _run(self, state: TrainState, batches: Sequence[Batch], recipe: Recipe) -> tuple[TrainState, Metrics]:
+        embedded, read = [], []
+        for part in batches:
+            arrays = shard_batch(part, self._mesh)
+            read.append({name: getattr(arrays, name) for name in _READ})
+            embedded.append(self.encode(state.params, arrays, recipe))
+            # No part is sent before the last but one is done with, so that two at most are on the devices.
+            jax.block_until_ready(embedded[-2:-1])
+        loss, metrics, of_objective, gradients = self.loss(state.params["objective"], embedded, read, recipe)
+        sums, before = self.begin(), None
+        for part, gradient in zip(batches, gradients, strict=True):
+            jax.block_until_ready(before)
+            before = gradient
+            sums = self.backward(state.params, sums, shard_batch(part, self._mesh), gradient, recipe)
+        return self.update(state, sums, of_objective, loss, metrics)
+
+    def _encode(self, params: Any, batch: Batch, recipe: Recipe) -> Embedded:
+        return jax.shard_map(
+            lambda params, batch: self._embedded(params, batch, recipe),
+            mesh=self._mesh,
+            in_specs=(PartitionSpec(), _BY_PAIR),
+            out_specs=_BY_VIEW,
+            axis_names={"data"},
+            check_vma=False,
+        )(params, batch)
+
+    def _embedded(self, params: Any, batch: Batch, recipe: Recipe) -> Embedded:
+        z, out = self._encode_part(params, batch, recipe)
+        return {"z": z, "filled": out["filled"]} | {name: out[name] for name in _PARTS}
+
+    def _loss(
+        self, objective_params: Any, embedded: list[Embedded], read: list[dict[str, jax.Array]], recipe: Recipe
+    ) -> tuple[jax.Array, Metrics, Any, list[Embedded]]:
+        """The loss of all parts, with its gradients by the objective's parameters and by the embeddings of each part."""
+        filled = self._joined([part["filled"] for part in embedded], axis=1)
+        batch = Batch(**dict.fromkeys(Batch._fields) | self._joined(read, axis=0))
+
+        def loss(params: Any, values: list[Embedded]) -> tuple[jax.Array, Metrics]:
+            whole = self._joined(values, axis=1)
+            z = whole.pop("z")
+            return self._objective(params, z, whole | {"filled": filled}, batch, recipe)
+
+        values = [{name: part[name] for name in ("z", *_PARTS)} for part in embedded]
+        (value, metrics), gradients = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(objective_params, values)
+        return value, metrics, *gradients
+
+    def _joined(self, parts: Sequence[Any], axis: int) -> Any:
+        """Puts parts together so that every pair stays on its device: along `axis`, shard by shard."""
+        shards = data_shards(self._mesh)
+
+        def join_leaf(*leaves: jax.Array) -> jax.Array:
+            shape = leaves[0].shape
+            split_up = [x.reshape(*shape[:axis], shards, -1, *shape[axis + 1 :]) for x in leaves]
+            joined = jnp.concatenate(split_up, axis=axis + 1).reshape(*shape[:axis], -1, *shape[axis + 1 :])
+            spec = PartitionSpec(*[None] * axis, *BATCH_SPEC)
+            return jax.lax.with_sharding_constraint(joined, NamedSharding(self._mesh, spec))
+
+        return jax.tree.map(join_leaf, *parts)
+
+    def _backward(self, params: Any, sums: Any, batch: Batch, gradient: Embedded, recipe: Recipe) -> Any:
+        """Adds what the embeddings of a part give to the gradients of the trained parameters."""
+
+        def on_shard(params: Any, sums: Any, batch: Batch, gradient: Embedded) -> Any:
+            trained, frozen = split(self._config, params)
+            objective = {"objective": trained.pop("objective")}
+
+            def embedded(trained: Any) -> Embedded:
+                found = self._embedded(join(trained | objective, frozen), batch, recipe)
+                return {name: found[name] for name in ("z", *_PARTS)}
+
+            _, pull_back = jax.vjp(embedded, trained)
+            return jax.tree.map(lambda x, new: x + new[None], sums, pull_back(gradient)[0])
+
+        return jax.shard_map(
+            on_shard,
+            mesh=self._mesh,
+            in_specs=(PartitionSpec(), _BY_PAIR, _BY_PAIR, _BY_VIEW),
+            out_specs=_BY_PAIR,
+            axis_names={"data"},
+            check_vma=False,
+        )(params, sums, batch, gradient)
+
+    def _update(
+        self, state: TrainState, sums: Any, of_objective: Any, loss: jax.Array, metrics: Metrics
+    ) -> tuple[TrainState, Metrics]:
+        gradient = jax.tree.map(lambda x: x.sum(axis=0), sums)
+        return self._apply(state, gradient | {"objective": of_objective}, loss, metrics)

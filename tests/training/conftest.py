@@ -1,0 +1,27 @@
+"""An experiment that has everything at once."""
+
+import pytest
+
+from sail_jax import config as config_lib
+from sail_jax.data.negatives import query_key, write_negatives
+from sail_jax.data.tables import PairTable
+
+
+@pytest.fixture
+def everything(settings, world, tmp_path):
+    """Several patterns, all losses, graded scores and hard negatives in one data set."""
+    ids = [PairTable.open(world / "tables" / "theme.parquet", "train")[i].target_id for i in range(0, 40, 5)]
+    table = PairTable.open(world / "tables" / "score.parquet", "train")
+    queries = sorted({table[i].query_text for i in range(len(table))}, key=lambda text: query_key(None, text))
+    write_negatives(tmp_path / "hard.parquet", ((None, q, ids, [0.5] * len(ids)) for q in queries), {})
+    settings.data.datasets = {
+        "score": {
+            "table": "tables/score.parquet",
+            "patterns": ("T->O", "T->VT", "T->A"),
+            "min_score": 0.5,
+            "negatives": str(tmp_path / "hard.parquet"),
+            "hard_negatives": 2,
+        }
+    }
+    settings.objective.weights.update(nce=1.0, cosent=0.5, micl=0.3, late_fusion=0.2)
+    return config_lib.build(settings)

@@ -1,0 +1,97 @@
+"""A step in micro-batches equals the step on the whole batch: loss, metrics, and the state after it."""
+
+import jax
+import numpy as np
+import pytest
+
+from sail_jax import config as config_lib
+from sail_jax.config import MeshConfig
+from sail_jax.data.pipeline import BatchSource, HostShare
+from sail_jax.objectives.objective import make_objective
+from sail_jax.parallel.contrast import RingContrast
+from sail_jax.parallel.mesh import data_shards, make_mesh
+from sail_jax.parallel.rules import path_name
+from sail_jax.training.loop import make_step
+from sail_jax.training.optimizer import make_optimizer
+from sail_jax.training.state import abstract_state, sharded_init
+
+
+def run_steps(config, sizes, contrast=None, count=2):
+    """The losses of some steps, and the parameters and the first moments after them."""
+    mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
+    objective = make_objective(config, *([contrast(mesh)] if contrast else []))
+    optimizer = make_optimizer(config.optimizer)
+    abstract = abstract_state(config, objective, optimizer, mesh)
+    step = make_step(config, objective, optimizer, lambda _: 1e-3, abstract, mesh)
+    state, _ = sharded_init(config, objective, optimizer, mesh)
+    source = BatchSource(config, HostShare(0, config.data.batch_size, data_shards(mesh)))
+    losses = []
+    for number in range(count):
+        loaded = source[number]
+        recipe = objective.recipe(loaded.datasets)._replace(room=loaded.room)
+        state, metrics = step(state, step.put(loaded.parts), recipe)
+        losses.append({name: float(value) for name, value in metrics.items()})
+    return losses, jax.device_get((state.params, state.opt_state)), step, loaded, recipe
+
+
+def assert_same(left, right):
+    for one, other in zip(left[0], right[0], strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            np.testing.assert_allclose(one[name], other[name], rtol=2e-4, atol=1e-6, err_msg=name)
+    for (path, one), other in zip(
+        jax.tree_util.tree_flatten_with_path(left[1])[0], jax.tree.leaves(right[1]), strict=True
+    ):
+        scale = max(np.abs(other).max(), 1e-3)
+        # Adam divides by the gradient's size: where that is almost zero, rounding turns up in full.
+        np.testing.assert_allclose(one, other, atol=5e-3 * scale, err_msg=path_name(path))
+
+
+@pytest.mark.parametrize(("sizes", "micro_batches"), [((1, 1, 1), 4), ((4, 1, 1), 2), ((2, 2, 2), 4)], ids=str)
+def test_micro_batches_equal_the_whole_batch(everything, sizes, micro_batches):
+    config = everything
+    whole = run_steps(config, (1, 1, 1))
+    settings = config_lib.to_dict(config) | {}
+    settings["train"]["micro_batches"] = micro_batches
+    settings["data"]["text_budget"] = 90.0
+    settings["model"]["media_chunk"] = 1
+    cached = run_steps(config_lib.build(settings), sizes, lambda mesh: RingContrast(mesh, 3))
+    assert_same(cached, whole)
+
+
+def test_gradients_are_summed_over_data_once_a_step(everything):
+    settings = config_lib.to_dict(everything)
+    settings["train"]["micro_batches"] = 2
+    config = config_lib.build(settings)
+    *_, step, loaded, recipe = run_steps(config, (4, 1, 1), count=1)
+    mesh = make_mesh(MeshConfig(4, 1, 1), jax.devices()[:4])
+    objective, optimizer = make_objective(config), make_optimizer(config.optimizer)
+    state = abstract_state(config, objective, optimizer, mesh)
+    part = jax.tree.map(np.asarray, loaded.parts[0])
+    embedded = jax.eval_shape(lambda p, b: step.encode(p, b, recipe), state.params, part)
+    gradient = {name: embedded[name] for name in ("z", "visual", "textual", "encoded")}
+    sums = jax.eval_shape(step.begin)
+    backward = step.backward.lower(state.params, sums, part, gradient, recipe).compile().as_text()
+    assert "all-reduce" not in backward and "reduce-scatter" not in backward
+    assert (
+        "all-reduce"
+        in step.update.lower(state, sums, jax.eval_shape(objective.init), jax.ShapeDtypeStruct((), np.float32), {})
+        .compile()
+        .as_text()
+    )
+
+
+def test_the_optimizer_alone_may_be_split(everything):
+    config = everything
+    settings = config_lib.to_dict(config)
+    settings["mesh"]["shard_optimizer"] = True
+    split = config_lib.build(settings)
+    assert_same(run_steps(split, (8, 1, 1)), run_steps(config, (1, 1, 1)))
+    mesh = make_mesh(MeshConfig(8, 1, 1))
+    state = abstract_state(split, make_objective(split), make_optimizer(split.optimizer), mesh)
+    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
+        name, spec = path_name(path), tuple(leaf.sharding.spec)
+        if name.startswith("params"):
+            assert "data" not in spec, name
+        elif any(size and size % 8 == 0 for size in leaf.shape):
+            assert "data" in spec, name
