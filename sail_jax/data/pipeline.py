@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import Pair
 from sail_jax.data.training_set import TrainingSet, dataset_weights
 from sail_jax.errors import BadRecordError, SailError
-from sail_jax.items import Batch, text_item
+from sail_jax.items import Batch, Item, text_item
 
 # Keeps the draws of hard negatives apart from those of the sides, which are numbered from 0.
 _NEGATIVES = 1 << 20
@@ -113,6 +113,9 @@ class BatchSource:
         for dataset in self._sets.values():
             self._check_size(dataset)
             dataset.check_pairs()
+            if dataset.epochs is not None:
+                drawn_at_end = (self._before + self._sampler.counts(len(self) * draws))[dataset.index]
+                dataset.check_examples(int(drawn_at_end) * config.data.batch_size // draws)
 
     def _check_size(self, dataset: TrainingSet) -> None:
         rows, batch_size = len(dataset.table), self._config.data.batch_size
@@ -165,7 +168,10 @@ class BatchSource:
         examples = self.examples(step)
         datasets = [dataset for dataset, _ in examples]
         pairs = [self._sets[dataset].pair(example) for dataset, example in examples]
-        features = [self._pair_features(step, row, datasets[row], pair, bad) for row, pair in enumerate(pairs)]
+        at_hand = [self._sets[dataset].items(example) for dataset, example in examples]
+        features = [
+            self._pair_features(step, row, datasets[row], pair, at_hand[row], bad) for row, pair in enumerate(pairs)
+        ]
         model = self._config.model
         arrays, cut = collate(
             features,
@@ -186,13 +192,20 @@ class BatchSource:
         sides = max(sum(modality in view.modalities for view in dataset.views) for dataset in sets)
         return capacity(len(datasets) * sides, budget or most, self._share.groups)
 
-    def _pair_features(self, step: int, row: int, dataset: int, pair: Pair, bad: list[str]) -> tuple[ItemFeatures, ...]:
+    def _pair_features(
+        self, step: int, row: int, dataset: int, pair: Pair, at_hand: Mapping[str, Item], bad: list[str]
+    ) -> tuple[ItemFeatures, ...]:
         """The sides of a pair; a mixed batch is padded with blanks to the sides of the set that has the most."""
         chosen, place = self._sets[dataset], [self._config.seed, step, self._share.start + row]
         ids = [pair.query_id, pair.target_id, *chosen.negatives(pair, np.random.default_rng([*place, _NEGATIVES]))]
         sides = [
             self._features(
-                item_id, pair.query_text if side == 0 else None, view, np.random.default_rng([*place, side]), bad
+                item_id,
+                pair.query_text if side == 0 else None,
+                view,
+                np.random.default_rng([*place, side]),
+                at_hand,
+                bad,
             )
             for side, (item_id, view) in enumerate(zip(ids, chosen.views, strict=True))
         ]
@@ -200,13 +213,19 @@ class BatchSource:
         return (*sides, *[self._extract.blank()] * (blanks - len(sides)))
 
     def _features(
-        self, item_id: str | None, text: str | None, view: View, rng: np.random.Generator, bad: list[str]
+        self,
+        item_id: str | None,
+        text: str | None,
+        view: View,
+        rng: np.random.Generator,
+        at_hand: Mapping[str, Item],
+        bad: list[str],
     ) -> ItemFeatures:
         """The features of an item, of a free text where there is no id, or of nothing where there is neither."""
         if item_id is None and text is None:
             return self._extract.blank()
         try:
-            item = text_item(text) if item_id is None else self._store.get(item_id)
+            item = text_item(text) if item_id is None else at_hand.get(item_id) or self._store.get(item_id)
             return self._extract(item, view, dropout=self._config.data.field_dropout, rng=rng)
         except BadRecordError as error:
             bad.append(str(error.at(source=str(self._store.path))))
