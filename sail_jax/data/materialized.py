@@ -34,11 +34,11 @@ _CACHED_BLOCKS = 4
 
 
 class Example(NamedTuple):
-    """One example as it is stored.
+    """One example of a training set.
 
     Attributes:
         pair: the row of the table.
-        items: id -> item of its sides, without one that could not be read from the store.
+        items: id -> item of its sides, as far as they were stored beside it.
     """
 
     pair: Pair
@@ -97,7 +97,7 @@ def _write_shard(path: pathlib.Path, pairs: list[Pair], store: ItemStore, on_exa
 
 def _encode(pair: Pair, store: ItemStore) -> bytes:
     items = {}
-    for item_id in filter(None, (pair.query_id, pair.target_id)):
+    for item_id in [pair.target_id] if pair.query_id is None else [pair.query_id, pair.target_id]:
         try:
             items[item_id] = encode_item(store.get(item_id))
         except BadRecordError:

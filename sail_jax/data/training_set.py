@@ -1,7 +1,6 @@
 """One training set: its table, what its sides show, its hard negatives, and the order in which its rows are read."""
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +8,14 @@ import grain
 import numpy as np
 
 from sail_jax.config import Config, DatasetConfig
-from sail_jax.data.materialized import MaterializedSet, write_materialized
+from sail_jax.data.materialized import Example, MaterializedSet, write_materialized
 from sail_jax.data.negatives import NegativesTable
 from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import Pair, PairTable
 from sail_jax.data.views import dataset_views
 from sail_jax.data.weights import read_weights
 from sail_jax.errors import SailError
-from sail_jax.items import OMNI, Item, parse_pattern
+from sail_jax.items import OMNI, parse_pattern
 from sail_jax.schema import nearest
 
 _CHECKED_PAIRS = 256
@@ -56,15 +55,15 @@ class TrainingSet:
             MaterializedSet(folder / settings.materialized, self._identity()) if settings.materialized else None
         )
 
-    def pair(self, example: int) -> Pair:
-        """The pair that is read as number `example`, counted over epochs; each epoch has an order of its own."""
-        if self._materialized is not None:
-            return self._materialized[example].pair
-        return self.table[int(self._order[example])]
+    def pair(self, number: int) -> Pair:
+        """The pair that is read as number `number`, counted over epochs; each epoch has an order of its own."""
+        return self.example(number).pair
 
-    def items(self, example: int) -> Mapping[str, Item]:
-        """The items of that pair by id, as far as they stand beside it; the store has the others."""
-        return {} if self._materialized is None else self._materialized[example].items
+    def example(self, number: int) -> Example:
+        """That pair, with its items as far as they stand beside it; the store has the others."""
+        if self._materialized is not None:
+            return self._materialized[number]
+        return Example(self.table[int(self._order[number])], {})
 
     @property
     def epochs(self) -> int | None:
@@ -83,7 +82,7 @@ class TrainingSet:
             SailError: `output` holds something else.
         """
         examples = epochs * len(self.table)
-        pairs = (self.table[int(self._order[example])] for example in range(examples))
+        pairs = map(self.pair, range(examples))
         identity = self._identity() | {"epochs": epochs, "examples": examples}
         write_materialized(output, pairs, store, identity, examples_per_shard)
 

@@ -9,7 +9,6 @@ import pytest
 from test_pipeline import mined, same
 
 from sail_jax import config as config_lib
-from sail_jax.data.materialized import MaterializedSet
 from sail_jax.data.pipeline import BatchSource, HostShare, make_iterator, open_store
 from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import Pair, PairTable, write_pairs
@@ -157,5 +156,4 @@ def test_damage_is_reported(written, tmp_path):
     dataset = BatchSource(config, WHOLE)._sets[0]
     with pytest.raises(SailError, match=r"records-00001.*damaged"):
         for example in range(40, 80):
-            dataset.items(example)
-    assert isinstance(dataset._materialized, MaterializedSet)
+            dataset.example(example)
