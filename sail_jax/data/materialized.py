@@ -11,7 +11,7 @@ step. The shards are written in order: the folder is complete when the last one 
 import functools
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgpack
@@ -83,7 +83,7 @@ def write_materialized(
             progress.update(task, completed=begin + length)
 
 
-def _write_shard(path: pathlib.Path, pairs: list[Pair], store: ItemStore, on_example: Any) -> None:
+def _write_shard(path: pathlib.Path, pairs: list[Pair], store: ItemStore, on_example: Callable[[], None]) -> None:
     partial = path.with_suffix(".partial")
     writer = ArrayRecordWriter(str(partial), _WRITER_OPTIONS)
     try:
