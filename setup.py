@@ -32,6 +32,7 @@ setup(
         "numpy>=2.0",
         "pyarrow>=16",
         "pillow>=11",
+        "simplejpeg>=1.9",
         "av>=14",
         "soundfile>=0.13",
         "soxr>=0.5",

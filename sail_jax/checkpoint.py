@@ -154,7 +154,7 @@ def require_same_config(run: RunDirectory, config: Config) -> None:
     differing = [
         f"{key} (was {old.get(key)!r}, is {new.get(key)!r})"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not key.startswith(_FREE)
+        if old.get(key) != new.get(key) and not key.startswith(_FREE) and not key.endswith(_FREE_ENDS)
     ]
     if differing:
         raise SailError(
@@ -177,6 +177,8 @@ _FREE = (
     "data.prefetch",
     "data.max_bad",
 )
+# Where the examples of a data set are read from; which they are is checked when they are opened.
+_FREE_ENDS = ".materialized"
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -26,6 +26,7 @@ from sail_jax.data.ingest import ingest
 from sail_jax.data.pipeline import open_store
 from sail_jax.data.preview import previews
 from sail_jax.data.synthetic import make_world
+from sail_jax.data.training_set import materialize
 from sail_jax.errors import SailError
 from sail_jax.evaluation.report import write_report
 from sail_jax.evaluation.suite import metrics_tree, run_suite
@@ -108,6 +109,19 @@ def _add_run_verbs(verbs: Any) -> None:
         workdir="folder that is written; give it to `train` as --config.data.dir",
     )
     sub.add_argument("--source", type=Path, default=Path(), help="folder of the raw export")
+    sub = _verb(
+        verbs,
+        "materialize",
+        _materialize,
+        "write a training set's joined, shuffled records as shards that are read in order, for object storage",
+        "--config configs/glyphs.py --config.data.dir=data/glyphs --dataset i2i --output data/glyphs/materialized/i2i",
+        workdir="",
+    )
+    sub.add_argument("--dataset", required=True, help="name of the training set in config.data.datasets")
+    sub.add_argument("--output", required=True, type=Path, help="folder that is written")
+    sub.add_argument(
+        "--epochs", type=int, default=1, help="times the table is written, each in an order of its own (1)"
+    )
     sub = _verb(
         verbs,
         "train",
@@ -261,6 +275,13 @@ def _quickstart(options: argparse.Namespace, overrides: list[str]) -> None:
 
 def _ingest(options: argparse.Namespace, overrides: list[str]) -> None:
     ingest(_load(options.config, overrides), options.source, options.workdir)
+
+
+def _materialize(options: argparse.Namespace, overrides: list[str]) -> None:
+    config = _load(options.config, overrides)
+    materialize(config, options.dataset, options.output, open_store(config), epochs=options.epochs)
+    output = options.output.absolute()
+    console.print(f"Written to {output}. Train from it: --config.data.datasets.{options.dataset}.materialized={output}")
 
 
 def _train(options: argparse.Namespace, overrides: list[str]) -> None:

@@ -61,6 +61,9 @@ class DatasetConfig:
     )
     negatives: str = setting("", "table of hard negatives relative to data.dir, as `mine` writes it; empty for none")
     hard_negatives: int = setting(0, "hard negatives shown with each pair, drawn from that table", low=0)
+    materialized: str = setting(
+        "", "folder of this set's records relative to data.dir, as `materialize` writes it; empty reads table and store"
+    )
     query_fields: tuple[str, ...] = setting(
         ("title", "asr", "ocr", "nickname", "tags"), "text fields shown on the query side"
     )

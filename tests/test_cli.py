@@ -170,8 +170,31 @@ def test_an_evaluation_table_with_unknown_ids(run, tmp_path, capsys):
     assert "'nothing'" in capsys.readouterr().err
 
 
+def test_materializing_from_the_command_line(world, tmp_path, capsys):
+    settings, output = tmp_path / "config.json", tmp_path / "records"
+    config_lib.save(config_lib.build(tiny.experiment(world)), settings)
+    command = ["materialize", "--config", str(settings), "--output", str(output), "--dataset"]
+    assert main([*command, "copair"]) == 0
+    assert f"datasets.copair.materialized={output}" in capsys.readouterr().out
+    assert main([*command, "copiar"]) == 2
+    assert "copair" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
-    "verb", ["quickstart", "ingest", "train", "evaluate", "describe", "mine", "balance", "prompts", "export", "inspect"]
+    "verb",
+    [
+        "quickstart",
+        "ingest",
+        "materialize",
+        "train",
+        "evaluate",
+        "describe",
+        "mine",
+        "balance",
+        "prompts",
+        "export",
+        "inspect",
+    ],
 )
 def test_every_verb_has_help_with_an_example(verb, capsys):
     with pytest.raises(SystemExit) as end:

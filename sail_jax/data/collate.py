@@ -120,7 +120,7 @@ def _pack(media: Sequence[np.ndarray], groups: int, room: int) -> tuple[np.ndarr
         at = group * block
         for index, (entry, count) in enumerate(zip(members, kept, strict=True)):
             chosen = np.linspace(0, max(len(entry) - 1, 0), count).round().astype(int)
-            flat[at : at + count] = entry[chosen]
+            np.take(entry, chosen, axis=0, out=flat[at : at + count], mode="clip")  # "raise" would copy once more
             item[at : at + count] = index
             slot[at : at + count] = np.arange(count)
             at += count

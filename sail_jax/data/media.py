@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import av
 import numpy as np
+import simplejpeg
 import soundfile
 import soxr
 from PIL import Image, UnidentifiedImageError
@@ -65,11 +66,12 @@ def _decoding(what: str) -> Iterator[None]:
 
 
 def decode_image(data: bytes, size: int, *, max_pixels: int = _MAX_PIXELS) -> np.ndarray:
-    """Decodes an image and resizes it to a square, bicubic with antialiasing and without a crop.
+    """Decodes an image and resizes it to a square, with antialiasing and without a crop.
 
-    The resize is that of the Hugging Face image processors (Pillow's bicubic on uint8). A JPEG much larger than `size`
-    is scaled down within its own decoder first. EXIF orientation is applied, transparency is laid on white, 16-bit
-    grey is scaled to 8 bits; of an animation the first frame is taken.
+    The resize is that of the Hugging Face image processors (Pillow's bicubic on uint8), but for a JPEG that is larger
+    than needed: its own decoder scales it down, and an area filter does the rest, which on photos differs from
+    the bicubic of all its pixels by about one level of 255 on the average. EXIF orientation is applied, transparency is laid on
+    white, 16-bit grey is scaled to 8 bits; of an animation the first frame is taken.
 
     Args:
         data: the encoded image (JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, AVIF or JPEG 2000).
@@ -85,10 +87,32 @@ def decode_image(data: bytes, size: int, *, max_pixels: int = _MAX_PIXELS) -> np
     with _decoding("the image"), Image.open(io.BytesIO(data), formats=_READABLE) as image:
         _check_pixels(*image.size, max_pixels)
         orientation = _ORIENTATIONS.get(_orientation(image))
-        image.draft(None, (size, size))
-        square = _to_rgb(image).resize((size, size), Image.Resampling.BICUBIC)
+        square = _scaled_jpeg(data, image, size)
+        if square is None:
+            image.draft(None, (size, size))
+            square = np.array(_to_rgb(image).resize((size, size), Image.Resampling.BICUBIC))
         # On a square, turning after the resize is the same as before it, and cheaper.
-        return np.array(square if orientation is None else square.transpose(orientation))
+        return square if orientation is None else np.array(Image.fromarray(square).transpose(orientation))
+
+
+def _scaled_jpeg(data: bytes, image: Image.Image, size: int) -> np.ndarray | None:
+    """A JPEG that its decoder can make smaller, but not smaller than `size`, as [size, size, 3] uint8; else None.
+
+    What the decoder objects to is left to Pillow too, which tells the harmless from the truncated.
+    """
+    if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
+        return None
+    least = {"min_height": size, "min_width": size}
+    try:
+        height, width, *_ = simplejpeg.decode_jpeg_header(data, **least)
+        if (width, height) == image.size:
+            return None
+        pixels = simplejpeg.decode_jpeg(data, "RGB", **least)
+    except ValueError:
+        return None
+    # FFmpeg's scaler takes less than half the time of Pillow's, and its area filter half that of its bicubic.
+    frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+    return frame.reformat(size, size, interpolation="AREA").to_ndarray()
 
 
 def check_image(data: bytes, *, max_pixels: int = _MAX_PIXELS) -> None:

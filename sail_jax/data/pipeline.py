@@ -22,14 +22,14 @@ from absl import flags
 from sail_jax.config import Config
 from sail_jax.data.collate import capacity, collate
 from sail_jax.data.features import FeatureExtractor, ItemFeatures, View
+from sail_jax.data.materialized import Example
 from sail_jax.data.prompts import PromptEncoder, load_tokenizer
 from sail_jax.data.sampler import Sampler
 from sail_jax.data.store import ItemStore
-from sail_jax.data.tables import Pair
 from sail_jax.data.text_room import fit_texts, token_room
 from sail_jax.data.training_set import TrainingSet, dataset_weights
 from sail_jax.errors import BadRecordError, SailError
-from sail_jax.items import Batch, text_item
+from sail_jax.items import Batch, Item, text_item
 
 # Keeps the draws of hard negatives apart from those of the sides, which are numbered from 0.
 _NEGATIVES = 1 << 20
@@ -124,6 +124,9 @@ class BatchSource:
         for dataset in self._sets.values():
             self._check_size(dataset)
             dataset.check_pairs()
+            if dataset.epochs is not None:
+                drawn_at_end = (self._before + self._sampler.counts(len(self) * draws))[dataset.index]
+                dataset.check_examples(int(drawn_at_end) * config.data.batch_size // draws)
 
     def _check_size(self, dataset: TrainingSet) -> None:
         rows, batch_size = len(dataset.table), self._config.data.batch_size
@@ -175,9 +178,9 @@ class BatchSource:
         bad: list[str] = []
         examples = self.examples(step)
         datasets = [dataset for dataset, _ in examples]
-        pairs = [self._sets[dataset].pair(example) for dataset, example in examples]
-        features = [self._pair_features(step, row, datasets[row], pair, bad) for row, pair in enumerate(pairs)]
-        scores = [pair.score for pair in pairs]
+        read = [self._sets[dataset].example(number) for dataset, number in examples]
+        features = [self._pair_features(step, row, datasets[row], example, bad) for row, example in enumerate(read)]
+        scores = [example.pair.score for example in read]
         parts, media_cut, text_cut = [], 0, 0
         for rows in self._parts():
             batch, *cut = self._collate(*([values[row] for row in rows] for values in (features, datasets, scores)))
@@ -232,27 +235,28 @@ class BatchSource:
         sides = max(sum(modality in view.modalities for view in dataset.views) for dataset in sets)
         return capacity(len(datasets) * sides, budget or most, groups)
 
-    def _pair_features(self, step: int, row: int, dataset: int, pair: Pair, bad: list[str]) -> tuple[ItemFeatures, ...]:
+    def _pair_features(
+        self, step: int, row: int, dataset: int, example: Example, bad: list[str]
+    ) -> tuple[ItemFeatures, ...]:
         """The sides of a pair; a mixed batch is padded with blanks to the sides of the set that has the most."""
-        chosen, place = self._sets[dataset], [self._config.seed, step, self._share.start + row]
+        chosen, place, pair = self._sets[dataset], [self._config.seed, step, self._share.start + row], example.pair
         ids = [pair.query_id, pair.target_id, *chosen.negatives(pair, np.random.default_rng([*place, _NEGATIVES]))]
+        items: list[Item | str | None] = [example.items.get(item_id, item_id) for item_id in ids]
+        if pair.query_text is not None and pair.query_id is None:
+            items[0] = text_item(pair.query_text)
         sides = [
-            self._features(
-                item_id, pair.query_text if side == 0 else None, view, np.random.default_rng([*place, side]), bad
-            )
-            for side, (item_id, view) in enumerate(zip(ids, chosen.views, strict=True))
+            self._features(item, view, np.random.default_rng([*place, side]), bad)
+            for side, (item, view) in enumerate(zip(items, chosen.views, strict=True))
         ]
         blanks = self._sides if self._config.data.sampling == "mixed" else len(sides)
         return (*sides, *[self._extract.blank()] * (blanks - len(sides)))
 
-    def _features(
-        self, item_id: str | None, text: str | None, view: View, rng: np.random.Generator, bad: list[str]
-    ) -> ItemFeatures:
-        """The features of an item, of a free text where there is no id, or of nothing where there is neither."""
-        if item_id is None and text is None:
+    def _features(self, item: Item | str | None, view: View, rng: np.random.Generator, bad: list[str]) -> ItemFeatures:
+        """The features of an item, of that with an id, or of nothing."""
+        if item is None:
             return self._extract.blank()
         try:
-            item = text_item(text) if item_id is None else self._store.get(item_id)
+            item = self._store.get(item) if isinstance(item, str) else item
             return self._extract(item, view, dropout=self._config.data.field_dropout, rng=rng)
         except BadRecordError as error:
             bad.append(str(error.at(source=str(self._store.path))))

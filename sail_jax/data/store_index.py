@@ -36,8 +36,9 @@ class Index:
 
     def __init__(self, path: pathlib.Path):
         folder = path / FOLDER
-        self._keys = np.memmap(folder / "keys.u64", _U64, mode="r")
-        self._records = np.memmap(folder / "records.u64", _U64, mode="r")
+        # Seen as plain arrays, on which a search takes half the time.
+        self._keys = np.memmap(folder / "keys.u64", _U64, mode="r").view(np.ndarray)
+        self._records = np.memmap(folder / "records.u64", _U64, mode="r").view(np.ndarray)
         self._shared = np.fromfile(folder / "shared.u64", _U64)
         self.starts = np.fromfile(folder / "starts.u64", _U64).astype(np.int64)
         self.hidden = np.fromfile(folder / "hidden.u64", _U64).astype(np.int64)
@@ -64,12 +65,12 @@ class Index:
 
     def records_of(self, key: np.uint64) -> list[int]:
         """The record numbers of all ids with this hash."""
-        first, last = np.searchsorted(self._keys, key, "left"), np.searchsorted(self._keys, key, "right")
+        first, last = self._keys.searchsorted(key, "left"), self._keys.searchsorted(key, "right")
         return self._records[first:last].tolist()
 
     def position(self, record: int) -> int:
         """The position of a record that is not hidden."""
-        return record - int(np.searchsorted(self.hidden, record))
+        return record - int(self.hidden.searchsorted(record))
 
     def record(self, position: int) -> int:
         """The record number of a position."""
@@ -177,5 +178,5 @@ def _resolve(entries: np.ndarray, id_of: Callable[[int], str], shared: list[int]
 
 
 def _place(starts: np.ndarray, record: int) -> tuple[int, int]:
-    shard = int(np.searchsorted(starts, record, "right")) - 1
+    shard = int(starts.searchsorted(record, "right")) - 1
     return shard, record - int(starts[shard])

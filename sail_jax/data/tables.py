@@ -7,7 +7,9 @@ import bisect
 import contextlib
 import difflib
 import functools
+import hashlib
 import json
+import os
 import pathlib
 import shutil
 import threading
@@ -183,6 +185,17 @@ class PairTable:
         number = bisect.bisect_right(self._ends, i)
         row = self._groups[number][2] + i - (self._ends[number - 1] if number else 0)
         return Pair(*(column[row].as_py() for column in self._columns(number)))
+
+    def digest(self) -> str:
+        """A hash of the footers of the files, which hold sizes and statistics of all columns: it tells tables apart."""
+        digest = hashlib.blake2b(digest_size=16)
+        for part in self._parts:
+            with part.open("rb") as file:
+                file.seek(-8, os.SEEK_END)
+                length = int.from_bytes(file.read(4), "little")
+                file.seek(-8 - length, os.SEEK_END)
+                digest.update(file.read(length))
+        return digest.hexdigest()
 
     def iter_batches(self) -> Iterator[list[Pair]]:
         """All rows in order, in lists of at most 4,096."""

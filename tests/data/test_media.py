@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image, ImageFile, ImageOps
-from PIL.JpegImagePlugin import JpegImageFile
 from transformers import ClapFeatureExtractor, SiglipImageProcessorPil
 
 from sail_jax.data import media
@@ -47,15 +46,50 @@ def test_image_equals_the_hugging_face_processor(shape):
     np.testing.assert_array_equal(decoded, expected)
 
 
-def test_large_jpeg_is_scaled_in_its_decoder_and_looks_the_same(monkeypatch):
-    data = encoded(smooth_image(1600, 1200), "JPEG", quality=95)
-    drafted = []
-    draft = JpegImageFile.draft
-    monkeypatch.setattr(JpegImageFile, "draft", lambda self, *a: drafted.append(draft(self, *a)) or drafted[-1])
+def watched(monkeypatch):
+    """The list of images that the JPEG decoder will have given, as (height, width)."""
+    shapes, decode = [], media.simplejpeg.decode_jpeg
+
+    def watch(*arguments, **options):
+        pixels = decode(*arguments, **options)
+        shapes.append(pixels.shape[:2])
+        return pixels
+
+    monkeypatch.setattr(media.simplejpeg, "decode_jpeg", watch)
+    return shapes
+
+
+@pytest.mark.parametrize(
+    ("size", "scaled"), [((1600, 1200), (300, 400)), ((640, 360), (225, 400)), ((290, 262), (230, 254))]
+)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+def test_large_jpeg_is_scaled_in_its_decoder_and_looks_the_same(monkeypatch, size, scaled, mode, options):
+    data = encoded(smooth_image(*size).convert(mode), "JPEG", quality=95, **options)
+    shapes = watched(monkeypatch)
     decoded = media.decode_image(data, 224).astype(float)
-    assert drafted[0] is not None
-    full = Image.open(io.BytesIO(data)).resize((224, 224), Image.Resampling.BICUBIC)
+    assert shapes == [scaled]
+    full = Image.open(io.BytesIO(data)).convert("RGB").resize((224, 224), Image.Resampling.BICUBIC)
     assert np.abs(decoded - np.asarray(full)).mean() < 2.0
+
+
+@pytest.mark.parametrize("size", [(224, 224), (500, 226), (100, 90)])
+def test_jpeg_that_is_not_larger_than_needed_equals_pillow(monkeypatch, size):
+    data = encoded(smooth_image(*size), "JPEG", quality=95)
+    shapes = watched(monkeypatch)
+    expected = Image.open(io.BytesIO(data)).resize((224, 224), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(media.decode_image(data, 224), np.asarray(expected))
+    assert not shapes
+
+
+def test_harmless_bytes_between_the_segments_of_a_jpeg_are_skipped(monkeypatch):
+    data = encoded(smooth_image(400, 400), "JPEG", quality=95)
+    end = data.rindex(b"\xff\xd9")
+    dirty = data[:end] + bytes(8) + data[end:]
+    with pytest.raises(ValueError, match="extraneous"):
+        media.simplejpeg.decode_jpeg(dirty, "RGB")
+    difference = media.decode_image(dirty, 100).astype(float) - media.decode_image(data, 100)
+    assert np.abs(difference).mean() < 2.0
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
@@ -138,11 +172,12 @@ def test_limit_of_pixels_is_the_setting_alone(recwarn):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_truncated_image(kind):
+@pytest.mark.parametrize("size", [64, 200])  # a JPEG is scaled in its decoder, and not
+def test_truncated_image(kind, size):
     data = encoded(smooth_image(200, 200), kind)
-    media.check_image(data)
+    media.decode_image(data, size)
     with pytest.raises(BadRecordError, match="cannot be decoded"):
-        media.check_image(data[: len(data) // 2])
+        media.decode_image(data[: len(data) // 2], size)
 
 
 @pytest.mark.parametrize(

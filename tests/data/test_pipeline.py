@@ -47,6 +47,31 @@ def test_a_batch_is_a_function_of_the_step(settings):
         same(source(settings)[0], first[0])
 
 
+def test_every_record_comes_once_per_epoch_at_any_number_of_workers(settings):
+    settings.data.datasets = {"copair": settings.data.datasets.copair}
+    rows = len(source(settings)._sets[0].table)
+    settings.data.batch_size = size = next(size for size in range(5, rows) if rows % size == 0)
+    settings.train.steps = 2 * rows // size
+    whole, share = {}, HostShare(0, size, 1)
+    for workers in (0, 1, 2, 3):
+        settings.data.workers = workers
+        config = config_lib.build(settings)
+        batches = BatchSource(config, share)
+        loaded = list(make_iterator(batches, config, 0))
+        assert [batch.step for batch in loaded] == list(range(settings.train.steps))
+        whole[workers] = loaded
+        for batch, plain in zip(loaded, whole[0], strict=True):
+            same(batch, plain)
+    keys = np.concatenate([batch.arrays.item_keys for batch in whole[3]]).reshape(2, rows, -1)
+    table = batches._sets[0].table
+    expected = Counter((table[i].query_id, table[i].target_id) for i in range(rows))
+    ids = {item_key(item_id): item_id for pair in expected for item_id in pair}
+    for epoch in keys:
+        pairs = epoch.reshape(rows, 2, 2).astype(np.uint64)
+        sides = (pairs[..., 0] << np.uint64(32) | pairs[..., 1]).tolist()
+        assert Counter((ids[query], ids[target]) for query, target in sides) == expected
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_resumed_iterator_sees_exactly_the_batches_that_are_left(settings, workers):
     settings.data.workers = workers

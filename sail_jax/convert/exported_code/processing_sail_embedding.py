@@ -330,7 +330,9 @@ def _load_frame(source: Any, size: int) -> Image.Image:
     """An image (a file, a Pillow image, [H, W, 3] uint8) as an upright RGB square of `size` pixels."""
     if isinstance(source, str | Path):
         with Image.open(source) as image:
-            image.draft(None, (size, size))  # a large JPEG is scaled down within its own decoder first
+            # A large JPEG is scaled down within its own decoder first. Training does the same with a faster decoder and
+            # scaler, whose pixels differ by about a level of 255.
+            image.draft(None, (size, size))
             return _to_square(image, size)
     if isinstance(source, Image.Image):
         return _to_square(source, size)
