@@ -137,9 +137,9 @@ class ScoreBlocks:
         query = None
         for start, column in track(starts, description=description, disable=not self._what):
             if column == 0:
-                part = _padded(self._queries[start : start + stretch], stretch)
+                part = unit_rows(_filled_up(self._queries[start : start + stretch], stretch))
                 query = self._put(part.reshape(self._blocks, self._rows, width))
-            part = _padded(self._targets[column : column + self._columns], self._columns)
+            part = _filled_up(self._targets[column : column + self._columns], self._columns)
             target = jax.device_put(part, NamedSharding(self._mesh, _COPIED))
             row, place_in_block, places = self._known.of(start // self._rows, column // self._columns, self._blocks)
             yield start, query, target, column, (self._put(row), self._put(place_in_block)), places
@@ -159,11 +159,10 @@ def _even(total: int, most: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
-def _padded(part: np.ndarray, rows: int) -> np.ndarray:
-    """[rows, D] float32 rows of unit length, filled up with rows of zeros."""
-    filled = np.zeros((rows, part.shape[1]), np.float32)
-    filled[: len(part)] = unit_rows(np.asarray(part, np.float32))
-    return filled
+def _filled_up(part: np.ndarray, rows: int) -> np.ndarray:
+    """[rows, D] float32, with rows of zeros at the end; the very array where nothing is missing, as copies cost time."""
+    part = np.asarray(part, np.float32)
+    return part if len(part) == rows else np.pad(part, ((0, rows - len(part)), (0, 0)))
 
 
 class _BlockPairs:
@@ -211,9 +210,15 @@ class _BlockPairs:
         return row, column, place
 
 
-def _scores(query: jax.Array, target: jax.Array) -> jax.Array:
-    """[R, C] float32."""
-    return jnp.matmul(query, target.T, precision=jax.lax.Precision.HIGHEST)
+def _scores(query: jax.Array, target: jax.Array, length: jax.Array) -> jax.Array:
+    """[R, C] float32. Dividing scores, in passing, costs less than to write targets of unit length first."""
+    return jnp.matmul(query, target.T, precision=jax.lax.Precision.HIGHEST) / length
+
+
+def _lengths(target: jax.Array) -> jax.Array:
+    """[C] float32 lengths of the rows; one for rows of zeros."""
+    length = jnp.sqrt(jnp.sum(target * target, axis=-1))
+    return jnp.where(length > 0, length, 1)
 
 
 @functools.partial(jax.jit, static_argnames="mesh")
@@ -222,14 +227,16 @@ def _count(
 ) -> tuple[jax.Array, jax.Array]:
     """Counts of all scores by bin, [devices, BINS] int32, and the scores of the known pairs, [S, E] float32."""
 
-    def one_block(block: tuple) -> tuple[jax.Array, jax.Array]:
-        query, (row, column) = block
-        scores = _scores(query, target)
-        bins = jnp.clip(jnp.floor(scores / BIN), -(2**15), 2**15).astype(jnp.int32) + 2**15
-        counts = jnp.zeros(BINS, jnp.int32).at[bins.ravel()].add(1, mode="promise_in_bounds")
-        return counts, scores.at[row, column].get(mode="fill", fill_value=0)
-
     def on_one_device(queries: jax.Array, target: jax.Array, pairs: tuple) -> tuple[jax.Array, jax.Array]:
+        length = _lengths(target)
+
+        def one_block(block: tuple) -> tuple[jax.Array, jax.Array]:
+            query, (row, column) = block
+            scores = _scores(query, target, length)
+            bins = jnp.clip(jnp.floor(scores / BIN), -(2**15), 2**15).astype(jnp.int32) + 2**15
+            counts = jnp.zeros(BINS, jnp.int32).at[bins.ravel()].add(1, mode="promise_in_bounds")
+            return counts, scores.at[row, column].get(mode="fill", fill_value=0)
+
         counts, known = jax.lax.map(one_block, (queries, pairs))
         return counts.sum(axis=0)[None], known
 
@@ -252,11 +259,13 @@ def _merge(
     def on_one_device(
         queries: jax.Array, target: jax.Array, pairs: tuple, best: tuple, limit: jax.Array, first: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
+        length, present = _lengths(target), target.any(axis=-1)
+
         def one_block(block: tuple) -> tuple[jax.Array, jax.Array]:
             query, (row, column), (best_rows, best_scores) = block
-            scores = _scores(query, target).at[row, column].set(-jnp.inf, mode="drop")
-            shown = (scores < limit) & target.any(axis=-1)
-            found, at = _top_k(jnp.where(shown, scores, -jnp.inf), best_rows.shape[-1])
+            scores = _scores(query, target, length)
+            shown = jnp.where((scores < limit) & present, scores, -jnp.inf).at[row, column].set(-jnp.inf, mode="drop")
+            found, at = _top_k(shown, best_rows.shape[-1])
             merged, place = jax.lax.top_k(jnp.concatenate([best_scores, found], axis=1), best_rows.shape[-1])
             return jnp.take_along_axis(jnp.concatenate([best_rows, at + first], axis=1), place, axis=1), merged
 
