@@ -20,7 +20,8 @@ import numpy as np
 from absl import flags
 
 from sail_jax.config import Config
-from sail_jax.data.collate import capacity, collate
+from sail_jax.data.batch_shapes import media_room
+from sail_jax.data.collate import collate
 from sail_jax.data.features import FeatureExtractor, ItemFeatures, View
 from sail_jax.data.prompts import PromptEncoder, load_tokenizer
 from sail_jax.data.sampler import Sampler
@@ -166,25 +167,22 @@ class BatchSource:
         datasets = [dataset for dataset, _ in examples]
         pairs = [self._sets[dataset].pair(example) for dataset, example in examples]
         features = [self._pair_features(step, row, datasets[row], pair, bad) for row, pair in enumerate(pairs)]
-        model = self._config.model
         arrays, cut = collate(
             features,
             datasets,
             [pair.score for pair in pairs],
             groups=self._share.groups,
-            frame_capacity=self._room("V", datasets, self._config.data.frame_budget, model.perceiver.max_frames),
-            clip_capacity=self._room("A", datasets, self._config.data.clip_budget, model.audio.max_clips),
-            audio_width=model.audio.projection,
+            frame_capacity=self._room("V", datasets),
+            clip_capacity=self._room("A", datasets),
+            audio_width=self._config.model.audio.projection,
         )
         return LoadedBatch(arrays, step, self.datasets(step), tuple(bad), cut)
 
-    def _room(self, modality: str, datasets: list[int], budget: float, most: int) -> int:
-        """Length of the flat axis of a modality: a function of the data set alone, so the same on all hosts."""
-        # A mixed batch needs room for the data set that shows the modality on the most sides.
+    def _room(self, modality: str, datasets: list[int]) -> int:
+        """Length of the flat axis of a modality in this host's part of a batch."""
         mixed = self._config.data.sampling == "mixed"
-        sets = self._sets.values() if mixed else [self._sets[datasets[0]]]
-        sides = max(sum(modality in view.modalities for view in dataset.views) for dataset in sets)
-        return capacity(len(datasets) * sides, budget or most, self._share.groups)
+        views = [dataset.views for dataset in (self._sets.values() if mixed else [self._sets[datasets[0]]])]
+        return media_room(self._config, views, modality, len(datasets), self._share.groups)
 
     def _pair_features(self, step: int, row: int, dataset: int, pair: Pair, bad: list[str]) -> tuple[ItemFeatures, ...]:
         """The sides of a pair; a mixed batch is padded with blanks to the sides of the set that has the most."""

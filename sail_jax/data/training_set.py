@@ -9,7 +9,7 @@ import numpy as np
 from sail_jax.config import Config, DatasetConfig
 from sail_jax.data.negatives import NegativesTable
 from sail_jax.data.tables import Pair, PairTable
-from sail_jax.data.views import dataset_views
+from sail_jax.data.views import sides_shown
 from sail_jax.data.weights import read_weights
 from sail_jax.errors import SailError
 from sail_jax.items import OMNI, parse_pattern
@@ -42,8 +42,7 @@ class TrainingSet:
         settings, folder = config.data.datasets[name], Path(config.data.dir)
         self.name, self.index, self._settings = name, index, settings
         self.table = PairTable.open(folder / settings.table, split=settings.split)
-        query, target = dataset_views(config, name)
-        self.views = (query, target, *[target] * settings.hard_negatives)
+        self.views = sides_shown(config, name)
         self._negatives = _open_negatives(settings, folder, name)
         self._order = grain.MapDataset.range(len(self.table)).shuffle(seed=config.seed + index).repeat()
 

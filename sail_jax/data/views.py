@@ -21,6 +21,12 @@ def dataset_views(config: Config, name: str) -> tuple[View, View]:
     return _views(config, settings, where, query, target)
 
 
+def sides_shown(config: Config, name: str) -> tuple[View, ...]:
+    """What each side of a training set's pairs shows: query, target, and hard negatives, which are seen as targets are."""
+    query, target = dataset_views(config, name)
+    return (query, target, *[target] * config.data.datasets[name].hard_negatives)
+
+
 def task_views(config: Config, name: str) -> tuple[View, View]:
     """What an evaluation task shows of queries and of the corpus.
 
