@@ -40,6 +40,13 @@ def data_shards(mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
+def check_batch(mesh: Mesh, batch_size: int) -> None:
+    """Raises SailError when a batch does not split evenly."""
+    shards = data_shards(mesh)
+    if batch_size % shards:
+        raise SailError(f"config.data.batch_size is {batch_size}; the mesh splits it in {shards} equal parts.")
+
+
 def host_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
     """Range (start, stop) of the global batch that this process has to provide.
 
@@ -48,9 +55,7 @@ def host_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
     Raises:
         SailError: when the batch does not split evenly, or this process's rows are not contiguous.
     """
-    shards = data_shards(mesh)
-    if batch_size % shards:
-        raise SailError(f"config.data.batch_size is {batch_size}; the mesh splits it in {shards} equal parts.")
+    check_batch(mesh, batch_size)
     indices = NamedSharding(mesh, BATCH_SPEC).addressable_devices_indices_map((batch_size,))
     ranges = sorted({index[0].indices(batch_size)[:2] for index in indices.values()})
     if any(left[1] != right[0] for left, right in zip(ranges, ranges[1:], strict=False)):
