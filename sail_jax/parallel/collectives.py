@@ -7,15 +7,19 @@ all-reduce, and s for a permutation.
 
 import math
 import re
-from collections import Counter
+from collections.abc import Iterable
 
+# (Kind, channel) -> bytes that a device sends.
+Collectives = dict[tuple[str, str], float]
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.-]+ = (.*?) ([a-z][\w-]*)\((.*)$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
 _CALLED = re.compile(r"(?:calls|to_apply)=%?([\w.-]+)")
 _BRANCHES = re.compile(r"(?:branch_computations=\{|(?:true|false)_computation=)([^}]*?)(?:\}|, (?=\w+=)|$)")
+_SCATTER = "all-reduce-scatter"  # in the name that TPUs give to such a fusion
 _LOOP = re.compile(r"condition=%?([\w.-]+), body=%?([\w.-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CONSTANT = re.compile(r" = [su]\d+\[\]\S* constant\((\d+)\)")
@@ -34,15 +38,17 @@ def collective_bytes(hlo: str, devices: int) -> dict[str, float]:
     Returns:
         Kind (one of `KINDS`) -> bytes; 0 for a kind that does not occur.
     """
-    program = _Program(hlo, devices)
-    return dict.fromkeys(KINDS, 0.0) | program.sent(program.entry)
+    program, total = _Program(hlo, devices), dict.fromkeys(KINDS, 0.0)
+    for (kind, _), count in program.collectives(program.entry).items():
+        total[kind] += count
+    return total
 
 
 class _Program:
     """The computations of a program by name, each as the lines of its instructions."""
 
     def __init__(self, hlo: str, devices: int) -> None:
-        self._devices, self._sent = devices, {}
+        self._devices, self._known = devices, {}
         self._computations: dict[str, list[str]] = {}
         lines: list[str] = []
         for line in hlo.splitlines():
@@ -53,28 +59,52 @@ class _Program:
                     self.entry = name
             lines.append(line)
 
-    def sent(self, name: str) -> Counter[str]:
-        """Bytes by kind that a device sends in one run of a computation."""
-        if name not in self._sent:
-            self._sent[name] = sum(map(self._by_line, self._computations[name]), Counter())
-        return self._sent[name]
+    def collectives(self, name: str) -> Collectives:
+        """What a device sends in one run of a computation."""
+        if name not in self._known:
+            # On TPUs the start, the middle and the end of an asynchronous collective are fusions that each hold it, so a
+            # channel counts once.
+            self._known[name] = _once(map(self._of_line, self._computations[name]))
+        return self._known[name]
 
-    def _by_line(self, line: str) -> Counter[str]:
+    def _of_line(self, line: str) -> Collectives:
         found = _INSTRUCTION.match(line)
         if not found:
-            return Counter()
-        shape, opcode, rest = found.groups()
+            return {}
+        name, shape, opcode, rest = found.groups()
         kind = opcode.removesuffix("-start")
         if kind in KINDS:
-            return Counter({kind: _sent(kind, shape, _group_size(rest, self._devices), is_start=opcode != kind)})
+            channel = _CHANNEL.search(rest)
+            size = _sent(kind, shape, _group_size(rest, self._devices), is_start=opcode != kind)
+            return {(kind, channel.group(1) if channel else name): size}
         if opcode == "while":
             condition, body = _LOOP.search(rest).groups()
-            trips = _trips(rest, self._computations[condition])
-            return Counter({kind: trips * count for kind, count in self.sent(body).items()})
+            return _of_site(name, self.collectives(body), _trips(rest, self._computations[condition]))
         if opcode == "conditional":
             branches = re.findall(r"[\w.-]+", " ".join(_BRANCHES.findall(rest)))
-            return max(map(self.sent, branches), key=Counter.total)
-        return sum(map(self.sent, _CALLED.findall(rest)), Counter())
+            return _of_site(name, max(map(self.collectives, branches), key=lambda sent: sum(sent.values())))
+        called = _CALLED.findall(rest)
+        if opcode == "call":
+            return _of_site(name, self.collectives(called[0]))
+        return _once(_scattered(self.collectives(n)) if _SCATTER in n else self.collectives(n) for n in called)
+
+
+def _once(parts: Iterable[Collectives]) -> Collectives:
+    merged: Collectives = {}
+    for part in parts:
+        for key, count in part.items():
+            merged[key] = max(count, merged.get(key, 0.0))
+    return merged
+
+
+def _of_site(name: str, sent: Collectives, times: int = 1) -> Collectives:
+    """What a computation sends that is run from an instruction of its own, apart from all others that run it."""
+    return {(kind, f"{name}/{channel}"): times * count for (kind, channel), count in sent.items()}
+
+
+def _scattered(sent: Collectives) -> Collectives:
+    """An all-reduce of which only a slice is kept; TPUs run such a fusion as a reduce-scatter, which sends half as much."""
+    return {("reduce-scatter", channel): count / 2 for (_, channel), count in sent.items()}
 
 
 def _sent(kind: str, shape: str, n: int, *, is_start: bool) -> float:

@@ -91,7 +91,7 @@ def test_a_branch_counts_as_the_one_that_moves_most(mesh):
     assert found == {"all-reduce": 2 * 3 / 4 * ROWS // 4 * WIDTH * FLOAT}
 
 
-def test_asynchronous_forms_count_once():
+def test_asynchronous_forms_of_gpus_count_once():
     lines = """HloModule step
 
 %body (p: (s32[], bf16[8,128])) -> (s32[], bf16[8,128]) {
@@ -122,3 +122,31 @@ ENTRY %main (x: bf16[2,128]) -> bf16[8,128] {
             "all-to-all": 0,
         }
     )
+
+
+def test_asynchronous_forms_of_tpus_count_once():
+    lines = """HloModule step
+
+%start (x: bf16[2,128]) -> bf16[8,128] {
+  %gather.1 = bf16[8,128]{1,0} all-gather(%x), channel_id=9, replica_groups=mesh['a'=2,'b'=4] {'b'}, dimensions={0}
+  ROOT %begun = (bf16[2,128]{1,0}, bf16[8,128]{1,0}, u32[]{:S(2)}) custom-call(%gather.1), custom_call_target="AsyncCollectiveStart"
+}
+
+%done (x: bf16[2,128]) -> bf16[8,128] {
+  %gather.2 = bf16[8,128]{1,0} all-gather(%x), channel_id=9, replica_groups=mesh['a'=2,'b'=4] {'b'}, dimensions={0}
+  ROOT %ended = bf16[8,128]{1,0} custom-call(%x, %gather.2), custom_call_target="AsyncCollectiveDone"
+}
+
+%all-reduce-scatter.1 (x: f32[64]) -> f32[16] {
+  %reduce = f32[64]{0} all-reduce(%x), channel_id=5, replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add
+  ROOT %slice = f32[16]{0} dynamic-slice(%reduce, %at), dynamic_slice_sizes={16}
+}
+
+ENTRY %main (x: bf16[2,128]) -> bf16[8,128] {
+  %async-collective-start = (bf16[2,128]{1,0}, bf16[8,128]{1,0}, u32[]{:S(2)}) fusion(%x), kind=kCustom, calls=%start
+  %scattered = f32[16]{0} fusion(%y), kind=kCustom, calls=%all-reduce-scatter.1
+  ROOT %async-collective-done = bf16[8,128]{1,0} fusion(%async-collective-start), kind=kCustom, calls=%done
+}
+"""
+    found = {kind: count for kind, count in collective_bytes(lines, 8).items() if count}
+    assert found == {"all-gather": 3 / 4 * 8 * 128 * 2, "reduce-scatter": 3 / 4 * 64 * 4}
