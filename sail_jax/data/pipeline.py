@@ -95,12 +95,10 @@ class BatchSource:
     """
 
     def __init__(self, config: Config, share: HostShare, *, begin: int = 0, drawn: Sequence[int] = ()) -> None:
-        if not config.data.datasets:
-            raise SailError("config.data.datasets is empty: name at least one training set.")
+        self._weights = dataset_weights(config)
         self._config, self._share = config, share
         self._store = open_store(config)
         self._extract = make_extractor(config)
-        self._weights = dataset_weights(config)
         self._sampler = Sampler(list(self._weights.values()), config.seed)
         # A set that is never drawn is not opened: its table may be made by a later stage.
         self._sets = {

@@ -21,9 +21,11 @@ def dataset_weights(config: Config) -> dict[str, float]:
     """Training set -> sampling weight: from the file of `config.data.weights` where there is one, else its own.
 
     Raises:
-        SailError: when the file is missing, is wrong, or is of other data sets.
+        SailError: when there is no data set, or the file is missing, is wrong, or is of other data sets.
     """
     datasets, setting = config.data.datasets, "config.data.weights"
+    if not datasets:
+        raise SailError("config.data.datasets is empty: name at least one training set.")
     if config.data.weights:
         return read_weights(Path(config.data.dir) / config.data.weights, list(datasets), setting)
     return {name: dataset.weight for name, dataset in datasets.items()}

@@ -65,6 +65,7 @@ def compile_ahead(config: Config, topology: str, *, stage: str = "", dataset: st
         stage=chosen.name,
         datasets=names,
         batch=batch,
+        larger_stages=_larger(stages, batch, data_shards(mesh)),
         memory=_memory(abstract, batch, compiled, refusal),
         refusal=refusal,
         executed=jaxpr_flops(traced.jaxpr),
@@ -98,6 +99,16 @@ def _batch(config: Config, dataset: str, shards: int) -> tuple[tuple[str, ...], 
         return batch.frames.shape[0], batch.valid.shape[1], sum(map(len, recipe.views))
 
     return max(map(described, kinds), key=size)
+
+
+def _larger(stages: list[Stage], batch: Batch, shards: int) -> tuple[str, ...]:
+    """The stages whose batches have more frames or more sides, as those with mined hard negatives do."""
+
+    def sizes(batch: Batch) -> tuple[int, int]:
+        return batch.frames.shape[0], batch.valid.shape[1]
+
+    found = [(stage.name, _batch(stage.config, "", shards)[1]) for stage in stages]
+    return tuple(name for name, other in found if sizes(other) > sizes(batch))
 
 
 def _placed(leaf: jax.ShapeDtypeStruct, mesh: Mesh) -> jax.ShapeDtypeStruct:
@@ -152,10 +163,12 @@ def _memory(abstract: TrainState, batch: Batch, compiled: Compiled | None, refus
         needed = int(float(found.group(2)) * _UNITS[found.group(3)]) if found else 0
         if found and found.group(1) == "Used ":
             needed = max(0, needed - sum(held.values()))
-        return Memory(**held, temporaries=needed, outputs=0, code=0)
+        return Memory(**held, padding=0, temporaries=needed, outputs=0, code=0)
     told = compiled.memory_analysis()
     return Memory(
         **held,
+        # Arguments that this step does not read are none of the program's, yet they lie there.
+        padding=max(0, told.argument_size_in_bytes - sum(held.values())),
         temporaries=told.temp_size_in_bytes,
         outputs=told.output_size_in_bytes - told.alias_size_in_bytes,
         code=told.generated_code_size_in_bytes,

@@ -24,6 +24,7 @@ class Memory:
         parameters: those of the model, trained or not, and of the objective.
         optimizer: the optimiser's state.
         batch: this device's part of the batch.
+        padding: what the tiles of the device add to these three.
         temporaries: activations, gradients and buffers at their peak, as the compiler lays them out.
         outputs: results that do not take the place of an argument.
         code: the program.
@@ -32,6 +33,7 @@ class Memory:
     parameters: int
     optimizer: int
     batch: int
+    padding: int
     temporaries: int
     outputs: int
     code: int
@@ -54,6 +56,7 @@ class AheadReport:
         stage: of the run; empty for one without stages.
         datasets: the training sets that may occur in the batch.
         batch: shapes of the global batch.
+        larger_stages: stages of the run that have larger ones.
         memory: bytes of a device; where the compiler refused, only what it said.
         refusal: why the compiler refused for lack of memory; empty when it did not.
         executed: operations of a step, over all devices.
@@ -69,6 +72,7 @@ class AheadReport:
     stage: str
     datasets: tuple[str, ...]
     batch: Batch
+    larger_stages: tuple[str, ...]
     memory: Memory
     refusal: str
     executed: int
@@ -94,7 +98,7 @@ class AheadReport:
 
     @property
     def bounds(self) -> dict[str, float]:
-        """Seconds below which no step can take, by what it waits for."""
+        """Seconds below which no step can get, by what it waits for, where the work is split evenly."""
         state = self.memory.parameters + self.memory.optimizer
         moved = self.memory.batch + 2 * state  # at the least: read once, the state written once
         return {
@@ -114,10 +118,11 @@ class AheadReport:
 
     def verdict(self) -> str:
         """Whether it fits, and what to change where it does not."""
-        if self.fits:
-            return f"It fits: {_gib(self.memory.total)} of {_gib(self.room)}."
-        said = f" The compiler said: {self.refusal}" if self.refusal else ""
-        return f"It does not fit: {_gib(self.memory.total)} of {_gib(self.room)}.{said}\n{_REMEDY}"
+        needed = f"{_gib(self.memory.total)} of {_gib(self.room)}."
+        lines = [f"It fits: {needed}"] if self.fits else [f"It does not fit: {needed}", self.refusal, _REMEDY]
+        if self.larger_stages:
+            lines.append(f"Larger batches come in: {', '.join(self.larger_stages)}. Check them with --stage.")
+        return "\n".join(filter(None, lines))
 
     def _what(self) -> list[tuple[str, str]]:
         pairs, sides = self.batch.valid.shape

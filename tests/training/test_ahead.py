@@ -41,6 +41,7 @@ def test_the_batch_is_the_one_that_training_gets(report, settings):
 def test_the_memory_of_the_state_is_its_share_of_the_whole(report):
     memory = report.memory
     assert memory.optimizer == pytest.approx(2 * memory.parameters, rel=0.02)
+    assert memory.padding == 0  # on CPUs
     assert memory.temporaries > memory.parameters and memory.total < GIB
     assert report.fits and report.room == 0.9 * 80e9
     assert report.verdict().startswith("It fits")
@@ -99,6 +100,12 @@ def test_mistakes_are_explained(settings, topology, options, message):
         compile_ahead(config_lib.build(settings), topology, **options)
 
 
+def test_a_config_without_data_sets_is_refused(settings):
+    settings.data.datasets = {}
+    with pytest.raises(SailError, match="at least one training set"):
+        compile_ahead(config_lib.build(settings), "h100:8")
+
+
 def test_the_stage_decides_what_is_drawn(settings, monkeypatch):
     settings.stages = {
         "1_search": {"steps": 10, "weights": {"search": 1.0}},
@@ -106,9 +113,11 @@ def test_the_stage_decides_what_is_drawn(settings, monkeypatch):
     }
     config = config_lib.build(settings)
     monkeypatch.setattr(ahead, "_compile", lambda traced: (None, "RESOURCE_EXHAUSTED"))
-    assert compile_ahead(config, "h100:8").datasets == ("search",)
+    search = compile_ahead(config, "h100:8")
+    assert search.datasets == ("search",) and search.larger_stages == ("2_hard",)
+    assert "2_hard" in search.verdict()
     hard = compile_ahead(config, "h100:8", stage="2_hard")
-    assert hard.datasets == ("copair",) and hard.items == 16 * 4
+    assert hard.datasets == ("copair",) and hard.items == 16 * 4 and not hard.larger_stages
 
 
 def test_from_the_command_line(settings, tmp_path, capsys):
@@ -127,7 +136,7 @@ def test_rates_beyond_a_node():
 def test_for_tpus(settings):
     pytest.importorskip("libtpu")
     report = compile_ahead(config_lib.build(settings), "v5e:2x2")
-    assert report.devices == 4 and report.fits and report.memory.temporaries > 0
+    assert report.devices == 4 and report.fits and report.memory.temporaries > 0 and report.memory.padding >= 0
     assert np.sum(list(report.sent.values())) > 0
     with pytest.raises(SailError, match="refused by libtpu"):
         find_devices("v5e:3x3")
