@@ -34,6 +34,7 @@ from sail_jax.evaluation.summary import build_report
 from sail_jax.models.describe import parameter_table
 from sail_jax.objectives.matryoshka import check_widths
 from sail_jax.schema import meanings
+from sail_jax.training.ahead import compile_ahead
 from sail_jax.training.loop import train
 
 INTERRUPTED = 130  # the exit status of a process that Ctrl-C ended
@@ -225,13 +226,22 @@ def _add_weight_verbs(verbs: Any) -> None:
         verbs,
         "describe",
         _describe,
-        "print the parameters of a config's model by tower, or a reference of all settings",
-        "--config configs/sail_1b5.py",
+        "print the parameters of a config's model by tower; what its train step needs on a machine that is not there; or a "
+        "reference of all settings",
+        "--config configs/sail_1b5.py --topology v5e:16x16 --config.data.batch_size=512",
         workdir="",
         config=False,
     )
     sub.add_argument("--config", type=Path, help="experiment file")
     sub.add_argument("--settings", action="store_true", help="print every setting with type, default and meaning")
+    sub.add_argument(
+        "--topology",
+        help="compile the train step for a TPU slice (v5e:16x16, v5p:4x4x4, v6e:16x16) or a number of GPUs (h100:64, a100:8)",
+    )
+    sub.add_argument("--stage", default="", help="with --topology: the stage of the run (the first)")
+    sub.add_argument(
+        "--dataset", default="", help="with --topology: the training set of the batch (the one with the most frames)"
+    )
 
 
 def _verb(
@@ -410,8 +420,21 @@ def _describe(options: argparse.Namespace, overrides: list[str]) -> None:
         raise SailError("describe needs --config configs/X.py, or --settings.")
     config = _load(options.config, overrides)
     check_widths(config.objective.matryoshka, config.model.llm.width)
+    if options.topology:
+        _describe_step(config, options)
+        return
     table = Table("tower", "parameters")
     for name, count in parameter_table(config.model):
         table.add_row(name, f"{count:,}")
     console.print(table)
     console.print(f"JAX {jax.__version__}, {jax.device_count()} {jax.devices()[0].platform} devices")
+
+
+def _describe_step(config: Config, options: argparse.Namespace) -> None:
+    report = compile_ahead(config, options.topology, stage=options.stage, dataset=options.dataset)
+    for heading, rows in report.sections().items():
+        table = Table(heading, "", show_edge=False, pad_edge=False)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table, end="\n\n")
+    console.print(report.verdict(), highlight=False)

@@ -59,6 +59,21 @@ class ItemFeatures:
     valid: bool
 
 
+def blank_features(config: Config) -> ItemFeatures:
+    """Features that stand in for an item that could not be loaded: nothing is shown."""
+    vit, audio, tokens = config.model.vit, config.model.audio, np.zeros(config.prompt.max_tokens, np.int32)
+    return ItemFeatures(
+        tokens=tokens,
+        token_types=tokens.astype(np.int8),
+        frames=np.zeros((0, vit.image_size, vit.image_size, 3), np.uint8),
+        clips=np.zeros((0, audio.clip_samples), np.int16),
+        audio_vector=None,
+        item_key=0,
+        text_key=0,
+        valid=False,
+    )
+
+
 class FeatureExtractor:
     """Turns items into features.
 
@@ -72,6 +87,7 @@ class FeatureExtractor:
         self.max_frames = config.model.perceiver.max_frames
         self.max_pixels, self.max_seconds = config.ingest.max_pixels, config.ingest.max_audio_seconds
         self.encoder = encoder
+        self._blank = blank_features(config)
 
     def __call__(
         self, item: Item, view: View, *, dropout: float = 0.0, rng: np.random.Generator | None = None
@@ -81,8 +97,8 @@ class FeatureExtractor:
         Raises:
             BadRecordError: when a frame or the sound cannot be decoded, or has the wrong size.
         """
-        frames = self._frames(item) if "V" in view.modalities else self._no_frames()
-        clips, vector = self._sound(item) if "A" in view.modalities else (self._no_clips(), None)
+        frames = self._frames(item) if "V" in view.modalities else self._blank.frames
+        clips, vector = self._sound(item) if "A" in view.modalities else (self._blank.clips, None)
         whole = shown_fields(item, view.fields) if "T" in view.modalities else ""
         # Of the text before fields are dropped: what counts as the same content must not depend on the draw.
         text_key = item_key(whole)
@@ -101,20 +117,13 @@ class FeatureExtractor:
         )
 
     def blank(self) -> ItemFeatures:
-        """Features that stand in for an item that could not be loaded: nothing is shown."""
-        tokens = np.zeros(self.encoder.max_tokens, np.int32)
-        return ItemFeatures(tokens, tokens.astype(np.int8), self._no_frames(), self._no_clips(), None, 0, 0, False)
-
-    def _no_frames(self) -> np.ndarray:
-        return np.zeros((0, self.vit.image_size, self.vit.image_size, 3), np.uint8)
-
-    def _no_clips(self) -> np.ndarray:
-        return np.zeros((0, self.audio.clip_samples), np.int16)
+        """See `blank_features`."""
+        return self._blank
 
     def _frames(self, item: Item) -> np.ndarray:
         count = min(len(item.frames), self.max_frames)
         if not count:
-            return self._no_frames()
+            return self._blank.frames
         chosen = np.linspace(0, len(item.frames) - 1, count).round().astype(int)
         return np.stack([self._frame(item, i) for i in chosen])
 
@@ -134,9 +143,9 @@ class FeatureExtractor:
                     record=item.item_id,
                     field="audio_embedding",
                 )
-            return self._no_clips(), vector.astype(np.float32)
+            return self._blank.clips, vector.astype(np.float32)
         if item.audio is None:
-            return self._no_clips(), None
+            return self._blank.clips, None
         try:
             samples = decode_audio(item.audio, self.audio.sample_rate, max_seconds=self.max_seconds)
         except BadRecordError as error:

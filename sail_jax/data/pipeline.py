@@ -20,7 +20,8 @@ import numpy as np
 from absl import flags
 
 from sail_jax.config import Config
-from sail_jax.data.collate import capacity, collate
+from sail_jax.data.batch_shapes import media_room
+from sail_jax.data.collate import collate
 from sail_jax.data.features import FeatureExtractor, ItemFeatures, View
 from sail_jax.data.materialized import Example
 from sail_jax.data.prompts import PromptEncoder, load_tokenizer
@@ -105,12 +106,10 @@ class BatchSource:
     """
 
     def __init__(self, config: Config, share: HostShare, *, begin: int = 0, drawn: Sequence[int] = ()) -> None:
-        if not config.data.datasets:
-            raise SailError("config.data.datasets is empty: name at least one training set.")
+        self._weights = dataset_weights(config)
         self._config, self._share = config, share
         self._store = open_store(config)
         self._extract = make_extractor(config)
-        self._weights = dataset_weights(config)
         self._sampler = Sampler(list(self._weights.values()), config.seed)
         # A set that is never drawn is not opened: its table may be made by a later stage.
         self._sets = {
@@ -213,8 +212,8 @@ class BatchSource:
             datasets,
             scores,
             groups=groups,
-            frame_capacity=self._room("V", datasets, data.frame_budget, model.perceiver.max_frames, groups),
-            clip_capacity=self._room("A", datasets, data.clip_budget, model.audio.max_clips, groups),
+            frame_capacity=self._room("V", datasets, groups),
+            clip_capacity=self._room("A", datasets, groups),
             audio_width=model.audio.projection,
         )
         return batch, media_cut, text_cut
@@ -224,16 +223,20 @@ class BatchSource:
         if not budget:
             return None
         sets = [self._sets[dataset] for dataset in datasets]
-        patterns = [pattern for dataset in sets for pattern in dataset.patterns]
-        return token_room(patterns, [s.views for s in sets], self._extract.encoder, self._pairs, budget)
+        return token_room(
+            [pattern for dataset in sets for pattern in dataset.patterns],
+            [dataset.views for dataset in sets],
+            pairs=self._pairs,
+            budget=budget,
+            latents=self._extract.encoder.vision_tokens,
+            prompt_tokens=self._extract.encoder.prompt_tokens,
+        )
 
-    def _room(self, modality: str, datasets: list[int], budget: float, most: int, groups: int) -> int:
-        """Length of the flat axis of a modality: a function of the data set alone, so the same on all hosts."""
-        # A mixed batch needs room for the data set that shows the modality on the most sides.
+    def _room(self, modality: str, datasets: list[int], groups: int) -> int:
+        """Length of the flat axis of a modality in this host's part of a micro-batch."""
         mixed = self._config.data.sampling == "mixed"
-        sets = self._sets.values() if mixed else [self._sets[datasets[0]]]
-        sides = max(sum(modality in view.modalities for view in dataset.views) for dataset in sets)
-        return capacity(len(datasets) * sides, budget or most, groups)
+        views = [dataset.views for dataset in (self._sets.values() if mixed else [self._sets[datasets[0]]])]
+        return media_room(self._config, views, modality, len(datasets), groups)
 
     def _pair_features(
         self, step: int, row: int, dataset: int, example: Example, bad: list[str]

@@ -2,13 +2,12 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from sail_jax.data.collate import thin
 from sail_jax.data.features import ItemFeatures, View
-from sail_jax.data.prompts import PromptEncoder
 from sail_jax.items import Pattern, TokenType, shown_modalities, views_of
 
 # The packed axis is a multiple of this, as matrix units like it.
@@ -23,16 +22,23 @@ def text_room(pairs: int, budget: float) -> int:
 
 
 def token_room(
-    patterns: Sequence[Pattern], sets: Sequence[Sequence[View]], encoder: PromptEncoder, pairs: int, budget: float
+    patterns: Sequence[Pattern],
+    sets: Sequence[Sequence[View]],
+    *,
+    pairs: int,
+    budget: float,
+    latents: int,
+    prompt_tokens: Callable[[str], int],
 ) -> int:
     """Tokens for which the fusion needs room: a function of the data sets alone, so the same on all hosts and at all steps.
 
     Args:
         patterns: those of the data sets; every view of a side takes a row of each of its items.
         sets: for each data set, what the sides show: query, target, hard negatives.
-        encoder: fills the chat template.
         pairs: pairs of a data-parallel shard.
         budget: text tokens per item.
+        latents: tokens of the vision of an item.
+        prompt_tokens: instruction -> tokens of the filled template.
     """
     queries, targets = views_of(patterns)
     sides = max(len(views) for views in sets)
@@ -41,8 +47,8 @@ def token_room(
     for side, letters in rows:
         views = [of_set[side] for of_set in sets if side < len(of_set)]
         shown = set(shown_modalities((letters,))) & set("".join(view.modalities for view in views))
-        prompt = max(encoder.prompt_tokens(view.instruction) for view in views)
-        media = encoder.vision_tokens * ("V" in shown) + ("A" in shown)
+        prompt = max(prompt_tokens(view.instruction) for view in views)
+        media = latents * ("V" in shown) + ("A" in shown)
         total += pairs * (prompt + media) + text_room(pairs, budget) * ("T" in shown)
     return math.ceil(total / _MULTIPLE) * _MULTIPLE
 

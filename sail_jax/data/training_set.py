@@ -12,7 +12,7 @@ from sail_jax.data.materialized import Example, MaterializedSet, write_materiali
 from sail_jax.data.negatives import NegativesTable
 from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import Pair, PairTable
-from sail_jax.data.views import dataset_views
+from sail_jax.data.views import dataset_patterns, sides_shown
 from sail_jax.data.weights import read_weights
 from sail_jax.errors import SailError
 from sail_jax.items import OMNI, parse_pattern
@@ -25,9 +25,11 @@ def dataset_weights(config: Config) -> dict[str, float]:
     """Training set -> sampling weight: from the file of `config.data.weights` where there is one, else its own.
 
     Raises:
-        SailError: when the file is missing, is wrong, or is of other data sets.
+        SailError: when there is no data set, or the file is missing, is wrong, or is of other data sets.
     """
     datasets, setting = config.data.datasets, "config.data.weights"
+    if not datasets:
+        raise SailError("config.data.datasets is empty: name at least one training set.")
     if config.data.weights:
         return read_weights(Path(config.data.dir) / config.data.weights, list(datasets), setting)
     return {name: dataset.weight for name, dataset in datasets.items()}
@@ -46,9 +48,8 @@ class TrainingSet:
         settings, folder = config.data.datasets[name], Path(config.data.dir)
         self.name, self.index, self._settings = name, index, settings
         self.table = PairTable.open(folder / settings.table, split=settings.split)
-        query, target = dataset_views(config, name)
-        self.patterns = [parse_pattern(text, setting=name) for text in settings.patterns]
-        self.views = (query, target, *[target] * settings.hard_negatives)
+        self.views = sides_shown(config, name)
+        self.patterns = dataset_patterns(config, name)
         self._negatives = _open_negatives(settings, folder, name)
         self._seed = config.seed + index
         self._order = grain.MapDataset.range(len(self.table)).shuffle(seed=self._seed).repeat()

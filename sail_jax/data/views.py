@@ -4,7 +4,20 @@ from sail_jax.config import Config, DatasetConfig, EvalTaskConfig
 from sail_jax.data.features import View
 from sail_jax.data.prompts import check_fields, instruction
 from sail_jax.errors import SailError
-from sail_jax.items import check_modalities, parse_pattern, shown_modalities
+from sail_jax.items import Pattern, check_modalities, parse_pattern, shown_modalities
+
+
+def dataset_patterns(config: Config, name: str) -> list[Pattern]:
+    """What a training set matches with what.
+
+    Raises:
+        SailError: on a wrong pattern, or none at all.
+    """
+    where = f"config.data.datasets.{name}.patterns"
+    patterns = [parse_pattern(text, setting=where) for text in config.data.datasets[name].patterns]
+    if not patterns:
+        raise SailError(f"{where} is empty; write at least one pattern, such as 'O->O'.")
+    return patterns
 
 
 def dataset_views(config: Config, name: str) -> tuple[View, View]:
@@ -14,11 +27,15 @@ def dataset_views(config: Config, name: str) -> tuple[View, View]:
         SailError: on a wrong pattern, none at all, or an unknown field.
     """
     settings, where = config.data.datasets[name], f"config.data.datasets.{name}"
-    patterns = [parse_pattern(text, setting=f"{where}.patterns") for text in settings.patterns]
-    if not patterns:
-        raise SailError(f"{where}.patterns is empty; write at least one pattern, such as 'O->O'.")
+    patterns = dataset_patterns(config, name)
     query, target = (shown_modalities(views) for views in zip(*patterns, strict=True))
     return _views(config, settings, where, query, target)
+
+
+def sides_shown(config: Config, name: str) -> tuple[View, ...]:
+    """What each side of a training set's pairs shows: query, target, and hard negatives, which are seen as targets are."""
+    query, target = dataset_views(config, name)
+    return (query, target, *[target] * config.data.datasets[name].hard_negatives)
 
 
 def task_views(config: Config, name: str) -> tuple[View, View]:

@@ -40,6 +40,17 @@ def data_shards(mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
+def check_batch(mesh: Mesh, batch_size: int, micro_batches: int = 1) -> None:
+    """Raises SailError when a batch does not split evenly, over the mesh and then in micro-batches."""
+    shards = data_shards(mesh)
+    if batch_size % (shards * micro_batches):
+        parts = f", and config.train.micro_batches each of these in {micro_batches}" if micro_batches > 1 else ""
+        raise SailError(
+            f"config.data.batch_size is {batch_size}; the mesh splits it in {shards} equal parts{parts}. Choose a multiple of "
+            f"{shards * micro_batches}."
+        )
+
+
 def host_rows(mesh: Mesh, batch_size: int, micro_batches: int = 1) -> tuple[int, int]:
     """Range (start, stop) of the global batch that this process has to provide.
 
@@ -53,13 +64,7 @@ def host_rows(mesh: Mesh, batch_size: int, micro_batches: int = 1) -> tuple[int,
     Raises:
         SailError: when the batch does not split evenly, or this process's rows are not contiguous.
     """
-    shards = data_shards(mesh)
-    if batch_size % (shards * micro_batches):
-        parts = f", and config.train.micro_batches each of these in {micro_batches}" if micro_batches > 1 else ""
-        raise SailError(
-            f"config.data.batch_size is {batch_size}; the mesh splits it in {shards} equal parts{parts}. Choose a multiple of "
-            f"{shards * micro_batches}."
-        )
+    check_batch(mesh, batch_size, micro_batches)
     indices = NamedSharding(mesh, BATCH_SPEC).addressable_devices_indices_map((batch_size,))
     ranges = sorted({index[0].indices(batch_size)[:2] for index in indices.values()})
     if any(left[1] != right[0] for left, right in zip(ranges, ranges[1:], strict=False)):

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.stages import Traced
 
 from sail_jax.config import Config
 from sail_jax.items import Batch
@@ -115,6 +116,26 @@ class CachedStep:
             before = gradient
             sums = self.backward(state.params, sums, shard_batch(part, self._mesh), gradient, recipe)
         return self.update(state, sums, of_objective, loss, metrics)
+
+    def programs(self, state: TrainState, part: Batch, recipe: Recipe, micro_batches: int) -> list[tuple[Traced, int]]:
+        """What is compiled for a step, of abstract arguments: traced programs, and how often each of them runs.
+
+        Args:
+            state: shapes and shardings of the state.
+            part: those of a micro-batch.
+            recipe: what is computed.
+            micro_batches: their number.
+        """
+        encode = self.encode.trace(state.params, part, recipe)
+        embedded = encode.out_info
+        placed = NamedSharding(self._mesh, PartitionSpec(None, *BATCH_SPEC))
+        embedded = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed), embedded)
+        read = {name: getattr(part, name) for name in _READ}
+        loss = self.loss.trace(state.params["objective"], [embedded] * micro_batches, [read] * micro_batches, recipe)
+        value, metrics, of_objective, gradients = loss.out_info
+        backward = self.backward.trace(state.params, self._sums, part, gradients[0], recipe)
+        update = self.update.trace(state, self._sums, of_objective, value, metrics)
+        return [(encode, micro_batches), (loss, 1), (backward, micro_batches), (update, 1)]
 
     def _encode(self, params: Any, batch: Batch, recipe: Recipe) -> Embedded:
         return jax.shard_map(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.stages import Traced
 
 from sail_jax.config import Config, LoraConfig
 from sail_jax.items import Batch
@@ -152,3 +153,8 @@ class WholeStep:
         """One optimiser step on what `put` gave; the state given is used up."""
         with jax.set_mesh(self._mesh):
             return self._step(state, batch, recipe)
+
+    def programs(self, state: TrainState, batch: Batch, recipe: Recipe, micro_batches: int) -> list[tuple[Traced, int]]:
+        """What is compiled for a step, of abstract arguments: traced programs, and how often each of them runs."""
+        del micro_batches
+        return [(self._step.trace(state, batch, recipe), 1)]

@@ -6,6 +6,7 @@ import pytest
 
 from sail_jax import config as config_lib
 from sail_jax.config import MeshConfig
+from sail_jax.data.batch_shapes import batch_shapes
 from sail_jax.data.pipeline import BatchSource, HostShare
 from sail_jax.objectives.objective import make_objective
 from sail_jax.parallel.contrast import RingContrast
@@ -31,7 +32,7 @@ def run_steps(config, sizes, contrast=None, count=2):
         recipe = objective.recipe(loaded.datasets)._replace(room=loaded.room)
         state, metrics = step(state, step.put(loaded.parts), recipe)
         losses.append({name: float(value) for name, value in metrics.items()})
-    return losses, jax.device_get((state.params, state.opt_state)), step, loaded, recipe
+    return losses, jax.device_get((state.params, state.opt_state))
 
 
 def assert_same(left, right):
@@ -49,9 +50,8 @@ def assert_same(left, right):
 
 @pytest.mark.parametrize(("sizes", "micro_batches"), [((1, 1, 1), 4), ((4, 1, 1), 2), ((2, 2, 2), 4)], ids=str)
 def test_micro_batches_equal_the_whole_batch(everything, sizes, micro_batches):
-    config = everything
-    whole = run_steps(config, (1, 1, 1))
-    settings = config_lib.to_dict(config) | {}
+    whole = run_steps(everything, (1, 1, 1))
+    settings = config_lib.to_dict(everything)
     settings["train"]["micro_batches"] = micro_batches
     settings["data"]["text_budget"] = 90.0
     settings["model"]["media_chunk"] = 1
@@ -63,22 +63,17 @@ def test_gradients_are_summed_over_data_once_a_step(everything):
     settings = config_lib.to_dict(everything)
     settings["train"]["micro_batches"] = 2
     config = config_lib.build(settings)
-    *_, step, loaded, recipe = run_steps(config, (4, 1, 1), count=1)
     mesh = make_mesh(MeshConfig(4, 1, 1), jax.devices()[:4])
     objective, optimizer = make_objective(config), make_optimizer(config.optimizer)
     state = abstract_state(config, objective, optimizer, mesh)
-    part = jax.tree.map(np.asarray, loaded.parts[0])
-    embedded = jax.eval_shape(lambda p, b: step.encode(p, b, recipe), state.params, part)
-    gradient = {name: embedded[name] for name in ("z", "visual", "textual", "encoded")}
-    sums = jax.eval_shape(step.begin)
-    backward = step.backward.lower(state.params, sums, part, gradient, recipe).compile().as_text()
-    assert "all-reduce" not in backward and "reduce-scatter" not in backward
-    assert (
-        "all-reduce"
-        in step.update.lower(state, sums, jax.eval_shape(objective.init), jax.ShapeDtypeStruct((), np.float32), {})
-        .compile()
-        .as_text()
-    )
+    step = make_step(config, objective, optimizer, lambda _: 1e-3, state, mesh)
+    part = batch_shapes(config, ("score",), 4)
+    programs = step.programs(state, part, objective.recipe([0]), 2)
+    assert [times for _, times in programs] == [2, 1, 2, 1]
+    encode, _, backward, update = (traced.lower().compile().as_text() for traced, _ in programs)
+    for text in (encode, backward):
+        assert "all-reduce" not in text and "reduce-scatter" not in text
+    assert "all-reduce" in update
 
 
 def test_the_optimizer_alone_may_be_split(everything):

@@ -1,0 +1,106 @@
+"""The shapes of training batches, as a function of the config alone: what is known of a batch before there is any data."""
+
+from collections.abc import Sequence
+
+import jax
+
+from sail_jax.config import Config
+from sail_jax.data.collate import capacity, collate
+from sail_jax.data.features import View, blank_features
+from sail_jax.data.text_room import token_room
+from sail_jax.data.training_set import dataset_weights
+from sail_jax.data.views import dataset_patterns, sides_shown
+from sail_jax.items import Batch
+
+# Of English under the tokenizers of Qwen, tokens of the chat template among them.
+_LETTERS_PER_TOKEN = 4
+_FLAT = {"frames": "V", "frame_item": "V", "frame_slot": "V", "clips": "A", "clip_item": "A"}
+
+
+def batch_kinds(config: Config) -> list[tuple[str, ...]]:
+    """The training sets that may meet in a batch, for each kind of batch that the config draws.
+
+    Each set with a weight on its own where sampling is specialized, all of them together where it is mixed.
+    """
+    drawn = [name for name, weight in dataset_weights(config).items() if weight > 0]
+    return [tuple(drawn)] if config.data.sampling == "mixed" else [(name,) for name in drawn]
+
+
+def media_room(config: Config, views: Sequence[Sequence[View]], modality: str, pairs: int, groups: int) -> int:
+    """Length of the flat axis of a modality: a function of the data sets alone, so the same on all hosts.
+
+    Args:
+        config: its budgets, or the most frames and clips of an item where they are 0.
+        views: what the sides show, for each training set that may occur in the batch.
+        modality: "V" or "A".
+        pairs: pairs of the batch, or of this host's part of it.
+        groups: equal groups of these pairs; each has frames and clips in a block of its own.
+    """
+    budget, most = {
+        "V": (config.data.frame_budget, config.model.perceiver.max_frames),
+        "A": (config.data.clip_budget, config.model.audio.max_clips),
+    }[modality]
+    # A mixed batch needs room for the data set that shows the modality on the most sides.
+    sides = max(sum(modality in view.modalities for view in shown) for shown in views)
+    return capacity(pairs * sides, budget or most, groups)
+
+
+def batch_shapes(config: Config, names: Sequence[str], shards: int) -> Batch:
+    """Shapes and types of a global micro-batch in which some training sets may occur; `BatchSource` makes the same.
+
+    Args:
+        config: the experiment, or a stage of it.
+        names: one of `batch_kinds`.
+        shards: data-parallel shards.
+
+    Returns:
+        A `Batch` of `jax.ShapeDtypeStruct`.
+    """
+    views = [sides_shown(config, name) for name in names]
+    pairs = config.data.batch_size // config.train.micro_batches
+    groups = shards * config.model.media_chunks(pairs // shards)
+    sides = max(len(shown) for shown in views)
+    # One pair of blanks, collated as any other, has the types and all axes but the first.
+    one, _ = collate(
+        [[blank_features(config)] * sides],
+        [0],
+        [None],
+        groups=1,
+        frame_capacity=0,
+        clip_capacity=0,
+        audio_width=config.model.audio.projection,
+    )
+    lengths = {modality: media_room(config, views, modality, pairs, groups) for modality in "VA"}
+    return Batch(
+        **{
+            name: jax.ShapeDtypeStruct((lengths.get(_FLAT.get(name, ""), pairs), *array.shape[1:]), array.dtype)
+            for name, array in one._asdict().items()
+        }
+    )
+
+
+def foretold_room(config: Config, names: Sequence[str], shards: int) -> int | None:
+    """Tokens of a shard for which the fusion has room, near what `BatchSource` finds: the tokens of prompts are guessed.
+
+    Args:
+        config: the experiment, or a stage of it.
+        names: one of `batch_kinds`.
+        shards: data-parallel shards.
+
+    Returns:
+        None where nothing is packed.
+    """
+    if not config.data.text_budget:
+        return None
+    pairs = config.data.batch_size // config.train.micro_batches // shards
+    patterns = [pattern for name in names for pattern in dataset_patterns(config, name)]
+    views = [sides_shown(config, name) for name in names]
+    template = len(config.prompt.template)
+    return token_room(
+        patterns,
+        views,
+        pairs=pairs,
+        budget=config.data.text_budget,
+        latents=config.model.perceiver.latents,
+        prompt_tokens=lambda instruction: (template + len(instruction)) // _LETTERS_PER_TOKEN,
+    )

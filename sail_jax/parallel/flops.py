@@ -1,0 +1,108 @@
+"""Floating-point operations of a traced function, counted on its jaxpr.
+
+XLA's `cost_analysis` counts the body of a loop once, whatever its length, so it cannot be used where layers are scanned.
+Counted are the multiplications and additions of matrix products and convolutions, two for each multiply-add; what works
+element by element is left out, as is customary: it takes time by its memory traffic, not by its arithmetic.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+from jax.interpreters import partial_eval
+
+
+def executed_flops(function: Callable, *arguments: Any, static_argnums: tuple[int, ...] = ()) -> int:
+    """Operations of one call, over all devices together; results that nothing uses are not counted.
+
+    Args:
+        function: traced, not run; jitted or not.
+        *arguments: arrays or `jax.ShapeDtypeStruct`s, and the static arguments.
+        static_argnums: which of the arguments are static.
+
+    Raises:
+        ValueError: when there are products in a `while` loop, whose length is not known.
+    """
+    return jaxpr_flops(jax.make_jaxpr(function, static_argnums=static_argnums)(*arguments))
+
+
+def jaxpr_flops(closed: ClosedJaxpr) -> int:
+    """As `executed_flops`, of what is traced already."""
+    jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
+    return _of_jaxpr(jaxpr)
+
+
+def _of_jaxpr(jaxpr: Jaxpr) -> int:
+    return sum(_of_equation(equation) for equation in jaxpr.eqns)
+
+
+def _of_equation(equation: JaxprEqn) -> int:
+    return _RULES.get(equation.primitive.name, _inner)(equation)
+
+
+def _dot(equation: JaxprEqn) -> int:
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    summed = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+    return 2 * summed * math.prod(equation.outvars[0].aval.shape)
+
+
+def _convolution(equation: JaxprEqn) -> int:
+    kernel, layout = equation.invars[1].aval.shape, equation.params["dimension_numbers"].rhs_spec
+    # Each output is a sum over the window and over the input channels of its group, which are those of the kernel.
+    summed = math.prod(kernel) // kernel[layout[0]]
+    return 2 * summed * math.prod(equation.outvars[0].aval.shape)
+
+
+def _scan(equation: JaxprEqn) -> int:
+    return equation.params["length"] * _inner(equation)
+
+
+def _while(equation: JaxprEqn) -> int:
+    if _inner(equation):
+        raise ValueError(
+            "a `while` loop has matrix products and no known length; write it as `scan`, or as `fori_loop` with fixed bounds"
+        )
+    return 0
+
+
+def _branches(equation: JaxprEqn) -> int:
+    return max(_of_jaxpr(branch) for branch in _jaxprs(equation))
+
+
+def _on_all_shards(equation: JaxprEqn) -> int:
+    mesh, split = equation.params["mesh"], equation.params["newly_manual_axes"]
+    return math.prod(mesh.shape[axis] for axis in split) * _inner(equation)
+
+
+def _kernel(equation: JaxprEqn) -> int:
+    """A Pallas kernel: what its author says that it costs, else the work of one program times their number."""
+    if equation.params.get("cost_estimate"):
+        return equation.params["cost_estimate"].flops
+    return math.prod(equation.params["grid_mapping"].grid) * _inner(equation)
+
+
+def _inner(equation: JaxprEqn) -> int:
+    """The work of all jaxprs that an equation holds: those of `jit`, `checkpoint`, `custom_vjp` and the like."""
+    return sum(_of_jaxpr(jaxpr) for jaxpr in _jaxprs(equation))
+
+
+def _jaxprs(equation: JaxprEqn) -> Iterator[Jaxpr]:
+    for value in equation.params.values():
+        for part in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(part, ClosedJaxpr):
+                yield part.jaxpr
+            elif isinstance(part, Jaxpr):
+                yield part
+
+
+_RULES: dict[str, Callable[[JaxprEqn], int]] = {
+    "dot_general": _dot,
+    "conv_general_dilated": _convolution,
+    "scan": _scan,
+    "while": _while,
+    "cond": _branches,
+    "shard_map": _on_all_shards,
+    "pallas_call": _kernel,
+}
