@@ -13,6 +13,8 @@ from jax.sharding import AxisType, PartitionSpec
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]
 
+# Below so many keys the scores of a head fit well in memory, and the TPU kernel, which computes them three times, gains nothing.
+_TPU_KEYS = 2048
 # Queries and keys come to the TPU kernel in blocks of one of these sizes.
 _TPU_BLOCKS = (128, 256, 512)
 _HALF = (jnp.bfloat16, jnp.float16)
@@ -21,8 +23,8 @@ _HALF = (jnp.bfloat16, jnp.float16)
 def choose_kernel(plain: Attend, query: jax.Array, key: jax.Array, *, causal: bool) -> Attend:
     """The kernel for some queries and keys; all of them compute softmax(q k / sqrt(K)) v with the masked keys left out.
 
-    On an NVIDIA GPU it is cuDNN's flash attention, on a TPU the Pallas flash attention that comes with JAX, both for 16-bit types
-    and head widths that they support; else `plain`. For a TPU the choice is made when the program is lowered, so a program that is
+    On an NVIDIA GPU it is cuDNN's flash attention, on a TPU with many keys the Pallas flash attention that comes with JAX, both for
+    16-bit types and head widths that they support; else `plain`. For a TPU the choice is made when the program is lowered, so a program that is
     compiled ahead of time on another machine has the kernel too.
 
     Args:
@@ -36,7 +38,7 @@ def choose_kernel(plain: Attend, query: jax.Array, key: jax.Array, *, causal: bo
         return plain
     if jax.default_backend() == "gpu":
         return functools.partial(cudnn_attention, causal=causal) if width <= 128 else plain
-    if query.dtype != jnp.bfloat16 or min(query.shape[1], key.shape[1]) < _TPU_BLOCKS[0]:
+    if query.dtype != jnp.bfloat16 or query.shape[1] < _TPU_BLOCKS[0] or key.shape[1] < _TPU_KEYS:
         return plain
     flash = functools.partial(_by_shard, functools.partial(tpu_attention, causal=causal))
     return lambda *arrays: jax.lax.platform_dependent(*arrays, tpu=flash, default=plain)

@@ -14,78 +14,88 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from jax.interpreters import partial_eval
 
 
-def executed_flops(function: Callable, *arguments: Any, static_argnums: tuple[int, ...] = ()) -> int:
+def executed_flops(
+    function: Callable, *arguments: Any, static_argnums: tuple[int, ...] = (), platform: str = ""
+) -> int:
     """Operations of one call, over all devices together; results that nothing uses are not counted.
 
     Args:
         function: traced, not run; jitted or not.
         *arguments: arrays or `jax.ShapeDtypeStruct`s, and the static arguments.
         static_argnums: which of the arguments are static.
+        platform: of what depends on the platform, "tpu" counts what is meant for it; else what serves any.
 
     Raises:
         ValueError: when there are products in a `while` loop, whose length is not known.
     """
-    return jaxpr_flops(jax.make_jaxpr(function, static_argnums=static_argnums)(*arguments))
+    return jaxpr_flops(jax.make_jaxpr(function, static_argnums=static_argnums)(*arguments), platform)
 
 
-def jaxpr_flops(closed: ClosedJaxpr) -> int:
+def jaxpr_flops(closed: ClosedJaxpr, platform: str = "") -> int:
     """As `executed_flops`, of what is traced already."""
     jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
-    return _of_jaxpr(jaxpr)
+    return _of_jaxpr(jaxpr, platform)
 
 
-def _of_jaxpr(jaxpr: Jaxpr) -> int:
-    return sum(_of_equation(equation) for equation in jaxpr.eqns)
+def _of_jaxpr(jaxpr: Jaxpr, platform: str) -> int:
+    return sum(_of_equation(equation, platform) for equation in jaxpr.eqns)
 
 
-def _of_equation(equation: JaxprEqn) -> int:
-    return _RULES.get(equation.primitive.name, _inner)(equation)
+def _of_equation(equation: JaxprEqn, platform: str) -> int:
+    return _RULES.get(equation.primitive.name, _inner)(equation, platform)
 
 
-def _dot(equation: JaxprEqn) -> int:
+def _dot(equation: JaxprEqn, _: str) -> int:
     (contracted, _), _ = equation.params["dimension_numbers"]
     summed = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
     return 2 * summed * math.prod(equation.outvars[0].aval.shape)
 
 
-def _convolution(equation: JaxprEqn) -> int:
+def _convolution(equation: JaxprEqn, _: str) -> int:
     kernel, layout = equation.invars[1].aval.shape, equation.params["dimension_numbers"].rhs_spec
     # Each output is a sum over the window and over the input channels of its group, which are those of the kernel.
     summed = math.prod(kernel) // kernel[layout[0]]
     return 2 * summed * math.prod(equation.outvars[0].aval.shape)
 
 
-def _scan(equation: JaxprEqn) -> int:
-    return equation.params["length"] * _inner(equation)
+def _scan(equation: JaxprEqn, platform: str) -> int:
+    return equation.params["length"] * _inner(equation, platform)
 
 
-def _while(equation: JaxprEqn) -> int:
-    if _inner(equation):
+def _while(equation: JaxprEqn, platform: str) -> int:
+    if _inner(equation, platform):
         raise ValueError(
             "a `while` loop has matrix products and no known length; write it as `scan`, or as `fori_loop` with fixed bounds"
         )
     return 0
 
 
-def _branches(equation: JaxprEqn) -> int:
-    return max(_of_jaxpr(branch) for branch in _jaxprs(equation))
+def _branches(equation: JaxprEqn, platform: str) -> int:
+    branches = [_of_jaxpr(branch, platform) for branch in _jaxprs(equation)]
+    meant_for = equation.params.get("branches_platforms")
+    if meant_for is None:
+        return max(branches)
+    # `platform_dependent`: the branch for any platform, whose entry is None, comes last.
+    return next(
+        (flops for flops, names in zip(branches, meant_for, strict=True) if names and platform in names), branches[-1]
+    )
 
 
-def _on_all_shards(equation: JaxprEqn) -> int:
+def _on_all_shards(equation: JaxprEqn, platform: str) -> int:
     mesh, split = equation.params["mesh"], equation.params["newly_manual_axes"]
-    return math.prod(mesh.shape[axis] for axis in split) * _inner(equation)
+    return math.prod(mesh.shape[axis] for axis in split) * _inner(equation, platform)
 
 
-def _kernel(equation: JaxprEqn) -> int:
+def _kernel(equation: JaxprEqn, platform: str) -> int:
     """A Pallas kernel: what its author says that it costs, else the work of one program times their number."""
     if equation.params.get("cost_estimate"):
         return equation.params["cost_estimate"].flops
-    return math.prod(equation.params["grid_mapping"].grid) * _inner(equation)
+    return math.prod(equation.params["grid_mapping"].grid) * _inner(equation, platform)
 
 
-def _inner(equation: JaxprEqn) -> int:
+def _inner(equation: JaxprEqn, platform: str) -> int:
     """The work of all jaxprs that an equation holds: those of `jit`, `checkpoint`, `custom_vjp` and the like."""
-    return sum(_of_jaxpr(jaxpr) for jaxpr in _jaxprs(equation))
+    return sum(_of_jaxpr(jaxpr, platform) for jaxpr in _jaxprs(equation))
 
 
 def _jaxprs(equation: JaxprEqn) -> Iterator[Jaxpr]:
@@ -97,7 +107,7 @@ def _jaxprs(equation: JaxprEqn) -> Iterator[Jaxpr]:
                 yield part
 
 
-_RULES: dict[str, Callable[[JaxprEqn], int]] = {
+_RULES: dict[str, Callable[[JaxprEqn, str], int]] = {
     "dot_general": _dot,
     "conv_general_dilated": _convolution,
     "scan": _scan,

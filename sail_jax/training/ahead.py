@@ -74,7 +74,7 @@ def compile_ahead(config: Config, topology: str, *, stage: str = "", dataset: st
         larger_stages=_larger(stages, batch, data_shards(mesh)),
         memory=_memory(config, abstract, batch, [program for program, _ in done], refusal),
         refusal=refusal,
-        executed=sum(times * jaxpr_flops(traced.jaxpr) for traced, times in programs),
+        executed=sum(times * jaxpr_flops(traced.jaxpr, "" if chip.is_gpu else "tpu") for traced, times in programs),
         model=_model_flops(chosen.config, names, abstract, recipe, data_shards(mesh)),
         sent=_sent(done, mesh.size) if not refusal else {},
         seconds=time.monotonic() - began,
@@ -131,7 +131,7 @@ def _trace(
     abstract = abstract_state(config, make_objective(config), optimizer, mesh)
     step = make_step(config, objective, optimizer, schedule, abstract, mesh)
     with jax.set_mesh(mesh):
-        return step.programs(abstract, batch, recipe, config.train.micro_batches), abstract
+        return step.programs(abstract, batch, recipe), abstract
 
 
 def _sent(programs: Sequence[tuple[Compiled, int]], devices: int) -> dict[str, float]:

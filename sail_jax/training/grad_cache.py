@@ -117,15 +117,15 @@ class CachedStep:
             sums = self.backward(state.params, sums, shard_batch(part, self._mesh), gradient, recipe)
         return self.update(state, sums, of_objective, loss, metrics)
 
-    def programs(self, state: TrainState, part: Batch, recipe: Recipe, micro_batches: int) -> list[tuple[Traced, int]]:
+    def programs(self, state: TrainState, part: Batch, recipe: Recipe) -> list[tuple[Traced, int]]:
         """What is compiled for a step, of abstract arguments: traced programs, and how often each of them runs.
 
         Args:
             state: shapes and shardings of the state.
             part: those of a micro-batch.
             recipe: what is computed.
-            micro_batches: their number.
         """
+        micro_batches = self._config.train.micro_batches
         encode = self.encode.trace(state.params, part, recipe)
         embedded = encode.out_info
         placed = NamedSharding(self._mesh, PartitionSpec(None, *BATCH_SPEC))

@@ -154,7 +154,6 @@ class WholeStep:
         with jax.set_mesh(self._mesh):
             return self._step(state, batch, recipe)
 
-    def programs(self, state: TrainState, batch: Batch, recipe: Recipe, micro_batches: int) -> list[tuple[Traced, int]]:
+    def programs(self, state: TrainState, batch: Batch, recipe: Recipe) -> list[tuple[Traced, int]]:
         """What is compiled for a step, of abstract arguments: traced programs, and how often each of them runs."""
-        del micro_batches
         return [(self._step.trace(state, batch, recipe), 1)]

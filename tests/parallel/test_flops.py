@@ -160,3 +160,12 @@ def test_a_kernel(cost):
 
 def test_of_what_is_traced_already():
     assert jaxpr_flops(jax.jit(jnp.matmul).trace(X, SQUARES.update(shape=(WIDTH, 3))).jaxpr) == 2 * ROWS * WIDTH * 3
+
+
+def test_what_depends_on_the_platform_is_counted_for_it():
+    def function(x):
+        return jax.lax.platform_dependent(x, tpu=lambda x: x @ x @ x, default=lambda x: x @ x)
+
+    x = jax.ShapeDtypeStruct((8, 8), jnp.float32)
+    assert executed_flops(function, x) == 2 * 8**3
+    assert executed_flops(function, x, platform="tpu") == 4 * 8**3

@@ -68,7 +68,7 @@ def test_gradients_are_summed_over_data_once_a_step(everything):
     state = abstract_state(config, objective, optimizer, mesh)
     step = make_step(config, objective, optimizer, lambda _: 1e-3, state, mesh)
     part = batch_shapes(config, ("score",), 4)
-    programs = step.programs(state, part, objective.recipe([0]), 2)
+    programs = step.programs(state, part, objective.recipe([0]))
     assert [times for _, times in programs] == [2, 1, 2, 1]
     encode, _, backward, update = (traced.lower().compile().as_text() for traced, _ in programs)
     for text in (encode, backward):
