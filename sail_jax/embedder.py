@@ -1,4 +1,11 @@
-"""A loaded model that turns items into vectors; the only place that knows how to batch for inference."""
+"""A loaded model that turns items into vectors; the only place that knows how to batch for inference.
+
+Axis letters: V views, n items of a window, N token positions, D width.
+
+Batches are formed of items that are alike, so that little of what is computed is padding: a window of items at a time is
+sorted by what they hold, and each batch is as long as its longest item. Lengths, rows, frames and clips come in steps,
+so that few shapes are compiled.
+"""
 
 import dataclasses
 import functools
@@ -30,6 +37,10 @@ from sail_jax.models.model import init_params, make_model
 from sail_jax.parallel.mesh import data_shards, make_mesh, shard_batch
 from sail_jax.parallel.rules import abstract_on_mesh
 from sail_jax.vectors import unit_rows
+
+# Items of a window, in batches, and the bytes of decoded media at which it closes early: both bound what is held on the host.
+_WINDOW_BATCHES = 16
+_WINDOW_BYTES = 256 << 20
 
 DEFAULT_INSTRUCTION = "Summarise the item for finding related items."
 
@@ -96,7 +107,7 @@ class Embedder:
     def stream(
         self, items: Iterable[Item], view: View, views: tuple[str, ...]
     ) -> Iterator[tuple[np.ndarray, dict[int, BadRecordError]]]:
-        """Embeds batch by batch, in order, decoding the next batch while the device works on this one.
+        """Embeds window by window, in order, decoding the next window while the device works on this one.
 
         Args:
             items: any number of items; they are read as they are needed.
@@ -105,12 +116,12 @@ class Embedder:
 
         Yields:
             z: [V, n, D] float32 of the next n items, not normalised; zeros for bad items.
-            bad: position within the batch -> error, for items that could not be used.
+            bad: position within these n -> error, for items that could not be used.
         """
-        pending: list[tuple[Any, int, dict[int, BadRecordError]]] = []
+        pending: list[tuple[list[_Placed], dict[int, BadRecordError]]] = []
         with ThreadPoolExecutor(max_workers=4) as pool:
             for features, bad in self._prepare(items, view, pool):
-                pending.append((self._dispatch(features, views), len(features), bad))
+                pending.append((self._dispatch_window(features, views), bad))
                 if len(pending) > 1:
                     yield self._collect(*pending.pop(0))
             for entry in pending:
@@ -119,10 +130,21 @@ class Embedder:
     def _prepare(
         self, items: Iterable[Item], view: View, pool: ThreadPoolExecutor
     ) -> Iterator[tuple[list[ItemFeatures], dict[int, BadRecordError]]]:
+        """Features of the items of a window, and what was wrong with those that are blank."""
+        window: list[ItemFeatures] = []
+        bad: dict[int, BadRecordError] = {}
+        held = 0
         for chunk in _chunks(items, self._batch):
-            results = list(pool.map(lambda item: self._one(item, view), chunk))
-            bad = {i: r for i, r in enumerate(results) if isinstance(r, BadRecordError)}
-            yield [self._extract.blank() if i in bad else r for i, r in enumerate(results)], bad
+            for result in pool.map(lambda item: self._one(item, view), chunk):
+                if isinstance(result, BadRecordError):
+                    bad[len(window)], result = result, self._extract.blank()
+                window.append(result)
+                held += result.frames.nbytes + result.clips.nbytes
+            if len(window) >= _WINDOW_BATCHES * self._batch or held >= _WINDOW_BYTES:
+                yield window, bad
+                window, bad, held = [], {}, 0
+        if window:
+            yield window, bad
 
     def _one(self, item: Item, view: View) -> ItemFeatures | BadRecordError:
         try:
@@ -137,8 +159,20 @@ class Embedder:
             )
         return features
 
+    def _dispatch_window(self, features: list[ItemFeatures], views: tuple[str, ...]) -> list["_Placed"]:
+        """Starts the batches of a window, each of items that are alike."""
+        held = [(len(item.frames), len(item.clips), _length(item)) for item in features]
+        order = sorted(range(len(features)), key=held.__getitem__)
+        batches = [order[at : at + self._batch] for at in range(0, len(order), self._batch)]
+        return [(places, self._dispatch([features[i] for i in places], views)) for places in batches]
+
     def _dispatch(self, features: list[ItemFeatures], views: tuple[str, ...]) -> jax.Array:
-        rows = features + [self._extract.blank()] * (self._batch - len(features))
+        """Starts one batch; [V, rows, D], with rows of padding at the end."""
+        rows = features + [self._extract.blank()] * (self._rows(len(features)) - len(features))
+        length = min(_step_up(max(map(_length, rows))), len(rows[0].tokens))
+        rows = [
+            dataclasses.replace(row, tokens=row.tokens[:length], token_types=row.token_types[:length]) for row in rows
+        ]
         arrays, _ = collate(
             [[row] for row in rows],
             [0] * len(rows),
@@ -150,23 +184,49 @@ class Embedder:
         )
         return _forward(self._model, self.params, shard_batch(arrays, self.mesh), views)
 
+    def _rows(self, count: int) -> int:
+        """Rows of a batch of `count` items, in steps of doubling: one query does not pay for a whole batch."""
+        rows = self._groups
+        while rows < count:
+            rows *= 2
+        return min(rows, self._batch)
+
     def _room(self, counts: list[int]) -> int:
         """Room for all media of a batch, in steps of doubling so that few shapes are compiled."""
         per_group = np.asarray(counts).reshape(self._groups, -1).sum(axis=1).max()
         if per_group == 0:
             return 0
-        room = self._batch // self._groups
+        room = len(counts) // self._groups
         while room < per_group:
             room *= 2
         return room * self._groups
 
-    @staticmethod
     def _collect(
-        z: jax.Array, count: int, bad: dict[int, BadRecordError]
+        self, batches: list["_Placed"], bad: dict[int, BadRecordError]
     ) -> tuple[np.ndarray, dict[int, BadRecordError]]:
-        values = np.array(z)[:, :count]
+        """Waits for the batches of a window and lays their rows where the items stood."""
+        views = batches[0][1].shape[0]
+        values = np.zeros((views, sum(len(places) for places, _ in batches), self.width), np.float32)
+        for places, z in batches:
+            values[:, places] = np.asarray(z)[:, : len(places)]
         values[:, list(bad)] = 0
         return values, bad
+
+
+# Positions of a batch's items within their window, and the batch's vectors [V, rows, D].
+_Placed = tuple[list[int], jax.Array]
+
+
+def _length(item: ItemFeatures) -> int:
+    """Positions of an item up to its last token."""
+    return int(np.count_nonzero(item.token_types))
+
+
+def _step_up(length: int) -> int:
+    """The next of 8, 16, ... 64, 80, 96, 112, 128, 160, ...: from 32 on four lengths per doubling, a fifth of padding at most."""
+    length = max(length, 1)
+    step = max(8, (1 << (length - 1).bit_length()) // 8)
+    return -(-length // step) * step
 
 
 @functools.partial(jax.jit, static_argnames=("model", "views"))
