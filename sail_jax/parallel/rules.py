@@ -102,12 +102,16 @@ def partition_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSp
 
 
 def split_over_data(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """The spec with the largest dimension that is whole, and that `data` divides, split over `data`; else as it is."""
-    whole = [at for at, axis in enumerate(spec) if axis is None and shape[at] and shape[at] % mesh.shape["data"] == 0]
-    if not whole:
+    """The spec with the largest dimension that can be split over `data` besides its own axis split so, if there is one."""
+    data = mesh.shape["data"]
+    fitting = [
+        at for at, axis in enumerate(spec) if shape[at] and shape[at] % (data * (mesh.shape[axis] if axis else 1)) == 0
+    ]
+    if not fitting:
         return spec
-    chosen = max(whole, key=lambda at: shape[at])
-    return PartitionSpec(*("data" if at == chosen else axis for at, axis in enumerate(spec)))
+    chosen = max(fitting, key=lambda at: shape[at])
+    both = (spec[chosen], "data") if spec[chosen] else "data"
+    return PartitionSpec(*(both if at == chosen else axis for at, axis in enumerate(spec)))
 
 
 def abstract_on_mesh(shapes: Any, mesh: Mesh, *, over_data: bool = False) -> Any:

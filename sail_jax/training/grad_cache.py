@@ -10,7 +10,6 @@ Axes: V views, B pairs of the global batch, K targets of a pair, G data-parallel
 from collections.abc import Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -19,6 +18,7 @@ from jax.stages import Traced
 
 from sail_jax.config import Config
 from sail_jax.items import Batch
+from sail_jax.models.model import make_model
 from sail_jax.objectives.matching import Recipe
 from sail_jax.objectives.objective import Objective
 from sail_jax.parallel.mesh import BATCH_SPEC, data_shards, shard_batch
@@ -30,8 +30,6 @@ Embedded = dict[str, Any]
 _PARTS = ("visual", "textual", "encoded")
 # What it reads of the batch itself.
 _READ = ("item_keys", "text_keys", "valid", "scores", "dataset")
-# Split over `data` along the pairs, which are the first axis of a batch and the second of what the model makes of it.
-_BY_PAIR, _BY_VIEW = PartitionSpec("data"), PartitionSpec(None, "data")
 
 
 class CachedStep:
@@ -41,7 +39,6 @@ class CachedStep:
 
     Args:
         config: the experiment.
-        model: made for the shards that are left when `data` is taken away.
         objective: the losses.
         optimizer: it sees the trained parameters alone.
         schedule: learning rate by steps of the run.
@@ -52,7 +49,6 @@ class CachedStep:
     def __init__(
         self,
         config: Config,
-        model: nn.Module,
         objective: Objective,
         optimizer: optax.GradientTransformation,
         schedule: optax.Schedule,
@@ -60,7 +56,10 @@ class CachedStep:
         mesh: Mesh,
     ) -> None:
         self._config, self._mesh, self._objective = config, mesh, objective
-        self._encode_part = make_encode(model, config.lora)
+        shards, self._data = data_shards(mesh), mesh.shape["data"]
+        self._encode_part = make_encode(make_model(config.model, groups=shards), config.lora)
+        # For the shards that have one place on `data`.
+        self._encode_there = make_encode(make_model(config.model, groups=shards // self._data), config.lora)
         self._apply = make_update(config, objective, optimizer, schedule, mesh)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
         trained = split(config, abstract.params)[0]
@@ -138,18 +137,7 @@ class CachedStep:
         return [(encode, micro_batches), (loss, 1), (backward, micro_batches), (update, 1)]
 
     def _encode(self, params: Any, batch: Batch, recipe: Recipe) -> Embedded:
-        return jax.shard_map(
-            lambda params, batch: self._embedded(params, batch, recipe),
-            mesh=self._mesh,
-            in_specs=(PartitionSpec(), _BY_PAIR),
-            out_specs=_BY_VIEW,
-            axis_names={"data"},
-            check_vma=False,
-        )(params, batch)
-
-    def _embedded(self, params: Any, batch: Batch, recipe: Recipe) -> Embedded:
-        z, out = self._encode_part(params, batch, recipe)
-        return {"z": z, "filled": out["filled"]} | {name: out[name] for name in _PARTS}
+        return _read_by_loss(self._encode_part(params, batch, recipe))
 
     def _loss(
         self, objective_params: Any, embedded: list[Embedded], read: list[dict[str, jax.Array]], recipe: Recipe
@@ -181,30 +169,36 @@ class CachedStep:
         return jax.tree.map(join_leaf, *parts)
 
     def _backward(self, params: Any, sums: Any, batch: Batch, gradient: Embedded, recipe: Recipe) -> Any:
-        """Adds what the embeddings of a part give to the gradients of the trained parameters."""
+        """Adds what the embeddings of a part give to the gradients of the trained parameters.
 
-        def on_shard(params: Any, sums: Any, batch: Batch, gradient: Embedded) -> Any:
-            trained, frozen = split(self._config, params)
-            objective = {"objective": trained.pop("objective")}
+        Every place on `data` has a copy of the parameters of its own, which is where they lie anyway, and so a gradient of its
+        own: nothing has to be summed.
+        """
+        trained, frozen = split(self._config, params)
+        objective = {"objective": trained.pop("objective")}
+        copies = jax.tree.map(lambda x: jnp.broadcast_to(x, (self._data, *x.shape)), trained)
+        copies = jax.lax.with_sharding_constraint(copies, jax.tree.map(lambda leaf: leaf.sharding, self._sums))
 
+        def on_place(trained: Any, batch: Batch, gradient: Embedded) -> Any:
             def embedded(trained: Any) -> Embedded:
-                found = self._embedded(join(trained | objective, frozen), batch, recipe)
+                whole = join(trained | objective, frozen)
+                found = _read_by_loss(self._encode_there(whole, batch, recipe))
                 return {name: found[name] for name in ("z", *_PARTS)}
 
-            _, pull_back = jax.vjp(embedded, trained)
-            return jax.tree.map(lambda x, new: x + new[None], sums, pull_back(gradient)[0])
+            return jax.vjp(embedded, trained)[1](gradient)[0]
 
-        return jax.shard_map(
-            on_shard,
-            mesh=self._mesh,
-            in_specs=(PartitionSpec(), _BY_PAIR, _BY_PAIR, _BY_VIEW),
-            out_specs=_BY_PAIR,
-            axis_names={"data"},
-            check_vma=False,
-        )(params, sums, batch, gradient)
+        by_place = jax.tree.map(lambda x: x.reshape(self._data, -1, *x.shape[1:]), batch)
+        gradient = jax.tree.map(lambda x: x.reshape(len(x), self._data, -1, *x.shape[2:]), gradient)
+        found = jax.vmap(on_place, in_axes=(0, 0, 1), spmd_axis_name="data")(copies, by_place, gradient)
+        return jax.tree.map(jnp.add, sums, found)
 
     def _update(
         self, state: TrainState, sums: Any, of_objective: Any, loss: jax.Array, metrics: Metrics
     ) -> tuple[TrainState, Metrics]:
         gradient = jax.tree.map(lambda x: x.sum(axis=0), sums)
         return self._apply(state, gradient | {"objective": of_objective}, loss, metrics)
+
+
+def _read_by_loss(encoded: tuple[tuple[jax.Array, ...], dict[str, Any]]) -> Embedded:
+    z, out = encoded
+    return {"z": z, "filled": out["filled"]} | {name: out[name] for name in _PARTS}

@@ -161,11 +161,9 @@ def make_step(
     mesh: Mesh,
 ) -> Step:
     """The step of a config: on whole batches, or on batches in parts where there are micro-batches."""
-    shards = data_shards(mesh)
     if config.train.micro_batches > 1:
-        model = make_model(config.model, groups=shards // mesh.shape["data"])
-        return CachedStep(config, model, objective, optimizer, schedule, abstract, mesh)
-    model = make_model(config.model, groups=shards)
+        return CachedStep(config, objective, optimizer, schedule, abstract, mesh)
+    model = make_model(config.model, groups=data_shards(mesh))
     return WholeStep(make_train_step(config, model, objective, optimizer, schedule, mesh), abstract, mesh)
 
 

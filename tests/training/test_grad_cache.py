@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from sail_jax import config as config_lib
@@ -17,8 +18,8 @@ from sail_jax.training.optimizer import make_optimizer
 from sail_jax.training.state import abstract_state, sharded_init
 
 
-def run_steps(config, sizes, contrast=None, count=2):
-    """The losses of some steps, and the parameters and the first moments after them."""
+def run_steps(config, sizes, contrast=None):
+    """The metrics of two steps, and the first moments of Adam after the first: the clipped gradients but for a factor."""
     mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
     objective = make_objective(config, *([contrast(mesh)] if contrast else []))
     optimizer = make_optimizer(config.optimizer)
@@ -26,37 +27,49 @@ def run_steps(config, sizes, contrast=None, count=2):
     step = make_step(config, objective, optimizer, lambda _: 1e-3, abstract, mesh)
     state, _ = sharded_init(config, objective, optimizer, mesh)
     source = BatchSource(config, HostShare(0, config.data.batch_size, data_shards(mesh)))
-    losses = []
-    for number in range(count):
+    losses, moments = [], None
+    for number in range(2):
         loaded = source[number]
         recipe = objective.recipe(loaded.datasets)._replace(room=loaded.room)
         state, metrics = step(state, step.put(loaded.parts), recipe)
         losses.append({name: float(value) for name, value in metrics.items()})
-    return losses, jax.device_get((state.params, state.opt_state))
+        moments = moments or jax.device_get(optax.tree.get(state.opt_state, "mu"))
+    return losses, moments
 
 
 def assert_same(left, right):
-    for one, other in zip(left[0], right[0], strict=True):
+    for number, (one, other) in enumerate(zip(left[0], right[0], strict=True)):
         assert one.keys() == other.keys()
         for name in one:
-            np.testing.assert_allclose(one[name], other[name], rtol=2e-4, atol=1e-6, err_msg=name)
+            # In its first steps Adam divides by the size of the gradient, so that rounding shows in the second loss.
+            np.testing.assert_allclose(one[name], other[name], rtol=[1e-4, 5e-3][number], atol=1e-6, err_msg=name)
     for (path, one), other in zip(
         jax.tree_util.tree_flatten_with_path(left[1])[0], jax.tree.leaves(right[1]), strict=True
     ):
-        scale = max(np.abs(other).max(), 1e-3)
-        # Adam divides by the gradient's size: where that is almost zero, rounding turns up in full.
-        np.testing.assert_allclose(one, other, atol=5e-3 * scale, err_msg=path_name(path))
+        scale = max(np.abs(other).max(), 1e-4)
+        np.testing.assert_allclose(one, other, atol=5e-4 * scale, err_msg=path_name(path))
 
 
-@pytest.mark.parametrize(("sizes", "micro_batches"), [((1, 1, 1), 4), ((4, 1, 1), 2), ((2, 2, 2), 4)], ids=str)
-def test_micro_batches_equal_the_whole_batch(everything, sizes, micro_batches):
-    whole = run_steps(everything, (1, 1, 1))
+@pytest.fixture(scope="module")
+def whole():
+    """The steps of one device on the whole batch, computed once."""
+    found = []
+
+    def steps(config):
+        found.append(found[0] if found else run_steps(config, (1, 1, 1)))
+        return found[0]
+
+    return steps
+
+
+@pytest.mark.parametrize(("sizes", "micro_batches"), [((4, 1, 1), 2), ((2, 2, 2), 4)], ids=str)
+def test_micro_batches_equal_the_whole_batch(everything, whole, sizes, micro_batches):
     settings = config_lib.to_dict(everything)
     settings["train"]["micro_batches"] = micro_batches
     settings["data"]["text_budget"] = 90.0
     settings["model"]["media_chunk"] = 1
     cached = run_steps(config_lib.build(settings), sizes, lambda mesh: RingContrast(mesh, 3))
-    assert_same(cached, whole)
+    assert_same(cached, whole(everything))
 
 
 def test_gradients_are_summed_over_data_once_a_step(everything):
@@ -70,23 +83,22 @@ def test_gradients_are_summed_over_data_once_a_step(everything):
     part = batch_shapes(config, ("score",), 4)
     programs = step.programs(state, part, objective.recipe([0]))
     assert [times for _, times in programs] == [2, 1, 2, 1]
-    encode, _, backward, update = (traced.lower().compile().as_text() for traced, _ in programs)
-    for text in (encode, backward):
-        assert "all-reduce" not in text and "reduce-scatter" not in text
-    assert "all-reduce" in update
+    *_, backward, update = (traced for traced, _ in programs)
+    reduced = {"backward": backward, "update": update}
+    reduced = {name: "all-reduce" in traced.lower().compile().as_text() for name, traced in reduced.items()}
+    assert reduced == {"backward": False, "update": True}
 
 
-def test_the_optimizer_alone_may_be_split(everything):
-    config = everything
-    settings = config_lib.to_dict(config)
+def test_the_optimizer_alone_may_be_split(everything, whole):
+    settings = config_lib.to_dict(everything)
     settings["mesh"]["shard_optimizer"] = True
     split = config_lib.build(settings)
-    assert_same(run_steps(split, (8, 1, 1)), run_steps(config, (1, 1, 1)))
+    assert_same(run_steps(split, (8, 1, 1)), whole(everything))
     mesh = make_mesh(MeshConfig(8, 1, 1))
     state = abstract_state(split, make_objective(split), make_optimizer(split.optimizer), mesh)
     for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
         name, spec = path_name(path), tuple(leaf.sharding.spec)
         if name.startswith("params"):
-            assert "data" not in spec, name
+            assert "data" not in str(spec), name
         elif any(size and size % 8 == 0 for size in leaf.shape):
-            assert "data" in spec, name
+            assert "data" in str(spec), name
