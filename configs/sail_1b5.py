@@ -30,6 +30,7 @@ def get_config() -> ml_collections.ConfigDict:
     """The experiment."""
     config = default_config()
     config.model.remat = "full"
+    config.model.media_chunk = 2
     config.model.perceiver.attention_block = 1024
     config.init_from = {
         "llm": "Qwen/Qwen2.5-1.5B",
@@ -68,6 +69,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.batch_size = 4096
     config.data.frame_budget = 4.0
     config.data.clip_budget = 2.0
+    config.data.text_budget = 96.0
     config.data.field_dropout = 0.1
     config.data.workers = 8
     config.optimizer.temperature_rate = 100.0

@@ -99,7 +99,7 @@ class DataConfig:
     text_budget: float = setting(
         0.0,
         "text tokens per item, averaged over the pairs of a device, that the fusion has room for; its rows are then packed without "
-        "padding, and the longest texts are cut where they do not fit. 0 pads every row to prompt.max_tokens",
+        "padding, and the longest texts are cut where they do not fit. 0 pads every row to prompt.max_tokens, as a dual tower always does",
         low=0,
     )
     field_dropout: float = setting(0.0, "probability with which each text field is dropped in training", low=0, high=1)

@@ -182,7 +182,8 @@ class Embedder:
             clip_capacity=self._room([len(row.clips) for row in rows]),
             audio_width=self.config.model.audio.projection,
         )
-        return _forward(self._model, self.params, shard_batch(arrays, self.mesh), views)
+        with jax.set_mesh(self.mesh):
+            return _forward(self._model, self.params, shard_batch(arrays, self.mesh), views)
 
     def _rows(self, count: int) -> int:
         """Rows of a batch of `count` items, in steps of doubling: one query does not pay for a whole batch."""

@@ -156,7 +156,7 @@ class ModelConfig:
         Raises:
             SailError: when `media_chunk` does not divide them.
         """
-        if not 0 < self.media_chunk < pairs:
+        if self.kind != "fusion" or not 0 < self.media_chunk < pairs:
             return 1
         if pairs % self.media_chunk:
             raise SailError(

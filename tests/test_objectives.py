@@ -461,7 +461,7 @@ def test_patterns_are_averaged_over_all_that_count():
 def test_a_mixed_batch_gives_each_pair_its_sets_patterns_weights_and_temperature():
     objective = objective_of((("O->O",), {"nce": 1.0}, 0.0), (("V->T", "O->O"), {"nce": 0.5, "micl": 2.0}, 0.0))
     recipe = objective.recipe([0, 1])
-    assert recipe == ((OMNI, Pattern("V", "T")), ("nce", "micl"))
+    assert recipe[:2] == ((OMNI, Pattern("V", "T")), ("nce", "micl"))
     dataset = np.arange(B) % 2
     batch = batch_of(*IDS, dataset=dataset)
     z, out = encoded((2, 2))

@@ -7,7 +7,7 @@ import jax
 from sail_jax.config import Config
 from sail_jax.data.collate import capacity, collate
 from sail_jax.data.features import View, blank_features
-from sail_jax.data.text_room import token_room
+from sail_jax.data.text_room import text_budget, token_room
 from sail_jax.data.training_set import dataset_weights
 from sail_jax.data.views import dataset_patterns, sides_shown
 from sail_jax.items import Batch
@@ -90,7 +90,8 @@ def foretold_room(config: Config, names: Sequence[str], shards: int) -> int | No
     Returns:
         None where nothing is packed.
     """
-    if not config.data.text_budget:
+    budget = text_budget(config)
+    if not budget:
         return None
     pairs = config.data.batch_size // config.train.micro_batches // shards
     patterns = [pattern for name in names for pattern in dataset_patterns(config, name)]
@@ -100,7 +101,7 @@ def foretold_room(config: Config, names: Sequence[str], shards: int) -> int | No
         patterns,
         views,
         pairs=pairs,
-        budget=config.data.text_budget,
+        budget=budget,
         latents=config.model.perceiver.latents,
         prompt_tokens=lambda instruction: (template + len(instruction)) // _LETTERS_PER_TOKEN,
     )

@@ -27,7 +27,7 @@ from sail_jax.data.materialized import Example
 from sail_jax.data.prompts import PromptEncoder, load_tokenizer
 from sail_jax.data.sampler import Sampler
 from sail_jax.data.store import ItemStore
-from sail_jax.data.text_room import fit_texts, token_room
+from sail_jax.data.text_room import fit_texts, text_budget, token_room
 from sail_jax.data.training_set import TrainingSet, dataset_weights
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import Batch, Item, text_item
@@ -203,9 +203,9 @@ class BatchSource:
         self, features: list[tuple[ItemFeatures, ...]], datasets: list[int], scores: list[float | None]
     ) -> tuple[Batch, int, int]:
         """A micro-batch, and what of its media and of its texts did not fit."""
-        model, data, text_cut = self._config.model, self._config.data, 0
-        if data.text_budget:
-            features, text_cut = fit_texts(features, self._share.groups, data.text_budget)
+        model, text_cut = self._config.model, 0
+        if budget := text_budget(self._config):
+            features, text_cut = fit_texts(features, self._share.groups, budget)
         groups = self._share.groups * model.media_chunks(self._pairs)
         batch, media_cut = collate(
             features,
@@ -219,7 +219,7 @@ class BatchSource:
         return batch, media_cut, text_cut
 
     def _token_room(self, datasets: tuple[int, ...]) -> int | None:
-        budget = self._config.data.text_budget
+        budget = text_budget(self._config)
         if not budget:
             return None
         sets = [self._sets[dataset] for dataset in datasets]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from sail_jax.config import Config
 from sail_jax.data.collate import thin
 from sail_jax.data.features import ItemFeatures, View
 from sail_jax.items import Pattern, TokenType, shown_modalities, views_of
@@ -14,6 +15,11 @@ from sail_jax.items import Pattern, TokenType, shown_modalities, views_of
 _MULTIPLE = 128
 
 Sides = tuple[ItemFeatures, ...]
+
+
+def text_budget(config: Config) -> float:
+    """`config.data.text_budget`, or 0 for a model that does not pack."""
+    return config.data.text_budget if config.model.kind == "fusion" else 0.0
 
 
 def text_room(pairs: int, budget: float) -> int:

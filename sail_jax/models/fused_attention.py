@@ -3,13 +3,18 @@
 Axes: B batch, N queries, S keys, H heads, G key and value heads, K head width.
 """
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import flash_attention as tpu
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import PartitionSpec
+
+# Axes of the mesh that a `jax.vmap` around the model goes over: no array has a part of its own on them.
+_MAPPED: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar("mapped", default=frozenset())
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]
 
@@ -83,15 +88,24 @@ def _block_sizes(queries: int, keys: int) -> tpu.BlockSizes:
     return tpu.BlockSizes(**forward, **keys_backward, block_k_major_dq=k, block_k_dq=k, block_q_dq=q)
 
 
+@contextlib.contextmanager
+def mapped_over(axis: str) -> Iterator[None]:
+    """Says that what is traced within is mapped over an axis of the mesh, as by `jax.vmap(..., spmd_axis_name=axis)`."""
+    before = _MAPPED.set(_MAPPED.get() | {axis})
+    try:
+        yield
+    finally:
+        _MAPPED.reset(before)
+
+
 def _by_shard(
     kernel: Attend, query: jax.Array, key: jax.Array, value: jax.Array, key_mask: jax.Array | None
 ) -> jax.Array:
     """Runs a kernel on every shard of the mesh that is set: the compiler cannot split it by itself."""
     mesh = jax.sharding.get_abstract_mesh()
-    free = {name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind != AxisType.Manual}
-    if not free:
+    if mesh.empty:
         return kernel(query, key, value, key_mask)
-    batch = tuple(name for name in ("data", "fsdp") if name in free) or None
+    batch = tuple(name for name in ("data", "fsdp") if name not in _MAPPED.get())
     heads = "tensor" if key.shape[2] % mesh.shape["tensor"] == 0 else None
     split, mask = PartitionSpec(batch, None, heads), PartitionSpec(batch)
     arrays = [(query, split), (key, split), (value, split), (key_mask, mask)]
@@ -100,7 +114,6 @@ def _by_shard(
         mesh=mesh,
         in_specs=tuple(spec if array is not None else None for array, spec in arrays),
         out_specs=split,
-        axis_names=free,
         check_vma=False,
     )
     return run(*(array for array, _ in arrays))

@@ -50,32 +50,28 @@ def find_negatives(
         return equal
 
     hard, same_query, same_target = slice(2, None), same(0, 0), same(1, 1)
-    targets = ~(same_query | same_target | same(0, 1) | _paired(same_query, same_target, same_target))
+    targets = ~(same_query | same_target | same(0, 1) | _paired(same_query, same_target))
     targets &= valid[:, None] & valid[None, :] & ~jnp.eye(len(valid), dtype=bool)
     is_target = same(1, hard)
-    others = ~(is_target | same(0, hard) | _paired(same_query, same_target, is_target)) & valid[:, None]
+    others = ~(is_target | same(0, hard) | _paired(same_query, is_target)) & valid[:, None]
     others &= (valid_hard & valid[:, None]).reshape(-1)
     if not share_hard:
         others &= jnp.repeat(jnp.eye(len(valid), dtype=bool), valid_hard.shape[1], axis=1)
     return Negatives(targets, others)
 
 
-def _paired(same_query: jax.Array, same_target: jax.Array, is_target: jax.Array) -> jax.Array:
+def _paired(same_query: jax.Array, is_target: jax.Array) -> jax.Array:
     """Whether some pair of the batch joins a query with a candidate.
 
     Args:
         same_query: [B, B] bool, whether two pairs have the same query.
-        same_target: [B, B] bool, whether they have the same target.
         is_target: [B, C] bool, whether the target of a pair is a candidate.
 
     Returns:
         [B, C] bool.
     """
-    # Queries and targets are named by the first pair that has them, so that a table of names replaces a product of
-    # three matrices.
-    query, target = same_query.argmax(axis=1), same_target.argmax(axis=1)
-    listed = jnp.zeros(same_query.shape, bool).at[query, target].set(True)
-    return listed[query[:, None], is_target.argmax(axis=0)[None, :]] & is_target.any(axis=0)
+    # Counts of pairs; those of a batch are exact in float32.
+    return jnp.matmul(same_query.astype(jnp.float32), is_target.astype(jnp.float32)) > 0
 
 
 def _equal(left: jax.Array, right: jax.Array) -> jax.Array:

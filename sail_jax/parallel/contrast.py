@@ -20,6 +20,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from sail_jax.config import Config
+from sail_jax.errors import SailError
 from sail_jax.objectives.contrast import Contrast, ContrastLoss, ContrastSettings, Metrics, plain_contrast
 from sail_jax.objectives.info_nce import mean_loss
 from sail_jax.objectives.matryoshka import check_widths
@@ -65,15 +66,33 @@ class RingContrast:
             metrics |= {f"{width}/loss": losses[at], f"{width}/accuracy": accuracies[at]}
         return losses.sum(), metrics
 
+    def size_for(self, pairs: int) -> int:
+        """Devices on the ring of a batch."""
+        return self._ring(pairs, (), True).size
+
     def _ring(self, pairs: int, widths: tuple[int, ...], symmetric: bool) -> "_Ring":
         axes = self.mesh.axis_names if pairs % self.mesh.size == 0 else ("data", "fsdp")
         return _Ring(self.mesh, axes, self.block, widths, symmetric)
 
 
 def choose_contrast(config: Config, mesh: Mesh) -> ContrastLoss:
-    """All scores at once where a block holds them, else the ring."""
-    block = config.objective.score_block
-    return plain_contrast if config.data.batch_size <= block else RingContrast(mesh, block)
+    """All scores at once where a block holds them, else the ring.
+
+    Raises:
+        SailError: when the pairs of a device have no divisor that makes blocks of a fair size.
+    """
+    block, pairs = config.objective.score_block, config.data.batch_size
+    if pairs <= block:
+        return plain_contrast
+    ring = RingContrast(mesh, block)
+    rows = pairs // ring.size_for(pairs)
+    side = _side(rows, block)
+    if side < min(rows, block) // 8:
+        raise SailError(
+            f"config.data.batch_size is {pairs}: the {rows} pairs of a device can only be cut in blocks of {side}, which would be "
+            f"slow. Choose a multiple of {max(1, block // 2) * (pairs // rows)}, or raise config.objective.score_block."
+        )
+    return ring
 
 
 class _Ring(NamedTuple):
@@ -115,23 +134,20 @@ def _describe(given: Contrast) -> tuple[Rows, Rows, Rows]:
     """
     batch, pattern = given.batch, given.pattern
 
-    def keys(side: int | slice, view: str) -> jax.Array:
-        """What tells contents of a side apart: [B, 2] or [B * M, 2]."""
-        return (batch.text_keys if view == "T" else batch.item_keys)[:, side].reshape(-1, 2)
-
-    # Where a query and a target are compared, the same text counts only if both show text alone.
-    by_text = pattern.query == pattern.target == "T"
-
-    def content(side: int | slice) -> jax.Array:
+    def keys(side: int | slice, by_text: bool) -> jax.Array:
+        """What makes two contents of a side the same, any of them: [n, 1 or 2, 2], the item, and the text where it counts."""
         both = [batch.item_keys[:, side], batch.text_keys[:, side]] if by_text else [batch.item_keys[:, side]]
         return jnp.stack([part.reshape(-1, 2) for part in both], axis=1)
 
-    query, target, hard = keys(0, pattern.query), keys(1, pattern.target), keys(slice(2, None), pattern.target)
-    start, count, known = _targets_by_query(query, target)
-    rows = {"content": content(0), "valid": given.valid, "start": start, "count": count}
-    columns = {"content": content(1), "key": target, "exists": given.valid}
+    texts, across, hard_side = pattern.target == "T", pattern.query == pattern.target == "T", slice(2, None)
+    target = keys(1, texts)
+    queries = jnp.moveaxis(keys(0, pattern.query == "T"), 1, 0)
+    start, count, known = jax.vmap(_targets_by_query, in_axes=(0, None))(queries, target)
+    count = jnp.where(given.valid, count, 0)  # a query that does not count, such as a blank, has nothing to look up
+    rows = {"content": keys(0, across), "valid": given.valid, "start": start.T, "count": count.T}
+    columns = {"content": keys(1, across), "key": target, "exists": given.valid}
     exists = (given.valid_hard & given.valid[:, None]).reshape(-1)
-    hard = {"content": content(slice(2, None)), "key": hard, "exists": exists}
+    hard = {"content": keys(hard_side, across), "key": keys(hard_side, texts), "exists": exists}
     return rows | {"known": known}, columns, hard
 
 
@@ -140,34 +156,50 @@ def _targets_by_query(query: jax.Array, target: jax.Array) -> tuple[jax.Array, j
 
     Args:
         query: [B, 2] uint32 keys.
-        target: [B, 2] uint32 keys.
+        target: [B, k, 2] uint32 keys, k of each target.
 
     Returns:
         start, count: [B] int32; the targets of pair i's query stand at start[i] and the count[i] - 1 places after it.
-        known: [B, 2] uint32 keys of targets, sorted by query.
+        known: [B, k, 2] uint32 keys of targets, sorted by query.
     """
     place = jnp.arange(len(query), dtype=jnp.int32)
-    *names, order, high, low = jax.lax.sort((*query.T, place, *target.T), num_keys=3)
-    begins = jnp.append(True, (names[0][1:] != names[0][:-1]) | (names[1][1:] != names[1][:-1]))
+    high, low, order = jax.lax.sort((*query.T, place), num_keys=3)
+    begins = jnp.append(True, (high[1:] != high[:-1]) | (low[1:] != low[:-1]))
     start = jax.lax.cummax(jnp.where(begins, place, 0))
     # The first place after a run is the next one that begins another.
     following = jnp.append(jnp.where(begins, place, len(query))[1:], len(query))
     count = jax.lax.cummin(following, reverse=True) - start
+    known = target[order]
     _, start, count = jax.lax.sort((order, start, count), num_keys=1)
-    return start, count, jnp.stack([high, low], axis=-1)
+    return start, count, known
 
 
 def _is_negative(rows: Rows, columns: Rows, known: jax.Array) -> jax.Array:
-    """[R, C] bool; columns stand on an axis of their own, [1, C, ...], or belong to their row, [R, C, ...]."""
-    same = (rows["content"][:, None] == columns["content"]).all(-1).any(-1)
+    """[R, C] bool; columns stand on an axis of their own, [1, C, ...], or belong to their row, [R, C, ...].
 
-    def look(at: jax.Array, found: jax.Array) -> jax.Array:
-        key = known[jnp.minimum(rows["start"] + at, len(known) - 1)]
-        return found | ((key[:, None] == columns["key"]).all(-1) & (at < rows["count"])[:, None])
+    `known` [l, B, k, 2] are lists of targets: by the item of the query, and by its text where that counts.
+    """
+    found = _same(rows["content"][:, None], columns["content"])
+    for targets, start, count in zip(known, rows["start"].T, rows["count"].T, strict=True):
+        found |= _is_listed(targets, start, count, columns["key"])
+    return ~found & columns["exists"] & rows["valid"][:, None]
+
+
+def _is_listed(targets: jax.Array, start: jax.Array, count: jax.Array, keys: jax.Array) -> jax.Array:
+    """[R, C] bool, whether a candidate is among the targets of a row's query."""
+
+    def look(step: int, found: jax.Array) -> jax.Array:
+        key = targets[jnp.minimum(start + step, len(targets) - 1)]
+        return found | (_same(key[:, None], keys) & (step < count)[:, None])
 
     # As many rounds as the query of a row that has most targets in the batch; one, as a rule.
-    found = jax.lax.fori_loop(0, rows["count"].max(), look, same)
-    return ~found & columns["exists"] & rows["valid"][:, None]
+    nothing = jnp.zeros((len(start), keys.shape[1]), bool)
+    return jax.lax.fori_loop(0, count.max(), look, nothing)
+
+
+def _same(left: jax.Array, right: jax.Array) -> jax.Array:
+    """[..., k, 2] keys of two contents -> [...]: whether any of the k agree."""
+    return (left == right).all(-1).any(-1)
 
 
 # ------------------------------------------------------------------------------------------------------------- ring
@@ -249,11 +281,11 @@ def _put(part: Rows, at: jax.Array, block: Rows) -> Rows:
 def _blocked(part: Rows, most: int) -> Rows:
     """[n, ...] -> [n / size, size, ...] with the largest size up to `most` that divides n."""
 
-    def block(x: jax.Array) -> jax.Array:
-        size = next(size for size in range(min(most, len(x)), 0, -1) if len(x) % size == 0)
-        return x.reshape(-1, size, *x.shape[1:])
+    return jax.tree.map(lambda x: x.reshape(-1, _side(len(x), most), *x.shape[1:]), part)
 
-    return jax.tree.map(block, part)
+
+def _side(rows: int, most: int) -> int:
+    return next(size for size in range(min(most, rows), 0, -1) if rows % size == 0)
 
 
 # ----------------------------------------------------------------------------------------------------------- scores

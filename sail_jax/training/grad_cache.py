@@ -18,6 +18,7 @@ from jax.stages import Traced
 
 from sail_jax.config import Config
 from sail_jax.items import Batch
+from sail_jax.models.fused_attention import mapped_over
 from sail_jax.models.model import make_model
 from sail_jax.objectives.matching import Recipe
 from sail_jax.objectives.objective import Objective
@@ -77,7 +78,7 @@ class CachedStep:
             static_argnums=4,
             donate_argnums=1,
             in_shardings=(shardings.params, sums, batch, None),
-            out_shardings=sums,
+            out_shardings=(sums, whole),
         )
         self.update = jax.jit(
             self._update,
@@ -109,11 +110,11 @@ class CachedStep:
             # No part is sent before the last but one is done with, so that two at most are on the devices.
             jax.block_until_ready(embedded[-2:-1])
         loss, metrics, of_objective, gradients = self.loss(state.params["objective"], embedded, read, recipe)
-        sums, before = self.begin(), None
+        sums, done = self.begin(), []
         for part, gradient in zip(batches, gradients, strict=True):
-            jax.block_until_ready(before)
-            before = gradient
-            sums = self.backward(state.params, sums, shard_batch(part, self._mesh), gradient, recipe)
+            jax.block_until_ready(done[-2:-1])
+            sums, number = self.backward(state.params, sums, shard_batch(part, self._mesh), gradient, recipe)
+            done.append(number)  # the sums themselves are used up by the next part
         return self.update(state, sums, of_objective, loss, metrics)
 
     def programs(self, state: TrainState, part: Batch, recipe: Recipe) -> list[tuple[Traced, int]]:
@@ -168,8 +169,10 @@ class CachedStep:
 
         return jax.tree.map(join_leaf, *parts)
 
-    def _backward(self, params: Any, sums: Any, batch: Batch, gradient: Embedded, recipe: Recipe) -> Any:
-        """Adds what the embeddings of a part give to the gradients of the trained parameters.
+    def _backward(
+        self, params: Any, sums: Any, batch: Batch, gradient: Embedded, recipe: Recipe
+    ) -> tuple[Any, jax.Array]:
+        """Adds what the embeddings of a part give to the gradients of the trained parameters; a number comes when it is done.
 
         Every place on `data` has a copy of the parameters of its own, which is where they lie anyway, and so a gradient of its
         own: nothing has to be summed.
@@ -189,8 +192,10 @@ class CachedStep:
 
         by_place = jax.tree.map(lambda x: x.reshape(self._data, -1, *x.shape[1:]), batch)
         gradient = jax.tree.map(lambda x: x.reshape(len(x), self._data, -1, *x.shape[2:]), gradient)
-        found = jax.vmap(on_place, in_axes=(0, 0, 1), spmd_axis_name="data")(copies, by_place, gradient)
-        return jax.tree.map(jnp.add, sums, found)
+        with mapped_over("data"):
+            found = jax.vmap(on_place, in_axes=(0, 0, 1), spmd_axis_name="data")(copies, by_place, gradient)
+        sums = jax.tree.map(jnp.add, sums, found)
+        return sums, jax.tree.leaves(sums)[0].ravel()[0]
 
     def _update(
         self, state: TrainState, sums: Any, of_objective: Any, loss: jax.Array, metrics: Metrics

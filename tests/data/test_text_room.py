@@ -55,3 +55,15 @@ def test_only_the_longest_are_cut_and_from_their_end(settings):
 def test_without_a_budget_nothing_is_packed(settings):
     loaded = BatchSource(config_lib.build(settings), HostShare(0, 16, 1))[0]
     assert loaded.room is None and loaded.text_cut == 0
+
+
+def test_a_dual_tower_packs_nothing(settings):
+    settings.data.text_budget = 12.0
+    settings.model.update(kind="dual_tower", media_chunk=2)
+    loaded = BatchSource(config_lib.build(settings), HostShare(0, 16, 1))[0]
+    settings.data.text_budget = 0.0
+    settings.model.media_chunk = 0
+    plain = BatchSource(config_lib.build(settings), HostShare(0, 16, 1))[0]
+    assert loaded.room is None
+    for left, right in zip(loaded.arrays, plain.arrays, strict=True):
+        np.testing.assert_array_equal(left, right)

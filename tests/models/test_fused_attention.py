@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
+from sail_jax.config import MeshConfig
 from sail_jax.models import fused_attention, transformer
+from sail_jax.parallel.mesh import make_mesh
 
 
 def arrays(batch, queries, keys, heads, groups, width, seed=0):
@@ -65,3 +67,19 @@ def test_the_choice_falls_when_a_program_is_lowered():
     single = [x.astype(jnp.float32) for x in inputs]
     float32 = jax.jit(transformer.attend).trace(*single, mask).lower(lowering_platforms=("tpu",))
     assert "tpu_custom_call" not in float32.as_text()
+
+
+def test_it_lowers_within_a_mesh_and_mapped_over_data():
+    """As in a step, and as in the backward pass of micro-batches."""
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    inputs, mask = arrays(8, 256, 2048, 4, 2, 64)
+    with jax.set_mesh(mesh):
+        plain = jax.jit(transformer.attend).trace(*inputs, mask).lower(lowering_platforms=("tpu",))
+        grouped = [x.reshape(2, 4, *x.shape[1:]) for x in (*inputs, mask)]
+
+        def attend_all(*arrays):
+            with fused_attention.mapped_over("data"):
+                return jax.vmap(jax.grad(lambda *x: transformer.attend(*x).sum()), spmd_axis_name="data")(*arrays)
+
+        mapped = jax.jit(attend_all).trace(*grouped).lower(lowering_platforms=("tpu",))
+    assert "tpu_custom_call" in plain.as_text() and "tpu_custom_call" in mapped.as_text()

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from sail_jax import config as config_lib
 from sail_jax.config import MeshConfig
+from sail_jax.errors import SailError
 from sail_jax.items import Batch, Pattern
 from sail_jax.objectives.contrast import Contrast, ContrastSettings, plain_contrast
 from sail_jax.objectives.negatives import find_negatives
-from sail_jax.parallel.contrast import RingContrast
+from sail_jax.parallel.contrast import RingContrast, choose_contrast
 from sail_jax.parallel.mesh import make_mesh
 
 B, D = 48, 24
@@ -20,12 +22,12 @@ def keys_of(rng, shape, kinds):
     return rng.integers(0, kinds, (*shape, 1), np.uint32) * np.array([1, 0], np.uint32)
 
 
-def make_contrast(seed=0, hard=2, pattern="T->T", kinds=20):
+def make_contrast(seed=0, hard=2, pattern="T->T", kinds=60):
     """Few kinds of items and texts, so that queries, targets and hard negatives repeat each other in every way."""
     rng = np.random.default_rng(seed)
-    # Within a side the same item shows the same text, as in a real batch.
     items = keys_of(rng, (B, 2 + hard), kinds)
-    texts = items // 2 + np.array([[[3, 0]], *[[[5, 0]]] * (1 + hard)], np.uint32).reshape(1, 2 + hard, 2)
+    # An item may show several texts, as in a mixed batch of data sets that show different fields.
+    texts = keys_of(rng, (B, 2 + hard), kinds)
     nothing = dict.fromkeys(Batch._fields)
     batch = Batch(**nothing | {"item_keys": jnp.asarray(items), "text_keys": jnp.asarray(texts)})
     query, target = rng.normal(size=(B, D)).astype(np.float32), rng.normal(size=(B, 1 + hard, D)).astype(np.float32)
@@ -91,11 +93,14 @@ def test_the_case_is_not_trivial():
     """The duplicates of the case hide many candidates, also those that another pair lists for the same query."""
     given = make_contrast()
     found = find_negatives(given.batch, given.pattern, given.valid, given.valid_hard)
-    keys = np.asarray(given.batch.item_keys[..., 0])
-    same = keys[:, None, 0] == keys[None, :, 0], keys[:, None, 1] == keys[None, :, 1]
+    items, texts = (np.asarray(keys[..., 0]) for keys in (given.batch.item_keys, given.batch.text_keys))
+    same = [
+        (items[:, None, side] == items[None, :, side]) | (texts[:, None, side] == texts[None, :, side])
+        for side in (0, 1)
+    ]
     bridged = (same[0].astype(int) @ same[1].astype(int) > 0) & ~same[0] & ~same[1]
     assert bridged.any() and not np.asarray(found.targets)[bridged].any()
-    assert 0.2 < np.asarray(found.targets).mean() < 0.9 and 0.2 < np.asarray(found.hard).mean() < 0.9
+    assert 0.1 < np.asarray(found.targets).mean() < 0.9 and 0.1 < np.asarray(found.hard).mean() < 0.9
 
 
 def test_without_any_valid_pair_the_loss_is_zero():
@@ -114,3 +119,12 @@ def test_widths_short_of_the_embedding_leave_the_rest_without_gradient():
     _, (plain, *_) = value_and_gradients(plain_contrast, given, settings)
     assert not np.any(query[:, 8:])
     np.testing.assert_allclose(query, plain, atol=1e-6)
+
+
+def test_a_batch_that_makes_no_fair_blocks_is_refused(settings):
+    settings.data.batch_size = 8 * 257
+    settings.objective.score_block = 64
+    with pytest.raises(SailError, match="slow"):
+        choose_contrast(config_lib.build(settings), make_mesh(MeshConfig()))
+    settings.data.batch_size = 8 * 256
+    assert isinstance(choose_contrast(config_lib.build(settings), make_mesh(MeshConfig())), RingContrast)
