@@ -30,7 +30,7 @@ def get_config() -> ml_collections.ConfigDict:
     """The experiment."""
     config = default_config()
     config.model.remat = "full"
-    config.model.media_chunk = 2
+    config.model.media_chunk = 4
     config.model.perceiver.attention_block = 1024
     config.init_from = {
         "llm": "Qwen/Qwen2.5-1.5B",
@@ -67,7 +67,8 @@ def get_config() -> ml_collections.ConfigDict:
     }
     config.data.datasets = datasets
     config.data.batch_size = 4096
-    config.data.frame_budget = 4.0
+    # Averages over the items of a chunk, of which there are few: a little more than those of the data.
+    config.data.frame_budget = 5.0
     config.data.clip_budget = 2.0
     config.data.text_budget = 96.0
     config.data.field_dropout = 0.1

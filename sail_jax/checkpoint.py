@@ -142,8 +142,8 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 def require_same_config(run: RunDirectory, config: Config) -> None:
     """Checks that a run is continued with the config that it was started with.
 
-    Logging, checkpointing, the mesh, workers and evaluation may change; the number of steps may not, as the learning rate
-    follows it.
+    Logging, checkpointing, workers and evaluation may change, and so may the mesh and what fits a step to it, which change results by
+    rounding alone; the number of steps may not, as the learning rate follows it.
 
     Raises:
         SailError: when another setting differs; the message lists the settings.
@@ -172,12 +172,17 @@ _FREE = (
     "synthetic.",
     "balancing.",
     "mesh.",
+    "train.micro_batches",
+    "model.remat",
+    "model.media_chunk",
+    "model.perceiver.attention_block",
+    "objective.score_block",
     "data.dir",
     "data.workers",
     "data.prefetch",
     "data.max_bad",
 )
-# Where the examples of a data set are read from; which they are is checked when they are opened.
+# Where the examples of a data set are read from; their table and order are compared when they are opened.
 _FREE_ENDS = ".materialized"
 
 

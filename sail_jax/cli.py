@@ -423,6 +423,8 @@ def _describe(options: argparse.Namespace, overrides: list[str]) -> None:
     if options.topology:
         _describe_step(config, options)
         return
+    if options.stage or options.dataset:
+        raise SailError("--stage and --dataset choose the batch of a compiled step: name a --topology too.")
     table = Table("tower", "parameters")
     for name, count in parameter_table(config.model):
         table.add_row(name, f"{count:,}")

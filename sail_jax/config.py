@@ -93,7 +93,10 @@ class DataConfig:
         choices=("specialized", "mixed"),
     )
     frame_budget: float = setting(
-        0.0, "frames per item, averaged over a batch, that the batch has room for; 0 for the maximum", low=0
+        0.0,
+        "frames per item, averaged over the pairs that are encoded together (of a device, a micro-batch, a model.media_chunk), that there is "
+        "room for; 0 for the maximum",
+        low=0,
     )
     clip_budget: float = setting(0.0, "audio clips per item, likewise; 0 for the maximum", low=0)
     text_budget: float = setting(

@@ -134,7 +134,7 @@ class Batch(NamedTuple):
     Side 0 of a pair is the query, side 1 its target; sides from 2 on, where there are any, are hard negatives of the query.
 
     The frames of all items lie on one flat axis, and so do the audio clips, so that an item with one frame does not pay
-    for eight. The pairs axis is seen as G equal groups, one per data-parallel shard; both flat axes come in G equal
+    for eight. The pairs axis is seen as G equal groups, one per data-parallel shard, or per media chunk of one; both flat axes come in G equal
     blocks, and the frames of a pair lie in the block of its group, so nothing crosses devices before the loss. Within a
     group, the item on side s of the group's b-th pair has the index b * S + s.
 

@@ -142,7 +142,7 @@ class ModelConfig:
     media_chunk: int = setting(
         0,
         "pairs of a device that go through the towers of vision and sound at a time, in the backward pass too: bounds their memory "
-        "for about half as much computation again; 0 for all ('fusion' alone)",
+        "for one more forward pass of theirs; 0 for all ('fusion' alone)",
         low=0,
     )
     remat: str = setting(

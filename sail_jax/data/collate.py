@@ -57,7 +57,7 @@ def collate(
         pairs: B pairs of S items each.
         datasets: [B] index of each pair's data set.
         scores: [B] graded similarity of each pair, or None.
-        groups: equal groups of pairs, one per data-parallel shard.
+        groups: equal groups of pairs, one per data-parallel shard or media chunk of one.
         frame_capacity: F, length of the flat frames axis, a multiple of `groups`.
         clip_capacity: C, length of the flat clips axis, a multiple of `groups`.
         audio_width: K, width of precomputed audio embeddings.

@@ -13,7 +13,7 @@ from sail_jax.models.fusion import OmniEmbedder
 
 
 def make_model(config: ModelConfig, groups: int = 1) -> nn.Module:
-    """The model of `config.kind`; both kinds take (batch, views) and return what `OmniEmbedder` documents.
+    """The model of `config.kind`; both kinds take (batch, views, room) and return what `OmniEmbedder` documents.
 
     Args:
         config: kind and sizes.

@@ -11,8 +11,8 @@ EFFICIENCY = 0.5
 # GPUs keep a part of their memory to the driver, the communication library and fragmentation.
 _GPU_SHARE = 0.9
 _REMEDY = (
-    "Lower config.data.batch_size or config.data.frame_budget, raise config.mesh.fsdp or config.mesh.tensor, "
-    "set config.model.remat='full', config.model.media_chunk or config.train.micro_batches, or take more devices."
+    "Set config.model.remat='full', config.model.media_chunk, config.data.text_budget or config.train.micro_batches, raise "
+    "config.mesh.fsdp or config.mesh.tensor, set config.mesh.shard_optimizer, lower config.data.batch_size, or take more devices."
 )
 
 

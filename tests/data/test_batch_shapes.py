@@ -48,7 +48,7 @@ def test_sets_without_weight_make_no_batches(settings):
 def test_the_full_size_config_needs_no_data():
     config = config_lib.load(tiny.REPO / "configs" / "sail_1b5.py")
     batch = batch_shapes(config, ("copair",), 256)
-    assert batch.frames.shape == (4096 * 2 * 4, 448, 448, 3)
+    assert batch.frames.shape == (4096 * 2 * 5, 448, 448, 3)
     assert batch.clips.shape == (4096 * 2 * 2, 480_000) and batch.tokens.shape == (4096, 2, 320)
 
 
