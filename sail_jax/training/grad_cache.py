@@ -113,8 +113,8 @@ class CachedStep:
         sums, done = self.begin(), []
         for part, gradient in zip(batches, gradients, strict=True):
             jax.block_until_ready(done[-2:-1])
-            sums, number = self.backward(state.params, sums, shard_batch(part, self._mesh), gradient, recipe)
-            done.append(number)  # the sums themselves are used up by the next part
+            sums, zero = self.backward(state.params, sums, shard_batch(part, self._mesh), gradient, recipe)
+            done.append(zero)  # the sums themselves are used up by the next part
         return self.update(state, sums, of_objective, loss, metrics)
 
     def programs(self, state: TrainState, part: Batch, recipe: Recipe) -> list[tuple[Traced, int]]:
@@ -172,7 +172,7 @@ class CachedStep:
     def _backward(
         self, params: Any, sums: Any, batch: Batch, gradient: Embedded, recipe: Recipe
     ) -> tuple[Any, jax.Array]:
-        """Adds what the embeddings of a part give to the gradients of the trained parameters; a number comes when it is done.
+        """Adds what the embeddings of a part give to the gradients of the trained parameters; a zero comes with the sums.
 
         Every place on `data` has a copy of the parameters of its own, which is where they lie anyway, and so a gradient of its
         own: nothing has to be summed.
@@ -195,7 +195,8 @@ class CachedStep:
         with mapped_over("data"):
             found = jax.vmap(on_place, in_axes=(0, 0, 1), spmd_axis_name="data")(copies, by_place, gradient)
         sums = jax.tree.map(jnp.add, sums, found)
-        return sums, jax.tree.leaves(sums)[0].ravel()[0]
+        # All results of a program are there at once, so that this one tells of the others.
+        return sums, jnp.zeros(())
 
     def _update(
         self, state: TrainState, sums: Any, of_objective: Any, loss: jax.Array, metrics: Metrics

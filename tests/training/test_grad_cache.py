@@ -62,13 +62,13 @@ def whole():
     return steps
 
 
-@pytest.mark.parametrize(("sizes", "micro_batches"), [((4, 1, 1), 2), ((2, 2, 2), 4)], ids=str)
-def test_micro_batches_equal_the_whole_batch(everything, whole, sizes, micro_batches):
+def test_micro_batches_equal_the_whole_batch(everything, whole):
+    """On a mesh with all axes, with texts packed, media in chunks, and the loss around the ring."""
     settings = config_lib.to_dict(everything)
-    settings["train"]["micro_batches"] = micro_batches
+    settings["train"]["micro_batches"] = 4
     settings["data"]["text_budget"] = 90.0
     settings["model"]["media_chunk"] = 1
-    cached = run_steps(config_lib.build(settings), sizes, lambda mesh: RingContrast(mesh, 3))
+    cached = run_steps(config_lib.build(settings), (2, 2, 2), lambda mesh: RingContrast(mesh, 3))
     assert_same(cached, whole(everything))
 
 
