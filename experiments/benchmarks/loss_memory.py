@@ -19,6 +19,7 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from experiments.benchmarks import common
 from sail_jax.config import MeshConfig
 from sail_jax.items import Batch, Pattern
 from sail_jax.objectives.contrast import Contrast, ContrastLoss, ContrastSettings, plain_contrast
@@ -61,26 +62,43 @@ def temporary_bytes(mesh: Mesh, contrast: ContrastLoss, pairs: int, hard: int) -
     return compiled.memory_analysis().temp_size_in_bytes
 
 
+def rows(found: dict[str, dict[int, int | None]]) -> list[dict]:
+    """The lines of the README's table."""
+
+    def mebibytes(name: str, pairs: int) -> str:
+        count = found.get(name, {}).get(pairs, "")
+        return {None: "does not fit", "": ""}.get(count) if count in (None, "") else f"{count / 2**20:,.0f} MiB"
+
+    return [
+        {
+            "what": f"InfoNCE of {pairs:,} pairs, width {WIDTH}, forward and backward, on 16 TPU v5e (compiled): temporaries per device; "
+            "peer: all scores at once",
+            "ours": mebibytes("ring", pairs),
+            "peer": mebibytes("plain", pairs),
+            "ratio": None,
+        }
+        for pairs in sorted(found["ring"])
+    ]
+
+
 def main() -> None:
     """Parses the command line, compiles, writes the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, nargs="+", default=[2**16, 2**17, 2**18, 2**20], help="global batches")
+    parser.add_argument("--plain-pairs", type=int, nargs="*", default=[2**16, 2**17], help="those of the plain form")
     options = parser.parse_args()
     devices = topologies.get_topology_desc("v5e:4x4", platform="tpu").devices
     mesh = make_mesh(MeshConfig(), np.asarray(devices).ravel())
-    ring = RingContrast(mesh, BLOCK)
-    found = {}
-    for pairs in options.pairs:
-        for name, contrast, hard in (
-            ("ring", ring, 0),
-            ("ring_1_hard_negative", ring, 1),
-            ("plain", plain_contrast, 0),
-        ):
-            if name == "plain" and pairs > 2**17:
-                continue
-            found[f"{name}/{pairs}"] = temporary_bytes(mesh, contrast, pairs, hard)
-            print(name, pairs, found[f"{name}/{pairs}"], flush=True)
-    print(found)
+    forms = {"ring": (RingContrast(mesh, BLOCK), options.pairs), "plain": (plain_contrast, options.plain_pairs)}
+    found: dict[str, dict[int, int | None]] = {}
+    for name, (contrast, sizes) in forms.items():
+        for pairs in sizes:
+            found.setdefault(name, {})[pairs] = temporary_bytes(mesh, contrast, pairs, 0)
+            print(name, pairs, found[name][pairs], flush=True)
+    machine, versions = common.machine(), common.versions("jaxlib", "libtpu")
+    common.write(
+        "loss_memory", {"machine": machine, "versions": versions, "block": BLOCK, "bytes": found, "rows": rows(found)}
+    )
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from sail_jax import config as config_lib
 from sail_jax.checkpoint import RunDirectory
 from sail_jax.data.pipeline import BatchSource, HostShare
 from sail_jax.errors import SailError
+from sail_jax.parallel.rules import path_name
 from sail_jax.training.log import read_training_log
 from sail_jax.training.loop import train
 
@@ -64,8 +65,12 @@ def test_a_run_continues_on_another_mesh(settings, tmp_path):
     settings.mesh.update(data=2, fsdp=2, tensor=2)
     moved = train(config_lib.build(settings), run)
     assert moved.start == 2 and moved.steps == 4
-    for left, right in zip(jax.tree.leaves(whole.state.params), jax.tree.leaves(moved.state.params), strict=True):
-        np.testing.assert_allclose(left, right, atol=2e-5)
+    for (path, left), right in zip(
+        jax.tree_util.tree_flatten_with_path(whole.state.params)[0], jax.tree.leaves(moved.state.params), strict=True
+    ):
+        # Softmax does not see the biases of keys: their gradient is rounding, which Adam makes as large as any.
+        if not path_name(path).endswith("key/bias"):
+            np.testing.assert_allclose(left, right, atol=2e-5, err_msg=path_name(path))
     names = {leaf.sharding.spec for leaf in jax.tree.leaves(moved.state.params)}
     assert any("tensor" in str(spec) for spec in names)
 
