@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tiny
 
+from sail_jax import cli
 from sail_jax import config as config_lib
-from sail_jax.cli import main
 from sail_jax.data.pipeline import BatchSource, HostShare
 from sail_jax.errors import SailError
 from sail_jax.parallel.chips import CHIPS, find_devices
@@ -120,12 +120,22 @@ def test_the_stage_decides_what_is_drawn(settings, monkeypatch):
     assert hard.datasets == ("copair",) and hard.items == 16 * 4 and not hard.larger_stages
 
 
-def test_from_the_command_line(settings, tmp_path, capsys):
+def test_from_the_command_line(report, settings, tmp_path, capsys, monkeypatch):
+    asked = []
+
+    def found(config, topology, **options):
+        asked.append((topology, options))
+        return report
+
+    monkeypatch.setattr(cli, "compile_ahead", found)
     config_lib.save(config_lib.build(settings), tmp_path / "config.json")
-    assert main(["describe", "--config", str(tmp_path / "config.json"), "--topology", "a100:8"]) == 0
+    command = ["describe", "--config", str(tmp_path / "config.json")]
+    assert cli.main([*command, "--topology", "h100:8", "--dataset", "copair"]) == 0
+    assert asked == [("h100:8", {"stage": "", "dataset": "copair"})]
     said = capsys.readouterr().out
-    for part in ("8 x A100", "temporaries", "executed over model", "items/s", "It fits"):
+    for part in ("8 x H100", "temporaries", "executed over model", "items/s", "It fits"):
         assert part in said
+    assert cli.main([*command, "--dataset", "copair"]) == 2  # which batch, of which step?
 
 
 def test_rates_beyond_a_node():
