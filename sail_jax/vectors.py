@@ -6,10 +6,10 @@ import numpy as np
 
 
 def normalize(z: jax.Array) -> jax.Array:
-    """Vectors of unit length along the last axis, in float32; a vector of zeros stays zero, with zero gradient."""
+    """Vectors of unit length along the last axis, in float32; a vector of zeros stays zero, with zero gradient; NaN stays NaN."""
     z = z.astype(jnp.float32)
     square = jnp.sum(z * z, axis=-1, keepdims=True)
-    return jnp.where(square > 0, z * jax.lax.rsqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+    return jnp.where(square == 0, 0.0, z * jax.lax.rsqrt(jnp.where(square == 0, 1.0, square)))
 
 
 def unit_rows(z: np.ndarray) -> np.ndarray:

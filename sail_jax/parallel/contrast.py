@@ -296,7 +296,7 @@ def _inverse_norms(z: jax.Array, widths: Sequence[int]) -> jax.Array:
     ends = [0, *widths]
     parts = [jnp.square(z[:, low:high]).sum(-1) for low, high in zip(ends, ends[1:], strict=False)]
     squares = jnp.cumsum(jnp.stack(parts, axis=-1), axis=-1)
-    return jnp.where(squares > 0, jax.lax.rsqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)
+    return jnp.where(squares == 0, 0.0, jax.lax.rsqrt(jnp.where(squares == 0, 1.0, squares)))
 
 
 def _product(left: jax.Array, right: jax.Array) -> jax.Array:

@@ -47,7 +47,8 @@ def test_its_gradient_is_that_of_plain_indexing():
 
 def loss_of(settings, **changes):
     """The loss, as a function of the parameters and a batch, of a small experiment with several views."""
-    settings.data.datasets.copair.patterns = ("O->O", "V->T", "T->VT")
+    copair = settings.data.datasets.copair.to_dict()
+    settings.data.datasets = {"copair": copair | {"patterns": ("O->O", "V->T", "T->VT")}}
     settings.objective.weights.update(micl=0.2, late_fusion=0.2)
     config = config_lib.build(settings)
     objective = make_objective(config)
@@ -58,8 +59,9 @@ def loss_of(settings, **changes):
 
 def assert_alike(left, right):
     np.testing.assert_allclose(left[0], right[0], rtol=1e-5)
+    assert right[0] > 0.1 and np.abs(right[1]["model"]["perceiver"]["latents"]).max() > 1e-5
     for a, b in zip(jax.tree.leaves(left[1]), jax.tree.leaves(right[1]), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-4 * max(np.abs(b).max(), 1e-3))
+        np.testing.assert_allclose(a, b, atol=1e-4 * max(np.abs(b).max(), 1e-2))
 
 
 @pytest.mark.parametrize("attention", ["joint", "latents"])
@@ -71,7 +73,7 @@ def test_a_packed_fusion_equals_a_padded_one(settings, attention):
     recipe = objective.recipe([0])
     value_and_grad = jax.jit(jax.value_and_grad(loss), static_argnums=2)
     plain = value_and_grad(params, batch, recipe)
-    assert_alike(value_and_grad(params, batch, recipe._replace(room=3000)), plain)
+    assert_alike(value_and_grad(params, batch, recipe._replace(room=4500)), plain)
     assert np.isnan(jax.jit(loss, static_argnums=2)(params, batch, recipe._replace(room=300)))  # never silent
 
 
