@@ -6,6 +6,7 @@ are masked.
 Axes: G groups (data-parallel shards), R sequences of a group, N slots of a sequence, T places of a group on the flat axis.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("place_of", "slot_of"), meta_fields=("length",))
+@dataclasses.dataclass(frozen=True)
 class Packing:
     """Where the tokens of sequences lie on a flat axis of G * T places; every token has one place.
 
@@ -22,8 +24,9 @@ class Packing:
         length: N.
     """
 
-    def __init__(self, place_of: jax.Array, slot_of: jax.Array, length: int) -> None:
-        self.place_of, self.slot_of, self.length = place_of, slot_of, length
+    place_of: jax.Array
+    slot_of: jax.Array
+    length: int
 
     @property
     def filled(self) -> jax.Array:

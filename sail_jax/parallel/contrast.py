@@ -11,25 +11,23 @@ columns of a block.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from sail_jax.config import Config
 from sail_jax.errors import SailError
 from sail_jax.objectives.contrast import Contrast, ContrastLoss, ContrastSettings, Metrics, plain_contrast
 from sail_jax.objectives.info_nce import mean_loss
 from sail_jax.objectives.matryoshka import check_widths
+from sail_jax.parallel.negative_keys import describe, is_negative
+from sail_jax.parallel.ring import Ring, Rows, Visit, around, at_block, block_side, blocked
 from sail_jax.vectors import normalize
 
 _MASKED = -1e30
-
-# Arrays whose leading axis is that of queries, targets or hard negatives.
-Rows = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,32 +45,31 @@ class RingContrast:
     def __call__(self, given: Contrast, settings: ContrastSettings) -> tuple[jax.Array, Metrics]:
         """The loss of a global batch; see `plain_contrast`."""
         check_widths(settings.widths, given.query.shape[-1])
-        ring = self._ring(len(given.query), tuple(sorted(settings.widths)), settings.symmetric)
-        query, target = (z[..., : ring.widths[-1]] for z in (given.query, given.target))
-        scale, (rows, columns, hard) = 1 / given.temperature, _describe(given)
-        positive, others, back, best = _sums(ring, True, query, target[:, 0], scale, rows, columns)
+        ring, widths = self.ring(len(given.query)), tuple(sorted(settings.widths))
+        query, target = (z[..., : widths[-1]] for z in (given.query, given.target))
+        scale, (rows, columns, hard, known) = 1 / given.temperature, describe(given)
+        form = _Form(widths, paired=True, both=settings.symmetric)
+        positive, others, back, best = _sums(ring, form, query, target[:, 0], scale, rows, columns, known)
         if target.shape[1] > 1:
             if settings.share_hard:
                 vectors = target[:, 1:].reshape(-1, target.shape[-1])
-                _, more, _, highest = _sums(ring, False, query, vectors, scale, rows, hard)
+                form = _Form(widths, paired=False, both=False)
+                _, more, _, highest = _sums(ring, form, query, vectors, scale, rows, hard, known)
             else:
-                more, highest = _own_hard_sums(ring.widths, query, target[:, 1:], scale, rows, hard)
+                more, highest = _own_hard_sums(widths, query, target[:, 1:], scale, rows, hard, known)
             others, best = jnp.logaddexp(others, more), jnp.maximum(best, highest)
         directions = [others, back] if settings.symmetric else [others]
         losses, accuracies = mean_loss(positive, directions, best, given.valid, given.weight)
         metrics = {}
         for width in settings.widths:
-            at = ring.widths.index(width)
+            at = widths.index(width)
             metrics |= {f"{width}/loss": losses[at], f"{width}/accuracy": accuracies[at]}
         return losses.sum(), metrics
 
-    def size_for(self, pairs: int) -> int:
-        """Devices on the ring of a batch."""
-        return self._ring(pairs, (), True).size
-
-    def _ring(self, pairs: int, widths: tuple[int, ...], symmetric: bool) -> "_Ring":
+    def ring(self, pairs: int) -> Ring:
+        """The ring of a batch."""
         axes = self.mesh.axis_names if pairs % self.mesh.size == 0 else ("data", "fsdp")
-        return _Ring(self.mesh, axes, self.block, widths, symmetric)
+        return Ring(self.mesh, axes, self.block)
 
 
 def choose_contrast(config: Config, mesh: Mesh) -> ContrastLoss:
@@ -84,208 +81,29 @@ def choose_contrast(config: Config, mesh: Mesh) -> ContrastLoss:
     block, pairs = config.objective.score_block, config.data.batch_size
     if pairs <= block:
         return plain_contrast
-    ring = RingContrast(mesh, block)
-    rows = pairs // ring.size_for(pairs)
-    side = _side(rows, block)
+    contrast = RingContrast(mesh, block)
+    rows = pairs // contrast.ring(pairs).size
+    side = block_side(rows, block)
     if side < min(rows, block) // 8:
         raise SailError(
             f"config.data.batch_size is {pairs}: the {rows} pairs of a device can only be cut in blocks of {side}, which would be "
             f"slow. Choose a multiple of {max(1, block // 2) * (pairs // rows)}, or raise config.objective.score_block."
         )
-    return ring
+    return contrast
 
 
-class _Ring(NamedTuple):
-    """What is fixed when a step is compiled."""
-
-    mesh: Mesh
-    axes: tuple[str, ...]
-    block: int
-    widths: tuple[int, ...]
-    symmetric: bool
-
-    @property
-    def size(self) -> int:
-        return int(np.prod([self.mesh.shape[axis] for axis in self.axes]))
-
-    def by_device(self, function: Callable, rows: Rows, *by_row: Any) -> Any:
-        """Runs a function of (arrays split by rows ..., `rows`, the list of known targets) on every device."""
-        described = {name: value for name, value in rows.items() if name != "known"}
-        split, copied = PartitionSpec(self.axes), PartitionSpec()
-        specs = ((split,) * len(by_row), split, copied)
-        run = jax.shard_map(
-            lambda arrays, *rest: function(*arrays, *rest),
-            mesh=self.mesh,
-            in_specs=specs,
-            out_specs=split,
-            check_vma=False,
-        )
-        return run(by_row, described, rows["known"])
-
-
-# ------------------------------------------------------------------------------------------------ which are negatives
-
-
-def _describe(given: Contrast) -> tuple[Rows, Rows, Rows]:
-    """What the masks are made of, as `objectives.negatives.find_negatives` defines them: for queries, targets, hard negatives.
-
-    A candidate is no negative of a query that has the same content, nor of one that has it as a target in any pair of the batch: as
-    the pair of that query and target is one of them, this covers pairs that share a query or a target too.
-    """
-    batch, pattern = given.batch, given.pattern
-
-    def keys(side: int | slice, by_text: bool) -> jax.Array:
-        """What makes two contents of a side the same, any of them: [n, 1 or 2, 2], the item, and the text where it counts."""
-        both = [batch.item_keys[:, side], batch.text_keys[:, side]] if by_text else [batch.item_keys[:, side]]
-        return jnp.stack([part.reshape(-1, 2) for part in both], axis=1)
-
-    texts, across, hard_side = pattern.target == "T", pattern.query == pattern.target == "T", slice(2, None)
-    target = keys(1, texts)
-    queries = jnp.moveaxis(keys(0, pattern.query == "T"), 1, 0)
-    start, count, known = jax.vmap(_targets_by_query, in_axes=(0, None))(queries, target)
-    count = jnp.where(given.valid, count, 0)  # a query that does not count, such as a blank, has nothing to look up
-    rows = {"content": keys(0, across), "valid": given.valid, "start": start.T, "count": count.T}
-    columns = {"content": keys(1, across), "key": target, "exists": given.valid}
-    exists = (given.valid_hard & given.valid[:, None]).reshape(-1)
-    hard = {"content": keys(hard_side, across), "key": keys(hard_side, texts), "exists": exists}
-    return rows | {"known": known}, columns, hard
-
-
-def _targets_by_query(query: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Lists the targets of each query.
-
-    Args:
-        query: [B, 2] uint32 keys.
-        target: [B, k, 2] uint32 keys, k of each target.
-
-    Returns:
-        start, count: [B] int32; the targets of pair i's query stand at start[i] and the count[i] - 1 places after it.
-        known: [B, k, 2] uint32 keys of targets, sorted by query.
-    """
-    place = jnp.arange(len(query), dtype=jnp.int32)
-    high, low, order = jax.lax.sort((*query.T, place), num_keys=3)
-    begins = jnp.append(True, (high[1:] != high[:-1]) | (low[1:] != low[:-1]))
-    start = jax.lax.cummax(jnp.where(begins, place, 0))
-    # The first place after a run is the next one that begins another.
-    following = jnp.append(jnp.where(begins, place, len(query))[1:], len(query))
-    count = jax.lax.cummin(following, reverse=True) - start
-    known = target[order]
-    _, start, count = jax.lax.sort((order, start, count), num_keys=1)
-    return start, count, known
-
-
-def _is_negative(rows: Rows, columns: Rows, known: jax.Array) -> jax.Array:
-    """[R, C] bool; columns stand on an axis of their own, [1, C, ...], or belong to their row, [R, C, ...].
-
-    `known` [l, B, k, 2] are lists of targets: by the item of the query, and by its text where that counts.
-    """
-    found = _same(rows["content"][:, None], columns["content"])
-    for targets, start, count in zip(known, rows["start"].T, rows["count"].T, strict=True):
-        found |= _is_listed(targets, start, count, columns["key"])
-    return ~found & columns["exists"] & rows["valid"][:, None]
-
-
-def _is_listed(targets: jax.Array, start: jax.Array, count: jax.Array, keys: jax.Array) -> jax.Array:
-    """[R, C] bool, whether a candidate is among the targets of a row's query."""
-
-    def look(step: int, found: jax.Array) -> jax.Array:
-        key = targets[jnp.minimum(start + step, len(targets) - 1)]
-        return found | (_same(key[:, None], keys) & (step < count)[:, None])
-
-    # As many rounds as the query of a row that has most targets in the batch; one, as a rule.
-    nothing = jnp.zeros((len(start), keys.shape[1]), bool)
-    return jax.lax.fori_loop(0, count.max(), look, nothing)
-
-
-def _same(left: jax.Array, right: jax.Array) -> jax.Array:
-    """[..., k, 2] keys of two contents -> [...]: whether any of the k agree."""
-    return (left == right).all(-1).any(-1)
-
-
-# ------------------------------------------------------------------------------------------------------------- ring
-
-
-class _Visit(NamedTuple):
-    """What happens when chunks of columns go around; rows, columns and what they collect are arrays by name.
+class _Form(NamedTuple):
+    """What is scored.
 
     Attributes:
-        begin: columns -> what a chunk has collected when it leaves.
-        tile: (rows, row_state, columns, column_state) of a block -> (row_state, column_state).
-        end_columns: (columns, column_state, their number among the chunks) -> the result of a chunk that is home again.
-        end_rows: (rows, row_state, their number among the blocks) -> the same of rows; of the shapes of `row_state`.
+        widths: Matryoshka slices, narrow first.
+        paired: whether the candidates are the targets of the queries, else hard negatives.
+        both: whether candidates are scored against queries too.
     """
 
-    begin: Callable[[Rows], Rows]
-    tile: Callable[[Rows, Rows, Rows, Rows], tuple[Rows, Rows]]
-    end_columns: Callable[[Rows, Rows, jax.Array], Rows] = lambda _, state, __: state
-    end_rows: Callable[[Rows, Rows, jax.Array], Rows] = lambda _, state, __: state
-
-
-def _around(ring: _Ring, rows: Rows, row_state: Rows, columns: Rows, visit: _Visit) -> tuple[Rows, Rows]:
-    """Shows all columns of all devices to the rows of each, and brings them home.
-
-    Large arrays are only ever changed a block at a time, so that they stay where they are.
-
-    Args:
-        ring: the ring.
-        rows: arrays of this device's rows, in blocks [n, R, ...].
-        row_state: what the rows have collected before, [n, R, ...].
-        columns: arrays of this device's columns, in chunks [m, C, ...].
-        visit: what is done.
-
-    Returns:
-        What rows and columns have in the end, [n * R, ...] and [m * C, ...].
-    """
-    steps = [(i, (i + 1) % ring.size) for i in range(ring.size)]
-    blocks, chunks = (len(jax.tree.leaves(part)[0]) for part in (rows, columns))
-
-    def send(part: Rows) -> Rows:
-        return part if ring.size == 1 else jax.tree.map(lambda x: jax.lax.ppermute(x, ring.axes, steps), part)
-
-    def one_chunk(row_state: Rows, chunk: tuple[jax.Array, Rows]) -> tuple[Rows, Rows]:
-        number, columns = chunk
-
-        def one_stop(_: int, carry: tuple[Rows, Rows, Rows]) -> tuple[Rows, Rows, Rows]:
-            row_state, columns, column_state = carry
-            coming = send(columns)  # needed at the next stop alone, so it travels while this one computes
-
-            def one_block(at: int, carry: tuple[Rows, Rows]) -> tuple[Rows, Rows]:
-                row_state, column_state = carry
-                here, column_state = visit.tile(_at(rows, at), _at(row_state, at), columns, column_state)
-                return _put(row_state, at, here), column_state
-
-            row_state, column_state = jax.lax.fori_loop(0, blocks, one_block, (row_state, column_state))
-            return row_state, coming, send(column_state)
-
-        carry = (row_state, columns, visit.begin(columns))
-        row_state, columns, column_state = jax.lax.fori_loop(0, ring.size, one_stop, carry)
-        return row_state, visit.end_columns(columns, column_state, number)
-
-    row_state, column_state = jax.lax.scan(one_chunk, row_state, (jnp.arange(chunks), columns))
-
-    def end_block(at: int, row_state: Rows) -> Rows:
-        return _put(row_state, at, visit.end_rows(_at(rows, at), _at(row_state, at), at))
-
-    row_state = jax.lax.fori_loop(0, blocks, end_block, row_state)
-    return tuple(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), part) for part in (row_state, column_state))
-
-
-def _at(part: Rows, at: jax.Array) -> Rows:
-    return jax.tree.map(lambda x: x[at], part)
-
-
-def _put(part: Rows, at: jax.Array, block: Rows) -> Rows:
-    return jax.tree.map(lambda x, new: x.at[at].set(new), part, block)
-
-
-def _blocked(part: Rows, most: int) -> Rows:
-    """[n, ...] -> [n / size, size, ...] with the largest size up to `most` that divides n."""
-
-    return jax.tree.map(lambda x: x.reshape(-1, _side(len(x), most), *x.shape[1:]), part)
-
-
-def _side(rows: int, most: int) -> int:
-    return next(size for size in range(min(most, rows), 0, -1) if rows % size == 0)
+    widths: tuple[int, ...]
+    paired: bool
+    both: bool
 
 
 # ----------------------------------------------------------------------------------------------------------- scores
@@ -336,96 +154,108 @@ def _logarithm(state: Rows) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _sums(
-    ring: _Ring, paired: bool, query: jax.Array, candidates: jax.Array, scale: jax.Array, rows: Rows, columns: Rows
+    ring: Ring,
+    form: _Form,
+    query: jax.Array,
+    candidates: jax.Array,
+    scale: jax.Array,
+    rows: Rows,
+    columns: Rows,
+    known: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """What InfoNCE needs of all scores of queries and candidates.
 
     Args:
         ring: the ring.
-        paired: whether the candidates are the targets of the queries, else hard negatives, which are scored one way.
+        form: what is scored.
         query: [B, D].
         candidates: [B, D] or [B * M, D].
         scale: [B] inverse temperatures.
-        rows: what `_describe` says of the queries.
+        rows: what `describe` says of the queries.
         columns: what it says of the candidates.
+        known: the targets that are known of queries.
 
     Returns:
         positive: [B, W] logits of the pairs; zeros where not paired.
         others: [B, W] logarithms of the sums over the negatives of each query.
-        back: [B, W] the same of each target over the queries; zeros unless paired and the ring is symmetric.
+        back: [B, W] the same of each target over the queries; zeros unless both directions are scored.
         best: [B, W] highest logit of a negative; without gradient.
     """
-    return _sums_forward(ring, paired, query, candidates, scale, rows, columns)[0]
+    return _sums_forward(ring, form, query, candidates, scale, rows, columns, known)[0]
 
 
 def _sums_forward(
-    ring: _Ring, paired: bool, query: jax.Array, candidates: jax.Array, scale: jax.Array, rows: Rows, columns: Rows
+    ring: Ring,
+    form: _Form,
+    query: jax.Array,
+    candidates: jax.Array,
+    scale: jax.Array,
+    rows: Rows,
+    columns: Rows,
+    known: jax.Array,
 ) -> tuple[tuple[jax.Array, ...], tuple]:
-    both = paired and ring.symmetric
-
     def on_device(
-        query: jax.Array, candidates: jax.Array, scale: jax.Array, columns: Rows, rows: Rows, known: jax.Array
+        query: jax.Array, candidates: jax.Array, scale: jax.Array, rows: Rows, columns: Rows, known: jax.Array
     ) -> tuple[jax.Array, ...]:
-        rows = rows | _vectors(query, ring.widths) | {"scale": scale}
-        columns = columns | _vectors(candidates, ring.widths) | ({"scale": scale} if paired else {})
-        row_state = _nothing(len(query), ring.widths)
+        rows = rows | _vectors(query, form.widths) | {"scale": scale}
+        columns = columns | _vectors(candidates, form.widths) | ({"scale": scale} if form.paired else {})
+        row_state = _nothing(len(query), form.widths)
 
         def tile(rows: Rows, row_state: Rows, columns: Rows, column_state: Rows) -> tuple[Rows, Rows]:
-            negative = _is_negative(rows, _across(columns), known)
-            for at, cosines in enumerate(_cosines(rows, columns, ring.widths)):
+            negative = is_negative(rows, _across(columns), known)
+            for at, cosines in enumerate(_cosines(rows, columns, form.widths)):
                 row_state = _add(row_state, at, cosines * rows["scale"][:, None], negative, 1)
-                if both:
+                if form.both:
                     column_state = _add(column_state, at, cosines * columns["scale"], negative, 0)
             return row_state, column_state
 
         def begin(columns: Rows) -> Rows:
-            return _nothing(len(columns["vector"]), ring.widths) if both else {}
+            return _nothing(len(columns["vector"]), form.widths) if form.both else {}
 
-        blocked = (_blocked(part, ring.block) for part in (rows, row_state, columns))
-        row_state, column_state = _around(ring, *blocked, _Visit(begin, tile))
+        parts = (blocked(part, ring.block) for part in (rows, row_state, columns))
+        row_state, column_state = around(ring, *parts, Visit(begin, tile))
         zeros = jnp.zeros_like(row_state["best"])
-        positive = _paired_cosines(rows, columns, ring.widths) * scale[:, None] if paired else zeros
-        back = _logarithm(column_state) if both else zeros
+        positive = _paired_cosines(rows, columns, form.widths) * scale[:, None] if form.paired else zeros
+        back = _logarithm(column_state) if form.both else zeros
         return positive, _logarithm(row_state), back, row_state["best"]
 
-    sums = ring.by_device(on_device, rows, query, candidates, scale, columns)
-    return sums, (query, candidates, scale, rows, columns, *sums[1:3])
+    sums = ring.by_device(on_device, (query, candidates, scale, rows, columns), known)
+    return sums, (query, candidates, scale, rows, columns, known, sums[:3])
 
 
-def _sums_backward(ring: _Ring, paired: bool, saved: tuple, gradients: tuple[jax.Array, ...]) -> tuple:
-    query, candidates, scale, rows, columns, others, back = saved
-    both = paired and ring.symmetric
+def _sums_backward(ring: Ring, form: _Form, saved: tuple, gradients: tuple[jax.Array, ...]) -> tuple:
+    *by_row, known, sums = saved
 
     def on_device(
         query: jax.Array,
         candidates: jax.Array,
         scale: jax.Array,
+        rows: Rows,
         columns: Rows,
         sums: tuple[jax.Array, ...],
         gradients: tuple[jax.Array, ...],
-        rows: Rows,
         known: jax.Array,
     ) -> tuple[jax.Array, ...]:
-        rows = rows | _vectors(query, ring.widths) | {"scale": scale, "log_sum": sums[0], "gradient": gradients[1]}
-        columns = columns | _vectors(candidates, ring.widths)
-        if both:
-            columns |= {"scale": scale, "log_sum": sums[1], "gradient": gradients[2]}
+        rows = rows | _vectors(query, form.widths) | {"scale": scale, "log_sum": sums[1], "gradient": gradients[1]}
+        columns = columns | _vectors(candidates, form.widths)
+        if form.both:
+            columns |= {"scale": scale, "log_sum": sums[2], "gradient": gradients[2]}
 
         def tile(rows: Rows, row_state: Rows, columns: Rows, column_state: Rows) -> tuple[Rows, Rows]:
-            negative = _is_negative(rows, _across(columns), known)
+            negative = is_negative(rows, _across(columns), known)
             by_dot = []
-            for at, cosines in enumerate(_cosines(rows, columns, ring.widths)):
+            for at, cosines in enumerate(_cosines(rows, columns, form.widths)):
                 share = _softmax(cosines, negative, rows, at, 1)
                 by_cosine = share * rows["scale"][:, None]
-                row_state = _collect(row_state, "scale", None, (share * cosines).sum(1))
-                if both:
+                row_state = row_state | {"scale": row_state["scale"] + (share * cosines).sum(1)}
+                if form.both:
                     share = _softmax(cosines, negative, columns, at, 0)
                     by_cosine += share * columns["scale"]
-                    column_state = _collect(column_state, "scale", None, (share * cosines).sum(0))
+                    column_state = column_state | {"scale": column_state["scale"] + (share * cosines).sum(0)}
                 row_state = _collect(row_state, "along", at, (by_cosine * cosines).sum(1))
                 column_state = _collect(column_state, "along", at, (by_cosine * cosines).sum(0))
                 by_dot.append(by_cosine * rows["inverse_norm"][:, None, at] * columns["inverse_norm"][None, :, at])
-            for low, high, of_section in _sections(by_dot, ring.widths):
+            for low, high, of_section in _sections(by_dot, form.widths):
                 section = slice(low, high)
                 row_state = _collect(row_state, "vector", section, _product(of_section, columns["vector"][:, section]))
                 column_state = _collect(
@@ -433,22 +263,21 @@ def _sums_backward(ring: _Ring, paired: bool, saved: tuple, gradients: tuple[jax
                 )
             return row_state, column_state
 
-        gradient_of_pairs = {"positive": gradients[0]} if paired else {}
-        rows, columns = (_blocked(side | gradient_of_pairs, ring.block) for side in (rows, columns))
+        by_pair = {"by_cosine": gradients[0] * scale[:, None]} if form.paired else {}
+        rows, columns = (blocked(side | by_pair, ring.block) for side in (rows, columns))
 
         def end(side: Rows, state: Rows, at: jax.Array, other: Rows) -> Rows:
-            state = _add_pairs(ring.widths, side, _at(other, at), state) if paired else state
-            return state | {"vector": _across_direction(side, state, ring.widths)}
+            state = _add_pairs(form.widths, side, at_block(other, at), state) if form.paired else state
+            return state | {"vector": _across_direction(side, state, form.widths)}
 
-        visit = _Visit(_no_gradient, tile, functools.partial(end, other=rows), functools.partial(end, other=columns))
-        row_state, column_state = _around(ring, rows, jax.vmap(_no_gradient)(rows), columns, visit)
-        of_scale = row_state["scale"] + (column_state["scale"] if both else 0.0)
+        visit = Visit(_no_gradient, tile, functools.partial(end, other=rows), functools.partial(end, other=columns))
+        row_state, column_state = around(ring, rows, jax.vmap(_no_gradient)(rows), columns, visit)
+        of_scale = row_state["scale"] + (gradients[0] * sums[0]).sum(-1) / scale  # a logit is a cosine times the scale
+        of_scale += column_state["scale"] if form.both else 0.0
         return row_state["vector"], column_state["vector"], of_scale
 
-    of_query, of_candidates, of_scale = ring.by_device(
-        on_device, rows, query, candidates, scale, columns, (others, back), gradients[:3]
-    )
-    return of_query, of_candidates, of_scale, None, None
+    of_query, of_candidates, of_scale = ring.by_device(on_device, (*by_row, sums, gradients[:3]), known)
+    return of_query, of_candidates, of_scale, None, None, None
 
 
 _sums.defvjp(_sums_forward, _sums_backward)
@@ -496,23 +325,17 @@ def _no_gradient(side: Rows) -> Rows:
     return {"vector": jnp.zeros_like(side["vector"]), "along": jnp.zeros(shape), "scale": jnp.zeros(shape[0])}
 
 
-def _collect(state: Rows, name: str, at: int | slice | None, value: jax.Array) -> Rows:
-    updated = state[name] + value if at is None else state[name].at[:, at].add(value)
-    return state | {name: updated}
+def _collect(state: Rows, name: str, at: int | slice, value: jax.Array) -> Rows:
+    return state | {name: state[name].at[:, at].add(value)}
 
 
 def _add_pairs(widths: Sequence[int], side: Rows, other: Rows, state: Rows) -> Rows:
-    """Adds to the gradients of queries or targets what comes from the positive logits, whose gradient is "positive" [n, W].
-
-    Of the inverse temperature, the query's side alone takes it.
-    """
-    cosines = _paired_cosines(side, other, widths)
-    by_cosine = side["positive"] * (side if "start" in side else other)["scale"][:, None]
-    if "start" in side:
-        state = _collect(state, "scale", None, (side["positive"] * cosines).sum(-1))
-    state = _collect(state, "along", slice(None), by_cosine * cosines)
-    by_dot = _spread(by_cosine * side["inverse_norm"] * other["inverse_norm"], widths)
-    return state | {"vector": state["vector"] + by_dot * other["vector"]}
+    """Adds what comes from the cosines of the pairs, whose gradient is "by_cosine" [n, W], to that of one of their sides."""
+    by_dot = _spread(side["by_cosine"] * side["inverse_norm"] * other["inverse_norm"], widths)
+    return state | {
+        "vector": state["vector"] + by_dot * other["vector"],
+        "along": state["along"] + side["by_cosine"] * _paired_cosines(side, other, widths),
+    }
 
 
 def _across_direction(side: Rows, state: Rows, widths: Sequence[int]) -> jax.Array:
@@ -530,11 +353,17 @@ def _spread(of_slices: jax.Array, widths: Sequence[int]) -> jax.Array:
 
 
 def _own_hard_sums(
-    widths: Sequence[int], query: jax.Array, hard: jax.Array, scale: jax.Array, rows: Rows, described: Rows
+    widths: Sequence[int],
+    query: jax.Array,
+    hard: jax.Array,
+    scale: jax.Array,
+    rows: Rows,
+    described: Rows,
+    known: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """The logarithm of the sums over a query's own hard negatives [B, M, D], and the highest logit, [B, W] each."""
     by_pair = {name: value.reshape(*hard.shape[:2], *value.shape[1:]) for name, value in described.items()}
-    negative = _is_negative(rows, by_pair, rows["known"])
+    negative = is_negative(rows, by_pair, known)
     logits = []
     for width in widths:
         left, right = normalize(query[:, :width]), normalize(hard[..., :width])
