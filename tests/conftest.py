@@ -41,5 +41,10 @@ def settings(world):
 
 
 def pytest_collection_modifyitems(items):
-    """The files that take longest come first, so that parallel workers end together."""
+    """The files that take longest come first, so that parallel workers end together; on CPUs, what needs a GPU is skipped."""
     items.sort(key=lambda item: "training" not in item.path.parts)
+    if os.environ["JAX_PLATFORMS"] == "cpu":
+        skip = pytest.mark.skip(reason="needs an NVIDIA GPU")
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(skip)

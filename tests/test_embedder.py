@@ -110,3 +110,13 @@ def test_lengths_come_in_few_steps():
     steps = {embedder_lib._step_up(length) for length in range(513)}
     assert len(steps) == 20 and all(embedder_lib._step_up(step) == step for step in steps)
     assert all(length <= embedder_lib._step_up(length) <= length * 1.25 + 8 for length in range(513))
+
+
+def test_kernels_see_the_mesh(embedder, monkeypatch):
+    """A fused kernel has to be run shard by shard, for which it reads the mesh that is set."""
+    seen = []
+    monkeypatch.setattr(
+        embedder_lib, "_forward", lambda *_: seen.append(jax.sharding.get_abstract_mesh()) or np.zeros((1, 8, 32))
+    )
+    next(embedder.stream([text_item("glass")], VIEW, ("T",)))
+    assert [mesh.shape for mesh in seen] == [embedder.mesh.shape]

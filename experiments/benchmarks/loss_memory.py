@@ -8,22 +8,16 @@ embeddings and of their gradients. Nothing is run; libtpu (the `tpu` extra) is a
 """
 
 import argparse
-import os
-
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.benchmarks import common
 from sail_jax.config import MeshConfig
 from sail_jax.items import Batch, Pattern
 from sail_jax.objectives.contrast import Contrast, ContrastLoss, ContrastSettings, plain_contrast
+from sail_jax.parallel.chips import find_devices
 from sail_jax.parallel.contrast import RingContrast
 from sail_jax.parallel.mesh import AXES, make_mesh
 
@@ -88,8 +82,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, nargs="+", default=[2**16, 2**17, 2**18, 2**20], help="global batches")
     parser.add_argument("--plain-pairs", type=int, nargs="*", default=[2**16, 2**17], help="those of the plain form")
     options = parser.parse_args()
-    devices = topologies.get_topology_desc("v5e:4x4", platform="tpu").devices
-    mesh = make_mesh(MeshConfig(), np.asarray(devices).ravel())
+    mesh = make_mesh(MeshConfig(), find_devices("v5e:4x4")[1])
     forms = {"ring": (RingContrast(mesh, BLOCK), options.pairs), "plain": (plain_contrast, options.plain_pairs)}
     found: dict[str, dict[int, int | None]] = {}
     for name, (contrast, sizes) in forms.items():

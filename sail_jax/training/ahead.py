@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh, NamedSharding
@@ -19,7 +19,7 @@ from sail_jax.items import Batch
 from sail_jax.models.model import make_model
 from sail_jax.objectives.matching import Recipe
 from sail_jax.objectives.objective import Objective, make_objective
-from sail_jax.parallel.chips import find_devices
+from sail_jax.parallel.chips import Chip, find_devices
 from sail_jax.parallel.collectives import collective_bytes
 from sail_jax.parallel.contrast import choose_contrast
 from sail_jax.parallel.flops import executed_flops, jaxpr_flops
@@ -49,36 +49,83 @@ def compile_ahead(config: Config, topology: str, *, stage: str = "", dataset: st
     Raises:
         SailError: when a name or a setting is wrong, or the batch does not split over the devices.
     """
+    step, began = _plan_step(config, topology, stage, dataset), time.monotonic()
+    compiled = [(_compile(traced), times) for traced, times in step.programs]
+    refusal = next((refusal for (_, refusal), _ in compiled if refusal), "")
+    done = [(program, times) for (program, _), times in compiled if program]
+    executed, model = _operations(step)
+    return AheadReport(
+        topology=topology,
+        chip=step.chip,
+        devices=step.mesh.size,
+        mesh=dict(step.mesh.shape),
+        stage=step.stage.name,
+        datasets=step.datasets,
+        batch=step.batch,
+        micro_batches=config.train.micro_batches,
+        larger_stages=step.larger_stages,
+        memory=_memory(config, step.abstract, step.batch, [program for program, _ in done], refusal),
+        refusal=refusal,
+        executed=executed,
+        model=model,
+        sent=_sent(done, step.mesh.size) if not refusal else {},
+        seconds=time.monotonic() - began,
+    )
+
+
+def count_ahead(config: Config, topology: str, *, stage: str = "", dataset: str = "") -> tuple[int, int]:
+    """Operations of that step, without compiling it: those executed, and those that the model needs.
+
+    Args and errors are those of `compile_ahead`.
+    """
+    return _operations(_plan_step(config, topology, stage, dataset))
+
+
+class _PlannedStep(NamedTuple):
+    """A step as the training loop makes it for a machine, traced.
+
+    Attributes:
+        chip: the chips of the machine.
+        mesh: its devices.
+        stage: of the run.
+        datasets: the training sets that may occur in the batch.
+        batch: shapes of a global micro-batch, as it lies on the mesh.
+        recipe: what is computed of it.
+        larger_stages: stages of the run that have larger batches.
+        abstract: the state.
+        programs: each with how often it runs.
+    """
+
+    chip: Chip
+    mesh: Mesh
+    stage: Stage
+    datasets: tuple[str, ...]
+    batch: Batch
+    recipe: Recipe
+    larger_stages: tuple[str, ...]
+    abstract: TrainState
+    programs: list[tuple[Traced, int]]
+
+
+def _plan_step(config: Config, topology: str, stage: str, dataset: str) -> _PlannedStep:
     chip, devices = find_devices(topology)
     mesh = make_mesh(config.mesh, devices)
     check_batch(mesh, config.data.batch_size, config.train.micro_batches)
     stages = plan(config, Path("mined"))
     chosen = _stage(stages, stage)
     names, batch, recipe = _batch(chosen.config, dataset, data_shards(mesh))
+    larger = _larger(stages, batch, data_shards(mesh))
     batch = jax.tree.map(lambda leaf: _placed(leaf, mesh), batch)
     objective = make_objective(chosen.config, choose_contrast(config, mesh))
-    began = time.monotonic()
     programs, abstract = _trace(config, stages, objective, batch, recipe, mesh)
-    compiled = [(_compile(traced), times) for traced, times in programs]
-    refusal = next((refusal for (_, refusal), _ in compiled if refusal), "")
-    done = [(program, times) for (program, _), times in compiled if program]
-    return AheadReport(
-        topology=topology,
-        chip=chip,
-        devices=mesh.size,
-        mesh=dict(mesh.shape),
-        stage=chosen.name,
-        datasets=names,
-        batch=batch,
-        micro_batches=config.train.micro_batches,
-        larger_stages=_larger(stages, batch, data_shards(mesh)),
-        memory=_memory(config, abstract, batch, [program for program, _ in done], refusal),
-        refusal=refusal,
-        executed=sum(times * jaxpr_flops(traced.jaxpr, "" if chip.is_gpu else "tpu") for traced, times in programs),
-        model=_model_flops(chosen.config, names, abstract, recipe, data_shards(mesh)),
-        sent=_sent(done, mesh.size) if not refusal else {},
-        seconds=time.monotonic() - began,
-    )
+    return _PlannedStep(chip, mesh, chosen, names, batch, recipe, larger, abstract, programs)
+
+
+def _operations(step: _PlannedStep) -> tuple[int, int]:
+    """Those executed, and those of the model."""
+    platform = "" if step.chip.is_gpu else "tpu"
+    executed = sum(times * jaxpr_flops(traced.jaxpr, platform) for traced, times in step.programs)
+    return executed, _model_flops(step.stage.config, step.datasets, step.abstract, step.recipe, data_shards(step.mesh))
 
 
 def _stage(stages: list[Stage], name: str) -> Stage:

@@ -47,7 +47,7 @@ def test_the_tpu_kernel_equals_the_plain_form(causal):
         assert_equal_to_plain(fused_attention.tpu_attention, inputs, mask, causal)
 
 
-@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs an NVIDIA GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_gpu_kernel_equals_the_plain_form(causal):
     inputs, mask = arrays(2, 150, 150, 4, 2, 64)

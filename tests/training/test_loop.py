@@ -14,10 +14,11 @@ import tiny
 
 from runs import environment, finish, kill_when, start
 from sail_jax import config as config_lib
-from sail_jax.checkpoint import RunDirectory
-from sail_jax.data.pipeline import BatchSource, HostShare
+from sail_jax.checkpoint import RunDirectory, require_same_config
+from sail_jax.data.pipeline import BatchSource, HostShare, LoadedBatch
 from sail_jax.errors import SailError
 from sail_jax.parallel.rules import path_name
+from sail_jax.training import loop
 from sail_jax.training.log import read_training_log
 from sail_jax.training.loop import train
 
@@ -222,3 +223,37 @@ def test_a_host_share_covers_its_shards(settings):
     arrays = source[step].arrays
     assert arrays.tokens.shape[0] == 8 and arrays.frames.shape[0] == 8 * 2 * 2
     assert arrays.frame_item.max() < 8 // 4 * 2
+
+
+def test_what_fits_a_step_to_a_mesh_may_change_in_between(settings, tmp_path):
+    run = RunDirectory(tmp_path)
+    config_lib.save(config_lib.build(settings), run.config)
+    settings.train.micro_batches = 2
+    settings.model.update(remat="full", media_chunk=2)
+    settings.model.perceiver.attention_block = 8
+    settings.objective.score_block = 4
+    settings.mesh.shard_optimizer = True
+    require_same_config(run, config_lib.build(settings))
+    settings.data.text_budget = 30.0
+    with pytest.raises(SailError, match="text_budget"):
+        require_same_config(run, config_lib.build(settings))
+
+
+class Step:
+    def put(self, parts):
+        return parts
+
+
+class Running:
+    def __init__(self, ready):
+        self.is_ready = lambda: ready
+
+
+@pytest.mark.parametrize(("ready", "waited"), [(True, 3.0), (False, 0.0)])
+def test_a_batch_is_waited_for_only_when_no_step_is_left_to_compute(monkeypatch, ready, waited):
+    clock = iter([10.0, 13.0])
+    monkeypatch.setattr(loop.time, "monotonic", lambda: next(clock))
+    loaded = LoadedBatch(("part",), 0, (0,), None, (), 0, 0)
+    ahead = loop._Ahead(iter([loaded]), Step())
+    ahead.fetch(Running(ready))
+    assert ahead.take() == (loaded, ("part",), waited)
