@@ -181,18 +181,12 @@ class BatchSource:
         features = [self._pair_features(step, row, datasets[row], example, bad) for row, example in enumerate(read)]
         scores = [example.pair.score for example in read]
         parts, media_cut, text_cut = [], 0, 0
-        for rows in self._parts():
+        for rows in np.split(np.arange(len(read)), self._config.train.micro_batches):
             batch, *cut = self._collate(*([values[row] for row in rows] for values in (features, datasets, scores)))
             parts.append(batch)
             media_cut, text_cut = media_cut + cut[0], text_cut + cut[1]
         present = self.datasets(step)
         return LoadedBatch(tuple(parts), step, present, self._token_room(present), tuple(bad), media_cut, text_cut)
-
-    def _parts(self) -> list[list[int]]:
-        """The rows of each micro-batch: of every shard, the next of its pairs."""
-        shards, count = self._share.groups, self._config.train.micro_batches
-        rows = np.arange(self._share.stop - self._share.start).reshape(shards, count, -1)
-        return [rows[:, part].ravel().tolist() for part in range(count)]
 
     @property
     def _pairs(self) -> int:

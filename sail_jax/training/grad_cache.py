@@ -34,7 +34,7 @@ _READ = ("item_keys", "text_keys", "valid", "scores", "dataset")
 
 
 class CachedStep:
-    """A step on batches in parts; every part has, of each data-parallel shard, the next of its pairs.
+    """A step on batches in parts, each an equal share of the pairs of every host.
 
     Gradients of the parts are added up on each device and summed over `data` once, when the last is done.
 
