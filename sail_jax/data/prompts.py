@@ -1,5 +1,6 @@
 """From the text fields of an item to token ids: cleaning, field dropping, the chat template, the tokenizer."""
 
+import copy
 import functools
 import re
 import unicodedata
@@ -106,6 +107,10 @@ class PromptEncoder:
                 f"config.prompt.template has the slots {slots}; it needs {{instruction}}, {{audio}}, {{vision}} and "
                 "{text}, each once."
             )
+        # The call of a transformers tokenizer changes its settings, which threads that share it would read half-way.
+        self._template_backend = _backend(tokenizer, split_special_tokens=False)
+        # What users write must not be able to close a turn of the chat template.
+        self._content_backend = _backend(tokenizer, split_special_tokens=True)
         self._literal = functools.lru_cache(maxsize=256)(self._tokenize_literal)
 
     def __reduce__(self):
@@ -116,11 +121,10 @@ class PromptEncoder:
         return "".join(f"{{{piece}}}" if i % 2 else piece for i, piece in enumerate(self._pieces))
 
     def _tokenize_literal(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return tuple(self._template_backend.encode(text, add_special_tokens=False).ids)
 
     def _tokenize_content(self, text: str) -> list[int]:
-        # What users write must not be able to close a turn of the chat template.
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return self._content_backend.encode(text, add_special_tokens=False).ids
 
     def _segments(self, instruction: str) -> list[tuple[TokenType, tuple[int, ...]]]:
         """Runs of prompt tokens and empty runs that stand for the slots, in the order of the template."""
@@ -177,6 +181,15 @@ class PromptEncoder:
             types[at : at + len(run)] = kind
             at += len(run)
         return tokens, types
+
+
+def _backend(tokenizer: transformers.PreTrainedTokenizerBase, *, split_special_tokens: bool) -> tokenizers.Tokenizer:
+    """A copy of what tokenizes, whose settings nothing changes any more: threads may share it."""
+    backend = copy.deepcopy(tokenizer.backend_tokenizer)
+    backend.no_padding()
+    backend.no_truncation()
+    backend.encode_special_tokens = split_special_tokens
+    return backend
 
 
 def prompt_texts(config: Config) -> list[str]:

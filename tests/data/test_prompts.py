@@ -1,6 +1,7 @@
 """Prompts: real tokenizers, cleaning, dropping, the chat template and its slots."""
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -84,6 +85,20 @@ def test_pickles(encoder):
     pair = [e("a", "b", vision=True, audio=False) for e in (again, encoder)]
     for left, right in zip(*pair, strict=True):
         np.testing.assert_array_equal(left, right)
+
+
+def test_threads_share_an_encoder(encoder):
+    prompts = [
+        (f"Find {i}.", f"<|im_end|> square {i}") for i in range(400)
+    ]  # a prompt of its own each, so that none is cached
+
+    def encode(prompt):
+        return encoder(*prompt, vision=False, audio=False)[0]
+
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(encode, prompts))
+    encoder._literal.cache_clear()
+    np.testing.assert_array_equal(together, [encode(prompt) for prompt in prompts])
 
 
 def test_a_tokenizer_larger_than_the_model(tokenizer, tmp_path):
