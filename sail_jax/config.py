@@ -370,7 +370,7 @@ class EvalConfig:
     tasks: dict[str, EvalTaskConfig] = setting({}, "the tasks by name")
     ks: tuple[int, ...] = setting((1, 10, 25, 50, 100), "cut-offs of recall", low=1)
     batch_size: int = setting(64, "items per embedding batch", low=1)
-    corpus_block: int = setting(2048, "rows of the corpus scored at a time", low=1)
+    corpus_block: int = setting(2560, "rows of the corpus scored at a time", low=1)
     untrained: bool = setting(True, "also evaluate the model as it was before training")
     tfidf: bool = setting(False, "also evaluate a TF-IDF baseline on tasks with text on both sides")
 

@@ -24,7 +24,8 @@ from sail_jax.vectors import unit_rows
 BIN = 2.0**-15
 BINS = 2**16 + 1  # from -1 to 1, both included
 
-_CHUNK = 32
+# Columns of a block whose highest score decides whether they are looked at.
+_CHUNK = 8
 # Blocks that one call of the device goes through, so that calls cost nothing beside the blocks.
 _BLOCKS_PER_CALL = 64
 _BY_QUERY, _COPIED = PartitionSpec("queries"), PartitionSpec()
@@ -265,9 +266,7 @@ def _merge(
             query, (row, column), (best_rows, best_scores) = block
             scores = _scores(query, target, length)
             shown = jnp.where((scores < limit) & present, scores, -jnp.inf).at[row, column].set(-jnp.inf, mode="drop")
-            found, at = _top_k(shown, best_rows.shape[-1])
-            merged, place = jax.lax.top_k(jnp.concatenate([best_scores, found], axis=1), best_rows.shape[-1])
-            return jnp.take_along_axis(jnp.concatenate([best_rows, at + first], axis=1), place, axis=1), merged
+            return _with_higher(best_rows, best_scores, shown, first)
 
         return jax.lax.map(one_block, (queries, pairs, best))
 
@@ -279,16 +278,34 @@ def _over_devices(function: Callable, mesh: Mesh, inputs: tuple[PartitionSpec, .
     return jax.shard_map(function, mesh=mesh, in_specs=inputs, out_specs=_BY_QUERY, check_vma=False)
 
 
-def _top_k(scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """The k highest scores of each row and their columns; of equal scores the lower column goes first.
+def _with_higher(
+    best_rows: jax.Array, best_scores: jax.Array, scores: jax.Array, first: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The best so far, (rows of targets, scores), each [R, K], with those of a block of scores [R, C] that are higher.
 
-    They lie in the k chunks with the highest maxima, so only those are sorted through. A reduction and a search in a
-    part of the row cost less than a search in all of it.
+    Of equal scores the lower column goes first, and what was there before goes before. Once some blocks have passed, few scores are
+    still among the best, so that only the chunks which hold them are sorted through.
     """
-    rows, columns = scores.shape
-    if 2 * k * _CHUNK > columns:
-        return jax.lax.top_k(scores, min(k, columns))
-    chunked = scores.reshape(rows, columns // _CHUNK, _CHUNK)
-    chunk = jnp.sort(jax.lax.top_k(chunked.max(axis=-1), k)[1], axis=-1)
-    found, place = jax.lax.top_k(jnp.take_along_axis(chunked, chunk[:, :, None], axis=1).reshape(rows, -1), k)
-    return found, jnp.take_along_axis(chunk, place // _CHUNK, axis=1) * _CHUNK + place % _CHUNK
+    k, chunks = best_rows.shape[-1], scores.shape[1] // _CHUNK
+    maxima = scores.reshape(len(scores), chunks, _CHUNK).max(axis=-1)
+    few = min(max(k // 3, 8), chunks)
+
+    def merge(count: int) -> tuple[jax.Array, jax.Array]:
+        found, at = _of_chunks(scores, maxima, count) if count < chunks // 2 else (scores, _columns(scores))
+        merged, place = jax.lax.top_k(jnp.concatenate([best_scores, found], axis=1), k)
+        return jnp.take_along_axis(jnp.concatenate([best_rows, at + first], axis=1), place, axis=1), merged
+
+    fit = jnp.all(jnp.sum(maxima > best_scores[:, -1:], axis=-1) <= few)
+    return jax.lax.cond(fit, lambda: merge(few), lambda: merge(k))
+
+
+def _columns(scores: jax.Array) -> jax.Array:
+    return jnp.broadcast_to(jnp.arange(scores.shape[1], dtype=jnp.int32), scores.shape)
+
+
+def _of_chunks(scores: jax.Array, maxima: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """The scores of the chunks with the highest maxima, and their columns, in ascending order: the `count` highest are among them."""
+    chunk = jnp.sort(jax.lax.top_k(maxima, count)[1], axis=-1)
+    found = jnp.take_along_axis(scores.reshape(*maxima.shape, _CHUNK), chunk[:, :, None], axis=1)
+    at = chunk[:, :, None] * _CHUNK + jnp.arange(_CHUNK, dtype=jnp.int32)
+    return found.reshape(len(scores), -1), at.reshape(len(scores), -1)
