@@ -33,7 +33,7 @@ setup(
         "pyarrow>=16",
         "pillow>=11",
         "simplejpeg>=1.9",
-        "av>=14",
+        "av>=18",
         "soundfile>=0.13",
         "soxr>=0.5",
         "scikit-learn>=1.5",

@@ -125,7 +125,8 @@ class FeatureExtractor:
         if not count:
             return self._blank.frames
         chosen = np.linspace(0, len(item.frames) - 1, count).round().astype(int)
-        return np.stack([self._frame(item, i) for i in chosen])
+        frames = [self._frame(item, i) for i in chosen]
+        return frames[0][None] if count == 1 else np.stack(frames)  # a picture is not copied
 
     def _frame(self, item: Item, index: int) -> np.ndarray:
         try:
