@@ -9,7 +9,7 @@ import numpy as np
 
 from sail_jax.parallel.score_blocks import ScoreBlocks
 
-_QUERY_BLOCK = 1024
+_QUERY_BLOCK = 512
 
 
 def top_k(
@@ -17,7 +17,7 @@ def top_k(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k corpus rows with the highest cosine to each query; ties go to the lower row.
 
-    Never more than 1,024 x `block` scores exist at a time, on each device.
+    Never more than 512 x `block` scores exist at a time, on each device.
 
     Args:
         queries: [Q, D]; a row of zeros finds nothing.

@@ -30,6 +30,18 @@ def test_blocked_search_equals_numpy(block):
     assert not np.any(rows == exclude[:, None])
 
 
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("block", [160, 640])
+def test_many_blocks_whose_scores_are_ever_more_seldom_among_the_best(block, ties):
+    rng = np.random.default_rng(3)
+    corpus = rng.normal(size=(6400, 8)).astype(np.float32)
+    if ties:  # one of 60 rows, so that equal scores stand in all blocks
+        corpus = corpus[rng.integers(0, 60, len(corpus))]
+    queries = rng.normal(size=(12, 8)).astype(np.float32)
+    rows, _ = top_k(queries, corpus, 24, block=block)
+    np.testing.assert_array_equal(rows, plain_top_k(queries, corpus, 24, np.full(12, -1))[0])
+
+
 def test_more_results_than_rows():
     rows, cosines = top_k(np.ones((2, 4), np.float32), np.eye(3, 4, dtype=np.float32), 5, block=2)
     np.testing.assert_array_equal(rows, [[0, 1, 2, -1, -1]] * 2)
