@@ -1,0 +1,173 @@
+"""A folder of embeddings: Parquet parts of ids and vectors, and what they were made with.
+
+FOLDER/
+  embeddings.json        written last: what made the vectors, and how they are stored
+  part-00000.parquet     `id` (string), `vector` (a list of fixed length)
+
+Axis letters: N rows, D width.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sail_jax.errors import SailError
+from sail_jax.schema import to_dict
+from sail_jax.vectors import unit_rows
+
+DTYPES = ("float32", "bfloat16", "int8", "binary")
+_MARKER = "embeddings.json"
+_FORMAT = {"format": "sail_jax embeddings", "version": 1}
+# Entries of a unit vector that are stored as 127; larger ones are cut. None is larger than one, few than four deviations.
+_CUT = 4.0
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingInfo:
+    """What the embeddings of a folder are.
+
+    Attributes:
+        model: what the model is called: its run directory or export.
+        fingerprint: of its parameters (`embedder.fingerprint`); vectors of different models cannot be compared.
+        dims: D, how many of the first dimensions are kept.
+        dtype: how they are stored, one of `DTYPES`.
+        modalities: what was shown of the items.
+        fields: text fields that were shown.
+        instruction: the system prompt.
+    """
+
+    model: str
+    fingerprint: str
+    dims: int
+    dtype: str
+    modalities: str
+    fields: tuple[str, ...]
+    instruction: str
+
+
+def encode_vectors(z: np.ndarray, dtype: str) -> np.ndarray:
+    """Vectors as they are stored.
+
+    Args:
+        z: [N, D] float32; they are brought to unit length first, rows of zeros stay.
+        dtype: "float32"; "bfloat16"; "int8", in steps of 4 / (127 sqrt(D)); "binary", the signs, eight to a byte (D a multiple of 8).
+
+    Returns:
+        [N, D] float32, uint16 (the bits of bfloat16) or int8; or [N, D / 8] uint8.
+
+    Raises:
+        SailError: on an unknown type, or a width that is no multiple of eight for "binary".
+    """
+    unit, dims = unit_rows(z), z.shape[1]
+    if dtype == "float32":
+        return unit
+    if dtype == "bfloat16":
+        return unit.astype(ml_dtypes.bfloat16).view(np.uint16)
+    if dtype == "int8":
+        return np.clip(np.rint(unit * (127 * np.sqrt(dims) / _CUT)), -127, 127).astype(np.int8)
+    if dtype != "binary":
+        raise SailError(f"Embeddings cannot be stored as {dtype!r}; choose one of {', '.join(DTYPES)}.")
+    if dims % 8:
+        raise SailError(f"Binary embeddings need a width that is a multiple of 8, not {dims}.")
+    return np.packbits(unit > 0, axis=1)
+
+
+def decode_vectors(stored: np.ndarray, dtype: str) -> np.ndarray:
+    """The inverse of `encode_vectors`, up to rounding: [N, D] float32 of unit length, rows of zeros but for "binary"."""
+    if dtype == "bfloat16":
+        stored = stored.view(ml_dtypes.bfloat16)
+    elif dtype == "binary":
+        stored = np.unpackbits(stored, axis=1).astype(np.float32) * 2 - 1
+    return unit_rows(stored.astype(np.float32))
+
+
+def write_part(path: Path, ids: Sequence[str], z: np.ndarray, dtype: str) -> None:
+    """Writes one Parquet part; it appears under its name when it is complete.
+
+    Args:
+        path: the file.
+        ids: [N].
+        z: [N, D] float32.
+        dtype: how they are stored.
+    """
+    stored = encode_vectors(z, dtype)
+    flat = pa.array(stored.ravel())
+    vectors = pa.FixedSizeListArray.from_arrays(flat, stored.shape[1])
+    partial = path.with_name(path.name + ".partial")
+    pq.write_table(pa.table({"id": pa.array(ids, pa.string()), "vector": vectors}), partial)
+    partial.rename(path)
+
+
+def part_path(folder: Path, number: int) -> Path:
+    """The file of part `number`."""
+    return folder / f"part-{number:05d}.parquet"
+
+
+def write_info(folder: Path, info: EmbeddingInfo) -> None:
+    """Marks a folder as complete."""
+    partial = folder / (_MARKER + ".partial")
+    partial.write_text(json.dumps(_FORMAT | to_dict(info), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.rename(folder / _MARKER)
+
+
+class EmbeddingSet:
+    """A complete folder of embeddings, opened for reading.
+
+    Args:
+        folder: the folder.
+
+    Raises:
+        SailError: it is missing, unfinished, or of another format.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder)
+        marker = self.path / _MARKER
+        if not marker.is_file():
+            raise SailError(
+                f"{self.path} holds no complete embeddings (no {_MARKER}): name the --output of `embed`, or run it again."
+            )
+        fields = json.loads(marker.read_text(encoding="utf-8"))
+        if {key: fields.pop(key, None) for key in _FORMAT} != _FORMAT:
+            raise SailError(f"{marker} is of another format or version; embed again.")
+        self.info = EmbeddingInfo(**fields | {"fields": tuple(fields["fields"])})
+        self._parts = sorted(self.path.glob("part-*.parquet"))
+        self._rows = sum(pq.ParquetFile(part).metadata.num_rows for part in self._parts)
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def batches(self, size: int = 16_384) -> Iterator[tuple[list[str], np.ndarray]]:
+        """All rows in order: (ids, [n, D] float32 of unit length), at most `size` at a time."""
+        for part in self._parts:
+            for batch in pq.ParquetFile(part).iter_batches(size):
+                stored = batch["vector"].flatten().to_numpy(zero_copy_only=False)
+                stored = stored.reshape(len(batch), -1)
+                yield batch["id"].to_pylist(), decode_vectors(stored, self.info.dtype)
+
+    def load(self) -> tuple[list[str], np.ndarray]:
+        """All of it in memory: ids, and [N, D] float32 of unit length."""
+        ids: list[str] = []
+        z = np.zeros((len(self), self.info.dims), np.float32)
+        for some, part in self.batches():
+            z[len(ids) : len(ids) + len(some)] = part
+            ids += some
+        return ids, z
+
+    def require_model(self, fingerprint: str, *, what: str) -> None:
+        """Checks that the vectors are of the model that something else was made with.
+
+        Raises:
+            SailError: they are of another model.
+        """
+        if fingerprint != self.info.fingerprint:
+            raise SailError(
+                f"{self.path} holds vectors of another model ({self.info.model}, fingerprint {self.info.fingerprint}) than "
+                f"{what} (fingerprint {fingerprint}); embed the items with that model."
+            )
