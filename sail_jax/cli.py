@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a verb; returns the exit status. Errors meant for the user are printed without a traceback."""
     arguments, overrides = _split(list(sys.argv[1:] if argv is None else argv))
     options = _parser().parse_args(arguments)
+    _keep_compiled()
     try:
         options.run(options, overrides)
     except SailError as error:
@@ -61,6 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             "interrupted; the same command goes on after the last shard or checkpoint that was saved.", INTERRUPTED
         )
     return 0
+
+
+def _keep_compiled() -> None:
+    """Keeps compiled programs for the next process, in the user's cache, unless JAX_COMPILATION_CACHE_DIR says otherwise."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache / "sail_jax" / "compiled"))
 
 
 def _fail(message: str, status: int) -> int:

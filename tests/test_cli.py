@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 import tiny
@@ -224,3 +225,18 @@ def test_an_interrupt_ends_with_a_message_and_its_status(monkeypatch, capsys):
     monkeypatch.setattr(cli, "_describe", interrupt)
     assert main(["describe"]) == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("own", [None, "elsewhere", ""])
+def test_compiled_programs_are_kept_where_the_user_wants(own, monkeypatch, tmp_path):
+    before = jax.config.jax_compilation_cache_dir
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    if own is not None:
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", own)
+    try:
+        cli._keep_compiled()
+        kept = jax.config.jax_compilation_cache_dir
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert kept == (str(tmp_path / "sail_jax" / "compiled") if own is None else before)

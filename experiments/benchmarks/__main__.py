@@ -25,6 +25,7 @@ NEEDS = {
     "search": "faiss",
     "train_step": "torch",
     "embed_texts": "sentence_transformers",
+    "compile_time": "flax",
     "loss_memory": "libtpu",
     "step_memory": "libtpu",
 }
