@@ -12,6 +12,7 @@ Axis letters: I items, N tokens, F frames.
 
 import argparse
 import io
+import json
 import os
 import tempfile
 from collections.abc import Callable
@@ -109,7 +110,8 @@ def our_step(config: Config, params: Any, batch: Batch) -> Callable[[], Any]:
     """A function that does one train step as `train` compiles it."""
     mesh, model = make_mesh(config.mesh, jax.devices()[:1]), make_model(config.model)
     objective, optimizer = make_objective(config), make_optimizer(config.optimizer)
-    step = make_train_step(config, model, objective, optimizer, learning_rate(config.optimizer, config.train.steps))
+    schedule = learning_rate(config.optimizer, config.train.steps)
+    step = make_train_step(config, model, objective, optimizer, schedule, mesh)
     compiled = compile_step(step, abstract_state(config, objective, optimizer, mesh), mesh)
     held = [jax.jit(lambda params: first_state(config, params, objective, optimizer), donate_argnums=0)(params)]
     on_device = shard_batch(batch, mesh)
@@ -259,16 +261,16 @@ def main() -> None:
         config = make_config(Path(scratch), tiny=options.tiny)
         figures = measure(config, Path(scratch), device="cuda" if has_gpu else "cpu", pairs=options.pairs, **sizes)
     peak = next((flops for name, flops in PEAK.items() if name in kind), None)
-    common.write(
-        "gpu_tiny" if options.tiny else "gpu",
-        {
-            "machine": common.machine(),
-            "versions": common.versions("flax", "torch", "transformers", "sentence-transformers"),
-            "pairs": options.pairs,
-            **figures,
-            "rows": rows(figures, 2 * options.pairs, peak),
-        },
-    )
+    figures |= {
+        "machine": common.machine(),
+        "versions": common.versions("flax", "torch", "transformers", "sentence-transformers"),
+        "pairs": options.pairs,
+        "rows": rows(figures, 2 * options.pairs, peak),
+    }
+    if options.tiny:
+        print(json.dumps(figures, indent=2))
+    else:
+        common.write("gpu", figures)
 
 
 if __name__ == "__main__":
