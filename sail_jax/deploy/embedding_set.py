@@ -103,9 +103,10 @@ def write_part(
         dtype: how they are stored.
         notes: what is kept beside them in the schema's metadata, for `read_notes`.
     """
-    width = encode_vectors(z[:0], dtype).shape[1]
-    entry = pa.from_numpy_dtype(encode_vectors(z[:0], dtype).dtype)
-    schema = pa.schema([("id", pa.string()), ("vector", pa.list_(entry, width))], dict(notes or {}))
+    empty = encode_vectors(z[:0], dtype)
+    width = empty.shape[1]
+    vector = pa.list_(pa.from_numpy_dtype(empty.dtype), width)
+    schema = pa.schema([("id", pa.string()), ("vector", vector)], dict(notes or {}))
     partial = path.with_name(path.name + ".partial")
     with pq.ParquetWriter(partial, schema) as writer:
         for at in range(0, len(ids), _ROW_GROUP):  # a group at a time, so that no second copy of all is made
@@ -133,9 +134,14 @@ def write_info(folder: Path, info: EmbeddingInfo) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes a small file so that it is never seen half-written, by several processes at once if need be."""
+    """Writes a small JSON file; see `write_text`."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a small file so that it is never seen half-written; several processes may write the same one at once."""
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.write_text(text, encoding="utf-8")
     commit(partial, path)
 
 
@@ -165,7 +171,8 @@ class EmbeddingSet:
         if {key: fields.pop(key, None) for key in _FORMAT} != _FORMAT:
             raise SailError(f"{marker} is of another format or version; embed again.")
         self.info = EmbeddingInfo(**fields | {"fields": tuple(fields["fields"])})
-        self._parts = sorted(self.path.glob("part-*.parquet"))
+        # By number: from 100,000 on there are more than five digits.
+        self._parts = sorted(self.path.glob("part-*.parquet"), key=lambda part: (len(part.name), part.name))
         self._rows = sum(pq.ParquetFile(part).metadata.num_rows for part in self._parts)
 
     def __len__(self) -> int:
