@@ -46,6 +46,7 @@ setup(
         "cuda": ["jax[cuda12]>=0.10,<0.12"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "torch": ["torch>=2.4"],
+        "mteb": ["mteb>=2.26", "sentence-transformers>=6"],
         "test": [
             "pytest>=8",
             "pytest-xdist>=3",
@@ -54,6 +55,7 @@ setup(
             "torch>=2.4",
             "sentence-transformers>=6",
             "peft>=0.18",
+            "mteb>=2.26",
         ],
     },
 )

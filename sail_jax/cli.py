@@ -1,6 +1,7 @@
 """The command line: `python -m sail_jax VERB --config configs/X.py --config.a.b=value --workdir DIR`."""
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -28,10 +29,14 @@ from sail_jax.data.pipeline import open_store
 from sail_jax.data.preview import previews
 from sail_jax.data.synthetic import make_world
 from sail_jax.data.training_set import materialize
+from sail_jax.deploy.embed import EmbedOptions, embed
+from sail_jax.deploy.embedding_set import DTYPES as VECTOR_DTYPES
+from sail_jax.deploy.item_source import open_source
 from sail_jax.errors import SailError
 from sail_jax.evaluation.report import write_report
 from sail_jax.evaluation.suite import metrics_tree, run_suite
 from sail_jax.evaluation.summary import build_report
+from sail_jax.items import MODALITIES, TEXT_FIELDS
 from sail_jax.models.describe import parameter_table
 from sail_jax.objectives.matryoshka import check_widths
 from sail_jax.schema import meanings
@@ -95,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run_verbs(verbs)
     _add_curation_verbs(verbs)
     _add_weight_verbs(verbs)
+    _add_deploy_verbs(verbs)
     return parser
 
 
@@ -253,6 +259,55 @@ def _add_weight_verbs(verbs: Any) -> None:
     )
 
 
+def _add_deploy_verbs(verbs: Any) -> None:
+    sub = _verb(
+        verbs,
+        "embed",
+        _embed,
+        "embed an item store, a table of items or a folder of files into Parquet parts of `id` and `vector`; killed and started "
+        "again, it goes on with the parts that are missing",
+        "--workdir runs/glyphs --output embeddings/glyphs --dims 128 --dtype int8",
+        workdir="run directory",
+        config=False,
+    )
+    sub.add_argument("--output", required=True, type=Path, help="folder that is written")
+    sub.add_argument(
+        "--source",
+        type=Path,
+        help="what is embedded: an item store, a table (CSV, JSONL, Parquet) with the columns of config.ingest.source, or a "
+        "folder of image, sound, video and text files, whose paths are the ids; by default the items of config.data.dir",
+    )
+    sub.add_argument("--dims", type=int, help="dimensions that are kept, best a Matryoshka width of the run (all)")
+    sub.add_argument("--dtype", choices=VECTOR_DTYPES, default="float32", help="how vectors are stored (float32)")
+    sub.add_argument("--modalities", default=MODALITIES, help="what is shown of the items: V, T, A, VT, ... (VTA)")
+    sub.add_argument(
+        "--fields",
+        type=lambda text: tuple(filter(None, text.split(","))),
+        default=TEXT_FIELDS,
+        help=f"text fields that are shown ({','.join(TEXT_FIELDS)})",
+    )
+    sub.add_argument(
+        "--instruction",
+        default=embedder_lib.DEFAULT_INSTRUCTION,
+        help=f"the system prompt; best the one that a task of the run trains for its targets ({embedder_lib.DEFAULT_INSTRUCTION!r})",
+    )
+    sub.add_argument("--rows-per-part", type=int, default=65_536, help="items of the source per part (65536)")
+    sub.add_argument("--batch-size", type=int, help="items per batch (config.eval.batch_size)")
+    sub.add_argument("--process", type=int, default=0, help="number of this process, from 0 (0)")
+    sub.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        help="how many share the work, each on all devices of its host; they share --output and need not talk (1)",
+    )
+    sub.add_argument(
+        "--distributed",
+        action="store_true",
+        help="take --process and --processes from the environment of TPU pods, Slurm, Open MPI or Kubernetes",
+    )
+    sub.add_argument("--config", type=Path, help="experiment file; by default the one that the run was started with")
+
+
 def _verb(
     verbs: Any, name: str, run: Callable, meaning: str, example: str, *, workdir: str, config: bool = True
 ) -> argparse.ArgumentParser:
@@ -382,6 +437,21 @@ def _balance(options: argparse.Namespace, overrides: list[str]) -> None:
         f"Weights: {options.output.absolute()}; heat map: {options.output.with_suffix('.png').absolute()}. "
         f"Train with them: --config.data.weights={options.output.absolute()}"
     )
+
+
+def _embed(options: argparse.Namespace, overrides: list[str]) -> None:
+    config = _of_run(options, overrides)
+    if options.distributed:
+        jax.distributed.initialize()
+        options.process, options.processes = jax.process_index(), jax.process_count()
+    names = [field.name for field in dataclasses.fields(EmbedOptions)]
+    asked = EmbedOptions(**{name: getattr(options, name) for name in names})
+    source = open_source(options.source, config)
+    embedder = embedder_lib.load(options.workdir, config)
+    if options.distributed:
+        jax.distributed.shutdown()  # from here on no process waits for another
+    report = embed(embedder, source, options.output, asked, model=str(RunDirectory(options.workdir).path))
+    console.print(f"{report}\nWritten to {options.output.absolute()}", highlight=False)
 
 
 def _prompts(options: argparse.Namespace, overrides: list[str]) -> None:

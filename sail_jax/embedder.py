@@ -10,7 +10,7 @@ so that few shapes are compiled.
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,11 @@ from sail_jax.config import Config, MeshConfig
 from sail_jax.data import prompts
 from sail_jax.data.collate import collate
 from sail_jax.data.features import FeatureExtractor, ItemFeatures, View
+from sail_jax.data.item_dicts import to_item
 from sail_jax.data.pipeline import make_extractor
 from sail_jax.data.store import FOLDER
 from sail_jax.errors import BadRecordError, SailError
-from sail_jax.items import TEXT_FIELDS, Batch, Item, shown_modalities, text_item
+from sail_jax.items import MODALITIES, TEXT_FIELDS, Batch, Item, shown_modalities
 from sail_jax.models.lora import init_lora, merge
 from sail_jax.models.model import init_params, make_model
 from sail_jax.parallel.mesh import data_shards, make_mesh, shard_batch
@@ -62,113 +63,147 @@ class Embedder:
     def __init__(self, config: Config, params: Any, extractor: FeatureExtractor, mesh: Mesh) -> None:
         self.config, self.params, self.mesh = config, params, mesh
         self._extract, self._groups = extractor, data_shards(mesh)
-        self._batch = -(-config.eval.batch_size // self._groups) * self._groups
         # Without a backward pass there are no activations to bound.
         self._model = make_model(dataclasses.replace(config.model, media_chunk=0), groups=self._groups)
         self.width = config.model.llm.width
 
-    def embed(
+    def encode(
         self,
-        items: Iterable[Item | str],
+        items: Iterable[Item | str | Mapping[str, Any]],
         *,
-        modalities: str = "VTA",
+        dims: int | None = None,
+        batch_size: int | None = None,
+        modalities: str = MODALITIES,
         fields: Sequence[str] = TEXT_FIELDS,
         instruction: str = DEFAULT_INSTRUCTION,
-        width: int | None = None,
+        show_progress: bool = False,
     ) -> np.ndarray:
         """Embeds items and texts.
 
         Args:
-            items: items, or strings as free-text queries.
+            items: items; strings as free-text queries; or dicts such as {"title": "sourdough", "image": "frame.jpg"}, whose keys
+                `item_dicts.to_item` lists. They are read as they are needed.
+            dims: how many of the first dimensions are kept, best one of `config.objective.matryoshka`, for which the
+                model was trained; None for all.
+            batch_size: items per batch, which changes speed alone; None for `config.eval.batch_size`.
             modalities: what is shown of them.
             fields: text fields that are shown.
             instruction: the system prompt; a run with a unified one shows that in its place.
-            width: how many of the first dimensions are kept, best one of `config.objective.matryoshka`, for which the
-                model was trained; None for all.
+            show_progress: whether a progress bar is shown.
 
         Returns:
-            [items, width] float32, rows of unit length.
+            [items, dims] float32, rows of unit length.
 
         Raises:
-            BadRecordError: when an item cannot be decoded or has none of the modalities.
+            BadRecordError: when an item cannot be read or decoded, or has none of the modalities; the error names its
+                position, and the field.
+            SailError: on wrong dims, batch size, modalities or fields.
         """
-        if isinstance(items, Item | str):
-            raise SailError("embed takes a list of items and texts; write embed([item]).")
-        view = View(modalities, tuple(fields), prompts.instruction(self.config.prompt, instruction))
-        prepared = (text_item(item) if isinstance(item, str) else item for item in items)
-        blocks = []
-        for z, bad in self.stream(prepared, view, (modalities,)):
-            if bad:
-                raise next(iter(bad.values()))
-            blocks.append(z[0])
-        everything = np.concatenate(blocks) if blocks else np.zeros((0, self.width), np.float32)
-        return unit_rows(everything[:, :width])
+        if isinstance(items, Item | str | Mapping):
+            raise SailError("encode takes a list of items and texts; write encode([item]).")
+        dims = check_dims(dims, self.width)
+        view = self.view(modalities, fields, instruction)
+        total = len(items) if isinstance(items, Sized) else None
+        shown = track(items, description="encode", total=total, disable=not show_progress)
+        loaders = (functools.partial(to_item, item, self.config.ingest) for item in shown)
+        blocks, at = [], 0
+        for z, bad in self.stream(loaders, view, (view.modalities,), batch_size=batch_size):
+            for position, error in bad.items():
+                raise _at_position(error, at + position)
+            blocks.append(unit_rows(z[0, :, :dims]))
+            at += len(blocks[-1])
+        return np.concatenate(blocks) if blocks else np.zeros((0, dims), np.float32)
+
+    def view(self, modalities: str, fields: Sequence[str], instruction: str) -> View:
+        """What is shown of items, under the instruction that the model was trained to read in place of this one.
+
+        Raises:
+            SailError: on unknown modalities or fields.
+        """
+        return View(modalities, tuple(fields), prompts.instruction(self.config.prompt, instruction))
 
     def stream(
-        self, items: Iterable[Item], view: View, views: tuple[str, ...]
+        self,
+        items: Iterable[Item | Callable[[], Item]],
+        view: View,
+        views: tuple[str, ...],
+        *,
+        batch_size: int | None = None,
     ) -> Iterator[tuple[np.ndarray, dict[int, BadRecordError]]]:
         """Embeds window by window, in order, decoding the next window while the device works on this one.
 
         Args:
-            items: any number of items; they are read as they are needed.
+            items: any number of items, or functions that load one, which are called in threads; they are read as they are
+                needed.
             view: what is shown of them; its modalities must cover those of `views`.
             views: modality sets, each of which gives an embedding of its own; the towers run once.
+            batch_size: items per batch, rounded up to the data-parallel devices; None for `config.eval.batch_size`.
 
         Yields:
             z: [V, n, D] float32 of the next n items, not normalised; zeros for bad items.
             bad: position within these n -> error, for items that could not be used.
         """
+        batch = self._whole_batch(self.config.eval.batch_size if batch_size is None else batch_size)
         pending: list[tuple[list[_Placed], dict[int, BadRecordError]]] = []
         with ThreadPoolExecutor(max_workers=4) as pool:
-            for features, bad in self._prepare(items, view, pool):
-                pending.append((self._dispatch_window(features, views), bad))
+            for features, bad in self._prepare(items, view, batch, pool):
+                pending.append((self._dispatch_window(features, batch, views), bad))
                 if len(pending) > 1:
                     yield self._collect(*pending.pop(0))
             for entry in pending:
                 yield self._collect(*entry)
 
+    def _whole_batch(self, size: int) -> int:
+        """The least multiple of the data-parallel devices that is no smaller than `size`."""
+        if size < 1:
+            raise SailError(f"batch_size is {size}; it must be at least 1.")
+        return -(-size // self._groups) * self._groups
+
     def _prepare(
-        self, items: Iterable[Item], view: View, pool: ThreadPoolExecutor
+        self, items: Iterable[Item | Callable[[], Item]], view: View, batch: int, pool: ThreadPoolExecutor
     ) -> Iterator[tuple[list[ItemFeatures], dict[int, BadRecordError]]]:
         """Features of the items of a window, and what was wrong with those that are blank."""
         window: list[ItemFeatures] = []
         bad: dict[int, BadRecordError] = {}
         held = 0
-        for chunk in _chunks(items, self._batch):
+        for chunk in _chunks(items, batch):
             for result in pool.map(lambda item: self._one(item, view), chunk):
                 if isinstance(result, BadRecordError):
                     bad[len(window)], result = result, self._extract.blank()
                 window.append(result)
                 held += result.frames.nbytes + result.clips.nbytes
-            if len(window) >= _WINDOW_BATCHES * self._batch or held >= _WINDOW_BYTES:
+            if len(window) >= _WINDOW_BATCHES * batch or held >= _WINDOW_BYTES:
                 yield window, bad
                 window, bad, held = [], {}, 0
         if window:
             yield window, bad
 
-    def _one(self, item: Item, view: View) -> ItemFeatures | BadRecordError:
+    def _one(self, item: Item | Callable[[], Item], view: View) -> ItemFeatures | BadRecordError:
+        record = ""
         try:
+            item = item() if callable(item) else item
+            record = item.item_id
             features = self._extract(item, view)
         except BadRecordError as error:
-            return error.at(record=item.item_id)
+            return error.at(record=record)
         if not features.valid:
             return NothingShownError(
                 f"the item has none of the modalities {view.modalities!r}",
                 remedy="Show more of it, or leave it out",
-                record=item.item_id,
+                record=record,
             )
         return features
 
-    def _dispatch_window(self, features: list[ItemFeatures], views: tuple[str, ...]) -> list["_Placed"]:
+    def _dispatch_window(self, features: list[ItemFeatures], batch: int, views: tuple[str, ...]) -> list["_Placed"]:
         """Starts the batches of a window, each of items that are alike."""
         held = [(len(item.frames), len(item.clips), _length(item)) for item in features]
         order = sorted(range(len(features)), key=held.__getitem__)
-        batches = [order[at : at + self._batch] for at in range(0, len(order), self._batch)]
-        return [(places, self._dispatch([features[i] for i in places], views)) for places in batches]
+        batches = [order[at : at + batch] for at in range(0, len(order), batch)]
+        return [(places, self._dispatch([features[i] for i in places], batch, views)) for places in batches]
 
-    def _dispatch(self, features: list[ItemFeatures], views: tuple[str, ...]) -> jax.Array:
+    def _dispatch(self, features: list[ItemFeatures], batch: int, views: tuple[str, ...]) -> jax.Array:
         """Starts one batch; [V, rows, D], with rows of padding at the end."""
-        rows = features + [self._extract.blank()] * (self._rows(len(features)) - len(features))
+        rows = features + [self._extract.blank()] * (self._rows(len(features), batch) - len(features))
         length = min(_step_up(max(map(_length, rows))), len(rows[0].tokens))
         rows = [
             dataclasses.replace(row, tokens=row.tokens[:length], token_types=row.token_types[:length]) for row in rows
@@ -185,12 +220,12 @@ class Embedder:
         with jax.set_mesh(self.mesh):
             return _forward(self._model, self.params, shard_batch(arrays, self.mesh), views)
 
-    def _rows(self, count: int) -> int:
-        """Rows of a batch of `count` items, in steps of doubling: one query does not pay for a whole batch."""
+    def _rows(self, count: int, batch: int) -> int:
+        """Rows for `count` items of a batch, in steps of doubling: one query does not pay for a whole batch."""
         rows = self._groups
         while rows < count:
             rows *= 2
-        return min(rows, self._batch)
+        return min(rows, batch)
 
     def _room(self, counts: list[int]) -> int:
         """Room for all media of a batch, in steps of doubling so that few shapes are compiled."""
@@ -216,6 +251,23 @@ class Embedder:
 
 # Positions of a batch's items within their window, and the batch's vectors [V, rows, D].
 _Placed = tuple[list[int], jax.Array]
+
+
+def check_dims(dims: int | None, width: int) -> int:
+    """How many dimensions are kept of an embedding of `width`: `dims`, or all for None.
+
+    Raises:
+        SailError: the embedding has not that many.
+    """
+    if dims is not None and not 1 <= dims <= width:
+        raise SailError(f"dims is {dims}; the model's embeddings have 1 to {width} dimensions.")
+    return width if dims is None else dims
+
+
+def _at_position(error: BadRecordError, position: int) -> BadRecordError:
+    """The error of an item in a list, which may have no id."""
+    record = f"item {position}" + f" ({error.record})" * bool(error.record)
+    return BadRecordError(error.problem, remedy=error.remedy, record=record, field=error.field)
 
 
 def _length(item: ItemFeatures) -> int:
@@ -307,16 +359,22 @@ def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 
 def load(workdir: str | Path, config: Config | None = None) -> Embedder:
-    """Loads the latest checkpoint of a run.
+    """Loads the latest checkpoint of a run, on all devices of this process.
 
     Args:
         workdir: the run directory.
         config: evaluation settings and data folder to use instead of those the run was started with.
 
     Raises:
-        SailError: when there is no run or no checkpoint, or the checkpoint is of another config.
+        SailError: when there is no run or no checkpoint, the checkpoint is of another config, or the folder is an export,
+            which holds no run's config.
     """
     run = RunDirectory(workdir)
+    if (run.path / "modules.json").is_file():
+        raise SailError(
+            f"{run.path} is an exported model: load it with sentence_transformers.SentenceTransformer({str(workdir)!r}, "
+            "trust_remote_code=True), or load the run that it was exported from."
+        )
     config = config or run.load_config()
     mesh = make_mesh(MeshConfig(), jax.local_devices())
     checkpoints = Checkpoints(run)

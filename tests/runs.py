@@ -1,10 +1,16 @@
-"""Training runs in processes of their own, to be killed."""
+"""Training runs in processes of their own, to be killed; and runs that need no training."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
+
+import jax
+
+from sail_jax import config as config_lib
+from sail_jax.checkpoint import Checkpoints, RunDirectory
+from sail_jax.models.model import init_params
 
 _RUN = """
 import sys, numpy as np, jax
@@ -39,3 +45,13 @@ def kill_when(process, happened):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
+
+
+def save_untrained(path, config):
+    """Makes `path` a run whose checkpoint holds random parameters; returns it."""
+    path.mkdir()
+    config_lib.save(config, path / "config.json")
+    checkpoints = Checkpoints(RunDirectory(path))
+    checkpoints.save(1, {"model": jax.jit(lambda: init_params(config.model, 0))()}, {})
+    checkpoints.close()
+    return path

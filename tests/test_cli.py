@@ -56,7 +56,7 @@ def test_recall_of_the_suite_equals_a_plain_computation(run, world):
     config = config_lib.load(run / "config.json")
     embedder, store = sail_jax.load(run), open_store(config)
     task = config.eval.tasks["i2i"]
-    z = embedder.embed([store[i] for i in range(len(store))], instruction=task.query_instruction)
+    z = embedder.encode([store[i] for i in range(len(store))], instruction=task.query_instruction)
     np.testing.assert_allclose(np.linalg.norm(z, axis=1), 1, atol=1e-5)
     wanted = {}
     table = PairTable.open(world / task.table, "test")
@@ -76,18 +76,18 @@ def test_the_embedder(run, world):
     embedder = sail_jax.load(run)
     store = open_store(config_lib.load(run / "config.json"))
     items = [store[i] for i in range(40)]
-    z = embedder.embed(items)
+    z = embedder.encode(items)
     assert z.shape == (40, 32) and z.dtype == np.float32
-    np.testing.assert_allclose(embedder.embed(items[7:9]), z[7:9], atol=1e-5)  # a batch changes nothing
-    assert embedder.embed(["a search", "another"], width=16).shape == (2, 16)
-    assert embedder.embed([]).shape == (0, 32)
+    np.testing.assert_allclose(embedder.encode(items[7:9]), z[7:9], atol=1e-5)  # a batch changes nothing
+    assert embedder.encode(["a search", "another"], dims=16).shape == (2, 16)
+    assert embedder.encode([]).shape == (0, 32)
     full = next(item for item in items if item.modalities == "VTA")
-    assert not np.allclose(embedder.embed([full], modalities="V"), embedder.embed([full], modalities="T"), atol=1e-3)
+    assert not np.allclose(embedder.encode([full], modalities="V"), embedder.encode([full], modalities="T"), atol=1e-3)
     damaged = sail_jax.Item("broken", frames=(b"no picture",))
     with pytest.raises(sail_jax.embedder.BadRecordError, match="broken"):
-        embedder.embed([full, damaged])
+        embedder.encode([full, damaged])
     with pytest.raises(sail_jax.embedder.BadRecordError, match="none of the modalities"):
-        embedder.embed([sail_jax.Item("empty")])
+        embedder.encode([sail_jax.Item("empty")])
 
 
 def test_a_damaged_item_is_reported_and_left_out(run, tmp_path, monkeypatch, capsys):

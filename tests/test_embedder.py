@@ -3,9 +3,11 @@
 import io
 import itertools
 
+import av
 import jax
 import numpy as np
 import pytest
+import soundfile
 import tiny
 from PIL import Image
 
@@ -13,8 +15,10 @@ from sail_jax import config as config_lib
 from sail_jax import embedder as embedder_lib
 from sail_jax.data.collate import collate
 from sail_jax.data.features import View
+from sail_jax.data.media import decode_image, video_frames
 from sail_jax.data.pipeline import make_extractor
 from sail_jax.embedder import Embedder, NothingShownError
+from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import TEXT_FIELDS, Item, text_item
 from sail_jax.models.model import init_params, make_model
 from sail_jax.parallel.mesh import make_mesh
@@ -100,7 +104,7 @@ def test_batches_are_as_long_as_what_they_hold(embedder, monkeypatch):
 
     monkeypatch.setattr(embedder_lib, "_forward", spy)
     long = " ".join(["word"] * 200)
-    embedder.embed(["a", long, "b", long, "c", long, "d", long, "e"], instruction="")
+    embedder.encode(["a", long, "b", long, "c", long, "d", long, "e"], instruction="")
     lengths, rows = [n for *_, n in shapes], [rows for rows, *_ in shapes]
     assert rows[:2] == [BATCH, BATCH] and rows[2] < BATCH
     assert lengths[0] < 40 and lengths[1:] == [96, 96]
@@ -120,3 +124,104 @@ def test_kernels_see_the_mesh(embedder, monkeypatch):
     )
     next(embedder.stream([text_item("glass")], VIEW, ("T",)))
     assert [mesh.shape for mesh in seen] == [embedder.mesh.shape]
+
+
+# ------------------------------------------------------------------------------------------------------ the Python API
+
+
+def sound():
+    out = io.BytesIO()
+    soundfile.write(out, np.sin(np.arange(8000) / 9), 16_000, format="WAV")
+    return out.getvalue()
+
+
+def test_dicts_are_items(embedder, tmp_path):
+    (tmp_path / "a.png").write_bytes(picture(1))
+    (tmp_path / "a.wav").write_bytes(sound())
+    opened, pixels = Image.open(tmp_path / "a.png"), decode_image(picture(1), 9)
+    dicts = [
+        {"title": "glass", "tags": None, "image": tmp_path / "a.png"},
+        {"title": "glass", "image": opened},
+        {"id": "x", "title": "glass", "image": [pixels]},
+        {"text": "glass"},
+        {"image": [picture(1), str(tmp_path / "a.png")], "audio": str(tmp_path / "a.wav")},
+        {"audio": sound()},
+        {"text": "glass", "audio_embedding": [0.5] * 16},
+    ]
+    seen = Item("", {"title": "glass"}, (picture(1),))
+    vector = Item("", {"query": "glass"}, audio_embedding=np.full(16, 0.5, np.float32))
+    items = [seen, seen, seen, "glass", Item("", {}, (picture(1),) * 2, sound()), Item("", audio=sound()), vector]
+    np.testing.assert_array_equal(embedder.encode(dicts), embedder.encode(items))
+
+
+def test_a_video_gives_frames_and_sound(embedder, tmp_path):
+    path = tmp_path / "film.mp4"
+    with av.open(str(path), "w") as film:
+        stream = film.add_stream("mpeg4", rate=5)
+        stream.width = stream.height = 32
+        for level in range(0, 250, 25):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), level, np.uint8), format="rgb24")
+            film.mux(stream.encode(frame))
+        film.mux(stream.encode())
+    frames = tuple(video_frames(path, embedder.config.ingest.frames_per_video))
+    expected = embedder.encode([Item("", frames=frames)])
+    np.testing.assert_array_equal(embedder.encode([{"video": path}, {"video": path.read_bytes()}]), expected[[0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ({"titel": "x"}, "record 'item 2', field 'titel'.*title"),
+        ({"title": 3}, "record 'item 2', field 'title'.*no text"),
+        ({"text": "a", "title": "b"}, "record 'item 2', field 'text'.*bare"),
+        ({"image": "absent.jpg"}, "record 'item 2', field 'image'.*absent.jpg"),
+        ({"image": np.zeros((4, 4, 3), np.float32)}, "record 'item 2', field 'image'.*uint8"),
+        ({"image": [b"no picture"]}, "record 'item 2', field 'frames.0.'.*decoded"),
+        ({"image": b"", "video": b""}, "record 'item 2', field 'video'.*one of them"),
+        ({"video": b"no film"}, "record 'item 2', field 'video'"),
+        ({"id": "song", "audio": b"no sound"}, r"record 'item 2 \(song\)', field 'audio'"),
+        ({"audio": 3}, "record 'item 2', field 'audio'.*path"),
+        ({"audio_embedding": "loud"}, "record 'item 2', field 'audio_embedding'"),
+        ({"audio_embedding": [[1.0]]}, "record 'item 2', field 'audio_embedding'.*one vector"),
+        (3, "record 'item 2'.*a int is no item"),
+        ({}, "record 'item 2'.*none of the modalities"),
+    ],
+)
+def test_items_that_cannot_be_used_are_named(embedder, item, message):
+    with pytest.raises(BadRecordError, match=message):
+        embedder.encode(["a", "b", item, "c"], batch_size=2)
+
+
+def test_a_late_position_is_counted_over_windows(embedder, monkeypatch):
+    monkeypatch.setattr(embedder_lib, "_WINDOW_BATCHES", 1)
+    with pytest.raises(BadRecordError, match="record 'item 9'"):
+        embedder.encode(["a"] * 9 + [{}])
+
+
+def test_dims_cut_and_batch_size_changes_nothing_else(embedder, monkeypatch):
+    texts = [" ".join(["word"] * n) for n in (1, 9, 2, 30, 4, 5)]
+    z = embedder.encode(texts)
+    cut = z[:, :16] / np.linalg.norm(z[:, :16], axis=1, keepdims=True)
+    np.testing.assert_allclose(embedder.encode(iter(texts), dims=16), cut, atol=1e-6)
+    rows, forward = [], embedder_lib._forward
+    monkeypatch.setattr(embedder_lib, "_forward", lambda *a: rows.append(len(a[2].tokens)) or forward(*a))
+    np.testing.assert_allclose(embedder.encode(texts, batch_size=2, show_progress=True), z, atol=1e-5)
+    assert rows == [2, 2, 2]
+    assert embedder.encode([], dims=8).shape == (0, 8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"dims": 33}, "1 to 32"), ({"dims": 0}, "1 to 32"), ({"batch_size": 0}, "at least 1"), ({"fields": ["x"]}, "x")],
+)
+def test_wrong_arguments_are_refused(embedder, arguments, message):
+    with pytest.raises(SailError, match=message):
+        embedder.encode(["a"], **arguments)
+    with pytest.raises(SailError, match="takes a list"):
+        embedder.encode({"title": "a"})
+
+
+def test_an_export_is_not_a_run(tmp_path):
+    (tmp_path / "modules.json").write_text("[]")
+    with pytest.raises(SailError, match="SentenceTransformer"):
+        embedder_lib.load(tmp_path)

@@ -102,7 +102,7 @@ def main() -> None:
         for size in BATCH_SIZES:
             own = dataclasses.replace(config, eval=dataclasses.replace(config.eval, batch_size=size))
             embedder = sail_jax.load(Path(scratch) / "run", own)
-            passes[f"ours, {size}"] = lambda embedder=embedder: embedder.embed(texts)
+            passes[f"ours, {size}"] = lambda embedder=embedder: embedder.encode(texts)
             passes[f"sentence-transformers, {size}"] = lambda size=size: peer.encode(texts, batch_size=size)
         medians = measure(passes)
     kinds = {"ours": [], "sentence-transformers": []}

@@ -188,7 +188,7 @@ def bulk(embedder: Any, peer: SentenceTransformer, count: int, batch_size: int) 
     files = pictures(count, embedder.config.model.vit.image_size)
     titles = [f"title {i} of an item" for i in range(count)]
     ours = [Item(str(i), {"title": t}, (f,)) for i, (t, f) in enumerate(zip(titles, files, strict=True))]
-    seconds = common.median_of(lambda: embedder.embed(ours), REPEATS)
+    seconds = common.median_of(lambda: embedder.encode(ours), REPEATS)
 
     def encode() -> np.ndarray:
         theirs = [{"title": t, "image": Image.open(io.BytesIO(f))} for t, f in zip(titles, files, strict=True)]

@@ -9,14 +9,17 @@ Axis letters: N rows, D width.
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sail_jax.data.store import commit
 from sail_jax.errors import SailError
 from sail_jax.schema import to_dict
 from sail_jax.vectors import unit_rows
@@ -26,6 +29,7 @@ _MARKER = "embeddings.json"
 _FORMAT = {"format": "sail_jax embeddings", "version": 1}
 # Entries of a unit vector that are stored as 127; larger ones are cut. None is larger than one, few than four deviations.
 _CUT = 4.0
+_ROW_GROUP = 16_384
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +91,9 @@ def decode_vectors(stored: np.ndarray, dtype: str) -> np.ndarray:
     return unit_rows(stored.astype(np.float32))
 
 
-def write_part(path: Path, ids: Sequence[str], z: np.ndarray, dtype: str) -> None:
+def write_part(
+    path: Path, ids: Sequence[str], z: np.ndarray, dtype: str, notes: Mapping[str, str] | None = None
+) -> None:
     """Writes one Parquet part; it appears under its name when it is complete.
 
     Args:
@@ -95,13 +101,26 @@ def write_part(path: Path, ids: Sequence[str], z: np.ndarray, dtype: str) -> Non
         ids: [N].
         z: [N, D] float32.
         dtype: how they are stored.
+        notes: what is kept beside them in the schema's metadata, for `read_notes`.
     """
-    stored = encode_vectors(z, dtype)
-    flat = pa.array(stored.ravel())
-    vectors = pa.FixedSizeListArray.from_arrays(flat, stored.shape[1])
+    empty = encode_vectors(z[:0], dtype)
+    width = empty.shape[1]
+    vector = pa.list_(pa.from_numpy_dtype(empty.dtype), width)
+    schema = pa.schema([("id", pa.string()), ("vector", vector)], dict(notes or {}))
     partial = path.with_name(path.name + ".partial")
-    pq.write_table(pa.table({"id": pa.array(ids, pa.string()), "vector": vectors}), partial)
-    partial.rename(path)
+    with pq.ParquetWriter(partial, schema) as writer:
+        for at in range(0, len(ids), _ROW_GROUP):  # a group at a time, so that no second copy of all is made
+            stored = encode_vectors(z[at : at + _ROW_GROUP], dtype)
+            vectors = pa.FixedSizeListArray.from_arrays(pa.array(stored.ravel()), width)
+            some = pa.array(ids[at : at + _ROW_GROUP], pa.string())
+            writer.write_table(pa.table([some, vectors], schema=schema))
+    commit(partial, path)
+
+
+def read_notes(path: Path) -> dict[str, str]:
+    """The notes of a part."""
+    metadata = pq.read_schema(path).metadata or {}
+    return {key.decode(): value.decode() for key, value in metadata.items()}
 
 
 def part_path(folder: Path, number: int) -> Path:
@@ -111,9 +130,24 @@ def part_path(folder: Path, number: int) -> Path:
 
 def write_info(folder: Path, info: EmbeddingInfo) -> None:
     """Marks a folder as complete."""
-    partial = folder / (_MARKER + ".partial")
-    partial.write_text(json.dumps(_FORMAT | to_dict(info), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.rename(folder / _MARKER)
+    write_json(folder / _MARKER, _FORMAT | to_dict(info))
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes a small JSON file; see `write_text`."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a small file so that it is never seen half-written; several processes may write the same one at once."""
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    partial.write_text(text, encoding="utf-8")
+    commit(partial, path)
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a folder is marked as complete."""
+    return (folder / _MARKER).is_file()
 
 
 class EmbeddingSet:
@@ -129,7 +163,7 @@ class EmbeddingSet:
     def __init__(self, folder: str | Path) -> None:
         self.path = Path(folder)
         marker = self.path / _MARKER
-        if not marker.is_file():
+        if not is_complete(self.path):
             raise SailError(
                 f"{self.path} holds no complete embeddings (no {_MARKER}): name the --output of `embed`, or run it again."
             )
@@ -137,7 +171,8 @@ class EmbeddingSet:
         if {key: fields.pop(key, None) for key in _FORMAT} != _FORMAT:
             raise SailError(f"{marker} is of another format or version; embed again.")
         self.info = EmbeddingInfo(**fields | {"fields": tuple(fields["fields"])})
-        self._parts = sorted(self.path.glob("part-*.parquet"))
+        # By number: from 100,000 on there are more than five digits.
+        self._parts = sorted(self.path.glob("part-*.parquet"), key=lambda part: (len(part.name), part.name))
         self._rows = sum(pq.ParquetFile(part).metadata.num_rows for part in self._parts)
 
     def __len__(self) -> int:

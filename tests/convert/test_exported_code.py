@@ -214,7 +214,7 @@ def test_vectors_are_those_of_the_jax_model(exports, cases, variant):
     processor = transformers.AutoProcessor.from_pretrained(directory, trust_remote_code=True)
     with torch.no_grad():
         z = model(**processor(cases[0])).embedding
-    expected = embedder.embed(cases[1])
+    expected = embedder.encode(cases[1])
     apart = np.abs(expected[:, None] - expected).max(-1)[np.triu_indices(len(expected), 1)]
     assert apart.min() > 100 * TOLERANCE, "the items are too much alike to tell mistakes"
     assert_same_vectors(unit(z), expected)
@@ -327,13 +327,13 @@ def test_sentence_transformers_encodes_and_saves(exported, cases, tmp_path):
     directory, embedder = exported
     theirs, ours = cases
     model = SentenceTransformer(str(directory), trust_remote_code=True, device="cpu")
-    expected = embedder.embed(ours)
+    expected = embedder.encode(ours)
     assert_same_vectors(model.encode(theirs, batch_size=4), expected)
     assert_same_vectors(model.encode(theirs[4])[None], expected[4:5])
-    assert_same_vectors(model.encode(theirs[:2], prompt=""), embedder.embed(ours[:2], instruction=""))
+    assert_same_vectors(model.encode(theirs[:2], prompt=""), embedder.encode(ours[:2], instruction=""))
     cut = model.encode(theirs, truncate_dim=16, normalize_embeddings=True)
-    assert_same_vectors(cut, embedder.embed(ours, width=16))
-    query = embedder.embed(ours, instruction=INSTRUCTION)
+    assert_same_vectors(cut, embedder.encode(ours, dims=16))
+    query = embedder.encode(ours, instruction=INSTRUCTION)
     assert np.abs(query - expected).max() > 0.01
     assert_same_vectors(model.encode(theirs, prompt=INSTRUCTION), query)
     model.prompts["query"] = INSTRUCTION

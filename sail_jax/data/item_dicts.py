@@ -1,0 +1,154 @@
+"""From what a caller has at hand, texts and dicts with files, bytes or pictures, to items."""
+
+import io
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from sail_jax.config import IngestConfig
+from sail_jax.data.media import encode_image, video_audio, video_frames
+from sail_jax.errors import BadRecordError
+from sail_jax.items import QUERY_FIELD, TEXT_FIELDS, Item, text_item
+
+KEYS = ("id", "text", *TEXT_FIELDS, "image", "video", "audio", "audio_embedding")
+# What Pillow writes as PNG as it is.
+_PNG_MODES = ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")
+
+
+def to_item(value: Item | str | Mapping[str, Any], config: IngestConfig) -> Item:
+    """An item out of an item, a free text, or a dict.
+
+    Args:
+        value: a dict has any of
+            - "id";
+            - "text", a free text that is shown without a label, or else "title", "asr", "ocr", "nickname", "tags";
+            - "image": a file's path, its bytes, a Pillow image or an array [H, W, 3] uint8; or a list of these, frames in
+              temporal order. Or else "video": a file's path or its bytes;
+            - "audio": a file's path or its bytes; without it, a video's own sound is taken;
+            - "audio_embedding": a precomputed CLAP vector, [K] float32.
+            Entries that are None count as missing.
+        config: how many frames are taken from a video, and the limits on media.
+
+    Raises:
+        BadRecordError: on an unknown key, or an entry that cannot be used; the error names the field.
+    """
+    if isinstance(value, Item):
+        return value
+    if isinstance(value, str):
+        return text_item(value)
+    if not isinstance(value, Mapping):
+        raise BadRecordError(
+            f"a {type(value).__name__} is no item", remedy="Give a text, an Item or a dict such as {'title': ...}"
+        )
+    parts = {key: entry for key, entry in value.items() if entry is not None}
+    _check_keys(parts)
+    frames, sound = (), None
+    if "image" in parts:
+        frames = _read(parts, "image", _images)
+    elif "video" in parts:
+        frames, sound = _read(parts, "video", lambda entry: _video(entry, config, "audio" not in parts))
+    return Item(
+        item_id=str(parts.get("id", "")),
+        text={_field(key): _read(parts, key, _text) for key in ("text", *TEXT_FIELDS) if key in parts},
+        frames=frames,
+        audio=_read(parts, "audio", _bytes) if "audio" in parts else sound,
+        audio_embedding=_read(parts, "audio_embedding", _vector) if "audio_embedding" in parts else None,
+    )
+
+
+def _check_keys(parts: Mapping[str, Any]) -> None:
+    for key in parts:
+        if key not in KEYS:
+            raise BadRecordError("there is no such key", remedy=f"Use {', '.join(KEYS)}", field=str(key))
+    labelled = [field for field in TEXT_FIELDS if field in parts]
+    if "text" in parts and labelled:
+        raise BadRecordError(
+            f"'text' is shown bare and cannot stand beside {labelled[0]!r}",
+            remedy="Name the text by a field, for example 'title'",
+            field="text",
+        )
+    if "image" in parts and "video" in parts:
+        raise BadRecordError("the item has an image and a video", remedy="Give one of them", field="video")
+
+
+def _read(parts: Mapping[str, Any], key: str, read: Callable[[Any], Any]) -> Any:
+    try:
+        return read(parts[key])
+    except BadRecordError as error:
+        raise error.at(field=key) from error
+
+
+def _field(key: str) -> str:
+    return QUERY_FIELD if key == "text" else key
+
+
+def _text(entry: Any) -> str:
+    if not isinstance(entry, str):
+        raise BadRecordError(f"a {type(entry).__name__} is no text", remedy="Give a string")
+    return entry
+
+
+def _images(entry: Any) -> tuple[bytes, ...]:
+    return tuple(map(_image, entry)) if isinstance(entry, list | tuple) else (_image(entry),)
+
+
+def _image(entry: Any) -> bytes:
+    if isinstance(entry, Image.Image):
+        return _png(entry)
+    if isinstance(entry, np.ndarray):
+        if entry.dtype != np.uint8 or entry.ndim != 3 or entry.shape[-1] not in (1, 3):
+            raise BadRecordError(
+                f"an array of shape {entry.shape} and type {entry.dtype} is no picture",
+                remedy="Give [height, width, 3] uint8",
+            )
+        return encode_image(entry)
+    return _bytes(entry)
+
+
+def _png(image: Image.Image) -> bytes:
+    upright = ImageOps.exif_transpose(image)
+    out = io.BytesIO()
+    try:
+        (upright if upright.mode in _PNG_MODES else upright.convert("RGB")).save(out, "PNG", compress_level=1)
+    except (OSError, ValueError, SyntaxError) as error:  # a Pillow image decodes its file only now
+        raise BadRecordError(f"the picture cannot be read ({error})", remedy="Open the file again") from error
+    return out.getvalue()
+
+
+def _video(entry: Any, config: IngestConfig, with_sound: bool) -> tuple[tuple[bytes, ...], bytes | None]:
+    source = entry if isinstance(entry, bytes) else _path(entry)
+    frames = tuple(video_frames(source, config.frames_per_video, max_pixels=config.max_pixels))
+    return frames, video_audio(source, max_seconds=config.max_audio_seconds) if with_sound else None
+
+
+def _bytes(entry: Any) -> bytes:
+    if isinstance(entry, bytes):
+        return entry
+    path = _path(entry)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadRecordError(f"{str(path)!r} cannot be read ({error.strerror})", remedy="Make it readable") from error
+
+
+def _path(entry: Any) -> Path:
+    if not isinstance(entry, str | os.PathLike):
+        raise BadRecordError(f"a {type(entry).__name__} is no media file", remedy="Give its path, or its bytes")
+    path = Path(entry)
+    if not path.is_file():
+        raise BadRecordError(f"there is no file {str(path)!r}", remedy="Check the path")
+    return path
+
+
+def _vector(entry: Any) -> np.ndarray:
+    try:
+        vector = np.asarray(entry, np.float32)
+    except (ValueError, TypeError) as error:
+        raise BadRecordError(f"the entry is no vector ({error})", remedy="Give one vector, [K]") from error
+    if vector.ndim != 1:
+        raise BadRecordError(f"an array of shape {vector.shape} is no vector", remedy="Give one vector, [K]")
+    return vector

@@ -1,0 +1,130 @@
+"""A run or an export as a model that mteb evaluates (https://github.com/embeddings-benchmark/mteb, version 2).
+
+    import mteb
+    from sail_jax.evaluation.mteb_model import mteb_model
+
+    mteb.evaluate(mteb_model("runs/glyphs"), mteb.get_tasks(["NFCorpus"]))
+
+Texts and pictures are embedded; mteb's prompts are the instructions under which the model reads them.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sail_jax.convert.model_card import prompts as trained_prompts
+from sail_jax.embedder import DEFAULT_INSTRUCTION, Embedder, check_dims, fingerprint, load
+from sail_jax.errors import SailError
+
+try:
+    from mteb.models import ModelMeta, SentenceTransformerEncoderWrapper
+    from mteb.models.abs_encoder import AbsEncoder
+    from mteb.models.model_meta import ScoringFunction
+    from sentence_transformers import SentenceTransformer
+except ImportError as error:
+    raise SailError("mteb is not installed: pip install 'sail_jax[mteb]'.") from error
+
+_MODALITIES = ("text", "image")
+
+
+def mteb_model(path: str | Path, *, dims: int | None = None, prompts: Mapping[str, str] | None = None) -> AbsEncoder:
+    """What `mteb.evaluate` takes as its model.
+
+    Args:
+        path: a run directory, or an export, which sentence-transformers loads with the code that lies in it.
+        dims: how many of the first dimensions are kept; None for all.
+        prompts: key -> instruction, beside those that the run trained with ("query" and "document"). As everywhere in mteb a
+            key is a task ("NFCorpus"), a type of task ("Retrieval"), a side ("query"), or "TASK-SIDE".
+
+    Raises:
+        SailError: `path` holds neither a run nor an export, or has not that many dimensions.
+    """
+    if not (Path(path) / "modules.json").is_file():
+        return MtebModel(load(path), name=Path(path).resolve().name, dims=dims, prompts=prompts)
+    model = SentenceTransformer(str(path), trust_remote_code=True, truncate_dim=dims)
+    wrapped = SentenceTransformerEncoderWrapper(model, model_prompts=_sides(model.prompts) | dict(prompts or {}))
+    wrapped.mteb_model_meta = wrapped.mteb_model_meta.model_copy(update={"modalities": list(_MODALITIES)})
+    return wrapped
+
+
+class MtebModel(AbsEncoder):
+    """mteb's encoder protocol for an embedder.
+
+    Args:
+        embedder: the model.
+        name: what results call it, after "sail_jax/".
+        dims: how many of the first dimensions are kept; None for all.
+        prompts: see `mteb_model`.
+
+    Raises:
+        SailError: the model has not that many dimensions.
+    """
+
+    def __init__(
+        self, embedder: Embedder, *, name: str, dims: int | None = None, prompts: Mapping[str, str] | None = None
+    ) -> None:
+        self.model = embedder
+        self._dims = check_dims(dims, embedder.width)
+        self.model_prompts = _sides(trained_prompts(embedder.config)) | dict(prompts or {})
+        meta = {
+            "name": f"sail_jax/{name}",
+            "revision": fingerprint(embedder.params),
+            "framework": ["JAX"],
+            "modalities": list(_MODALITIES),
+            "embed_dim": self._dims,
+            "max_tokens": embedder.config.prompt.max_tokens,
+            "similarity_fn_name": ScoringFunction.COSINE,
+            "use_instructions": True,
+        }
+        self.mteb_model_meta = ModelMeta.create_empty(overwrites=meta)
+
+    def encode(
+        self,
+        inputs: Iterable[Mapping[str, list[Any]]],
+        *,
+        task_metadata: Any,
+        hf_split: str,
+        hf_subset: str,
+        prompt_type: Any = None,
+        **kwargs: Any,
+    ) -> np.ndarray:
+        """Embeds one side of a task.
+
+        Args:
+            inputs: batches, column -> values; "text" (titles and bodies joined by mteb) and "image" are read.
+            task_metadata: the task; it and `prompt_type` choose the instruction.
+            hf_split: not read.
+            hf_subset: not read.
+            prompt_type: "query", "document" or None.
+            **kwargs: "batch_size" and "show_progress_bar" are read.
+
+        Returns:
+            [items, dims] float32, rows of unit length.
+
+        Raises:
+            SailError: a "precision" other than float32 is asked for.
+            BadRecordError: an item cannot be used.
+        """
+        if kwargs.get("precision", "float32") != "float32":
+            raise SailError("precision is float32: sail_jax stores other types with the verb `embed --dtype`.")
+        key = self.get_prompt_name(task_metadata, prompt_type)
+        return self.model.encode(
+            _items(inputs),
+            dims=self._dims,
+            batch_size=kwargs.get("batch_size"),
+            instruction=DEFAULT_INSTRUCTION if key is None else self.model_prompts[key],
+            show_progress=kwargs.get("show_progress_bar", False),
+        )
+
+
+def _items(batches: Iterable[Mapping[str, list[Any]]]) -> Iterator[dict[str, Any]]:
+    for batch in batches:
+        columns = {name: batch[name] for name in _MODALITIES if name in batch}
+        yield from (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+
+
+def _sides(prompts: Mapping[str, str]) -> dict[str, str]:
+    """Those for queries and documents in general; the others are of tasks that mteb does not know."""
+    return {side: prompts[side] for side in ("query", "document") if side in prompts}
