@@ -5,7 +5,7 @@ WORKDIR/
   checkpoints/STEP/     model, LoRA adapters, optimiser and step (orbax), and the state of the input pipeline
   mined/STAGE/          hard negatives that a stage mined
   init.txt              where the first parameters came from
-  metrics.jsonl         one line per logged step
+  metrics.jsonl         one line per logged step, and per evaluation in between
   tensorboard/          the same for TensorBoard
   metrics.json          the evaluation: model -> figure -> value
   evaluation.json       the same, result by result, with the histograms
