@@ -76,7 +76,9 @@ def test_separability_equals_its_definition(rng):
     x = np.linspace(-1, 1.5, 20001)
     densities = [np.exp(-(((x - m) / s) ** 2) / 2) / s / np.sqrt(2 * np.pi) for m, s in ((0.6, 0.1), (0.2, 0.2))]
     assert figures["overlap"] == pytest.approx(np.minimum(*densities).sum() * (x[1] - x[0]), abs=0.02)
-    assert len(histograms["edges"]) == 51 and sum(histograms["positive"]) == 4000 and sum(histograms["negative"]) == 9000
+    assert (
+        len(histograms["edges"]) == 51 and sum(histograms["positive"]) == 4000 and sum(histograms["negative"]) == 9000
+    )
 
 
 def test_separability_at_the_ends():

@@ -74,7 +74,7 @@ def test_scored_pairs_with_several_targets_or_none(settings, store, stored, tmp_
     scores |= {pair: 0.0 for pair in rows if pair[0] == rows[0][0]}
     write_table(tmp_path / "scored.parquet", store, [(*pair, scores[pair]) for pair in rows])
     settings.eval.tasks = {"i2i": {"table": str(tmp_path / "scored.parquet"), "min_score": 0.5}}
-    settings.eval.update(corpus_block=block, ks=(1, 10), widths=(8,))
+    settings.eval.update(corpus_block=block, ks=(1, 10), widths=(8,), tfidf=False)
     figures, results = run(settings, tmp_path)
     queries = sorted({q for q, _ in rows})
     relevant = {q: [t for p, t in rows if p == q and scores[p, t] >= 0.5] for q in queries}
@@ -105,7 +105,7 @@ def test_all_families_are_there_and_can_be_chosen(settings, stored, tmp_path):
     for name in wanted:
         assert 0 <= abs(figures[f"i2i/{name}"]) <= 1
         assert f"i2i/d16/{name}" in figures and f"i2i/d4/{name}" in figures
-    assert 0.4 < figures["i2i/auc"] < 0.6 and figures["i2i/separability/overlap"] > 0.8  # random vectors
+    assert 0.4 < figures["i2i/auc"] < 0.6 and figures["i2i/separability/overlap"] > 0.7  # random vectors
     settings.eval.tasks.i2i.metrics = ("auc",)
     chosen, _ = run(settings, tmp_path)
     assert chosen["i2i/auc"] == figures["i2i/auc"] and "i2i/ndcg@10" not in chosen and "i2i/recall@10" in chosen
@@ -180,7 +180,7 @@ def test_the_command_line_on_stored_vectors(settings, store, stored, tmp_path, c
     assert "accuracy@5" in said.out and "R@10" in said.out
     written = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert written["step"] is None
-    assert {r["width"] for r in written["results"] if r["task"] == "i2i"} == {32, 16, 4}
+    assert {r["width"] for r in written["results"] if r["model"] != "tfidf"} == {32, 16, 4}
     first = written["results"][0]
     assert first["main"] and len(first["histograms"]["edges"]) == 51 and first["metrics"]["auc"] > 0
     figures = json.loads((tmp_path / "out" / "metrics.json").read_text())["embeddings"]
