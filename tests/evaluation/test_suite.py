@@ -181,10 +181,11 @@ def test_the_command_line_on_stored_vectors(settings, store, stored, tmp_path, c
     written = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert written["step"] is None
     assert {r["width"] for r in written["results"] if r["model"] != "tfidf"} == {32, 16, 4}
-    first = written["results"][0]
+    of_items = [r for r in written["results"] if r["task"] == "i2i"]
+    first = of_items[0]
     assert first["main"] and len(first["histograms"]["edges"]) == 51 and first["metrics"]["auc"] > 0
     figures = json.loads((tmp_path / "out" / "metrics.json").read_text())["embeddings"]
-    assert figures["i2i/d16/recall@10"] == written["results"][1]["metrics"]["recall@10"]
+    assert figures["i2i/d16/recall@10"] == of_items[1]["metrics"]["recall@10"]
     assert "<script" not in (tmp_path / "out" / "report.html").read_text()
 
 
@@ -199,27 +200,26 @@ def test_the_matrix_of_modalities(settings, store, tmp_path):
     """Each cell is the recall of a plain search among vectors that show the one set and the other."""
     rows = [(i, j, None) for i, j in zip(range(0, 24, 2), range(1, 24, 2), strict=True)]
     write_table(tmp_path / "few.parquet", store, rows)
-    settings.eval.tasks = {
-        "i2i": {"table": str(tmp_path / "few.parquet"), "corpus": "targets", "views": ("T",), "modality_matrix": True}
-    }
-    settings.eval.update(ks=(1, 3), widths=(16,), batch_size=16)
+    task = {"table": str(tmp_path / "few.parquet"), "corpus": "targets", "both_ways": True}
+    settings.eval.tasks = {"i2i": task | {"views": ("T",), "modality_matrix": True}}
+    settings.eval.update(ks=(1, 3), widths=(16,), batch_size=32)
     config = config_lib.build(settings)
     mesh = make_mesh(config.mesh, jax.local_devices()[:1])
     embedder = Embedder(config, jax.jit(lambda: init_params(config.model, 0))(), make_extractor(config), mesh)
-    task = load_tasks(config, store)["i2i"]
-    results = evaluate_task(ModelSides("trained", embedder, store, tmp_path), task, config)
+    task, sides = load_tasks(config, store)["i2i"], ModelSides("trained", embedder, store, tmp_path)
+    results = evaluate_task(sides, task, config)
     assert len(results) == 2 * 49
     tree = metrics_tree(results)["trained"]
-    queries, corpus = ModelSides("again", embedder, store, tmp_path).vectors(task, [(m, m) for m in MODALITY_SETS])
-    for query, target in (("V", "T"), ("VA", "VTA"), ("A", "A"), ("T", "T"), ("VTA", "VTA")):
+    queries, corpus = sides.vectors(task, [(view, view) for view in MODALITY_SETS])
+    assert task.queries == list(range(24))  # of pairs of neighbours, both ways
+    for query, target in (("V", "T"), ("VA", "VTA"), ("A", "A"), ("T", "T")):
         scores = unit_rows(queries[query]) @ unit_rows(corpus[target]).T
         scores[:, ~corpus[target].any(axis=1)] = -np.inf
         scores[~queries[query].any(axis=1)] = -np.inf
-        hits = np.isin(np.arange(12), np.flatnonzero(queries[query].any(axis=1) & corpus[target].any(axis=1)))
+        np.fill_diagonal(scores, -np.inf)
         order = np.argsort(-scores, axis=1)[:, :3]
-        expected = np.mean([hits[i] and i in order[i] for i in range(12)])
-        view = "" if query == target == "VTA" else f"/{query}" if query == target else f"/{query}->{target}"
-        if view:  # under the task's own view, what cannot be seen is left out instead
-            assert tree[f"i2i{view}/recall@3"] == pytest.approx(expected)
+        expected = np.mean([i ^ 1 in order[i] and np.isfinite(scores[i, i ^ 1]) for i in range(24)])
+        view = query if query == target else f"{query}->{target}"
+        assert tree[f"i2i/{view}/recall@3"] == pytest.approx(expected)
     assert "i2i/V->T/d16/recall@1" in tree and "i2i/V->T/auc" not in tree and "i2i/T/auc" in tree
-    assert tree["i2i/V->T/queries"] == tree["i2i/queries"]
+    assert tree["i2i/V->T/queries"] == tree["i2i/queries"] == 24
