@@ -6,7 +6,7 @@ from sklearn.metrics import normalized_mutual_info_score
 
 from sail_jax.vectors import unit_rows
 
-_ITERATIONS = 20
+_ITERATIONS = 10
 
 
 def clustering_nmi(queries: np.ndarray, targets: np.ndarray, *, clusters: int, seed: int) -> float:

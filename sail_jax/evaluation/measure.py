@@ -25,7 +25,7 @@ GALLERY = 8  # results kept per query for the report's pictures
 _PAIRS = 20_000
 _CLUSTERED_PAIRS = 10_000
 _RANKED_THINGS = 512
-_ANCHORS = 64
+_ANCHORS = 32
 _RANKED_KS = (10,)
 
 
