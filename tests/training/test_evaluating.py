@@ -22,6 +22,7 @@ def short(settings):
     settings.data.datasets = {"copair": settings.data.datasets.copair}
     settings.data.datasets.copair.patterns = ("T->T",)
     settings.train.update(steps=2, checkpoint_every=1, log_every=1)
+    settings.optimizer.warmup_steps = 1
     task = settings.eval.tasks.i2i
     task.update(query="T", target="T", views=(), corpus="targets")
     settings.eval.tasks = {"i2i": task}
