@@ -36,6 +36,7 @@ setup(
         "av>=18",
         "soundfile>=0.13",
         "soxr>=0.5",
+        "scipy>=1.11",
         "scikit-learn>=1.5",
         "faiss-cpu>=1.9",
         "matplotlib>=3.9",
@@ -56,6 +57,7 @@ setup(
             "sentence-transformers>=6",
             "peft>=0.18",
             "mteb>=2.26",
+            "pytrec-eval-terrier>=0.5.6",
         ],
     },
 )

@@ -5,9 +5,10 @@ WORKDIR/
   checkpoints/STEP/     model, LoRA adapters, optimiser and step (orbax), and the state of the input pipeline
   mined/STAGE/          hard negatives that a stage mined
   init.txt              where the first parameters came from
-  metrics.jsonl         one line per logged step
+  metrics.jsonl         one line per logged step, and per evaluation in between
   tensorboard/          the same for TensorBoard
-  metrics.json          the evaluation
+  metrics.json          the evaluation: model -> figure -> value
+  evaluation.json       the same, result by result, with the histograms
   report.html           the evaluation as a page
 """
 
@@ -43,6 +44,7 @@ class RunDirectory:
         self.training_log = self.path / "metrics.jsonl"
         self.tensorboard = self.path / "tensorboard"
         self.metrics = self.path / "metrics.json"
+        self.evaluation = self.path / "evaluation.json"
         self.report = self.path / "report.html"
 
     def load_config(self) -> Config:
@@ -167,6 +169,7 @@ _FREE = (
     "train.log_every",
     "train.checkpoint_every",
     "train.keep_checkpoints",
+    "train.evaluate_every",
     "eval.",
     "ingest.",
     "synthetic.",

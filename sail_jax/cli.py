@@ -34,7 +34,15 @@ from sail_jax.deploy.embedding_set import DTYPES as VECTOR_DTYPES
 from sail_jax.deploy.item_source import open_source
 from sail_jax.errors import SailError
 from sail_jax.evaluation.report import write_report
-from sail_jax.evaluation.suite import metrics_tree, run_suite
+from sail_jax.evaluation.suite import (
+    Result,
+    evaluated_step,
+    evaluation_record,
+    headline,
+    metrics_tree,
+    run_suite,
+    shown_results,
+)
 from sail_jax.evaluation.summary import build_report
 from sail_jax.items import MODALITIES, TEXT_FIELDS
 from sail_jax.models.describe import parameter_table
@@ -156,12 +164,18 @@ def _add_run_verbs(verbs: Any) -> None:
         verbs,
         "evaluate",
         _evaluate,
-        "evaluate a trained run and write metrics.json and report.html beside it",
+        "evaluate a trained run, or a folder of embeddings, and write metrics.json, evaluation.json and report.html",
         "--workdir runs/glyphs",
-        workdir="run directory",
+        workdir="run directory; where the figures are written",
         config=False,
     )
     sub.add_argument("--config", type=Path, help="experiment file; by default the one that the run was started with")
+    sub.add_argument(
+        "--embeddings",
+        type=Path,
+        help="folder that `embed` wrote, evaluated in place of a checkpoint: FOLDER/TASK/queries and FOLDER/TASK/corpus, or "
+        "FOLDER for all items; --config names the tasks, and --workdir need not be a run",
+    )
 
 
 def _add_curation_verbs(verbs: Any) -> None:
@@ -377,24 +391,41 @@ def _train_and_say(config: Config, workdir: Path) -> None:
 
 
 def _evaluate(options: argparse.Namespace, overrides: list[str]) -> None:
-    _evaluate_and_say(_of_run(options, overrides), options.workdir)
+    if options.embeddings and options.config:
+        options.workdir.mkdir(parents=True, exist_ok=True)
+        config = _load(options.config, overrides)
+    else:
+        config = _of_run(options, overrides)
+    _evaluate_and_say(config, options.workdir, options.embeddings)
 
 
-def _evaluate_and_say(config: Config, workdir: Path) -> None:
+def _evaluate_and_say(config: Config, workdir: Path, embeddings: Path | None = None) -> None:
     run = RunDirectory(workdir)
-    results, tasks, store = run_suite(config, run.path)
-    metrics = metrics_tree(results)
-    partial = run.metrics.with_suffix(".partial")
-    partial.write_text(json.dumps(metrics, indent=2) + "\n")
-    partial.rename(run.metrics)
+    results, tasks, store = run_suite(config, run.path, embeddings)
+    step = None if embeddings else evaluated_step(run.path)
+    _write_json(run.metrics, metrics_tree(results))
+    _write_json(run.evaluation, evaluation_record(results, step))
     write_report(run.report, build_report(config, run, results, tasks, store))
-    table = Table("task", "view", "model", *(f"R@{k}" for k in config.eval.ks), "queries", "corpus")
+    shown = shown_results(results, tasks)
+    for names in dict.fromkeys(tuple(headline(r)) for r in shown):
+        _print_results([r for r in shown if tuple(headline(r)) == names], names)
+    console.print(f"Figures: {run.metrics} (all metrics), {run.evaluation} (with histograms); report: {run.report}")
+
+
+def _print_results(results: list[Result], names: tuple[str, ...]) -> None:
+    """A table of results that have the same figures, in per cent."""
+    table = Table("task", "view", "model", *(name.replace("recall@", "R@") for name in names), "queries", "corpus")
     for r in results:
-        figures = [f"{100 * r.metrics[f'recall@{k}']:.1f}" for k in config.eval.ks]
+        figures = [f"{100 * r.metrics[name]:.1f}" for name in names]
         table.add_row(r.task, r.view, r.model, *figures, str(r.queries), str(r.corpus))
-    # Recall in per cent; wide enough for all columns where the output is no terminal.
+    # Wide enough for all columns where the output is no terminal.
     Console(width=max(console.width, 120)).print(table)
-    console.print(f"Figures: {run.metrics}; report: {run.report}")
+
+
+def _write_json(path: Path, values: Any) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(values, indent=2) + "\n")
+    partial.rename(path)
 
 
 def _of_run(options: argparse.Namespace, overrides: list[str]) -> Config:

@@ -35,6 +35,7 @@ from sail_jax.curation.balancing_sets import (
     training_set,
 )
 from sail_jax.data.store import ItemStore
+from sail_jax.data.views import retrieval_tasks
 from sail_jax.embedder import Embedder
 from sail_jax.errors import SailError
 from sail_jax.items import MODALITIES
@@ -222,7 +223,7 @@ def balance(embedder: Embedder, config: Config, store: ItemStore, output: Path) 
     output.parent.mkdir(parents=True, exist_ok=True)
     # Every set is opened before the first is embedded, so that a mistake in the last shows at once.
     sources = [training_set(config, name) for name in config.data.datasets]
-    tasks = [benchmark(config, name) for name in config.eval.tasks]
+    tasks = [benchmark(config, name) for name in retrieval_tasks(config)]
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f"{output.name}.scratch-") as scratch:
         rows, columns = (
             [cluster_set(embedder, chosen, config, store, Path(scratch)) for chosen in sets]
@@ -233,7 +234,7 @@ def balance(embedder: Embedder, config: Config, store: ItemStore, output: Path) 
     matrix = _similarities(rows, columns, kinds, config.balancing)
     result = BalancingResult(
         datasets=tuple(config.data.datasets),
-        tasks=tuple(config.eval.tasks),
+        tasks=tuple(task.name for task in tasks),
         similarity=matrix,
         kinds=kinds,
         weights=sampling_weights(matrix, config.balancing.temperature),
@@ -252,9 +253,9 @@ def balance(embedder: Embedder, config: Config, store: ItemStore, output: Path) 
 def _check(config: Config, output: Path) -> None:
     if not config.data.datasets:
         raise SailError("config.data.datasets is empty: there is no training set to weigh. Name at least one.")
-    if not config.eval.tasks:
+    if not retrieval_tasks(config):
         raise SailError(
-            "config.eval.tasks is empty: balancing weighs training sets by benchmarks. Name at least one task."
+            "config.eval.tasks is empty, or has no retrieval task: balancing weighs training sets by benchmarks. Name at least one task."
         )
     if output.suffix != ".json":
         raise SailError(f"The output {output} is a JSON file; write a name that ends in .json.")

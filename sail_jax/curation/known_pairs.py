@@ -127,7 +127,7 @@ def known_tables(config: Config) -> Iterator[tuple[PairTable, float]]:
 def _known_parts(config: Config) -> dict[Path, float]:
     """Files of pair tables -> the score below which their pairs are no positives."""
     folder = Path(config.data.dir)
-    named = [folder / task.table for task in config.eval.tasks.values() if task.table]
+    named = [folder / task.table for task in config.eval.tasks.values() if task.table and task.kind != "sequence"]
     scores = {part: -np.inf for path in [*_tables_in(folder / tables_lib.FOLDER), *named] for part in _parts(path)}
     limits: dict[Path, float] = {}
     for dataset in config.data.datasets.values():

@@ -11,7 +11,7 @@ from sail_jax.data.features import FeatureExtractor, View
 from sail_jax.data.pipeline import make_extractor, open_store
 from sail_jax.data.prompts import shown_fields
 from sail_jax.data.tables import PairTable
-from sail_jax.data.views import dataset_views, task_views
+from sail_jax.data.views import dataset_views, retrieval_tasks, task_views
 from sail_jax.errors import BadRecordError
 from sail_jax.items import Item, TokenType, text_item
 
@@ -59,7 +59,8 @@ def _views(config: Config) -> Iterator[tuple[str, str, str, tuple[View, View]]]:
     """(place in the config, table, split, views) of every training set and task."""
     for name, dataset in config.data.datasets.items():
         yield f"data.datasets.{name}", dataset.table, dataset.split, dataset_views(config, name)
-    for name, task in config.eval.tasks.items():
+    for name in retrieval_tasks(config):
+        task = config.eval.tasks[name]
         yield f"eval.tasks.{name}", task.table, task.split, task_views(config, name)
 
 

@@ -50,6 +50,11 @@ def task_views(config: Config, name: str) -> tuple[View, View]:
     return _views(config, settings, where, query, target)
 
 
+def retrieval_tasks(config: Config) -> list[str]:
+    """The evaluation tasks that are pair tables."""
+    return [name for name, task in config.eval.tasks.items() if task.kind == "retrieval"]
+
+
 def _views(
     config: Config, settings: DatasetConfig | EvalTaskConfig, where: str, query: str, target: str
 ) -> tuple[View, View]:

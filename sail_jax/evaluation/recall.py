@@ -41,6 +41,12 @@ def top_k(
     return np.concatenate(rows), np.concatenate(cosines)
 
 
+def relevant_hits(rows: np.ndarray, relevant: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Where something relevant is found, [Q, K] bool, and how much is relevant to each query, [Q] int; see `recall_at_k`."""
+    hits = np.stack([np.isin(found, wanted) for found, wanted in zip(rows, relevant, strict=True)])
+    return hits, np.array([len(np.unique(wanted)) for wanted in relevant])
+
+
 def recall_at_k(rows: np.ndarray, relevant: Sequence[np.ndarray], ks: Sequence[int]) -> dict[str, float]:
     """Recall at several cut-offs: relevant found in the top k over all relevant, averaged over queries.
 
@@ -54,6 +60,5 @@ def recall_at_k(rows: np.ndarray, relevant: Sequence[np.ndarray], ks: Sequence[i
     Returns:
         "recall@k" -> share in [0, 1].
     """
-    hits = np.stack([np.isin(found, wanted) for found, wanted in zip(rows, relevant, strict=True)])
-    total = np.array([len(np.unique(wanted)) for wanted in relevant])
+    hits, total = relevant_hits(rows, relevant)
     return {f"recall@{k}": float((hits[:, :k].sum(axis=1) / total).mean()) for k in ks}

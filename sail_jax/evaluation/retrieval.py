@@ -1,4 +1,7 @@
-"""A retrieval task: queries of a pair table, the corpus they search, and what is relevant."""
+"""A task, resolved against the item store: what is asked, the corpus that is searched, and what is relevant.
+
+Axes: Q queries, N rows of the corpus, P listed pairs.
+"""
 
 import dataclasses
 from collections.abc import Iterator
@@ -9,7 +12,7 @@ import numpy as np
 from sail_jax.config import Config, EvalTaskConfig
 from sail_jax.data.features import View
 from sail_jax.data.store import ItemStore
-from sail_jax.data.tables import PairTable
+from sail_jax.data.tables import Pair, PairTable
 from sail_jax.data.views import task_views
 from sail_jax.errors import SailError
 from sail_jax.items import Item, check_modalities, text_item
@@ -22,38 +25,62 @@ class RetrievalTask:
     Attributes:
         name: its name in the config.
         settings: its settings.
-        queries: [Q] each a position in the store (int) or a free text (str).
-        corpus: [N] int64 positions in the store, ascending.
-        relevant: Q arrays of rows of `corpus`.
-        exclude: [Q] int64 row of `corpus` that is the query itself, or -1.
+        queries: what is embedded on the query side, each a position in the store (int) or a free text (str): the queries, or
+            the items of the sequences.
+        corpus: [N] int64 positions in the store, ascending; or N texts, the labels of a classification.
+        relevant: Q arrays of rows of `corpus`, ascending; empty where a query has none.
+        exclude: [Q] int64 row of `corpus` that a query must not find, itself, or -1.
         query_view: what is shown of a query.
         target_view: what is shown of the corpus.
+        pairs: [P, 2] int64, query and row of the corpus of each listed pair, each once, ascending.
+        positive: [P] bool, whether the pair is relevant; others have a score below `min_score`.
+        sequences: Q arrays of places in `queries`, where a query is a sequence of items; None where it is not.
+        left_out: queries that have nothing relevant and are not among `queries`.
     """
 
     name: str
     settings: EvalTaskConfig
     queries: list[int | str]
-    corpus: np.ndarray
+    corpus: np.ndarray | list[str]
     relevant: list[np.ndarray]
     exclude: np.ndarray
     query_view: View
     target_view: View
+    pairs: np.ndarray
+    positive: np.ndarray
+    sequences: list[np.ndarray] | None = None
+    left_out: int = 0
 
-    def further_views(self) -> list[str]:
-        """Modality sets that are reported besides the task's own, each shown on both sides."""
-        return [check_modalities(v, setting=f"config.eval.tasks.{self.name}.views") for v in self.settings.views]
+    @property
+    def own_view(self) -> tuple[str, str]:
+        """The modalities of the query and of the corpus that the task shows."""
+        return self.query_view.modalities, self.target_view.modalities
+
+    def further_views(self) -> list[tuple[str, str]]:
+        """Modality sets that are reported besides the task's own, each shown on both sides; labels are always text."""
+        views = [check_modalities(v, setting=f"config.eval.tasks.{self.name}.views") for v in self.settings.views]
+        labels = isinstance(self.corpus, list)
+        return [(view, self.target_view.modalities if labels else view) for view in views]
 
     def query_items(self, store: ItemStore) -> Iterator[Item]:
-        """The queries as items, read one at a time."""
-        return (text_item(query) if isinstance(query, str) else store[query] for query in self.queries)
+        """What is embedded on the query side as items, read one at a time."""
+        return (_item(query, store) for query in self.queries)
+
+    def corpus_item(self, row: int, store: ItemStore) -> Item:
+        """A row of the corpus as an item."""
+        return _item(self.corpus[row], store)
 
     def corpus_items(self, store: ItemStore) -> Iterator[Item]:
         """The corpus, read one item at a time."""
-        return (store[int(position)] for position in self.corpus)
+        return (_item(entry, store) for entry in self.corpus)
 
 
-def load_task(config: Config, name: str, store: ItemStore) -> RetrievalTask:
-    """Resolves the task `name` of a config.
+def _item(entry: int | np.integer | str, store: ItemStore) -> Item:
+    return text_item(entry) if isinstance(entry, str) else store[int(entry)]
+
+
+def load_retrieval(config: Config, name: str, store: ItemStore) -> RetrievalTask:
+    """Resolves the task `name` of a config, whose queries and relevant items are rows of a pair table.
 
     An item is never looked for as its own neighbour, unless the task shows it differently on the two sides (image to
     text, say) and asks for just that.
@@ -61,46 +88,93 @@ def load_task(config: Config, name: str, store: ItemStore) -> RetrievalTask:
     Raises:
         SailError: when a setting is wrong, the table has no row in the split, or an id is unknown.
     """
-    settings, where = config.eval.tasks[name], f"config.eval.tasks.{name}"
+    settings = config.eval.tasks[name]
     query_view, target_view = task_views(config, name)
-    table = PairTable.open(Path(config.data.dir) / settings.table, split=settings.split)
-    wanted = _relevant_positions(table, store, settings.both_ways)
-    if not wanted:
-        raise SailError(f"{where}: {settings.table} has no row in the split {settings.split!r}.")
-    targets = np.unique(np.concatenate([np.asarray(v, np.int64) for v in wanted.values()]))
-    corpus = np.arange(len(store)) if settings.corpus == "items" else targets
-    queries = list(wanted)
-    own = np.array([-1 if isinstance(q, str) else q for q in queries])
-    exclude = np.where(np.isin(own, corpus), np.searchsorted(corpus, own), -1)
-    relevant = [np.searchsorted(corpus, np.unique(wanted[query])) for query in queries]
-    finds_itself = np.array([row in rows for row, rows in zip(exclude, relevant, strict=True)])
+    queries, listed, positive = _read_pairs(config, name, store)
+    corpus = np.arange(len(store)) if settings.corpus == "items" else np.unique(listed[:, 1])
+    pairs, positive = merge_pairs(np.stack([listed[:, 0], np.searchsorted(corpus, listed[:, 1])], axis=1), positive)
+    own = rows_in(corpus, queries)
+    relevant = relevant_rows(pairs[positive], len(queries))
+    finds_itself = np.array([row in rows for row, rows in zip(own, relevant, strict=True)])
     return RetrievalTask(
         name=name,
         settings=settings,
         queries=queries,
         corpus=corpus,
         relevant=relevant,
-        exclude=np.where(finds_itself, -1, exclude),
+        exclude=np.where(finds_itself, -1, own),
         query_view=query_view,
         target_view=target_view,
+        pairs=pairs,
+        positive=positive,
     )
 
 
-def _relevant_positions(table: PairTable, store: ItemStore, both_ways: bool) -> dict[int | str, list[int]]:
-    """Query (position or text) -> positions of its relevant items, in the order of the table."""
-    wanted: dict[int | str, list[int]] = {}
-    for row in range(len(table)):
-        pair = table[row]
-        target = _position(store, pair.target_id)
-        query = pair.query_text if pair.query_id is None else _position(store, pair.query_id)
-        wanted.setdefault(query, []).append(target)
-        if both_ways and not isinstance(query, str):
-            wanted.setdefault(target, []).append(query)
-    return wanted
+def rows_in(corpus: np.ndarray | list[str], queries: list[int | str]) -> np.ndarray:
+    """[n] int64, the row of the corpus that each query is, or -1; `corpus` as in `RetrievalTask`."""
+    if isinstance(corpus, list) or not len(corpus):
+        return np.full(len(queries), -1, np.int64)
+    positions = np.array([-1 if isinstance(query, str) else query for query in queries], np.int64)
+    rows = np.minimum(np.searchsorted(corpus, positions), len(corpus) - 1)
+    return np.where(corpus[rows] == positions, rows, -1)
 
 
-def _position(store: ItemStore, item_id: str) -> int:
-    position = store.position(item_id)
-    if position is None:
-        raise SailError(f"The table refers to the item {item_id!r}, which {store.path} does not hold; ingest again.")
-    return position
+def relevant_rows(pairs: np.ndarray, queries: int) -> list[np.ndarray]:
+    """The rows of each query in ascending [P, 2] pairs of query and row."""
+    return np.split(pairs[:, 1], np.searchsorted(pairs[:, 0], np.arange(1, queries)))
+
+
+def merge_pairs(pairs: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs in ascending order, each once; one that is listed as relevant anywhere is relevant."""
+    merged, place = np.unique(pairs, axis=0, return_inverse=True)
+    any_positive = np.zeros(len(merged), bool)
+    any_positive[place.ravel()[positive]] = True
+    return merged, any_positive
+
+
+def _read_pairs(config: Config, name: str, store: ItemStore) -> tuple[list[int | str], np.ndarray, np.ndarray]:
+    """Queries in the order of the table; [P, 2] int64 query and position of the target; [P] bool, whether it is relevant."""
+    settings = config.eval.tasks[name]
+    table = PairTable.open(Path(config.data.dir) / settings.table, split=settings.split)
+    places: dict[int | str, int] = {}
+    listed: list[tuple[int, int]] = []
+    positive: list[bool] = []
+
+    def add(query: int | str, target: int, is_positive: bool) -> None:
+        listed.append((places.setdefault(query, len(places)), target))
+        positive.append(is_positive)
+
+    for batch in table.iter_batches():
+        for pair, query, target in zip(batch, *_positions(batch, store, str(table.path)), strict=True):
+            is_positive = pair.score is None or not pair.score < settings.min_score
+            add(query, target, is_positive)
+            if settings.both_ways and not isinstance(query, str):
+                add(target, query, is_positive)
+    if not listed:
+        raise SailError(f"config.eval.tasks.{name}: {settings.table} has no row in the split {settings.split!r}.")
+    return list(places), np.array(listed, np.int64), np.array(positive)
+
+
+def _positions(batch: list[Pair], store: ItemStore, table: str) -> tuple[list[int | str], list[int]]:
+    """Queries (positions or texts) and targets (positions) of rows of a table."""
+    targets = known_positions([pair.target_id for pair in batch], store, table)
+    ids = [pair.query_id for pair in batch if pair.query_id is not None]
+    positions = iter(known_positions(ids, store, table).tolist())
+    queries = [pair.query_text if pair.query_id is None else next(positions) for pair in batch]
+    return queries, targets.tolist()
+
+
+def known_positions(ids: list[str], store: ItemStore, table: str) -> np.ndarray:
+    """[n] int64 positions of items.
+
+    Raises:
+        SailError: an item is not in the store; the message names it and the table.
+    """
+    positions = store.positions(ids)
+    unknown = np.flatnonzero(positions < 0)
+    if len(unknown):
+        raise SailError(
+            f"{table} refers to the item {ids[unknown[0]]!r}, which {store.path} does not hold"
+            f"{f', and to {len(unknown) - 1} more' if len(unknown) > 1 else ''}; ingest again."
+        )
+    return positions

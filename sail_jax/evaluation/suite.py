@@ -1,46 +1,59 @@
 """Runs the tasks of a config on the trained model, on the model as it was before training, and on the text baseline."""
 
 import dataclasses
+import math
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from sail_jax import embedder as embedder_lib
+from sail_jax.checkpoint import Checkpoints, RunDirectory
 from sail_jax.config import Config, MeshConfig
 from sail_jax.convert.initial import check_sources, initial_params
-from sail_jax.data.features import View
 from sail_jax.data.pipeline import make_extractor, open_store
 from sail_jax.data.prompts import shown_fields
 from sail_jax.data.store import ItemStore
-from sail_jax.embedder import Embedder, embed_pass
+from sail_jax.embedder import Embedder
 from sail_jax.errors import SailError
-from sail_jax.evaluation.recall import recall_at_k, top_k
-from sail_jax.evaluation.retrieval import RetrievalTask, load_task
+from sail_jax.evaluation.classification import ACCURACY_KS
+from sail_jax.evaluation.measure import GALLERY, Figures, families_of, measure, ranked_metrics
+from sail_jax.evaluation.pairs import sample_rows
+from sail_jax.evaluation.retrieval import RetrievalTask
+from sail_jax.evaluation.sequences import mean_pool
+from sail_jax.evaluation.sides import ModelSides, Pairing, Sides, StoredSides
+from sail_jax.evaluation.tasks import load_tasks
 from sail_jax.evaluation.tfidf import tfidf_top_k
-from sail_jax.items import Item
 from sail_jax.parallel.mesh import make_mesh
 
-_GALLERY = 8  # results kept per query for the report's pictures
+# The sets of modalities of the 7 x 7 matrix.
+MODALITY_SETS = ("V", "T", "A", "VT", "VA", "TA", "VTA")
+_SAMPLE = 1500  # rows of the corpus whose vectors are kept, for a map
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """Figures of one model on one task under one view.
+    """Figures of one model on one task, under one view and at one width.
 
     Attributes:
-        model: "trained", "untrained" or "tfidf".
+        model: "trained", "untrained", "embeddings" (vectors that were read) or "tfidf".
         task: name of the task.
         view: "QUERY->TARGET" modalities.
-        main: whether it is the task's own view.
+        main: whether it is the task's own view at full width.
         metrics: name -> value.
         queries: queries that count.
-        skipped: queries left out, because they or all that is relevant to them lack the task's modalities.
-        corpus: items that are searched.
-        rows: [Q, 8] int64, the nearest rows of the corpus.
-        cosines: [Q, 8] float32.
+        skipped: queries left out: nothing is relevant to them, or they or all that is relevant lack the task's modalities.
+        corpus: items, or labels, that are searched.
+        width: how many dimensions of the vectors count; 0 for TF-IDF.
+        rows: [Q, 8] int64, the nearest rows of the corpus; None unless it is a main result.
+        cosines: [Q, 8] float32, likewise.
+        histograms: "edges", "positive" and "negative" of the cosines; None where separability is not measured.
+        sample: rows of the corpus, at most 1,500, and their vectors [n, D]; of main results alone, and not of TF-IDF.
+        own_view: whether it is the task's own view.
+        full: whether the width is all there is.
     """
 
     model: str
@@ -51,44 +64,66 @@ class Result:
     queries: int
     skipped: int
     corpus: int
-    rows: np.ndarray
-    cosines: np.ndarray
+    width: int
+    rows: np.ndarray | None = None
+    cosines: np.ndarray | None = None
+    histograms: dict[str, list] | None = None
+    sample: tuple[np.ndarray, np.ndarray] | None = None
+    own_view: bool = True
+    full: bool = True
 
     @property
     def prefix(self) -> str:
-        """Where its figures stand in metrics.json: the task, and the view unless it is the task's own."""
-        return self.task if self.main else f"{self.task}/{self.view.partition('->')[0]}"
+        """Where its figures stand in metrics.json: TASK, /VIEW unless it is the task's own, /dWIDTH unless it is the full one.
+
+        VIEW is "V" where both sides show the same, and "V->T" where they do not.
+        """
+        query, _, target = self.view.partition("->")
+        view = "" if self.own_view else f"/{query if query == target else self.view}"
+        return f"{self.task}{view}{'' if self.full else f'/d{self.width}'}"
 
 
-def run_suite(config: Config, workdir: Path) -> tuple[list[Result], dict[str, RetrievalTask], ItemStore]:
-    """Evaluates the run in `workdir`.
+def run_suite(
+    config: Config, workdir: Path, embeddings: Path | None = None
+) -> tuple[list[Result], dict[str, RetrievalTask], ItemStore]:
+    """Evaluates the run in `workdir`, or a folder of embeddings.
+
+    Args:
+        config: the experiment; `eval` says what is measured.
+        workdir: the run directory; vectors lie there for the time.
+        embeddings: folder that `embed` wrote, to be evaluated in place of a checkpoint.
 
     Raises:
-        SailError: when there is no task or no checkpoint, or a setting is wrong.
+        SailError: when there is no task, no checkpoint or no embeddings, or a setting is wrong.
     """
-    if not config.eval.tasks:
-        raise SailError("config.eval.tasks is empty: name at least one task.")
-    if not config.eval.ks:
-        raise SailError("config.eval.ks is empty: name at least one cut-off.")
-    if config.eval.untrained:
+    if config.eval.untrained and embeddings is None:
         try:
             check_sources(config)
         except SailError as error:
             raise SailError(f"{error} Or leave the untrained model out: --config.eval.untrained=False.") from error
     store = open_store(config)
-    tasks = {name: load_task(config, name, store) for name in config.eval.tasks}
+    tasks = load_tasks(config, store)
     results: list[Result] = []
-    models = {"trained": lambda: embedder_lib.load(workdir, config)}
-    if config.eval.untrained:
-        models["untrained"] = lambda: _untrained(config)
-    for name, make in models.items():
+    for make in _models(config, workdir, embeddings, tasks, store):
         with tempfile.TemporaryDirectory(prefix="embeddings-", dir=workdir) as scratch:
-            runner = _Runner(name, make(), store, config, Path(scratch))
+            sides = make(Path(scratch))
             for task in tasks.values():
-                results += runner.run(task)
+                results += evaluate_task(sides, task, config)
     if config.eval.tfidf:
         results += [_run_tfidf(task, store, config) for task in tasks.values() if _has_text(task)]
     return results, tasks, store
+
+
+def _models(
+    config: Config, workdir: Path, embeddings: Path | None, tasks: dict[str, RetrievalTask], store: ItemStore
+) -> Iterator[Callable[[Path], Sides]]:
+    """What is evaluated, each made with a folder for its vectors."""
+    if embeddings is not None:
+        yield lambda scratch: StoredSides(embeddings, list(tasks.values()), store, scratch)
+        return
+    yield lambda scratch: ModelSides("trained", embedder_lib.load(workdir, config), store, scratch)
+    if config.eval.untrained:
+        yield lambda scratch: ModelSides("untrained", _untrained(config), store, scratch)
 
 
 def _untrained(config: Config) -> Embedder:
@@ -98,110 +133,169 @@ def _untrained(config: Config) -> Embedder:
     return Embedder(config, params, make_extractor(config), mesh)
 
 
-class _Runner:
-    """One model's pass over the tasks; a corpus that several tasks share is embedded once."""
+def evaluate_task(sides: Sides, task: RetrievalTask, config: Config, *, main_only: bool = False) -> list[Result]:
+    """Measures a task: its own view first, then further ones and the matrix, each at all widths, the full one first.
 
-    def __init__(self, name: str, embedder: Embedder, store: ItemStore, config: Config, scratch: Path) -> None:
-        self.name, self.embedder, self.store, self.config, self.scratch = name, embedder, store, config, scratch
-        self._corpora: dict[tuple, dict[str, np.ndarray]] = {}
+    Args:
+        sides: where the vectors come from.
+        task: the task.
+        config: `eval`, `objective.matryoshka` and `seed` count.
+        main_only: the task's own view at full width alone.
 
-    def run(self, task: RetrievalTask) -> list[Result]:
-        own = task.query_view.modalities, task.target_view.modalities
-        further = [(view, view) for view in task.further_views() if (view, view) != own]
-        corpus = self._corpus(task, [target for _, target in (own, *further)])
-        queries = self._queries(task, corpus, [query for query, _ in (own, *further)])
-        return [
-            self._score(task, queries[query], corpus[target], query, target, main=(query, target) == own)
-            for query, target in (own, *further)
-        ]
-
-    def _corpus(self, task: RetrievalTask, views: list[str]) -> dict[str, np.ndarray]:
-        """View -> [N, D]; tasks that search the same corpus, shown in the same way, share what is embedded."""
-        settings = task.settings
-        searched = () if settings.corpus == "items" else (settings.table, settings.split, settings.both_ways)
-        shared = self._corpora.setdefault((task.target_view.fields, task.target_view.instruction, searched), {})
-        missing = tuple(dict.fromkeys(view for view in views if view not in shared))
-        if missing:
-            items = task.corpus_items(self.store)
-            shared |= self._embed(items, len(task.corpus), task.target_view, missing, f"{task.name} corpus")
-        return shared
-
-    def _queries(self, task: RetrievalTask, corpus: dict[str, np.ndarray], views: list[str]) -> dict[str, np.ndarray]:
-        """View -> [Q, D]; queries that stand in the corpus, shown in the same way, are taken from there."""
-        same_view = dataclasses.replace(task.query_view, modalities=task.target_view.modalities) == task.target_view
-        if same_view and np.all(task.exclude >= 0) and all(view in corpus for view in views):
-            return {view: corpus[view][task.exclude] for view in views}
-        items, wanted = task.query_items(self.store), tuple(dict.fromkeys(views))
-        return self._embed(items, len(task.queries), task.query_view, wanted, f"{task.name} queries")
-
-    def _embed(
-        self, items: Iterable[Item], count: int, view: View, views: tuple[str, ...], what: str
-    ) -> dict[str, np.ndarray]:
-        path = self.scratch / f"{len(list(self.scratch.iterdir()))}.npy"
-        return embed_pass(self.embedder, items, count, view, views, path, what=f"{self.name}: {what}")
-
-    def _score(
-        self, task: RetrievalTask, queries: np.ndarray, corpus: np.ndarray, query: str, target: str, main: bool
-    ) -> Result:
-        ks = self.config.eval.ks
-        rows, cosines = top_k(
-            queries, corpus, max(*ks, _GALLERY), block=self.config.eval.corpus_block, exclude=task.exclude
-        )
-        # A further view is compared with the main one on the same queries, so what it cannot see counts as missed.
-        relevant = [_present(corpus, wanted) for wanted in task.relevant] if main else task.relevant
-        counts = np.array([len(wanted) > 0 for wanted in relevant])
-        counts &= queries.any(axis=-1) | (not main)
-        kept = np.flatnonzero(counts)
-        if not len(kept):
-            raise SailError(
-                f"No query of config.eval.tasks.{task.name} can be scored under the view {query}->{target}."
-            )
-        metrics = recall_at_k(rows[kept], [relevant[i] for i in kept], ks)
-        return Result(
-            model=self.name,
-            task=task.name,
-            view=f"{query}->{target}",
-            main=main,
-            metrics=metrics,
-            queries=len(kept),
-            skipped=len(counts) - len(kept),
-            corpus=len(corpus),
-            rows=rows[:, :_GALLERY],
-            cosines=cosines[:, :_GALLERY],
-        )
+    Raises:
+        SailError: when no query can be scored under the task's own view.
+    """
+    views = sides.views(task, [task.own_view] if main_only else _views(task))
+    queries, corpus = sides.vectors(task, views)
+    results = []
+    for number, (query, target) in enumerate(views):
+        for width in [sides.width] if main_only else _widths(config, sides.width):
+            cut = _cut(task, queries[query], width), corpus[target][:, :width]
+            own = number == 0
+            in_matrix_alone = not own and (query, target) not in task.further_views()
+            families = ("recall",) if in_matrix_alone else families_of(task)
+            figures = measure(task, *cut, config, families=families, own_view=own)
+            if figures is not None:
+                results.append(_result(sides, task, f"{query}->{target}", own, width, figures, corpus[target], config))
+            elif own:
+                raise SailError(
+                    f"No query of config.eval.tasks.{task.name} can be scored under the view {query}->{target}: none has an "
+                    "embedding and something relevant that has one."
+                )
+    return results
 
 
-def _present(corpus: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    return rows[corpus[rows].any(axis=-1)]
+def _views(task: RetrievalTask) -> list[Pairing]:
+    """The views of a task, each once."""
+    views = [task.own_view, *task.further_views()]
+    if task.settings.modality_matrix:
+        views += [(query, target) for query in _sets(task.queries) for target in _sets(task.corpus)]
+    return list(dict.fromkeys(views))
+
+
+def _sets(things: Sequence[int | str] | np.ndarray) -> tuple[str, ...]:
+    """Sets of modalities of one side of the matrix; texts show text alone."""
+    return ("T",) if all(isinstance(thing, str) for thing in things) else MODALITY_SETS
+
+
+def _widths(config: Config, full: int) -> list[int]:
+    """The sizes at which vectors are cut, the full one first."""
+    widths = config.eval.widths or config.objective.matryoshka
+    return [full, *sorted({width for width in widths if width < full}, reverse=True)]
+
+
+def _cut(task: RetrievalTask, vectors: np.ndarray, width: int) -> np.ndarray:
+    """[Q, width], the vectors of the queries; those of sequences are pooled at that width."""
+    cut = vectors[:, :width]
+    return cut if task.sequences is None else mean_pool(cut, task.sequences)
+
+
+def _result(
+    sides: Sides,
+    task: RetrievalTask,
+    view: str,
+    own: bool,
+    width: int,
+    figures: Figures,
+    corpus: np.ndarray,
+    config: Config,
+) -> Result:
+    full = width == sides.width
+    main = own and full
+    return Result(
+        model=sides.name,
+        task=task.name,
+        view=view,
+        main=main,
+        own_view=own,
+        width=width,
+        full=full,
+        metrics=figures.metrics,
+        queries=figures.queries,
+        skipped=figures.skipped,
+        corpus=len(corpus),
+        histograms=figures.histograms,
+        rows=figures.rows if main else None,
+        cosines=figures.cosines if main else None,
+        sample=_sample(corpus, config.seed) if main else None,
+    )
+
+
+def _sample(corpus: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the corpus that have a vector, in ascending order, and their vectors."""
+    rows = sample_rows(np.random.default_rng(seed), np.flatnonzero(corpus.any(axis=-1)), _SAMPLE)
+    return rows, np.array(corpus[rows])
 
 
 def _has_text(task: RetrievalTask) -> bool:
-    return "T" in task.query_view.modalities and "T" in task.target_view.modalities
+    return task.sequences is None and all("T" in side for side in task.own_view)
 
 
 def _run_tfidf(task: RetrievalTask, store: ItemStore, config: Config) -> Result:
     queries = [shown_fields(item, task.query_view.fields) for item in task.query_items(store)]
     corpus = [shown_fields(item, task.target_view.fields) for item in task.corpus_items(store)]
-    ks = config.eval.ks
-    rows, cosines = tfidf_top_k(queries, corpus, max(*ks, _GALLERY), exclude=task.exclude)
+    rows, cosines = tfidf_top_k(queries, corpus, max(*config.eval.ks, *ACCURACY_KS, GALLERY), exclude=task.exclude)
+    kept = [query for query, relevant in enumerate(task.relevant) if len(relevant)]
+    relevant = [task.relevant[query] for query in kept]
     return Result(
         model="tfidf",
         task=task.name,
         view="T->T",
         main=True,
-        metrics=recall_at_k(rows, task.relevant, ks),
-        queries=len(queries),
-        skipped=0,
+        own_view=True,
+        width=0,
+        full=True,
+        metrics=ranked_metrics(rows[kept], relevant, config.eval.ks, families_of(task)),
+        queries=len(kept),
+        skipped=len(queries) - len(kept) + task.left_out,
         corpus=len(corpus),
-        rows=rows[:, :_GALLERY],
-        cosines=cosines[:, :_GALLERY],
+        rows=rows[:, :GALLERY],
+        cosines=cosines[:, :GALLERY],
     )
 
 
-def metrics_tree(results: list[Result]) -> dict[str, dict[str, float]]:
-    """Model -> "TASK/METRIC" (or "TASK/VIEW/METRIC" for further views) -> value, as metrics.json holds it."""
-    tree: dict[str, dict[str, float]] = {}
+def shown_results(results: list[Result], tasks: dict[str, RetrievalTask]) -> list[Result]:
+    """The results of the tables: at full width, without those of the matrix alone."""
+    further = {name: ["->".join(view) for view in task.further_views()] for name, task in tasks.items()}
+    return [r for r in results if r.full and (r.own_view or r.view in further[r.task])]
+
+
+def headline(result: Result) -> dict[str, float]:
+    """The figures of the tables: recall, or accuracy."""
+    return {name: value for name, value in result.metrics.items() if name.startswith(("recall@", "accuracy@"))}
+
+
+def evaluated_step(workdir: Path) -> int:
+    """Steps done at the checkpoint that is evaluated."""
+    checkpoints = Checkpoints(RunDirectory(workdir))
+    try:
+        return checkpoints.latest()
+    finally:
+        checkpoints.close()
+
+
+def metrics_tree(results: list[Result]) -> dict[str, dict[str, float | None]]:
+    """Model -> "TASK/METRIC", "TASK/VIEW/METRIC", "TASK/dWIDTH/METRIC", ... -> value, as metrics.json holds it."""
+    tree: dict[str, dict[str, float | None]] = {}
     for result in results:
-        figures = {**result.metrics, "queries": result.queries, "skipped": result.skipped, "corpus": result.corpus}
+        counts = {"queries": result.queries, "skipped": result.skipped, "corpus": result.corpus}
+        figures = {**_finite(result.metrics), **counts}
         tree.setdefault(result.model, {}).update({f"{result.prefix}/{name}": v for name, v in figures.items()})
     return tree
+
+
+def evaluation_record(results: list[Result], step: int | None) -> dict[str, Any]:
+    """All results with their histograms, as evaluation.json holds them.
+
+    Args:
+        results: the results.
+        step: steps done at the checkpoint; None for embeddings that were read.
+    """
+    names = ("model", "task", "view", "main", "width", "queries", "skipped", "corpus", "histograms")
+    rows = [{n: getattr(r, n) for n in names} | {"metrics": _finite(r.metrics)} for r in results]
+    return {"step": step, "results": rows}
+
+
+def _finite(metrics: dict[str, float]) -> dict[str, float | None]:
+    """JSON has no infinity, and no NaN."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}

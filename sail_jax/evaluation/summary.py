@@ -11,7 +11,7 @@ from sail_jax.data.prompts import shown_fields
 from sail_jax.data.store import ItemStore
 from sail_jax.evaluation.report import Card, GalleryRow, RecallRow, Report
 from sail_jax.evaluation.retrieval import RetrievalTask
-from sail_jax.evaluation.suite import Result
+from sail_jax.evaluation.suite import Result, headline, shown_results
 from sail_jax.items import TEXT_FIELDS, Item, text_item
 from sail_jax.models.describe import parameter_table
 from sail_jax.schema import to_dict
@@ -36,10 +36,15 @@ def build_report(
             if _curve(log, f"loss/{name}")[0]
         },
         recall=[
-            RecallRow(r.task, "TF-IDF" if r.model == "tfidf" else r.model, r.view, r.metrics, r.queries, r.corpus)
-            for r in results
+            RecallRow(r.task, "TF-IDF" if r.model == "tfidf" else r.model, r.view, headline(r), r.queries, r.corpus)
+            for r in shown_results(results, tasks)
         ],
-        gallery=[row for r in results if r.model == "trained" and r.main for row in _gallery(r, tasks[r.task], store)],
+        gallery=[
+            row
+            for r in results
+            if r.model in ("trained", "embeddings") and r.main and tasks[r.task].sequences is None
+            for row in _gallery(r, tasks[r.task], store)
+        ],
         settings=to_dict(config),
         notes=_notes(results),
     )
@@ -66,7 +71,7 @@ def _curve(log: list[dict], key: str) -> tuple[list[int], list[float]]:
 def _notes(results: list[Result]) -> list[str]:
     notes = []
     for r in results:
-        if r.skipped:
+        if r.skipped and r.full:
             notes.append(
                 f"{r.task}, {r.model}, {r.view}: {r.skipped} queries are left out, because they, or all that is relevant "
                 "to them, lack the modalities of the task."
@@ -80,7 +85,7 @@ def _gallery(result: Result, task: RetrievalTask, store: ItemStore) -> list[Gall
     rows = []
     for query in chosen:
         found = [
-            _card(store[int(task.corpus[row])], relevant=row in task.relevant[query], score=float(cosine))
+            _card(task.corpus_item(row, store), relevant=row in task.relevant[query], score=float(cosine))
             for row, cosine in zip(result.rows[query], result.cosines[query], strict=True)
             if row >= 0
         ]

@@ -13,7 +13,7 @@ from sail_jax.data.pipeline import LoadedBatch
 
 
 class TrainingLog:
-    """Writes means over the logging interval to metrics.jsonl and TensorBoard.
+    """Writes means over the logging interval, and evaluations, to metrics.jsonl and TensorBoard.
 
     Args:
         run: the run directory.
@@ -65,13 +65,22 @@ class TrainingLog:
         self._elapsed += now - self._since
         line["elapsed_seconds"] = self._elapsed
         self._since, self._pending = now, []
+        self._write(step, line)
+        rate = f"{line['steps_per_second']:.2f} steps/s"
+        return f"loss {line['loss']:.3f}, {rate}, {line['data_wait_share']:.0%} of the time waiting for data"
+
+    def evaluated(self, step: int, figures: dict[str, float], seconds: float) -> None:
+        """Writes the figures of an evaluation on a line of their own; its time does not count as training."""
+        self._since += seconds
+        finite = {name: value for name, value in figures.items() if np.isfinite(value)}
+        self._write(step, finite | {"eval/seconds": seconds, "elapsed_seconds": self._elapsed})
+
+    def _write(self, step: int, line: dict[str, float]) -> None:
         self._file.write(json.dumps({"step": step, **line}) + "\n")
         self._file.flush()
         for key, value in line.items():
             self._board.add_scalar(key, value, step)
         self._board.flush()
-        rate = f"{line['steps_per_second']:.2f} steps/s"
-        return f"loss {line['loss']:.3f}, {rate}, {line['data_wait_share']:.0%} of the time waiting for data"
 
     def close(self) -> None:
         """Closes the files."""

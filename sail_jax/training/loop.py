@@ -24,6 +24,7 @@ from sail_jax.objectives.matryoshka import check_widths
 from sail_jax.objectives.objective import Objective, make_objective
 from sail_jax.parallel.contrast import choose_contrast
 from sail_jax.parallel.mesh import data_shards, host_rows, make_mesh
+from sail_jax.training.evaluating import IntervalEvaluation
 from sail_jax.training.grad_cache import CachedStep
 from sail_jax.training.log import TrainingLog
 from sail_jax.training.mining import check_mined, mine_for_stage
@@ -100,6 +101,7 @@ class _Run:
         self.optimizer = make_optimizer(config.optimizer)
         self.schedule = run_learning_rate([(stage.name, stage.config.optimizer, stage.steps) for stage in stages])
         self.abstract = abstract_state(config, objective, self.optimizer, mesh)
+        self.evaluation = IntervalEvaluation(config, run) if config.train.evaluate_every else None
         self.compiled: list[tuple[Objective, Step]] = []
         self.bad: list[str] = []  # records that could not be loaded, of all stages
 
@@ -140,7 +142,8 @@ class _Run:
             config_lib.save(self.config, self.run.config)
         objective = make_objective(stage.config, self.objective.contrast)
         step = self._step(objective)
-        return _Loop(stage, self.run, source, self.checkpoints, step, objective, self.bad).run(state)
+        loop = _Loop(stage, self.run, source, self.checkpoints, step, objective, self.evaluation, self.bad)
+        return loop.run(state)
 
     def _step(self, objective: Objective) -> Step:
         """The compiled step; stages whose losses are the same share it."""
@@ -214,10 +217,11 @@ class _Loop:
         checkpoints: Checkpoints,
         step: Step,
         objective: Objective,
+        evaluation: IntervalEvaluation | None,
         bad: list[str],
     ) -> None:
         self.stage, self.config, self.source, self.checkpoints = stage, stage.config, source, checkpoints
-        self.step, self.objective = step, objective
+        self.step, self.objective, self.evaluation = step, objective, evaluation
         self.log = TrainingLog(run, list(stage.config.data.datasets)) if jax.process_index() == 0 else None
         self.bad = bad
 
@@ -231,14 +235,14 @@ class _Loop:
             task = progress.add_task(name, total=steps, completed=start, note="compiling the first step")
             ahead = _Ahead(batches, self.step)
             for done in range(start + 1, steps + 1):
-                state, line = self._one(state, ahead, done)
+                state, line = self._one(state, ahead, done, progress)
                 progress.update(task, advance=1, **({"note": line} if line else {}))
         jax.block_until_ready(state)
         if self.log:
             self.log.close()
         return state
 
-    def _one(self, state: TrainState, ahead: "_Ahead", done: int) -> tuple[TrainState, str]:
+    def _one(self, state: TrainState, ahead: "_Ahead", done: int, progress: Progress) -> tuple[TrainState, str]:
         loaded, batch, waited = ahead.take()
         recipe = self.objective.recipe(loaded.datasets)._replace(room=loaded.room)
         state, metrics = self.step(state, batch, recipe)
@@ -249,11 +253,22 @@ class _Loop:
             self.log.add(done, loaded, metrics, waited)
             if done % self.config.train.log_every == 0 or done == self.config.train.steps:
                 line = self.log.flush(done)
+        if self.evaluation and self.evaluation.is_due(done):  # before the checkpoint: what is saved has been evaluated
+            self._evaluate(done, state, progress)
         last = done == self.config.train.steps
         if last or done % self.config.train.checkpoint_every == 0:
             self._save(done, state)
         self._count_bad(loaded, done, state)
         return state, line
+
+    def _evaluate(self, done: int, state: TrainState, progress: Progress) -> None:
+        progress.stop()  # embedding has a bar of its own
+        jax.block_until_ready(state)
+        began = time.monotonic()
+        figures = self.evaluation(state.params)
+        if self.log:
+            self.log.evaluated(done, figures, time.monotonic() - began)
+        progress.start()
 
     def _save(self, done: int, state: TrainState) -> None:
         self.checkpoints.save(done, _to_items(state), _pipeline_state(done, self.stage, self.source))

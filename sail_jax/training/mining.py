@@ -40,7 +40,7 @@ def mine_for_stage(stage: Stage, params: Any, run: RunDirectory) -> None:
     if not multihost_utils.broadcast_one_to_all(np.array(bool(missing))):
         return
     mesh = make_mesh(MeshConfig(), jax.local_devices())
-    model = _on_local_devices(config, params, mesh)
+    model = on_local_devices(config, params, mesh)
     if jax.process_index() == 0:
         embedder = Embedder(config, model, make_extractor(config), mesh)
         for name in missing:
@@ -70,7 +70,7 @@ def _identity(config: Config, params: Any) -> str:
     return f"model {fingerprint(params)}, settings {digest}"
 
 
-def _on_local_devices(config: Config, params: Any, mesh: Mesh) -> Any:
+def on_local_devices(config: Config, params: Any, mesh: Mesh) -> Any:
     """The parameters of the model, adapters merged into them, on the devices of this process."""
     model = params["model"]
     if config.lora.rank:

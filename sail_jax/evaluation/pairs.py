@@ -1,0 +1,66 @@
+"""Pairs of a query and a corpus row that figures on pairs are taken from: listed ones, sampled ones, and their cosines.
+
+Axes: P pairs, Q queries, N corpus rows, D width. A pair is (query, row).
+"""
+
+import numpy as np
+
+from sail_jax.vectors import unit_rows
+
+_BLOCK = 8192
+# Draws of negatives, in multiples of what is wanted, after which those found have to do.
+_MOST_DRAWS = 20
+
+
+def pair_cosines(queries: np.ndarray, corpus: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """[P] float32 cosines of pairs; 0 where a side is zero.
+
+    Args:
+        queries: [Q, D]; may be memory-mapped, as may the corpus.
+        corpus: [N, D].
+        pairs: [P, 2] int.
+    """
+    cosines = np.zeros(len(pairs), np.float32)
+    for start in range(0, len(pairs), _BLOCK):
+        left, right = pairs[start : start + _BLOCK].T
+        products = np.einsum("pd,pd->p", unit_rows(queries[left]), unit_rows(corpus[right]))
+        cosines[start : start + _BLOCK] = np.clip(products, -1, 1)
+    return cosines
+
+
+def sample_rows(rng: np.random.Generator, values: np.ndarray, most: int) -> np.ndarray:
+    """`most` of the values without repetition, in their order; all of them where there are no more."""
+    if len(values) <= most:
+        return values
+    return values[np.sort(rng.choice(len(values), most, replace=False))]
+
+
+def sample_negatives(
+    rng: np.random.Generator, present: tuple[np.ndarray, np.ndarray], known: np.ndarray, count: int
+) -> np.ndarray:
+    """Draws pairs that are not known, each once, evenly among all of them.
+
+    Args:
+        rng: the source of the draws.
+        present: ([Q] bool, [N] bool), which queries and rows may be drawn.
+        known: [E, 2] int, pairs that are left out.
+        count: pairs that are wanted.
+
+    Returns:
+        [P, 2] int64 in ascending order: `count` of them, or fewer where there are fewer or they are rare.
+    """
+    queries, rows = (np.flatnonzero(side) for side in present)
+    total = len(queries) * len(rows)
+    codes = known[:, 0] * len(present[1]) + known[:, 1]
+    drawn = np.zeros(0, np.int64)
+    if total <= 4 * count:
+        drawn = (queries[:, None] * len(present[1]) + rows).ravel()
+        drawn = drawn[~np.isin(drawn, codes)]
+    else:
+        for _ in range(_MOST_DRAWS):
+            more = rng.choice(queries, count) * len(present[1]) + rng.choice(rows, count)
+            drawn = np.union1d(drawn, more[~np.isin(more, codes)])
+            if len(drawn) >= count:
+                break
+    drawn = sample_rows(rng, drawn, count)
+    return np.stack([drawn // len(present[1]), drawn % len(present[1])], axis=1)

@@ -1,0 +1,23 @@
+"""The tasks of a config, resolved against the item store."""
+
+from sail_jax.config import Config
+from sail_jax.data.store import ItemStore
+from sail_jax.errors import SailError
+from sail_jax.evaluation.classification import load_classification
+from sail_jax.evaluation.retrieval import RetrievalTask, load_retrieval
+from sail_jax.evaluation.sequences import load_sequences
+
+_LOADERS = {"retrieval": load_retrieval, "classification": load_classification, "sequence": load_sequences}
+
+
+def load_tasks(config: Config, store: ItemStore) -> dict[str, RetrievalTask]:
+    """Resolves all tasks of a config.
+
+    Raises:
+        SailError: when there is no task or no cut-off, a setting or a table is wrong, or an id is unknown.
+    """
+    if not config.eval.tasks:
+        raise SailError("config.eval.tasks is empty: name at least one task.")
+    if not config.eval.ks:
+        raise SailError("config.eval.ks is empty: name at least one cut-off.")
+    return {name: _LOADERS[task.kind](config, name, store) for name, task in config.eval.tasks.items()}
