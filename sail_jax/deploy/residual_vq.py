@@ -78,6 +78,7 @@ class Codebook:
         return Codebook(codes, counts, codes * counts[:, None], jnp.zeros(len(codes), jnp.int32))
 
 
+@functools.partial(jax.jit, static_argnames="settings")
 def update(book: Codebook, x: jax.Array, chosen: jax.Array, settings: VQSettings, key: jax.Array) -> Codebook:
     """Moves each code to the moving average of the rows that chose it, and revives dead ones.
 
@@ -148,6 +149,12 @@ class Autoencoder(nn.Module):
     def __call__(self, z: jax.Array) -> jax.Array:
         """[B, D] -> [B, D], unquantised."""
         return self.decode(self.encode(z))
+
+
+@functools.partial(jax.jit, static_argnames=("module", "method"))
+def apply(module: Autoencoder, params: Any, x: np.ndarray, method: str) -> jax.Array:
+    """What one side of an autoencoder, "encode" or "decode", makes of rows; with empty `params` for the identity."""
+    return module.apply({"params": params}, x, method=method)
 
 
 def loss_and_codes(
@@ -223,10 +230,10 @@ def fit_residual_vq(
     require_rows(len(z), sizes)
     module = Autoencoder(z.shape[1], settings.latent)
     key = jax.random.key(seed)
-    params = module.init(key, jnp.asarray(z[:1])).get("params", {})
+    params = jax.jit(module.init)(key, z[:1]).get("params", {})
     batch = min(settings.batch, len(z))
     first = z[_rows(len(z), max(batch, _FIRST_ROWS_PER_CODE * max(sizes)), seed, 0)]
-    latents = np.asarray(module.apply({"params": params}, first, method="encode"))
+    latents = np.asarray(apply(module, params, first, "encode"))
     books = _first_books(latents, sizes, batch, seed)
     state = {"params": params, "optimizer": optax.adam(settings.learning_rate).init(params), "books": books}
     for step in track(range(1, settings.steps + 1), f"residual VQ {'-'.join(map(str, sizes))}"):

@@ -16,7 +16,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from flax import traverse_util
 from rich.progress import track
@@ -26,7 +25,7 @@ from safetensors.numpy import load_file, save
 from sail_jax.data.store import commit_bytes
 from sail_jax.deploy.embedding_set import EmbeddingInfo, EmbeddingSet
 from sail_jax.deploy.residual_codes import quantize, reconstruct, residual_kmeans
-from sail_jax.deploy.residual_vq import Autoencoder, VQSettings, fit_residual_vq
+from sail_jax.deploy.residual_vq import Autoencoder, VQSettings, apply, fit_residual_vq
 from sail_jax.deploy.semantic_id_metrics import Anchors, Meter
 from sail_jax.deploy.semantic_id_report import draw_frequencies
 from sail_jax.errors import SailError
@@ -159,9 +158,7 @@ class SemanticIds:
         if len(bad):
             raise SailError(f"Vector {bad[0]} is not finite or all zeros, and has no semantic ID; leave it out.")
         unit = unit_rows(z)
-        if not self._params:
-            return quantize(unit, self._codebooks)
-        return quantize(np.asarray(self._apply(unit, "encode")), self._codebooks)
+        return quantize(self._apply(unit, "encode"), self._codebooks)
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """The vectors that codes stand for, [N, D] float32, not of unit length.
@@ -177,11 +174,10 @@ class SemanticIds:
         for level in range(codes.shape[1]):
             if np.any((codes[:, level] < 0) | (codes[:, level] >= self.levels[level])):
                 raise SailError(f"Level {level + 1} has the codes 0 to {self.levels[level] - 1}; one is outside.")
-        total = reconstruct(codes, self._codebooks)
-        return np.asarray(self._apply(total, "decode")) if self._params else total
+        return self._apply(reconstruct(codes, self._codebooks), "decode")
 
-    def _apply(self, x: np.ndarray, method: str) -> jax.Array:
-        return self._autoencoder.apply({"params": self._params}, x, method=method)
+    def _apply(self, x: np.ndarray, method: str) -> np.ndarray:
+        return np.asarray(apply(self._autoencoder, self._params, x, method)) if self._params else x
 
     def require(self, embeddings: EmbeddingSet) -> None:
         """Checks that embeddings are of the model and of the width that the codebooks were fitted on.
