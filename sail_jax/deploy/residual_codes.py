@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import faiss
 import numpy as np
+from rich.progress import track
 
 from sail_jax.errors import SailError
 
@@ -30,7 +31,7 @@ def residual_kmeans(x: np.ndarray, sizes: Sequence[int], *, rounds: int, seed: i
     """
     require_rows(len(x), sizes)
     left, codebooks = np.array(x, np.float32), []
-    for level, size in enumerate(sizes):
+    for level, size in enumerate(track(sizes, f"residual k-means {'-'.join(map(str, sizes))}")):
         # faiss warns of fewer than 39 points per centroid and draws a sample where there are more than 256.
         limits = {"min_points_per_centroid": 1, "max_points_per_centroid": len(x)}
         kmeans = faiss.Kmeans(x.shape[1], size, niter=rounds, seed=seed + level, **limits)

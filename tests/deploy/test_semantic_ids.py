@@ -260,6 +260,15 @@ def test_the_table_has_figures_beside_it(table):
     assert figures["left_out_ids"] == ["item-3", "item-650"]
 
 
+def test_purity_of_a_table_equals_brute_force(sids, new, tmp_path):
+    """Over all items as anchors; rows that are left out must not shift who is whose neighbour."""
+    figures = write_table(sids, new, tmp_path / "ids.parquet", anchors=700)
+    z = np.delete(new.load()[1], [3, 650], axis=0)
+    assert figures["anchors"] == 698
+    expected = plain_purity(z, sids.assign(z), np.arange(698), 10)
+    np.testing.assert_allclose([prefix["purity"] for prefix in figures["prefixes"]], expected, atol=1e-3)
+
+
 def test_a_folder_without_a_usable_vector(sids, tmp_path):
     empty = EmbeddingSet(write_folder(tmp_path / "zeros", np.zeros((4, 16), np.float32)))
     with pytest.raises(SailError, match="no item with a usable vector"):
