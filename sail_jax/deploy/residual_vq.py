@@ -225,9 +225,11 @@ def fit_residual_vq(
         params: parameters of the `Autoencoder`; empty without `latent`.
 
     Raises:
-        SailError: there are fewer rows than codes of a level, or training diverged.
+        SailError: there are fewer rows than codes of a level, the batch is empty, or training diverged.
     """
     require_rows(len(z), sizes)
+    if settings.batch < 1:
+        raise SailError(f"An update needs one vector at least, not a batch of {settings.batch}.")
     module = Autoencoder(z.shape[1], settings.latent)
     key = jax.random.key(seed)
     params = jax.jit(module.init)(key, z[:1]).get("params", {})

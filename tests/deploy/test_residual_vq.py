@@ -180,5 +180,7 @@ def test_an_encoder_and_decoder_are_learned(z):
 def test_mistakes(z):
     with pytest.raises(SailError, match="10 vectors cannot fill a codebook of 16"):
         fit_residual_vq(z[:10], SIZES, FAST, seed=0)
+    with pytest.raises(SailError, match="batch of 0"):
+        fit_residual_vq(z, SIZES, VQSettings(batch=0), seed=0)
     with pytest.raises(SailError, match="diverged"):
         fit_residual_vq(z[:100], (4,), VQSettings(steps=1, decay=float("nan")), seed=0)

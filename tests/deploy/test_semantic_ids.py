@@ -201,9 +201,11 @@ def test_nothing_complete_is_overwritten(folder, embeddings, table, sids, new):
         write_table(sids, new, table[0].path)
 
 
-def test_wrong_settings(z):
+def test_wrong_settings(z, tmp_path):
     with pytest.raises(SailError, match="cannot fill"):
         fit(z[:5], (4, 8), INFO)
+    with pytest.raises(SailError, match="0 vectors cannot fill"):
+        fit_folder(EmbeddingSet(write_folder(tmp_path / "empty", z[:0])), {tmp_path / "sids": (4,)})
     with pytest.raises(SailError, match="two codes at least"):
         fit(z, (8, 1), INFO)
     with pytest.raises(SailError, match="kmeans, vq"):
@@ -304,7 +306,7 @@ def test_lookup_of_a_suffix_and_of_what_cannot_be_an_id(table):
             table[0].find(text)
     with pytest.raises(SailError, match="no semantic ID"):
         table[0].find("1-")
-    with pytest.raises(SailError, match="has [45] numbers|has 5 numbers"):
+    with pytest.raises(SailError, match="has 5 numbers"):
         table[0].find("1-1-1-1-1")
 
 
