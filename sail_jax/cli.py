@@ -535,17 +535,13 @@ def _print_results(results: list[Result], names: tuple[str, ...]) -> None:
     for r in results:
         figures = [f"{100 * r.metrics[name]:.1f}" for name in names]
         table.add_row(r.task, r.view, r.model, *figures, str(r.queries), str(r.corpus))
-    # Wide enough for all columns where the output is no terminal.
-    Console(width=max(console.width, 120)).print(table)
+    _print_wide(table)
 
 
 def _write_json(path: Path, values: Any) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(values, indent=2) + "\n")
     partial.rename(path)
-
-    _print_wide(table)  # recall in per cent
-    console.print(f"Figures: {run.metrics}; report: {run.report}")
 
 
 def _of_run(options: argparse.Namespace, overrides: list[str]) -> Config:
