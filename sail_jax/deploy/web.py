@@ -168,9 +168,9 @@ class SearchServer(ThreadingHTTPServer):
         """The address of the page."""
         return f"http://{_HOST}:{self.server_port}/"
 
-    def server_close(self) -> None:
+    def __exit__(self, *args: Any) -> None:
         """Closes the port, and waits for a search that is under way."""
-        super().server_close()
+        super().__exit__(*args)
         self.page.finish()
 
 

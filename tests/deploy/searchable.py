@@ -2,6 +2,7 @@
 
 import functools
 
+import faiss
 import jax
 import numpy as np
 
@@ -12,6 +13,9 @@ from sail_jax.deploy.embedding_set import EmbeddingInfo, EmbeddingSet, part_path
 from sail_jax.embedder import DEFAULT_INSTRUCTION, fingerprint
 from sail_jax.items import TEXT_FIELDS
 from sail_jax.models.model import init_params
+
+# Tests run in parallel, a process on each core.
+faiss.omp_set_num_threads(1)
 
 
 def write_embeddings(folder, ids, z, *, model="runs/x", of="0123", dtype="float32", rows_per_part=1000):
@@ -50,6 +54,7 @@ def recall(found, wanted):
 
 def untrained_run(settings, workdir):
     """A run directory with the parameters before the first step."""
+    settings.eval.batch_size = 64
     config, run = config_lib.build(settings), RunDirectory(workdir)
     run.path.mkdir()
     config_lib.save(config, run.config)
@@ -61,8 +66,8 @@ def untrained_run(settings, workdir):
 
 
 def embed_store(embedder, folder, store, *, modalities="VTA", dims=None, **options):
-    """The items of a store that have some of the modalities, embedded."""
-    items = [item for item in (store[i] for i in range(len(store))) if set(modalities) & set(item.modalities)]
+    """The first 64 items of a store, those that have some of the modalities, embedded."""
+    items = [item for item in (store[i] for i in range(64)) if set(modalities) & set(item.modalities)]
     view = View(modalities, TEXT_FIELDS, DEFAULT_INSTRUCTION)
     z = np.concatenate([part[0] for part, _ in embedder.stream(items, view, (modalities,))])
     ids, of = [item.item_id for item in items], fingerprint(embedder.params)
