@@ -277,7 +277,12 @@ def ids(tab):
 
 
 def wait_for(tab, what):
-    tab.wait_for_function("part => document.querySelector('#status').textContent.includes(part)", arg=what)
+    # By locators: functions that are polled in the page would be evaluated there, which its policy forbids.
+    tab.locator("#status", has_text=what).wait_for(timeout=120_000)
+
+
+def wait_for_picture(tab):
+    assert tab.locator("#hits img").first.evaluate("async image => (await image.decode(), image.naturalWidth)") > 0
 
 
 @pytest.mark.browser
@@ -288,7 +293,7 @@ def test_searching_in_a_browser(server, tab, store, tmp_path):
     wait_for(tab, "24 items for “a red circle”")
     assert len(set(ids(tab))) == 24
     assert ids(tab) == [hit.id for hit in server.page._searcher.search(["a red circle"], 24)[0]]
-    tab.wait_for_function("document.querySelector('#hits img').naturalWidth > 0")
+    wait_for_picture(tab)
     tab.screenshot(path=tmp_path / "text.png")
 
     item = pictured(store)
@@ -385,7 +390,7 @@ def test_it_fits_a_phone(server, browser, scheme, tmp_path):
     tab.fill("#text", "a red circle")
     tab.click("#go")
     wait_for(tab, "24 items")
-    tab.wait_for_function("document.querySelector('#hits img').naturalWidth > 0")
+    wait_for_picture(tab)
     assert tab.evaluate("document.documentElement.scrollWidth") <= 375
     ground = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (max(map(int, ground[4:-1].split(","))) < 128) == (scheme == "dark")
