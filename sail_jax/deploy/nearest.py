@@ -80,7 +80,7 @@ class ShortlistSearch:
             raise SailError(
                 "A shortlist is made by an index or by the first dimensions of the vectors: name one of them."
             )
-        if index is not None and not _same_ids(index, exact):
+        if index is not None and not (index.dims <= exact.dims and _same_ids(index, exact)):
             raise SailError(f"The index {index.path} is not of these embeddings; build it again with `index`.")
         self._exact, self._size, self._dims, self._index = exact, size, dims, index
         self.ids, self.dims = exact.ids, exact.dims

@@ -80,8 +80,10 @@ def test_an_index_makes_the_shortlist(embeddings, exact, z, tmp_path):
     assert recall(alone, expected) < recall(ranked, expected) > 0.9
     np.testing.assert_allclose(cosines, np.einsum("qd,qkd->qk", unit(QUERIES), unit(z)[ranked]), atol=1e-5)
     others = write_embeddings(tmp_path / "others", [f"item-{i + 1}" for i in range(ROWS)], z)
-    with pytest.raises(SailError, match="not of these embeddings"):
-        ShortlistSearch(ExactSearch(others, block=400), 10, index=index)
+    narrower = write_embeddings(tmp_path / "narrower", [f"item-{i}" for i in range(ROWS)], z[:, :16])
+    for wrong in (others, narrower):
+        with pytest.raises(SailError, match="not of these embeddings"):
+            ShortlistSearch(ExactSearch(wrong, block=400), 10, index=index)
 
 
 def test_ties_go_to_the_lower_row(tmp_path):
