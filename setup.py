@@ -11,8 +11,8 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["sail_jax", "sail_jax.*"]),
-    # Files that exported models ship with; they are copied, never imported from here.
-    package_data={"sail_jax.convert": ["exported_code/*.py"]},
+    # Files that exported models ship with (they are copied, never imported from here), and the page of `serve`.
+    package_data={"sail_jax.convert": ["exported_code/*.py"], "sail_jax.deploy": ["search_page.html"]},
     install_requires=[
         "jax>=0.10,<0.12",
         "flax>=0.12",
@@ -58,6 +58,7 @@ setup(
             "peft>=0.18",
             "mteb>=2.26",
             "pytrec-eval-terrier>=0.5.6",
+            "playwright>=1.50",
         ],
     },
 )

@@ -195,6 +195,9 @@ def test_materializing_from_the_command_line(world, tmp_path, capsys):
         "prompts",
         "export",
         "inspect",
+        "index",
+        "search",
+        "serve",
     ],
 )
 def test_every_verb_has_help_with_an_example(verb, capsys):

@@ -18,9 +18,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 
 from sail_jax.evaluation.report_style import INK, LINES, STYLE
+from sail_jax.evaluation.thumbnail import webp_thumbnail
 
 HEADLINE_METRIC = "recall@10"
 _THUMBNAIL_SIDE = 96
@@ -355,19 +355,8 @@ def _card(card: Card) -> str:
 
 def _thumbnail(encoded: bytes | None) -> str | None:
     """A small WebP as a data URI; None where there is no picture or it cannot be decoded."""
-    if encoded is None:
-        return None
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            # JPEG decodes at a fraction of its size from here on.
-            image.draft("RGB", (2 * _THUMBNAIL_SIDE, 2 * _THUMBNAIL_SIDE))
-            small = image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
-    small.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
-    buffer = io.BytesIO()
-    small.save(buffer, "WEBP", quality=70)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    small = None if encoded is None else webp_thumbnail(encoded, _THUMBNAIL_SIDE)
+    return None if small is None else "data:image/webp;base64," + base64.b64encode(small).decode()
 
 
 # -------------------------------------------------------------------------------------------------------- settings
