@@ -8,7 +8,10 @@ WORKDIR/
   metrics.jsonl         one line per logged step
   tensorboard/          the same for TensorBoard
   metrics.json          the evaluation
+  evaluation.json       the same with every view and width, and the histograms
+  report_data.json      thumbnails, map and facts, so that the report can be drawn again without the model
   report.html           the evaluation as a page
+  report_files/         its charts as PNGs
 """
 
 import json
@@ -43,6 +46,8 @@ class RunDirectory:
         self.training_log = self.path / "metrics.jsonl"
         self.tensorboard = self.path / "tensorboard"
         self.metrics = self.path / "metrics.json"
+        self.evaluation = self.path / "evaluation.json"
+        self.report_data = self.path / "report_data.json"
         self.report = self.path / "report.html"
 
     def load_config(self) -> Config:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from sail_jax import config as config_lib
 from sail_jax import embedder as embedder_lib
-from sail_jax.checkpoint import RunDirectory
+from sail_jax.checkpoint import Checkpoints, RunDirectory
 from sail_jax.config import Config
 from sail_jax.convert.export import export
 from sail_jax.convert.from_hf import inspect_checkpoint
@@ -28,9 +28,10 @@ from sail_jax.data.preview import previews
 from sail_jax.data.synthetic import make_world
 from sail_jax.data.training_set import materialize
 from sail_jax.errors import SailError
-from sail_jax.evaluation.report import write_report
+from sail_jax.evaluation.report import png_folder, write_report
+from sail_jax.evaluation.report_data import read_runs, write_evaluation, write_report_data
 from sail_jax.evaluation.suite import metrics_tree, run_suite
-from sail_jax.evaluation.summary import build_report
+from sail_jax.evaluation.summary import gather
 from sail_jax.models.describe import parameter_table
 from sail_jax.objectives.matryoshka import check_widths
 from sail_jax.schema import meanings
@@ -147,6 +148,24 @@ def _add_run_verbs(verbs: Any) -> None:
         config=False,
     )
     sub.add_argument("--config", type=Path, help="experiment file; by default the one that the run was started with")
+    sub = _verb(
+        verbs,
+        "report",
+        _report,
+        "draw the report of an evaluated run again, or compare several runs in one page; needs neither model nor items",
+        "--workdir runs/glyphs --workdir runs/glyphs_large --output report.html",
+        workdir="",
+        config=False,
+    )
+    sub.add_argument(
+        "--workdir", required=True, type=Path, action="append", help="run directory; name several to compare them"
+    )
+    sub.add_argument(
+        "--output",
+        type=Path,
+        default=Path("report.html"),
+        help="page that is written, with its charts as PNGs in NAME_files beside it (report.html)",
+    )
 
 
 def _add_curation_verbs(verbs: Any) -> None:
@@ -323,14 +342,26 @@ def _evaluate_and_say(config: Config, workdir: Path) -> None:
     partial = run.metrics.with_suffix(".partial")
     partial.write_text(json.dumps(metrics, indent=2) + "\n")
     partial.rename(run.metrics)
-    write_report(run.report, build_report(config, run, results, tasks, store))
+    write_evaluation(run.evaluation, results, Checkpoints(run).latest())
+    write_report_data(run.report_data, gather(config, run, results, tasks, store))
+    write_report(run.report, read_runs([run.path]))
     table = Table("task", "view", "model", *(f"R@{k}" for k in config.eval.ks), "queries", "corpus")
     for r in results:
         figures = [f"{100 * r.metrics[f'recall@{k}']:.1f}" for k in config.eval.ks]
         table.add_row(r.task, r.view, r.model, *figures, str(r.queries), str(r.corpus))
     # Recall in per cent; wide enough for all columns where the output is no terminal.
     Console(width=max(console.width, 120)).print(table)
-    console.print(f"Figures: {run.metrics}; report: {run.report}")
+    console.print(
+        f"Figures: {run.metrics} and {run.evaluation}; report: {run.report}; charts: {png_folder(run.report)}"
+    )
+
+
+def _report(options: argparse.Namespace, overrides: list[str]) -> None:
+    if overrides:
+        raise SailError("report reads no config; leave out --config settings.")
+    output = options.output.absolute()
+    write_report(output, read_runs(options.workdir))
+    console.print(f"Report: {output}; charts: {png_folder(output)}")
 
 
 def _of_run(options: argparse.Namespace, overrides: list[str]) -> Config:

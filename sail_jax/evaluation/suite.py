@@ -41,6 +41,9 @@ class Result:
         corpus: items that are searched.
         rows: [Q, 8] int64, the nearest rows of the corpus.
         cosines: [Q, 8] float32.
+        width: the Matryoshka size of the figures; 0 where there is none.
+        histograms: {"edges": [B + 1], "positive": [B], "negative": [B]} of cosines, or None.
+        sample: rows [n] of the task's corpus and their vectors [n, D], for the map; or None.
     """
 
     model: str
@@ -53,6 +56,9 @@ class Result:
     corpus: int
     rows: np.ndarray
     cosines: np.ndarray
+    width: int = 0
+    histograms: dict | None = None
+    sample: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
     def prefix(self) -> str:
