@@ -54,6 +54,7 @@ setup(
             "torch>=2.4",
             "sentence-transformers>=6",
             "peft>=0.18",
+            "playwright>=1.40",
         ],
     },
 )

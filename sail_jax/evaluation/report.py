@@ -108,8 +108,8 @@ class _Page:
         shown, left_out = [], 0
         for chart in charts:
             chart = self._renamed(chart)
-            save_png(chart, self._folder)
             svg = inline_svg(chart)
+            save_png(chart, self._folder)
             if self._chart_size + len(svg) > _CHART_LIMIT:
                 left_out += 1
                 continue

@@ -76,7 +76,7 @@ def _of_run(runs: Sequence[RunReport], run: RunReport) -> str:
 def _metric_of(runs: Sequence[RunReport], task: str) -> str | None:
     """The share that stands for the task in charts; None for a task that has none, such as one scored by AUC."""
     mains = [main_figures(run, task, "trained") for run in runs]
-    metric = next((headline_metric(main) for main in mains if main is not None), "")
+    metric = next((headline_metric(main) for main in mains if main is not None and main.metrics), "")
     return metric if metric.startswith("recall@") else None
 
 

@@ -14,11 +14,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from sail_jax.evaluation.report_style import GREY, INK, LINES
 
 _WIDTH = 4.6  # inches; charts stand in a grid of columns of about this width
+_DPI = 180
 _MAX_POINTS = 400  # of a curve
 _DASHES = ("-", "--", "-.", ":")
 MODALITY_SETS = ("V", "T", "A", "VT", "VA", "TA", "VTA")
@@ -63,13 +64,14 @@ def inline_svg(chart: Chart) -> str:
     buffer = io.StringIO()
     # Text stays text, and the salt makes the same chart give the same bytes, and ids that no other chart has.
     with _settings({"svg.fonttype": "none", "svg.hashsalt": f"sail_jax {chart.name}"}):
-        chart.figure.savefig(buffer, format="svg", transparent=True, dpi=200)
+        chart.figure.savefig(buffer, format="svg", transparent=True, dpi=_DPI)
+    chart.figure.set_layout_engine("none")  # what has been laid out stays so for the PNG
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     root, rest = svg.split(">", 1)
     svg = re.sub(r' (width|height)="[^"]*"', "", root) + ">" + rest
-    svg = re.sub(r' id="[A-Za-z0-9]+_\d+"', "", svg)
+    svg = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", svg)
     svg = svg.replace(INK, "currentColor")
     return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(chart.label)}"', 1)
 
@@ -77,7 +79,7 @@ def inline_svg(chart: Chart) -> str:
 def save_png(chart: Chart, folder: Path) -> None:
     """Writes the chart as FOLDER/NAME.png, on white."""
     with _settings({}):
-        chart.figure.savefig(folder / f"{chart.name}.png", dpi=200, facecolor="white")
+        chart.figure.savefig(folder / f"{chart.name}.png", dpi=_DPI, facecolor="white")
 
 
 @contextlib.contextmanager
@@ -105,20 +107,26 @@ def _grid(axes: Axes, axis: str = "y") -> None:
     axes.set_axisbelow(True)
 
 
-def _legend(axes: Axes, **settings: object) -> None:
-    axes.legend(**{"frameon": False, "labelcolor": INK, "fontsize": 8.5, "handlelength": 1.8} | settings)
+def _percent(share: float, _: int) -> str:
+    return f"{100 * share:.3g}%"
 
 
-def _figure_legend(figure: Figure, **settings: object) -> None:
-    """A legend under the axes, where it hides nothing."""
-    shown = {"loc": "outside lower left", "frameon": False, "labelcolor": INK, "fontsize": 8.5, "ncols": 3}
-    figure.legend(**(shown | {"columnspacing": 1.2, "borderaxespad": 0.1, "handlelength": 1.8} | settings))
+def _legend(figure: Figure, **settings: object) -> None:
+    """A legend under the axes, where it hides nothing; each name is there once."""
+    handles = {
+        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    longest = max(map(len, handles))
+    columns = 3 if longest < 16 else 2 if longest < 28 else 1
+    shown = {"loc": "outside lower left", "frameon": False, "labelcolor": INK, "fontsize": 8.5, "ncols": columns}
+    shown |= {"columnspacing": 1.2, "borderaxespad": 0.1, "handlelength": 1.8}
+    figure.legend(handles.values(), handles.keys(), **(shown | settings))
 
 
-def _literal(name: str) -> str:
-    """A name that matplotlib neither typesets as a formula nor hides from the legend, nor breaks into lines."""
+def _literal(name: str, longest: int = 48) -> str:
+    """A name, cut to `longest`, that matplotlib neither typesets as a formula nor hides from the legend, nor breaks into lines."""
     plain = re.sub(r"[\x00-\x1f]", " ", name)
-    return "\u200b" + (plain if len(plain) <= 48 else plain[:47] + "…").replace("$", r"\$")
+    return "\u200b" + (plain if len(plain) <= longest else plain[: longest - 1] + "…").replace("$", r"\$")
 
 
 def curves_chart(
@@ -146,14 +154,14 @@ def curves_chart(
         shown = {"color": colour, "linestyle": dash, "linewidth": 1.7, "marker": marker, "markersize": 3}
         axes.plot(line.x[::stride], strong[::stride], label=_literal(line.label), **shown)
     axes.set_xlabel("step", color=INK, fontsize=9)
-    axes.set_ylabel(_literal(unit), color=INK, fontsize=9)
+    axes.set_ylabel(_literal(unit, 24), color=INK, fontsize=9)
     if share:
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.yaxis.set_major_formatter(FuncFormatter(_percent))
         axes.set_ylim(bottom=0)
     axes.margins(x=0.02)
     _grid(axes)
     if len(lines) > 1:
-        _legend(axes)
+        _legend(figure)
     return Chart(name, f"{title} over training steps", figure)
 
 
@@ -189,12 +197,12 @@ def widths_chart(name: str, title: str, metric: str, lines: Sequence[Line]) -> C
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(widths, [str(width) for width in widths], rotation=0 if len(widths) <= 8 else 60)
     axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.yaxis.set_major_formatter(FuncFormatter(_percent))
     axes.set_xlabel("dimensions kept", color=INK, fontsize=9)
-    axes.set_ylabel(_literal(metric), color=INK, fontsize=9)
+    axes.set_ylabel(_literal(metric, 24), color=INK, fontsize=9)
     _grid(axes)
     if len(lines) > 1:
-        _legend(axes, loc="best")
+        _legend(figure)
     return Chart(name, f"{title}: {metric} by Matryoshka size", figure)
 
 
@@ -217,11 +225,10 @@ def separability_chart(name: str, title: str, panels: Sequence[tuple[str, Mappin
             one.stairs(shares, edges, color=colour, linewidth=1.3, label=f"{label} pairs")
         one.set_ylim(bottom=0)
         one.set_xlim(low, high)
-        one.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        one.yaxis.set_major_formatter(FuncFormatter(_percent))
         one.text(0.0, 1.02, _literal(heading), transform=one.transAxes, fontsize=8.5, color=INK, va="bottom")
         _grid(one)
-    handles = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
-    _figure_legend(figure, handles=handles.values(), labels=handles.keys())
+    _legend(figure)
     axes[-1].set_xlabel("cosine", color=INK, fontsize=9)
     figure.supylabel("share of pairs", color=INK, fontsize=9)
     return Chart(name, f"{title}: cosines of relevant and of other pairs", figure)
@@ -257,15 +264,15 @@ def bars_chart(name: str, title: str, metric: str, views: Sequence[str], groups:
         for place, value in zip(places, values, strict=True):
             if np.isfinite(value):
                 axes.text(value, place, f" {100 * value:.1f}", va="center", fontsize=7.5, color=INK)
-    axes.set_yticks(range(len(views)), [_literal(view) for view in views])
+    axes.set_yticks(range(len(views)), [_literal(view, 16) for view in views])
     axes.invert_yaxis()
     axes.margins(x=0.12, y=0.02)
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.xaxis.set_major_formatter(FuncFormatter(_percent))
     axes.set_xlabel(_literal(metric), color=INK, fontsize=9)
     _grid(axes, "x")
     if len(groups) > 1:
-        _figure_legend(figure)
+        _legend(figure)
     return Chart(name, f"{title}: {metric} by what is shown", figure)
 
 
@@ -326,5 +333,5 @@ def map_chart(
     axes.set(xticks=[], yticks=[], aspect="equal", adjustable="datalim")
     axes.spines[:].set_visible(False)
     if named:
-        _figure_legend(figure, handletextpad=0.2, markerscale=2 if size < 10 else 1.2, fontsize=8, handlelength=1.4)
+        _legend(figure, handletextpad=0.2, markerscale=2 if size < 10 else 1.2, fontsize=8, handlelength=1.4)
     return Chart(name, f"{title}: a map of the items", figure)
