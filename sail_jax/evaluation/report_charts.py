@@ -28,6 +28,7 @@ from sail_jax.evaluation.report_tables import (
     headline_metric,
     main_figures,
     show_view,
+    subject,
     tasks_of,
 )
 
@@ -65,7 +66,7 @@ def file_name(*parts: str) -> str:
 
 
 def _titled(runs: Sequence[RunReport], run: RunReport, title: str) -> str:
-    return f"{title} · {run.name}" if len(runs) > 1 else title
+    return f"{title}\n{run.name}" if len(runs) > 1 else title
 
 
 def _of_run(runs: Sequence[RunReport], run: RunReport) -> str:
@@ -75,9 +76,9 @@ def _of_run(runs: Sequence[RunReport], run: RunReport) -> str:
 
 def _metric_of(runs: Sequence[RunReport], task: str) -> str | None:
     """The share that stands for the task in charts; None for a task that has none, such as one scored by AUC."""
-    mains = [main_figures(run, task, "trained") for run in runs]
+    mains = [main_figures(run, task, subject(run)) for run in runs]
     metric = next((headline_metric(main) for main in mains if main is not None and main.metrics), "")
-    return metric if metric.startswith("recall@") else None
+    return metric if metric.startswith(("recall@", "accuracy@")) else None
 
 
 # ----------------------------------------------------------------------------------------------------- separability
@@ -125,11 +126,11 @@ def widths_charts(runs: Sequence[RunReport]) -> list[Chart]:
 
 def _width_lines(runs: Sequence[RunReport], run: RunReport, place: int, task: str, metric: str | None) -> list[Line]:
     lines = []
-    for model, dash in (("trained", "-"), ("untrained", ":")):
+    for model, dash in ((subject(run), "-"), ("untrained", ":")):
         values = figures_by_width(run, task, model, metric or "")
         if len(values) > 1:
             label = f"{run.name}, {model}" if len(runs) > 1 else model
-            colour = LINES[place % len(LINES)] if model == "trained" or len(runs) > 1 else GREY
+            colour = LINES[place % len(LINES)] if model != "untrained" or len(runs) > 1 else GREY
             lines.append(Line(label, list(values), list(values.values()), colour, dash))
     return lines
 
@@ -160,7 +161,7 @@ def modality_charts(runs: Sequence[RunReport]) -> list[Chart]:
 def _bars(runs: Sequence[RunReport], task: str, metric: str) -> list[Chart]:
     columns = []  # label, colour, view -> value
     for place, run in enumerate(runs):
-        for model in ("untrained", "tfidf", "trained") if len(runs) == 1 else ("trained",):
+        for model in ("untrained", "tfidf", subject(run)) if len(runs) == 1 else (subject(run),):
             values = _values_by_view(run, task, model, metric)
             colour = {"untrained": GREY, "tfidf": LINES[1]}.get(model, LINES[place % len(LINES)])
             if values:
@@ -210,9 +211,9 @@ def _matrices(runs: Sequence[RunReport], task: str, metric: str) -> list[Chart]:
 
 def _matrix(run: RunReport, task: str, metric: str) -> dict[tuple[str, str], float]:
     """(query's modalities, target's) -> value; empty where the views were not crossed."""
-    main = main_figures(run, task, "trained")
+    main = main_figures(run, task, subject(run))
     values = {}
-    for view, value in _values_by_view(run, task, "trained", metric).items():
+    for view, value in _values_by_view(run, task, subject(run), metric).items():
         query, _, target = view.partition("->")
         if query in MODALITY_SETS and target in MODALITY_SETS:
             values[query, target] = value

@@ -27,7 +27,7 @@ class Figures:
     """Figures of one model on one task under one view, as evaluation.json holds them.
 
     Attributes:
-        model: "trained", "untrained" or "tfidf".
+        model: "trained", "untrained", "embeddings" (vectors that were read) or "tfidf".
         task: name of the task.
         view: "QUERY->TARGET" modalities.
         main: whether it is the task's own view.

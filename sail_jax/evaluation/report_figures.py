@@ -93,7 +93,8 @@ def _settings(values: Mapping[str, object]) -> Iterator[None]:
 def _canvas(title: str, height: float, panels: int = 1, pad: float = 8) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     axes = list(figure.subplots(panels, sharex=True, squeeze=False)[:, 0])
-    axes[0].set_title(_literal(title), loc="left", fontsize=10.5, fontweight="bold", color=INK, pad=pad)
+    heading = "\n".join(_literal(line, 38) for line in title.split("\n"))
+    axes[0].set_title(heading, loc="left", fontsize=10.5, fontweight="bold", color=INK, pad=pad)
     for one in axes:
         one.tick_params(colors=INK, labelsize=8.5, length=3)
         one.spines[["top", "right"]].set_visible(False)

@@ -10,7 +10,8 @@ import numpy as np
 from sail_jax.evaluation.report_data import Figures, RunReport
 
 HEADLINE_METRIC = "recall@10"
-MODELS = {"untrained": "untrained", "tfidf": "TF-IDF", "trained": "trained"}  # in the order of the columns
+# In the order of the columns.
+MODELS = {"untrained": "untrained", "tfidf": "TF-IDF", "embeddings": "embeddings", "trained": "trained"}
 _LOWER_IS_BETTER = {"separability/overlap"}
 # Shares, shown in per cent; other metrics are plain numbers.
 _SHARES = ("recall@", "ndcg@", "mrr@", "map@", "accuracy", "intersection@", "bijective", "separability/overlap")
@@ -25,7 +26,8 @@ def format_metric(name: str, value: float | None) -> str:
 
 def headline_metric(figures: Figures) -> str:
     """The metric that stands for some figures where there is room for one."""
-    return HEADLINE_METRIC if HEADLINE_METRIC in figures.metrics else next(iter(figures.metrics), HEADLINE_METRIC)
+    names = [name for name in figures.metrics if name.startswith(("recall@", "accuracy@"))] or list(figures.metrics)
+    return HEADLINE_METRIC if HEADLINE_METRIC in names or not names else names[0]
 
 
 def tasks_of(runs: Sequence[RunReport]) -> list[str]:
@@ -37,6 +39,11 @@ def main_figures(run: RunReport, task: str, model: str) -> Figures | None:
     """The figures of a model under the task's own view at its full width, or None."""
     own = [figures for figures in run.figures if (figures.task, figures.model) == (task, model) and figures.main]
     return max(own, key=lambda figures: figures.width, default=None)
+
+
+def subject(run: RunReport) -> str:
+    """The model that the report of a run is about: the trained one, or where there is none, embeddings that were read."""
+    return "trained" if any(figures.model == "trained" for figures in run.figures) else "embeddings"
 
 
 def models_of(run: RunReport, task: str) -> list[str]:
@@ -67,18 +74,18 @@ def headline(runs: Sequence[RunReport]) -> str:
 def _tiles(run: RunReport) -> str:
     tiles = []
     for task in tasks_of([run]):
-        main, before = main_figures(run, task, "trained"), main_figures(run, task, "untrained")
+        main, before = main_figures(run, task, subject(run)), main_figures(run, task, "untrained")
         if main is None:
             continue
         metric = headline_metric(main)
         was = ""
         if before is not None:
             was = f'<span class="was">{format_metric(metric, before.metrics.get(metric))} →</span> '
-        models = "untrained → trained" if before is not None else "trained"
+        models = f"untrained → {_model(main)}" if before is not None else _model(main)
         tiles.append(
             f'<div class="tile"><div class="what">{html.escape(task)} · {html.escape(metric)}</div>'
             f'<div class="now">{was}{format_metric(metric, main.metrics.get(metric))}</div>'
-            f'<div class="what">{models} · {html.escape(show_view(main.view))} · {main.queries:,} queries in '
+            f'<div class="what">{html.escape(models)} · {html.escape(show_view(main.view))} · {main.queries:,} queries in '
             f"{main.corpus:,} items</div></div>"
         )
     return f'<div class="tiles">{"".join(tiles)}</div>\n' if tiles else ""
@@ -87,12 +94,12 @@ def _tiles(run: RunReport) -> str:
 def _overview(runs: Sequence[RunReport]) -> str:
     rows = []
     for task in tasks_of(runs):
-        mains = [main_figures(run, task, "trained") for run in runs]
+        mains = [main_figures(run, task, subject(run)) for run in runs]
         metric = next((headline_metric(main) for main in mains if main is not None), HEADLINE_METRIC)
         values = [None if main is None else main.metrics.get(metric) for main in mains]
         rows.append(_metric_row(f"{task} · {metric}", metric, values))
     head = "".join(f"<th>{html.escape(run.name)}</th>" for run in runs)
-    return f'<div class="card">{scroll_table(f"<tr><th>trained model</th>{head}</tr>", rows)}</div>\n' if rows else ""
+    return f'<div class="card">{scroll_table(f"<tr><th>task</th>{head}</tr>", rows)}</div>\n' if rows else ""
 
 
 def task_table(runs: Sequence[RunReport], task: str) -> str:

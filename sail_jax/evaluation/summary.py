@@ -29,27 +29,23 @@ def gather(
     config: Config, run: RunDirectory, results: list[Result], tasks: dict[str, RetrievalTask], store: ItemStore
 ) -> RunReport:
     """The parts that report_data.json keeps."""
-    mains = _trained_mains(results)
+    mains = _mains(results)
     return RunReport(
         name=run.path.name,
         facts=_facts(config, read_training_log(run), store),
         gallery=[
             row for result in mains if result.task in tasks for row in _gallery(result, tasks[result.task], store)
         ],
-        maps=[
-            _map(result, tasks[result.task], store, config.seed)
-            for result in mains
-            if result.task in tasks and result.sample is not None
-        ],
+        maps=[_map(result, tasks[result.task], store, config.seed) for result in mains if result.sample is not None],
         settings=to_dict(config),
     )
 
 
-def _trained_mains(results: list[Result]) -> list[Result]:
-    """Of each task, the trained model's result under the task's own view at its full width."""
+def _mains(results: list[Result]) -> list[Result]:
+    """Of each task, the result that the report is about: under the task's own view at its full width."""
     mains: dict[str, Result] = {}
     for result in results:
-        if result.model == "trained" and result.main:
+        if result.model in ("trained", "embeddings") and result.main:
             mains[result.task] = max(mains.get(result.task, result), result, key=lambda r: r.width)
     return list(mains.values())
 
@@ -68,18 +64,24 @@ def _facts(config: Config, log: list[dict], store: ItemStore) -> dict[str, str]:
 
 
 def _gallery(result: Result, task: RetrievalTask, store: ItemStore) -> list[GalleryRow]:
-    count = min(len(task.queries), len(result.rows))
+    if result.rows is None or getattr(task, "sequences", None) is not None:
+        return []  # a sequence of items is no card
+    count = len(task.queries)
     chosen = sorted({i * count // _QUERIES_PER_TASK for i in range(min(_QUERIES_PER_TASK, count))})
     rows = []
     for query in chosen:
         found = [
-            _card(store[int(task.corpus[row])], relevant=bool(row in task.relevant[query]), score=float(cosine))
+            _card(_item(task.corpus[row], store), relevant=bool(row in task.relevant[query]), score=float(cosine))
             for row, cosine in zip(result.rows[query], result.cosines[query], strict=True)
             if row >= 0
         ]
-        asked = task.queries[query]
-        rows.append(GalleryRow(task.name, _card(text_item(asked) if isinstance(asked, str) else store[asked]), found))
+        rows.append(GalleryRow(task.name, _card(_item(task.queries[query], store)), found))
     return rows
+
+
+def _item(entry: int | np.integer | str, store: ItemStore) -> Item:
+    """A query, or a row of a corpus: a position in the store, or a text."""
+    return text_item(entry) if isinstance(entry, str) else store[int(entry)]
 
 
 def _card(item: Item, *, relevant: bool = False, score: float | None = None) -> Card:
@@ -97,6 +99,6 @@ def _map(result: Result, task: RetrievalTask, store: ItemStore, seed: int) -> Sp
     rows, vectors = (np.asarray(part) for part in result.sample)
     shown = np.flatnonzero(vectors.any(axis=-1))  # an item that lacks what the task shows has no place
     chosen = shown[draw_rows(len(shown), seed)]
-    items = (store[int(task.corpus[row])] for row in rows[chosen])
+    items = (_item(task.corpus[row], store) for row in rows[chosen])
     labels = [item.labels[0] if item.labels else "" for item in items]
     return SpaceMap(result.task, np.round(project(vectors[chosen], seed), 2).tolist(), labels)

@@ -363,6 +363,14 @@ def test_empty_report_and_parts_left_out(tmp_path):
     assert not {tag for tag, _ in page.elements} & {"svg", "details", "table"}
 
 
+def test_embeddings_that_were_read_take_the_place_of_the_trained_model(tmp_path):
+    figures = [dataclasses.replace(f, model="embeddings") for f in report_runs.all_figures() if f.model == "trained"]
+    text, page = write(tmp_path / "r.html", RunReport("r", figures))
+    assert page.classes("tile") == 2 and "45.0 %" in page.text
+    names = {path.stem for path in png_folder(tmp_path / "r.html").iterdir()}
+    assert {"matryoshka-i2i", "modality_matrix-i2i", "modalities-i2i", "separability-i2i"} <= names
+
+
 def test_a_task_without_recall_has_a_table_only(tmp_path):
     figures = [
         Figures("trained", "scored", "VTA->VTA", True, 96, {"auc": 0.9}),
@@ -516,8 +524,7 @@ def gathered(world):
     rows, cosines = top_k(queries, z, 8, block=64, exclude=task.exclude)
     result = results(rows=rows, cosines=cosines, sample=(np.arange(len(z)), z))
     narrow = results(rows=rows[:, ::-1], cosines=cosines[:, ::-1], width=16, sample=None)
-    scored = results(task="scored", sample=None)  # a task without a corpus to show
-    made = gather(config, RunDirectory(world), [result, narrow, scored], {"i2i": task}, store)
+    made = gather(config, RunDirectory(world), [narrow, result], {"i2i": task}, store)
     return made, task, store, rows, cosines
 
 

@@ -14,9 +14,13 @@ pytestmark = [pytest.mark.browser, pytest.mark.skipif(BROWSER is None, reason="n
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
-OVERFLOWING = """() => [...document.querySelectorAll('main *')].filter(element =>
-    element.getBoundingClientRect().right > document.documentElement.clientWidth + 1 && !element.closest('.scroll')
-).map(element => element.outerHTML.slice(0, 120))"""
+# What scrolls in its own box may be wide, and what a chart clips is not seen; its text has to lie inside.
+OVERFLOWING = """() => [...document.querySelectorAll('main *')].filter(element => {
+    if (element.closest('.scroll') || (element.closest('svg') && element.tagName !== 'text')) return false;
+    const box = element.getBoundingClientRect(), chart = element.closest('figure');
+    const limit = chart ? chart.getBoundingClientRect() : {left: 0, right: document.documentElement.clientWidth};
+    return box.right > limit.right + 1 || box.left < limit.left - 1;
+}).map(element => element.outerHTML.slice(0, 200))"""
 SMALL_TEXT = (
     """() => [...document.querySelectorAll('figure text')].map(element => element.getBoundingClientRect().height)"""
 )
