@@ -129,7 +129,7 @@ def _width_lines(runs: Sequence[RunReport], run: RunReport, place: int, task: st
     for model, dash in ((subject(run), "-"), ("untrained", ":")):
         values = figures_by_width(run, task, model, metric or "")
         if len(values) > 1:
-            label = f"{run.name}, {model}" if len(runs) > 1 else model
+            label = f"{model}, {run.name}" if len(runs) > 1 else model
             colour = LINES[place % len(LINES)] if model != "untrained" or len(runs) > 1 else GREY
             lines.append(Line(label, list(values), list(values.values()), colour, dash))
     return lines

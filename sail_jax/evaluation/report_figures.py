@@ -113,15 +113,13 @@ def _percent(share: float, _: int) -> str:
 
 
 def _legend(figure: Figure, **settings: object) -> None:
-    """A legend under the axes, where it hides nothing; each name is there once."""
-    handles = {
-        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    longest = max(map(len, handles))
+    """A legend under the axes, where it hides nothing; panels of a figure share that of the first."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    longest = max(map(len, labels))
     columns = 3 if longest < 16 else 2 if longest < 28 else 1
     shown = {"loc": "outside lower left", "frameon": False, "labelcolor": INK, "fontsize": 8.5, "ncols": columns}
     shown |= {"columnspacing": 1.2, "borderaxespad": 0.1, "handlelength": 1.8}
-    figure.legend(handles.values(), handles.keys(), **(shown | settings))
+    figure.legend(handles, labels, **(shown | settings))
 
 
 def _literal(name: str, longest: int = 48) -> str:

@@ -45,6 +45,7 @@ th, td { padding: 0.35rem 0.75rem; text-align: right; border-bottom: 1px solid v
 thead th { color: var(--soft); font-weight: 500; }
 tbody th { font-weight: 500; }
 th:first-child { text-align: left; padding-left: 0; position: sticky; left: 0; background: var(--card); }
+tbody th:first-child, thead th { max-width: min(18rem, 40vw); overflow: hidden; text-overflow: ellipsis; }
 header > .scroll th:first-child { background: var(--ground); }
 td.best { font-weight: 750; }
 th.group { text-align: center; color: var(--ink); border-left: 1px solid var(--line); }

@@ -254,8 +254,10 @@ def test_widths_are_of_the_own_view_and_in_order():
     assert figures_by_width(run, "i2i", "trained", "recall@10")[96] == 0.45
     (chart,) = widths_charts([run, report_runs.run("other", 0.5)])
     lines = {line.get_label().strip("\u200b"): line for line in chart.figure.axes[0].lines}
-    assert set(lines) == {"quick & small, trained", "quick & small, untrained", "other, trained", "other, untrained"}
-    assert lines["other, trained"].get_ydata()[-1] == 0.5 and chart.figure.axes[0].get_xscale() == "log"
+    assert set(lines) == {"trained, quick & small", "untrained, quick & small", "trained, other", "untrained, other"}
+    assert lines["trained, other"].get_ydata()[-1] == 0.5 and chart.figure.axes[0].get_xscale() == "log"
+    long = widths_charts([report_runs.run("a" * 80), report_runs.run("a" * 79 + "b")])[0].figure
+    assert len(long.legends[0].texts) == 4  # names that are alike as far as they are shown have a line each
     assert widths_charts([RunReport("r", [Figures("trained", "t", "V->V", True, 8, {"recall@10": 0.5})])]) == []
 
 
