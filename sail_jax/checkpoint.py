@@ -9,7 +9,9 @@ WORKDIR/
   tensorboard/          the same for TensorBoard
   metrics.json          the evaluation: model -> figure -> value
   evaluation.json       the same, result by result, with the histograms
+  report_data.json      thumbnails, map and facts, so that the report can be drawn again without the model
   report.html           the evaluation as a page
+  report_files/         its charts as PNGs
 """
 
 import json
@@ -45,6 +47,7 @@ class RunDirectory:
         self.tensorboard = self.path / "tensorboard"
         self.metrics = self.path / "metrics.json"
         self.evaluation = self.path / "evaluation.json"
+        self.report_data = self.path / "report_data.json"
         self.report = self.path / "report.html"
 
     def load_config(self) -> Config:

@@ -45,7 +45,8 @@ from sail_jax.deploy.semantic_id_table import SemanticIdTable, write_table
 from sail_jax.deploy.semantic_ids import SemanticIds
 from sail_jax.deploy.web import SearchPage, SearchServer
 from sail_jax.errors import BadRecordError, SailError
-from sail_jax.evaluation.report import write_report
+from sail_jax.evaluation.report import png_folder, write_report
+from sail_jax.evaluation.report_data import read_runs, write_report_data
 from sail_jax.evaluation.suite import (
     Result,
     evaluated_step,
@@ -55,7 +56,7 @@ from sail_jax.evaluation.suite import (
     run_suite,
     shown_results,
 )
-from sail_jax.evaluation.summary import build_report
+from sail_jax.evaluation.summary import gather
 from sail_jax.items import MODALITIES, TEXT_FIELDS
 from sail_jax.models.describe import parameter_table
 from sail_jax.objectives.matryoshka import check_widths
@@ -190,6 +191,24 @@ def _add_run_verbs(verbs: Any) -> None:
         type=Path,
         help="folder that `embed` wrote, evaluated in place of a checkpoint: FOLDER/TASK/queries and FOLDER/TASK/corpus, or "
         "FOLDER for all items; --config names the tasks, and --workdir need not be a run",
+    )
+    sub = _verb(
+        verbs,
+        "report",
+        _report,
+        "draw the report of an evaluated run again, or compare several runs in one page; needs neither model nor items",
+        "--workdir runs/glyphs --workdir runs/glyphs_large --output report.html",
+        workdir="",
+        config=False,
+    )
+    sub.add_argument(
+        "--workdir", required=True, type=Path, action="append", help="run directory; name several to compare them"
+    )
+    sub.add_argument(
+        "--output",
+        type=Path,
+        default=Path("report.html"),
+        help="page that is written, with its charts as PNGs in NAME_files beside it (report.html)",
     )
 
 
@@ -588,11 +607,15 @@ def _evaluate_and_say(config: Config, workdir: Path, embeddings: Path | None = N
     step = None if embeddings else evaluated_step(run.path)
     _write_json(run.metrics, metrics_tree(results))
     _write_json(run.evaluation, evaluation_record(results, step))
-    write_report(run.report, build_report(config, run, results, tasks, store))
+    write_report_data(run.report_data, gather(config, run, results, tasks, store))
+    write_report(run.report, read_runs([run.path]))
     shown = shown_results(results, tasks)
     for names in dict.fromkeys(tuple(headline(r)) for r in shown):
         _print_results([r for r in shown if tuple(headline(r)) == names], names)
-    console.print(f"Figures: {run.metrics} (all metrics), {run.evaluation} (with histograms); report: {run.report}")
+    console.print(
+        f"Figures: {run.metrics} (all metrics), {run.evaluation} (with histograms); report: {run.report}; "
+        f"charts: {png_folder(run.report)}"
+    )
 
 
 def _print_results(results: list[Result], names: tuple[str, ...]) -> None:
@@ -608,6 +631,14 @@ def _write_json(path: Path, values: Any) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(values, indent=2) + "\n")
     partial.rename(path)
+
+
+def _report(options: argparse.Namespace, overrides: list[str]) -> None:
+    if overrides:
+        raise SailError("report reads no config; leave out --config settings.")
+    output = options.output.absolute()
+    write_report(output, read_runs(options.workdir))
+    console.print(f"Report: {output}; charts: {png_folder(output)}")
 
 
 def _of_run(options: argparse.Namespace, overrides: list[str]) -> Config:

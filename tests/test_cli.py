@@ -51,6 +51,12 @@ def test_the_report_shows_them(run):
     assert "TF-IDF" in page and "data:image/" in page and "<script" not in page
 
 
+def test_the_report_is_drawn_again_from_the_files_of_the_run(run, tmp_path):
+    assert main(["report", "--workdir", str(run), "--output", str(tmp_path / "report.html")]) == 0
+    assert (tmp_path / "report.html").read_bytes() == (run / "report.html").read_bytes()
+    assert (run / "report_files" / "loss.png").is_file()
+
+
 def test_recall_of_the_suite_equals_a_plain_computation(run, world):
     """Embeds with the public interface and counts by hand."""
     config = config_lib.load(run / "config.json")
@@ -193,6 +199,7 @@ def test_materializing_from_the_command_line(world, tmp_path, capsys):
         "mine",
         "balance",
         "prompts",
+        "report",
         "export",
         "inspect",
         "index",

@@ -1,17 +1,20 @@
-"""Gathers what the report shows of a run: facts, the loss curve, recall rows, and a sheet of queries."""
+"""Gathers of an evaluated run what the report cannot make without its model and items: facts, gallery and map."""
 
 import importlib.metadata
 import platform
 
 import jax
+import numpy as np
 
 from sail_jax.checkpoint import RunDirectory
 from sail_jax.config import Config
 from sail_jax.data.prompts import shown_fields
 from sail_jax.data.store import ItemStore
-from sail_jax.evaluation.report import Card, GalleryRow, RecallRow, Report
+from sail_jax.evaluation.gallery import Card, GalleryRow, short_caption, thumbnail
+from sail_jax.evaluation.projection import draw_rows, project
+from sail_jax.evaluation.report_data import RunReport, SpaceMap
 from sail_jax.evaluation.retrieval import RetrievalTask
-from sail_jax.evaluation.suite import Result, headline, shown_results
+from sail_jax.evaluation.suite import Result
 from sail_jax.items import TEXT_FIELDS, Item, text_item
 from sail_jax.models.describe import parameter_table
 from sail_jax.schema import to_dict
@@ -22,32 +25,29 @@ _QUERIES_PER_TASK = 6
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers")
 
 
-def build_report(
+def gather(
     config: Config, run: RunDirectory, results: list[Result], tasks: dict[str, RetrievalTask], store: ItemStore
-) -> Report:
-    """The report of an evaluated run."""
-    log = read_training_log(run)
-    return Report(
-        title=f"sail_jax: {run.path.name}",
-        facts=_facts(config, log, store),
-        loss_curve={
-            name: _curve(log, f"loss/{name}")
-            for name in [*config.data.datasets, "mixed"]
-            if _curve(log, f"loss/{name}")[0]
-        },
-        recall=[
-            RecallRow(r.task, "TF-IDF" if r.model == "tfidf" else r.model, r.view, headline(r), r.queries, r.corpus)
-            for r in shown_results(results, tasks)
-        ],
+) -> RunReport:
+    """The parts that report_data.json keeps."""
+    mains = _mains(results)
+    return RunReport(
+        name=run.path.name,
+        facts=_facts(config, read_training_log(run), store),
         gallery=[
-            row
-            for r in results
-            if r.model in ("trained", "embeddings") and r.main and tasks[r.task].sequences is None
-            for row in _gallery(r, tasks[r.task], store)
+            row for result in mains if result.task in tasks for row in _gallery(result, tasks[result.task], store)
         ],
+        maps=[_map(result, tasks[result.task], store, config.seed) for result in mains if result.sample is not None],
         settings=to_dict(config),
-        notes=_notes(results),
     )
+
+
+def _mains(results: list[Result]) -> list[Result]:
+    """Of each task, the result that the report is about: under the task's own view at its full width."""
+    mains: dict[str, Result] = {}
+    for result in results:
+        if result.model in ("trained", "embeddings") and result.main:
+            mains[result.task] = max(mains.get(result.task, result), result, key=lambda r: r.width)
+    return list(mains.values())
 
 
 def _facts(config: Config, log: list[dict], store: ItemStore) -> dict[str, str]:
@@ -63,29 +63,15 @@ def _facts(config: Config, log: list[dict], store: ItemStore) -> dict[str, str]:
     }
 
 
-def _curve(log: list[dict], key: str) -> tuple[list[int], list[float]]:
-    lines = [line for line in log if key in line]
-    return [line["step"] for line in lines], [line[key] for line in lines]
-
-
-def _notes(results: list[Result]) -> list[str]:
-    notes = []
-    for r in results:
-        if r.skipped and r.full:
-            notes.append(
-                f"{r.task}, {r.model}, {r.view}: {r.skipped} queries are left out, because they, or all that is relevant "
-                "to them, lack the modalities of the task."
-            )
-    return notes
-
-
 def _gallery(result: Result, task: RetrievalTask, store: ItemStore) -> list[GalleryRow]:
+    if result.rows is None or task.sequences is not None:
+        return []  # a sequence of items is no card
     count = len(task.queries)
     chosen = sorted({i * count // _QUERIES_PER_TASK for i in range(min(_QUERIES_PER_TASK, count))})
     rows = []
     for query in chosen:
         found = [
-            _card(task.corpus_item(row, store), relevant=row in task.relevant[query], score=float(cosine))
+            _card(task.corpus_item(row, store), relevant=bool(row in task.relevant[query]), score=float(cosine))
             for row, cosine in zip(result.rows[query], result.cosines[query], strict=True)
             if row >= 0
         ]
@@ -97,9 +83,18 @@ def _gallery(result: Result, task: RetrievalTask, store: ItemStore) -> list[Gall
 def _card(item: Item, *, relevant: bool = False, score: float | None = None) -> Card:
     return Card(
         item_id=item.item_id,
-        caption=shown_fields(item, TEXT_FIELDS).replace("\n", " · "),
-        thumbnail=item.frames[0] if item.frames else None,
+        caption=short_caption(shown_fields(item, TEXT_FIELDS).replace("\n", " · ")),
+        thumbnail=thumbnail(item.frames[0] if item.frames else None),
         has_audio="A" in item.modalities,
         relevant=relevant,
         score=score,
     )
+
+
+def _map(result: Result, task: RetrievalTask, store: ItemStore, seed: int) -> SpaceMap:
+    rows, vectors = (np.asarray(part) for part in result.sample)
+    shown = np.flatnonzero(vectors.any(axis=-1))  # an item that lacks what the task shows has no place
+    chosen = shown[draw_rows(len(shown), seed)]
+    items = (task.corpus_item(row, store) for row in rows[chosen])
+    labels = [item.labels[0] if item.labels else "" for item in items]
+    return SpaceMap(result.task, np.round(project(vectors[chosen], seed), 2).tolist(), labels)

@@ -1,14 +1,51 @@
+"""The page: that it stands alone, shows the right figures, marks the best, and stays small; and the files it is drawn from."""
+
 import base64
+import dataclasses
 import html.parser
 import io
+import json
 import pathlib
 import re
+import warnings
 
 import numpy as np
 import pytest
+import report_runs
+import tiny
 from PIL import Image
+from report_runs import picture
 
-from sail_jax.evaluation.report import Card, GalleryRow, RecallRow, Report, smoothed, write_report
+from sail_jax import config as config_lib
+from sail_jax.checkpoint import RunDirectory
+from sail_jax.cli import main
+from sail_jax.data.pipeline import open_store
+from sail_jax.errors import SailError
+from sail_jax.evaluation.gallery import Card, GalleryRow, gallery_html, thumbnail
+from sail_jax.evaluation.projection import MAX_POINTS, draw_rows, project
+from sail_jax.evaluation.recall import top_k
+from sail_jax.evaluation.report import png_folder, write_report
+from sail_jax.evaluation.report_charts import (
+    figures_by_width,
+    map_charts,
+    modality_charts,
+    separability_charts,
+    training_charts,
+    widths_charts,
+)
+from sail_jax.evaluation.report_data import (
+    Figures,
+    RunReport,
+    SpaceMap,
+    read_runs,
+    run_names,
+    write_report_data,
+)
+from sail_jax.evaluation.report_figures import MODALITY_SETS, smoothed
+from sail_jax.evaluation.report_tables import best_of, format_metric, task_table
+from sail_jax.evaluation.retrieval import load_retrieval
+from sail_jax.evaluation.suite import Result, evaluation_record
+from sail_jax.evaluation.summary import gather
 
 HOSTILE = "<script>alert('x')</script>\"'&<img src=http://evil.example/x.png onerror=go()> $a_b$ </style>"
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -46,56 +83,25 @@ class Page(html.parser.HTMLParser):
         return sum(name in (attributes.get("class") or "").split() for _, attributes in self.elements)
 
 
-def picture(kind="JPEG", size=(640, 480), mode="RGB"):
-    pixels = np.random.default_rng(0).integers(0, 255, (size[1] // 40, size[0] // 40, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).resize(size).convert(mode).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def full_report():
-    def row(model, view, low, task="i2i"):
-        return RecallRow(task, model, view, {"recall@1": low / 10, "recall@10": low}, 1234, 5678)
-
-    results = [
-        Card("a", "first found", picture(), True, relevant=True, score=0.912),
-        Card("b", "second found", picture("PNG", mode="P"), False, relevant=False, score=0.5),
-        Card("c", "", None, True, relevant=True, score=-0.25),
-        Card("d", "broken", b"not a picture", False, relevant=False, score=0.1),
-    ]
-    return Report(
-        title="quick & small",
-        facts={"config": "configs/quickstart.py", "steps": "300"},
-        loss_curve={
-            "copair": (range(10, 310, 10), list(np.linspace(4, 1, 30))),
-            "$x_a$ <b>": ([5, 6], [float("nan"), 2.0]),
-        },
-        recall=[
-            row("trained", "VTA->VTA", 0.4567),
-            row("trained", "V->V", 0.123),
-            row("untrained", "V->V", 0.011),
-            row("untrained", "VTA->VTA", 0.0321),
-            row("trained", "T->VTA", 0.25, "q2i"),
-            row("TF-IDF", "T->T", 0.0987, "q2i"),
-        ],
-        gallery=[
-            GalleryRow("i2i", Card("q", "what is asked", picture()), results),
-            GalleryRow("q2i", Card("", "free text"), results[:1]),
-        ],
-        settings={"model": {"llm": {"width": 1536}}, "names": (1, 2), "empty": {}},
-        notes=["A closing remark."],
-    )
-
-
-def write(path, report):
-    write_report(path, report)
+def write(path, *runs):
+    write_report(path, runs)
     text = path.read_text(encoding="utf-8")
     return text, Page(text)
 
 
 @pytest.fixture(scope="module")
-def full(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("report") / "run" / "report.html", full_report())
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("report")
+
+
+@pytest.fixture(scope="module")
+def full(folder):
+    return write(folder / "run" / "report.html", report_runs.run())
+
+
+@pytest.fixture(scope="module")
+def compared(folder):
+    return write(folder / "both.html", report_runs.run("a/run"), report_runs.run("b/run", 0.52, 3))
 
 
 def assert_stands_alone(text, page):
@@ -112,33 +118,38 @@ def assert_stands_alone(text, page):
     assert not [style for style in styles if "@import" in style or re.search(r"url\((?!#)", style)]
 
 
-def test_page_is_well_formed_and_stands_alone(full):
-    assert_stands_alone(*full)
-    assert "prefers-color-scheme: dark" in full[0]
-    assert any(attributes.get("name") == "viewport" for attributes in full[1].all("meta"))
-    ids = [attributes["id"] for _, attributes in full[1].elements if "id" in attributes]
+def assert_ids_are_sound(text, page):
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
-    referenced = set(re.findall(r'(?:xlink:href="|url\()#([^")]+)', full[0]))
-    assert referenced <= set(ids)
+    assert set(re.findall(r'(?:href="|url\()#([^")]+)', text)) <= set(ids)
+
+
+@pytest.mark.parametrize("which", ["full", "compared"])
+def test_page_is_well_formed_and_stands_alone(which, request):
+    text, page = request.getfixturevalue(which)
+    assert_stands_alone(text, page)
+    assert_ids_are_sound(text, page)
+    assert "prefers-color-scheme: dark" in text
+    assert any(attributes.get("name") == "viewport" for attributes in page.all("meta"))
 
 
 def test_values_are_shown(full):
     text = re.sub(r"\s+", " ", full[1].text)
     for shown in (
+        *("quick & small", "400 of 400, 64 pairs each", "1,234", "5,678", "recall@1", "TF-IDF", "T → VTA"),
+        *("45.0 %", "4.5 %", "22.5 %", "9.9 %", "0.612", "0.811", "20.0 %", "model.llm.width", "1536", "[1, 2]"),
         *(
-            "quick & small",
-            "configs/quickstart.py",
-            "300",
-            "45.7 %",
-            "4.6 %",
-            "12.3 %",
-            "3.2 %",
-            "9.9 %",
-            "1,234",
-            "5,678",
+            "what is asked",
+            "free text",
+            "first found",
+            "0.91",
+            "-0.25",
+            "copair",
+            "step",
+            "Learning rate",
+            "Temperature",
         ),
-        *("recall@1", "recall@10", "TF-IDF", "T → VTA", "model.llm.width", "1536", "[1, 2]", "A closing remark."),
-        *("what is asked", "free text", "first found", "0.91", "-0.25", "copair", "$x_a$ <b>", "step", "loss"),
+        *("Gradient norm", "Time waited for data", "dimensions kept", "shown of the target", "topic 3", "other pairs"),
     ):
         assert shown in text, shown
 
@@ -147,19 +158,148 @@ def test_headline_compares_the_main_view_with_the_untrained_model(full):
     tiles = re.findall(r'<div class="tile">.*?</div></div>', full[0], flags=re.DOTALL)
     tiles = [re.sub(r"\s+", " ", Page(tile).text) for tile in tiles]
     assert len(tiles) == 2
-    assert "i2i" in tiles[0] and "3.2 % → 45.7 %" in tiles[0]
-    assert "q2i" in tiles[1] and "25.0 %" in tiles[1] and "untrained" not in tiles[1]
+    assert "i2i" in tiles[0] and "3.0 % → 45.0 %" in tiles[0]
+    assert "q2i" in tiles[1] and "22.5 %" in tiles[1] and "untrained" not in tiles[1]
 
 
-def test_bars_are_in_proportion(full):
-    widths = [float(w) for w in re.findall(r'class="track"><span style="width:([\d.]+)%', full[0])]
-    assert widths == pytest.approx([91.3, 24.6, 2.2, 6.4, 100.0, 39.5], abs=0.06)
-    assert "bars from 0 to 50 %" in full[0] and "bars from 0 to 25 %" in full[0]
+def rows_of(table):
+    """Label -> [(text, whether it is bold)]."""
+    rows = re.findall(r"<tr><th[^>]*>([^<]*)</th>(.*?)</tr>", table.partition("<tbody>")[2])
+    return {
+        label: [(text, bool(mark)) for mark, text in re.findall(r"<td([^>]*)>([^<]*)", cells)] for label, cells in rows
+    }
 
 
-def test_best_of_each_column_is_marked(full):
-    best = re.findall(r'<td class="best">([^<]*)</td>', full[0])
-    assert best == ["4.6 %", "45.7 %", "2.5 %", "25.0 %"]
+def test_best_of_each_row_is_bold_and_of_some_the_lowest():
+    a, b = report_runs.run("a"), report_runs.run("b", 0.52)
+    rows = rows_of(task_table([a, b], "i2i"))
+    assert rows["recall@10"] == [("3.0 %", False), ("45.0 %", False), ("3.0 %", False), ("52.0 %", True)]
+    assert rows["separability/overlap"] == [("90.0 %", False), ("20.0 %", True), ("90.0 %", False), ("20.0 %", True)]
+    alone = rows_of(task_table([a], "q2i"))
+    assert alone["recall@10"] == [("9.9 %", False), ("22.5 %", True)]
+
+
+def test_best_of():
+    assert best_of("recall@10", [0.1, None, float("nan"), 0.3]) == 0.3
+    assert best_of("separability/overlap", [0.1, 0.3]) == 0.1
+    assert best_of("recall@10", [0.1, None]) is None  # nothing to compare it with
+    assert best_of("recall@10", []) is None
+
+
+def test_metrics_are_shown_in_their_own_way():
+    assert format_metric("recall@10", 0.4567) == format_metric("bijective", 0.4567) == "45.7 %"
+    assert format_metric("kendall", -0.0734) == "-0.073" and format_metric("nmi", 0.65) == "0.650"
+    assert format_metric("recall@10", None) == format_metric("auc", float("nan")) == "–"
+
+
+def test_several_runs_have_a_group_of_columns_each(compared):
+    text, page = compared
+    groups = re.findall(r'<th class="group" colspan="(\d)">([^<]*)', text)
+    assert groups == [("2", "a/run"), ("2", "b/run")] * 2
+    assert "Settings that differ" in page.text and "1539" in page.text and "[1, 2]" not in page.text
+    assert len(page.all("img")) == len({id(a) for a in page.all("img")}) == 1 + 2 * 2 + 2 * 1
+
+
+def test_a_query_that_runs_share_is_shown_once(compared):
+    text, page = compared
+    assert page.classes("row") == 2 and page.classes("run") == 4
+    assert page.text.count("what is asked") == 1 and page.text.count("second found") == 2
+
+
+def test_every_chart_is_a_png_too(full, compared, folder):
+    one = {path.stem for path in png_folder(folder / "run" / "report.html").iterdir()}
+    assert one == {
+        *("loss", "evaluation", "learning_rate", "temperature", "gradient_norm", "data_wait", "map-i2i"),
+        *("separability-i2i", "separability-q2i", "matryoshka-i2i", "modalities-i2i", "modalities-q2i"),
+        "modality_matrix-i2i",
+    }
+    assert full[0].count("<svg") == len(one)
+    both = sorted(png_folder(folder / "both.html").iterdir())
+    assert {"map-i2i-a_run", "map-i2i-b_run", "loss-copair", "loss-search"} <= {path.stem for path in both}
+    assert compared[0].count("<svg") == len(both)
+    for path in both:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("L"))
+            assert image.width > 800 and pixels[0, 0] == 255 and pixels.min() < 100
+
+
+def test_matrix_has_every_pair_of_modality_sets_in_its_place():
+    figures = [
+        Figures("trained", "i2i", f"{q}->{t}", False, 96, {"recall@10": (10 * i + j) / 1000})
+        for i, q in enumerate(MODALITY_SETS)
+        for j, t in enumerate(MODALITY_SETS)
+        if (q, t) != ("A", "V")
+    ]
+    figures.append(Figures("trained", "i2i", "VTA->VTA", True, 96, {"recall@10": 0.9}))
+    figures.append(Figures("trained", "i2i", "V->T", False, 48, {"recall@10": 0.8}))  # of another width
+    (chart,) = [c for c in modality_charts([RunReport("r", figures)]) if c.name.startswith("modality_matrix")]
+    places = {
+        (round(t.get_position()[1]), round(t.get_position()[0])): t.get_text() for t in chart.figure.axes[0].texts
+    }
+    assert len(places) == 49
+    assert places[0, 1] == "0.1" and places[1, 0] == "1.0" and places[5, 3] == "5.3"
+    assert places[2, 0] == "–" and places[6, 6] == "90.0"
+
+
+def test_without_crossed_views_there_is_no_matrix():
+    figures = [Figures("trained", "i2i", f"{v}->{v}", v == "VTA", 0, {"recall@10": 0.1}) for v in ("VTA", "T", "V")]
+    (chart,) = modality_charts([RunReport("r", figures)])
+    assert chart.name == "modalities-i2i" and [bar.get_width() for bar in chart.figure.axes[0].patches] == [0.1] * 3
+
+
+def test_widths_are_of_the_own_view_and_in_order():
+    run = report_runs.run()
+    assert list(figures_by_width(run, "i2i", "trained", "recall@10")) == [8, 24, 48, 96]
+    assert figures_by_width(run, "i2i", "trained", "recall@10")[96] == 0.45
+    (chart,) = widths_charts([run, report_runs.run("other", 0.5)])
+    lines = {line.get_label().strip("\u200b"): line for line in chart.figure.axes[0].lines}
+    assert set(lines) == {"trained, quick & small", "untrained, quick & small", "trained, other", "untrained, other"}
+    assert lines["trained, other"].get_ydata()[-1] == 0.5 and chart.figure.axes[0].get_xscale() == "log"
+    long = widths_charts([report_runs.run("a" * 80), report_runs.run("a" * 79 + "b")])[0].figure
+    assert len(long.legends[0].texts) == 4  # names that are alike as far as they are shown have a line each
+    assert widths_charts([RunReport("r", [Figures("trained", "t", "V->V", True, 8, {"recall@10": 0.5})])]) == []
+
+
+def test_histograms_are_shares_of_their_pairs():
+    edges, positive = [-1.0, 0.0, 0.5, 1.0], [0, 1, 3]
+    histogram = {"edges": edges, "positive": positive, "negative": [0, 0, 0]}
+    figures = [Figures("trained", "t", "V->V", True, 8, {}, histograms=histogram)]
+    (chart,) = separability_charts([RunReport("r", figures)])
+    filled = chart.figure.axes[0].patches[0]
+    np.testing.assert_allclose(filled.get_data().values, [0, 0.25, 0.75])
+    assert chart.figure.axes[0].get_xlim() == pytest.approx((-0.02, 1.02))
+
+
+def test_training_curves_are_those_of_the_log():
+    charts = {chart.name: chart for chart in training_charts([report_runs.run()])}
+    labels = [line.get_label() for line in charts["loss"].figure.axes[0].lines]
+    assert [label.strip("\u200b") for label in labels if not label.startswith("_")] == ["copair", "search"]
+    evaluated = charts["evaluation"].figure.axes[0].lines
+    np.testing.assert_array_equal(evaluated[0].get_xdata(), [80, 160, 240, 320, 400])
+    np.testing.assert_allclose(evaluated[1].get_ydata(), [0.042, 0.09, 0.138, 0.186, 0.234])
+    both = training_charts([report_runs.run("a"), RunReport("b", log=report_runs.log(1)[:20])])
+    (copair,) = [chart for chart in both if chart.name == "loss-copair"]
+    assert len(copair.figure.axes[0].lines) == 4  # of each run, as logged and smoothed
+    assert training_charts([RunReport("r", log=[{"step": 1, "loss": None, "note": "x"}])]) == []
+
+
+def test_map_names_the_most_frequent_labels_alike_in_all_runs():
+    def space(counts):
+        labels = [label for label, count in counts.items() for _ in range(count)]
+        return SpaceMap("i2i", [[i, i] for i in range(len(labels))], labels)
+
+    counts = {f"l{i}": 20 - i for i in range(12)}
+    runs = [RunReport("a", maps=[space(counts)]), RunReport("b", maps=[space({"l9": 3, "l8": 60, "": 500})])]
+    first, second = map_charts(runs)
+
+    def colours(chart):
+        return {
+            c.get_label().strip("\u200b"): tuple(c.get_facecolor()[0][:3]) for c in chart.figure.axes[0].collections
+        }
+
+    assert set(colours(first)) == {"other", "l8", *(f"l{i}" for i in range(7))}
+    assert set(colours(second)) == {"other", "l8"}
+    assert colours(first)["l8"] == colours(second)["l8"] and len(set(colours(first).values())) == 9
 
 
 def test_pictures_are_small_and_decode(full):
@@ -171,12 +311,12 @@ def test_pictures_are_small_and_decode(full):
             assert image.size == (96, 72)
 
 
-def test_thumbnail_shows_the_picture(tmp_path):
+def test_thumbnail_shows_the_picture():
     stored = picture("PNG")
-    _, page = write(tmp_path / "r.html", Report("t", gallery=[GalleryRow("i2i", Card("q", "x", stored), [])]))
-    shown = Image.open(io.BytesIO(base64.b64decode(page.all("img")[0]["src"].partition(",")[2])))
+    shown = Image.open(io.BytesIO(base64.b64decode(thumbnail(stored).partition(",")[2])))
     expected = Image.open(io.BytesIO(stored)).resize((96, 72))
     assert np.abs(np.asarray(shown, float) - np.asarray(expected, float)).mean() < 10
+    assert thumbnail(None) is None and thumbnail(b"not a picture") is None
 
 
 def test_relevance_is_told_by_more_than_colour(full):
@@ -191,45 +331,98 @@ def test_relevance_is_told_by_more_than_colour(full):
 
 
 def test_hostile_text_is_shown_and_does_nothing(tmp_path):
-    card = Card(HOSTILE, HOSTILE, None, True, True, 1.0)
-    report = Report(
+    card = Card(HOSTILE, HOSTILE, '"><script>x()</script>', True, True, 1.0)
+    histogram = report_runs.histograms(0.3)
+    figures = [Figures(m, HOSTILE, HOSTILE, True, w, {HOSTILE: 0.5, "recall@10": 0.1}, 1, 1, 1, histogram)
+               for m in ("trained", HOSTILE) for w in (8, 16)]  # fmt: skip
+    run = RunReport(
         HOSTILE,
-        {HOSTILE: HOSTILE},
-        {HOSTILE: ([1, 2], [1.0, 2.0]), "_hidden": ([1, 2], [2.0, 1.0])},
-        [RecallRow(HOSTILE, model, HOSTILE, {HOSTILE: 0.5}, 1, 1) for model in ("trained", HOSTILE)],
-        [GalleryRow(HOSTILE, card, [card])],
-        {HOSTILE: HOSTILE},
-        [HOSTILE],
+        figures,
+        [{"step": i, f"loss/{HOSTILE}": i, "loss/_hidden": i} for i in range(3)],
+        facts={HOSTILE: HOSTILE},
+        gallery=[GalleryRow(HOSTILE, dataclasses.replace(card, thumbnail=None), [card])],
+        maps=[SpaceMap(HOSTILE, [[0, 1], [1, 0]], [HOSTILE, "日本語 _x"])],
+        settings={HOSTILE: HOSTILE},
     )
-    text, page = write(tmp_path / "r.html", report)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # about glyphs, say, which users can do nothing about
+        text, page = write(tmp_path / "r.html", run, dataclasses.replace(run, name="../b"))
+    images = page.all("img")
+    assert len(images) == 2 and images[0].pop("src") == images[1].pop("src") == '"><script>x()</script>'
+    page.elements = [(tag, attributes) for tag, attributes in page.elements if tag != "img"]
     assert_stands_alone(text, page)
-    assert page.all("img") == []
     assert page.text.count("<script>alert('x')</script>") >= 9
-    assert "_hidden" in page.text
+    assert "_hidden" in page.text and "日本語 _x" in page.text
+    assert {path.parent for path in tmp_path.rglob("*.png")} == {png_folder(tmp_path / "r.html")}
+    assert not [path for path in tmp_path.rglob("*") if path.suffix not in (".png", ".html") and path.is_file()]
 
 
 def test_empty_report_and_parts_left_out(tmp_path):
-    text, page = write(tmp_path / "r.html", Report("nothing yet"))
+    text, page = write(tmp_path / "r.html", RunReport("nothing yet"))
     assert_stands_alone(text, page)
-    assert not {tag for tag, _ in page.elements} & {"section", "svg", "details"}
+    assert [attributes["id"] for attributes in page.all("section")] == ["notes"]
+    assert not {tag for tag, _ in page.elements} & {"svg", "details", "table"}
 
 
-def test_large_gallery_stays_below_two_megabytes_and_says_so(tmp_path):
-    noise = np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8)
+def test_embeddings_that_were_read_take_the_place_of_the_trained_model(tmp_path):
+    figures = [dataclasses.replace(f, model="embeddings") for f in report_runs.all_figures() if f.model == "trained"]
+    text, page = write(tmp_path / "r.html", RunReport("r", figures))
+    assert page.classes("tile") == 2 and "45.0 %" in page.text
+    names = {path.stem for path in png_folder(tmp_path / "r.html").iterdir()}
+    assert {"matryoshka-i2i", "modality_matrix-i2i", "modalities-i2i", "separability-i2i"} <= names
+
+
+def test_a_task_without_recall_has_a_table_only(tmp_path):
+    figures = [
+        Figures("trained", "scored", "VTA->VTA", True, 96, {"auc": 0.9}),
+        Figures("trained", "x", "V->V", True, 0, {}),
+    ]
+    text, page = write(tmp_path / "r.html", RunReport("r", figures))
+    assert "0.900" in page.text and "<svg" not in text
+
+
+def large_row(task, seed=0):
+    noise = np.random.default_rng(seed).integers(0, 255, (200, 200, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "PNG")
-    card = Card("i", "words", buffer.getvalue(), score=0.5)
-    text, page = write(tmp_path / "r.html", Report("t", gallery=[GalleryRow("i2i", card, [card] * 8)] * 60))
-    assert 1_000_000 < len(text.encode()) < 2_000_000
-    left_out = int(re.search(r"(\d+) of 60 queries are left out", page.text).group(1))
-    assert 0 < left_out == 60 - page.classes("row")
+    card = Card("i", "words", thumbnail(buffer.getvalue()), score=0.5)
+    return GalleryRow(task, card, [card] * 8)
 
 
-def test_same_report_gives_same_bytes_and_replaces_the_old_one(full, tmp_path):
-    path = tmp_path / "report.html"
+def test_large_report_stays_below_three_megabytes_and_says_so(tmp_path):
+    rows = [large_row("i2i")] * 90 + [large_row("q2i")] * 10
+    text, page = write(tmp_path / "r.html", report_runs.run(figures=(), log=(), gallery=rows))
+    assert 2_500_000 < len(text.encode()) < 3_000_000
+    left_out = int(re.search(r"(\d+) of 100 queries are left out", page.text).group(1))
+    assert 0 < left_out == 100 - page.classes("row")
+
+
+def test_a_short_gallery_has_queries_of_every_task():
+    rows = [large_row("i2i")] * 5 + [large_row("q2i")] * 5
+    whole = len(gallery_html([("r", rows)], 10**9)[0])
+    sheets, shown, count = gallery_html([("r", rows)], int(whole * 0.45))
+    assert (shown, count) == (4, 10)
+    assert [len(part.split('class="row"')) - 1 for part in sheets.split("<h3>")[1:]] == [2, 2]
+
+
+def test_charts_beyond_the_limit_are_pngs_only(tmp_path, monkeypatch):
+    monkeypatch.setattr("sail_jax.evaluation.report._CHART_LIMIT", 40_000)
+    text, page = write(tmp_path / "r.html", report_runs.run(figures=(), maps=(), gallery=()))
+    assert 0 < text.count("<svg") < 6 and len(list(png_folder(tmp_path / "r.html").iterdir())) == 6
+    assert "lie only in r_files/" in page.text
+
+
+def test_same_report_gives_same_bytes_and_replaces_the_old_one(tmp_path):
+    path, other = tmp_path / "report.html", tmp_path / "other.html"
     path.write_text("an older report")
-    assert write(path, full_report())[0] == full[0]
-    assert [entry.name for entry in tmp_path.iterdir()] == ["report.html"]
+    few = report_runs.run(log=[{"step": 1, "loss": 2.0}], figures=report_runs.all_figures()[:3])
+    assert write(path, few)[0] == write(other, few)[0]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [
+        *("other.html", "other_files", "report.html", "report_files")
+    ]
+    assert {p.name: p.read_bytes() for p in png_folder(path).iterdir()} == {
+        p.name: p.read_bytes() for p in png_folder(other).iterdir()
+    }
 
 
 def test_a_failed_write_keeps_the_old_report(tmp_path, monkeypatch):
@@ -242,12 +435,12 @@ def test_a_failed_write_keeps_the_old_report(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pathlib.Path, "write_text", full_disk)
     with pytest.raises(OSError, match="No space"):
-        write_report(path, Report("new"))
+        write_report(path, [RunReport("new")])
     assert path.read_bytes() == b"an older report"
 
 
 def test_text_that_cannot_be_encoded_does_not_stop_the_report(tmp_path):
-    assert "half ? pair" in write(tmp_path / "r.html", Report("half \ud800 pair"))[1].text
+    assert "half ? pair" in write(tmp_path / "r.html", RunReport("half \ud800 pair"))[1].text
 
 
 def test_smoothed_is_the_mean_over_the_window():
@@ -256,3 +449,178 @@ def test_smoothed_is_the_mean_over_the_window():
     expected = [np.nanmean(values[max(0, i - 5) : i + 6]) for i in range(200)]
     np.testing.assert_allclose(smoothed(values), expected, atol=1e-12)
     assert np.isnan(smoothed([float("nan")])).all()
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+
+def test_names_of_runs_are_the_shortest_that_differ():
+    def names(*paths):
+        return run_names([pathlib.Path(path) for path in paths])
+
+    assert names("/a/x/run") == ["run"]
+    assert names("/a/x/run", "/a/y/run", "/a/y/other") == ["x/run", "y/run", "other"]
+    assert names("/a/x/run", "/b/x/run", "/x/run") == ["a/x/run", "b/x/run", "/x/run"]
+    assert names("/run", "/b/run") == ["/run", "b/run"]
+    with pytest.raises(SailError, match="named twice"):
+        names("/a/run", "/a/run")
+
+
+def results(**changes):
+    values = {
+        "model": "trained",
+        "task": "i2i",
+        "view": "VTA->VTA",
+        "main": True,
+        "metrics": {"recall@10": np.float32(0.5), "nmi": float("nan")},
+        "queries": 3,
+        "skipped": np.int64(1),
+        "corpus": 4,
+        "rows": np.zeros((0, 8), np.int64),
+        "cosines": np.zeros((0, 8), np.float32),
+        "width": 32,
+        "histograms": {"edges": np.linspace(-1, 1, 3), "positive": np.array([1, 2]), "negative": [3, 4]},
+    }
+    return Result(**(values | changes))
+
+
+def evaluated(folder, **changes):
+    folder.mkdir(parents=True)
+    run = RunDirectory(folder)
+    run.evaluation.write_text(json.dumps(evaluation_record([results(**changes)], 12)))
+    return run
+
+
+def test_figures_come_back_from_the_file(tmp_path):
+    run = evaluated(tmp_path / "run")
+    assert "NaN" not in run.evaluation.read_text()  # which other readers of JSON refuse
+    (read,) = read_runs([run.path])
+    assert (read.name, read.step) == ("run", 12)
+    (figures,) = read.figures
+    assert figures.metrics["recall@10"] == 0.5 and np.isnan(figures.metrics["nmi"])
+    assert dataclasses.replace(figures, metrics={}) == Figures(
+        *("trained", "i2i", "VTA->VTA", True, 32, {}, 3, 1, 4),
+        {"edges": [-1.0, 0.0, 1.0], "positive": [1, 2], "negative": [3, 4]},
+    )
+
+
+def test_what_the_page_needs_comes_back_from_the_file(tmp_path):
+    run, made = evaluated(tmp_path / "run"), report_runs.run("run")
+    write_report_data(run.report_data, made)
+    (read,) = read_runs([run.path])
+    assert (read.facts, read.gallery, read.maps) == (made.facts, made.gallery, made.maps)
+    assert read.settings == json.loads(json.dumps(made.settings))
+
+
+@pytest.fixture(scope="module")
+def gathered(world):
+    """What is gathered of a model whose vectors are drawn at random, on the tiny world."""
+    config = config_lib.build(tiny.experiment(world))
+    store = open_store(config)
+    task = load_retrieval(config, "i2i", store)
+    z = np.random.default_rng(0).normal(size=(len(task.corpus), 16)).astype(np.float32)
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    z[3] = 0  # an item that lacks what the task shows
+    queries = z[task.exclude]
+    rows, cosines = top_k(queries, z, 8, block=64, exclude=task.exclude)
+    result = results(rows=rows, cosines=cosines, sample=(np.arange(len(z)), z))
+    narrow = results(rows=rows[:, ::-1], cosines=cosines[:, ::-1], width=16, sample=None)
+    made = gather(config, RunDirectory(world), [narrow, result], {"i2i": task}, store)
+    return made, task, store, rows, cosines
+
+
+def test_gallery_shows_what_was_found(gathered):
+    made, task, store, rows, cosines = gathered
+    assert len(made.gallery) == 6 and {row.task for row in made.gallery} == {"i2i"}
+    query = [store[position].item_id for position in task.queries].index(made.gallery[2].query.item_id)
+    row = made.gallery[2]
+    assert [card.item_id for card in row.results] == [store[int(task.corpus[r])].item_id for r in rows[query]]
+    assert [card.score for card in row.results] == pytest.approx(cosines[query].tolist())
+    assert [card.relevant for card in row.results] == [r in task.relevant[query] for r in rows[query]]
+    assert sum(card.thumbnail is not None for card in row.results) > 3
+
+
+def test_map_has_a_place_for_every_item_that_was_embedded(gathered):
+    made, task, store, *_ = gathered
+    (space,) = made.maps
+    assert len(space.points) == len(space.labels) == len(task.corpus) - 1
+    items = [store[int(position)] for position in np.delete(task.corpus, 3)]
+    assert list(space.labels) == [item.labels[0] if item.labels else "" for item in items]
+    assert np.ptp(np.asarray(space.points), axis=0).min() > 1
+
+
+# ---------------------------------------------------------------------------------------------------------------- verb
+
+
+def test_the_verb_draws_one_run_and_several(tmp_path, capsys):
+    folders = [tmp_path / name / "run" for name in ("a", "b")]
+    for number, folder in enumerate(folders):
+        run = evaluated(folder, metrics={"recall@10": 0.25 + number / 4})
+        write_report_data(run.report_data, report_runs.run(maps=()))
+        lines = [json.dumps({"step": line["step"], "loss/copair": line["loss"]}) for line in report_runs.log(number)]
+        run.training_log.write_text("\n".join([*lines, '{"step": 1']))
+    output = tmp_path / "pages" / "both.html"
+    command = ["report", *(f"--workdir={folder}" for folder in folders), "--output", str(output)]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert str(output) in said and str(png_folder(output)) in said
+    page = output.read_text()
+    assert "a/run" in page and "b/run" in page and "50.0 %" in page
+    assert (png_folder(output) / "loss-copair.png").is_file()
+    assert main(["report", "--workdir", str(folders[0]), "--output", str(tmp_path / "one.html")]) == 0
+    assert "b/run" not in (tmp_path / "one.html").read_text()
+
+
+def test_mistakes_are_told_with_their_remedy(tmp_path, capsys):
+    def said(*folders, more=()):
+        command = ["report", *(f"--workdir={folder}" for folder in folders), "--output", str(tmp_path / "r.html")]
+        assert main([*command, *more]) == 2
+        return capsys.readouterr().err
+
+    run = evaluated(tmp_path / "run")
+    assert "evaluate --workdir" in said(tmp_path / "nothing") and "named twice" in said(run.path, run.path)
+    assert "reads no config" in said(run.path, more=["--config.seed=1"])
+    for damaged in ("{", "[]", '{"format": "x"}', json.dumps({"format": "sail_jax report data", "version": 1})):
+        run.report_data.write_text(damaged)
+        errors = said(run.path)
+        assert str(run.report_data) in errors and "evaluate --workdir" in errors
+    run.report_data.unlink()
+    for damaged in ("", "[]", '{"results": [{"task": 1}]}', '{"results": 3}'):
+        run.evaluation.write_text(damaged)
+        assert str(run.evaluation) in said(run.path)
+    assert not (tmp_path / "r.html").exists()
+
+
+# ---------------------------------------------------------------------------------------------------------- projection
+
+
+def test_map_is_the_same_every_time_and_keeps_neighbours():
+    rng = np.random.default_rng(0)
+    kinds = np.repeat(np.arange(4), 30)
+    vectors = (rng.normal(size=(4, 24))[kinds] * 3 + rng.normal(size=(120, 24)) * 0.3).astype(np.float32)
+    points = project(vectors, 0)
+    assert points.shape == (120, 2) and points.dtype == np.float32 and np.isfinite(points).all()
+    np.testing.assert_array_equal(points, project(vectors, 0))
+    apart = np.linalg.norm(points[:, None] - points[None], axis=-1)
+    np.fill_diagonal(apart, np.inf)
+    assert (kinds[apart.argmin(axis=1)] == kinds).all()
+
+
+@pytest.mark.parametrize(("count", "width"), [(0, 4), (1, 4), (2, 4), (5, 4), (13, 4), (40, 1)])
+def test_maps_of_few_vectors(count, width):
+    points = project(np.random.default_rng(0).normal(size=(count, width)).astype(np.float32), 0)
+    assert points.shape == (count, 2) and np.isfinite(points).all()
+
+
+def test_map_of_equal_vectors_and_of_too_many():
+    assert not project(np.ones((20, 3), np.float32), 0).any()
+    with pytest.raises(ValueError, match="1501"):
+        project(np.zeros((MAX_POINTS + 1, 2), np.float32), 0)
+
+
+def test_rows_of_the_map_are_drawn_once_each():
+    np.testing.assert_array_equal(draw_rows(5, 0), range(5))
+    rows = draw_rows(10_000, 3)
+    assert len(rows) == len(set(rows.tolist())) == MAX_POINTS and (np.diff(rows) > 0).all()
+    np.testing.assert_array_equal(rows, draw_rows(10_000, 3))
+    assert set(draw_rows(10_000, 4)) != set(rows)
