@@ -3,18 +3,15 @@
 Axes: B batch, N queries, S keys, H heads, G key and value heads, K head width.
 """
 
-import contextlib
-import contextvars
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import flash_attention as tpu
 from jax.sharding import PartitionSpec
 
-# Axes of the mesh that a `jax.vmap` around the model goes over: no array has a part of its own on them.
-_MAPPED: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar("mapped", default=frozenset())
+from sail_jax.models.placement import batch_axes
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]
 
@@ -88,16 +85,6 @@ def _block_sizes(queries: int, keys: int) -> tpu.BlockSizes:
     return tpu.BlockSizes(**forward, **keys_backward, block_k_major_dq=k, block_k_dq=k, block_q_dq=q)
 
 
-@contextlib.contextmanager
-def mapped_over(axis: str) -> Iterator[None]:
-    """Says that what is traced within is mapped over an axis of the mesh, as by `jax.vmap(..., spmd_axis_name=axis)`."""
-    before = _MAPPED.set(_MAPPED.get() | {axis})
-    try:
-        yield
-    finally:
-        _MAPPED.reset(before)
-
-
 def _by_shard(
     kernel: Attend, query: jax.Array, key: jax.Array, value: jax.Array, key_mask: jax.Array | None
 ) -> jax.Array:
@@ -105,9 +92,8 @@ def _by_shard(
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return kernel(query, key, value, key_mask)
-    batch = tuple(name for name in ("data", "fsdp") if name not in _MAPPED.get())
     heads = "tensor" if key.shape[2] % mesh.shape["tensor"] == 0 else None
-    split, mask = PartitionSpec(batch, None, heads), PartitionSpec(batch)
+    split, mask = PartitionSpec(batch_axes(), None, heads), PartitionSpec(batch_axes())
     arrays = [(query, split), (key, split), (value, split), (key_mask, mask)]
     run = jax.shard_map(
         kernel,

@@ -19,6 +19,7 @@ from sail_jax.errors import SailError
 from sail_jax.models.fused_attention import choose_kernel
 from sail_jax.models.lora import adapter
 from sail_jax.models.packing import Packing
+from sail_jax.models.placement import split_rows
 
 # Finite, so that a row without any valid key averages its values instead of becoming NaN; far below any logit, so that
 # the weight of a masked key is exactly zero wherever a valid one exists.
@@ -58,13 +59,13 @@ class Dense(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [..., D] to [..., features] in `dtype`."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
-        rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
+        rows = split_rows(x.astype(self.dtype).reshape(-1, x.shape[-1]))
         y = rows @ kernel.astype(self.dtype)
         if lora := adapter(self, "kernel"):
             y += (rows @ lora.a.astype(self.dtype)) @ lora.b.astype(self.dtype)
         if self.use_bias:
             y += self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)
-        return y.reshape(*x.shape[:-1], self.features)
+        return split_rows(y).reshape(*x.shape[:-1], self.features)
 
 
 class RMSNorm(nn.Module):

@@ -9,7 +9,7 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 
 from sail_jax.config import MeshConfig
-from sail_jax.models import fused_attention, transformer
+from sail_jax.models import fused_attention, placement, transformer
 from sail_jax.parallel.mesh import make_mesh
 
 
@@ -78,7 +78,7 @@ def test_it_lowers_within_a_mesh_and_mapped_over_data():
         grouped = [x.reshape(2, 4, *x.shape[1:]) for x in (*inputs, mask)]
 
         def attend_all(*arrays):
-            with fused_attention.mapped_over("data"):
+            with placement.mapped_over("data"):
                 return jax.vmap(jax.grad(lambda *x: transformer.attend(*x).sum()), spmd_axis_name="data")(*arrays)
 
         mapped = jax.jit(attend_all).trace(*grouped).lower(lowering_platforms=("tpu",))
