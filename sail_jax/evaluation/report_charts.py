@@ -104,7 +104,7 @@ def separability_charts(runs: Sequence[RunReport]) -> list[Chart]:
 def _separability_heading(model: str, main: Figures) -> str:
     figures = [
         f"{label} {format_metric(key, main.metrics[key])}"
-        for key, label in (("separability/overlap", "overlap"), ("separability/d_prime", "d′"))
+        for key, label in (("separability/overlap", "overlap"), ("separability/dprime", "d′"))
         if key in main.metrics
     ]
     return ", ".join([MODELS[model], *figures])

@@ -14,7 +14,7 @@ HEADLINE_METRIC = "recall@10"
 MODELS = {"untrained": "untrained", "tfidf": "TF-IDF", "embeddings": "embeddings", "trained": "trained"}
 _LOWER_IS_BETTER = {"separability/overlap"}
 # Shares, shown in per cent; other metrics are plain numbers.
-_SHARES = ("recall@", "ndcg@", "mrr@", "map@", "accuracy", "intersection@", "bijective", "separability/overlap")
+_SHARES = ("recall@", "ndcg@", "mrr@", "map@", "accuracy", "agreement/top@", "bijective", "separability/overlap")
 
 
 def format_metric(name: str, value: float | None) -> str:

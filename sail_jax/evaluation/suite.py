@@ -298,4 +298,4 @@ def evaluation_record(results: list[Result], step: int | None) -> dict[str, Any]
 
 def _finite(metrics: dict[str, float]) -> dict[str, float | None]:
     """JSON has no infinity, and no NaN."""
-    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+    return {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()}

@@ -34,8 +34,8 @@ def histograms(apart, seed=0):
 
 def all_figures(good=0.45):
     """Two tasks; i2i has every kind of figures."""
-    full = {"ndcg_at_10": 0.31, "nmi": 0.612, "separability__overlap": 0.2, "separability__d_prime": 2.5, "auc": 0.811}
-    poor = {"ndcg_at_10": 0.02, "nmi": 0.212, "separability__overlap": 0.9, "separability__d_prime": 0.1, "auc": 0.502}
+    full = {"ndcg_at_10": 0.31, "nmi": 0.612, "separability__overlap": 0.2, "separability__dprime": 2.5, "auc": 0.811}
+    poor = {"ndcg_at_10": 0.02, "nmi": 0.212, "separability__overlap": 0.9, "separability__dprime": 0.1, "auc": 0.502}
 
     def row(model, task, view, main, width, values, histogram=None):
         return Figures(model, task, view, main, width, values, 1234, 7 if task == "q2i" else 0, 5678, histogram)

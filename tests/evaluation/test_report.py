@@ -472,14 +472,14 @@ def results(**changes):
         "task": "i2i",
         "view": "VTA->VTA",
         "main": True,
-        "metrics": {"recall@10": np.float32(0.5), "nmi": float("nan")},
+        "metrics": {"recall@10": 0.5, "nmi": float("nan")},
         "queries": 3,
-        "skipped": np.int64(1),
+        "skipped": 1,
         "corpus": 4,
         "rows": np.zeros((0, 8), np.int64),
         "cosines": np.zeros((0, 8), np.float32),
         "width": 32,
-        "histograms": {"edges": np.linspace(-1, 1, 3), "positive": np.array([1, 2]), "negative": [3, 4]},
+        "histograms": {"edges": [-1.0, 0.0, 1.0], "positive": [1, 2], "negative": [3, 4]},
     }
     return Result(**(values | changes))
 
