@@ -6,6 +6,7 @@ import http.client
 import io
 import json
 import shutil
+import signal
 import socket
 import threading
 import time
@@ -218,7 +219,15 @@ def test_without_a_store(embedder, frames):
     assert hit["caption"] == "" and not hit["picture"] and page.thumbnail(hit["id"]) is None
 
 
-def test_serve_ends_cleanly_on_ctrl_c(run, frames, monkeypatch, capsys):
+@pytest.fixture
+def interruptible():
+    """Ctrl-C reaches this process, as it would not where a shell started it in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_serve_ends_cleanly_on_ctrl_c(run, frames, interruptible, capsys):
     """In this process: the verb is interrupted once its page answers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
