@@ -10,7 +10,7 @@ import tiny
 import sail_jax
 from sail_jax import cli
 from sail_jax import config as config_lib
-from sail_jax.cli import main
+from sail_jax.cli import main, weights
 from sail_jax.data.negatives import NegativesTable
 from sail_jax.data.pipeline import open_store
 from sail_jax.data.store import ItemStore
@@ -232,7 +232,7 @@ def test_an_interrupt_ends_with_a_message_and_its_status(monkeypatch, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_describe", interrupt)
+    monkeypatch.setattr(weights, "_describe", interrupt)
     assert main(["describe"]) == 130
     assert "interrupted" in capsys.readouterr().err
 

@@ -9,6 +9,7 @@ import tiny
 
 from sail_jax import cli
 from sail_jax import config as config_lib
+from sail_jax.cli import weights
 from sail_jax.data.pipeline import BatchSource, HostShare
 from sail_jax.errors import SailError
 from sail_jax.parallel.chips import CHIPS, find_devices
@@ -127,7 +128,7 @@ def test_from_the_command_line(report, settings, tmp_path, capsys, monkeypatch):
         asked.append((topology, options))
         return report
 
-    monkeypatch.setattr(cli, "compile_ahead", found)
+    monkeypatch.setattr(weights, "compile_ahead", found)
     config_lib.save(config_lib.build(settings), tmp_path / "config.json")
     command = ["describe", "--config", str(tmp_path / "config.json")]
     assert cli.main([*command, "--topology", "h100:8", "--dataset", "copair"]) == 0

@@ -1,0 +1,77 @@
+"""What the verbs share: how one is declared, the config that it reads, and how tables are printed."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from sail_jax import config as config_lib
+from sail_jax.checkpoint import RunDirectory
+from sail_jax.config import Config
+from sail_jax.errors import SailError
+
+console = Console(soft_wrap=True)
+
+
+def add_verb(
+    verbs: Any,
+    name: str,
+    run: Callable,
+    meaning: str,
+    example: str,
+    *,
+    workdir: str,
+    config: str = "required",
+    group: str = "",
+) -> argparse.ArgumentParser:
+    """Adds a verb.
+
+    Args:
+        verbs: where it is added.
+        name: the verb.
+        run: what it does, with the options and the words of `--config.a.b=value`.
+        meaning: for --help.
+        example: what follows the verb in an example.
+        workdir: what its --workdir is; empty for a verb without one.
+        config: whether --config is "required", by default that "of run" (see `config_of_run`), or "" for none.
+        group: the verb that it is an action of.
+    """
+    sub = verbs.add_parser(
+        name,
+        help=meaning,
+        description=meaning,
+        epilog=f"example: python -m sail_jax {group + ' ' if group else ''}{name} {example}",
+        allow_abbrev=False,
+    )
+    if config == "required":
+        sub.add_argument("--config", required=True, type=Path, help="experiment file, configs/*.py")
+    elif config == "of run":
+        sub.add_argument(
+            "--config", type=Path, help="experiment file; by default the one that the run was started with"
+        )
+    if workdir:
+        sub.add_argument("--workdir", required=True, type=Path, help=workdir)
+    sub.set_defaults(run=run)
+    return sub
+
+
+def config_of_run(options: argparse.Namespace, overrides: list[str]) -> Config:
+    """The config of the run in --workdir, or --config in its place, with overrides."""
+    run = RunDirectory(options.workdir)
+    if not run.config.is_file():
+        run.load_config()  # says that there is no run
+    return config_lib.load(options.config or run.config, overrides)
+
+
+def without_config(verb: str, overrides: list[str]) -> None:
+    """Raises SailError where settings are given to a verb that reads none."""
+    if overrides:
+        raise SailError(f"{verb} reads no config; leave out --config settings.")
+
+
+def print_wide(table: Table) -> None:
+    """Prints a table wide enough for all columns where the output is no terminal."""
+    Console(width=max(console.width, 120)).print(table)

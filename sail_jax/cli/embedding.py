@@ -1,0 +1,84 @@
+"""The verb of bulk embedding: embed."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from sail_jax import embedder as embedder_lib
+from sail_jax.checkpoint import RunDirectory
+from sail_jax.cli.common import add_verb, config_of_run, console
+from sail_jax.deploy.embed import EmbedOptions, embed
+from sail_jax.deploy.embedding_set import DTYPES as VECTOR_DTYPES
+from sail_jax.deploy.item_source import open_source
+from sail_jax.items import MODALITIES, TEXT_FIELDS
+
+
+def add_verbs(verbs: Any) -> None:
+    """Adds the verbs of this room to the parser."""
+    _add_embed(verbs)
+
+
+def _add_embed(verbs: Any) -> None:
+    sub = add_verb(
+        verbs,
+        "embed",
+        _embed,
+        "embed an item store, a table of items or a folder of files into Parquet parts of `id` and `vector`; killed and started "
+        "again, it goes on with the parts that are missing",
+        "--workdir runs/glyphs --output embeddings/glyphs --dims 128 --dtype int8",
+        workdir="run directory",
+        config="of run",
+    )
+    sub.add_argument("--output", required=True, type=Path, help="folder that is written")
+    sub.add_argument(
+        "--source",
+        type=Path,
+        help="what is embedded: an item store, a table (CSV, JSONL, Parquet) with the columns of config.ingest.source, or a "
+        "folder of image, sound, video and text files, whose paths are the ids; by default the items of config.data.dir",
+    )
+    sub.add_argument("--dims", type=int, help="dimensions that are kept, best a Matryoshka width of the run (all)")
+    sub.add_argument("--dtype", choices=VECTOR_DTYPES, default="float32", help="how vectors are stored (float32)")
+    sub.add_argument("--modalities", default=MODALITIES, help="what is shown of the items: V, T, A, VT, ... (VTA)")
+    sub.add_argument(
+        "--fields",
+        type=lambda text: tuple(filter(None, text.split(","))),
+        default=TEXT_FIELDS,
+        help=f"text fields that are shown ({','.join(TEXT_FIELDS)})",
+    )
+    sub.add_argument(
+        "--instruction",
+        default=embedder_lib.DEFAULT_INSTRUCTION,
+        help=f"the system prompt; best the one that a task of the run trains for its targets ({embedder_lib.DEFAULT_INSTRUCTION!r})",
+    )
+    sub.add_argument("--rows-per-part", type=int, default=65_536, help="items of the source per part (65536)")
+    sub.add_argument("--batch-size", type=int, help="items per batch (config.eval.batch_size)")
+    sub.add_argument("--process", type=int, default=0, help="number of this process, from 0 (0)")
+    sub.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        help="how many share the work, each on all devices of its host; they share --output and need not talk (1)",
+    )
+    sub.add_argument(
+        "--distributed",
+        action="store_true",
+        help="take --process and --processes from the environment of TPU pods, Slurm, Open MPI or Kubernetes",
+    )
+
+
+def _embed(options: argparse.Namespace, overrides: list[str]) -> None:
+    config = config_of_run(options, overrides)
+    if options.distributed:
+        jax.distributed.initialize()
+        options.process, options.processes = jax.process_index(), jax.process_count()
+    names = [field.name for field in dataclasses.fields(EmbedOptions)]
+    asked = EmbedOptions(**{name: getattr(options, name) for name in names})
+    source = open_source(options.source, config)
+    embedder = embedder_lib.load(options.workdir, config)
+    if options.distributed:
+        jax.distributed.shutdown()  # from here on no process waits for another
+    report = embed(embedder, source, options.output, asked, model=str(RunDirectory(options.workdir).path))
+    console.print(f"{report}\nWritten to {options.output.absolute()}", highlight=False)

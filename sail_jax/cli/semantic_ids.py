@@ -1,0 +1,190 @@
+"""The verb of semantic IDs and its actions: fit, assign, lookup."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from sail_jax.cli.common import add_verb, console, print_wide, without_config
+from sail_jax.deploy import semantic_ids as semantic_ids_lib
+from sail_jax.deploy.embedding_set import EmbeddingSet
+from sail_jax.deploy.residual_vq import VQSettings
+from sail_jax.deploy.semantic_id_report import figures_table
+from sail_jax.deploy.semantic_id_table import SemanticIdTable, write_table
+from sail_jax.deploy.semantic_ids import SemanticIds
+from sail_jax.errors import SailError
+
+
+def add_verbs(verbs: Any) -> None:
+    """Adds the verbs of this room to the parser."""
+    meaning = "turn embeddings into semantic IDs, short sequences of discrete codes, and find the items of an ID"
+    group = verbs.add_parser(
+        "semantic-ids",
+        help=meaning,
+        description=meaning,
+        epilog="example: python -m sail_jax semantic-ids fit --embeddings embeddings/items --output sids --levels 256,256,256",
+    )
+    actions = group.add_subparsers(required=True, metavar="ACTION")
+    _add_fit(actions)
+    _add_assign(actions)
+    _add_lookup(actions)
+
+
+def _add_fit(actions: Any) -> None:
+    sub = add_verb(
+        actions,
+        "fit",
+        _fit_semantic_ids,
+        "fit codebooks on a sample of a folder of embeddings",
+        "--embeddings embeddings/items --output sids --levels 256,256,256 --method kmeans",
+        workdir="",
+        config="",
+        group="semantic-ids",
+    )
+    sub.add_argument("--embeddings", required=True, type=Path, help="folder of embeddings")
+    sub.add_argument("--output", required=True, type=Path, help="folder that is written")
+    sub.add_argument(
+        "--levels",
+        required=True,
+        action="append",
+        help="sizes of the codebooks, such as 256,256,256; each prefix of an ID is a coarser one. Given several times, "
+        "each set of codebooks goes to a folder of its own in --output, such as 256-256-256",
+    )
+    sub.add_argument(
+        "--method",
+        choices=semantic_ids_lib.METHODS,
+        default="kmeans",
+        help="residual k-means, or a learned residual VQ (kmeans)",
+    )
+    sub.add_argument("--seed", type=_whole, default=0, help="of the sample and the fit (0)")
+    sub.add_argument(
+        "--samples",
+        type=_whole,
+        default=semantic_ids_lib.SAMPLES,
+        help=f"embeddings to fit on at most; they are held in memory ({semantic_ids_lib.SAMPLES})",
+    )
+    _add_anchors(sub)
+    defaults = VQSettings()
+    sub.add_argument("--steps", type=_whole, help=f"with --method vq: updates ({defaults.steps})")
+    sub.add_argument("--batch", type=_whole, help=f"with --method vq: embeddings of an update ({defaults.batch})")
+    sub.add_argument(
+        "--latent",
+        type=_whole,
+        help="with --method vq: width between a learned encoder and decoder; 0 quantises the embeddings themselves (0)",
+    )
+
+
+def _add_assign(actions: Any) -> None:
+    sub = add_verb(
+        actions,
+        "assign",
+        _assign_semantic_ids,
+        "give the items of a folder of embeddings their semantic IDs, with codebooks as they are",
+        "--codebooks sids --embeddings embeddings/new --output sids/new.parquet --unique",
+        workdir="",
+        config="",
+        group="semantic-ids",
+    )
+    sub.add_argument("--codebooks", required=True, type=Path, help="folder that `semantic-ids fit` wrote")
+    sub.add_argument("--embeddings", required=True, type=Path, help="folder of embeddings of the same model")
+    sub.add_argument(
+        "--output", required=True, type=Path, help="Parquet table that is written, with figures and a plot beside it"
+    )
+    sub.add_argument(
+        "--unique", action="store_true", help="add a suffix that counts the items of the same codes, from 0, in order"
+    )
+    sub.add_argument("--seed", type=_whole, default=0, help="of the draw of anchors (0)")
+    _add_anchors(sub)
+
+
+def _add_lookup(actions: Any) -> None:
+    sub = add_verb(
+        actions,
+        "lookup",
+        _look_up_semantic_id,
+        "list the items of a semantic ID, or of all IDs that begin with it",
+        "--table sids/new.parquet --id 12-3",
+        workdir="",
+        config="",
+        group="semantic-ids",
+    )
+    sub.add_argument("--table", required=True, type=Path, help="table that `semantic-ids assign` wrote")
+    sub.add_argument("--id", required=True, help="such as 12-3-77, or a prefix such as 12-3")
+    sub.add_argument("--limit", type=_whole, default=20, help="items that are listed; all are counted (20)")
+
+
+def _add_anchors(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--anchors",
+        type=_whole,
+        default=semantic_ids_lib.ANCHORS,
+        help=f"items drawn to see whether neighbours share their IDs; 0 leaves that out ({semantic_ids_lib.ANCHORS})",
+    )
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is negative")
+    return value
+
+
+def _fit_semantic_ids(options: argparse.Namespace, overrides: list[str]) -> None:
+    without_config("semantic-ids", overrides)
+    sizes = [semantic_ids_lib.parse_levels(text) for text in options.levels]
+    if len(sizes) == 1:
+        outputs = {options.output: sizes[0]}
+    else:
+        outputs = {options.output / "-".join(map(str, levels)): levels for levels in sizes}
+    given = {name: getattr(options, name) for name in ("steps", "batch", "latent")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and options.method != "vq":
+        raise SailError(f"--{next(iter(given))} belongs to --method vq; leave it out, or choose that method.")
+    figures = semantic_ids_lib.fit_folder(
+        EmbeddingSet(options.embeddings),
+        outputs,
+        method=options.method,
+        seed=options.seed,
+        samples=options.samples,
+        anchors=options.anchors,
+        vq=VQSettings(**given),
+    )
+    for output, of_output in figures.items():
+        print_wide(figures_table(of_output))
+        console.print(
+            f"Codebooks: {output.absolute()}, with figures (of the sample) in semantic_ids.json and utilisation.png. Assign IDs: "
+            f"semantic-ids assign --codebooks {output} --embeddings {options.embeddings} --output {output / 'ids.parquet'}"
+        )
+
+
+def _assign_semantic_ids(options: argparse.Namespace, overrides: list[str]) -> None:
+    without_config("semantic-ids", overrides)
+    figures = write_table(
+        SemanticIds.load(options.codebooks),
+        EmbeddingSet(options.embeddings),
+        options.output,
+        unique=options.unique,
+        seed=options.seed,
+        anchors=options.anchors,
+    )
+    print_wide(figures_table(figures))
+    if figures["left_out"]:
+        console.print(
+            f"{figures['left_out']:,} items have no usable vector and got no ID, such as {figures['left_out_ids'][0]!r}."
+        )
+    output = options.output.absolute()
+    console.print(
+        f"IDs: {output}; figures: {output.with_suffix('.json')}; use of the codes: {output.with_suffix('.png')}"
+    )
+
+
+def _look_up_semantic_id(options: argparse.Namespace, overrides: list[str]) -> None:
+    without_config("semantic-ids", overrides)
+    matches = SemanticIdTable(options.table).find(options.id, options.limit)
+    for item, semantic_id in matches.items:
+        print(f"{semantic_id}\t{item}")
+    following = ", ".join(f"{code} ({count:,})" for code, count in list(matches.next_codes.items())[:10])
+    console.print(
+        f"{matches.count:,} items, {len(matches.items):,} of them listed; {matches.distinct:,} distinct IDs of all levels."
+        + (f" Most frequent codes of the next level, and their items: {following}" if following else ""),
+        highlight=False,
+    )
