@@ -40,7 +40,7 @@ def _add_mine(verbs: Any) -> None:
     sub.add_argument(
         "--query-embeddings",
         type=Path,
-        help="Parquet of `id` and `vector` (or a folder of them) to read, not to compute",
+        help="folder that `embed` wrote, or Parquet of `id` and `vector`, to read, not to compute",
     )
     sub.add_argument("--target-embeddings", type=Path, help="likewise, of the targets")
 

@@ -23,6 +23,7 @@ from sail_jax.data.negatives import query_key
 from sail_jax.data.prompts import shown_fields
 from sail_jax.data.store import ItemStore, commit_bytes, item_key
 from sail_jax.data.tables import missing_column
+from sail_jax.deploy.embedding_set import EmbeddingSet, is_complete
 from sail_jax.embedder import Embedder, embed_pass, fingerprint
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import Item, text_item
@@ -169,7 +170,7 @@ def read_side(side: Side, path: str | Path, folder: Path) -> np.ndarray:
 
     Args:
         side: the side.
-        path: the file, or a folder of them; `id` holds item ids, or the texts of free-text queries, in any order, and may hold others too.
+        path: the file, or a folder of them, or a folder that `embed` wrote; `id` holds item ids, or the texts of free-text queries, in any order, and may hold others too.
         folder: where the embeddings are put in the order of the side.
 
     Returns:
@@ -204,7 +205,10 @@ def read_side(side: Side, path: str | Path, folder: Path) -> np.ndarray:
 
 
 def _read_vectors(path: Path) -> Iterator[tuple[list[str], np.ndarray]]:
-    """(ids, [n, D] float32) of a batch of rows."""
+    """(ids, [n, D] float32) of a batch of rows; a folder that `embed` wrote says itself how its vectors are stored."""
+    if is_complete(path):
+        yield from EmbeddingSet(path).batches(_BATCH)
+        return
     parts = sorted(path.glob("*.parquet")) if path.is_dir() else [path] * path.is_file()
     if not parts:
         raise SailError(f"There is no file of embeddings {path}, nor a folder with such files.")

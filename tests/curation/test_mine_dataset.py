@@ -15,6 +15,7 @@ from sail_jax.curation.known_pairs import known_tables, merge_equal
 from sail_jax.data.negatives import NegativesTable, query_key
 from sail_jax.data.store import ItemStore, ItemStoreWriter, item_key
 from sail_jax.data.tables import Pair, write_pairs
+from sail_jax.deploy.embedding_set import EmbeddingInfo, part_path, write_info, write_part
 from sail_jax.embedder import NothingShownError
 from sail_jax.errors import SailError
 from sail_jax.items import Item
@@ -494,6 +495,22 @@ def test_given_embeddings(folder):
     mixed, stub = run(folder, "q2i", target_embeddings=folder / "vectors")
     assert [asked[2] for asked in stub.asked] == [2]
     assert mixed.threshold.value == summary.threshold.value
+
+
+def test_a_folder_of_embeddings_says_how_they_are_stored(folder):
+    expected, _ = run(folder, "q2i")
+    before = [NegativesTable.open(expected.output).get(None, f"topic {t}") for t in (0, 3)]
+    names = [f"item-{i}" for i in range(ITEMS)]
+    z = np.stack([vector(Item(name)) for name in names]).astype(np.float32)
+    (folder / "vectors").mkdir()
+    write_part(part_path(folder / "vectors", 0), names, z, "bfloat16")  # as numbers, its bits would be other vectors
+    info = EmbeddingInfo("a run", "0", z.shape[1], "bfloat16", "VTA", (), "")
+    write_info(folder / "vectors", info)
+    summary, _ = run(folder, "q2i", target_embeddings=folder / "vectors")
+    for t, (ids, scores) in zip((0, 3), before, strict=True):
+        found, close = NegativesTable.open(summary.output).get(None, f"topic {t}")
+        assert set(found) == set(ids)
+        np.testing.assert_allclose(sorted(close), sorted(scores), atol=0.02)
 
 
 def test_given_embeddings_that_lack_ids(folder):
