@@ -11,6 +11,7 @@ from sail_jax import config as config_lib
 from sail_jax.checkpoint import RunDirectory
 from sail_jax.cli.common import add_verb, config_of_run, console, print_wide, without_config
 from sail_jax.config import Config
+from sail_jax.data.store import commit_bytes
 from sail_jax.evaluation.report import png_folder, write_report
 from sail_jax.evaluation.report_data import read_runs, write_report_data
 from sail_jax.evaluation.suite import (
@@ -107,9 +108,7 @@ def _print_results(results: list[Result], names: tuple[str, ...]) -> None:
 
 
 def _write_json(path: Path, values: Any) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(values, indent=2) + "\n")
-    partial.rename(path)
+    commit_bytes(path, (json.dumps(values, indent=2) + "\n").encode())
 
 
 def _report(options: argparse.Namespace, overrides: list[str]) -> None:

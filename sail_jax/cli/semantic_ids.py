@@ -53,7 +53,7 @@ def _add_fit(actions: Any) -> None:
         "--method",
         choices=semantic_ids_lib.METHODS,
         default="kmeans",
-        help="residual k-means, or a learned residual VQ (kmeans)",
+        help="residual k-means (faiss), the same on the accelerators, or a learned residual VQ (kmeans)",
     )
     sub.add_argument("--seed", type=_whole, default=0, help="of the sample and the fit (0)")
     sub.add_argument(

@@ -10,7 +10,7 @@ Axis letters: N rows, D width.
 import dataclasses
 import json
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +194,31 @@ class EmbeddingSet:
             z[len(ids) : len(ids) + len(some)] = part
             ids += some
         return ids, z
+
+    def sample(
+        self, count: int, seed: int, batches: Iterable[tuple[list[str], np.ndarray]] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draws rows without replacement, in one pass; the same for the same seed.
+
+        Args:
+            count: rows that are drawn; all where there are fewer.
+            seed: of the draw.
+            batches: those of this folder, where something is done with them on the way (progress, a cut of the width).
+
+        Returns:
+            rows: [n] int64, ascending.
+            z: [n, D] float32.
+        """
+        chosen = np.random.default_rng(seed).choice(len(self), min(count, len(self)), replace=False, shuffle=False)
+        chosen.sort()
+        drawn, start = np.zeros((0, self.info.dims), np.float32), 0
+        for ids, z in self.batches() if batches is None else batches:
+            if start == 0:
+                drawn = np.zeros((len(chosen), z.shape[1]), np.float32)
+            first, last = np.searchsorted(chosen, [start, start + len(ids)])
+            drawn[first:last] = z[chosen[first:last] - start]
+            start += len(ids)
+        return chosen, drawn
 
     def require_model(self, fingerprint: str, *, what: str) -> None:
         """Checks that the vectors are of the model that something else was made with.

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.progress import Progress
 
-from sail_jax.deploy.embedding_set import EmbeddingSet
+from sail_jax.deploy.embedding_set import EmbeddingSet, write_json
 from sail_jax.errors import SailError
 from sail_jax.vectors import unit_rows
 
@@ -147,9 +147,7 @@ def build_index(embeddings: EmbeddingSet, path: Path, settings: IndexSettings) -
     marker.unlink(missing_ok=True)
     partial.replace(path)
     partial_ids.replace(ids)
-    partial_marker = marker.with_name(marker.name + ".partial")
-    partial_marker.write_text(json.dumps(_FORMAT | dataclasses.asdict(info), indent=2, ensure_ascii=False) + "\n")
-    partial_marker.replace(marker)
+    write_json(marker, _FORMAT | dataclasses.asdict(info))
     return info
 
 
@@ -203,7 +201,9 @@ def _trained_ivfpq(
     if dims % m:
         raise SailError(f"m is {m}, which does not divide the {dims} dimensions of the vectors; choose a divisor.")
     nlist = settings.nlist or max(1, min(int(4 * count**0.5), count // _POINTS_PER_CENTROID))
-    sample = _sample(embeddings, dims, max(_TRAINING_ROWS, _POINTS_PER_CENTROID * nlist), settings.seed, progress)
+    batches = ((ids, z) for _, ids, z in _rows(embeddings, dims, progress, "drawing the training sample"))
+    _, sample = embeddings.sample(max(_TRAINING_ROWS, _POINTS_PER_CENTROID * nlist), settings.seed, batches)
+    sample = sample[sample.any(axis=1)]
     needed = max(1 << _BITS, nlist)
     if len(sample) < needed:
         raise SailError(
@@ -217,18 +217,6 @@ def _trained_ivfpq(
     progress.console.print(f"Training {nlist} lists and {m} codebooks on {len(sample):,} vectors")
     index.train(sample)
     return index, {"nlist": nlist, "m": m, "seed": settings.seed}
-
-
-def _sample(embeddings: EmbeddingSet, dims: int, size: int, seed: int, progress: Progress) -> np.ndarray:
-    """[n, dims] float32, at most `size` rows drawn without replacement; rows of zeros are left out."""
-    count = len(embeddings)
-    size = min(size, count)
-    chosen = np.sort(np.random.default_rng(seed).choice(count, size, replace=False, shuffle=False))
-    sample = np.zeros((size, dims), np.float32)
-    for start, _, z in _rows(embeddings, dims, progress, "drawing the training sample"):
-        first, last = np.searchsorted(chosen, [start, start + len(z)])
-        sample[first:last] = z[chosen[first:last] - start]
-    return sample[sample.any(axis=1)]
 
 
 class FaissIndex:

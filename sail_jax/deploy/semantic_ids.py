@@ -29,10 +29,11 @@ from sail_jax.deploy.residual_vq import Autoencoder, VQSettings, apply, fit_resi
 from sail_jax.deploy.semantic_id_metrics import Anchors, Meter
 from sail_jax.deploy.semantic_id_report import draw_frequencies
 from sail_jax.errors import SailError
+from sail_jax.parallel.kmeans import residual_kmeans as kmeans_on_devices
 from sail_jax.schema import to_dict
 from sail_jax.vectors import unit_rows
 
-METHODS = ("kmeans", "vq")
+METHODS = ("kmeans", "device-kmeans", "vq")
 ANCHORS, NEIGHBOURS = 1000, 10
 KMEANS_ROUNDS = 25
 SAMPLES = 500_000
@@ -216,15 +217,9 @@ def draw_rows(embeddings: EmbeddingSet, count: int, seed: int, what: str) -> tup
         rows: [n] int64, ascending.
         z: [n, D] float32 of unit length.
     """
-    total = len(embeddings)
-    chosen = np.sort(np.random.default_rng(seed).choice(total, min(count, total), replace=False, shuffle=False))
-    z, start, filled = np.zeros((len(chosen), embeddings.info.dims), np.float32), 0, 0
-    for ids, part in track_parts(embeddings, what):
-        here = chosen[filled : np.searchsorted(chosen, start + len(ids))] - start
-        z[filled : filled + len(here)] = part[here]
-        start, filled = start + len(ids), filled + len(here)
+    rows, z = embeddings.sample(count, seed, track_parts(embeddings, what))
     kept = usable(z)
-    return (chosen, z) if kept.all() else (chosen[kept], z[kept])
+    return (rows, z) if kept.all() else (rows[kept], z[kept])
 
 
 def track_parts(embeddings: EmbeddingSet, what: str) -> Iterable[tuple[list[str], np.ndarray]]:
@@ -247,7 +242,8 @@ def fit(
         z: [N, D] float32 of unit length.
         levels: L sizes of codebooks.
         vectors: what the vectors are.
-        method: "kmeans", residual k-means; or "vq", a learned residual VQ (`residual_vq`).
+        method: "kmeans", residual k-means on the CPU (faiss); "device-kmeans", the same on the local devices (`parallel.kmeans`); or
+            "vq", a learned residual VQ (`residual_vq`).
         seed: of all draws.
         vq: settings of "vq".
 
@@ -259,6 +255,9 @@ def fit(
     if method == "kmeans":
         settings = {"rounds": KMEANS_ROUNDS}
         codebooks, params = residual_kmeans(z, levels, rounds=KMEANS_ROUNDS, seed=seed), {}
+    elif method == "device-kmeans":
+        settings = {"rounds": KMEANS_ROUNDS}
+        codebooks, params = kmeans_on_devices(z, levels, rounds=KMEANS_ROUNDS, seed=seed)[0], {}
     elif method == "vq":
         vq = vq or VQSettings()
         settings = dataclasses.asdict(vq)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from sail_jax.checkpoint import RunDirectory
+from sail_jax.data.store import commit_bytes
 from sail_jax.errors import SailError
 from sail_jax.evaluation.gallery import Card, GalleryRow
 from sail_jax.training.log import read_training_log
@@ -102,9 +103,7 @@ def write_report_data(path: Path, run: RunReport) -> None:
 
 
 def _write(path: Path, tree: Mapping[str, Any]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(tree, default=_plain) + "\n")
-    partial.replace(path)
+    commit_bytes(path, (json.dumps(tree, default=_plain) + "\n").encode())
 
 
 def _plain(value: Any) -> Any:

@@ -77,6 +77,13 @@ def columns(table):
     return rows["id"].to_pylist(), np.array(rows["codes"].to_pylist()), rows["semantic_id"].to_pylist()
 
 
+def test_kmeans_on_the_devices_reconstructs_as_well(z, sids):
+    errors = []
+    for fitted in (sids, fit(z, LEVELS, INFO, method="device-kmeans", seed=1)):
+        errors.append(np.mean((fitted.decode(fitted.assign(z)) - z) ** 2))
+    assert errors[1] == pytest.approx(errors[0], rel=0.1) and errors[1] < 0.5 * np.var(z, axis=0).mean()
+
+
 def plain_codes(z, codebooks):
     left, codes = z.astype(np.float64), []
     for codebook in codebooks:
