@@ -1,6 +1,7 @@
 """Eight host devices for the whole test run, and a small ingested world that tests share."""
 
 import os
+import shutil
 import tempfile
 
 os.environ["XLA_FLAGS"] = (
@@ -38,6 +39,20 @@ def world(tmp_path_factory):
 def settings(world):
     """The ConfigDict of a tiny experiment on `world`; a test may change it and `config_lib.build` it."""
     return tiny.experiment(world)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, headless; the test is skipped where it or what drives it is missing."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    executable = next(filter(None, map(shutil.which, names)), None)
+    if executable is None:
+        pytest.skip("needs Chromium")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 def pytest_collection_modifyitems(items):

@@ -1,18 +1,12 @@
 """What searches are tested on: embeddings of random vectors, and a run whose parameters were never trained."""
 
-import functools
-
 import faiss
-import jax
 import numpy as np
 
-from sail_jax import config as config_lib
-from sail_jax.checkpoint import Checkpoints, RunDirectory
 from sail_jax.data.features import View
 from sail_jax.deploy.embedding_set import EmbeddingInfo, EmbeddingSet, part_path, write_info, write_part
 from sail_jax.embedder import DEFAULT_INSTRUCTION, fingerprint
 from sail_jax.items import TEXT_FIELDS
-from sail_jax.models.model import init_params
 
 # Tests run in parallel, a process on each core.
 faiss.omp_set_num_threads(1)
@@ -50,19 +44,6 @@ def brute_force(queries, z, k):
 
 def recall(found, wanted):
     return np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found.tolist(), wanted.tolist(), strict=True)])
-
-
-def untrained_run(settings, workdir):
-    """A run directory with the parameters before the first step."""
-    settings.eval.batch_size = 64
-    config, run = config_lib.build(settings), RunDirectory(workdir)
-    run.path.mkdir()
-    config_lib.save(config, run.config)
-    checkpoints = Checkpoints(run)
-    params = jax.jit(functools.partial(init_params, config.model, config.seed))()
-    checkpoints.save(0, {"model": params}, {})
-    checkpoints.close()
-    return workdir
 
 
 def embed_store(embedder, folder, store, *, modalities="VTA", dims=None, **options):

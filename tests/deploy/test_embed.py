@@ -10,38 +10,17 @@ import sys
 import jax
 import numpy as np
 import pytest
-import tiny
 from PIL import Image
 
 import runs
-import sail_jax
-from sail_jax import config as config_lib
 from sail_jax import embedder as embedder_lib
 from sail_jax.cli import main
-from sail_jax.data.pipeline import make_extractor, open_store
+from sail_jax.data.pipeline import make_extractor
 from sail_jax.deploy.embed import EmbedOptions, embed
 from sail_jax.deploy.embedding_set import EmbeddingSet
 from sail_jax.deploy.item_source import open_source
 from sail_jax.embedder import Embedder
 from sail_jax.errors import SailError
-
-
-@pytest.fixture(scope="module")
-def run(world, tmp_path_factory):
-    """A run whose checkpoint holds random parameters."""
-    settings = tiny.experiment(world)
-    settings.eval.batch_size = 8  # one row per device: few shapes to compile
-    return runs.save_untrained(tmp_path_factory.mktemp("embed") / "run", config_lib.build(settings))
-
-
-@pytest.fixture(scope="module")
-def embedder(run):
-    return sail_jax.load(run)
-
-
-@pytest.fixture(scope="module")
-def store(embedder):
-    return open_store(embedder.config)
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,10 @@ import io
 import numpy as np
 import pytest
 import soundfile
-import tiny
 from PIL import Image
-from searchable import brute_force, clustered, embed_store, recall, unit, untrained_run, write_embeddings
+from searchable import brute_force, clustered, embed_store, recall, unit, write_embeddings
 
 from sail_jax.cli import main
-from sail_jax.data.pipeline import open_store
 from sail_jax.deploy.embedding_set import EmbeddingSet
 from sail_jax.deploy.faiss_index import FaissIndex, IndexSettings, build_index
 from sail_jax.deploy.nearest import ExactSearch, ShortlistSearch
@@ -105,23 +103,8 @@ def test_a_shortlist_that_does_not_fit(exact):
 
 
 @pytest.fixture(scope="module")
-def run(world, tmp_path_factory):
-    return untrained_run(tiny.experiment(world), tmp_path_factory.mktemp("search") / "run")
-
-
-@pytest.fixture(scope="module")
-def embedder(run):
-    return load(run)
-
-
-@pytest.fixture(scope="module")
-def store(embedder):
-    return open_store(embedder.config)
-
-
-@pytest.fixture(scope="module")
-def items(embedder, store, run):
-    return embed_store(embedder, run.parent / "vta", store)
+def items(embedder, store, tmp_path_factory):
+    return embed_store(embedder, tmp_path_factory.mktemp("vta") / "vta", store)
 
 
 @pytest.fixture(scope="module")

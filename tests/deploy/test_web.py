@@ -5,7 +5,6 @@ import base64
 import http.client
 import io
 import json
-import shutil
 import signal
 import socket
 import threading
@@ -15,16 +14,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import tiny
 from PIL import Image
-from searchable import embed_store, untrained_run
+from searchable import embed_store
 
 from sail_jax.cli import main
-from sail_jax.data.pipeline import open_store
 from sail_jax.deploy import web
 from sail_jax.deploy.search import Hit, Searcher
 from sail_jax.deploy.web import SearchPage, SearchServer
-from sail_jax.embedder import load
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import Item
 
@@ -32,24 +28,9 @@ HOSTILE = "<script>document.title='taken'</script><img src=x onerror=\"document.
 
 
 @pytest.fixture(scope="module")
-def run(world, tmp_path_factory):
-    return untrained_run(tiny.experiment(world), tmp_path_factory.mktemp("web") / "run")
-
-
-@pytest.fixture(scope="module")
-def embedder(run):
-    return load(run)
-
-
-@pytest.fixture(scope="module")
-def store(embedder):
-    return open_store(embedder.config)
-
-
-@pytest.fixture(scope="module")
-def frames(embedder, store, run):
+def frames(embedder, store, tmp_path_factory):
     """The embeddings of the pictures of the items."""
-    return embed_store(embedder, run.parent / "v", store, modalities="V")
+    return embed_store(embedder, tmp_path_factory.mktemp("v") / "v", store, modalities="V")
 
 
 def serving(page):
@@ -254,19 +235,6 @@ def test_serve_ends_cleanly_on_ctrl_c(run, frames, interruptible, capsys):
 
 
 # --------------------------------------------------------------------------------------------------- in a browser
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

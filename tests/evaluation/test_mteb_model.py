@@ -16,7 +16,7 @@ from sail_jax.data.prompts import shown_fields
 from sail_jax.embedder import DEFAULT_INSTRUCTION
 from sail_jax.errors import SailError
 from sail_jax.evaluation.recall import recall_at_k, top_k
-from sail_jax.evaluation.retrieval import load_task
+from sail_jax.evaluation.retrieval import load_retrieval
 from sail_jax.items import TEXT_FIELDS
 
 mteb = pytest.importorskip("mteb")
@@ -56,7 +56,7 @@ def searches(run):
     """The searches of the world: texts of queries, texts of documents, rows of relevant documents."""
     config = config_lib.load(run / "config.json")
     store = open_store(config)
-    task = load_task(config, "q2i", store)
+    task = load_retrieval(config, "q2i", store)
     texts = [shown_fields(item, TEXT_FIELDS) for item in task.corpus_items(store)]
     kept = sorted({text: row for row, text in enumerate(texts) if text}.values())  # without ties
     relevant = [np.flatnonzero(np.isin(kept, rows)) for rows in task.relevant]

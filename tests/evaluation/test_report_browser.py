@@ -1,7 +1,5 @@
 """The page in a browser: nothing is fetched, nothing fails, nothing overflows, on a desk and on a phone, light and dark."""
 
-import shutil
-
 import numpy as np
 import pytest
 import report_runs
@@ -9,9 +7,7 @@ from PIL import Image
 
 from sail_jax.evaluation.report import write_report
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(BROWSER is None, reason="needs Chromium")]
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+pytestmark = pytest.mark.browser
 
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 # What scrolls in its own box may be wide, and what a chart clips is not seen; its text has to lie inside.
@@ -24,14 +20,6 @@ OVERFLOWING = """() => [...document.querySelectorAll('main *')].filter(element =
 SMALL_TEXT = (
     """() => [...document.querySelectorAll('figure text')].map(element => element.getBoundingClientRect().height)"""
 )
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
