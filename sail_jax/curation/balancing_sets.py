@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from sail_jax.config import Config, DatasetConfig, EvalTaskConfig
+from sail_jax.config import Config, EvalTaskConfig
 from sail_jax.data.features import View
 from sail_jax.data.store import ItemStore, item_key
 from sail_jax.data.tables import PairTable
 from sail_jax.data.views import dataset_views, task_views
+from sail_jax.data_config import DatasetConfig
 from sail_jax.embedder import Embedder, embed_pass
 from sail_jax.errors import SailError
 from sail_jax.items import MODALITIES, Item, text_item

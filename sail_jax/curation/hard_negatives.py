@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from sail_jax.config import Config, DatasetConfig
+from sail_jax.config import Config
 from sail_jax.curation.f1_threshold import Threshold
 from sail_jax.curation.known_pairs import Ends, known_tables, merge_equal, read_ends
 from sail_jax.curation.mining import Miner, pair_codes
@@ -30,6 +30,7 @@ from sail_jax.data.negatives import write_negatives
 from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import PairTable
 from sail_jax.data.views import dataset_views
+from sail_jax.data_config import DatasetConfig
 from sail_jax.embedder import Embedder
 from sail_jax.errors import SailError
 from sail_jax.schema import nearest

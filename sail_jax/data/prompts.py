@@ -11,7 +11,8 @@ import numpy as np
 import tokenizers
 import transformers
 
-from sail_jax.config import Config, PromptConfig
+from sail_jax.config import Config
+from sail_jax.data_config import PromptConfig
 from sail_jax.errors import SailError
 from sail_jax.items import QUERY_FIELD, TEXT_FIELDS, Item, TokenType
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from sail_jax.config import IngestConfig
 from sail_jax.data.media import check_audio, check_image, encode_audio, encode_image, video_audio, video_frames
 from sail_jax.data.sources import Row
+from sail_jax.data_config import IngestConfig
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import TEXT_FIELDS, Item
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from sail_jax.config import TableSourceConfig
 from sail_jax.data.records import is_empty, list_cell, text_cell
 from sail_jax.data.sources import Row, RowSource
 from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import Pair, is_held_out
+from sail_jax.data_config import TableSourceConfig
 from sail_jax.errors import BadRecordError, SailError
 
 _BATCH = 4096

@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.progress import track
 
-from sail_jax.config import SyntheticConfig
 from sail_jax.data.synthetic_media import COLOURS, CONTOURS, SHAPES, TIMBRES, render_frames, render_sound
+from sail_jax.data_config import SyntheticConfig
 from sail_jax.errors import SailError
 
 # Raised whenever the same settings would give other files, so that an older export is not taken for a new one.

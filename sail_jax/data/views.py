@@ -1,8 +1,9 @@
 """What a config shows of queries and of targets: the views of training sets and of evaluation tasks."""
 
-from sail_jax.config import Config, DatasetConfig, EvalTaskConfig
+from sail_jax.config import Config, EvalTaskConfig
 from sail_jax.data.features import View
 from sail_jax.data.prompts import check_fields, instruction
+from sail_jax.data_config import DatasetConfig
 from sail_jax.errors import SailError
 from sail_jax.items import Pattern, check_modalities, parse_pattern, shown_modalities
 

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from sail_jax.config import Config, IngestConfig
+from sail_jax.config import Config
 from sail_jax.data.item_dicts import to_item
 from sail_jax.data.pipeline import open_store
 from sail_jax.data.records import RecordReader, text_cell
 from sail_jax.data.sources import open_table
 from sail_jax.data.store import FOLDER, ItemStore
+from sail_jax.data_config import IngestConfig
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import Item
 from sail_jax.schema import to_dict

@@ -9,9 +9,10 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sail_jax.config import Config, DatasetConfig, StageConfig
+from sail_jax.config import Config, StageConfig
 from sail_jax.data.sampler import Sampler
 from sail_jax.data.training_set import dataset_weights
+from sail_jax.data_config import DatasetConfig
 from sail_jax.errors import SailError
 from sail_jax.schema import nearest
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import transformers
 
-from sail_jax.config import PromptConfig
 from sail_jax.data.prompts import (
     PromptEncoder,
     clean_text,
@@ -16,6 +15,7 @@ from sail_jax.data.prompts import (
     shown_fields,
     train_tokenizer,
 )
+from sail_jax.data_config import PromptConfig
 from sail_jax.errors import SailError
 from sail_jax.items import Item, TokenType, text_item
 
