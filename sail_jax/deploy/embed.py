@@ -101,7 +101,7 @@ class EmbedReport:
     written: int
 
     def __str__(self) -> str:
-        lines = [f"{self.vectors:,} vectors in {self.parts:,} part{"s" * (self.parts != 1)}"]
+        lines = [f"{self.vectors:,} vectors in {self.parts:,} part{'s' * (self.parts != 1)}"]
         if self.bad_records:
             lines.append(f"{self.bad_records:,} bad records left out, listed in {BAD_RECORDS}")
         if self.nothing_shown:
