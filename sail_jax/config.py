@@ -1,6 +1,6 @@
 """Every setting of the project: its type, its default, and one line on its meaning.
 
-The dataclasses below, and those of `model_config` and `data_config`, are the single source. An experiment file (`configs/*.py`) starts from `default_config()`, a locked
+The dataclasses below, and those of `model_config`, `data_config` and `log_config`, are the single source. An experiment file (`configs/*.py`) starts from `default_config()`, a locked
 `ml_collections.ConfigDict` of the same keys, and changes what it needs; the command line changes single keys;
 `build()` turns the result into the frozen dataclasses that the code reads. Unknown keys are errors in all three places.
 """
@@ -18,6 +18,7 @@ import ml_collections
 
 from sail_jax.data_config import DataConfig, IngestConfig, PromptConfig, SyntheticConfig
 from sail_jax.errors import SailError
+from sail_jax.log_config import LogsConfig
 from sail_jax.model_config import ModelConfig
 from sail_jax.schema import build_settings, override, section, setting, to_dict
 
@@ -273,6 +274,7 @@ class Config:
     data: DataConfig = section(DataConfig, "the input pipeline")
     ingest: IngestConfig = section(IngestConfig, "ingestion")
     synthetic: SyntheticConfig = section(SyntheticConfig, "the generated world")
+    logs: LogsConfig = section(LogsConfig, "a recommender's logs")
     objective: ObjectiveConfig = section(ObjectiveConfig, "the loss")
     optimizer: OptimizerConfig = section(OptimizerConfig, "the optimiser")
     lora: LoraConfig = section(LoraConfig, "low-rank adapters")
