@@ -31,6 +31,7 @@ setup(
         "msgpack>=1.0",
         "numpy>=2.0",
         "pyarrow>=16",
+        "polars>=1.30,<3",
         "pillow>=11",
         "simplejpeg>=1.9",
         "av>=18",
