@@ -27,12 +27,15 @@ from sail_jax.schema import build_settings, override, section, setting, to_dict
 
 @dataclasses.dataclass(frozen=True)
 class LossWeights:
-    """The weights of the losses: L = nce L_nce-mrl + cosent L_cosent + micl L_micl + late_fusion L_lf."""
+    """The weights of the losses: L = nce L_nce-mrl + cosent L_cosent + micl L_micl + late_fusion L_lf + distill L_distill."""
 
     nce: float = setting(1.0, "InfoNCE, summed over the Matryoshka widths", low=0)
     cosent: float = setting(0.0, "COSENT, on pairs with a graded score (lambda in the report)", low=0)
     micl: float = setting(0.0, "mICL: InfoNCE on the visual and on the text positions alone (alpha)", low=0)
     late_fusion: float = setting(0.0, "InfoNCE on the gated mixture of fused and visual embedding (beta)", low=0)
+    distill: float = setting(
+        0.0, "distance to the recommender's ID embeddings, summed over `objective.teachers`", low=0
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +51,16 @@ class ObjectiveConfig:
     max_temperature: float = setting(0.5, "upper bound of the temperatures", above=0)
     symmetric: bool = setting(True, "score targets against queries too, and average the two losses")
     weights: LossWeights = section(LossWeights, "what each loss counts")
+    teachers: dict[str, int] = setting(
+        {},
+        "ID embedding of the items -> its width: what the loss `distill` pulls the vectors to, each through a projection of its own",
+    )
+    distill: str = setting(
+        "cosine",
+        "'cosine': 1 - cosine to the ID embedding; 'mse': squared distance of the unit vectors' coordinates; 'relational': squared "
+        "difference of the cosines among the items of a device",
+        choices=("cosine", "mse", "relational"),
+    )
     cosent_temperature: float = setting(0.05, "temperature of COSENT, fixed", above=0)
     score_block: int = setting(
         1024,

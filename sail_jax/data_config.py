@@ -28,9 +28,15 @@ class PromptConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetConfig:
-    """One training set: a pair table and what of the items is shown on each side."""
+    """One training set: a table and what of the items is shown on each side."""
 
-    table: str = setting("", "pair table (a Parquet file or a folder of them) relative to data.dir")
+    kind: str = setting(
+        "pairs",
+        "'pairs': a pair table; 'sequences': a table of histories, each matched with the item that came next; 'items': the queries of a "
+        "pair table alone, taught by ID embeddings",
+        choices=("pairs", "sequences", "items"),
+    )
+    table: str = setting("", "table (a Parquet file or a folder of them) relative to data.dir")
     split: str = setting("train", "rows of the table that are used; empty for all")
     weight: float = setting(1.0, "sampling weight, relative to the other data sets", low=0)
     patterns: tuple[str, ...] = setting(
@@ -47,6 +53,18 @@ class DatasetConfig:
     hard_negatives: int = setting(0, "hard negatives shown with each pair, drawn from that table", low=0)
     materialized: str = setting(
         "", "folder of this set's records relative to data.dir, as `materialize` writes it; empty reads table and store"
+    )
+    history: int = setting(10, "items of a history that make the query, the latest ones ('sequences' alone)", low=1)
+    distinct_items: int = setting(
+        0,
+        "distinct items per sequence for which a batch has room, targets included: an item that several sequences of a device hold is "
+        "encoded once, and what does not fit is left out, oldest first; 0 for history + 1, where all fit ('sequences' alone)",
+        low=0,
+    )
+    seen: int = setting(
+        100,
+        "items that a user is known to have seen, the latest ones, that are kept out of the negatives ('sequences' alone)",
+        low=0,
     )
     query_fields: tuple[str, ...] = setting(
         ("title", "asr", "ocr", "nickname", "tags"), "text fields shown on the query side"

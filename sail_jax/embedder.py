@@ -35,6 +35,7 @@ from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import MODALITIES, TEXT_FIELDS, Batch, Item, shown_modalities
 from sail_jax.models.lora import init_lora, merge
 from sail_jax.models.model import init_params, make_model
+from sail_jax.models.sequence import SequenceHead
 from sail_jax.parallel.mesh import data_shards, make_mesh, shard_batch
 from sail_jax.parallel.rules import abstract_on_mesh
 from sail_jax.vectors import unit_rows
@@ -42,6 +43,8 @@ from sail_jax.vectors import unit_rows
 # Items of a window, in batches, and the bytes of decoded media at which it closes early: both bound what is held on the host.
 _WINDOW_BATCHES = 16
 _WINDOW_BYTES = 256 << 20
+# Histories that are pooled at a time.
+_HISTORIES = 256
 
 DEFAULT_INSTRUCTION = "Summarise the item for finding related items."
 
@@ -152,6 +155,28 @@ class Embedder:
                     yield self._collect(*pending.pop(0))
             for entry in pending:
                 yield self._collect(*entry)
+
+    def pool(self, vectors: np.ndarray, sequences: Sequence[np.ndarray]) -> np.ndarray:
+        """The vectors of histories, pooled as the model was trained to (`config.model.sequence`).
+
+        Args:
+            vectors: [n, D] of items, may be memory-mapped; rows of zeros are items without a vector, which take no part.
+            sequences: Q arrays of rows of `vectors`, oldest first; of those longer than `config.model.sequence.max_items` the last.
+
+        Returns:
+            [Q, D] float32, not normalised.
+        """
+        most = self.config.model.sequence.max_items
+        sequences = [rows[-most:] for rows in sequences]
+        length = max(map(len, sequences), default=1)
+        pooled = np.zeros((len(sequences), self.width), np.float32)
+        for start in range(0, len(sequences), _HISTORIES):
+            some = sequences[start : start + _HISTORIES]
+            batch = np.zeros((_HISTORIES, length, self.width), np.float32)
+            for row, rows in enumerate(some):
+                batch[row, length - len(rows) :] = vectors[rows]
+            pooled[start : start + len(some)] = np.asarray(_pool(self._model, self.params, batch))[: len(some)]
+        return pooled
 
     def _whole_batch(self, size: int) -> int:
         """The least multiple of the data-parallel devices that is no smaller than `size`."""
@@ -287,6 +312,13 @@ def _forward(model: nn.Module, params: Any, batch: Batch, views: tuple[str, ...]
     """[V, B, D] embeddings of a batch with one item per pair; compiled once for all embedders of a model."""
     (z,), _ = model.apply({"params": params}, batch, (views,))
     return z
+
+
+@functools.partial(jax.jit, static_argnames=("model",))
+def _pool(model: nn.Module, params: Any, vectors: jax.Array) -> jax.Array:
+    """[B, L, D] -> [B, D]."""
+    head = SequenceHead(model.config.sequence, model.config.llm.width)
+    return head.apply({"params": params.get("sequence", {})}, vectors, (vectors != 0).any(-1), method="pool")
 
 
 def fingerprint(params: Any) -> str:

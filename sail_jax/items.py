@@ -128,6 +128,10 @@ def shown_modalities(views: Iterable[str]) -> str:
     return "".join(letter for letter in MODALITIES if letter in letters)
 
 
+# In `Batch.members`, where a sequence has no item.
+NO_MEMBER = -(2**31)
+
+
 class Batch(NamedTuple):
     """The arrays of one batch of pairs: the same structure from the first map to the device.
 
@@ -153,6 +157,12 @@ class Batch(NamedTuple):
         valid: [B, S] bool, False where the record was bad or nothing of it is shown; such an item is masked out of the loss.
         scores: [B] float32 graded similarity of query and target; NaN where the pair has none.
         dataset: [B] int32 index of the data set that the pair comes from.
+        members: [B, 1 + L] int32, of sequences alone, where B counts sequences and sides are places for the distinct items of their
+            group: the place of the target and of the items of the history, oldest first, as its index within the group less b * S;
+            `NO_MEMBER` where there is none. Then `item_keys`, `text_keys` and `valid` are [B, 2, ...]: of the user, and of the target.
+        seen_keys: [B, W, 2] uint32, of sequences alone: the keys of items that the user has seen, zeros where there are none.
+        id_vectors: [B, S, E] float32, where they are taught: the recommender's ID embeddings one after the other, unit vectors.
+        has_id: [B, S, T] bool, which of the T ID embeddings an item has.
     """
 
     tokens: Any
@@ -169,3 +179,7 @@ class Batch(NamedTuple):
     valid: Any
     scores: Any
     dataset: Any
+    members: Any = None
+    seen_keys: Any = None
+    id_vectors: Any = None
+    has_id: Any = None

@@ -122,6 +122,24 @@ class BertConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SequenceConfig:
+    """How the vectors of a history become one (arXiv 2510.12709, sec. 3.3.5)."""
+
+    pooling: str = setting(
+        "mean",
+        "'mean' of the items' unit vectors, or a 'transformer' over them with a special token, whose output is the vector",
+        choices=("mean", "transformer"),
+    )
+    layers: int = setting(3, "blocks of the transformer", low=1)
+    heads: int = setting(12, "attention heads", low=1)
+    mlp_width: int = setting(4096, "inner width of the MLP", low=1)
+    max_items: int = setting(100, "items of a history at most; also the number of positions", low=1)
+    learn_history: bool = setting(
+        True, "whether the gradient flows through the items of the history; False teaches by the target alone"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """The omni-modal model (arXiv 2510.12709, sec. 3.2)."""
 
@@ -136,6 +154,7 @@ class ModelConfig:
         choices=("fusion", "dual_tower"),
     )
     bert: BertConfig = section(BertConfig, "text tower of the dual tower")
+    sequence: SequenceConfig = section(SequenceConfig, "from the items of a history to its vector")
     dtype: str = setting(
         "bfloat16", "type of the computation; parameters are always float32", choices=("float32", "bfloat16", "float16")
     )

@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 
 from sail_jax.config import Config
 from sail_jax.data.collate import capacity, collate
 from sail_jax.data.features import View, blank_features
 from sail_jax.data.text_room import text_budget, token_room
 from sail_jax.data.training_set import dataset_weights
-from sail_jax.data.views import dataset_patterns, sides_shown
+from sail_jax.data.views import carried_teachers, dataset_patterns, sides_shown
+from sail_jax.data_config import DatasetConfig
 from sail_jax.items import Batch
 
 # Of English under the tokenizers of Qwen, tokens of the chat template among them.
@@ -69,14 +71,28 @@ def batch_shapes(config: Config, names: Sequence[str], shards: int) -> Batch:
         frame_capacity=0,
         clip_capacity=0,
         audio_width=config.model.audio.projection,
+        teachers=carried_teachers(config, names),
     )
+    settings = config.data.datasets[names[0]]
+    if settings.kind == "sequences":
+        one = one._replace(**_of_sequences(one, settings))
     lengths = {modality: media_room(config, views, modality, pairs, groups) for modality in "VA"}
     return Batch(
         **{
             name: jax.ShapeDtypeStruct((lengths.get(_FLAT.get(name, ""), pairs), *array.shape[1:]), array.dtype)
             for name, array in one._asdict().items()
+            if array is not None
         }
     )
+
+
+def _of_sequences(one: Batch, settings: DatasetConfig) -> dict[str, np.ndarray]:
+    """The arrays of one row that are others for sequences."""
+    return {
+        "members": np.zeros((1, 1 + settings.history), np.int32),
+        "seen_keys": np.zeros((1, settings.seen, 2), np.uint32),
+        **{name: getattr(one, name)[:, [0, 0]] for name in ("item_keys", "text_keys", "valid")},
+    }
 
 
 def foretold_room(config: Config, names: Sequence[str], shards: int) -> int | None:

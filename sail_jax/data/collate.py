@@ -1,12 +1,13 @@
 """From the features of pairs to the arrays of a batch: stacking, and packing of frames and clips on flat axes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from sail_jax.data.features import ItemFeatures
 from sail_jax.items import Batch
+from sail_jax.vectors import unit_rows
 
 
 def capacity(items: int, budget: float, groups: int) -> int:
@@ -50,6 +51,7 @@ def collate(
     frame_capacity: int,
     clip_capacity: int,
     audio_width: int,
+    teachers: Mapping[str, int] = {},
 ) -> tuple[Batch, int]:
     """Stacks features into a batch.
 
@@ -61,6 +63,7 @@ def collate(
         frame_capacity: F, length of the flat frames axis, a multiple of `groups`.
         clip_capacity: C, length of the flat clips axis, a multiple of `groups`.
         audio_width: K, width of precomputed audio embeddings.
+        teachers: ID embedding -> width, those that the batch carries.
 
     Returns:
         The batch of numpy arrays, and the number of frames and clips left out because they did not fit.
@@ -87,16 +90,29 @@ def collate(
         clip_item=clip_item,
         audio_vectors=by_pair(vectors),
         has_audio_vector=by_pair(np.array([i.audio_vector is not None for i in items])),
-        item_keys=by_pair(_halves([i.item_key for i in items])),
-        text_keys=by_pair(_halves([i.text_key for i in items])),
+        item_keys=by_pair(as_halves([i.item_key for i in items])),
+        text_keys=by_pair(as_halves([i.text_key for i in items])),
         valid=by_pair(np.array([i.valid for i in items])),
         scores=np.array([np.nan if score is None else score for score in scores], np.float32),
         dataset=np.asarray(datasets, np.int32),
     )
+    if teachers:
+        vectors, has = _id_vectors(items, teachers)
+        batch = batch._replace(id_vectors=by_pair(vectors), has_id=by_pair(has))
     return batch, frames_cut + clips_cut
 
 
-def _halves(keys: Sequence[int]) -> np.ndarray:
+def _id_vectors(items: Sequence[ItemFeatures], teachers: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
+    """([n, E] float32 unit vectors, one teacher after the other, [n, T] bool); a vector of zeros says nothing, so it is none."""
+    parts, has = [], []
+    for name, width in teachers.items():
+        vectors = [item.id_vectors.get(name) for item in items]
+        parts.append(unit_rows(np.stack([np.zeros(width) if vector is None else vector for vector in vectors])))
+        has.append(parts[-1].any(axis=1))
+    return np.concatenate(parts, axis=1), np.stack(has, axis=1)
+
+
+def as_halves(keys: Sequence[int]) -> np.ndarray:
     """64-bit keys as [n, 2] uint32, as devices have no 64-bit integers by default."""
     whole = np.array(keys, np.uint64)
     return np.stack([whole >> np.uint64(32), whole & np.uint64(0xFFFFFFFF)], -1).astype(np.uint32)

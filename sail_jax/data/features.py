@@ -1,6 +1,7 @@
 """From an item to arrays of fixed shape: what a view shows of it, tokenized, decoded and resampled."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -44,6 +45,7 @@ class ItemFeatures:
         frames: [f, H, W, 3] uint8, f frames of the item.
         clips: [c, samples] int16, c clips of the item.
         audio_vector: [K] float32, or None.
+        id_vectors: ID embedding -> [k] float32, those that the item has.
         item_key: 64-bit hash of the item's id (see `Batch.item_keys`).
         text_key: 64-bit hash of the text that is shown (see `Batch.text_keys`).
         valid: False when nothing of the item is shown.
@@ -57,6 +59,7 @@ class ItemFeatures:
     item_key: int
     text_key: int
     valid: bool
+    id_vectors: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def blank_features(config: Config) -> ItemFeatures:
@@ -90,12 +93,25 @@ class FeatureExtractor:
         self._blank = blank_features(config)
 
     def __call__(
-        self, item: Item, view: View, *, dropout: float = 0.0, rng: np.random.Generator | None = None
+        self,
+        item: Item,
+        view: View,
+        *,
+        dropout: float = 0.0,
+        rng: np.random.Generator | None = None,
+        teachers: Mapping[str, int] = {},
     ) -> ItemFeatures:
-        """Features of what `view` shows of `item`; text fields are dropped with probability `dropout` when `rng` is given.
+        """Features of an item.
+
+        Args:
+            item: the item.
+            view: what is shown of it.
+            dropout: probability with which a text field is dropped, when `rng` is given.
+            rng: draws what is dropped.
+            teachers: ID embedding -> width, those that are taken along.
 
         Raises:
-            BadRecordError: when a frame or the sound cannot be decoded, or has the wrong size.
+            BadRecordError: when a frame or the sound cannot be decoded, or something has the wrong size.
         """
         frames = self._frames(item) if "V" in view.modalities else self._blank.frames
         clips, vector = self._sound(item) if "A" in view.modalities else (self._blank.clips, None)
@@ -114,6 +130,7 @@ class FeatureExtractor:
             item_key=item_key(item.item_id) if item.item_id else text_key,
             text_key=text_key,
             valid=bool(text) or has_audio or len(frames) > 0,
+            id_vectors=_id_vectors(item, teachers),
         )
 
     def blank(self) -> ItemFeatures:
@@ -152,3 +169,17 @@ class FeatureExtractor:
         except BadRecordError as error:
             raise error.at(record=item.item_id, field="audio") from error
         return clip_audio(samples, self.audio.clip_samples, self.audio.max_clips), None
+
+
+def _id_vectors(item: Item, teachers: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """The ID embeddings of an item that are asked for and that it has."""
+    found = {name: item.id_embeddings[name] for name in teachers if name in item.id_embeddings}
+    for name, vector in found.items():
+        if vector.shape != (teachers[name],):
+            raise BadRecordError(
+                f"the ID embedding has shape {vector.shape}, config.objective.teachers.{name} says ({teachers[name]},)",
+                remedy="Set the width there, or ingest vectors of that width",
+                record=item.item_id,
+                field=f"id_embeddings.{name}",
+            )
+    return found

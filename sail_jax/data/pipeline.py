@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,9 +26,11 @@ from sail_jax.data.features import FeatureExtractor, ItemFeatures, View
 from sail_jax.data.materialized import Example
 from sail_jax.data.prompts import PromptEncoder, load_tokenizer
 from sail_jax.data.sampler import Sampler
+from sail_jax.data.sequence_layout import lay_out, sequence_keys
 from sail_jax.data.store import ItemStore
 from sail_jax.data.text_room import fit_texts, text_budget, token_room
 from sail_jax.data.training_set import TrainingSet, dataset_weights
+from sail_jax.data.views import carried_teachers
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import Batch, Item, text_item
 
@@ -62,6 +64,7 @@ class LoadedBatch(NamedTuple):
         bad_records: messages of the records that could not be loaded; their items are masked out.
         media_cut: frames and clips that did not fit the budgets.
         text_cut: tokens of texts that did not fit.
+        items_cut: items of histories that did not fit.
     """
 
     parts: tuple[Batch, ...]
@@ -71,6 +74,7 @@ class LoadedBatch(NamedTuple):
     bad_records: tuple[str, ...]
     media_cut: int
     text_cut: int
+    items_cut: int = 0
 
     @property
     def arrays(self) -> Batch:
@@ -119,7 +123,8 @@ class BatchSource:
         }
         draws = config.data.batch_size if config.data.sampling == "mixed" else 1
         self._before = np.array(drawn or [0] * len(self._weights)) - self._sampler.counts(begin * draws)
-        self._sides = max(len(dataset.views) for dataset in self._sets.values())
+        self._most_sides = max(len(dataset.views) for dataset in self._sets.values())
+        carried_teachers(config, [dataset.name for dataset in self._sets.values()])
         for dataset in self._sets.values():
             self._check_size(dataset)
             dataset.check_pairs()
@@ -175,21 +180,47 @@ class BatchSource:
     def __getitem__(self, step: int) -> LoadedBatch:
         step = int(step)
         bad: list[str] = []
-        examples = self.examples(step)
-        datasets = [dataset for dataset, _ in examples]
+        examples, present = self.examples(step), self.datasets(step)
+        make = self._sequences if self._sets[present[0]].kind == "sequences" else self._pairs
+        parts = []
+        for rows in np.split(np.arange(len(examples)), self._config.train.micro_batches):
+            parts.append(make(step, rows, [examples[row] for row in rows], bad))
+        batches, media_cut, text_cut, items_cut = zip(*parts, strict=True)
+        cut = sum(media_cut), sum(text_cut), sum(items_cut)
+        return LoadedBatch(batches, step, present, self._token_room(present), tuple(bad), *cut)
+
+    def _pairs(
+        self, step: int, rows: np.ndarray, examples: list[tuple[int, int]], bad: list[str]
+    ) -> tuple[Batch, int, int, int]:
+        """A micro-batch of pairs, and what of its media, of its texts and of its histories did not fit."""
         read = [self._sets[dataset].example(number) for dataset, number in examples]
-        features = [self._pair_features(step, row, datasets[row], example, bad) for row, example in enumerate(read)]
-        scores = [example.pair.score for example in read]
-        parts, media_cut, text_cut = [], 0, 0
-        for rows in np.split(np.arange(len(read)), self._config.train.micro_batches):
-            batch, *cut = self._collate(*([values[row] for row in rows] for values in (features, datasets, scores)))
-            parts.append(batch)
-            media_cut, text_cut = media_cut + cut[0], text_cut + cut[1]
-        present = self.datasets(step)
-        return LoadedBatch(tuple(parts), step, present, self._token_room(present), tuple(bad), media_cut, text_cut)
+        datasets = [dataset for dataset, _ in examples]
+        features = [
+            self._pair_features(step, int(row), dataset, example, bad)
+            for row, dataset, example in zip(rows, datasets, read, strict=True)
+        ]
+        return *self._collate(features, datasets, [example.pair.score for example in read]), 0
+
+    def _sequences(
+        self, step: int, rows: np.ndarray, examples: list[tuple[int, int]], bad: list[str]
+    ) -> tuple[Batch, int, int, int]:
+        """A micro-batch of sequences: the distinct items of each shard in its places, and which of them make a sequence."""
+        chosen = self._sets[examples[0][0]]
+        read = [chosen.sequence(number) for _, number in examples]
+        layout = lay_out(
+            [sequence.item_ids for sequence in read],
+            [sequence.target_id for sequence in read],
+            groups=self._share.groups,
+            length=chosen.history,
+            sides=len(chosen.views),
+        )
+        features = [self._sides(step, int(row), ids, chosen, bad) for row, ids in zip(rows, layout.places, strict=True)]
+        batch, *cut = self._collate(features, [chosen.index] * len(read), [None] * len(read))
+        keys = sequence_keys(read, layout, features, seen=chosen.seen)
+        return batch._replace(members=layout.members, **keys), *cut, layout.left_out
 
     @property
-    def _pairs(self) -> int:
+    def _shard_pairs(self) -> int:
         """Pairs of a shard in a micro-batch."""
         return (self._share.stop - self._share.start) // self._share.groups // self._config.train.micro_batches
 
@@ -200,7 +231,7 @@ class BatchSource:
         model, text_cut = self._config.model, 0
         if budget := text_budget(self._config):
             features, text_cut = fit_texts(features, self._share.groups, budget)
-        groups = self._share.groups * model.media_chunks(self._pairs)
+        groups = self._share.groups * model.media_chunks(self._shard_pairs)
         batch, media_cut = collate(
             features,
             datasets,
@@ -209,6 +240,7 @@ class BatchSource:
             frame_capacity=self._room("V", datasets, groups),
             clip_capacity=self._room("A", datasets, groups),
             audio_width=model.audio.projection,
+            teachers=self._teachers(datasets),
         )
         return batch, media_cut, text_cut
 
@@ -220,7 +252,7 @@ class BatchSource:
         return token_room(
             [pattern for dataset in sets for pattern in dataset.patterns],
             [dataset.views for dataset in sets],
-            pairs=self._pairs,
+            pairs=self._shard_pairs,
             budget=budget,
             latents=self._extract.encoder.vision_tokens,
             prompt_tokens=self._extract.encoder.prompt_tokens,
@@ -236,25 +268,46 @@ class BatchSource:
         self, step: int, row: int, dataset: int, example: Example, bad: list[str]
     ) -> tuple[ItemFeatures, ...]:
         """The sides of a pair; a mixed batch is padded with blanks to the sides of the set that has the most."""
-        chosen, place, pair = self._sets[dataset], [self._config.seed, step, self._share.start + row], example.pair
-        ids = [pair.query_id, pair.target_id, *chosen.negatives(pair, np.random.default_rng([*place, _NEGATIVES]))]
+        chosen, pair = self._sets[dataset], example.pair
+        rng = np.random.default_rng([self._config.seed, step, self._share.start + row, _NEGATIVES])
+        ids = [pair.query_id, pair.target_id, *chosen.negatives(pair, rng)][: len(chosen.views)]
         items: list[Item | str | None] = [example.items.get(item_id, item_id) for item_id in ids]
         if pair.query_text is not None and pair.query_id is None:
             items[0] = text_item(pair.query_text)
-        sides = [
-            self._features(item, view, np.random.default_rng([*place, side]), bad)
-            for side, (item, view) in enumerate(zip(items, chosen.views, strict=True))
-        ]
-        blanks = self._sides if self._config.data.sampling == "mixed" else len(sides)
+        sides = self._sides(step, row, items, chosen, bad)
+        blanks = self._most_sides if self._config.data.sampling == "mixed" else len(sides)
         return (*sides, *[self._extract.blank()] * (blanks - len(sides)))
 
-    def _features(self, item: Item | str | None, view: View, rng: np.random.Generator, bad: list[str]) -> ItemFeatures:
+    def _sides(
+        self, step: int, row: int, items: Sequence[Item | str | None], chosen: TrainingSet, bad: list[str]
+    ) -> tuple[ItemFeatures, ...]:
+        """The features of the items of a row."""
+        place, teachers = [self._config.seed, step, self._share.start + row], self._teachers([chosen.index])
+        return tuple(
+            self._features(item, view, np.random.default_rng([*place, side]), teachers, bad)
+            for side, (item, view) in enumerate(zip(items, chosen.views, strict=True))
+        )
+
+    def _teachers(self, datasets: Sequence[int]) -> dict[str, int]:
+        """The ID embeddings that batches carry in which these data sets, or in mixed batches any, may occur."""
+        mixed = self._config.data.sampling == "mixed"
+        names = [self._sets[index].name for index in (self._sets if mixed else set(datasets))]
+        return carried_teachers(self._config, names)
+
+    def _features(
+        self,
+        item: Item | str | None,
+        view: View,
+        rng: np.random.Generator,
+        teachers: Mapping[str, int],
+        bad: list[str],
+    ) -> ItemFeatures:
         """The features of an item, of that with an id, or of nothing."""
         if item is None:
             return self._extract.blank()
         try:
             item = self._store.get(item) if isinstance(item, str) else item
-            return self._extract(item, view, dropout=self._config.data.field_dropout, rng=rng)
+            return self._extract(item, view, dropout=self._config.data.field_dropout, rng=rng, teachers=teachers)
         except BadRecordError as error:
             bad.append(str(error.at(source=str(self._store.path))))
             return self._extract.blank()

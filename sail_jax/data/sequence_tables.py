@@ -10,11 +10,13 @@ import pyarrow.compute as pc
 from sail_jax.data.row_groups import SPLIT_FIELD, RowGroupTable, missing_column, write_by_split
 from sail_jax.errors import SailError
 
+_IDS = pa.list_(pa.field("element", pa.string(), nullable=False))
 SCHEMA = pa.schema(
     [
         pa.field("user_id", pa.string(), nullable=False),
-        pa.field("item_ids", pa.list_(pa.field("element", pa.string(), nullable=False)), nullable=False),
+        pa.field("item_ids", _IDS, nullable=False),
         pa.field("target_id", pa.string(), nullable=False),
+        pa.field("seen_ids", _IDS, nullable=False),
         SPLIT_FIELD,
     ]
 )
@@ -28,11 +30,13 @@ class Sequence(NamedTuple):
         user_id: id of the user.
         item_ids: ids of the items, the oldest first; at least one.
         target_id: id of the target item.
+        seen_ids: ids of items that the user is known to have seen, the oldest first; they are no negatives of the history.
     """
 
     user_id: str
     item_ids: tuple[str, ...]
     target_id: str
+    seen_ids: tuple[str, ...] = ()
 
 
 def write_sequences(path: str | pathlib.Path, batches: Iterable[pa.Table | pa.RecordBatch]) -> dict[str, int]:
@@ -43,7 +47,7 @@ def write_sequences(path: str | pathlib.Path, batches: Iterable[pa.Table | pa.Re
     Args:
         path: the file that is written.
         batches: rows with the columns user_id, item_ids (a list of strings, the oldest first), target_id and split, of
-            any mixture of splits; other columns are left out.
+            any mixture of splits, and perhaps seen_ids; other columns are left out.
 
     Returns:
         The number of rows of each split; empty where there are no rows, and the table is then empty too.
@@ -56,6 +60,8 @@ def write_sequences(path: str | pathlib.Path, batches: Iterable[pa.Table | pa.Re
 
 def _by_split(path: str | pathlib.Path, batches: Iterable[pa.Table | pa.RecordBatch]) -> Iterator[tuple[str, pa.Table]]:
     for batch in batches:
+        if "seen_ids" not in batch.schema.names:
+            batch = batch.append_column("seen_ids", pa.array([[]] * len(batch), _IDS))
         names = batch.schema.names
         for name in SCHEMA.names:
             if name not in names:
@@ -79,8 +85,8 @@ def _check(rows: pa.Table, splits: pa.Array | pa.ChunkedArray, path: str | pathl
         )
 
 
-def _make_sequence(user_id: str, item_ids: list[str], target_id: str) -> Sequence:
-    return Sequence(user_id, tuple(item_ids), target_id)
+def _make_sequence(user_id: str, item_ids: list[str], target_id: str, seen_ids: list[str]) -> Sequence:
+    return Sequence(user_id, tuple(item_ids), target_id, tuple(seen_ids))
 
 
 class SequenceTable(RowGroupTable[Sequence]):

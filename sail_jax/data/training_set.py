@@ -10,6 +10,7 @@ import numpy as np
 from sail_jax.config import Config
 from sail_jax.data.materialized import Example, MaterializedSet, write_materialized
 from sail_jax.data.negatives import NegativesTable
+from sail_jax.data.sequence_tables import Sequence, SequenceTable
 from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import Pair, PairTable
 from sail_jax.data.views import dataset_patterns, sides_shown
@@ -47,8 +48,9 @@ class TrainingSet:
 
     def __init__(self, config: Config, name: str, index: int) -> None:
         settings, folder = config.data.datasets[name], Path(config.data.dir)
-        self.name, self.index, self._settings = name, index, settings
-        self.table = PairTable.open(folder / settings.table, split=settings.split)
+        self.name, self.index, self._settings, self.kind = name, index, settings, settings.kind
+        kind = SequenceTable if settings.kind == "sequences" else PairTable
+        self.table = kind.open(folder / settings.table, split=settings.split)
         self.views = sides_shown(config, name)
         self.patterns = dataset_patterns(config, name)
         self._negatives = _open_negatives(settings, folder, name)
@@ -67,6 +69,20 @@ class TrainingSet:
         if self._materialized is not None:
             return self._materialized[number]
         return Example(self.table[int(self._order[number])], {})
+
+    def sequence(self, number: int) -> Sequence:
+        """The sequence that is read as number `number`, of a set of sequences."""
+        return self.table[int(self._order[number])]
+
+    @property
+    def history(self) -> int:
+        """Items of a history that make the query."""
+        return self._settings.history
+
+    @property
+    def seen(self) -> int:
+        """Items that a user has seen, at most, that are kept out of the negatives."""
+        return self._settings.seen
 
     @property
     def epochs(self) -> int | None:
@@ -114,6 +130,8 @@ class TrainingSet:
             SailError: when COSENT has a weight of the set's own and no pair has a score; when a pattern asks queries that are
                 texts for vision or sound; when hard negatives are asked for and no query has any.
         """
+        if self.kind == "sequences":
+            return
         first = [self.table[i] for i in range(min(_CHECKED_PAIRS, len(self.table)))]
         where = f"config.data.datasets.{self.name}"
         if self._settings.loss_weights.get("cosent", 0) > 0 and all(pair.score is None for pair in first):

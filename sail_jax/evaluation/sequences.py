@@ -1,6 +1,6 @@
 """Sequence sets: a history of items against the item that came next (arXiv 2510.12709, sec. 3.3.5 and 4.2).
 
-A sequence is embedded by the mean of its items' unit embeddings. Tables are Parquet files of `item_ids` (a list of strings),
+A sequence is embedded by the mean of its items' unit embeddings, or by the model's sequence encoder where it has one. Tables are Parquet files of `item_ids` (a list of strings),
 `target_id`, and perhaps `split`.
 """
 

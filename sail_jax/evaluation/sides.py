@@ -17,6 +17,7 @@ from sail_jax.deploy.embedding_set import EmbeddingSet
 from sail_jax.embedder import Embedder, embed_pass
 from sail_jax.errors import SailError
 from sail_jax.evaluation.retrieval import RetrievalTask, rows_in
+from sail_jax.evaluation.sequences import mean_pool
 
 _COPIED = 16_384  # rows copied at a time
 
@@ -42,6 +43,9 @@ class Sides(Protocol):
         self, task: RetrievalTask, views: Sequence[Pairing]
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """View -> [n, D] of what is embedded on the query side, and of the corpus; zeros where there is nothing."""
+
+    def pool(self, vectors: np.ndarray, sequences: Sequence[np.ndarray], width: int) -> np.ndarray:
+        """[Q, width], the vectors of sequences of rows of `vectors` [n, D]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +94,12 @@ class ModelSides:
         queries, targets = (tuple(dict.fromkeys(side)) for side in zip(*views, strict=True))
         corpus = self._side(task, task.corpus, task.target_view, targets, "corpus")
         return self._side(task, task.queries, task.query_view, queries, "queries"), corpus
+
+    def pool(self, vectors: np.ndarray, sequences: Sequence[np.ndarray], width: int) -> np.ndarray:
+        """As `Sides.pool`: the mean of the cut vectors, or what the model's sequence encoder makes of the whole ones, cut."""
+        if self._embedder.config.model.sequence.pooling == "mean":
+            return mean_pool(vectors[:, :width], sequences)
+        return self._embedder.pool(vectors, sequences)[:, :width]
 
     def _side(self, task: RetrievalTask, things: Things, view: View, views: tuple[str, ...], what: str) -> dict:
         shown = view.fields, view.instruction
@@ -177,6 +187,10 @@ class StoredSides:
             for opened, things, what, view in sides
         )
         return queries, corpus
+
+    def pool(self, vectors: np.ndarray, sequences: Sequence[np.ndarray], width: int) -> np.ndarray:
+        """As `Sides.pool`: the mean."""
+        return mean_pool(vectors[:, :width], sequences)
 
     def _lookup(self, opened: EmbeddingSet, things: Things, what: str) -> np.ndarray:
         """[n, D]; of rows with the same id, the last one counts."""

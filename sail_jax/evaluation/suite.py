@@ -23,7 +23,6 @@ from sail_jax.evaluation.classification import ACCURACY_KS
 from sail_jax.evaluation.measure import GALLERY, Figures, families_of, measure, ranked_metrics
 from sail_jax.evaluation.pairs import sample_rows
 from sail_jax.evaluation.retrieval import RetrievalTask
-from sail_jax.evaluation.sequences import mean_pool
 from sail_jax.evaluation.sides import ModelSides, Pairing, Sides, StoredSides
 from sail_jax.evaluation.tasks import load_tasks
 from sail_jax.evaluation.tfidf import tfidf_top_k
@@ -150,7 +149,7 @@ def evaluate_task(sides: Sides, task: RetrievalTask, config: Config, *, main_onl
     results = []
     for number, (query, target) in enumerate(views):
         for width in [sides.width] if main_only else _widths(config, sides.width):
-            cut = _cut(task, queries[query], width), corpus[target][:, :width]
+            cut = _cut(sides, task, queries[query], width), corpus[target][:, :width]
             own = number == 0
             in_matrix_alone = not own and (query, target) not in task.further_views()
             families = ("recall",) if in_matrix_alone else families_of(task)
@@ -184,10 +183,9 @@ def _widths(config: Config, full: int) -> list[int]:
     return [full, *sorted({width for width in widths if width < full}, reverse=True)]
 
 
-def _cut(task: RetrievalTask, vectors: np.ndarray, width: int) -> np.ndarray:
-    """[Q, width], the vectors of the queries; those of sequences are pooled at that width."""
-    cut = vectors[:, :width]
-    return cut if task.sequences is None else mean_pool(cut, task.sequences)
+def _cut(sides: Sides, task: RetrievalTask, vectors: np.ndarray, width: int) -> np.ndarray:
+    """[Q, width], the vectors of the queries."""
+    return vectors[:, :width] if task.sequences is None else sides.pool(vectors, task.sequences, width)
 
 
 def _result(

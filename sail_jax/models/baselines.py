@@ -25,6 +25,7 @@ from sail_jax.models.media import (
     rows_of_views,
     sound_vectors,
 )
+from sail_jax.models.sequence import SequenceHead
 from sail_jax.models.transformer import Dense
 from sail_jax.models.vit import Vit
 from sail_jax.vectors import normalize
@@ -58,6 +59,7 @@ class DualTower(nn.Module):
         self.vision_adapter = Dense(**adapter)
         self.audio_adapter = Dense(**adapter)
         self.text_adapter = Dense(**adapter)
+        self.sequence = SequenceHead(config.sequence, config.llm.width, self.groups, common["dtype"])
 
     def __call__(
         self, batch: Batch, views: Views = ((OMNI,), (OMNI,)), room: int | None = None
@@ -97,7 +99,8 @@ class DualTower(nn.Module):
         }
         out = {name: by_view(value, views, sides) for name, value in of_rows.items()}
         out |= {"vision": towers["V"][0][:, None], "audio": towers["A"][0]}
-        return by_view(masked_mean(normalize(vectors), shown), views, sides), out
+        z = by_view(masked_mean(normalize(vectors), shown), views, sides)
+        return self.sequence(z, out, batch.members)
 
     def _encode_frames(self, batch: Batch) -> Tower:
         items = batch.tokens.shape[0] * batch.tokens.shape[1]

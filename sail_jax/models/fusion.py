@@ -30,6 +30,7 @@ from sail_jax.models.media import (
 )
 from sail_jax.models.packing import pack
 from sail_jax.models.perceiver import Perceiver
+from sail_jax.models.sequence import SequenceHead
 from sail_jax.models.transformer import Dense
 from sail_jax.models.vit import Vit
 
@@ -56,6 +57,7 @@ class OmniEmbedder(nn.Module):
         self.llm = Llm(config.llm, **common)
         self.vision_adapter = Dense(config.llm.width, use_bias=True, dtype=common["dtype"])
         self.audio_adapter = Dense(config.llm.width, use_bias=True, dtype=common["dtype"])
+        self.sequence = SequenceHead(config.sequence, config.llm.width, self.groups, common["dtype"])
 
     def __call__(
         self, batch: Batch, views: Views = ((OMNI,), (OMNI,)), room: int | None = None
@@ -108,7 +110,7 @@ class OmniEmbedder(nn.Module):
         }
         out = {name: by_view(value, views, sides) for name, value in of_rows.items()}
         out |= {"vision": vision, "audio": audio, "mask": mask, "hidden": hidden}
-        return by_view(z, views, sides), out
+        return self.sequence(by_view(z, views, sides), out, batch.members)
 
     def _fuse(self, embeddings: jax.Array, mask: jax.Array, room: int | None) -> jax.Array:
         """Runs the LLM once over all rows: [B, R, N, D], [B, R, N] -> [B, R, N, D]."""

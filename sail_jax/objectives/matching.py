@@ -16,20 +16,22 @@ class Recipe(NamedTuple):
         patterns: those of the data sets that may occur in the batch, each once.
         losses: names of the losses that weigh something for one of these data sets.
         room: tokens of a data-parallel shard for which the fusion has room; None where its rows are not packed.
+        one_sided: whether the batch has queries alone.
     """
 
     patterns: tuple[Pattern, ...]
     losses: tuple[str, ...]
     room: int | None = None
+    one_sided: bool = False
 
     @property
-    def views(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """See `items.views_of`."""
-        return views_of(self.patterns)
+    def views(self) -> tuple[tuple[str, ...], ...]:
+        """See `items.views_of`; those of the query side alone where there is no other."""
+        return views_of(self.patterns)[: 1 if self.one_sided else 2]
 
     def view_indices(self, pattern: Pattern) -> tuple[int, int]:
         """Where the embeddings of a pattern's two sides stand among `views`."""
-        queries, targets = self.views
+        queries, targets = views_of(self.patterns)
         return queries.index(pattern.query), targets.index(pattern.target)
 
 

@@ -29,12 +29,12 @@ def find_negatives(
 ) -> Negatives:
     """Masks that leave out false negatives, as far as the batch shows them.
 
-    Nothing is a negative of a query that is the query itself, or the target of any pair of the batch with that query; the
-    pairs of one target are such a case, and so are those of one query. The same content is the same item, or, where both sides of a comparison show text
+    Nothing is a negative of a query that is the query itself, or the target of any pair of the batch with that query, or, where the
+    query is a history, what its user has seen; the pairs of one target are such a case, and so are those of one query. The same content is the same item, or, where both sides of a comparison show text
     alone, the same text (think of shared tags). What is not valid is nobody's negative.
 
     Args:
-        batch: its `item_keys` and `text_keys`.
+        batch: its `item_keys`, `text_keys` and `seen_keys`.
         pattern: the views of the two sides.
         valid: [B] bool, pairs that count.
         valid_hard: [B, M] bool, hard negatives that count.
@@ -51,6 +51,8 @@ def find_negatives(
 
     hard, same_query, same_target = slice(2, None), same(0, 0), same(1, 1)
     targets = ~(same_query | same_target | same(0, 1) | _paired(same_query, same_target))
+    if batch.seen_keys is not None:
+        targets &= ~is_seen(batch.seen_keys, batch.item_keys[:, 1])
     targets &= valid[:, None] & valid[None, :] & ~jnp.eye(len(valid), dtype=bool)
     is_target = same(1, hard)
     others = ~(is_target | same(0, hard) | _paired(same_query, is_target)) & valid[:, None]
@@ -58,6 +60,16 @@ def find_negatives(
     if not share_hard:
         others &= jnp.repeat(jnp.eye(len(valid), dtype=bool), valid_hard.shape[1], axis=1)
     return Negatives(targets, others)
+
+
+def is_seen(seen: jax.Array, keys: jax.Array) -> jax.Array:
+    """[R, W, 2] keys of what users have seen, [C, 2] keys of candidates -> [R, C] bool; one of the W at a time."""
+
+    def look(found: jax.Array, one: jax.Array) -> tuple[jax.Array, None]:
+        return found | _equal(one, keys), None
+
+    nothing = jnp.zeros((len(seen), len(keys)), bool)
+    return jax.lax.scan(look, nothing, jnp.moveaxis(seen, 1, 0))[0]
 
 
 def _paired(same_query: jax.Array, is_target: jax.Array) -> jax.Array:

@@ -16,6 +16,7 @@ from sail_jax.errors import SailError
 from sail_jax.items import Batch, Pattern, parse_pattern, shown_modalities
 from sail_jax.objectives.contrast import Contrast, ContrastLoss, ContrastSettings, plain_contrast
 from sail_jax.objectives.cosent import cosent
+from sail_jax.objectives.distill import distill, init_heads
 from sail_jax.objectives.late_fusion import init_gate, late_fusion
 from sail_jax.objectives.matching import Recipe, both_show
 from sail_jax.objectives.micl import Part, micl
@@ -24,6 +25,7 @@ from sail_jax.schema import to_dict, unknown_key
 Params = dict[str, Any]
 Metrics = dict[str, jax.Array]
 LOSSES = tuple(field.name for field in dataclasses.fields(LossWeights))
+_LOSSES_OF_KIND = {"pairs": LOSSES, "sequences": ("nce",), "items": ("distill",)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +33,13 @@ class SetRules:
     """What the objective does with the pairs of one training set.
 
     Attributes:
+        kind: "pairs", "sequences" or "items".
         patterns: what is matched with what.
-        weights: loss -> weight.
+        weights: loss -> weight; zero for losses that the kind does not have.
         min_score: pairs with a lower score are no positives of the contrastive losses.
     """
 
+    kind: str
     patterns: tuple[Pattern, ...]
     weights: Mapping[str, float]
     min_score: float
@@ -45,7 +49,7 @@ def set_rules(config: Config) -> tuple[SetRules, ...]:
     """The rules of each training set of a config, in its order.
 
     Raises:
-        SailError: on a wrong pattern, an unknown loss, or a negative weight.
+        SailError: on a wrong pattern, an unknown loss, a negative weight, or a set that teaches nothing.
     """
     rules = []
     for name, dataset in config.data.datasets.items():
@@ -54,7 +58,13 @@ def set_rules(config: Config) -> tuple[SetRules, ...]:
         if not patterns or len(set(patterns)) != len(patterns):
             raise SailError(f"{where}.patterns is {dataset.patterns}; name at least one pattern, and each once.")
         weights = to_dict(config.objective.weights) | check_loss_weights(dataset.loss_weights, f"{where}.loss_weights")
-        rules.append(SetRules(patterns, weights, dataset.min_score))
+        weights = {loss: weight * (loss in _LOSSES_OF_KIND[dataset.kind]) for loss, weight in weights.items()}
+        if dataset.kind != "pairs" and not any(weights.values()):
+            raise SailError(
+                f"{where} is of kind {dataset.kind!r} and teaches nothing: give one of {', '.join(_LOSSES_OF_KIND[dataset.kind])} a weight "
+                "in its loss_weights."
+            )
+        rules.append(SetRules(dataset.kind, patterns, weights, dataset.min_score))
     return tuple(rules)
 
 
@@ -74,7 +84,7 @@ def check_loss_weights(weights: Mapping[str, float], setting: str) -> dict[str, 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """L = nce L_nce-mrl + cosent L_cosent + micl L_micl + late_fusion L_lf (arXiv 2510.12709, sec. 3.3.2).
+    """L = nce L_nce-mrl + cosent L_cosent + micl L_micl + late_fusion L_lf + distill L_distill (arXiv 2510.12709, sec. 3.3.2 and 3.3.5).
 
     Every pair counts alike in every pattern in which it has a part: each loss is the mean over all (pattern, pair) that
     count, weighed by the data set of the pair. So a batch with one pattern has the plain mean over its pairs, and a mixed
@@ -86,6 +96,7 @@ class Objective:
         width: D.
         gated: whether there is a late-fusion gate; it stays when a stage does not weigh its loss.
         contrast: how the contrastive losses are computed.
+        groups: data-parallel shards of a batch.
 
     Raises:
         SailError: when the temperature at the start lies outside its bounds.
@@ -96,6 +107,7 @@ class Objective:
     width: int
     gated: bool = False
     contrast: ContrastLoss = plain_contrast
+    groups: int = 1
 
     def __post_init__(self) -> None:
         low, start, high = self.config.min_temperature, self.config.temperature, self.config.max_temperature
@@ -105,10 +117,15 @@ class Objective:
                 f"max_temperature, {high}."
             )
 
-    def init(self) -> Params:
-        """Parameters: "log_temperature" [training sets] float32, and "late_fusion", the gate, where there is one."""
-        start = jnp.full(len(self.sets), jnp.log(self.config.temperature), jnp.float32)
-        return {"log_temperature": start} | ({"late_fusion": init_gate(self.width)} if self.gated else {})
+    def init(self, seed: int = 0) -> Params:
+        """Parameters: "log_temperature" [training sets] float32; "late_fusion", the gate, where there is one; "distill", the
+        projections to ID embeddings, where there are teachers."""
+        params: Params = {"log_temperature": jnp.full(len(self.sets), jnp.log(self.config.temperature), jnp.float32)}
+        if self.gated:
+            params["late_fusion"] = init_gate(self.width)
+        if self.config.teachers:
+            params["distill"] = init_heads(self.config.teachers, self.width, seed)
+        return params
 
     def project(self, params: Params) -> Params:
         """Brings the temperatures back into their bounds; called after every update.
@@ -122,7 +139,7 @@ class Objective:
         """What is computed of batches in which these training sets may occur."""
         patterns = dict.fromkeys(pattern for d in datasets for pattern in self.sets[d].patterns)
         losses = [loss for loss in LOSSES if any(self.sets[d].weights[loss] > 0 for d in datasets)]
-        return Recipe(tuple(patterns), tuple(losses))
+        return Recipe(tuple(patterns), tuple(losses), one_sided=all(self.sets[d].kind == "items" for d in datasets))
 
     def __call__(
         self, params: Params, z: tuple[jax.Array, jax.Array], out: Mapping[str, Any], batch: Batch, recipe: Recipe
@@ -140,17 +157,53 @@ class Objective:
             The loss, [] float32, and metrics: "LOSS" for each part, "PATTERN/..." for each pattern where there are
             several.
         """
-        scored = [self._score_pattern(params, z, out, batch, recipe, pattern) for pattern in recipe.patterns]
         total, metrics = jnp.zeros(()), {}
-        for loss in recipe.losses:
+        if "distill" in recipe.losses:
+            total, metrics = self._distill(params, z, out, batch)
+        scored = (
+            []
+            if recipe.one_sided
+            else [self._score_pattern(params, z, out, batch, recipe, pattern) for pattern in recipe.patterns]
+        )
+        for loss in [loss for loss in recipe.losses if loss != "distill"]:
             parts = [(values[loss], counts[loss]) for values, counts, _ in scored if loss in values]
             metrics[loss] = _mean_by_count(parts)
             total += metrics[loss]
-        for pattern, (_, _, details) in zip(recipe.patterns, scored, strict=True):
+        for pattern, (_, _, details) in zip(recipe.patterns, scored, strict=not recipe.one_sided):
             prefix = f"{pattern}/" if len(recipe.patterns) > 1 else ""
             metrics |= {f"{prefix}{name}": value for name, value in details.items()}
         metrics["temperature"] = self._temperature(params, batch).mean()
         return total, metrics
+
+    def _distill(
+        self, params: Params, z: Sequence[jax.Array], out: Mapping[str, Any], batch: Batch
+    ) -> tuple[jax.Array, Metrics]:
+        """The loss of all views of all sides, each item weighed by its data set."""
+        weight = self._by_set([rules.weights["distill"] for rules in self.sets], batch)
+
+        def places(of_sides: Sequence[jax.Array]) -> jax.Array:
+            """Queries [V, B, ...] and targets [V', B, K, ...] -> [B * rows, ...], the rows of a pair together."""
+            rows = [jnp.moveaxis(of_sides[0], 0, 1)]
+            rows += [jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:]) for x in of_sides[1:]]
+            joined = jnp.concatenate(rows, axis=1)
+            return joined.reshape(-1, *joined.shape[2:])
+
+        def of_views(of_batch: jax.Array) -> jax.Array:
+            """[B, S, ...] in the same layout."""
+            sides = [jnp.broadcast_to(of_batch[:, 0], (z[0].shape[0], *of_batch[:, 0].shape))]
+            sides += [jnp.broadcast_to(of_batch[:, 1:], (x.shape[0], *of_batch[:, 1:].shape)) for x in z[1:]]
+            return places(sides)
+
+        counts = jnp.where(
+            places(out["filled"]) & of_views(batch.valid),
+            of_views(jnp.broadcast_to(weight[:, None], batch.valid.shape)),
+            0.0,
+        )
+        teachers, has = of_views(batch.id_vectors), of_views(batch.has_id)
+        loss, count, details = distill(
+            params["distill"], places(z), teachers, has, counts, kind=self.config.distill, groups=self.groups
+        )
+        return loss, {"distill": loss, "taught_items": count} | details
 
     def _temperature(self, params: Params, batch: Batch) -> jax.Array:
         log_temperature = params["log_temperature"]
@@ -246,12 +299,13 @@ def _mean_by_count(parts: Sequence[tuple[jax.Array, jax.Array]]) -> jax.Array:
     return sum((value * count for value, count in parts), jnp.zeros(())) / jnp.maximum(count, 1)
 
 
-def make_objective(config: Config, contrast: ContrastLoss = plain_contrast) -> Objective:
+def make_objective(config: Config, contrast: ContrastLoss = plain_contrast, groups: int = 1) -> Objective:
     """The objective of a config.
 
     Args:
         config: the experiment.
         contrast: how the contrastive losses are computed.
+        groups: data-parallel shards of a batch.
 
     Raises:
         SailError: as `set_rules` and `Objective`.
@@ -261,4 +315,4 @@ def make_objective(config: Config, contrast: ContrastLoss = plain_contrast) -> O
         check_loss_weights(s.loss_weights, f"config.stages.{n}.loss_weights") for n, s in config.stages.items()
     ]
     gated = any(weights.get("late_fusion", 0) > 0 for weights in [*(rules.weights for rules in sets), *every_stage])
-    return Objective(config.objective, sets, config.model.llm.width, gated, contrast)
+    return Objective(config.objective, sets, config.model.llm.width, gated, contrast, groups)

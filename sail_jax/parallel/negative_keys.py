@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from sail_jax.objectives.contrast import Contrast
+from sail_jax.objectives.negatives import is_seen
 from sail_jax.parallel.ring import Rows
 
 
@@ -14,7 +15,8 @@ def describe(given: Contrast) -> tuple[Rows, Rows, Rows, jax.Array]:
     """What the masks are made of, as `objectives.negatives.find_negatives` defines them: for queries, targets, hard
     negatives, and the targets that are known of queries.
 
-    A candidate is no negative of a query that has the same content, nor of one that has it as a target in any pair of the batch: as
+    A candidate is no negative of a query that has the same content, nor of a history whose user has seen it, nor of a query that has it as a
+    target in any pair of the batch: as
     the pair of that query and target is one of them, this covers pairs that share a query or a target too.
     """
     batch, pattern = given.batch, given.pattern
@@ -30,6 +32,8 @@ def describe(given: Contrast) -> tuple[Rows, Rows, Rows, jax.Array]:
     start, count, known = jax.vmap(_targets_by_query, in_axes=(0, None))(queries, target)
     count = jnp.where(given.valid, count, 0)  # a query that does not count, such as a blank, has nothing to look up
     rows = {"content": keys(0, across), "valid": given.valid, "start": start.T, "count": count.T}
+    if batch.seen_keys is not None:
+        rows["seen"] = batch.seen_keys
     columns = {"content": keys(1, across), "key": target, "exists": given.valid}
     exists = (given.valid_hard & given.valid[:, None]).reshape(-1)
     hard = {"content": keys(hard_side, across), "key": keys(hard_side, texts), "exists": exists}
@@ -67,6 +71,8 @@ def is_negative(rows: Rows, columns: Rows, known: jax.Array) -> jax.Array:
     found = _same(rows["content"][:, None], columns["content"])
     for targets, start, count in zip(known, rows["start"].T, rows["count"].T, strict=True):
         found |= _is_listed(targets, start, count, columns["key"])
+    if "seen" in rows:
+        found |= is_seen(rows["seen"], columns["key"][0, :, 0])
     return ~found & columns["exists"] & rows["valid"][:, None]
 
 

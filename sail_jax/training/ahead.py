@@ -116,7 +116,7 @@ def _plan_step(config: Config, topology: str, stage: str, dataset: str) -> _Plan
     names, batch, recipe = _batch(chosen.config, dataset, data_shards(mesh))
     larger = _larger(stages, batch, data_shards(mesh))
     batch = jax.tree.map(lambda leaf: _placed(leaf, mesh), batch)
-    objective = make_objective(chosen.config, choose_contrast(config, mesh))
+    objective = make_objective(chosen.config, choose_contrast(config, mesh), data_shards(mesh))
     programs, abstract = _trace(config, stages, objective, batch, recipe, mesh)
     return _PlannedStep(chip, mesh, chosen, names, batch, recipe, larger, abstract, programs)
 

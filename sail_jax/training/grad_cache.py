@@ -30,7 +30,7 @@ from sail_jax.training.step import Metrics, make_encode, make_update
 Embedded = dict[str, Any]
 _PARTS = ("visual", "textual", "encoded")
 # What it reads of the batch itself.
-_READ = ("item_keys", "text_keys", "valid", "scores", "dataset")
+_READ = ("item_keys", "text_keys", "valid", "scores", "dataset", "seen_keys", "id_vectors", "has_id")
 
 
 class CachedStep:

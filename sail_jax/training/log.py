@@ -43,6 +43,7 @@ class TrainingLog:
             "bad_records": len(loaded.bad_records),
             "media_cut": loaded.media_cut,
             "text_cut": loaded.text_cut,
+            "items_cut": loaded.items_cut,
         }
         self._pending.append((name, metrics, waited, counts))
 

@@ -73,7 +73,7 @@ def train(config: Config, workdir: str | Path) -> TrainResult:
     check_widths(config.objective.matryoshka, config.model.llm.width)
     stages = plan(config, run.mined)
     mesh = make_mesh(config.mesh)
-    objective = make_objective(config, choose_contrast(config, mesh))
+    objective = make_objective(config, choose_contrast(config, mesh), data_shards(mesh))
     if not run.checkpoints.is_dir():
         for stage in stages:  # what may be refused, in a late stage too, comes before what takes long
             _make_source(without_mined(stage), mesh)
@@ -140,7 +140,7 @@ class _Run:
             _check_pipeline(pipeline, _pipeline_state(done, stage, source), self.run)
         if jax.process_index() == 0:  # not before: a start that failed must not bind the folder to its settings
             config_lib.save(self.config, self.run.config)
-        objective = make_objective(stage.config, self.objective.contrast)
+        objective = make_objective(stage.config, self.objective.contrast, self.objective.groups)
         step = self._step(objective)
         loop = _Loop(stage, self.run, source, self.checkpoints, step, objective, self.evaluation, self.bad)
         return loop.run(state)

@@ -55,7 +55,7 @@ def first_state(
     config: Config, model: Any, objective: Objective, optimizer: optax.GradientTransformation
 ) -> TrainState:
     """The state at step 0 around given parameters of the model."""
-    params = {"model": model, "objective": objective.init()}
+    params = {"model": model, "objective": objective.init(config.seed)}
     if config.lora.rank:
         params["lora"] = init_lora(model, config.lora, config.seed)
     trained, _ = split(config, params)

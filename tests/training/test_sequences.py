@@ -1,0 +1,241 @@
+"""Sequence-to-item and ID-to-item training: against brute force, on meshes, in micro-batches, through the ring."""
+
+import dataclasses
+import itertools
+
+import jax
+import numpy as np
+import pyarrow as pa
+import pytest
+from test_grad_cache import assert_same, run_steps
+
+from sail_jax import config as config_lib
+from sail_jax.config import MeshConfig
+from sail_jax.data.batch_shapes import batch_shapes
+from sail_jax.data.pipeline import BatchSource, HostShare, make_extractor, open_store
+from sail_jax.data.sequence_tables import write_sequences
+from sail_jax.data.store import ItemStore
+from sail_jax.data.views import sides_shown
+from sail_jax.embedder import Embedder
+from sail_jax.errors import SailError
+from sail_jax.models.model import make_model
+from sail_jax.objectives.objective import make_objective
+from sail_jax.parallel.contrast import RingContrast
+from sail_jax.parallel.mesh import make_mesh
+from sail_jax.training.optimizer import make_optimizer
+from sail_jax.training.state import init_state
+
+LENGTH = 4
+
+
+@pytest.fixture(scope="module")
+def table(world, tmp_path_factory):
+    """64 sequences of 2 to 5 of a few items, so that many items are shared."""
+    ids = sorted(itertools.islice(ItemStore.open(world / "items").item_ids(), 24))
+    rng = np.random.default_rng(3)
+    rows = []
+    for number in range(64):
+        items = [ids[i] for i in rng.choice(24, rng.integers(3, 7), replace=False)]
+        rows.append(
+            {
+                "user_id": f"u{number % 40}",
+                "item_ids": items[:-2],
+                "target_id": items[-1],
+                "seen_ids": [items[-2]],
+                "split": "train",
+            }
+        )
+    path = tmp_path_factory.mktemp("sequences") / "sequences.parquet"
+    write_sequences(path, [pa.Table.from_pylist(rows)])
+    return path
+
+
+def sequences(settings, table, **changes):
+    settings.data.datasets = {
+        "histories": {
+            "kind": "sequences",
+            "table": str(table),
+            "patterns": ("O->O", "T->T"),
+            "history": LENGTH,
+            "seen": 6,
+        }
+    }
+    settings.data.datasets["histories"].update(changes)
+    return settings
+
+
+def test_the_loss_equals_brute_force(settings, table):
+    """Each item encoded on its own, in a batch of pairs; scores and masks written out."""
+    settings = sequences(settings, table, patterns=("O->O",), distinct_items=4)
+    settings.objective.matryoshka = (32,)
+    config = config_lib.build(settings)
+    objective = make_objective(config)
+    state = jax.jit(lambda: init_state(config, objective, make_optimizer(config.optimizer)))()
+    source = BatchSource(config, HostShare(0, 16, 1))
+    loaded = source[0]
+    assert loaded.arrays.tokens.shape[1] == 4 and loaded.items_cut == 0
+    recipe = objective.recipe(loaded.datasets)
+    z, out = make_model(config.model).apply({"params": state.params["model"]}, loaded.arrays, recipe.views)
+    loss, metrics = objective(state.params["objective"], z, out, loaded.arrays, recipe)
+
+    rows = [source._sets[0].sequence(number) for _, number in source.examples(0)]
+    wanted = {item for row in rows for item in [*row.item_ids, row.target_id]}
+    vector = _vectors(config, state.params["model"], wanted)
+    query = np.stack([np.mean([vector[i] for i in row.item_ids[-LENGTH:]], 0) for row in rows])
+    query /= np.linalg.norm(query, axis=1, keepdims=True)
+    target = np.stack([vector[row.target_id] for row in rows])
+    scores = query @ target.T / config.objective.temperature
+    negative = np.array([[_may_be_negative(left, right, rows) for right in rows] for left in rows])
+    shown = np.where(negative | np.eye(len(rows), dtype=bool), scores, -np.inf)
+    there = [np.log(np.exp(x).sum(1)) - np.diag(scores) for x in (shown, shown.T)]
+    np.testing.assert_allclose(loss, np.mean(there), rtol=1e-4)
+    assert not negative.all() and metrics["valid_pairs"] == 16
+
+
+def _vectors(config, params, wanted):
+
+    embedder = Embedder(config, params, make_extractor(config), make_mesh(MeshConfig(), jax.devices()[:1]))
+    store, ids = open_store(config), sorted(wanted)
+    view = sides_shown(config, "histories")[0]
+    blocks = [z[0] for z, _ in embedder.stream([store.get(i) for i in ids], view, ("O",))]
+    z = np.concatenate(blocks)
+    return dict(zip(ids, z / np.linalg.norm(z, axis=1, keepdims=True), strict=True))
+
+
+def _may_be_negative(left, right, rows):
+    """Not the target of any sequence of the same user, and nothing that the user has seen."""
+    own = {row.target_id for row in rows if row.user_id == left.user_id}
+    return right.target_id not in own | {*left.seen_ids, *left.item_ids} and left.user_id != right.user_id
+
+
+@pytest.mark.parametrize("pooling", ["mean", "transformer"])
+def test_meshes_micro_batches_and_the_ring_change_nothing(settings, table, pooling):
+    settings = sequences(settings, table)
+    settings.model.sequence.update(pooling=pooling, layers=2, heads=2, mlp_width=16)
+    config = config_lib.build(settings)
+    whole = run_steps(config, (1, 1, 1))
+    assert whole[0][0]["loss"] > 0
+    split = config_lib.to_dict(config)
+    split["train"]["micro_batches"] = 2
+    split["model"]["media_chunk"] = 1
+    assert_same(run_steps(config_lib.build(split), (2, 2, 1), lambda mesh: RingContrast(mesh, 3)), whole)
+
+
+def test_an_item_of_several_sequences_is_encoded_once(settings, table):
+    config = config_lib.build(sequences(settings, table, distinct_items=2))
+    loaded = BatchSource(config, HostShare(0, 16, 1))[0]
+    keys = {(a, b) for a, b in loaded.arrays.seen_keys.reshape(-1, 2).tolist()}
+    assert loaded.arrays.tokens.shape[1] == 2 and len(keys) > 16
+    assert loaded.items_cut == 0  # 24 items in 32 places
+    assert batch_shapes(config, ("histories",), 1).members.shape == loaded.arrays.members.shape
+
+
+def test_the_gradient_may_stop_at_the_history(settings, table):
+    settings = sequences(settings, table, patterns=("T->T",))
+    moved = {}
+    for learn in (True, False):
+        settings.model.sequence.learn_history = learn
+        moved[learn] = run_steps(config_lib.build(settings), (1, 1, 1))[1]
+    leaves = [jax.tree.leaves(moved[learn]["model"]) for learn in (True, False)]
+    assert any(np.abs(a - b).max() > 1e-4 for a, b in zip(*leaves, strict=True))
+
+
+def test_sequences_ask_for_one_side_as_for_the_other(settings, table):
+    config = config_lib.build(sequences(settings, table, patterns=("T->O",)))
+    with pytest.raises(SailError, match="O->O"):
+        BatchSource(config, HostShare(0, 16, 1))
+
+
+# ------------------------------------------------------------------------------------------------- ID embeddings
+
+
+@pytest.fixture
+def taught(settings, monkeypatch):
+    """Items with ID embeddings of two teachers; every third item lacks the second."""
+
+    plain = ItemStore.get
+
+    def get(self, item_id):
+        item, rng = plain(self, item_id), np.random.default_rng(int(item_id[4:]))
+        vectors = {"als": rng.normal(size=6).astype(np.float32), "svd": rng.normal(size=3).astype(np.float32)}
+        if int(item_id[4:]) % 3 == 0:
+            del vectors["svd"]
+        return dataclasses.replace(item, id_embeddings=vectors)
+
+    monkeypatch.setattr(ItemStore, "get", get)
+    settings.objective.teachers = {"als": 6, "svd": 3}
+    settings.data.datasets = {
+        "a_ids": {"kind": "items", "table": "tables/copair.parquet", "loss_weights": {"distill": 2.0}},
+        "copair": {"table": "tables/copair.parquet", "loss_weights": {"distill": 0.5}},
+    }
+    return settings
+
+
+@pytest.mark.parametrize("kind", ["cosine", "mse", "relational"])
+def test_distillation_equals_brute_force(taught, kind):
+    taught.objective.distill = kind
+    config = config_lib.build(taught)
+    objective = make_objective(config)
+    state = jax.jit(lambda: init_state(config, objective, make_optimizer(config.optimizer)))()
+    source = BatchSource(config, HostShare(0, 16, 1))
+    step = next(step for step in range(9) if source.datasets(step) == (0,))
+    batch, recipe = source[step].arrays, objective.recipe((0,))
+    assert batch.tokens.shape[1] == 1 and recipe.losses == ("distill",)
+    z, out = make_model(config.model).apply({"params": state.params["model"]}, batch, recipe.views)
+    loss, _ = objective(state.params["objective"], z, out, batch, recipe)
+    expected = 0.0
+    for column, (name, begin, width) in enumerate([("als", 0, 6), ("svd", 6, 3)]):
+        rows = np.flatnonzero(batch.has_id[:, 0, column])
+        unit = np.asarray(z[0][0])[rows]
+        unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+        student = unit @ np.asarray(state.params["objective"]["distill"][name]["kernel"])
+        teacher = batch.id_vectors[rows, 0, begin : begin + width]
+        cosines = student / np.linalg.norm(student, axis=1, keepdims=True)
+        if kind == "cosine":
+            expected += 2 * np.mean(1 - (cosines * teacher).sum(1))
+        elif kind == "mse":
+            expected += 2 * np.mean(((student - teacher) ** 2).sum(1))
+        else:
+            other = ~np.eye(len(rows), dtype=bool)
+            expected += 2 * np.mean(((cosines @ cosines.T - teacher @ teacher.T) ** 2)[other])
+    np.testing.assert_allclose(loss, expected, rtol=1e-4)
+    assert not batch.has_id.all()
+
+
+def test_items_and_pairs_are_taught_on_any_mesh(taught):
+    config = config_lib.build(taught)
+    whole = run_steps(config, (1, 1, 1))
+    assert "distill" in whole[0][0] and "als/cosine" in whole[0][0]
+    split = config_lib.to_dict(config)
+    split["train"]["micro_batches"] = 2
+    assert_same(run_steps(config_lib.build(split), (2, 2, 1)), whole)
+
+
+def test_teachers_get_no_gradient_and_stay_as_they_are(taught):
+    config = config_lib.build(taught)
+    objective = make_objective(config)
+    state = jax.jit(lambda: init_state(config, objective, make_optimizer(config.optimizer)))()
+    source = BatchSource(config, HostShare(0, 16, 1))
+    step = next(step for step in range(9) if source.datasets(step) == (0,))
+    batch, recipe = source[step].arrays, objective.recipe((0,))
+    before = batch.id_vectors.copy()
+
+    def loss(vectors):
+        taught_batch = batch._replace(id_vectors=vectors)
+        z, out = make_model(config.model).apply({"params": state.params["model"]}, taught_batch, recipe.views)
+        return objective(state.params["objective"], z, out, taught_batch, recipe)[0]
+
+    np.testing.assert_array_equal(jax.grad(loss)(batch.id_vectors), 0.0)
+    np.testing.assert_array_equal(batch.id_vectors, before)
+
+
+def test_a_wrong_width_is_a_bad_record_that_says_what_to_do(taught):
+    taught.objective.teachers = {"als": 5}
+    loaded = BatchSource(config_lib.build(taught), HostShare(0, 16, 1))[0]
+    assert len(loaded.bad_records) and "config.objective.teachers.als" in loaded.bad_records[0]
+
+
+def test_distillation_without_teachers_is_refused(settings):
+    settings.data.datasets["copair"].loss_weights = {"distill": 1.0}
+    with pytest.raises(SailError, match="teachers"):
+        BatchSource(config_lib.build(settings), HostShare(0, 16, 1))
