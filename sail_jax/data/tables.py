@@ -13,7 +13,7 @@ import os
 import pathlib
 import shutil
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -94,6 +94,44 @@ def write_pairs(path: str | pathlib.Path, rows: Iterable[tuple[Pair, str]]) -> d
     shutil.rmtree(spool)
     commit(partial, path)
     return {split: counts[split] for split in splits}
+
+
+def write_pair_columns(path: str | pathlib.Path, splits: Mapping[str, Iterable[pa.Table]]) -> dict[str, int]:
+    """Streams columns into a pair table, split by split in the order of their names, without looking at single rows.
+
+    Args:
+        path: the table; it appears under its name when it is complete.
+        splits: split -> tables with the columns of `SCHEMA` but the split; columns left out are null.
+
+    Returns:
+        The number of rows of each split that has any.
+    """
+    path = pathlib.Path(path)
+    partial = path.with_name(f"{path.name}.partial")
+    ranges, stop = {}, 0
+    with pq.ParquetWriter(partial, SCHEMA) as writer:
+        for split in sorted(splits):
+            start = stop
+            for table in splits[split]:
+                if len(table):
+                    writer.write_table(_as_pairs(table, split), row_group_size=ROW_GROUP)
+                    stop += len(table)
+            if stop > start:
+                ranges[split] = (start, stop)
+        writer.add_key_value_metadata({_SPLITS_KEY: json.dumps(ranges)})
+    commit(partial, path)
+    return {split: last - first for split, (first, last) in ranges.items()}
+
+
+def _as_pairs(table: pa.Table, split: str) -> pa.Table:
+    columns = [
+        table.column(name).cast(SCHEMA.field(name).type)
+        if name in table.column_names
+        else pa.nulls(len(table), SCHEMA.field(name).type)
+        for name in _PAIR_COLUMNS
+    ]
+    columns.append(pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(table), np.int32)), pa.array([split])))
+    return pa.table(columns, schema=SCHEMA)
 
 
 def _spool_splits(spool: pathlib.Path, rows: Iterable[tuple[Pair, str]]) -> dict[str, int]:
