@@ -254,7 +254,7 @@ class PairTable:
 
 def splits_of(path: pathlib.Path) -> set[str]:
     """The splits that a file of a pair table says it has."""
-    return set(json.loads((pq.read_schema(path).metadata or {}).get(_SPLITS_KEY, b"{}")))
+    return set(json.loads((pq.read_metadata(path).metadata or {}).get(_SPLITS_KEY, b"{}")))
 
 
 def _part_paths(path: pathlib.Path) -> list[pathlib.Path]:

@@ -65,7 +65,7 @@ def build_summary(build: Build, output: Path) -> dict[str, int]:
     scan, counts = _items(build, "summary", "summary")
     grams = build.folder("summary.grams")
     parts = build.parts(count(scan) * _WORDS_OF_SUMMARY)
-    for part, (low, high) in enumerate(ranges(len(build.catalogue), parts)):
+    for part, (low, high) in enumerate(ranges(max(len(build.catalogue), 1), parts)):
         mine = scan.filter(pl.col("item").is_between(low, high - 1)).drop_nulls("summary")
         # An item with several rows has the n-grams of all of them.
         texts = mine.collect(engine="streaming").unique().sort("item", "summary")

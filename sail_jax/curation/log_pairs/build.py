@@ -45,6 +45,8 @@ BUILDERS: dict[str, tuple[Callable[[Build, Path], dict[str, int]], str]] = {
     "q2i_score": (searches.build_q2i_score, "searches"),
     "cls": (attributes.build_cls, "items"),
 }
+# Builders whose pairs are of the side on which both items were published.
+_BY_PUBLICATION = {"summary", "rsdf", "id", "cls"}
 _SCANS = {
     "events": scan_events,
     "searches": scan_results,
@@ -119,7 +121,7 @@ def _catalogue(config: Config, source: Path, chosen: list[str], cut: int, store:
         paths |= {f"config.logs.id_embeddings.{name}": path for name, path in config.logs.id_embeddings.items()}
     frames += [scan_vector_ids(source / path, setting) for setting, path in paths.items()]
     published = None
-    if has_log(config, "items") and config.logs.items.time:
+    if _BY_PUBLICATION & set(chosen) and has_log(config, "items") and config.logs.items.time:
         published = scan_items(config, source).select("item", "time")
     return build_catalogue(frames, published, cut, store)
 
