@@ -106,6 +106,18 @@ def test_searches_are_clicks_alone(tmp_path):
     assert len(scan_searches(all_clicks, tmp_path).collect()) == 2
 
 
+def test_ratings_are_positives_by_a_condition_and_times_have_a_unit(tmp_path):
+    (tmp_path / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,10,4.0,5999\n1,11,3.5,7000\n")
+    base = config()
+    log = dataclasses.replace(
+        base.logs.events, path="ratings.csv", user="userId", item="movieId", flags=("rating>=4",), watch_share=""
+    )
+    frame = scan_events(with_logs(base, events=log, time_unit="ms"), tmp_path).collect()
+    assert frame.select("item", "time", "positives").rows() == [("10", 5, 1), ("11", 7, 0)]
+    with pytest.raises(SailError, match="no column 'ratings'.*Did you mean 'rating'.*config.logs.events.flags"):
+        scan_events(with_logs(base, events=dataclasses.replace(log, flags=("ratings>=4",))), tmp_path)
+
+
 def test_live_and_hashtags(tmp_path):
     write(tmp_path / "logs/live", {"user_id": ["u"], "item_id": ["a"], "timestamp": [1], "seconds": [3]})
     write(tmp_path / "logs/hashtags", {"item_id": ["a"], "hashtag": ["#x"], "timestamp": [1]})
