@@ -158,6 +158,16 @@ def cut_time(config: Config, source: Path) -> int:
     return 0
 
 
+def scan_vector_ids(path: Path, setting: str = "") -> pl.LazyFrame:
+    """The ids of a Parquet file of vectors, or of a folder of its parts, as item (String); arguments as for `read_vectors`."""
+    scans = []
+    for part in _files(path, setting, suffixes=(".parquet",)):
+        with _readable(part):
+            key = _vector_key(part, pq.read_schema(part).names, setting)
+        scans.append(pl.scan_parquet(part, glob=False).select(item=pl.col(key).cast(pl.String)).drop_nulls())
+    return pl.concat(scans)
+
+
 def read_vectors(path: Path, setting: str = "") -> Iterator[tuple[list[str], np.ndarray]]:
     """Streams a Parquet file of vectors, or a folder of its parts in the order of their names.
 
@@ -174,14 +184,9 @@ def read_vectors(path: Path, setting: str = "") -> Iterator[tuple[list[str], np.
     width = 0
     for part in _files(path, setting, suffixes=(".parquet",)):
         with _readable(part), pq.ParquetFile(part) as file:
-            names = file.schema_arrow.names
-            key = next((name for name in ("item_id", "id") if name in names), None)
-            if key is None or "vector" not in names:
-                raise SailError(
-                    missing_column(str(part), "vector" if key else "item_id", names) + f" Change {setting}."
-                )
+            key = _vector_key(part, file.schema_arrow.names, setting)
             for batch in file.iter_batches(_VECTOR_BATCH, columns=[key, "vector"]):
-                batch = batch.filter(pc.is_valid(batch["vector"]))
+                batch = batch.filter(pc.and_(pc.is_valid(batch["vector"]), pc.is_valid(batch[key])))
                 if not len(batch):
                     continue
                 vectors = _matrix(batch["vector"], str(part))
@@ -189,6 +194,15 @@ def read_vectors(path: Path, setting: str = "") -> Iterator[tuple[list[str], np.
                 if vectors.shape[1] != width:
                     raise SailError(f"{part}: a vector has {vectors.shape[1]} numbers, and the first has {width}.")
                 yield batch[key].cast(pa.string()).to_pylist(), vectors
+
+
+def _vector_key(part: Path, names: list[str], setting: str) -> str:
+    key = next((name for name in ("item_id", "id") if name in names), None)
+    if key is None or "vector" not in names:
+        raise SailError(
+            f"{missing_column(str(part), 'vector' if key else 'item_id', names)} Change {setting}.".rstrip()
+        )
+    return key
 
 
 def _matrix(column: pa.Array, file: str) -> np.ndarray:
