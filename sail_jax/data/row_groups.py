@@ -1,0 +1,228 @@
+"""Tables of rows in Parquet files that are sorted by split, written as a stream and read at random without loading them.
+
+A split is a range of rows; the ranges stand in the file's metadata. What a row is, the tables say that build on this:
+`tables.PairTable` and `sequence_tables.SequenceTable`.
+"""
+
+import bisect
+import contextlib
+import difflib
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import ClassVar, Generic, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sail_jax.data.store import commit
+from sail_jax.errors import SailError
+
+Row = TypeVar("Row", bound=tuple)
+
+SPLIT_FIELD = pa.field("split", pa.dictionary(pa.int32(), pa.string()), nullable=False)
+SPLITS_KEY = b"sail_jax.splits"
+ROW_GROUP = 4096
+_CACHED_GROUPS = 32
+_OPEN_FILES = 64
+
+
+def write_by_split(
+    path: str | pathlib.Path, schema: pa.Schema, chunks: Iterable[tuple[str, pa.Table]]
+) -> dict[str, int]:
+    """Streams rows into a table, sorted by split and otherwise in their order.
+
+    Rows are spooled to one file per split next to `path`; the table appears under its name when it is complete. Held in memory
+    are one row group for each split, and the chunk at hand.
+
+    Args:
+        path: the file that is written.
+        schema: of the table; its last field is `SPLIT_FIELD`.
+        chunks: (split, rows), the rows with the fields of the schema but for the last, in their order.
+
+    Returns:
+        The number of rows of each split.
+    """
+    path = pathlib.Path(path)
+    spool = path.with_name(f"{path.name}.spool")
+    shutil.rmtree(spool, ignore_errors=True)
+    spool.mkdir(parents=True)
+    counts = _spool_splits(spool, schema, chunks)
+    splits, stop = {}, 0
+    for split in sorted(counts):
+        splits[split] = (stop, stop + counts[split])
+        stop += counts[split]
+    partial = path.with_name(f"{path.name}.partial")
+    with pq.ParquetWriter(partial, schema.with_metadata({SPLITS_KEY: json.dumps(splits)})) as writer:
+        for split in splits:
+            with pq.ParquetFile(_spool_path(spool, split, counts)) as file:
+                for group in range(file.num_row_groups):
+                    writer.write_table(file.read_row_group(group))
+    shutil.rmtree(spool)
+    commit(partial, path)
+    return {split: counts[split] for split in splits}
+
+
+def _spool_splits(spool: pathlib.Path, schema: pa.Schema, chunks: Iterable[tuple[str, pa.Table]]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    waiting: dict[str, list[pa.Table]] = {}
+    writers: dict[str, pq.ParquetWriter] = {}
+    with contextlib.ExitStack() as stack:
+
+        def write(split: str, rows: pa.Table) -> None:
+            for start in range(0, len(rows), ROW_GROUP):
+                group = rows.slice(start, ROW_GROUP)
+                names = pa.DictionaryArray.from_arrays(pa.array([0] * len(group), pa.int32()), [split])
+                writers[split].write_table(pa.table([*group.columns, names], schema=schema))
+
+        for split, rows in chunks:
+            if split not in writers:
+                counts[split], waiting[split] = 0, []
+                writers[split] = stack.enter_context(pq.ParquetWriter(_spool_path(spool, split, counts), schema))
+            counts[split] += len(rows)
+            waiting[split].append(rows)
+            held = sum(map(len, waiting[split]))
+            if held >= ROW_GROUP:
+                together = pa.concat_tables(waiting[split])
+                whole = held - held % ROW_GROUP
+                write(split, together.slice(0, whole))
+                waiting[split] = [together.slice(whole)]
+        for split, tables in waiting.items():
+            write(split, pa.concat_tables(tables))
+    return counts
+
+
+def _spool_path(spool: pathlib.Path, split: str, order: dict[str, int]) -> pathlib.Path:
+    # A number, as the name of a split may hold characters that a file name may not.
+    return spool / f"{list(order).index(split)}.parquet"
+
+
+class RowGroupTable(Generic[Row]):
+    """The rows of one split of a table, opened for reading. The base of tables of pairs and of sequences.
+
+    A few row groups are cached. The table may be pickled (a worker process reopens the files) and used by several
+    threads.
+
+    Args:
+        path: a Parquet file, or a folder of parts that are read in the order of their names.
+        split: the split; the empty string stands for all rows.
+
+    Raises:
+        SailError: the path does not exist, a column is missing, or there is no such split.
+    """
+
+    schema: ClassVar[pa.Schema]  # its last field is `SPLIT_FIELD`
+    what: ClassVar[str]  # what the table is called in messages
+    writer: ClassVar[str]  # the function that writes such a table, for messages
+    make_row: ClassVar[Callable[..., tuple]]  # cells in the order of the schema -> Row
+
+    def __init__(self, path: str | pathlib.Path, split: str):
+        self.path, self.split = pathlib.Path(path), split
+        self._names = self.schema.names[:-1]
+        self._parts = self._part_paths()
+        self._groups: list[tuple[int, int, int]] = []  # part, row group of the part, first row of the split within it
+        sizes, splits = [], set()
+        for part, file in enumerate(self._parts):
+            metadata = pq.read_metadata(file)
+            ranges = self._split_ranges(file, metadata)
+            splits |= set(ranges)
+            begin, end = (0, metadata.num_rows) if not split else ranges.get(split, (0, 0))
+            first = 0
+            for group in range(metadata.num_row_groups):
+                last = first + metadata.row_group(group).num_rows
+                if max(first, begin) < min(last, end):
+                    self._groups.append((part, group, max(first, begin) - first))
+                    sizes.append(min(last, end) - max(first, begin))
+                first = last
+        if split and split not in splits:
+            raise SailError(f"{self.path} has no split {split!r}; it has {', '.join(sorted(splits))}.")
+        self._ends = np.cumsum(sizes, dtype=np.int64).tolist()
+        self._lock = threading.Lock()
+        self._file = functools.lru_cache(_OPEN_FILES)(self._open_file)
+        self._columns = functools.lru_cache(_CACHED_GROUPS)(self._read_group)
+
+    @classmethod
+    def open(cls, path: str | pathlib.Path, split: str = "train") -> "RowGroupTable[Row]":
+        """Opens one split of the table at `path`."""
+        return cls(path, split)
+
+    def __reduce__(self):
+        return type(self), (self.path, self.split)
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, i: int) -> Row:
+        if not 0 <= i < len(self):
+            raise IndexError(f"row {i} is outside of split {self.split!r} of {self.path} with its {len(self)} rows")
+        number = bisect.bisect_right(self._ends, i)
+        row = self._groups[number][2] + i - (self._ends[number - 1] if number else 0)
+        return self.make_row(*(column[row].as_py() for column in self._columns(number)))
+
+    def digest(self) -> str:
+        """A hash of the footers of the files, which hold sizes and statistics of all columns: it tells tables apart."""
+        digest = hashlib.blake2b(digest_size=16)
+        for part in self._parts:
+            with part.open("rb") as file:
+                file.seek(-8, os.SEEK_END)
+                length = int.from_bytes(file.read(4), "little")
+                file.seek(-8 - length, os.SEEK_END)
+                digest.update(file.read(length))
+        return digest.hexdigest()
+
+    def iter_batches(self) -> Iterator[list[Row]]:
+        """All rows in order, in lists of at most 4,096."""
+        for number, (_, _, first) in enumerate(self._groups):
+            rows = self._ends[number] - (self._ends[number - 1] if number else 0)
+            columns = [column.slice(first, rows).to_pylist() for column in self._read_group(number)]
+            yield [self.make_row(*cells) for cells in zip(*columns, strict=True)]
+
+    def _open_file(self, part: int) -> pq.ParquetFile:
+        return pq.ParquetFile(self._parts[part], memory_map=True)
+
+    def _read_group(self, number: int) -> list[pa.Array]:
+        part, group, _ = self._groups[number]
+        with self._lock:  # a ParquetFile has one reader's state
+            table = self._file(part).read_row_group(group, columns=self._names, use_threads=False)
+        return [table.column(name).combine_chunks() for name in self._names]
+
+    def _part_paths(self) -> list[pathlib.Path]:
+        path = self.path
+        parts = sorted(path.glob("*.parquet")) if path.is_dir() else [path] * path.is_file()
+        if not parts:
+            near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.parquet")], n=3)
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            raise SailError(f"There is no {self.what} {path}.{hint}")
+        return parts
+
+    def _split_ranges(self, file: pathlib.Path, metadata: pq.FileMetaData) -> dict[str, tuple[int, int]]:
+        columns = metadata.schema.to_arrow_schema().names
+        for name in self.schema.names:
+            if name not in columns:
+                raise SailError(missing_column(str(file), name, columns))
+        ranges = (metadata.metadata or {}).get(SPLITS_KEY)
+        if ranges is None and self.split:
+            raise SailError(
+                f"{file} does not say which rows belong to which split. Write it with {self.writer}, "
+                "or use all its rows with an empty split."
+            )
+        return json.loads(ranges or "{}")
+
+
+def splits_of(path: pathlib.Path) -> set[str]:
+    """The splits that a file of a table says it has."""
+    return set(json.loads((pq.read_schema(path).metadata or {}).get(SPLITS_KEY, b"{}")))
+
+
+def missing_column(file: str, name: str, columns: Iterable[str]) -> str:
+    """The message for a column that a file lacks, with the columns it has and the nearest of them."""
+    columns = list(columns)
+    near = difflib.get_close_matches(name, columns, n=1, cutoff=0.5)
+    nearest = f" Did you mean {near[0]!r}?" if near else ""
+    return f"{file} has no column {name!r}; it has {', '.join(map(repr, columns))}.{nearest}"

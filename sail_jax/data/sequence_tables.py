@@ -1,0 +1,98 @@
+"""Sequence tables: Parquet files of histories of items, each against the item that came next, read at random."""
+
+import pathlib
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sail_jax.data.row_groups import SPLIT_FIELD, RowGroupTable, missing_column, write_by_split
+from sail_jax.errors import SailError
+
+SCHEMA = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("item_ids", pa.list_(pa.field("element", pa.string(), nullable=False)), nullable=False),
+        pa.field("target_id", pa.string(), nullable=False),
+        SPLIT_FIELD,
+    ]
+)
+_SEQUENCE_SCHEMA = pa.schema(list(SCHEMA)[:-1])
+
+
+class Sequence(NamedTuple):
+    """One row: items of a user's history, and the item that came next.
+
+    Attributes:
+        user_id: id of the user.
+        item_ids: ids of the items, the oldest first; at least one.
+        target_id: id of the target item.
+    """
+
+    user_id: str
+    item_ids: tuple[str, ...]
+    target_id: str
+
+
+def write_sequences(path: str | pathlib.Path, batches: Iterable[pa.Table | pa.RecordBatch]) -> dict[str, int]:
+    """Streams batches of rows into a sequence table, sorted by split and otherwise in their order.
+
+    Rows are spooled to one file per split next to `path`; the table appears under its name when it is complete.
+
+    Args:
+        path: the file that is written.
+        batches: rows with the columns user_id, item_ids (a list of strings, the oldest first), target_id and split, of
+            any mixture of splits; other columns are left out.
+
+    Returns:
+        The number of rows of each split; empty where there are no rows, and the table is then empty too.
+
+    Raises:
+        SailError: a column is missing or of another type, or a row lacks a user, an item, a target or a split.
+    """
+    return write_by_split(path, SCHEMA, _by_split(path, batches))
+
+
+def _by_split(path: str | pathlib.Path, batches: Iterable[pa.Table | pa.RecordBatch]) -> Iterator[tuple[str, pa.Table]]:
+    for batch in batches:
+        names = batch.schema.names
+        for name in SCHEMA.names:
+            if name not in names:
+                raise SailError(missing_column(f"A batch for {path}", name, names))
+        try:
+            columns = [pc.cast(batch[field.name], field.type) for field in _SEQUENCE_SCHEMA]
+            splits = pc.cast(batch["split"], pa.string())
+        except pa.ArrowException as error:
+            raise SailError(f"A batch for {path} has a column of another type ({error}).") from error
+        rows = pa.table(columns, schema=_SEQUENCE_SCHEMA)
+        _check(rows, splits, path)
+        for split in pc.unique(splits).to_pylist():
+            yield split, rows.filter(pc.equal(splits, split))
+
+
+def _check(rows: pa.Table, splits: pa.Array | pa.ChunkedArray, path: str | pathlib.Path) -> None:
+    nulls = sum(column.null_count for column in (*rows.columns, splits)) + pc.list_flatten(rows["item_ids"]).null_count
+    if nulls or (len(rows) and pc.min(pc.list_value_length(rows["item_ids"])).as_py() == 0):
+        raise SailError(
+            f"A batch for {path} has a row without a user, an item, a target or a split; fill it in, or leave it out."
+        )
+
+
+def _make_sequence(user_id: str, item_ids: list[str], target_id: str) -> Sequence:
+    return Sequence(user_id, tuple(item_ids), target_id)
+
+
+class SequenceTable(RowGroupTable[Sequence]):
+    """The rows of one split of a sequence table, opened for reading; see `RowGroupTable`.
+
+    Example:
+        >>> table = SequenceTable.open("data/tables/seq_content_multi.parquet", "train")  # doctest: +SKIP
+        >>> table[0].item_ids  # doctest: +SKIP
+        ('a', 'b', 'c')
+    """
+
+    schema = SCHEMA
+    what = "sequence table"
+    writer = "sail_jax.data.sequence_tables.write_sequences"
+    make_row = staticmethod(_make_sequence)
