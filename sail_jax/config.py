@@ -1,6 +1,6 @@
 """Every setting of the project: its type, its default, and one line on its meaning.
 
-The dataclasses below, and those of `model_config`, `data_config` and `log_config`, are the single source. An experiment file (`configs/*.py`) starts from `default_config()`, a locked
+The dataclasses below, and those of `model_config`, `data_config`, `log_config`, `builder_config` and `sequence_config`, are the single source. An experiment file (`configs/*.py`) starts from `default_config()`, a locked
 `ml_collections.ConfigDict` of the same keys, and changes what it needs; the command line changes single keys;
 `build()` turns the result into the frozen dataclasses that the code reads. Unknown keys are errors in all three places.
 """
@@ -16,11 +16,13 @@ from typing import Any
 
 import ml_collections
 
+from sail_jax.builder_config import BuildersConfig
 from sail_jax.data_config import DataConfig, IngestConfig, PromptConfig, SyntheticConfig
 from sail_jax.errors import SailError
 from sail_jax.log_config import LogsConfig
 from sail_jax.model_config import ModelConfig
 from sail_jax.schema import build_settings, override, section, setting, to_dict
+from sail_jax.sequence_config import SequencesConfig
 
 # -------------------------------------------------------------------------------------------------------- training
 
@@ -288,6 +290,8 @@ class Config:
     ingest: IngestConfig = section(IngestConfig, "ingestion")
     synthetic: SyntheticConfig = section(SyntheticConfig, "the generated world")
     logs: LogsConfig = section(LogsConfig, "a recommender's logs")
+    builders: BuildersConfig = section(BuildersConfig, "pair tables from logs")
+    sequences: SequencesConfig = section(SequencesConfig, "sequence tables from logs")
     objective: ObjectiveConfig = section(ObjectiveConfig, "the loss")
     optimizer: OptimizerConfig = section(OptimizerConfig, "the optimiser")
     lora: LoraConfig = section(LoraConfig, "low-rank adapters")

@@ -21,6 +21,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sail_jax.config import Config
+from sail_jax.curation.log_flags import parse_condition
+from sail_jax.curation.log_times import whole_seconds
 from sail_jax.data.tables import missing_column
 from sail_jax.errors import SailError
 
@@ -158,6 +160,16 @@ def cut_time(config: Config, source: Path) -> int:
     return 0
 
 
+def scan_vector_ids(path: Path, setting: str = "") -> pl.LazyFrame:
+    """The ids of a Parquet file of vectors, or of a folder of its parts, as item (String); arguments as for `read_vectors`."""
+    scans = []
+    for part in _files(path, setting, suffixes=(".parquet",)):
+        with _readable(part):
+            key = _vector_key(part, pq.read_schema(part).names, setting)
+        scans.append(pl.scan_parquet(part, glob=False).select(item=pl.col(key).cast(pl.String)).drop_nulls())
+    return pl.concat(scans)
+
+
 def read_vectors(path: Path, setting: str = "") -> Iterator[tuple[list[str], np.ndarray]]:
     """Streams a Parquet file of vectors, or a folder of its parts in the order of their names.
 
@@ -174,14 +186,9 @@ def read_vectors(path: Path, setting: str = "") -> Iterator[tuple[list[str], np.
     width = 0
     for part in _files(path, setting, suffixes=(".parquet",)):
         with _readable(part), pq.ParquetFile(part) as file:
-            names = file.schema_arrow.names
-            key = next((name for name in ("item_id", "id") if name in names), None)
-            if key is None or "vector" not in names:
-                raise SailError(
-                    missing_column(str(part), "vector" if key else "item_id", names) + f" Change {setting}."
-                )
+            key = _vector_key(part, file.schema_arrow.names, setting)
             for batch in file.iter_batches(_VECTOR_BATCH, columns=[key, "vector"]):
-                batch = batch.filter(pc.is_valid(batch["vector"]))
+                batch = batch.filter(pc.and_(pc.is_valid(batch["vector"]), pc.is_valid(batch[key])))
                 if not len(batch):
                     continue
                 vectors = _matrix(batch["vector"], str(part))
@@ -189,6 +196,15 @@ def read_vectors(path: Path, setting: str = "") -> Iterator[tuple[list[str], np.
                 if vectors.shape[1] != width:
                     raise SailError(f"{part}: a vector has {vectors.shape[1]} numbers, and the first has {width}.")
                 yield batch[key].cast(pa.string()).to_pylist(), vectors
+
+
+def _vector_key(part: Path, names: list[str], setting: str) -> str:
+    key = next((name for name in ("item_id", "id") if name in names), None)
+    if key is None or "vector" not in names:
+        raise SailError(
+            f"{missing_column(str(part), 'vector' if key else 'item_id', names)} Change {setting}.".rstrip()
+        )
+    return key
 
 
 def _matrix(column: pa.Array, file: str) -> np.ndarray:
@@ -209,8 +225,9 @@ def _is_fixed(column: pa.Array) -> bool:
 class _Columns:
     """The columns of a log under the names that its settings give them, as expressions of the canonical types."""
 
-    def __init__(self, settings: Any, setting: str, file: str, schema: pl.Schema):
+    def __init__(self, settings: Any, setting: str, file: str, schema: pl.Schema, time_unit: str):
         self._settings, self._setting, self._file, self._schema = settings, setting, file, schema
+        self._time_unit = time_unit
 
     def text(self, key: str) -> pl.Expr:
         return self._column(key).cast(pl.String)
@@ -234,14 +251,14 @@ class _Columns:
             # A day, a timestamp, or a number that a text file holds.
             written = [column.str.to_datetime(form, strict=False) for form in ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S%.f")]
             written.append(column.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", strict=False))
-            seconds = [column.cast(pl.Float64, strict=False).cast(pl.Int64, strict=False)]
+            seconds = [whole_seconds(column.cast(pl.Float64, strict=False), self._time_unit)]
             return pl.coalesce(seconds + [time.dt.epoch("s").cast(pl.Int64) for time in written])
         if not dtype.is_numeric():
             raise SailError(
                 f"{self._file}: column {getattr(self._settings, key)!r} is {dtype}; write whole seconds or a timestamp, "
                 f"or change {self._setting}.{key}."
             )
-        return column.cast(pl.Int64, strict=False)
+        return whole_seconds(column, self._time_unit)
 
     def texts(self, key: str, separator: str) -> pl.Expr:
         column, dtype = self._column(key), self._schema[getattr(self._settings, key)]
@@ -258,6 +275,10 @@ class _Columns:
         return pl.col(column)
 
     def _true(self, column: str, key: str) -> pl.Expr:
+        condition = parse_condition(column, f"{self._setting}.{key}", self._schema)
+        if condition is not None:
+            self._require(condition.column, key)
+            return condition.expression(self._schema[condition.column])
         values, dtype = self._require(column, key), self._schema[column]
         if dtype == pl.String:
             return values.str.strip_chars().str.to_lowercase().is_in(_TRUE).fill_null(False)
@@ -278,7 +299,9 @@ def _select(
     """The canonical frame of a log; rows with a null in a column that is not optional are left out."""
     scans = []
     for files, schema in _by_schema(_parts(config, source, name)):
-        columns = _Columns(getattr(config.logs, name), f"config.logs.{name}", str(files[0]), schema)
+        columns = _Columns(
+            getattr(config.logs, name), f"config.logs.{name}", str(files[0]), schema, config.logs.time_unit
+        )
         built = build(columns)
         scans.append(_scan(files).select(**built).drop_nulls([column for column in built if column not in optional]))
     return pl.concat(scans)

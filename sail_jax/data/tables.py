@@ -1,7 +1,7 @@
 """Pair tables: Parquet files of references to items, read at random without loading them."""
 
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -62,6 +62,30 @@ def write_pairs(path: str | pathlib.Path, rows: Iterable[tuple[Pair, str]]) -> d
         The number of rows of each split.
     """
     return write_by_split(path, SCHEMA, _chunks(rows))
+
+
+def write_pair_columns(path: str | pathlib.Path, splits: Mapping[str, Iterable[pa.Table]]) -> dict[str, int]:
+    """Streams columns into a pair table, split by split in the order of their names, without looking at single rows.
+
+    Args:
+        path: the table; it appears under its name when it is complete.
+        splits: split -> tables with the columns of `SCHEMA` but the split; columns left out are null.
+
+    Returns:
+        The number of rows of each split that has any.
+    """
+    chunks = ((split, _as_pairs(table)) for split in sorted(splits) for table in splits[split] if len(table))
+    return write_by_split(path, SCHEMA, chunks)
+
+
+def _as_pairs(table: pa.Table) -> pa.Table:
+    columns = [
+        table.column(field.name).cast(field.type)
+        if field.name in table.column_names
+        else pa.nulls(len(table), field.type)
+        for field in _PAIR_SCHEMA
+    ]
+    return pa.table(columns, schema=_PAIR_SCHEMA)
 
 
 def _chunks(rows: Iterable[tuple[Pair, str]]) -> Iterator[tuple[str, pa.Table]]:
