@@ -181,12 +181,14 @@ class Consumers:
     """
 
     def __init__(self, lists: ItemLists, users: int, keys: np.ndarray):
-        self._starts, self._values = lists.find(keys)
+        self._starts, hashes = lists.find(keys)
+        # Ranks in place of hashes: with the number of a pair they fit one integer, which sorts fast.
+        self._hashes, self._ranks = np.unique(hashes, return_inverse=True)
         sizes = np.diff(self._starts)
-        # Up to this hash, all users of an item are known.
-        self._limit = np.full(len(keys), np.iinfo(np.uint64).max, np.uint64)
+        # Up to this rank, all users of an item are known.
+        self._limit = np.full(len(keys), len(self._hashes))
         full = sizes >= users
-        self._limit[full] = self._values[self._starts[1:][full] - 1]
+        self._limit[full] = self._ranks[self._starts[1:][full] - 1]
 
     def jaccard(self, item: np.ndarray, target: np.ndarray, user: np.ndarray) -> np.ndarray:
         """The Jaccard of the sets of users who consumed two items, one user left out.
@@ -209,18 +211,19 @@ class Consumers:
 
     def _jaccard(self, item: np.ndarray, target: np.ndarray, user: np.ndarray) -> np.ndarray:
         limit = np.minimum(self._limit[item], self._limit[target])
-        pairs, hashes = [], []
+        own = np.searchsorted(self._hashes, user)
+        own[~np.isin(user, self._hashes)] = -1
+        pairs, ranks = [], []
         for side in (item, target):
             begins, ends = self._starts[side], self._starts[side + 1]
-            pair, values = np.repeat(np.arange(len(side)), ends - begins), self._values[ranges(begins, ends)]
-            counts = (values <= limit[pair]) & (values != user[pair])
+            pair, rank = np.repeat(np.arange(len(side)), ends - begins), self._ranks[ranges(begins, ends)]
+            counts = (rank <= limit[pair]) & (rank != own[pair])
             pairs.append(pair[counts])
-            hashes.append(values[counts])
-        pair, values = np.concatenate(pairs), np.concatenate(hashes)
-        order = np.lexsort((values, pair))
-        pair, values = pair[order], values[order]
-        twice = (pair[1:] == pair[:-1]) & (values[1:] == values[:-1])  # a list holds a user once
-        both = np.bincount(pair[1:][twice], minlength=len(item))
+            ranks.append(rank[counts])
+        pair = np.concatenate(pairs)
+        keys = np.sort(pair * len(self._hashes) + np.concatenate(ranks))
+        twice = keys[1:][keys[1:] == keys[:-1]] // max(len(self._hashes), 1)  # a list holds a user once
+        both = np.bincount(twice, minlength=len(item))
         return both / np.maximum(np.bincount(pair, minlength=len(item)) - both, 1)
 
 
