@@ -4,15 +4,24 @@ import os
 import shutil
 import tempfile
 
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-)
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tests compile the same steps again and again, in processes of their own too.
-_cache = tempfile.TemporaryDirectory(prefix="sail-jax-compiled-")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
-os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for a hub
+if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker has the environment of the process that started it
+    os.environ["XLA_FLAGS"] = " ".join(
+        [
+            os.environ.get("XLA_FLAGS", ""),
+            "--xla_force_host_platform_device_count=8",
+            # Compiling takes longer than running; the emitters of fusions took half of it.
+            "--xla_backend_optimization_level=0",
+            "--xla_cpu_use_fusion_emitters=false",
+        ]
+    )
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    # Tests compile the same steps again and again, in other workers and in processes of their own too.
+    _cache = tempfile.TemporaryDirectory(prefix="sail-jax-compiled-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    # Bounded, the cache is locked: no process reads what another one is still writing.
+    os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2**34)
+    os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for a hub
 # Where transformers puts the code of exported models; else a folder in the user's home.
 _code = tempfile.TemporaryDirectory(prefix="sail-jax-code-")
 os.environ["HF_MODULES_CACHE"] = _code.name
@@ -55,9 +64,28 @@ def browser():
         browser.close()
 
 
+_LONGEST = (
+    "test_processes.py",
+    "test_stages.py",
+    "test_loop.py",
+    "test_embed.py",
+    "test_cli.py",
+    "test_step.py",
+    "test_grad_cache.py",
+    "test_evaluating.py",
+    "test_packing.py",
+    "test_lora_training.py",
+    "test_ahead.py",
+    "test_ablations.py",
+    "test_mteb_model.py",
+    "test_embedder.py",
+    "test_patterns.py",
+)
+
+
 def pytest_collection_modifyitems(items):
     """The files that take longest come first, so that parallel workers end together; on CPUs, what needs a GPU is skipped."""
-    items.sort(key=lambda item: "training" not in item.path.parts)
+    items.sort(key=lambda item: _LONGEST.index(item.path.name) if item.path.name in _LONGEST else len(_LONGEST))
     if os.environ["JAX_PLATFORMS"] == "cpu":
         skip = pytest.mark.skip(reason="needs an NVIDIA GPU")
         for item in items:

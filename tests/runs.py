@@ -1,6 +1,7 @@
 """Training runs in processes of their own, to be killed; and runs that need no training."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,7 +24,8 @@ np.savez(sys.argv[3], *leaves)
 
 
 def environment(devices):
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    """The environment of these tests, with another number of devices."""
+    flags = re.sub(r"(--xla_force_host_platform_device_count)=\d+", rf"\1={devices}", os.environ["XLA_FLAGS"])
     return os.environ | {"XLA_FLAGS": flags}
 
 

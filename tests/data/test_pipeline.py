@@ -48,12 +48,13 @@ def test_a_batch_is_a_function_of_the_step(settings):
 
 
 def test_every_record_comes_once_per_epoch_at_any_number_of_workers(settings):
-    settings.data.datasets = {"copair": settings.data.datasets.copair}
+    """Text alone: decoding media takes longer than what this asks; the test that follows has them."""
+    settings.data.datasets = {"copair": settings.data.datasets.copair.to_dict() | {"patterns": ("T->T",)}}
     rows = len(source(settings)._sets[0].table)
     settings.data.batch_size = size = next(size for size in range(5, rows) if rows % size == 0)
     settings.train.steps = 2 * rows // size
     whole, share = {}, HostShare(0, size, 1)
-    for workers in (0, 1, 2, 3):
+    for workers in (0, 1, 3):
         settings.data.workers = workers
         config = config_lib.build(settings)
         batches = BatchSource(config, share)

@@ -28,6 +28,14 @@ def report(world):
     return compile_ahead(config_lib.build(settings), "h100:8")
 
 
+@pytest.fixture
+def words(settings):
+    """Text alone, for the time that tracing the other towers takes."""
+    for dataset in settings.data.datasets.values():
+        dataset.patterns = ("T->T",)
+    return settings
+
+
 def test_the_batch_is_the_one_that_training_gets(report, settings):
     config = config_lib.build(settings)
     source = BatchSource(config, HostShare(0, config.data.batch_size, 8))
@@ -73,12 +81,12 @@ def test_what_does_not_fit_says_so(report):
         ("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm.", 20.5 * GIB),
     ],
 )
-def test_a_compiler_that_refuses(settings, monkeypatch, refusal, temporaries):
+def test_a_compiler_that_refuses(words, monkeypatch, refusal, temporaries):
     def refuse(traced):
         return None, refusal
 
     monkeypatch.setattr(ahead, "_compile", refuse)
-    found = compile_ahead(config_lib.build(settings), "gpu:8")
+    found = compile_ahead(config_lib.build(words), "gpu:8")
     assert found.memory.temporaries == pytest.approx(temporaries, rel=0.01)
     assert not found.fits and refusal in found.verdict() and found.sent == {}
     assert found.executed > 0 and found.bounds["interconnect"] == 0
@@ -107,12 +115,12 @@ def test_a_config_without_data_sets_is_refused(settings):
         compile_ahead(config_lib.build(settings), "h100:8")
 
 
-def test_the_stage_decides_what_is_drawn(settings, monkeypatch):
-    settings.stages = {
+def test_the_stage_decides_what_is_drawn(words, monkeypatch):
+    words.stages = {
         "1_search": {"steps": 10, "weights": {"search": 1.0}},
         "2_hard": {"steps": 10, "weights": {"copair": 1.0}, "mine": ("copair",), "hard_negatives": 2},
     }
-    config = config_lib.build(settings)
+    config = config_lib.build(words)
     monkeypatch.setattr(ahead, "_compile", lambda traced: (None, "RESOURCE_EXHAUSTED"))
     search = compile_ahead(config, "h100:8")
     assert search.datasets == ("search",) and search.larger_stages == ("2_hard",)
