@@ -189,11 +189,13 @@ def _row_id(cell: object) -> str:
 def _folder_source(folder: Path, config: IngestConfig) -> ItemSource:
     def entries(start: int) -> Iterator[Entry]:
         for name in itertools.islice(_files(folder), start, None):
-            yield Entry(name, functools.partial(_load_file, folder, name, config))
+            # A name is bytes to the system; those that are no UTF-8 cannot be an id.
+            item_id = os.fsencode(name).decode("utf-8", "backslashreplace")
+            yield Entry(item_id, functools.partial(_load_file, folder, name, item_id, config))
 
     digest, rows = hashlib.blake2b(digest_size=16), 0
     for name in _files(folder):
-        digest.update(json.dumps([name, (folder / name).stat().st_size]).encode())
+        digest.update(json.dumps([name, _size(folder / name)]).encode())
         rows += 1
     if not rows:
         kinds = "; ".join(f"{kind} {' '.join(suffixes)}" for kind, suffixes in SUFFIXES.items())
@@ -203,28 +205,53 @@ def _folder_source(folder: Path, config: IngestConfig) -> ItemSource:
     return ItemSource(str(folder), rows, {"source": f"folder {digest.hexdigest()}"} | identity, entries)
 
 
-def _files(folder: Path, inside: str = "") -> Iterator[str]:
-    """Names of the files of known kinds within a folder, in a fixed order; one directory is held at a time."""
+def _files(folder: Path, inside: str = "", above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Names of the files of known kinds within a folder, in a fixed order; one directory is held at a time.
+
+    Links to folders are followed, but not back into a folder in which they lie.
+    """
+    here = os.path.realpath(folder / inside)
+    if here in above:
+        return
     with os.scandir(folder / inside) as found:
-        children = sorted((child.name, child.is_dir()) for child in found if not child.name.startswith("."))
+        children = sorted((child.name, _is_folder(child)) for child in found if not child.name.startswith("."))
     for name, is_folder in children:
         path = f"{inside}/{name}" if inside else name
         if is_folder:
-            yield from _files(folder, path)
+            yield from _files(folder, path, (*above, here))
         elif Path(name).suffix.lower() in _KIND:
             yield path
 
 
-def _load_file(folder: Path, name: str, config: IngestConfig) -> Item:
+def _is_folder(child: os.DirEntry) -> bool:
+    try:
+        return child.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; -1 where there is none, as behind a broken link, which `_load_file` reports."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _load_file(folder: Path, name: str, item_id: str, config: IngestConfig) -> Item:
     path = folder / name
     kind = _KIND[path.suffix.lower()]
     try:
+        if item_id != name:
+            raise BadRecordError("the file's name is no valid UTF-8", remedy="Rename it")
         return to_item({"id": name, kind: _text(path) if kind == "text" else path}, config)
     except BadRecordError as error:
-        raise error.at(source=str(folder), record=name) from error
+        raise error.at(source=str(folder), record=item_id) from error
 
 
 def _text(path: Path) -> str:
+    if not path.is_file():  # to open a pipe would wait for ever
+        raise BadRecordError("it is no file that can be read", remedy="Make it a file, or remove it")
     try:
         with path.open(encoding="utf-8-sig") as stream:
             return stream.read(_MAX_CHARACTERS)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -282,6 +283,21 @@ def test_a_folder_of_files(run, embedder, folder, tmp_path, capsys):
     assert all(line["file"] == str(folder) and line["problem"] and line["remedy"] for line in bad)
     said = capsys.readouterr().out
     assert "5 vectors in 3 parts" in said and "2 bad records" in said and str(tmp_path / "out") in said
+
+
+def test_links_pipes_and_names_that_are_no_text_are_bad_records(run, folder, tmp_path):
+    (folder / "a" / "round").symlink_to(folder)  # a folder within itself
+    (folder / "elsewhere").symlink_to(folder / "a")
+    (folder / "itself.txt").symlink_to("itself.txt")
+    (folder / "gone.png").symlink_to("nowhere.png")
+    os.mkfifo(folder / "pipe.txt")
+    (folder / "two\nlines \U0001f600.txt").write_text("glass")
+    (folder / os.fsdecode(b"\xff.txt")).write_text("glass")
+    assert verb(run, tmp_path / "out", "--source", folder) == 0
+    ids, _ = EmbeddingSet(tmp_path / "out").load()
+    assert ids == ["a/note.txt", "a.md", "elsewhere/note.txt", "two\nlines \U0001f600.txt"]
+    bad = [json.loads(line) for line in (tmp_path / "out" / "bad_records.jsonl").read_text().splitlines()]
+    assert [line["record"] for line in bad] == ["broken.txt", "gone.png", "itself.txt", "pipe.txt", "\\xff.txt"]
 
 
 def test_what_shows_nothing_is_left_out_and_is_no_bad_record(run, folder, tmp_path, capsys):
