@@ -246,6 +246,11 @@ class Embedder:
         values = np.zeros((views, sum(len(places) for places, _ in batches), self.width), np.float32)
         for places, z in batches:
             values[:, places] = np.asarray(z)[:, : len(places)]
+        if not np.isfinite(values).all():
+            raise SailError(
+                "The model's vectors are not finite: its training went astray (see the loss in metrics.jsonl). Use an earlier "
+                "checkpoint, or train again with a lower config.optimizer.peak."
+            )
         values[:, list(bad)] = 0
         return values, bad
 

@@ -223,6 +223,22 @@ def test_wrong_arguments_are_refused(embedder, arguments, message):
         embedder.encode({"title": "a"})
 
 
+def test_text_that_is_no_unicode_is_named(embedder):
+    with pytest.raises(BadRecordError, match="item 1.*no valid Unicode"):
+        embedder.encode(["glass", "half a pair \ud800"])
+
+
+def test_a_model_that_went_astray_is_refused(embedder):
+    broken = Embedder(
+        embedder.config,
+        jax.tree.map(lambda leaf: leaf * np.nan, embedder.params),
+        make_extractor(embedder.config),
+        embedder.mesh,
+    )
+    with pytest.raises(SailError, match="not finite.*earlier checkpoint"):
+        broken.encode(["glass"])
+
+
 def _parameters():
     """Entries of very different sizes: sums of them in float32 round most away."""
     rng = np.random.default_rng(0)
