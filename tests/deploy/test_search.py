@@ -9,6 +9,7 @@ from PIL import Image
 from searchable import brute_force, clustered, embed_store, recall, unit, write_embeddings
 
 from sail_jax.cli import main
+from sail_jax.cli.common import one_line
 from sail_jax.deploy.embedding_set import EmbeddingSet
 from sail_jax.deploy.faiss_index import FaissIndex, IndexSettings, build_index
 from sail_jax.deploy.nearest import ExactSearch, ShortlistSearch
@@ -207,6 +208,10 @@ def test_embeddings_of_fewer_dimensions(embedder, store, items, tmp_path):
     np.testing.assert_allclose([found[0].score for found in hits], 1, atol=0.02)
     _, cosines = brute_force(embedder.encode(queries)[:, :16], z[:, :16], 3)
     np.testing.assert_allclose([[hit.score for hit in found] for found in hits], cosines, atol=0.05)
+
+
+def test_an_id_commands_no_terminal():
+    assert one_line("a\x1b[31m\n\t\u2028\ud800 é 😀 'b'") == "a\\x1b[31m\\n\\t\\u2028\\ud800 é 😀 'b'"
 
 
 def test_what_does_not_belong_together(embedder, items, z, tmp_path):
