@@ -10,6 +10,7 @@ so that few shapes are compiled.
 import dataclasses
 import functools
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -270,6 +271,11 @@ class Embedder:
         values = np.zeros((views, sum(len(places) for places, _ in batches), self.width), np.float32)
         for places, z in batches:
             values[:, places] = np.asarray(z)[:, : len(places)]
+        if not np.isfinite(values).all():
+            raise SailError(
+                "The model's vectors are not finite: its training went astray (see the loss in metrics.jsonl). Use an earlier "
+                "checkpoint, or train again with a lower config.optimizer.peak."
+            )
         values[:, list(bad)] = 0
         return values, bad
 
@@ -322,14 +328,40 @@ def _pool(model: nn.Module, params: Any, vectors: jax.Array) -> jax.Array:
 
 
 def fingerprint(params: Any) -> str:
-    """A short name for parameters that changes with any of their entries; the same on all processes."""
-    sums = [float(value) for value in jax.tree.leaves(_sums(params))]
-    return hashlib.blake2b(np.asarray(sums, np.float64).tobytes(), digest_size=8).hexdigest()
+    """A short name for parameters that changes with any bit of their entries, and with their names, shapes and types.
+
+    It is the same on all processes, devices and meshes: integers are added, so their order does not matter.
+    """
+    named, _ = jax.tree_util.tree_flatten_with_path(params)
+    sums = jax.device_get(_sums([leaf for _, leaf in named]))
+    digest = hashlib.blake2b(digest_size=8)
+    for (path, leaf), of_leaf in zip(named, sums, strict=True):
+        what = [jax.tree_util.keystr(path), list(leaf.shape), str(leaf.dtype), of_leaf.tolist()]
+        digest.update(json.dumps(what).encode())
+    return digest.hexdigest()
 
 
 @jax.jit
-def _sums(params: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.sum(leaf * jnp.arange(1, leaf.size + 1).reshape(leaf.shape)), params)
+def _sums(leaves: list[jax.Array]) -> list[jax.Array]:
+    return [_sums_of_bits(leaf) for leaf in leaves]
+
+
+def _sums_of_bits(leaf: jax.Array) -> jax.Array:
+    """[2] uint32, two sums over all entries of a hash of the entry's bits and of its place."""
+    bits = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")).astype(jnp.uint32)
+    place, stride = jnp.zeros(leaf.shape, jnp.uint32), 1
+    for axis in reversed(range(leaf.ndim)):
+        place += jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis) * np.uint32(stride % 2**32)
+        stride *= leaf.shape[axis]
+    seeds = (0, 0x9E3779B9)
+    return jnp.stack([jnp.sum(_mixed(bits ^ _mixed(place + np.uint32(seed))), dtype=jnp.uint32) for seed in seeds])
+
+
+def _mixed(x: jax.Array) -> jax.Array:
+    """Every bit of the result depends on all bits of a uint32: the end of MurmurHash3 (`fmix32`)."""
+    x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
 
 
 def embed_pass(

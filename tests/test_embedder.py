@@ -5,10 +5,12 @@ import itertools
 
 import av
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
 import tiny
+from jax.sharding import NamedSharding, PartitionSpec
 from PIL import Image
 
 from sail_jax import config as config_lib
@@ -17,7 +19,7 @@ from sail_jax.data.collate import collate
 from sail_jax.data.features import View
 from sail_jax.data.media import decode_image, video_frames
 from sail_jax.data.pipeline import make_extractor
-from sail_jax.embedder import Embedder, NothingShownError
+from sail_jax.embedder import Embedder, NothingShownError, fingerprint
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import TEXT_FIELDS, Item, text_item
 from sail_jax.models.model import init_params, make_model
@@ -219,6 +221,57 @@ def test_wrong_arguments_are_refused(embedder, arguments, message):
         embedder.encode(["a"], **arguments)
     with pytest.raises(SailError, match="takes a list"):
         embedder.encode({"title": "a"})
+
+
+def test_text_that_is_no_unicode_is_named(embedder):
+    with pytest.raises(BadRecordError, match="item 1.*no valid Unicode"):
+        embedder.encode(["glass", "half a pair \ud800"])
+
+
+def test_a_model_that_went_astray_is_refused(embedder):
+    broken = Embedder(
+        embedder.config,
+        jax.tree.map(lambda leaf: leaf * np.nan, embedder.params),
+        make_extractor(embedder.config),
+        embedder.mesh,
+    )
+    with pytest.raises(SailError, match="not finite.*earlier checkpoint"):
+        broken.encode(["glass"])
+
+
+def _parameters():
+    """Entries of very different sizes: sums of them in float32 round most away."""
+    rng = np.random.default_rng(0)
+    kernel = rng.normal(size=(16, 24)) * 10.0 ** rng.integers(-12, 12, (16, 24))
+    return {"a": {"kernel": kernel.astype(np.float32)}, "b": rng.normal(size=40).astype(jnp.bfloat16)}
+
+
+def test_the_fingerprint_is_the_same_on_every_mesh():
+    parameters = _parameters()
+    expected = fingerprint(jax.device_put(parameters, jax.devices()[0]))
+    mesh = make_mesh(config_lib.build(tiny.experiment("")).mesh, jax.local_devices()[:8])
+    axis = next(name for name, size in mesh.shape.items() if size == 8)
+    for spec in (PartitionSpec(), PartitionSpec(axis), PartitionSpec(None, axis)):
+        kernel = jax.device_put(parameters["a"]["kernel"], NamedSharding(mesh, spec))
+        assert fingerprint({"a": {"kernel": kernel}, "b": parameters["b"]}) == expected
+    assert fingerprint(parameters) == expected
+
+
+def test_the_fingerprint_changes_with_every_bit_name_and_shape():
+    seen = {fingerprint(_parameters())}
+    places = [place for place in np.ndindex(16, 24) if sum(place) % 13 == 0]
+    for place in places:
+        changed = _parameters()
+        kernel = changed["a"]["kernel"]
+        kernel[place] = np.nextafter(kernel[place], np.float32(np.inf))
+        seen.add(fingerprint(changed))
+    exchanged = _parameters()
+    exchanged["a"]["kernel"][[0, 1]] = exchanged["a"]["kernel"][[1, 0]]
+    first, second = _parameters(), _parameters()
+    first["a"]["kernel"] = first["a"]["kernel"].reshape(24, 16)
+    second["c"] = second.pop("b")
+    seen |= {fingerprint(exchanged), fingerprint(first), fingerprint(second)}
+    assert len(seen) == 1 + len(places) + 3
 
 
 def test_an_export_is_not_a_run(tmp_path):

@@ -1,6 +1,7 @@
 """What the verbs share: how one is declared, the config that it reads, and how tables are printed."""
 
 import argparse
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,11 @@ def without_config(verb: str, overrides: list[str]) -> None:
     """Raises SailError where settings are given to a verb that reads none."""
     if overrides:
         raise SailError(f"{verb} reads no config; leave out --config settings.")
+
+
+def one_line(text: str) -> str:
+    """A text with all control characters written out (a line feed as \\n): it keeps to its line, and commands no terminal."""
+    return "".join(repr(c)[1:-1] if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in text)
 
 
 def print_wide(table: Table) -> None:

@@ -15,7 +15,7 @@ from sail_jax.data.store import commit_bytes
 from sail_jax.evaluation.report import png_folder, write_report
 from sail_jax.evaluation.report_data import read_runs, write_report_data
 from sail_jax.evaluation.suite import (
-    Result,
+    TaskResult,
     evaluated_step,
     evaluation_record,
     headline,
@@ -98,7 +98,7 @@ def evaluate_and_say(config: Config, workdir: Path, embeddings: Path | None = No
     )
 
 
-def _print_results(results: list[Result], names: tuple[str, ...]) -> None:
+def _print_results(results: list[TaskResult], names: tuple[str, ...]) -> None:
     """A table of results that have the same figures, in per cent."""
     table = Table("task", "view", "model", *(name.replace("recall@", "R@") for name in names), "queries", "corpus")
     for r in results:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from sail_jax import embedder as embedder_lib
 from sail_jax.checkpoint import RunDirectory
-from sail_jax.cli.common import add_verb, config_of_run, console, print_wide, without_config
+from sail_jax.cli.common import add_verb, config_of_run, console, one_line, print_wide, without_config
 from sail_jax.config import Config
 from sail_jax.data.pipeline import open_store
 from sail_jax.data.store import ItemStore
@@ -162,10 +162,10 @@ def _print_hits(hits: list[Hit], store: ItemStore | None) -> None:
         words = []
         if store is not None:
             try:
-                words = [Text(shorten(caption(store.get(hit.id)), _CAPTION, placeholder=" …"))]
+                words = [Text(one_line(shorten(caption(store.get(hit.id)), _CAPTION, placeholder=" …")))]
             except BadRecordError:
                 words = [Text("not in the item store", style="dim")]
-        table.add_row(str(rank), f"{hit.score:.3f}", Text(hit.id), *words)
+        table.add_row(str(rank), f"{hit.score:.3f}", Text(one_line(hit.id)), *words)
     print_wide(table)
 
 

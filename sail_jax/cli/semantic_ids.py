@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sail_jax.cli.common import add_verb, console, print_wide, without_config
+from sail_jax.cli.common import add_verb, console, one_line, print_wide, without_config
 from sail_jax.deploy import semantic_ids as semantic_ids_lib
 from sail_jax.deploy.embedding_set import EmbeddingSet
 from sail_jax.deploy.residual_vq import VQSettings
@@ -181,7 +181,7 @@ def _look_up_semantic_id(options: argparse.Namespace, overrides: list[str]) -> N
     without_config("semantic-ids", overrides)
     matches = SemanticIdTable(options.table).find(options.id, options.limit)
     for item, semantic_id in matches.items:
-        print(f"{semantic_id}\t{item}")
+        print(f"{semantic_id}\t{one_line(item)}")
     following = ", ".join(f"{code} ({count:,})" for code, count in list(matches.next_codes.items())[:10])
     console.print(
         f"{matches.count:,} items, {len(matches.items):,} of them listed; {matches.distinct:,} distinct IDs of all levels."

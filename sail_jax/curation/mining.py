@@ -18,7 +18,7 @@ import numpy as np
 from sail_jax.config import MiningConfig
 from sail_jax.curation.f1_threshold import BinnedScores, SortedScores, Threshold, find_threshold
 from sail_jax.errors import SailError
-from sail_jax.parallel.score_blocks import BINS, ScoreBlocks, bin_of
+from sail_jax.parallel.score_blocks import BINS, ScoreBlocks, TargetBlocks, bin_of
 from sail_jax.vectors import unit_rows
 
 _ROWS_CHECKED = 8192
@@ -112,7 +112,14 @@ class Miner:
         self._scores = (
             _HeldScores(queries, targets, present, known, settings)
             if exact
-            else ScoreBlocks(queries, targets, present, known, settings.query_block, settings.target_block, what)
+            else ScoreBlocks(
+                queries,
+                TargetBlocks(targets, present[1], settings.target_block),
+                present[0],
+                known,
+                settings.query_block,
+                what,
+            )
         )
         if exact:
             scores = SortedScores(self._scores.known[is_positive], self._scores.negatives())

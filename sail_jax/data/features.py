@@ -77,6 +77,15 @@ def blank_features(config: Config) -> ItemFeatures:
     )
 
 
+def _text_key(text: str, record: str) -> int:
+    try:
+        return item_key(text)
+    except UnicodeEncodeError as error:  # halves of surrogate pairs, as in JSON or a command line in another encoding
+        raise BadRecordError(
+            f"the text is no valid Unicode ({error})", remedy="Write it in UTF-8", record=record
+        ) from error
+
+
 class FeatureExtractor:
     """Turns items into features.
 
@@ -111,13 +120,13 @@ class FeatureExtractor:
             teachers: ID embedding -> width, those that are taken along.
 
         Raises:
-            BadRecordError: when a frame or the sound cannot be decoded, or something has the wrong size.
+            BadRecordError: when a frame or the sound cannot be decoded, something has the wrong size, or the text is no Unicode.
         """
         frames = self._frames(item) if "V" in view.modalities else self._blank.frames
         clips, vector = self._sound(item) if "A" in view.modalities else (self._blank.clips, None)
         whole = shown_fields(item, view.fields) if "T" in view.modalities else ""
         # Of the text before fields are dropped: what counts as the same content must not depend on the draw.
-        text_key = item_key(whole)
+        text_key = _text_key(whole, item.item_id)
         text = whole if rng is None else drop_fields(item, whole, dropout, rng)
         has_audio = vector is not None or len(clips) > 0
         tokens, types = self.encoder(view.instruction, text, vision=len(frames) > 0, audio=has_audio)

@@ -116,7 +116,7 @@ class EmbedReport:
 def embed(embedder: Embedder, source: ItemSource, output: Path, options: EmbedOptions, *, model: str) -> EmbedReport:
     """Embeds all items of a source, or goes on where a run that was killed stopped.
 
-    Ids are written as they stand in the source; a table that repeats one gives two rows of it.
+    Ids are written as they stand in the source; a row of a table that repeats the id of an earlier one is a bad record.
 
     Args:
         embedder: the model.

@@ -116,9 +116,11 @@ def build_index(embeddings: EmbeddingSet, path: Path, settings: IndexSettings) -
         What was written to FILE.json.
 
     Raises:
-        SailError: there are too few vectors for the kind, or its parameters do not fit them.
+        SailError: there are too few vectors for the kind, its parameters do not fit them, or `path` is a folder.
     """
     dims = _dims(settings, embeddings)
+    if path.is_dir():
+        raise SailError(f"{path} is a folder; name the index file that is written, for example {path / 'items.faiss'}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     marker, ids = _marker(path), _ids_path(path)
     partial, partial_ids = (file.with_name(file.name + ".partial") for file in (path, ids))

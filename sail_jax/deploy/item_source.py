@@ -10,12 +10,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import pyarrow.parquet as pq
+
 from sail_jax.config import Config
 from sail_jax.data.item_dicts import to_item
 from sail_jax.data.pipeline import open_store
 from sail_jax.data.records import RecordReader, text_cell
-from sail_jax.data.sources import open_table
-from sail_jax.data.store import FOLDER, ItemStore
+from sail_jax.data.sources import RowSource, open_table
+from sail_jax.data.store import FOLDER, ItemStore, item_key
 from sail_jax.data_config import IngestConfig
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import Item
@@ -121,24 +124,56 @@ def _table_source(folder: Path, name: str, config: IngestConfig) -> ItemSource:
     columns = dataclasses.replace(config.source, labels="", id_embeddings={})
     config = dataclasses.replace(config, source=columns)
     table = open_table(folder, name, "--source")
-    reader = RecordReader(config, folder)
+    reader = RecordReader(config, folder, check=False)  # the model's extractor decodes what is shown
     table.require(reader.columns())
+    rows, repeated = _repeated(functools.partial(_row_ids, table, folder / name, columns.id))
 
     def entries(start: int) -> Iterator[Entry]:
-        for row in table.read(start):
-            yield Entry(_row_id(row.cells.get(columns.id)), functools.partial(reader, row))
+        for number, row in enumerate(table.read(start), start):
+            item_id = _row_id(row.cells.get(columns.id))
+            load = (
+                functools.partial(_refuse_repeated, columns.id)
+                if number in repeated
+                else functools.partial(reader, row)
+            )
+            yield Entry(item_id, load)
 
-    # The number of rows of a text file is an estimate, of which the cut into parts must not depend.
-    exact = all(file.suffix == ".parquet" for file in _table_files(folder / name))
-    rows = table.rows if exact else sum(1 for _ in table.read(0))
     settings = {key: getattr(config, key) for key in ("max_pixels", "max_audio_seconds", "frames_per_video")}
     identity = {f"config.ingest.{key}": value for key, value in settings.items()}
     identity |= {f"config.ingest.source.{key}": value for key, value in to_dict(columns).items() if key != "path"}
     return ItemSource(str(folder / name), rows, {"source": f"table {table.fingerprint}"} | identity, entries)
 
 
-def _table_files(path: Path) -> list[Path]:
-    return [path] if path.is_file() else [file for file in path.iterdir() if file.suffix in TABLES]
+def _repeated(read_ids: Callable[[], Iterator[str]]) -> tuple[int, set[int]]:
+    """The number of rows, and those whose id an earlier row has; ids are held as 8 bytes each, and compared as they are."""
+    keys = np.fromiter((item_key(item_id) for item_id in read_ids()), np.uint64)
+    ordered = np.sort(keys)
+    shared = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+    seen: set[str] = set()
+    repeated: set[int] = set()
+    if shared:
+        for number, (item_id, key) in enumerate(zip(read_ids(), keys.tolist(), strict=True)):
+            if item_id and key in shared:
+                if item_id in seen:
+                    repeated.add(number)
+                seen.add(item_id)
+    return len(keys), repeated
+
+
+def _row_ids(table: RowSource, path: Path, column: str) -> Iterator[str]:
+    """The ids of all rows; of Parquet files no other column is read, as they may hold media."""
+    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.suffix in TABLES)
+    if any(file.suffix != ".parquet" for file in files):
+        yield from (_row_id(row.cells.get(column)) for row in table.read(0))
+        return
+    for file in files:
+        with pq.ParquetFile(file) as parquet:
+            for batch in parquet.iter_batches(columns=[column]):
+                yield from map(_row_id, batch[column].to_pylist())
+
+
+def _refuse_repeated(column: str) -> Item:
+    raise BadRecordError("an earlier row has the same id", remedy="Give each item an id of its own", field=column)
 
 
 def _row_id(cell: object) -> str:
@@ -154,11 +189,13 @@ def _row_id(cell: object) -> str:
 def _folder_source(folder: Path, config: IngestConfig) -> ItemSource:
     def entries(start: int) -> Iterator[Entry]:
         for name in itertools.islice(_files(folder), start, None):
-            yield Entry(name, functools.partial(_load_file, folder, name, config))
+            # A name is bytes to the system; those that are no UTF-8 cannot be an id.
+            item_id = os.fsencode(name).decode("utf-8", "backslashreplace")
+            yield Entry(item_id, functools.partial(_load_file, folder, name, item_id, config))
 
     digest, rows = hashlib.blake2b(digest_size=16), 0
     for name in _files(folder):
-        digest.update(json.dumps([name, (folder / name).stat().st_size]).encode())
+        digest.update(json.dumps([name, _size(folder / name)]).encode())
         rows += 1
     if not rows:
         kinds = "; ".join(f"{kind} {' '.join(suffixes)}" for kind, suffixes in SUFFIXES.items())
@@ -168,28 +205,53 @@ def _folder_source(folder: Path, config: IngestConfig) -> ItemSource:
     return ItemSource(str(folder), rows, {"source": f"folder {digest.hexdigest()}"} | identity, entries)
 
 
-def _files(folder: Path, inside: str = "") -> Iterator[str]:
-    """Names of the files of known kinds within a folder, in a fixed order; one directory is held at a time."""
+def _files(folder: Path, inside: str = "", above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Names of the files of known kinds within a folder, in a fixed order; one directory is held at a time.
+
+    Links to folders are followed, but not back into a folder in which they lie.
+    """
+    here = os.path.realpath(folder / inside)
+    if here in above:
+        return
     with os.scandir(folder / inside) as found:
-        children = sorted((child.name, child.is_dir()) for child in found if not child.name.startswith("."))
+        children = sorted((child.name, _is_folder(child)) for child in found if not child.name.startswith("."))
     for name, is_folder in children:
         path = f"{inside}/{name}" if inside else name
         if is_folder:
-            yield from _files(folder, path)
+            yield from _files(folder, path, (*above, here))
         elif Path(name).suffix.lower() in _KIND:
             yield path
 
 
-def _load_file(folder: Path, name: str, config: IngestConfig) -> Item:
+def _is_folder(child: os.DirEntry) -> bool:
+    try:
+        return child.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; -1 where there is none, as behind a broken link, which `_load_file` reports."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _load_file(folder: Path, name: str, item_id: str, config: IngestConfig) -> Item:
     path = folder / name
     kind = _KIND[path.suffix.lower()]
     try:
+        if item_id != name:
+            raise BadRecordError("the file's name is no valid UTF-8", remedy="Rename it")
         return to_item({"id": name, kind: _text(path) if kind == "text" else path}, config)
     except BadRecordError as error:
-        raise error.at(source=str(folder), record=name) from error
+        raise error.at(source=str(folder), record=item_id) from error
 
 
 def _text(path: Path) -> str:
+    if not path.is_file():  # to open a pipe would wait for ever
+        raise BadRecordError("it is no file that can be read", remedy="Make it a file, or remove it")
     try:
         with path.open(encoding="utf-8-sig") as stream:
             return stream.read(_MAX_CHARACTERS)

@@ -13,12 +13,16 @@ import pyarrow.compute as pc
 from sail_jax.deploy.embedding_set import EmbeddingSet
 from sail_jax.deploy.faiss_index import FaissIndex
 from sail_jax.errors import SailError
-from sail_jax.evaluation.recall import top_k
+from sail_jax.evaluation.recall import top_k_of
+from sail_jax.parallel.score_blocks import TargetBlocks, fits_on_devices
 from sail_jax.vectors import unit_rows
 
 
 class ExactSearch:
-    """Exact search on the device, block by block; the vectors are held in the host's memory as float32.
+    """Exact search on the device, block by block.
+
+    The vectors are held in the host's memory as float32. From the first search on they stay on the devices too, where they fit
+    (`fits_on_devices`); else each search copies them there anew.
 
     Args:
         embeddings: what is searched.
@@ -29,6 +33,7 @@ class ExactSearch:
         ids, self._z = embeddings.load()
         self.ids: pa.Array = pa.array(ids, pa.large_string())
         self.dims, self._block = embeddings.info.dims, block
+        self._blocks: dict[int, TargetBlocks] = {}  # by the number of dimensions that count
 
     def __len__(self) -> int:
         return len(self._z)
@@ -45,7 +50,11 @@ class ExactSearch:
             rows: [Q, k] int64, highest cosine first; -1 where there are fewer than k.
             cosines: [Q, k] float32; -inf there.
         """
-        return top_k(z[:, :dims], self._z[:, :dims], k, block=self._block)
+        dims = self.dims if dims is None else dims
+        if dims not in self._blocks:
+            cut = self._z[:, :dims]
+            self._blocks[dims] = TargetBlocks(cut, cut.any(axis=-1), self._block, held=fits_on_devices(cut))
+        return top_k_of(z[:, :dims], self._blocks[dims], k)
 
     def position(self, item_id: str) -> int:
         """The row of an item, -1 where it is unknown."""

@@ -116,7 +116,7 @@ def _checked(request: Any) -> tuple[str, str, int, list[QueryFile]]:
     if not isinstance(request, dict):
         raise SailError("The request is not a JSON object.")
     text, like, k, files = (request.get(key, default) for key, default in _FIELDS.items())
-    if not (isinstance(text, str) and isinstance(like, str) and isinstance(k, int) and isinstance(files, list)):
+    if not (isinstance(text, str) and isinstance(like, str) and type(k) is int and isinstance(files, list)):
         raise SailError("The request has a field of the wrong type.")
     if k > _MAX_RESULTS:
         raise SailError(f"{k} results are more than the page shows; ask for {_MAX_RESULTS} at most.")
@@ -210,6 +210,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, method: Any) -> None:
         try:
+            self._answer_or_refuse(method)
+        except (ConnectionError, TimeoutError):
+            self.close_connection = True  # nobody listens any more
+
+    def _answer_or_refuse(self, method: Any) -> None:
+        try:
             self._check_origin()
             method()
         except _Refused as refused:
@@ -217,7 +223,7 @@ class _Handler(BaseHTTPRequestHandler):
         except SailError as error:
             self._send_json(400, {"error": str(error)})
         except (ConnectionError, TimeoutError):
-            self.close_connection = True  # nobody listens any more
+            raise
         except Exception as error:
             self.log_error("%s: %s", type(error).__name__, error)
             self._send_json(500, {"error": f"The search failed ({type(error).__name__}: {error})."})
@@ -256,7 +262,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(413, f"The files are over the limit of {_MAX_UPLOAD >> 20} MiB; search with smaller ones.")
         try:
             request = json.loads(self.rfile.read(int(length)))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _Refused(400, "The request is not JSON.") from error
         self._send_json(200, self.server.page.search(request))
 

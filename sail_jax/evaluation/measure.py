@@ -30,7 +30,7 @@ _RANKED_KS = (10,)
 
 
 @dataclasses.dataclass(frozen=True)
-class Figures:
+class Measurement:
     """What was measured.
 
     Attributes:
@@ -66,7 +66,7 @@ def measure(
     *,
     families: Sequence[str],
     own_view: bool,
-) -> Figures | None:
+) -> Measurement | None:
     """Measures some families of metrics.
 
     Under the task's own view, a query counts where it has an embedding and something relevant that has one. A further view is
@@ -98,7 +98,7 @@ def measure(
     if "bijective" in families:
         share = bijective_alignment(queries, corpus, rows[:, 0], task.exclude, block=block)
         of_pairs["bijective"] = share
-    return Figures(
+    return Measurement(
         metrics=metrics | of_pairs,
         queries=len(kept),
         skipped=len(counts) - len(kept) + task.left_out,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sail_jax.parallel.score_blocks import ScoreBlocks
+from sail_jax.parallel.score_blocks import ScoreBlocks, TargetBlocks
 
 _QUERY_BLOCK = 512
 
@@ -30,13 +30,20 @@ def top_k(
         rows: [Q, k] int64, -1 where there are fewer than k.
         cosines: [Q, k] float32, -inf there.
     """
-    if not len(queries):
-        return np.zeros((0, k), np.int64), np.zeros((0, k), np.float32)
-    present = queries.any(axis=-1), corpus.any(axis=-1)
+    return top_k_of(queries, TargetBlocks(corpus, corpus.any(axis=-1), block), k, exclude=exclude)
+
+
+def top_k_of(
+    queries: np.ndarray, corpus: TargetBlocks, k: int, *, exclude: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `top_k`, of a corpus that is in blocks, which may lie on the devices already."""
+    if not len(queries) or not len(corpus):
+        return np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
+    present = queries.any(axis=-1)
     exclude = np.full(len(queries), -1, np.int64) if exclude is None else exclude
-    hidden = np.flatnonzero((exclude >= 0) & present[0] & present[1][exclude])
+    hidden = np.flatnonzero((exclude >= 0) & present & corpus.present[exclude])
     known = hidden * len(corpus) + exclude[hidden]
-    blocks = ScoreBlocks(queries, corpus, present, known, _QUERY_BLOCK, block)
+    blocks = ScoreBlocks(queries, corpus, present, known, _QUERY_BLOCK)
     _, rows, cosines = zip(*blocks.top_below(np.inf, k), strict=True)
     return np.concatenate(rows), np.concatenate(cosines)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sail_jax.evaluation.report_data import Figures, RunReport
+from sail_jax.evaluation.report_data import RunReport, StoredResult
 from sail_jax.evaluation.report_figures import (
     MODALITY_SETS,
     Chart,
@@ -101,7 +101,7 @@ def separability_charts(runs: Sequence[RunReport]) -> list[Chart]:
     return charts
 
 
-def _separability_heading(model: str, main: Figures) -> str:
+def _separability_heading(model: str, main: StoredResult) -> str:
     figures = [
         f"{label} {format_metric(key, main.metrics[key])}"
         for key, label in (("separability/overlap", "overlap"), ("separability/dprime", "d′"))

@@ -23,7 +23,7 @@ _FORMAT = {"format": "sail_jax report data", "version": 1}
 
 
 @dataclasses.dataclass(frozen=True)
-class Figures:
+class StoredResult:
     """Figures of one model on one task under one view, as evaluation.json holds them.
 
     Attributes:
@@ -82,7 +82,7 @@ class RunReport:
     """
 
     name: str
-    figures: Sequence[Figures] = ()
+    figures: Sequence[StoredResult] = ()
     log: Sequence[Mapping[str, Any]] = ()
     step: int | None = None
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -163,10 +163,10 @@ def _read(path: Path, again: str) -> dict[str, Any]:
     return tree
 
 
-def _figures(line: Mapping[str, Any]) -> Figures:
-    known = {field.name for field in dataclasses.fields(Figures)}
+def _figures(line: Mapping[str, Any]) -> StoredResult:
+    known = {field.name for field in dataclasses.fields(StoredResult)}
     metrics = {key: np.nan if v is None else float(v) for key, v in line["metrics"].items()}
-    return Figures(**{key: v for key, v in line.items() if key in known} | {"metrics": metrics})
+    return StoredResult(**{key: v for key, v in line.items() if key in known} | {"metrics": metrics})
 
 
 def _read_parts(path: Path, again: str) -> dict[str, Any]:

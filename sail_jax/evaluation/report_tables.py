@@ -2,12 +2,13 @@
 
 import html
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from sail_jax.evaluation.report_data import Figures, RunReport
+from sail_jax.evaluation.report_data import RunReport, StoredResult
 
 HEADLINE_METRIC = "recall@10"
 # In the order of the columns.
@@ -15,6 +16,9 @@ MODELS = {"untrained": "untrained", "tfidf": "TF-IDF", "embeddings": "embeddings
 _LOWER_IS_BETTER = {"separability/overlap"}
 # Shares, shown in per cent; other metrics are plain numbers.
 _SHARES = ("recall@", "ndcg@", "mrr@", "map@", "accuracy", "agreement/top@", "bijective", "separability/overlap")
+# Of these families one cut-off stands in the table, this one where it was measured; the others are folded away.
+_ONE_CUT_OFF = re.compile(r"(ndcg|mrr|map)@(\d+)")
+_CUT_OFF = 10
 
 
 def format_metric(name: str, value: float | None) -> str:
@@ -24,7 +28,7 @@ def format_metric(name: str, value: float | None) -> str:
     return f"{100 * value:.1f} %" if name.startswith(_SHARES) else f"{value:.3f}"
 
 
-def headline_metric(figures: Figures) -> str:
+def headline_metric(figures: StoredResult) -> str:
     """The metric that stands for some figures where there is room for one."""
     names = [name for name in figures.metrics if name.startswith(("recall@", "accuracy@"))] or list(figures.metrics)
     return HEADLINE_METRIC if HEADLINE_METRIC in names or not names else names[0]
@@ -35,7 +39,7 @@ def tasks_of(runs: Sequence[RunReport]) -> list[str]:
     return list(dict.fromkeys(figures.task for run in runs for figures in run.figures))
 
 
-def main_figures(run: RunReport, task: str, model: str) -> Figures | None:
+def main_figures(run: RunReport, task: str, model: str) -> StoredResult | None:
     """The figures of a model under the task's own view at its full width, or None."""
     own = [figures for figures in run.figures if (figures.task, figures.model) == (task, model) and figures.main]
     return max(own, key=lambda figures: figures.width, default=None)
@@ -103,12 +107,17 @@ def _overview(runs: Sequence[RunReport]) -> str:
 
 
 def task_table(runs: Sequence[RunReport], task: str) -> str:
-    """The main figures of a task: a row per metric, a column per model, a group of columns per run."""
+    """The main figures of a task: a row per metric, a column per model, a group of columns per run; `main_metrics` first, the rest folded."""
     groups = [(run.name, [main_figures(run, task, model) for model in models_of(run, task)]) for run in runs]
     groups = [(name, columns) for name, columns in groups if columns]
     columns = [figures for _, of_run in groups for figures in of_run]
     names = dict.fromkeys(name for figures in columns for name in figures.metrics)
-    rows = [_metric_row(name, name, [figures.metrics.get(name) for figures in columns]) for name in names]
+    main = main_metrics(list(names))
+
+    def rows_of(names: Iterable[str]) -> list[str]:
+        return [_metric_row(name, name, [figures.metrics.get(name) for figures in columns]) for name in names]
+
+    rows = rows_of(main)
     rows.append(_row("view", [show_view(figures.view) for figures in columns]))
     for label, of in (
         ("queries", lambda f: f.queries),
@@ -116,10 +125,28 @@ def task_table(runs: Sequence[RunReport], task: str) -> str:
         ("corpus", lambda f: f.corpus),
     ):
         rows.append(_row(label, [f"{of(figures):,}" for figures in columns]))
-    return scroll_table(_heads(groups, named=len(runs) > 1), rows)
+    heads = _heads(groups, named=len(runs) > 1)
+    folded = [name for name in names if name not in main]
+    if not folded:
+        return scroll_table(heads, rows)
+    summary = f"Further cut-offs of {html.escape(task)} ({len(folded)})"
+    return f"{scroll_table(heads, rows)}<details><summary>{summary}</summary>{scroll_table(heads, rows_of(folded))}</details>"
 
 
-def _heads(groups: Sequence[tuple[str, Sequence[Figures]]], *, named: bool) -> str:
+def main_metrics(names: Sequence[str]) -> list[str]:
+    """The metrics that are shown at once: all but further cut-offs of nDCG, MRR and MAP, in their order.
+
+    Of each of these families nDCG@10 and the like stay; where there is none, that of the highest cut-off.
+    """
+    cut_offs: dict[str, list[int]] = {}
+    for name in names:
+        if found := _ONE_CUT_OFF.fullmatch(name):
+            cut_offs.setdefault(found[1], []).append(int(found[2]))
+    kept = {f"{family}@{_CUT_OFF if _CUT_OFF in ks else max(ks)}" for family, ks in cut_offs.items()}
+    return [name for name in names if name in kept or not _ONE_CUT_OFF.fullmatch(name)]
+
+
+def _heads(groups: Sequence[tuple[str, Sequence[StoredResult]]], *, named: bool) -> str:
     models = "".join(f"<th>{html.escape(_model(f))}</th>" for _, columns in groups for f in columns)
     head = f"<tr><th>metric</th>{models}</tr>"
     if not named:
@@ -128,7 +155,7 @@ def _heads(groups: Sequence[tuple[str, Sequence[Figures]]], *, named: bool) -> s
     return f"<tr><th></th>{runs}</tr>{head}"
 
 
-def _model(figures: Figures) -> str:
+def _model(figures: StoredResult) -> str:
     return MODELS.get(figures.model, figures.model)
 
 
@@ -162,7 +189,7 @@ def further_table(runs: Sequence[RunReport], task: str) -> str:
     if not chosen:
         return ""
     names = list(dict.fromkeys(name for _, figures in chosen for name in figures.metrics))
-    labels: list[tuple[str, Callable[[RunReport, Figures], str]]] = [
+    labels: list[tuple[str, Callable[[RunReport, StoredResult], str]]] = [
         ("model", lambda run, figures: _model(figures)),
         ("view", lambda run, figures: show_view(figures.view)),
         ("size", lambda run, figures: str(figures.width or "full")),

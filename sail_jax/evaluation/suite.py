@@ -20,7 +20,7 @@ from sail_jax.data.store import ItemStore
 from sail_jax.embedder import Embedder
 from sail_jax.errors import SailError
 from sail_jax.evaluation.classification import ACCURACY_KS
-from sail_jax.evaluation.measure import GALLERY, Figures, families_of, measure, ranked_metrics
+from sail_jax.evaluation.measure import GALLERY, Measurement, families_of, measure, ranked_metrics
 from sail_jax.evaluation.pairs import sample_rows
 from sail_jax.evaluation.retrieval import RetrievalTask
 from sail_jax.evaluation.sides import ModelSides, Pairing, Sides, StoredSides
@@ -34,7 +34,7 @@ _SAMPLE = 1500  # rows of the corpus whose vectors are kept, for a map
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
+class TaskResult:
     """Figures of one model on one task, under one view and at one width.
 
     Attributes:
@@ -84,7 +84,7 @@ class Result:
 
 def run_suite(
     config: Config, workdir: Path, embeddings: Path | None = None
-) -> tuple[list[Result], dict[str, RetrievalTask], ItemStore]:
+) -> tuple[list[TaskResult], dict[str, RetrievalTask], ItemStore]:
     """Evaluates the run in `workdir`, or a folder of embeddings.
 
     Args:
@@ -102,7 +102,7 @@ def run_suite(
             raise SailError(f"{error} Or leave the untrained model out: --config.eval.untrained=False.") from error
     store = open_store(config)
     tasks = load_tasks(config, store)
-    results: list[Result] = []
+    results: list[TaskResult] = []
     for make in _models(config, workdir, embeddings, tasks, store):
         with tempfile.TemporaryDirectory(prefix="embeddings-", dir=workdir) as scratch:
             sides = make(Path(scratch))
@@ -132,7 +132,7 @@ def _untrained(config: Config) -> Embedder:
     return Embedder(config, params, make_extractor(config), mesh)
 
 
-def evaluate_task(sides: Sides, task: RetrievalTask, config: Config, *, main_only: bool = False) -> list[Result]:
+def evaluate_task(sides: Sides, task: RetrievalTask, config: Config, *, main_only: bool = False) -> list[TaskResult]:
     """Measures a task: its own view first, then further ones and the matrix, each at all widths, the full one first.
 
     Args:
@@ -153,9 +153,9 @@ def evaluate_task(sides: Sides, task: RetrievalTask, config: Config, *, main_onl
             own = number == 0
             in_matrix_alone = not own and (query, target) not in task.further_views()
             families = ("recall",) if in_matrix_alone else families_of(task)
-            figures = measure(task, *cut, config, families=families, own_view=own)
-            if figures is not None:
-                results.append(_result(sides, task, f"{query}->{target}", own, width, figures, corpus[target], config))
+            measured = measure(task, *cut, config, families=families, own_view=own)
+            if measured is not None:
+                results.append(_result(sides, task, f"{query}->{target}", own, width, measured, corpus[target], config))
             elif own:
                 raise SailError(
                     f"No query of config.eval.tasks.{task.name} can be scored under the view {query}->{target}: none has an "
@@ -194,13 +194,13 @@ def _result(
     view: str,
     own: bool,
     width: int,
-    figures: Figures,
+    measured: Measurement,
     corpus: np.ndarray,
     config: Config,
-) -> Result:
+) -> TaskResult:
     full = width == sides.width
     main = own and full
-    return Result(
+    return TaskResult(
         model=sides.name,
         task=task.name,
         view=view,
@@ -208,13 +208,13 @@ def _result(
         own_view=own,
         width=width,
         full=full,
-        metrics=figures.metrics,
-        queries=figures.queries,
-        skipped=figures.skipped,
+        metrics=measured.metrics,
+        queries=measured.queries,
+        skipped=measured.skipped,
         corpus=len(corpus),
-        histograms=figures.histograms,
-        rows=figures.rows if main else None,
-        cosines=figures.cosines if main else None,
+        histograms=measured.histograms,
+        rows=measured.rows if main else None,
+        cosines=measured.cosines if main else None,
         sample=_sample(corpus, config.seed) if main else None,
     )
 
@@ -229,13 +229,13 @@ def _has_text(task: RetrievalTask) -> bool:
     return task.sequences is None and all("T" in side for side in task.own_view)
 
 
-def _run_tfidf(task: RetrievalTask, store: ItemStore, config: Config) -> Result:
+def _run_tfidf(task: RetrievalTask, store: ItemStore, config: Config) -> TaskResult:
     queries = [shown_fields(item, task.query_view.fields) for item in task.query_items(store)]
     corpus = [shown_fields(item, task.target_view.fields) for item in task.corpus_items(store)]
     rows, cosines = tfidf_top_k(queries, corpus, max(*config.eval.ks, *ACCURACY_KS, GALLERY), exclude=task.exclude)
     kept = [query for query, relevant in enumerate(task.relevant) if len(relevant)]
     relevant = [task.relevant[query] for query in kept]
-    return Result(
+    return TaskResult(
         model="tfidf",
         task=task.name,
         view="T->T",
@@ -252,13 +252,13 @@ def _run_tfidf(task: RetrievalTask, store: ItemStore, config: Config) -> Result:
     )
 
 
-def shown_results(results: list[Result], tasks: dict[str, RetrievalTask]) -> list[Result]:
+def shown_results(results: list[TaskResult], tasks: dict[str, RetrievalTask]) -> list[TaskResult]:
     """The results of the tables: at full width, without those of the matrix alone."""
     further = {name: ["->".join(view) for view in task.further_views()] for name, task in tasks.items()}
     return [r for r in results if r.full and (r.own_view or r.view in further[r.task])]
 
 
-def headline(result: Result) -> dict[str, float]:
+def headline(result: TaskResult) -> dict[str, float]:
     """The figures of the tables: recall, or accuracy."""
     return {name: value for name, value in result.metrics.items() if name.startswith(("recall@", "accuracy@"))}
 
@@ -272,7 +272,7 @@ def evaluated_step(workdir: Path) -> int:
         checkpoints.close()
 
 
-def metrics_tree(results: list[Result]) -> dict[str, dict[str, float | None]]:
+def metrics_tree(results: list[TaskResult]) -> dict[str, dict[str, float | None]]:
     """Model -> "TASK/METRIC", "TASK/VIEW/METRIC", "TASK/dWIDTH/METRIC", ... -> value, as metrics.json holds it."""
     tree: dict[str, dict[str, float | None]] = {}
     for result in results:
@@ -282,7 +282,7 @@ def metrics_tree(results: list[Result]) -> dict[str, dict[str, float | None]]:
     return tree
 
 
-def evaluation_record(results: list[Result], step: int | None) -> dict[str, Any]:
+def evaluation_record(results: list[TaskResult], step: int | None) -> dict[str, Any]:
     """All results with their histograms, as evaluation.json holds them.
 
     Args:

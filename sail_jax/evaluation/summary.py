@@ -14,7 +14,7 @@ from sail_jax.evaluation.gallery import Card, GalleryRow, short_caption, thumbna
 from sail_jax.evaluation.projection import draw_rows, project
 from sail_jax.evaluation.report_data import RunReport, SpaceMap
 from sail_jax.evaluation.retrieval import RetrievalTask
-from sail_jax.evaluation.suite import Result
+from sail_jax.evaluation.suite import TaskResult
 from sail_jax.items import TEXT_FIELDS, Item, text_item
 from sail_jax.models.describe import parameter_table
 from sail_jax.schema import to_dict
@@ -26,7 +26,7 @@ _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers"
 
 
 def gather(
-    config: Config, run: RunDirectory, results: list[Result], tasks: dict[str, RetrievalTask], store: ItemStore
+    config: Config, run: RunDirectory, results: list[TaskResult], tasks: dict[str, RetrievalTask], store: ItemStore
 ) -> RunReport:
     """The parts that report_data.json keeps."""
     mains = _mains(results)
@@ -41,9 +41,9 @@ def gather(
     )
 
 
-def _mains(results: list[Result]) -> list[Result]:
+def _mains(results: list[TaskResult]) -> list[TaskResult]:
     """Of each task, the result that the report is about: under the task's own view at its full width."""
-    mains: dict[str, Result] = {}
+    mains: dict[str, TaskResult] = {}
     for result in results:
         if result.model in ("trained", "embeddings") and result.main:
             mains[result.task] = max(mains.get(result.task, result), result, key=lambda r: r.width)
@@ -63,7 +63,7 @@ def _facts(config: Config, log: list[dict], store: ItemStore) -> dict[str, str]:
     }
 
 
-def _gallery(result: Result, task: RetrievalTask, store: ItemStore) -> list[GalleryRow]:
+def _gallery(result: TaskResult, task: RetrievalTask, store: ItemStore) -> list[GalleryRow]:
     if result.rows is None or task.sequences is not None:
         return []  # a sequence of items is no card
     count = len(task.queries)
@@ -91,7 +91,7 @@ def _card(item: Item, *, relevant: bool = False, score: float | None = None) -> 
     )
 
 
-def _map(result: Result, task: RetrievalTask, store: ItemStore, seed: int) -> SpaceMap:
+def _map(result: TaskResult, task: RetrievalTask, store: ItemStore, seed: int) -> SpaceMap:
     rows, vectors = (np.asarray(part) for part in result.sample)
     shown = np.flatnonzero(vectors.any(axis=-1))  # an item that lacks what the task shows has no place
     chosen = shown[draw_rows(len(shown), seed)]

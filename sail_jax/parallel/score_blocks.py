@@ -8,7 +8,6 @@ E known pairs of a block.
 """
 
 import functools
-import math
 from collections.abc import Callable, Iterator
 
 import jax
@@ -28,7 +27,59 @@ BINS = 2**16 + 1  # from -1 to 1, both included
 _CHUNK = 8
 # Blocks that one call of the device goes through, so that calls cost nothing beside the blocks.
 _BLOCKS_PER_CALL = 64
+_HOST_ROOM = 1 << 30
 _BY_QUERY, _COPIED = PartitionSpec("queries"), PartitionSpec()
+
+
+class TargetBlocks:
+    """Targets as they are scored: in equal blocks, each copied to all local devices.
+
+    Args:
+        targets: [N, D], any length of rows; may be memory-mapped.
+        present: [N] bool, which rows are not all zeros.
+        block: targets of a block, at most.
+        held: whether the blocks stay on the devices, for searches that come again and again; else each pass copies them anew.
+
+    Attributes:
+        present: see above.
+        rows: C, targets of a block.
+    """
+
+    def __init__(self, targets: np.ndarray, present: np.ndarray, block: int, *, held: bool = False) -> None:
+        self._targets, self.present, self.rows = targets, present, _even(len(targets), block, _CHUNK)
+        self._held = {start: self._copied(start) for start in self.starts} if held else {}
+
+    def __len__(self) -> int:
+        return len(self._targets)
+
+    @property
+    def starts(self) -> range:
+        """The first targets of the blocks."""
+        return range(0, len(self), self.rows)
+
+    def at(self, start: int) -> jax.Array:
+        """[C, D] float32 on all local devices, the block that begins with target `start`; rows of zeros fill up the last one."""
+        return self._held[start] if self._held else self._copied(start)
+
+    def _copied(self, start: int) -> jax.Array:
+        part = _filled_up(self._targets[start : start + self.rows], self.rows)
+        return jax.device_put(part, NamedSharding(_mesh(), _COPIED))
+
+
+def fits_on_devices(array: np.ndarray) -> bool:
+    """Whether copies of an array on all local devices take at most half of the memory that is free there.
+
+    Devices that do not tell their memory share that of the host, of which the copies may take 1 GiB.
+    """
+    devices = jax.local_devices()
+    stats = [device.memory_stats() for device in devices]
+    if not all(stats):
+        return array.nbytes * len(devices) <= _HOST_ROOM
+    return all(array.nbytes <= (of["bytes_limit"] - of["bytes_in_use"]) / 2 for of in stats)
+
+
+def _mesh() -> Mesh:
+    return Mesh(np.array(jax.local_devices()), ("queries",))
 
 
 class ScoreBlocks:
@@ -36,12 +87,11 @@ class ScoreBlocks:
 
     Args:
         queries: [Q, D], any length of rows; may be memory-mapped.
-        targets: [N, D], likewise.
-        present: ([Q] bool, [N] bool), which rows are not all zeros.
+        targets: N targets in blocks.
+        present: [Q] bool, which queries are not all zeros.
         known: [E] int64, ascending: row of the query times N plus row of the target, for pairs that are left out; none
             has a row of zeros.
         query_block: queries scored at a time.
-        target_block: targets scored at a time.
         what: what the progress bars call it; empty for none.
 
     Raises:
@@ -51,18 +101,17 @@ class ScoreBlocks:
     def __init__(
         self,
         queries: np.ndarray,
-        targets: np.ndarray,
-        present: tuple[np.ndarray, np.ndarray],
+        targets: TargetBlocks,
+        present: np.ndarray,
         known: np.ndarray,
         query_block: int,
-        target_block: int,
         what: str = "",
     ) -> None:
         devices = jax.local_devices()
         self._queries, self._targets, self._present, self._what = queries, targets, present, what
-        self._mesh = Mesh(np.array(devices), ("queries",))
+        self._mesh = _mesh()
         self._rows = min(query_block, -(-len(queries) // len(devices)))
-        self._columns = _even(len(targets), target_block, _CHUNK)
+        self._columns = targets.rows
         most = (2**31 - 1) // (self._rows * self._columns)
         if not most:
             raise SailError(
@@ -95,7 +144,9 @@ class ScoreBlocks:
         for entry in waiting:
             collect(*entry)
         # What takes no part was counted too. Rows of zeros, those that fill up blocks among them, score zero.
-        counts[bin_of(np.zeros(1, np.float32))] -= counts.sum() - math.prod(int(side.sum()) for side in self._present)
+        counts[bin_of(np.zeros(1, np.float32))] -= counts.sum() - int(self._present.sum()) * int(
+            self._targets.present.sum()
+        )
         return counts - np.bincount(bin_of(known), minlength=BINS), known
 
     def top_below(self, limit: float, k: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
@@ -121,7 +172,7 @@ class ScoreBlocks:
             jax.block_until_ready(previous)
             if column + self._columns >= len(self._targets):
                 rows, scores = (np.array(part).reshape(step, k)[: len(self._queries) - start] for part in best)
-                scores[~self._present[0][start : start + step]] = -np.inf
+                scores[~self._present[start : start + step]] = -np.inf
                 yield start, np.where(np.isfinite(scores), rows, -1).astype(np.int64), scores
 
     def _nothing_found(self, k: int) -> tuple[jax.Array, jax.Array]:
@@ -131,17 +182,14 @@ class ScoreBlocks:
     def _steps(self, doing: str) -> Iterator[tuple[int, jax.Array, jax.Array, int, tuple, np.ndarray]]:
         """(first query, queries [S, R, D], targets [C, D], first target, known pairs, their places), queries outermost."""
         stretch, width = self._blocks * self._rows, self._queries.shape[1]
-        starts = [
-            (q, t) for q in range(0, len(self._queries), stretch) for t in range(0, len(self._targets), self._columns)
-        ]
+        starts = [(q, t) for q in range(0, len(self._queries), stretch) for t in self._targets.starts]
         description = f"{self._what}: {doing}"
         query = None
         for start, column in track(starts, description=description, disable=not self._what):
             if column == 0:
                 part = unit_rows(_filled_up(self._queries[start : start + stretch], stretch))
                 query = self._put(part.reshape(self._blocks, self._rows, width))
-            part = _filled_up(self._targets[column : column + self._columns], self._columns)
-            target = jax.device_put(part, NamedSharding(self._mesh, _COPIED))
+            target = self._targets.at(column)
             row, place_in_block, places = self._known.of(start // self._rows, column // self._columns, self._blocks)
             yield start, query, target, column, (self._put(row), self._put(place_in_block)), places
 
@@ -155,8 +203,8 @@ def bin_of(scores: np.ndarray) -> np.ndarray:
 
 
 def _even(total: int, most: int, multiple: int) -> int:
-    """The size of as few equal parts as there are when none is larger than `most`, up to a multiple."""
-    size = -(-total // -(-total // most))
+    """The size of as few equal parts as there are when none is larger than `most`, up to a multiple; one multiple of nothing."""
+    size = -(-total // max(-(-total // most), 1)) or 1
     return -(-size // multiple) * multiple
 
 

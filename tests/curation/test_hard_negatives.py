@@ -9,7 +9,7 @@ from sail_jax.config import MiningConfig
 from sail_jax.curation.f1_threshold import BIN, CURVE_POINTS
 from sail_jax.curation.mining import Miner, mine, pair_codes
 from sail_jax.errors import SailError
-from sail_jax.parallel.score_blocks import ScoreBlocks
+from sail_jax.parallel.score_blocks import ScoreBlocks, TargetBlocks
 
 SMALL = MiningConfig(per_query=5, query_block=7, target_block=48, exact_scores=10**9)
 BLOCKED = dataclasses.replace(SMALL, exact_scores=0)
@@ -227,7 +227,7 @@ def test_a_block_with_too_many_scores():
     many, few = np.ones((2**20, 1), np.float32), np.ones((2**17, 1), np.float32)
     present = np.ones(2**20, bool), np.ones(2**17, bool)
     with pytest.raises(SailError, match="131072 x 131072 scores are over 2.31"):
-        ScoreBlocks(many, few, present, np.zeros(1, np.int64), 2**17, 2**18)
+        ScoreBlocks(many, TargetBlocks(few, present[1], 2**18), present[0], np.zeros(1, np.int64), 2**17)
 
 
 def test_the_same_vectors_from_a_mapped_file(tmp_path):
@@ -243,9 +243,8 @@ def test_of_equal_scores_the_lower_row_goes_first(columns):
     rng = np.random.default_rng(3)
     q, t = coarse_vectors(rng, 50), coarse_vectors(rng, 1000)
     settings = dataclasses.replace(BLOCKED, target_block=columns)
-    blocks = ScoreBlocks(
-        q, t, (q.any(axis=1), t.any(axis=1)), np.zeros(0, np.int64), settings.query_block, settings.target_block
-    )
+    targets = TargetBlocks(t, t.any(axis=1), settings.target_block, held=columns == 352)
+    blocks = ScoreBlocks(q, targets, q.any(axis=1), np.zeros(0, np.int64), settings.query_block)
     for limit in (2.0, 0.5):
         (rows, scores) = (np.concatenate(parts) for parts in list(zip(*blocks.top_below(limit, 5), strict=True))[1:])
         expected = np.where(q @ t.T < limit, q @ t.T, -np.inf)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -9,8 +10,11 @@ import sys
 
 import jax
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from pyarrow import csv
 
 import runs
 from sail_jax import embedder as embedder_lib
@@ -189,6 +193,57 @@ def test_rows_of_a_csv_are_counted_not_its_lines(run, embedder, tmp_path):
     assert bad["record"] == "row 3" and "1 cells" in bad["problem"]
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_of_rows_with_one_id_the_first_is_embedded(run, embedder, tmp_path, suffix, monkeypatch):
+    titles = {"item_id": ["a", "b", "", "a", "c", "", "a"], "title": ["one", "two", "x", "three", "four", "y", "five"]}
+    table = pa.table(titles)
+    (csv.write_csv if suffix == "csv" else pq.write_table)(table, tmp_path / f"items.{suffix}")
+    monkeypatch.setattr("sail_jax.deploy.item_source.item_key", lambda text: len(text))  # keys that collide
+    columns = [f"--config.ingest.source.{name}=" for name in ("frames", "audio")]
+    text = "--config.ingest.source.text={'title': 'title'}"
+    source = ("--source", tmp_path / f"items.{suffix}", *columns, text, "--config.data.max_bad_records=4")
+    assert verb(run, tmp_path / "out", *source, "--rows-per-part", 3) == 0
+    ids, z = EmbeddingSet(tmp_path / "out").load()
+    assert ids == ["a", "b", "c"]
+    np.testing.assert_allclose(z, embedder.encode([{"title": title} for title in ("one", "two", "four")]), atol=1e-5)
+    bad = [json.loads(line) for line in (tmp_path / "out" / "bad_records.jsonl").read_text().splitlines()]
+    repeated = [line for line in bad if "an earlier row has the same id" in line["problem"]]
+    assert len(bad) == 4 and [(line["record"], line["field"]) for line in repeated] == [("a", "item_id")] * 2
+
+
+def test_media_of_a_table_are_decoded_once(run, store, tmp_path, monkeypatch):
+    item = next(item for item in map(store.__getitem__, range(len(store))) if item.audio and item.frames)
+    row = {"item_id": "a", "title": "glass", "frames": [item.frames[0]], "audio": item.audio}
+    broken = [{"frames": [b"no picture"]}, {"audio": b""}, {"audio": b"no sound"}]
+    rows = [row] + [row | change | {"item_id": f"broken-{i}"} for i, change in enumerate(broken)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "items.parquet")
+    decoded = {"image": 0, "sound": 0}
+
+    def counted(kind, function):
+        def count(*arguments, **options):
+            decoded[kind] += 1
+            return function(*arguments, **options)
+
+        return count
+
+    for module in ("features", "records"):
+        for name, kind in (
+            ("decode_image", "image"),
+            ("decode_audio", "sound"),
+            ("check_image", "image"),
+            ("check_audio", "sound"),
+        ):
+            if (function := getattr(sys.modules[f"sail_jax.data.{module}"], name, None)) is not None:
+                monkeypatch.setattr(f"sail_jax.data.{module}.{name}", counted(kind, function))
+    columns = ("--config.ingest.source.frames=frames", "--config.ingest.source.audio=audio", "--modalities", "VTA")
+    text = "--config.ingest.source.text={'title': 'title'}"
+    assert verb(run, tmp_path / "out", "--source", tmp_path / "items.parquet", *columns, text) == 0
+    assert EmbeddingSet(tmp_path / "out").load()[0] == ["a", "broken-1"]  # an empty cell is no sound
+    bad = [json.loads(line) for line in (tmp_path / "out" / "bad_records.jsonl").read_text().splitlines()]
+    assert [(line["record"], line["field"]) for line in bad] == [("broken-0", "frames[0]"), ("broken-2", "audio")]
+    assert decoded == {"image": 4, "sound": 2}
+
+
 def png(seed):
     out = io.BytesIO()
     Image.fromarray(np.random.default_rng(seed).integers(255, size=(9, 9, 3), dtype=np.uint8)).save(out, "PNG")
@@ -228,6 +283,21 @@ def test_a_folder_of_files(run, embedder, folder, tmp_path, capsys):
     assert all(line["file"] == str(folder) and line["problem"] and line["remedy"] for line in bad)
     said = capsys.readouterr().out
     assert "5 vectors in 3 parts" in said and "2 bad records" in said and str(tmp_path / "out") in said
+
+
+def test_links_pipes_and_names_that_are_no_text_are_bad_records(run, folder, tmp_path):
+    (folder / "a" / "round").symlink_to(folder)  # a folder within itself
+    (folder / "elsewhere").symlink_to(folder / "a")
+    (folder / "itself.txt").symlink_to("itself.txt")
+    (folder / "gone.png").symlink_to("nowhere.png")
+    os.mkfifo(folder / "pipe.txt")
+    (folder / "two\nlines \U0001f600.txt").write_text("glass")
+    (folder / os.fsdecode(b"\xff.txt")).write_text("glass")
+    assert verb(run, tmp_path / "out", "--source", folder) == 0
+    ids, _ = EmbeddingSet(tmp_path / "out").load()
+    assert ids == ["a/note.txt", "a.md", "elsewhere/note.txt", "two\nlines \U0001f600.txt"]
+    bad = [json.loads(line) for line in (tmp_path / "out" / "bad_records.jsonl").read_text().splitlines()]
+    assert [line["record"] for line in bad] == ["broken.txt", "gone.png", "itself.txt", "pipe.txt", "\\xff.txt"]
 
 
 def test_what_shows_nothing_is_left_out_and_is_no_bad_record(run, folder, tmp_path, capsys):

@@ -157,6 +157,12 @@ def test_parameters_that_do_not_fit(embeddings, tmp_path, settings, message):
         build_index(embeddings, tmp_path / "i", IndexSettings(**settings))
 
 
+def test_a_folder_is_no_index_file(embeddings, tmp_path):
+    with pytest.raises(SailError, match="is a folder; name the index file"):
+        build_index(embeddings, tmp_path, IndexSettings())
+    assert not list(tmp_path.parent.glob(f"{tmp_path.name}.*"))
+
+
 def test_an_index_that_is_damaged_or_unfinished(built, tmp_path):
     with pytest.raises(SailError, match="nprobe is a parameter of ivfpq"):
         FaissIndex(built / "flat", nprobe=3)

@@ -9,6 +9,7 @@ from PIL import Image
 from searchable import brute_force, clustered, embed_store, recall, unit, write_embeddings
 
 from sail_jax.cli import main
+from sail_jax.cli.common import one_line
 from sail_jax.deploy.embedding_set import EmbeddingSet
 from sail_jax.deploy.faiss_index import FaissIndex, IndexSettings, build_index
 from sail_jax.deploy.nearest import ExactSearch, ShortlistSearch
@@ -16,6 +17,7 @@ from sail_jax.deploy.search import QueryFile, Searcher, Shortlist, query_item
 from sail_jax.embedder import load
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import Item
+from sail_jax.parallel.score_blocks import TargetBlocks, fits_on_devices
 
 ROWS, WIDTH = 1500, 32
 QUERIES = clustered(40, WIDTH)
@@ -46,6 +48,35 @@ def test_exact_search(exact, z):
     np.testing.assert_array_equal(rows, expected_rows)
     np.testing.assert_allclose(cosines, expected, atol=1e-5)
     assert exact.position("item-700") == 700 and exact.position("nobody") == -1
+
+
+def test_vectors_stay_on_the_devices_where_they_fit(embeddings, z, monkeypatch):
+    copied, copy = [], TargetBlocks._copied
+    monkeypatch.setattr(TargetBlocks, "_copied", lambda self, start: copied.append(start) or copy(self, start))
+    exact, found = ExactSearch(embeddings, block=400), []
+    for dims in (None, None, WIDTH, 8, 8):
+        found.append(exact.nearest(QUERIES, 10, dims=dims)[0])
+    blocks = [0, 376, 752, 1128]
+    assert copied == blocks * 2  # of all dimensions, and of the first eight
+    np.testing.assert_array_equal(found[4], brute_force(QUERIES[:, :8], z[:, :8], 10)[0])
+    monkeypatch.setattr("sail_jax.parallel.score_blocks._HOST_ROOM", z.nbytes)  # eight devices have room for one copy
+    exact = ExactSearch(embeddings, block=400)
+    for _ in range(2):
+        np.testing.assert_array_equal(exact.nearest(QUERIES, 10)[0], found[0])
+    assert copied == blocks * 4
+
+
+def test_whether_vectors_fit_is_asked_of_the_devices(z, monkeypatch):
+    class Device:
+        def __init__(self, free):
+            self.free = free
+
+        def memory_stats(self):
+            return {"bytes_limit": 1000 + self.free, "bytes_in_use": 1000}
+
+    for free, fits in (([2 * z.nbytes] * 2, True), ([2 * z.nbytes, z.nbytes], False)):
+        monkeypatch.setattr("jax.local_devices", lambda free=free: [Device(room) for room in free])
+        assert fits_on_devices(z) == fits
 
 
 def test_a_shortlist_of_everything_gives_what_exact_search_gives(exact):
@@ -177,6 +208,10 @@ def test_embeddings_of_fewer_dimensions(embedder, store, items, tmp_path):
     np.testing.assert_allclose([found[0].score for found in hits], 1, atol=0.02)
     _, cosines = brute_force(embedder.encode(queries)[:, :16], z[:, :16], 3)
     np.testing.assert_allclose([[hit.score for hit in found] for found in hits], cosines, atol=0.05)
+
+
+def test_an_id_commands_no_terminal():
+    assert one_line("a\x1b[31m\n\t\u2028\ud800 é 😀 'b'") == "a\\x1b[31m\\n\\t\\u2028\\ud800 é 😀 'b'"
 
 
 def test_what_does_not_belong_together(embedder, items, z, tmp_path):

@@ -173,6 +173,28 @@ def test_requests_that_cannot_be_answered(server, request_, message):
     assert status == 400 and message in found["error"]
 
 
+@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"text": "red", "k": true}', b'{"text": "\\ud800"}'])
+def test_nesting_truths_and_halves_of_characters_are_no_fault_of_ours(server, body, capsys):
+    status, answer = search(server, body)
+    assert status == 400 and answer["error"] and "failed" not in answer["error"]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_visitor_who_leaves_before_the_answer_leaves_no_trace(server, monkeypatch, capfd):
+    sent = threading.Event()
+
+    def gone(*arguments, **options):
+        sent.set()
+        raise BrokenPipeError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(web._Handler, "_send", gone)
+        with pytest.raises((http.client.RemoteDisconnected, ConnectionError)):
+            search(server, b"{")
+        assert sent.wait(5)
+    assert search(server, b"{")[0] == 400 and capfd.readouterr().err == ""
+
+
 def test_uploads_have_a_limit(server):
     status, found = search(server, b"", Content_Length=str(web._MAX_BODY + 1))
     assert status == 413 and "64 MiB" in found["error"]

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from sail_jax.evaluation.gallery import Card, GalleryRow, thumbnail
-from sail_jax.evaluation.report_data import Figures, RunReport, SpaceMap
+from sail_jax.evaluation.report_data import RunReport, SpaceMap, StoredResult
 from sail_jax.evaluation.report_figures import MODALITY_SETS
 
 WIDTHS = (96, 48, 24, 8)
@@ -38,7 +38,7 @@ def all_figures(good=0.45):
     poor = {"ndcg_at_10": 0.02, "nmi": 0.212, "separability__overlap": 0.9, "separability__dprime": 0.1, "auc": 0.502}
 
     def row(model, task, view, main, width, values, histogram=None):
-        return Figures(model, task, view, main, width, values, 1234, 7 if task == "q2i" else 0, 5678, histogram)
+        return StoredResult(model, task, view, main, width, values, 1234, 7 if task == "q2i" else 0, 5678, histogram)
 
     rows = [
         row("trained", "i2i", "VTA->VTA", True, 96, metrics(good, **full), histograms(good)),

@@ -107,6 +107,15 @@ def test_nmi_of_few_and_of_equal_pairs(rng, capfd):
     assert capfd.readouterr() == ("", "")  # no warning of faiss about few points
 
 
+def test_nmi_is_the_mean_of_several_k_means_and_depends_less_on_the_seed(rng):
+    queries = rng.normal(size=(300, 8)).astype(np.float32)
+    targets = queries + rng.normal(0, 0.7, (300, 8)).astype(np.float32)
+    of_seed = [clustering_nmi(queries, targets, clusters=12, seed=seed, runs=1) for seed in range(16)]
+    means = [clustering_nmi(queries, targets, clusters=12, seed=seed) for seed in range(0, 16, 4)]
+    assert means == pytest.approx(np.mean(np.reshape(of_seed, (4, 4)), axis=1))
+    assert np.ptp(means) < 0.6 * np.ptp(of_seed)
+
+
 @pytest.mark.parametrize("block", [3, 1000])
 def test_bijective_alignment_equals_two_searches_of_faiss(rng, block):
     corpus = rng.normal(size=(50, 8)).astype(np.float32)

@@ -48,6 +48,12 @@ def test_more_results_than_rows():
     assert np.all(np.isneginf(cosines[:, 3:]))
 
 
+def test_nothing_is_found_in_an_empty_corpus():
+    rows, cosines = top_k(np.ones((2, 4), np.float32), np.zeros((0, 4), np.float32), 3, block=2)
+    np.testing.assert_array_equal(rows, np.full((2, 3), -1))
+    assert np.all(np.isneginf(cosines))
+
+
 def test_many_queries_go_in_blocks():
     rng = np.random.default_rng(1)
     queries, corpus = rng.normal(size=(2500, 4)).astype(np.float32), rng.normal(size=(50, 4)).astype(np.float32)

@@ -34,17 +34,17 @@ from sail_jax.evaluation.report_charts import (
     widths_charts,
 )
 from sail_jax.evaluation.report_data import (
-    Figures,
     RunReport,
     SpaceMap,
+    StoredResult,
     read_runs,
     run_names,
     write_report_data,
 )
 from sail_jax.evaluation.report_figures import MODALITY_SETS, smoothed
-from sail_jax.evaluation.report_tables import best_of, format_metric, task_table
+from sail_jax.evaluation.report_tables import best_of, format_metric, main_metrics, task_table
 from sail_jax.evaluation.retrieval import load_retrieval
-from sail_jax.evaluation.suite import Result, evaluation_record
+from sail_jax.evaluation.suite import TaskResult, evaluation_record
 from sail_jax.evaluation.summary import gather
 
 HOSTILE = "<script>alert('x')</script>\"'&<img src=http://evil.example/x.png onerror=go()> $a_b$ </style>"
@@ -179,6 +179,19 @@ def test_best_of_each_row_is_bold_and_of_some_the_lowest():
     assert alone["recall@10"] == [("9.9 %", False), ("22.5 %", True)]
 
 
+def test_further_cut_offs_are_folded_away_and_none_is_lost():
+    names = [f"{family}@{k}" for family in ("recall", "ndcg", "mrr", "map") for k in (1, 10, 50)] + ["auc"]
+    values = {name: number / 100 for number, name in enumerate(names)}
+    runs = [RunReport("r", [StoredResult(model, "<t>", "V->V", True, 8, values) for model in ("untrained", "trained")])]
+    shown, folded = task_table(runs, "<t>").split("<details>")
+    main = ["recall@1", "recall@10", "recall@50", "ndcg@10", "mrr@10", "map@10", "auc"]
+    assert list(rows_of(shown)) == [*main, "view", "queries", "left out", "corpus"]
+    assert list(rows_of(folded)) == [name for name in names if name not in main]
+    assert [text for text, _ in rows_of(folded)["ndcg@50"]] == ["5.0 %"] * 2
+    assert "Further cut-offs of &lt;t&gt; (6)" in folded and Page(shown + "<details>" + folded).errors == []
+    assert main_metrics(["recall@1", "ndcg@1", "ndcg@5"]) == ["recall@1", "ndcg@5"]
+
+
 def test_best_of():
     assert best_of("recall@10", [0.1, None, float("nan"), 0.3]) == 0.3
     assert best_of("separability/overlap", [0.1, 0.3]) == 0.1
@@ -225,13 +238,13 @@ def test_every_chart_is_a_png_too(full, compared, folder):
 
 def test_matrix_has_every_pair_of_modality_sets_in_its_place():
     figures = [
-        Figures("trained", "i2i", f"{q}->{t}", False, 96, {"recall@10": (10 * i + j) / 1000})
+        StoredResult("trained", "i2i", f"{q}->{t}", False, 96, {"recall@10": (10 * i + j) / 1000})
         for i, q in enumerate(MODALITY_SETS)
         for j, t in enumerate(MODALITY_SETS)
         if (q, t) != ("A", "V")
     ]
-    figures.append(Figures("trained", "i2i", "VTA->VTA", True, 96, {"recall@10": 0.9}))
-    figures.append(Figures("trained", "i2i", "V->T", False, 48, {"recall@10": 0.8}))  # of another width
+    figures.append(StoredResult("trained", "i2i", "VTA->VTA", True, 96, {"recall@10": 0.9}))
+    figures.append(StoredResult("trained", "i2i", "V->T", False, 48, {"recall@10": 0.8}))  # of another width
     (chart,) = [c for c in modality_charts([RunReport("r", figures)]) if c.name.startswith("modality_matrix")]
     places = {
         (round(t.get_position()[1]), round(t.get_position()[0])): t.get_text() for t in chart.figure.axes[0].texts
@@ -242,7 +255,9 @@ def test_matrix_has_every_pair_of_modality_sets_in_its_place():
 
 
 def test_without_crossed_views_there_is_no_matrix():
-    figures = [Figures("trained", "i2i", f"{v}->{v}", v == "VTA", 0, {"recall@10": 0.1}) for v in ("VTA", "T", "V")]
+    figures = [
+        StoredResult("trained", "i2i", f"{v}->{v}", v == "VTA", 0, {"recall@10": 0.1}) for v in ("VTA", "T", "V")
+    ]
     (chart,) = modality_charts([RunReport("r", figures)])
     assert chart.name == "modalities-i2i" and [bar.get_width() for bar in chart.figure.axes[0].patches] == [0.1] * 3
 
@@ -257,13 +272,13 @@ def test_widths_are_of_the_own_view_and_in_order():
     assert lines["trained, other"].get_ydata()[-1] == 0.5 and chart.figure.axes[0].get_xscale() == "log"
     long = widths_charts([report_runs.run("a" * 80), report_runs.run("a" * 79 + "b")])[0].figure
     assert len(long.legends[0].texts) == 4  # names that are alike as far as they are shown have a line each
-    assert widths_charts([RunReport("r", [Figures("trained", "t", "V->V", True, 8, {"recall@10": 0.5})])]) == []
+    assert widths_charts([RunReport("r", [StoredResult("trained", "t", "V->V", True, 8, {"recall@10": 0.5})])]) == []
 
 
 def test_histograms_are_shares_of_their_pairs():
     edges, positive = [-1.0, 0.0, 0.5, 1.0], [0, 1, 3]
     histogram = {"edges": edges, "positive": positive, "negative": [0, 0, 0]}
-    figures = [Figures("trained", "t", "V->V", True, 8, {}, histograms=histogram)]
+    figures = [StoredResult("trained", "t", "V->V", True, 8, {}, histograms=histogram)]
     (chart,) = separability_charts([RunReport("r", figures)])
     filled = chart.figure.axes[0].patches[0]
     np.testing.assert_allclose(filled.get_data().values, [0, 0.25, 0.75])
@@ -333,7 +348,7 @@ def test_relevance_is_told_by_more_than_colour(full):
 def test_hostile_text_is_shown_and_does_nothing(tmp_path):
     card = Card(HOSTILE, HOSTILE, '"><script>x()</script>', True, True, 1.0)
     histogram = report_runs.histograms(0.3)
-    figures = [Figures(m, HOSTILE, HOSTILE, True, w, {HOSTILE: 0.5, "recall@10": 0.1}, 1, 1, 1, histogram)
+    figures = [StoredResult(m, HOSTILE, HOSTILE, True, w, {HOSTILE: 0.5, "recall@10": 0.1}, 1, 1, 1, histogram)
                for m in ("trained", HOSTILE) for w in (8, 16)]  # fmt: skip
     run = RunReport(
         HOSTILE,
@@ -374,8 +389,8 @@ def test_embeddings_that_were_read_take_the_place_of_the_trained_model(tmp_path)
 
 def test_a_task_without_recall_has_a_table_only(tmp_path):
     figures = [
-        Figures("trained", "scored", "VTA->VTA", True, 96, {"auc": 0.9}),
-        Figures("trained", "x", "V->V", True, 0, {}),
+        StoredResult("trained", "scored", "VTA->VTA", True, 96, {"auc": 0.9}),
+        StoredResult("trained", "x", "V->V", True, 0, {}),
     ]
     text, page = write(tmp_path / "r.html", RunReport("r", figures))
     assert "0.900" in page.text and "<svg" not in text
@@ -481,7 +496,7 @@ def results(**changes):
         "width": 32,
         "histograms": {"edges": [-1.0, 0.0, 1.0], "positive": [1, 2], "negative": [3, 4]},
     }
-    return Result(**(values | changes))
+    return TaskResult(**(values | changes))
 
 
 def evaluated(folder, **changes):
@@ -498,7 +513,7 @@ def test_figures_come_back_from_the_file(tmp_path):
     assert (read.name, read.step) == ("run", 12)
     (figures,) = read.figures
     assert figures.metrics["recall@10"] == 0.5 and np.isnan(figures.metrics["nmi"])
-    assert dataclasses.replace(figures, metrics={}) == Figures(
+    assert dataclasses.replace(figures, metrics={}) == StoredResult(
         *("trained", "i2i", "VTA->VTA", True, 32, {}, 3, 1, 4),
         {"edges": [-1.0, 0.0, 1.0], "positive": [1, 2], "negative": [3, 4]},
     )
