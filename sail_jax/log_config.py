@@ -4,8 +4,8 @@ import dataclasses
 
 from sail_jax.schema import section, setting
 
-_PATH = "Parquet file, or folder of its parts, relative to the source folder; empty where there is no such log"
-_TIME = "column of the time, whole seconds or a timestamp"
+_PATH = "Parquet, CSV, TSV or JSONL file, or folder of its parts, relative to the source folder; empty where there is no such log"
+_TIME = "column of the time, a number (see logs.time_unit) or a timestamp"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,8 @@ class EventLogConfig:
     time: str = setting("timestamp", _TIME)
     flags: tuple[str, ...] = setting(
         ("like", "finish", "share", "comment", "follow"),
-        "columns of the positive behaviours, true or false (or 0 and 1)",
+        "positive behaviours: columns that are true or false (or 0 and 1), and conditions on a column such as 'rating>=4'; empty where "
+        "every row is a positive",
     )
     watch_share: str = setting("watch_share", "column of the share of the item that was watched; empty for none")
 
@@ -85,6 +86,7 @@ class LogsConfig:
     id_embeddings: dict[str, str] = setting(
         {}, "name -> Parquet of `item_id` and `vector`, a recommender's ID embedding, or a folder of its parts"
     )
+    time_unit: str = setting("s", "unit of the times that are numbers", choices=("s", "ms", "us"))
     test_share: float = setting(
         0.1,
         "share of the time, at its end, whose events make the test split; nothing joins the two sides of the cut",
