@@ -174,3 +174,12 @@ class SyntheticConfig:
     num_items: int = setting(1200, "items", low=1)
     num_users: int = setting(400, "users", low=1)
     events_per_user: int = setting(40, "log entries per user", low=1)
+    communities: int = setting(
+        0,
+        "hidden tastes of the users of a recommender, whose logs and vectors are then written too, in the layout of config.logs; 0 for no "
+        "such logs",
+        low=0,
+    )
+    styles: int = setting(4, "kinds of items that the tastes tell apart and content does not", low=1)
+    log_users: int = setting(3000, "users of the recommender", low=1)
+    log_events_per_user: int = setting(100, "items that it shows to each, on average", low=1)
