@@ -130,7 +130,7 @@ def test_interactions_are_read_by_the_settings_of_the_config(name, microlens):
         (flag,) = [parse_condition(flag, "s", rows.columns) for flag in events.flags]
         assert rows.select(flag.expression(rows.schema[flag.column])).to_series().to_list() == [True, False]
     assert {events.user, events.item, events.time} <= set(rows.columns)
-    seconds = rows.select(whole_seconds(pl.col(events.time).cast(pl.Int64), config.logs)).to_series()
+    seconds = rows.select(whole_seconds(pl.col(events.time).cast(pl.Int64), config.logs.time_unit)).to_series()
     assert seconds.to_list() == ([1583378629, 1583378629, 1583378630] if name == "microlens" else [964982703] * 2)
 
 
