@@ -21,6 +21,8 @@ def get_config() -> ml_collections.ConfigDict:
     config = config_lib.default_config()
     config.update(to_dict(config_lib.load(Path(__file__).with_name("quickstart.py"))))
     config.synthetic.update(num_items=3000, communities=24, styles=4, log_users=3000, log_events_per_user=100)
+    # The last ten days: enough for test pairs of every kind.
+    config.logs.test_share = 0.25
     config.ingest.vectors = ID_EMBEDDINGS
     config.logs.id_embeddings = ID_EMBEDDINGS
     # The tables of pairs come from the logs, but for those that need no user.

@@ -41,9 +41,11 @@ DENSE_WIDTH = 64
 # Name -> width, and the flags whose events it is factorised from.
 ID_EMBEDDINGS = {"id_finish": (32, ("finish",)), "id_like": (24, ("like", "share", "follow"))}
 QUERIES_PER_TOPIC = 10
+# Queries of a topic that are asked at one time; new ones come up and old ones go, so that the test time has some of its own.
+QUERIES_ASKED = 2
 SEARCHES_PER_USER = 3.0
 RESULTS_ON_TOPIC, RESULTS_OF_THEME = 4, 2
-VISITS_PER_USER = 2.0
+VISITS_PER_USER = 5.0
 _CLICKED = np.array([0.05, 0.25, 0.60])
 _SECONDS = np.array([15.0, 90.0, 400.0])
 _SUMMARISED = 0.9
@@ -140,8 +142,6 @@ def _event_columns(events: Events, names: np.ndarray, ids: np.ndarray) -> dict[s
 def _searches(users: Sequence[User], communities: Sequence[Community], catalogue: Catalogue, seed: int) -> dict:
     """Results of searches: a few items of the topic that is searched, and of others of its theme; what fits is clicked."""
     queries = [_queries(topic, draws(seed, "log queries", index)) for index, topic in enumerate(catalogue.topics)]
-    # A few queries of a topic are asked by many.
-    chance = 1 / np.arange(1, QUERIES_PER_TOPIC + 1)
     theme_of = np.array([topic.theme for topic in catalogue.topics])[catalogue.topic_of]
     fits = [fit(community, catalogue) for community in communities]
     rows = []
@@ -150,7 +150,8 @@ def _searches(users: Sequence[User], communities: Sequence[Community], catalogue
         for time in START + rng.integers(PERIOD, size=rng.poisson(SEARCHES_PER_USER)):
             taste = rng.choice(user.communities)
             topic = rng.choice(communities[taste].topics)
-            query = queries[topic][rng.choice(QUERIES_PER_TOPIC, p=chance / chance.sum())]
+            newest = int((time - START) / PERIOD * QUERIES_PER_TOPIC)
+            query = queries[topic][max(0, newest - rng.integers(QUERIES_ASKED))]
             there = catalogue.published <= time
             own = there & (catalogue.topic_of == topic)
             near = there & (theme_of == catalogue.topics[topic].theme) & ~own
@@ -167,10 +168,13 @@ def _searches(users: Sequence[User], communities: Sequence[Community], catalogue
 
 
 def _queries(topic: Topic, rng: np.random.Generator) -> list[str]:
-    texts = []
-    for number in range(QUERIES_PER_TOPIC):
-        first, second = visual_words(topic.visual) if number % 2 else sound_words(topic.sound)
-        texts.append(f"{rng.choice(THEMES[topic.theme])} with {rng.choice(first)} {rng.choice(second)}")
+    """Different texts, in the order in which they come up."""
+    texts: list[str] = []
+    while len(texts) < QUERIES_PER_TOPIC:
+        first, second = visual_words(topic.visual) if len(texts) % 2 else sound_words(topic.sound)
+        text = f"{rng.choice(THEMES[topic.theme])} with {rng.choice(first)} {rng.choice(second)}"
+        if text not in texts:
+            texts.append(text)
     return texts
 
 

@@ -33,8 +33,8 @@ EXPLORED = 0.35
 # Weight of an item in its community by how well it fits: neither, the topic alone, topic and style.
 APPEAL = np.array([0.0, 0.15, 1.0])
 _ZIPF = 0.8
-_PUBLISHED_BEFORE = 0.75
-_STREAMS = 0.05
+_PUBLISHED_BEFORE = 0.7
+_STREAMS = 0.02
 
 # What a user does, by fit. Now and then one is taken with an item, and does many things at once.
 _TAKEN = np.array([0.004, 0.04, 0.30])
@@ -105,7 +105,7 @@ def make_catalogue(
     rng, count = draws(seed, "catalogue"), len(ids)
     popularity = 1 / (1 + rng.permutation(count)) ** _ZIPF
     early = rng.random(count) < _PUBLISHED_BEFORE
-    published = START + np.where(early, -1, 0.8) * rng.random(count) * PERIOD
+    published = START + np.where(early, -1, 1) * rng.random(count) * PERIOD
     streams = np.zeros(count, bool)
     streams[rng.permutation(count)[: max(2, round(_STREAMS * count))]] = True
     return Catalogue(
