@@ -122,13 +122,23 @@ class DataConfig:
 class ItemSourceConfig:
     """Where items come from, and which column holds what."""
 
-    path: str = setting("", "table of items (CSV, JSONL or Parquet), relative to the source folder")
+    path: str = setting("", "table of items (CSV, TSV, JSONL or Parquet), relative to the source folder")
+    header: tuple[str, ...] = setting(
+        (), "names of the columns of a CSV or TSV table without a line that names them; empty where the first line does"
+    )
     tfds: str = setting("", "TFDS data set with its split instead of a table, for example 'my_set/config:1.0.0[train]'")
     id: str = setting("item_id", "column of the item id")
     text: dict[str, str] = setting({}, "text field -> column; fields: title, asr, ocr, nickname, tags")
     frames: str = setting("", "column of the image file, or of a list of them in temporal order")
     video: str = setting("", "column of a video file: key frames, and the sound unless `audio` names a column")
     audio: str = setting("", "column of the sound file")
+    frames_pattern: str = setting(
+        "",
+        "where no column names them: the image file of each item, such as 'covers/{item_id}.jpg', relative to the source folder; an "
+        "item without such a file has none",
+    )
+    video_pattern: str = setting("", "likewise, its video file, such as 'videos/{item_id}.mp4'; gives what has no file")
+    audio_pattern: str = setting("", "likewise, its sound file, such as 'audio/{item_id}.wav'")
     audio_rate: int = setting(0, "samples per second of sound that a column holds as numbers, as TFDS sets may", low=0)
     audio_embedding: str = setting("", "column of a precomputed CLAP vector")
     labels: str = setting("", "column of the label, or of a list of them")
@@ -141,7 +151,7 @@ class TableSourceConfig:
     """Where a table of references comes from, and which column holds what."""
 
     path: str = setting(
-        "", "table (CSV, JSONL or Parquet), relative to the source folder; empty pairs every item with itself"
+        "", "table (CSV, TSV, JSONL or Parquet), relative to the source folder; empty pairs every item with itself"
     )
     query_id: str = setting("", "column of the query item's id")
     query_text: str = setting("", "column of the query's text, for free-text queries")
@@ -156,6 +166,11 @@ class IngestConfig:
     """From a raw export to an item store and tables."""
 
     source: ItemSourceConfig = section(ItemSourceConfig, "the items")
+    vectors: dict[str, str] = setting(
+        {},
+        "name -> Parquet file of `item_id` and `vector`, or folder of its parts, relative to the source folder: ID embeddings that are "
+        "joined to the items by their ids",
+    )
     tables: dict[str, TableSourceConfig] = setting({}, "the tables by name; each becomes tables/NAME.parquet")
     items_per_shard: int = setting(4096, "items per ArrayRecord shard; a finished shard is never redone", low=1)
     holdout: float = setting(
@@ -177,3 +192,12 @@ class SyntheticConfig:
     num_items: int = setting(1200, "items", low=1)
     num_users: int = setting(400, "users", low=1)
     events_per_user: int = setting(40, "log entries per user", low=1)
+    communities: int = setting(
+        0,
+        "hidden tastes of the users of a recommender, whose logs and vectors are then written too, in the layout of config.logs; 0 for no "
+        "such logs",
+        low=0,
+    )
+    styles: int = setting(4, "kinds of items that the tastes tell apart and content does not", low=1)
+    log_users: int = setting(3000, "users of the recommender", low=1)
+    log_events_per_user: int = setting(100, "items that it shows to each, on average", low=1)

@@ -1,4 +1,4 @@
-"""The verbs that make data and train: quickstart, ingest, materialize, train."""
+"""The verbs that make data and train: quickstart, world, ingest, materialize, train."""
 
 import argparse
 import time
@@ -24,6 +24,7 @@ _QUICKSTART_CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.py"
 def add_verbs(verbs: Any) -> None:
     """Adds the verbs of this room to the parser."""
     _add_quickstart(verbs)
+    _add_world(verbs)
     _add_ingest(verbs)
     _add_materialize(verbs)
     _add_train(verbs)
@@ -41,6 +42,20 @@ def _add_quickstart(verbs: Any) -> None:
     )
     start.add_argument("--workdir", type=Path, default=Path("runs/quickstart"), help="where everything is written")
     start.set_defaults(config=_QUICKSTART_CONFIG)
+
+
+def _add_world(verbs: Any) -> None:
+    sub = add_verb(
+        verbs,
+        "world",
+        _world,
+        "generate a small world of items, users and logs as a raw export",
+        "--config configs/recommender.py --output exports/recommender",
+        workdir="",
+    )
+    sub.add_argument(
+        "--output", required=True, type=Path, help="folder that is written; give it to `ingest` as --source"
+    )
 
 
 def _add_ingest(verbs: Any) -> None:
@@ -94,7 +109,7 @@ def _quickstart(options: argparse.Namespace, overrides: list[str]) -> None:
     data = workdir / "data"
     config = config_lib.load(options.config, [f"data.dir={data}", *overrides])
     console.print("[bold]1/4 A small world of items, users and logs[/bold]")
-    make_world(config.synthetic, config.seed, workdir / "world")
+    make_world(config.synthetic, config.seed, workdir / "world", test_share=config.logs.test_share)
     console.print("[bold]2/4 Ingestion[/bold]")
     ingest(config, workdir / "world", data)
     console.print("[bold]3/4 Training[/bold]")
@@ -102,6 +117,15 @@ def _quickstart(options: argparse.Namespace, overrides: list[str]) -> None:
     console.print("[bold]4/4 Evaluation[/bold]")
     evaluate_and_say(config, workdir)
     console.print(f"Done in {time.monotonic() - began:.0f} s.")
+
+
+def _world(options: argparse.Namespace, overrides: list[str]) -> None:
+    config = config_lib.load(options.config, overrides)
+    summary = make_world(config.synthetic, config.seed, options.output, test_share=config.logs.test_share)
+    console.print(", ".join(f"{name} {count:,}" for name, count in vars(summary).items()).replace("_", " "))
+    console.print(
+        f"Written to {options.output.absolute()}; world.json has the counts, and behaviour.json those of logs/."
+    )
 
 
 def _ingest(options: argparse.Namespace, overrides: list[str]) -> None:

@@ -13,12 +13,13 @@ ingestion that was killed goes on where it stopped, and ends with the same files
 
 import collections
 import dataclasses
+import functools
 import itertools
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -36,12 +37,15 @@ from sail_jax.data.references import Holdout, check_table, self_pairs, table_col
 from sail_jax.data.sources import Row, RowSource, open_table, open_tfds
 from sail_jax.data.store import ItemStore, ItemStoreWriter, commit_bytes
 from sail_jax.data.tables import PairTable, write_pairs
+from sail_jax.data.vector_tables import VectorTable, build_vectors, open_vectors
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import Item
 from sail_jax.schema import to_dict
 
 _MARKER = "ingest.json"
 _TOKENIZER = "tokenizer"
+# Tables of vectors as they are joined to the items; gone when all items are written.
+_VECTORS = "vectors.partial"
 _THREADS = min(16, os.cpu_count() or 1)
 # Rows that are loaded ahead of the writer.
 _WINDOW = 4 * _THREADS
@@ -91,7 +95,10 @@ def ingest(
     console = Console(soft_wrap=True, markup=False, highlight=False)
     reader = RecordReader(config.ingest, source)
     items, tables = _open_sources(config, source, reader)
-    fingerprints = {f"source {table.name}": table.fingerprint for table in [items, *filter(None, tables.values())]}
+    vectors = {name: open_vectors(source, path, name) for name, path in config.ingest.vectors.items()}
+    _check_names(config)
+    opened = [items, *vectors.values(), *filter(None, tables.values())]
+    fingerprints = {f"source {table.name}": table.fingerprint for table in opened}
     identity = _identity(config) | fingerprints
     if not resume:
         _clear(output)
@@ -105,7 +112,7 @@ def ingest(
     journal = Journal(output, identity, config.ingest.max_bad_records)
     with _progress(console) as progress:
         run = _Run(config, output, journal, progress)
-        modalities = run.write_items(items, reader)
+        modalities = run.write_items(items, reader, vectors)
         store = ItemStore.open(output / store_lib.FOLDER)
         counts = {name: run.write_table(name, table, store) for name, table in tables.items()}
         run.write_tokenizer(store)
@@ -129,7 +136,7 @@ def _open_sources(
     if settings.tfds:
         items = open_tfds(source, settings.tfds)
     else:
-        items = open_table(source, settings.path, "config.ingest.source.path")
+        items = open_table(source, settings.path, "config.ingest.source.path", settings.header)
     items.require(reader.columns())
     tables: dict[str, RowSource | None] = {}
     for name, table in config.ingest.tables.items():
@@ -140,6 +147,14 @@ def _open_sources(
     return items, tables
 
 
+def _check_names(config: Config) -> None:
+    twice = config.ingest.vectors.keys() & config.ingest.source.id_embeddings.keys()
+    if twice:
+        raise SailError(
+            f"config.ingest.vectors and config.ingest.source.id_embeddings both have {min(twice)!r}. Rename one of them."
+        )
+
+
 def _identity(config: Config) -> dict:
     """The settings on which the output depends. The limit of bad records may be raised for another try."""
     settings = to_dict(config.ingest)
@@ -148,7 +163,7 @@ def _identity(config: Config) -> dict:
 
 
 def _clear(output: pathlib.Path) -> None:
-    for name in (store_lib.FOLDER, tables_lib.FOLDER, _TOKENIZER):
+    for name in (store_lib.FOLDER, tables_lib.FOLDER, _TOKENIZER, _VECTORS):
         shutil.rmtree(output / name, ignore_errors=True)
     for name in (_MARKER, BAD_RECORDS, JOURNAL):
         (output / name).unlink(missing_ok=True)
@@ -167,8 +182,10 @@ class _Run:
         self._holdout = Holdout(config.seed, config.ingest.holdout)
         self._prompts = prompt_texts(config)
 
-    def write_items(self, source: RowSource, reader: RecordReader) -> dict[str, int]:
+    def write_items(self, source: RowSource, reader: RecordReader, vectors: Mapping[str, RowSource]) -> dict[str, int]:
         """Writes the store; returns the number of items by modalities."""
+        if self._journal.result("index") is None:
+            reader.join(self._vectors(vectors))
         writer = ItemStoreWriter(self._output / store_lib.FOLDER)
         size = self._config.items_per_shard
         results = list(itertools.takewhile(bool, map(self._journal.result, map(_shard_stage, itertools.count()))))
@@ -190,8 +207,27 @@ class _Run:
                 f"{source.name} holds no usable item; bad records are listed in {self._output / BAD_RECORDS}."
             )
         hidden = self._write_index(writer, source, results)
+        shutil.rmtree(self._output / _VECTORS, ignore_errors=True)
         total = sum((collections.Counter(result["modalities"]) for result in results), collections.Counter())
         return dict(sorted((total - collections.Counter(hidden)).items()))
+
+    def _vectors(self, sources: Mapping[str, RowSource]) -> dict[str, VectorTable]:
+        """The tables of vectors, ready for look-up; made again by a run that goes on, which notes their bad rows once."""
+        tables = {}
+        for number, (name, source) in enumerate(sources.items()):
+            stage = f"vectors {name}"
+            noted = self._journal.result(stage) is not None
+            task = self._task(stage, source.rows, 0)
+            tables[name] = build_vectors(
+                source,
+                self._output / _VECTORS / str(number),
+                (lambda _: None) if noted else self._journal.bad,
+                functools.partial(self._advance, task),
+            )
+            self._close(task)
+            if not noted:
+                self._journal.finish(stage, {})
+        return tables
 
     def _write_index(self, writer: ItemStoreWriter, source: RowSource, results: list[dict]) -> dict[str, int]:
         """Completes the store; returns the number of repeated items by modalities."""

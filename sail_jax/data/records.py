@@ -9,9 +9,13 @@ import numpy as np
 
 from sail_jax.data.media import check_audio, check_image, encode_audio, encode_image, video_audio, video_frames
 from sail_jax.data.sources import Row
-from sail_jax.data_config import IngestConfig
+from sail_jax.data.vector_tables import VectorTable
+from sail_jax.data_config import IngestConfig, ItemSourceConfig
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import TEXT_FIELDS, Item
+
+# What stands for the id in a pattern of file names.
+ITEM_ID = "{item_id}"
 
 
 def text_cell(value: Any) -> str | None:
@@ -59,7 +63,7 @@ class RecordReader:
         check: whether pictures and sounds are decoded once as a check; what decodes them next finds the same errors.
 
     Raises:
-        SailError: the config names an unknown text field.
+        SailError: the config names an unknown text field, or a file pattern that cannot be used.
     """
 
     def __init__(self, config: IngestConfig, folder: pathlib.Path, *, check: bool = True):
@@ -67,6 +71,12 @@ class RecordReader:
         unknown = set(config.source.text) - set(TEXT_FIELDS)
         if unknown:
             raise SailError(f"config.ingest.source.text has no field {min(unknown)!r}; use {', '.join(TEXT_FIELDS)}.")
+        self._patterns = _file_patterns(config.source)
+        self._vectors: Mapping[str, VectorTable] = {}
+
+    def join(self, vectors: Mapping[str, VectorTable]) -> None:
+        """Has the items read from now on take ID embeddings out of tables, by their ids; one that is not there lacks it."""
+        self._vectors = vectors
 
     def columns(self) -> dict[str, str]:
         """Setting -> column of all columns that are read."""
@@ -103,22 +113,40 @@ class RecordReader:
 
     def _item(self, item_id: str, cells: Mapping[str, Any]) -> Item:
         columns = self._columns
-        frames = self._field(cells, columns.frames, self._frames) or ()
-        video = self._field(cells, columns.video, lambda cell: self._video(cell, bool(frames))) or ((), None)
-        audio = self._field(cells, columns.audio, self._audio)
+        frames = self._media(item_id, cells, "frames", self._frames) or ()
+        audio = self._media(item_id, cells, "audio", self._audio)
+        # A column of sounds says of each item whether it has one; a file by its id may be missing where a video has one.
+        wants_audio = not columns.audio and audio is None
+        video = self._media(item_id, cells, "video", lambda cell: self._video(cell, not frames, wants_audio))
+        seen, heard = video or ((), None)
         return Item(
             item_id=item_id,
             text={name: text for name in TEXT_FIELDS if (text := self._text(cells, name)) is not None},
-            frames=frames or video[0],
-            audio=audio if columns.audio else video[1],
+            frames=frames or seen,
+            audio=heard if wants_audio else audio,
             audio_embedding=self._field(cells, columns.audio_embedding, self._vector),
             labels=self._field(cells, columns.labels, self._labels) or (),
             id_embeddings={
                 name: vector
                 for name, column in columns.id_embeddings.items()
                 if (vector := self._field(cells, column, self._vector)) is not None
-            },
+            }
+            | {name: vector for name, table in self._vectors.items() if (vector := table.get(item_id)) is not None},
         )
+
+    def _media(self, item_id: str, cells: Mapping[str, Any], kind: str, read: Any) -> Any:
+        """What `read` makes of the cell, or of the file of this item where the settings give a pattern in place of a column."""
+        pattern = self._patterns.get(kind)
+        if pattern is None:
+            return self._field(cells, getattr(self._columns, kind), read)
+        name = pattern.replace(ITEM_ID, item_id)
+        if ".." in pathlib.PurePath(name).parts or "\0" in name:
+            raise BadRecordError(
+                "the id cannot be part of a file's name", remedy="Choose ids without '..'", field=self._columns.id
+            )
+        found = (self._folder / name).is_file()
+        # As a list, so that a separator in the id is none.
+        return self._field({name: [name] if kind == "frames" else name} if found else {}, name, read)
 
     def _field(self, cells: Mapping[str, Any], column: str, read: Any) -> Any:
         """What `read` makes of a cell; None where no column is set or the cell is empty."""
@@ -160,12 +188,12 @@ class RecordReader:
             check_image(frame, max_pixels=self._config.max_pixels)
         return tuple(frames)
 
-    def _video(self, cell: Any, has_frames: bool) -> tuple[tuple[bytes, ...], bytes | None]:
+    def _video(self, cell: Any, wants_frames: bool, wants_audio: bool) -> tuple[tuple[bytes, ...], bytes | None]:
         source = self._file(cell) if isinstance(cell, str) else self._load(cell)
         config, frames, audio = self._config, (), None
-        if not has_frames:
+        if wants_frames:
             frames = tuple(video_frames(source, config.frames_per_video, max_pixels=config.max_pixels))
-        if not self._columns.audio:
+        if wants_audio:
             audio = video_audio(source, max_seconds=config.max_audio_seconds)
         return frames, audio
 
@@ -206,6 +234,23 @@ class RecordReader:
                 f"there is no file {name!r} in the source folder", remedy="Put it there, or leave the cell empty"
             )
         return path
+
+
+def _file_patterns(source: ItemSourceConfig) -> dict[str, str]:
+    """Kind of media -> pattern of its files' names, where one is set."""
+    named = {
+        "frames": (source.frames_pattern, source.frames),
+        "video": (source.video_pattern, source.video),
+        "audio": (source.audio_pattern, source.audio),
+    }
+    patterns = {kind: pattern for kind, (pattern, _) in named.items() if pattern}
+    for kind, pattern in patterns.items():
+        setting = f"config.ingest.source.{kind}_pattern"
+        if named[kind][1]:
+            raise SailError(f"{setting} and config.ingest.source.{kind} are both set. Empty one of them.")
+        if ITEM_ID not in pattern:
+            raise SailError(f"{setting} is {pattern!r}, one file for all items. Write {ITEM_ID} where their ids stand.")
+    return patterns
 
 
 def _pixels(pixels: np.ndarray) -> np.ndarray:

@@ -1,16 +1,17 @@
-"""Streams the rows of a user's tables: CSV, JSONL and Parquet files, and prepared TFDS data sets."""
+"""Streams the rows of a user's tables: CSV, TSV, JSONL and Parquet files, and prepared TFDS data sets."""
 
 import contextlib
 import csv
 import dataclasses
 import difflib
+import functools
 import hashlib
 import itertools
 import json
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +23,8 @@ from sail_jax.data.media import encode_audio
 from sail_jax.data.tables import missing_column
 from sail_jax.errors import BadRecordError, SailError
 
-_SUFFIXES = (".csv", ".jsonl", ".parquet")
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_SUFFIXES = (*_SEPARATORS, ".jsonl", ".parquet")
 # Lines of a JSONL file whose keys make up its columns.
 _JSONL_HEAD = 1000
 _PARQUET_BATCH = 256
@@ -57,6 +59,7 @@ class RowSource:
         rows: number of rows; for text files an estimate from the number of lines.
         fingerprint: a digest that changes when the source does.
         read: read(start) streams the rows from the one with index `start` on.
+        files: the files that hold it, in their order; none for a TFDS data set.
     """
 
     name: str
@@ -64,6 +67,7 @@ class RowSource:
     rows: int
     fingerprint: str
     read: Callable[[int], Iterator[Row]]
+    files: tuple[pathlib.Path, ...] = ()
 
     def require(self, wanted: Mapping[str, str]) -> None:
         """Checks that the columns which settings name are there.
@@ -79,13 +83,14 @@ class RowSource:
                 raise SailError(f"{missing_column(self.name, column, self.columns)} Change {setting}.")
 
 
-def open_table(folder: pathlib.Path, name: str, setting: str) -> RowSource:
-    """Opens a CSV, JSONL or Parquet file, or a folder of files of one of these formats.
+def open_table(folder: pathlib.Path, name: str, setting: str, header: Sequence[str] = ()) -> RowSource:
+    """Opens a CSV, TSV, JSONL or Parquet file, or a folder of files of one of these formats.
 
     Args:
         folder: the source folder.
         name: the file or folder, relative to the source folder.
         setting: the setting that names it, for messages.
+        header: the names of the columns of a CSV or TSV file that does not begin with them.
 
     Raises:
         SailError: it is missing, or of another format.
@@ -102,12 +107,19 @@ def open_table(folder: pathlib.Path, name: str, setting: str) -> RowSource:
     suffixes = {file.suffix for file in files}
     if len(suffixes) > 1 or not suffixes <= set(_SUFFIXES):
         raise SailError(f"{path} is {' and '.join(sorted(suffixes))}; write it as one of {', '.join(_SUFFIXES)}.")
+    suffix = files[0].suffix
+    if header and suffix not in _SEPARATORS:
+        raise SailError(f"{path} names its columns itself. Empty the header that the settings give it.")
     columns, reader = {
         ".csv": (_csv_columns, _csv_rows),
+        ".tsv": (_csv_columns, _csv_rows),
         ".jsonl": (_jsonl_columns, _jsonl_rows),
         ".parquet": (_parquet_columns, _parquet_rows),
-    }[files[0].suffix]
+    }[suffix]
+    if header:
+        columns, reader = (lambda _: header), functools.partial(_csv_rows, header=header)
     digests, counts = zip(*map(_measure, files), strict=True)
+    lines_above = len(files) if suffix in _SEPARATORS and not header else 0
 
     def read(start: int) -> Iterator[Row]:
         for file in files:
@@ -118,11 +130,13 @@ def open_table(folder: pathlib.Path, name: str, setting: str) -> RowSource:
                 else:
                     yield Row(name, number, cells, problem)
 
-    return RowSource(name, tuple(columns(files[0])), sum(counts), " ".join(digests), read)
+    return RowSource(
+        name, tuple(columns(files[0])), max(0, sum(counts) - lines_above), " ".join(digests), read, tuple(files)
+    )
 
 
 def _measure(file: pathlib.Path) -> tuple[str, int]:
-    """(digest, number of rows) of a file."""
+    """(digest, number of rows or lines) of a file."""
     digest, lines = hashlib.blake2b(digest_size=16), 0
     if file.suffix == ".parquet":
         # The footer, with the sizes, places and ranges of all columns, stands for a file that may hold media.
@@ -136,7 +150,7 @@ def _measure(file: pathlib.Path) -> tuple[str, int]:
         while block := stream.read(1 << 20):
             digest.update(block)
             lines += block.count(b"\n")
-    return digest.hexdigest(), lines - (file.suffix == ".csv")
+    return digest.hexdigest(), lines
 
 
 @contextlib.contextmanager
@@ -152,19 +166,22 @@ def _readable(file: pathlib.Path) -> Iterator[None]:
 
 def _csv_columns(file: pathlib.Path) -> list[str]:
     with _readable(file), file.open(newline="", encoding="utf-8-sig") as stream:
-        return next(csv.reader(stream), [])
+        return next(csv.reader(stream, delimiter=_SEPARATORS[file.suffix]), [])
 
 
-def _csv_rows(file: pathlib.Path) -> Iterator[tuple[dict, BadRecordError | None]]:
+def _csv_rows(file: pathlib.Path, header: Sequence[str] = ()) -> Iterator[tuple[dict, BadRecordError | None]]:
     with _readable(file), file.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.reader(stream)
-        header = next(reader, [])
+        reader = csv.reader(stream, delimiter=_SEPARATORS[file.suffix])
+        header = header or next(reader, [])
         for cells in reader:
             if len(cells) == len(header):
                 yield dict(zip(header, cells, strict=True)), None
             elif cells:
                 problem = f"the row has {len(cells)} cells, the header has {len(header)}"
-                yield {}, BadRecordError(problem, remedy="Put cells that hold commas or line breaks in double quotes")
+                yield (
+                    {},
+                    BadRecordError(problem, remedy="Put cells that hold separators or line breaks in double quotes"),
+                )
 
 
 def _jsonl_columns(file: pathlib.Path) -> list[str]:

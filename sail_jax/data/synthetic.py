@@ -11,20 +11,33 @@ import hashlib
 import json
 import pathlib
 import shutil
-import zlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.progress import track
 
-from sail_jax.data.synthetic_media import COLOURS, CONTOURS, SHAPES, TIMBRES, render_frames, render_sound
+from sail_jax.data.synthetic_logs import write_logs
+from sail_jax.data.synthetic_media import render_frames, render_sound
+from sail_jax.data.synthetic_topics import (
+    FILLERS,
+    THEMES,
+    Topic,
+    describe,
+    draw_topics,
+    draws,
+    sound_words,
+    visual_words,
+)
 from sail_jax.data_config import SyntheticConfig
 from sail_jax.errors import SailError
 
 # Raised whenever the same settings would give other files, so that an older export is not taken for a new one.
 GENERATOR_VERSION = 2
+# Settings that say nothing of a world without a recommender's logs.
+_OF_LOGS = ("communities", "styles", "log_users", "log_events_per_user")
 
 ITEMS_PER_TOPIC = 16
 TOPICS_PER_USER = 3
@@ -42,63 +55,7 @@ PAIR_TRAIN_SHARE = 0.85
 SEARCH_TRAIN_SHARE = 0.8
 
 
-def _vocabulary(text: str) -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(line.split()) for line in text.strip().splitlines())
-
-
-# One theme per line; its first word names it.
-THEMES = _vocabulary(
-    """
-    baking bread oven flour dough yeast crust sourdough
-    garden soil seeds compost tomato pruning bloom greenhouse
-    football goal striker penalty keeper league dribble stadium
-    sewing fabric needle thread stitch hem pattern embroidery
-    astronomy telescope planet comet nebula orbit galaxy eclipse
-    fishing lake rod bait trout reel angler catch
-    chess opening rook gambit checkmate pawn bishop endgame
-    camping tent trail campfire backpack summit ridge hammock
-    makeup lipstick blush eyeliner mascara palette foundation contour
-    woodwork plank chisel joint sanding lathe varnish cabinet
-    yoga pose breath stretch mat balance flexible meditation
-    cycling gear pedal saddle sprint climb peloton brakes
-    coffee espresso latte roast grinder crema barista brew
-    puppy kitten leash vet paws grooming litter treats
-    coding compiler debug python function terminal deploy refactor
-    history empire castle treaty dynasty knight archive ruins
-    surfing wave reef board tide swell wetsuit beach
-    finance budget savings stock dividend mortgage index pension
-    magic trick card vanish illusion sleeve coin audience
-    train railway locomotive carriage platform signal timetable tunnel
-    painting canvas brush acrylic easel sketch gouache portrait
-    physics gravity quantum magnet laser particle voltage friction
-    wedding bride bouquet vows reception gown ceremony ring
-    sushi ramen wasabi tempura noodle soy chopsticks miso
-    """
-)
-# Words that say nothing of the topic.
-FILLERS = sum(
-    _vocabulary(
-        """
-        today best amazing watch simple quick new ever part really minute story easy daily must people moment little big
-        week first secret happy favourite try share wait real life home tips guide challenge random review fun morning
-        night weekend together again finally never always everyone friends start finish live special vlog update studio
-        short extra final behind scenes reaction honest full super mini ultimate classic fresh perfect weird crazy wow
-        look here now
-        """
-    ),
-    (),
-)
 _NAME_PARTS = ("ka", "mi", "ro", "lu", "sen", "ta", "vi", "no", "zel", "bri", "do", "fay")
-
-
-@dataclasses.dataclass(frozen=True)
-class Topic:
-    """The facets of a topic: indices of its visual motif, sound motif and text theme."""
-
-    name: str
-    visual: int
-    sound: int
-    theme: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +76,7 @@ class WorldSummary:
     theme_pairs: int
 
 
-def make_world(config: SyntheticConfig, seed: int, output: pathlib.Path) -> WorldSummary:
+def make_world(config: SyntheticConfig, seed: int, output: pathlib.Path, *, test_share: float = 0.1) -> WorldSummary:
     """Generates the world and writes it as a raw export; a finished one with the same settings is left as it is.
 
     Files: `items.jsonl` (item_id, title, asr, ocr, nickname, tags, frames, audio, label; null where the item has
@@ -128,13 +85,15 @@ def make_world(config: SyntheticConfig, seed: int, output: pathlib.Path) -> Worl
     split), `searches.jsonl` (query, item_ids that were clicked, split), `scores.jsonl` (query, item_id, score: 1 where the
     item fits both things that the query names, 0.5 for one of them, 0 for none; split as the search's), `themes.parquet`
     (query_id, target_id: items that share the theme, but not the topic, a weak relation; all train), `topics.jsonl` (the truth behind the labels)
-    and `world.json` (settings and summary).
+    and `world.json` (settings and summary). With `config.communities` come a recommender's logs and vectors (see `synthetic_logs`),
+    and the others stay as they are.
     Every draw comes from a generator of (seed, purpose, index): the same settings give the same bytes.
 
     Args:
         config: sizes of the world.
         seed: seed of all draws, not negative.
         output: folder to write; it appears under this name when complete.
+        test_share: share of the time of the recommender's logs, at its end, that its vectors know nothing of.
 
     Raises:
         SailError: on sizes that are too small, or when `output` holds anything else than this world.
@@ -144,7 +103,7 @@ def make_world(config: SyntheticConfig, seed: int, output: pathlib.Path) -> Worl
             f"synthetic: {config.num_items} items, {config.num_users} users, {config.events_per_user} events per user, seed {seed} "
             "make no world. It takes at least 12 items, 1 user, 2 events per user and a seed that is not negative."
         )
-    settings = {"generator": GENERATOR_VERSION, "seed": seed, **dataclasses.asdict(config)}
+    settings = _settings(config, seed, test_share)
     finished = _finished(output, settings)
     if finished is not None:
         return finished
@@ -152,14 +111,24 @@ def make_world(config: SyntheticConfig, seed: int, output: pathlib.Path) -> Worl
     shutil.rmtree(partial, ignore_errors=True)
     for folder in ("frames", "audio"):
         (partial / folder).mkdir(parents=True)
-    summary = _write_world(config, seed, partial)
+    summary = _write_world(config, seed, partial, test_share)
     world = {"settings": settings, "summary": dataclasses.asdict(summary)}
     (partial / "world.json").write_text(json.dumps(world, indent=2) + "\n")
     partial.rename(output)
     return summary
 
 
-def _finished(output: pathlib.Path, settings: dict[str, int]) -> WorldSummary | None:
+def _settings(config: SyntheticConfig, seed: int, test_share: float) -> dict[str, Any]:
+    """The settings on which the world depends."""
+    settings = {"generator": GENERATOR_VERSION, "seed": seed, **dataclasses.asdict(config)}
+    if config.communities:
+        return settings | {"test_share": test_share}
+    for name in _OF_LOGS:
+        del settings[name]
+    return settings
+
+
+def _finished(output: pathlib.Path, settings: dict[str, Any]) -> WorldSummary | None:
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return None
     if not (output / "world.json").is_file():
@@ -173,9 +142,9 @@ def _finished(output: pathlib.Path, settings: dict[str, int]) -> WorldSummary | 
     return WorldSummary(**world["summary"])
 
 
-def _write_world(config: SyntheticConfig, seed: int, folder: pathlib.Path) -> WorldSummary:
+def _write_world(config: SyntheticConfig, seed: int, folder: pathlib.Path, test_share: float) -> WorldSummary:
     topics = draw_topics(max(3, config.num_items // ITEMS_PER_TOPIC), seed)
-    topic_of = _rng(seed, "items").permutation(config.num_items) % len(topics)
+    topic_of = draws(seed, "items").permutation(config.num_items) % len(topics)
     ids = np.array([f"item{index:06d}" for index in range(config.num_items)])
     members = [ids[topic_of == t] for t in range(len(topics))]
     frames = sounds = 0
@@ -190,13 +159,15 @@ def _write_world(config: SyntheticConfig, seed: int, folder: pathlib.Path) -> Wo
     searches, wanted = _searches(topics, members, seed)
     scores = _scores(searches, wanted, topics, members, seed)
     themes = _theme_pairs(topics, topic_of, ids, seed)
-    _write_jsonl(folder / "topics.jsonl", map(_describe, topics))
+    _write_jsonl(folder / "topics.jsonl", map(describe, topics))
     _write_jsonl(folder / "users.jsonl", users)
     _write_jsonl(folder / "searches.jsonl", searches)
     _write_jsonl(folder / "scores.jsonl", scores)
     pq.write_table(themes, folder / "themes.parquet")
     pq.write_table(logs, folder / "logs.parquet")
     pq.write_table(pairs, folder / "pairs.parquet")
+    if config.communities:
+        write_logs(topics, topic_of, ids, config, seed, test_share, folder)
     train_pairs = pairs["split"].to_pylist().count("train")
     train_searches = sum(row["split"] == "train" for row in searches)
     return WorldSummary(
@@ -215,10 +186,6 @@ def _write_world(config: SyntheticConfig, seed: int, folder: pathlib.Path) -> Wo
     )
 
 
-def _rng(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
-    return np.random.default_rng([seed, zlib.crc32(purpose.encode()), index])
-
-
 def _split(seed: int, key: str, train_share: float) -> str:
     """The split of a record, by hash: it does not depend on the other records."""
     digest = hashlib.blake2b(f"{seed}\n{key}".encode(), digest_size=8).digest()
@@ -230,66 +197,23 @@ def _write_jsonl(path: pathlib.Path, rows: Iterable[dict]) -> None:
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
-# ---------------------------------------------------------------------------------------------------------- topics
-
-
-def draw_topics(count: int, seed: int) -> list[Topic]:
-    """Draws distinct combinations of facets, using every facet about equally often and at least about three times."""
-    limits = (len(COLOURS) * len(SHAPES), len(TIMBRES) * len(CONTOURS), len(THEMES))
-    sizes = [min(max(count // 3, 2), limit) for limit in limits]
-    if count > np.prod(sizes):
-        raise SailError(f"synthetic.items asks for {count} topics; there are {np.prod(sizes)} combinations. Lower it.")
-    rng = _rng(seed, "topics")
-    combinations = rng.permutation(np.stack(np.meshgrid(*map(np.arange, sizes)), -1).reshape(-1, 3))
-    # A small world uses few motifs; which ones is drawn too.
-    motifs = [rng.permutation(limit) for limit in limits]
-    used = [np.zeros(size) for size in sizes]
-    topics = []
-    for index in range(count):
-        best = np.argmin(sum(used[facet][combinations[:, facet]] for facet in range(3)))
-        for facet in range(3):
-            used[facet][combinations[best, facet]] += 1
-        facets = [int(motifs[facet][combinations[best, facet]]) for facet in range(3)]
-        topics.append(Topic(f"topic-{index:03d}", *facets))
-        combinations = np.delete(combinations, best, axis=0)
-    return topics
-
-
-def _visual_words(motif: int) -> tuple[Sequence[str], Sequence[str]]:
-    return COLOURS[motif % len(COLOURS)], SHAPES[motif // len(COLOURS)]
-
-
-def _sound_words(motif: int) -> tuple[Sequence[str], Sequence[str]]:
-    return CONTOURS[motif // len(TIMBRES)], TIMBRES[motif % len(TIMBRES)]
-
-
-def _describe(topic: Topic) -> dict[str, str]:
-    visual, sound = _visual_words(topic.visual), _sound_words(topic.sound)
-    return {
-        "topic": topic.name,
-        "visual": f"{visual[0][0]} {visual[1][0]}",
-        "sound": f"{sound[0][0]} {sound[1][0]}",
-        "theme": THEMES[topic.theme][0],
-    }
-
-
 # ----------------------------------------------------------------------------------------------------------- items
 
 
 def _write_item(folder: pathlib.Path, item_id: str, topic: Topic, seed: int, index: int) -> dict:
     """Renders one item and returns its row; at most one modality is missing altogether."""
-    lacks = _rng(seed, "modalities", index).choice(["frames", "audio", "text", ""], p=[0.10, 0.15, 0.08, 0.67])
+    lacks = draws(seed, "modalities", index).choice(["frames", "audio", "text", ""], p=[0.10, 0.15, 0.08, 0.67])
     row = {"item_id": str(item_id), "title": None, "asr": None, "ocr": None, "nickname": None, "tags": []}
     if lacks != "text":
-        row |= _text(_rng(seed, "text", index), topic.theme)
+        row |= _text(draws(seed, "text", index), topic.theme)
     row |= {"frames": [], "audio": None, "label": topic.name}
     if lacks != "frames":
-        for slot, frame in enumerate(render_frames(_rng(seed, "frames", index), topic.visual)):
+        for slot, frame in enumerate(render_frames(draws(seed, "frames", index), topic.visual)):
             row["frames"].append(f"frames/{item_id}_{slot}.jpg")
             (folder / row["frames"][-1]).write_bytes(frame)
     if lacks != "audio":
         row["audio"] = f"audio/{item_id}.wav"
-        (folder / row["audio"]).write_bytes(render_sound(_rng(seed, "sound", index), topic.sound))
+        (folder / row["audio"]).write_bytes(render_sound(draws(seed, "sound", index), topic.sound))
     return row
 
 
@@ -327,7 +251,7 @@ def _behaviour(
     """Users with their interests, and their logs: sessions of one topic each, with a small share of stray events."""
     users, rows = [], []
     for index in range(config.num_users):
-        rng = _rng(seed, "users", index)
+        rng = draws(seed, "users", index)
         user_id = f"user{index:05d}"
         likes = rng.choice(len(topics), min(TOPICS_PER_USER, len(topics)), replace=False)
         users.append({"user_id": user_id, "interests": [topics[topic].name for topic in likes]})
@@ -396,10 +320,10 @@ def _searches(
     clicked: dict[str, set[str]] = {}
     wanted: dict[str, Wanted] = {}
     for index, topic in enumerate(topics):
-        rng = _rng(seed, "searches", index)
+        rng = draws(seed, "searches", index)
         for number in range(SEARCHES_PER_TOPIC):
             facet = "visual" if number % 2 else "sound"
-            first, second = _visual_words(topic.visual) if number % 2 else _sound_words(topic.sound)
+            first, second = visual_words(topic.visual) if number % 2 else sound_words(topic.sound)
             query = f"{rng.choice(THEMES[topic.theme])} with {rng.choice(first)} {rng.choice(second)}"
             clicks = rng.choice(members[index], min(len(members[index]), rng.integers(3, 6)), replace=False)
             clicked.setdefault(query, set()).update(map(str, clicks))
@@ -421,7 +345,7 @@ def _scores(
     """Searches with items of each grade, as far as the world has them, in about equal numbers."""
     rows = []
     for index, search in enumerate(searches):
-        rng = _rng(seed, "scores", index)
+        rng = draws(seed, "scores", index)
         grades = np.array([wanted[search["query"]].score(topic) for topic in topics])
         for score in (1.0, 0.5, 0.0):
             pool = np.concatenate([[], *(members[topic] for topic in np.flatnonzero(grades == score))])
@@ -437,7 +361,7 @@ def _theme_pairs(topics: Sequence[Topic], topic_of: np.ndarray, ids: np.ndarray,
     queries, targets = [], []
     for index in range(len(ids)):
         others = np.flatnonzero((theme_of == theme_of[index]) & (topic_of != topic_of[index]))
-        chosen = _rng(seed, "themes", index).permutation(others)[:THEME_PAIRS_PER_ITEM]
+        chosen = draws(seed, "themes", index).permutation(others)[:THEME_PAIRS_PER_ITEM]
         queries += [str(ids[index])] * len(chosen)
         targets += [str(ids[other]) for other in chosen]
     return pa.table({"query_id": pa.array(queries, pa.string()), "target_id": pa.array(targets, pa.string())})

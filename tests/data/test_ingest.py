@@ -399,7 +399,7 @@ def test_missing_columns(source, tmp_path):
         (config(items={"tfds": "x[train]"}), "Set config.ingest.source.path"),
         (config(items={"path": "itemz.csv"}), "Did you mean items.csv"),
         (config(items={"path": "images"}), "There is no table"),
-        (config(items={"path": "images/0.png"}), "write it as one of .csv, .jsonl, .parquet"),
+        (config(items={"path": "images/0.png"}), "write it as one of .csv, .tsv, .jsonl, .parquet"),
         (config(items={"text": {"name": "title"}}), "has no field 'name'; use title, asr"),
         (config(tables={"../x": {}}), "names a file"),
         (config(tables={"t": {"target_id": "target"}}), "tables.t.path names no table"),

@@ -1,0 +1,39 @@
+"""MovieLens (20M, 25M, 32M, latest): films with titles, genres and ratings, and posters where there are any.
+
+Reads `movies.csv` and `ratings.csv` as they are published. MovieLens has no pictures: posters that you have lie in `posters/ID.jpg`.
+For the commands see docs/public_data.md.
+"""
+
+from pathlib import Path
+
+import ml_collections
+
+from sail_jax import config as config_lib
+from sail_jax.schema import to_dict
+
+FIND_RELATED = "Summarise the film so that related films can be found."
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The experiment."""
+    config = config_lib.default_config()
+    config.update(to_dict(config_lib.load(Path(__file__).with_name("quickstart.py"))))
+    source = config.ingest.source
+    source.path, source.id, source.labels = "movies.csv", "movieId", "genres"
+    source.frames, source.audio = "", ""
+    source.frames_pattern = "posters/{item_id}.jpg"
+    source.text = {"title": "title", "tags": "genres"}
+    config.ingest.tables = {}
+
+    config.logs.events.update(
+        path="ratings.csv", user="userId", item="movieId", time="timestamp", flags=("rating>=4",), watch_share=""
+    )
+    config.logs["items"].update(path="movies.csv", item="movieId", time="", labels="genres", summary="")
+    for log in (config.logs.searches, config.logs.live, config.logs.hashtags):
+        log.path = ""
+    config.logs.dense_features = ""
+
+    related = {"query_instruction": FIND_RELATED, "target_instruction": FIND_RELATED}
+    config.data.datasets = {"copair": {"table": "tables/copair.parquet", **related}}
+    config.eval.tasks = {"i2i": {"table": "tables/copair.parquet", "both_ways": True, "views": ("T", "V"), **related}}
+    return config
