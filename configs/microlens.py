@@ -36,7 +36,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.logs.events.update(
         path=f"{NAME}_pairs.csv", user="user", item="item", time="timestamp", flags=(), watch_share=""
     )
-    for log in (config.logs.searches, config.logs.live, config.logs.hashtags, config.logs["items"]):
+    for log in (config.logs.searches, config.logs.live, config.logs.hashtags, config.logs.catalogue):
         log.path = ""
     config.logs.dense_features = ""
 

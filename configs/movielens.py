@@ -28,7 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.logs.events.update(
         path="ratings.csv", user="userId", item="movieId", time="timestamp", flags=("rating>=4",), watch_share=""
     )
-    config.logs["items"].update(path="movies.csv", item="movieId", time="", labels="genres", summary="")
+    config.logs.catalogue.update(path="movies.csv", item="movieId", time="", labels="genres", summary="")
     for log in (config.logs.searches, config.logs.live, config.logs.hashtags):
         log.path = ""
     config.logs.dense_features = ""

@@ -15,18 +15,23 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from sail_jax import config as config_lib
+from sail_jax.data.tables import Pair, PairTable, is_held_out, write_pairs
 
 REPO = Path(__file__).parents[1]
 CONFIG = REPO / "configs" / "recommender.py"
 STAGES = ("1_content", "2_sequences", "3_ids")
 # Per stage: few, as there are six runs of three stages each.
 STEPS = 150
+# Share of the items whose ID embeddings are not taught.
+HOLDOUT = 0.2
+GID = "gid_held_out.parquet"
 COMMON = (
     "model.llm.layers=1",
     "model.llm.mlp_width=128",
@@ -36,6 +41,9 @@ COMMON = (
     "eval.untrained=False",
     "eval.tfidf=False",
     "eval.widths=(96,)",
+    f"ingest.holdout={HOLDOUT}",
+    f"eval.tasks.gid.table=tables/{GID}",
+    "eval.tasks.gid.split=test",
     f"train.evaluate_every={STEPS}",
     f"train.checkpoint_every={STEPS}",
     *(f"stages.{stage}.steps={STEPS}" for stage in STAGES),
@@ -92,7 +100,7 @@ def prepare(workdir: Path) -> None:
     """The world, its store, its pairs, a model of content that tells which items of a history are alike, and the sequences."""
     raw, data, content = workdir / "world", workdir / "data", workdir / "content_model"
     tables = str(data / "tables")
-    common = ("--config", str(CONFIG))
+    common = ("--config", str(CONFIG), f"--config.ingest.holdout={HOLDOUT}")
     once(workdir / "world" / "world.json", "world", *common, "--output", str(raw))
     once(data / "tables" / "theme.parquet", "ingest", *common, "--source", str(raw), "--workdir", str(data))
     once(
@@ -113,6 +121,21 @@ def prepare(workdir: Path) -> None:
     once(vectors / "embeddings.json", "embed", "--workdir", str(content), "--output", str(vectors))
     sequences = ("sequences", *common, "--source", str(raw), "--output", tables, "--workdir", str(data))
     once(data / "tables" / "sequences.json", *sequences, "--embeddings", str(vectors))
+    hold_out(data / "tables")
+
+
+def hold_out(tables: Path) -> None:
+    """Neighbours by an ID embedding of which the distillation sees neither: Gid-like pairs that were not taught."""
+    seed = config_lib.load(CONFIG, []).seed
+
+    def held_out() -> Iterator[tuple[Pair, str]]:
+        for pairs in PairTable.open(tables / "id.parquet", "train").iter_batches():
+            for pair in pairs:
+                if all(is_held_out(item_id, seed, HOLDOUT) for item_id in (pair.query_id, pair.target_id)):
+                    yield pair, "test"
+
+    if not (tables / GID).exists():
+        write_pairs(tables / GID, held_out())
 
 
 def content_stage() -> dict:

@@ -78,7 +78,7 @@ class LogsConfig:
     searches: SearchLogConfig = section(SearchLogConfig, "searches with clicks")
     live: LiveLogConfig = section(LiveLogConfig, "live watches")
     hashtags: HashtagLogConfig = section(HashtagLogConfig, "submitted hashtags")
-    items: ItemLogConfig = section(ItemLogConfig, "items, with labels and summaries")
+    catalogue: ItemLogConfig = section(ItemLogConfig, "items, with labels and summaries")
     dense_features: str = setting(
         "vectors/dense",
         "Parquet of `item_id` and `vector`, the recommender's dense features, or a folder of its parts; empty for none",

@@ -23,6 +23,11 @@ class SequencesConfig:
     vanilla_history: int = setting(100, "the same, for `eval_vanilla`", low=1)
     length: int = setting(10, "items of a sequence, at most", low=1)
     min_items: int = setting(3, "items of a sequence, at least; a shorter one is dropped", low=1)
+    seen: int = setting(
+        100,
+        "the latest items before the target that are written beside a sequence, to be kept out of its negatives",
+        low=0,
+    )
     windows: int = setting(4, "train sequences of a user, at most", low=1)
     stride: int = setting(10, "items of the history between the targets of two train sequences of a user", low=1)
     multi_positives: int = setting(1, "positive behaviours of one play from which an item counts", low=1)

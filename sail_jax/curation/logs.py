@@ -32,7 +32,7 @@ _VECTOR_BATCH = 8192
 
 
 def has_log(config: Config, name: str) -> bool:
-    """Whether the settings name a log ("events", "searches", "live", "hashtags", "items")."""
+    """Whether the settings name a log ("events", "searches", "live", "hashtags", "catalogue")."""
     return bool(getattr(config.logs, name).path)
 
 
@@ -110,7 +110,7 @@ def scan_items(config: Config, source: Path) -> pl.LazyFrame:
         item (String), time (Int64 seconds, null where it is not known), labels (List[String], empty where there are none),
         summary (String, null where there is none). Otherwise as `scan_events`.
     """
-    settings, separator = config.logs.items, config.ingest.source.separator
+    settings, separator = config.logs.catalogue, config.ingest.source.separator
 
     def build(log: _Columns) -> dict[str, pl.Expr]:
         return {
@@ -120,7 +120,7 @@ def scan_items(config: Config, source: Path) -> pl.LazyFrame:
             "summary": log.text("summary") if settings.summary else pl.lit(None, pl.String),
         }
 
-    return _select(config, source, "items", build, optional=("time", "summary"))
+    return _select(config, source, "catalogue", build, optional=("time", "summary"))
 
 
 def count_rows(config: Config, source: Path, name: str) -> int:
@@ -146,7 +146,7 @@ def cut_time(config: Config, source: Path) -> int:
         "searches": scan_results,
         "live": scan_live,
         "hashtags": scan_hashtags,
-        "items": scan_items,
+        "catalogue": scan_items,
     }
     for name, scan in scans.items():
         if has_log(config, name):

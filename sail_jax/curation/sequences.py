@@ -116,8 +116,8 @@ def _choose(config: Config, embeddings: Path | None) -> tuple[dict[str, Construc
     lacks = {}
     if embeddings is None:
         lacks["embeddings"] = "content embeddings: give --embeddings"
-    if not has_log(config, "items") or not config.logs.items.labels:
-        lacks["labels"] = "labels of items: set config.logs.items.path and config.logs.items.labels"
+    if not has_log(config, "catalogue") or not config.logs.catalogue.labels:
+        lacks["labels"] = "labels of items: set config.logs.catalogue.path and config.logs.catalogue.labels"
     settings = config.sequences
     chosen = {name: CONSTRUCTIONS[name] for name in CONSTRUCTIONS if name in settings.constructions}
     skipped = {name: lacks[need] for name, made in chosen.items() for need in made.needs if need in lacks}
@@ -258,6 +258,7 @@ _ROWS = pa.schema(
         ("user_id", pa.string()),
         ("item_ids", pa.list_(pa.string())),
         ("target_id", pa.string()),
+        ("seen_ids", pa.list_(pa.string())),
         ("split", pa.string()),
     ]
 )
@@ -282,15 +283,25 @@ def _sequences(made: Construction, candidates: Candidates, split: str, tally: Ta
     tally.candidates += len(window)
     tally.kept += int(choice.kept.sum())
     tally.lengths.update(sizes[good].tolist())
-    return _table(histories, Windows(windows.target[good], windows.begin[good]), sizes[good], entry[picked], split)
+    windows = Windows(windows.target[good], windows.begin[good])
+    return _table(histories, windows, sizes[good], entry[picked], split, settings.seen)
 
 
-def _table(histories: Histories, windows: Windows, sizes: np.ndarray, entry: np.ndarray, split: str) -> pa.Table:
-    ids = pa.array(histories.items[histories.item[entry]], pa.string())
+def _table(
+    histories: Histories, windows: Windows, sizes: np.ndarray, entry: np.ndarray, split: str, seen: int
+) -> pa.Table:
+    def lists(sizes: np.ndarray, entry: np.ndarray) -> pa.ListArray:
+        ids = pa.array(histories.items[histories.item[entry]], pa.string())
+        return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(sizes)]), pa.int32()), ids)
+
+    first = np.maximum(windows.begin, windows.target - seen)
+    before = windows.target - first
+    latest = np.repeat(windows.target - np.cumsum(before), before) + np.arange(before.sum())
     columns = [
         pa.array(histories.users[histories.user[windows.target]], pa.string()),
-        pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(sizes)]), pa.int32()), ids),
+        lists(sizes, entry),
         pa.array(histories.items[histories.item[windows.target]], pa.string()),
+        lists(before, latest),
         pa.array([split] * len(windows), pa.string()),
     ]
     return pa.table(columns, schema=_ROWS)

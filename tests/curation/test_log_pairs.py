@@ -367,7 +367,7 @@ def test_inverted_lists_find_most_of_what_is_near(tmp_path):
     write(tmp_path / "vectors/dense", {"item_id": ids, "vector": vectors.astype(np.float32).tolist()})
     one_span(tmp_path)
     settings = config(rsdf={"exact_items": 10, "probes": 8})
-    base = with_logs(settings, items=type(settings.logs.items)(path=""))
+    base = with_logs(settings, catalogue=type(settings.logs.catalogue)(path=""))
     tables, _ = build(tmp_path, base, "rsdf")
     wanted = {tuple(sorted((ids[i], ids[j]))) for i in range(1000) for j in range(i + 1, 5 * (i // 5) + 5)}
     found = unordered(tables["rsdf"]["train"])
@@ -383,7 +383,7 @@ def test_id_pairs_share_a_cluster(tmp_path):
     write(tmp_path / "vectors/id", {"item_id": ids, "vector": vectors.astype(np.float32).tolist()})
     one_span(tmp_path)
     settings = config(id={"cluster_items": 10, "neighbours": 3})
-    base = with_logs(settings, items=type(settings.logs.items)(path=""), id_embeddings={"id": "vectors/id"})
+    base = with_logs(settings, catalogue=type(settings.logs.catalogue)(path=""), id_embeddings={"id": "vectors/id"})
     tables, counts = build(tmp_path, base, "id")
     pairs = unordered(tables["id"]["train"])
     z = vectors[:39] / np.linalg.norm(vectors[:39], axis=1, keepdims=True)

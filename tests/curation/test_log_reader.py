@@ -86,8 +86,8 @@ def test_items_with_lists_and_with_separators(tmp_path):
     assert scan_items(config(), tmp_path).collect().rows() == [("a", 1, ["x", "y"], "s"), ("b", None, [], None)]
     (tmp_path / "items.csv").write_text("item_id,labels\na,x|y\nb,\n")
     base = config()
-    log = dataclasses.replace(base.logs.items, path="items.csv", time="", summary="")
-    frame = scan_items(with_logs(base, items=log), tmp_path).collect()
+    log = dataclasses.replace(base.logs.catalogue, path="items.csv", time="", summary="")
+    frame = scan_items(with_logs(base, catalogue=log), tmp_path).collect()
     assert frame.rows() == [("a", None, ["x", "y"], None), ("b", None, [], None)]
 
 

@@ -24,7 +24,7 @@ from sail_jax.deploy.embedding_set import EmbeddingInfo, write_info, write_part
 from sail_jax.errors import SailError
 
 FLAGS = ("like", "finish", "share", "comment", "follow")
-SIZE = {"history": 20, "vanilla_history": 12, "length": 6, "min_items": 2, "windows": 3, "stride": 4}
+SIZE = {"history": 20, "vanilla_history": 12, "length": 6, "min_items": 2, "windows": 3, "stride": 4, "seen": 5}
 LABELS = ("animals", "food", "sports")
 
 
@@ -83,7 +83,7 @@ def write_logs(world, folder):
 
 def config_of(**changes):
     values = config_lib.default_config()
-    values.logs["events"].path, values.logs["items"].path = "logs/events.parquet", "logs/items.parquet"
+    values.logs["events"].path, values.logs.catalogue.path = "logs/events.parquet", "logs/items.parquet"
     values.logs.test_share = 0.2
     values.sequences.update(SIZE | changes)
     return config_lib.build(values)
@@ -211,6 +211,8 @@ def test_targets_and_items_are_those_of_the_rules(built, logs, name, split):
         if len(kept) >= SIZE["min_items"]:
             expected[user, target] = before, kept
     assert len(expected) > 8  # else nothing is tested
+    for row in tables[name][split]:
+        assert list(row.seen_ids) == expected[row.user_id, row.target_id][0][-SIZE["seen"] :]
     assert set(found) == set(expected)
     for key, items in found.items():
         before, kept = expected[key]
@@ -449,7 +451,7 @@ def test_equal_times_are_ordered_by_item(tmp_path):
     tables, _ = build(
         config_of(constructions=("seq_collab_multi",)), write_logs(world, tmp_path / "export"), tmp_path / "out"
     )
-    assert tables["seq_collab_multi"] == {"train": [Sequence("u", ("a", "b"), "c")], "test": []}
+    assert tables["seq_collab_multi"] == {"train": [Sequence("u", ("a", "b"), "c", ("a", "b"))], "test": []}
 
 
 def test_what_is_missing_is_skipped_and_said(source, tmp_path):
@@ -457,12 +459,12 @@ def test_what_is_missing_is_skipped_and_said(source, tmp_path):
     assert "seq_content_single" not in tables and "--embeddings" in summary["skipped"]["seq_content_single"]
     config = config_of()
     config = dataclasses.replace(
-        config, logs=dataclasses.replace(config.logs, items=dataclasses.replace(config.logs.items, labels=""))
+        config, logs=dataclasses.replace(config.logs, catalogue=dataclasses.replace(config.logs.catalogue, labels=""))
     )
     (tmp_path / "no labels").mkdir()
     tables, summary = build(config, source, tmp_path / "no labels", embeddings=None)
     assert set(tables) == {"eval_vanilla"}
-    assert "config.logs.items.labels" in summary["skipped"]["eval_filtered"]
+    assert "config.logs.catalogue.labels" in summary["skipped"]["eval_filtered"]
 
 
 @pytest.mark.parametrize(

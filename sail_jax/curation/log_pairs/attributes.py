@@ -61,7 +61,7 @@ def build_hashtag(build: Build, output: Path) -> dict[str, int]:
 def build_summary(build: Build, output: Path) -> dict[str, int]:
     """Writes the pairs of items whose summaries share n-grams; returns counts."""
     rules = build.config.builders.summary
-    build.say(f"summary: reading {build.config.logs.items.path}")
+    build.say(f"summary: reading {build.config.logs.catalogue.path}")
     scan, counts = _items(build, "summary", "summary")
     grams = build.folder("summary.grams")
     parts = build.parts(count(scan) * _WORDS_OF_SUMMARY)
@@ -122,7 +122,7 @@ def word_grams(texts: pl.DataFrame, words: int) -> pl.DataFrame:
 def build_cls(build: Build, output: Path) -> dict[str, int]:
     """Writes labels, as texts of queries, with the items that have them; returns counts."""
     rules = build.config.builders.cls
-    build.say(f"cls: reading {build.config.logs.items.path}")
+    build.say(f"cls: reading {build.config.logs.catalogue.path}")
     scan, counts = _items(build, "cls", "labels")
     labels = scan.explode("labels").with_columns(text=pl.col("labels").str.strip_chars()).filter(pl.col("text") != "")
     texts = number_texts(labels, "text")
@@ -166,7 +166,7 @@ def _items(build: Build, name: str, column: str) -> tuple[pl.LazyFrame, dict[str
     rows = scan_items(build.config, build.source).select("item", column)
     scan = pl.scan_parquet(sink(build.catalogue.encode(rows), build.folder(name) / "rows.parquet"))
     read, usable, known = (
-        count_rows(build.config, build.source, "items"),
+        count_rows(build.config, build.source, "catalogue"),
         count(scan),
         scan.filter(pl.col("item").is_not_null()),
     )

@@ -37,13 +37,13 @@ BUILDERS: dict[str, tuple[Callable[[Build, Path], dict[str, int]], str]] = {
     "copair": (consumption.build_copair, "events"),
     "search": (searches.build_search, "searches"),
     "live": (consumption.build_live, "live"),
-    "summary": (attributes.build_summary, "items"),
+    "summary": (attributes.build_summary, "catalogue"),
     "hashtag": (attributes.build_hashtag, "hashtags"),
     "rsdf": (vectors.build_rsdf, "dense_features"),
     "id": (vectors.build_id, "id_embeddings"),
     "q2i_search": (searches.build_q2i_search, "searches"),
     "q2i_score": (searches.build_q2i_score, "searches"),
-    "cls": (attributes.build_cls, "items"),
+    "cls": (attributes.build_cls, "catalogue"),
 }
 # Builders whose pairs are of the side on which both items were published.
 _BY_PUBLICATION = {"summary", "rsdf", "id", "cls"}
@@ -52,7 +52,7 @@ _SCANS = {
     "searches": scan_results,
     "live": scan_live,
     "hashtags": scan_hashtags,
-    "items": scan_items,
+    "catalogue": scan_items,
 }
 
 
@@ -121,7 +121,7 @@ def _catalogue(config: Config, source: Path, chosen: list[str], cut: int, store:
         paths |= {f"config.logs.id_embeddings.{name}": path for name, path in config.logs.id_embeddings.items()}
     frames += [scan_vector_ids(source / path, setting) for setting, path in paths.items()]
     published = None
-    if _BY_PUBLICATION & set(chosen) and has_log(config, "items") and config.logs.items.time:
+    if _BY_PUBLICATION & set(chosen) and has_log(config, "catalogue") and config.logs.catalogue.time:
         published = scan_items(config, source).select("item", "time")
     return build_catalogue(frames, published, cut, store)
 
