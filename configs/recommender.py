@@ -39,7 +39,7 @@ def get_config() -> ml_collections.ConfigDict:
     search.table = "tables/q2i_search.parquet"
     config.eval.tasks.q2i.table = search.table
     _name_data(config)
-    config.objective.teachers = {"id_finish": 32, "id_like": 32}
+    config.objective.teachers = {"id_finish": 32, "id_like": 24}
     config.data.batch_size = 32
     config.stages = {
         "1_content": {"steps": 150, "weights": {"copair": 2.0, "search": 1.0, "hashtag": 1.0}},
