@@ -26,9 +26,9 @@ from sail_jax.data.tables import Pair, PairTable, is_held_out, write_pairs
 
 REPO = Path(__file__).parents[1]
 CONFIG = REPO / "configs" / "recommender.py"
-STAGES = ("1_content", "2_sequences", "3_ids")
-# Per stage: few, as there are six runs of three stages each.
-STEPS = 150
+# Steps of each stage: few, as there are six runs. The evaluations in between come at multiples of EVERY.
+STAGES = {"1_content": 300, "2_sequences": 150, "3_ids": 150}
+EVERY = 150
 # Share of the items whose ID embeddings are not taught.
 HOLDOUT = 0.2
 GID = "gid_held_out.parquet"
@@ -36,7 +36,6 @@ COMMON = (
     "model.llm.layers=1",
     "model.llm.mlp_width=128",
     "model.vit.layers=1",
-    "prompt.max_tokens=48",
     "data.batch_size=32",
     "eval.untrained=False",
     "eval.tfidf=False",
@@ -44,9 +43,9 @@ COMMON = (
     f"ingest.holdout={HOLDOUT}",
     f"eval.tasks.gid.table=tables/{GID}",
     "eval.tasks.gid.split=test",
-    f"train.evaluate_every={STEPS}",
-    f"train.checkpoint_every={STEPS}",
-    *(f"stages.{stage}.steps={STEPS}" for stage in STAGES),
+    f"train.evaluate_every={EVERY}",
+    f"train.checkpoint_every={EVERY}",
+    *(f"stages.{stage}.steps={steps}" for stage, steps in STAGES.items()),
 )
 # Figure -> where the evaluation has it, and by what it is multiplied.
 FIGURES = {
@@ -65,12 +64,12 @@ FIGURES = {
     "Filtered R@10": ("filtered/recall@10", 100),
     "Filtered R@25": ("filtered/recall@25", 100),
 }
-# The report's rows: how each is called, of which kind of run, after which stage.
+# The report's rows: how each is called, of which kind of run, after how many steps.
 ROWS = {
-    "base": ("enhanced", 1),
-    "+ sequence-to-item": ("enhanced", 2),
-    "+ ID-to-item": ("enhanced", 3),
-    "content alone, as long": ("content", 3),
+    "base": ("enhanced", 300),
+    "+ sequence-to-item": ("enhanced", 450),
+    "+ ID-to-item": ("enhanced", 600),
+    "content alone, as long": ("content", 600),
 }
 
 
@@ -86,7 +85,7 @@ def main() -> None:
     options = parser.parse_args()
     workdir = options.workdir.absolute()
     prepare(workdir)
-    runs = [(kind, seed) for seed in range(options.seeds) for kind in ("enhanced", "content")]
+    runs = [(kind, seed) for kind in ("enhanced", "content") for seed in range(options.seeds)]
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(lambda run: train(workdir, *run), runs))
     table = summarise(workdir, options.seeds)
@@ -116,7 +115,7 @@ def prepare(workdir: Path) -> None:
     )
     settings = [f"--config.{word}" for word in (f"data.dir={data}", *COMMON, "train.evaluate_every=0", "eval.tasks={}")]
     settings += [f"--config.stages={ {'1_content': content_stage()} }"]
-    once(content / "checkpoints" / str(STEPS), "train", *common, "--workdir", str(content), *settings)
+    once(content / "checkpoints" / str(STAGES["1_content"]), "train", *common, "--workdir", str(content), *settings)
     vectors = workdir / "content_embeddings"
     once(vectors / "embeddings.json", "embed", "--workdir", str(content), "--output", str(vectors))
     sequences = ("sequences", *common, "--source", str(raw), "--output", tables, "--workdir", str(data))
@@ -140,8 +139,7 @@ def hold_out(tables: Path) -> None:
 
 def content_stage() -> dict:
     """The settings of the first stage."""
-    stage = config_lib.to_dict(config_lib.load(CONFIG, [f"stages.{s}.steps={STEPS}" for s in STAGES]))["stages"]
-    return stage[STAGES[0]]
+    return config_lib.to_dict(config_lib.load(CONFIG, []))["stages"]["1_content"] | {"steps": STAGES["1_content"]}
 
 
 def train(workdir: Path, kind: str, seed: int) -> None:
@@ -153,7 +151,7 @@ def train(workdir: Path, kind: str, seed: int) -> None:
     path = run_path(workdir, kind, seed)
     overrides = [f"--config.{word}" for word in words]
     once(
-        path / "checkpoints" / str(STEPS * len(STAGES)),
+        path / "checkpoints" / str(sum(STAGES.values())),
         "train",
         "--config",
         str(CONFIG),
@@ -183,12 +181,12 @@ def run_path(workdir: Path, kind: str, seed: int) -> Path:
     return workdir / kind / str(seed)
 
 
-def read(path: Path, stage: int) -> dict[str, float]:
-    """The evaluation of a run at the end of a stage, counted from 1."""
+def read(path: Path, step: int) -> dict[str, float]:
+    """The evaluation of a run after some steps."""
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     found = {}
     for line in lines:
-        if line["step"] == stage * STEPS:
+        if line["step"] == step:
             found |= {key.removeprefix("eval/"): value for key, value in line.items() if key.startswith("eval/")}
     return found
 
@@ -196,8 +194,7 @@ def read(path: Path, stage: int) -> dict[str, float]:
 def summarise(workdir: Path, seeds: int) -> dict[str, dict[str, dict[str, float]]]:
     """Row -> figure -> mean, standard error, and mean change to the base with its standard error, taken seed by seed."""
     values = {
-        row: [read(run_path(workdir, kind, seed), stage) for seed in range(seeds)]
-        for row, (kind, stage) in ROWS.items()
+        row: [read(run_path(workdir, kind, seed), step) for seed in range(seeds)] for row, (kind, step) in ROWS.items()
     }
     table: dict[str, dict[str, dict[str, float]]] = {}
     for row, of_seeds in values.items():

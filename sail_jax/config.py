@@ -85,6 +85,11 @@ class OptimizerConfig:
     b1: float = setting(0.9, "decay of the first moment", low=0, below=1)
     b2: float = setting(0.999, "decay of the second moment", low=0, below=1)
     eps: float = setting(1e-8, "epsilon of Adam", low=0)
+    first_moment: str = setting(
+        "float32",
+        "type in which the first moment is kept; bfloat16 saves two bytes per parameter",
+        choices=("float32", "bfloat16"),
+    )
     weight_decay: float = setting(1e-4, "weight decay, on matrices alone", low=0)
     temperature_rate: float = setting(
         1.0,

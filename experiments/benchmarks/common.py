@@ -45,6 +45,11 @@ def median_of(function: Callable[[], Any], repeats: int) -> float:
     return statistics.median(times)
 
 
+def read(name: str) -> dict[str, Any]:
+    """The figures that `write` left."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
 def write(name: str, figures: dict[str, Any]) -> None:
     """Prints figures and writes them to experiments/results/benchmarks/NAME.json."""
     text = json.dumps(figures, indent=2, ensure_ascii=False)

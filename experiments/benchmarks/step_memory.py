@@ -25,6 +25,15 @@ MODES = {
 }
 
 
+# Name -> pairs on a chip, and settings.
+CASES = {
+    "small": (SMALL,),
+    "large": (LARGE,),
+    "first moment": (LARGE, "optimizer.first_moment=bfloat16"),
+    "ZeRO-2": (LARGE, "mesh.shard_optimizer=True"),
+}
+
+
 def experiment(pairs: int, *overrides: str) -> Config:
     """The full-size experiment with one data set and one pattern, and so many pairs on a chip."""
     words = ["data.frame_budget=8", "data.clip_budget=1", "data.text_budget=0", "model.media_chunk=0", "mesh.fsdp=1"]
@@ -45,22 +54,22 @@ def ratios(attention: str) -> dict[str, float]:
     return found
 
 
-def memory(pairs: int, *, shard_optimizer: bool = False) -> dict[str, float]:
+def memory(pairs: int, *overrides: str) -> dict[str, float]:
     """What the compiler says of a chip, in bytes, and how long it took."""
-    words = ("model.remat=full", "model.media_chunk=3", f"mesh.shard_optimizer={shard_optimizer}")
-    report = compile_ahead(experiment(pairs, *words), TOPOLOGY)
+    report = compile_ahead(experiment(pairs, "model.remat=full", "model.media_chunk=3", *overrides), TOPOLOGY)
     kinds = vars(report.memory) | {"total": report.memory.total}
     return {"pairs": pairs, "seconds": report.seconds, "refusal": report.refusal, **kinds}
 
 
 def rows(steps: dict[str, dict[str, float]], by_mode: dict[str, dict[str, float]]) -> list[dict]:
     """The lines of the README's table."""
-    small, large, split = steps.values()
+    small, large = steps["small"], steps["large"]
     per_item = (large["total"] - small["total"]) / (2 * (large["pairs"] - small["pairs"])) / GIB
     what = f"Full-size step, {2 * large['pairs']} items of 8 frames on a chip (compiled for {CHIPS} v5p): memory, "
     lines = {
         f"{what}with a copy of everything on each": f"{large['total'] / GIB:.1f} GiB, {per_item:.3f} GiB per item",
-        f"{what}moments split over them (ZeRO-2)": f"{split['total'] / GIB:.1f} GiB",
+        f"{what}the same, first moments in bfloat16": f"{steps['first moment']['total'] / GIB:.1f} GiB",
+        f"{what}moments split over them (ZeRO-2)": f"{steps['ZeRO-2']['total'] / GIB:.1f} GiB",
     }
     for attention, found in by_mode.items():
         for name, ratio in found.items():
@@ -72,11 +81,16 @@ def main() -> None:
     """Parses the command line, compiles, writes the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--operations", action="store_true", help="only count operations and print them: minutes less")
+    parser.add_argument(
+        "--only", choices=list(CASES), help="compile this case alone; the others stay as they were measured"
+    )
     options = parser.parse_args()
     by_mode = {attention: ratios(attention) for attention in ("latents", "joint")}
     if options.operations:
         return
-    steps = {"small": memory(SMALL), "large": memory(LARGE), "ZeRO-2": memory(LARGE, shard_optimizer=True)}
+    steps = common.read("step_memory") if options.only else {}
+    steps = {name: steps[name] for name in CASES if name in steps}
+    steps |= {name: memory(*CASES[name]) for name in ([options.only] if options.only else CASES)}
     figures = {"machine": common.machine(), "versions": common.versions("jaxlib", "libtpu", "flax")}
     figures |= steps | {"operations": by_mode, "rows": rows(steps, by_mode)}
     common.write("step_memory", figures)

@@ -12,6 +12,7 @@ import numpy as np
 
 from sail_jax.config import Config, EvalTaskConfig
 from sail_jax.data.features import View
+from sail_jax.data.sequence_tables import LatestItems, open_pairs
 from sail_jax.data.store import ItemStore, item_key
 from sail_jax.data.tables import PairTable
 from sail_jax.data.views import dataset_views, task_views
@@ -40,12 +41,12 @@ class SampledSet:
 
     name: str
     where: str
-    table: PairTable
+    table: PairTable | LatestItems
     views: tuple[View, View]
 
 
 def training_set(config: Config, name: str) -> SampledSet:
-    """A training set; a side shows the modalities that at least one of its patterns shows.
+    """A training set; a side shows the modalities that at least one of its patterns shows. Of a history, the latest item counts.
 
     Raises:
         SailError: when a setting is wrong, or the split of the table has no row.
@@ -66,7 +67,7 @@ def benchmark(config: Config, name: str) -> SampledSet:
 def _sampled_set(
     config: Config, name: str, where: str, settings: DatasetConfig | EvalTaskConfig, views: tuple[View, View]
 ) -> SampledSet:
-    table = PairTable.open(Path(config.data.dir) / settings.table, split=settings.split)
+    table = open_pairs(Path(config.data.dir) / settings.table, settings.split, settings.kind)
     if not len(table):
         raise SailError(f"{where}: {settings.table} has no row in the split {settings.split!r}.")
     return SampledSet(name, where, table, views)

@@ -159,7 +159,10 @@ def _settings(config: Config, name: str) -> DatasetConfig:
         raise SailError(
             f"There is no data set {name!r} in config.data.datasets. Did you mean {nearest(name, config.data.datasets)}?"
         )
-    return config.data.datasets[name]
+    settings = config.data.datasets[name]
+    if settings.kind != "pairs":
+        raise SailError(f"config.data.datasets.{name} is of kind {settings.kind!r}; hard negatives are mined of pairs.")
+    return settings
 
 
 @dataclasses.dataclass(frozen=True)

@@ -131,7 +131,7 @@ def _known_parts(config: Config) -> dict[Path, float]:
     scores = {part: -np.inf for path in [*_tables_in(folder / tables_lib.FOLDER), *named] for part in _parts(path)}
     limits: dict[Path, float] = {}
     for dataset in config.data.datasets.values():
-        for part in _parts(folder / dataset.table) if dataset.table else ():
+        for part in _parts(folder / dataset.table) if dataset.table and dataset.kind != "sequences" else ():
             limits[part] = min(dataset.min_score, limits.get(part, np.inf))
     return dict(sorted((scores | limits).items()))
 

@@ -10,8 +10,9 @@ from sail_jax.config import Config
 from sail_jax.data.features import FeatureExtractor, View
 from sail_jax.data.pipeline import make_extractor, open_store
 from sail_jax.data.prompts import shown_fields
+from sail_jax.data.sequence_tables import LatestItems, open_pairs
 from sail_jax.data.tables import PairTable
-from sail_jax.data.views import dataset_views, retrieval_tasks, task_views
+from sail_jax.data.views import retrieval_tasks, sides_shown, task_views
 from sail_jax.errors import BadRecordError
 from sail_jax.items import Item, TokenType, text_item
 
@@ -45,26 +46,26 @@ def previews(config: Config, row: int = 0) -> Iterator[Preview]:
         SailError: on a wrong pattern or an unknown field.
     """
     extract = make_extractor(config) if config.data.dir else None
-    for place, table, split, views in _views(config):
+    for place, table, split, views, kind in _views(config):
         for side, view in enumerate(views):
             label = f"{place}, {('query', 'target')[side]}"
             if extract is None:
                 yield Preview(label, view, config.prompt.template.replace("{instruction}", view.instruction), 0)
                 continue
-            pairs = PairTable.open(Path(config.data.dir) / table, split=split)
+            pairs = open_pairs(Path(config.data.dir) / table, split, kind)
             yield _example(config, extract, label, view, _item(config, pairs, row % len(pairs), side))
 
 
-def _views(config: Config) -> Iterator[tuple[str, str, str, tuple[View, View]]]:
-    """(place in the config, table, split, views) of every training set and task."""
+def _views(config: Config) -> Iterator[tuple[str, str, str, tuple[View, ...], str]]:
+    """(place in the config, table, split, views, kind) of every training set and task; of a history, the latest item is shown."""
     for name, dataset in config.data.datasets.items():
-        yield f"data.datasets.{name}", dataset.table, dataset.split, dataset_views(config, name)
+        yield f"data.datasets.{name}", dataset.table, dataset.split, sides_shown(config, name)[:2], dataset.kind
     for name in retrieval_tasks(config):
         task = config.eval.tasks[name]
-        yield f"eval.tasks.{name}", task.table, task.split, task_views(config, name)
+        yield f"eval.tasks.{name}", task.table, task.split, task_views(config, name), "pairs"
 
 
-def _item(config: Config, pairs: PairTable, row: int, side: int) -> Item:
+def _item(config: Config, pairs: PairTable | LatestItems, row: int, side: int) -> Item:
     pair = pairs[row]
     if side == 0 and pair.query_id is None:
         return text_item(pair.query_text)

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sail_jax.data.row_groups import SPLIT_FIELD, RowGroupTable, missing_column, write_by_split
+from sail_jax.data.tables import Pair, PairTable
 from sail_jax.errors import SailError
 
 _IDS = pa.list_(pa.field("element", pa.string(), nullable=False))
@@ -102,3 +103,27 @@ class SequenceTable(RowGroupTable[Sequence]):
     what = "sequence table"
     writer = "sail_jax.data.sequence_tables.write_sequences"
     make_row = staticmethod(_make_sequence)
+
+
+class LatestItems:
+    """A sequence table seen as pairs of the latest item and the target: what is shown and sampled where a side is one item.
+
+    Args:
+        path: the table.
+        split: its split.
+    """
+
+    def __init__(self, path: pathlib.Path, split: str) -> None:
+        self._table = SequenceTable.open(path, split)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, i: int) -> Pair:
+        row = self._table[i]
+        return Pair(row.item_ids[-1], None, row.target_id)
+
+
+def open_pairs(path: pathlib.Path, split: str, kind: str) -> PairTable | LatestItems:
+    """The table of a training set of some kind, row by row as pairs."""
+    return LatestItems(path, split) if kind == "sequences" else PairTable.open(path, split)

@@ -62,6 +62,7 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
         b1=config.b1,
         b2=config.b2,
         eps=config.eps,
+        mu_dtype=config.first_moment,
         weight_decay=config.weight_decay,
         mask=lambda params: match(WEIGHT_DECAY, params),
     )

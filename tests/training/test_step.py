@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from sail_jax import config as config_lib
@@ -148,6 +149,14 @@ def test_weight_decay_acts_on_matrices_alone(config, parts):
     for name, decay in decays.items():
         if name.endswith(("bias", "scale", "latents", "mean", "var", "log_temperature")) or "position" in name:
             assert not decay, name
+
+
+def test_the_first_moment_may_be_kept_in_bfloat16(settings):
+    settings.optimizer.first_moment = "bfloat16"
+    config = config_lib.build(settings)
+    state = jax.eval_shape(lambda: init_state(config, make_objective(config), make_optimizer(config.optimizer)))
+    assert {leaf.dtype for leaf in jax.tree.leaves(optax.tree.get(state.opt_state, "mu"))} == {np.dtype(jnp.bfloat16)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(optax.tree.get(state.opt_state, "nu"))} == {np.dtype(np.float32)}
 
 
 def test_learning_rate(config):
