@@ -19,8 +19,7 @@ from sail_jax import config as config_lib
 from sail_jax.schema import to_dict
 
 FIND_RELATED = "Summarise the item so that related items can be found."
-# The constructions that need no embeddings.
-SEQUENCES = ("seq_content_multi", "seq_collab_single", "seq_collab_multi")
+SEQUENCES = ("seq_content_single", "seq_content_multi", "seq_collab_single", "seq_collab_multi")
 ID_EMBEDDINGS = {"id_finish": "vectors/id_finish", "id_like": "vectors/id_like"}
 
 
@@ -44,7 +43,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.stages = {
         "1_content": {"steps": 150, "weights": {"copair": 2.0, "search": 1.0, "hashtag": 1.0}},
         # Pairs of items beside the sequences, and beside the ID embeddings, keep what content says.
-        "2_sequences": {"steps": 150, "weights": {"copair": 1.0, **dict.fromkeys(SEQUENCES, 1.0)}, "warmup_steps": 5},
+        "2_sequences": {
+            "steps": 150,
+            "weights": {"copair": 1.0, **dict.fromkeys(SEQUENCES[1:], 1.0)},
+            "warmup_steps": 5,
+        },
         "3_ids": {"steps": 150, "weights": {"copair": 1.0, "ids": 2.0}, "warmup_steps": 5},
     }
     return config

@@ -29,6 +29,13 @@ CONFIG = REPO / "configs" / "recommender.py"
 # Steps of each stage: few, as there are six runs. The evaluations in between come at multiples of EVERY.
 STAGES = {"1_content": 300, "2_sequences": 150, "3_ids": 150}
 EVERY = 150
+SEQUENCE_WEIGHTS = {
+    "copair": 1.0,
+    "seq_content_single": 1.0,
+    "seq_content_multi": 0.2,  # there are few of them
+    "seq_collab_single": 1.0,
+    "seq_collab_multi": 1.0,
+}
 # Share of the items whose ID embeddings are not taught.
 HOLDOUT = 0.2
 GID = "gid_held_out.parquet"
@@ -148,6 +155,8 @@ def train(workdir: Path, kind: str, seed: int) -> None:
     if kind == "content":
         weights = content_stage()["weights"]
         words += [f"stages.{stage}.weights={weights}" for stage in STAGES]
+    else:
+        words.append(f"stages.2_sequences.weights={SEQUENCE_WEIGHTS}")
     path = run_path(workdir, kind, seed)
     overrides = [f"--config.{word}" for word in words]
     once(

@@ -112,16 +112,14 @@ def test_a_finished_run_is_left_alone(finished):
     ],
 )
 def test_a_workdir_of_another_config_is_refused(finished, change, message):
-    settings = tiny.experiment(finished[0].data.dir)
-    settings.update(finished[0])
+    settings = finished[0].copy_and_resolve_references()
     settings.update(change)
     with pytest.raises(SailError, match=message):
         train(config_lib.build(settings), finished[1])
 
 
 def test_changed_data_is_refused(finished, monkeypatch):
-    settings = tiny.experiment(finished[0].data.dir)
-    settings.update(finished[0])
+    settings = finished[0].copy_and_resolve_references()
     monkeypatch.setattr(BatchSource, "fingerprint", lambda self: {"datasets": "others"})
     with pytest.raises(SailError, match="data of the run"):
         train(config_lib.build(settings), finished[1])
