@@ -1,11 +1,11 @@
-"""What learning from the recommender is worth: content training, then sequence-to-item, then ID-to-item with it.
+"""What learning from the recommender is worth: a model of content, then sequence-to-item, then ID-to-item with it.
 
     python -m experiments.enhancement --workdir runs/enhancement
 
-generates the world of configs/recommender.py, makes its tables of pairs and sequences, and trains per seed two runs of the same number of steps: "enhanced",
-whose stages are those of that config, and "content", which goes on with the content sets of the first stage, as a control. Both are
-evaluated at the end of each stage. It writes experiments/results/enhancement.json and a table with mean and standard error in the shape of
-tables 4 and 5 of the report (arXiv 2510.12709). What is finished is not repeated, so it may be stopped and started again.
+generates the world of configs/recommender.py, makes its tables, trains one model of content, and goes on from it with the last two stages of that config, once per
+seed. It is evaluated before, and at the end of each stage. It writes experiments/results/enhancement.json and a table with mean and standard error in the
+shape of tables 4 and 5 of the report (arXiv 2510.12709). All seeds start from the one model of content, so that the errors are those of
+what comes after it. What is finished is not repeated, so it may be stopped and started again.
 """
 
 import argparse
@@ -26,9 +26,9 @@ from sail_jax.data.tables import Pair, PairTable, is_held_out, write_pairs
 
 REPO = Path(__file__).parents[1]
 CONFIG = REPO / "configs" / "recommender.py"
-# Steps of each stage: few, as there are six runs. The evaluations in between come at multiples of EVERY.
-STAGES = {"1_content": 300, "2_sequences": 150, "3_ids": 150}
-EVERY = 150
+# Steps of the model of content, in batches of 64 pairs, and of each of the two stages after it, in batches of 32.
+CONTENT_STEPS, STEPS = 400, 150
+CONTENT_WEIGHTS = {"hashtag": 2.0, "search": 2.0, "copair": 1.0}
 SEQUENCE_WEIGHTS = {
     "copair": 1.0,
     "seq_content_single": 1.0,
@@ -43,16 +43,14 @@ COMMON = (
     "model.llm.layers=1",
     "model.llm.mlp_width=128",
     "model.vit.layers=1",
-    "data.batch_size=32",
     "eval.untrained=False",
     "eval.tfidf=False",
     "eval.widths=(96,)",
     f"ingest.holdout={HOLDOUT}",
     f"eval.tasks.gid.table=tables/{GID}",
     "eval.tasks.gid.split=test",
-    f"train.evaluate_every={EVERY}",
-    f"train.checkpoint_every={EVERY}",
-    *(f"stages.{stage}.steps={steps}" for stage, steps in STAGES.items()),
+    "eval.tasks.gid.metrics=('recall',)",
+    "eval.tasks.q2i.metrics=('recall',)",
 )
 # Figure -> where the evaluation has it, and by what it is multiplied.
 FIGURES = {
@@ -71,13 +69,8 @@ FIGURES = {
     "Filtered R@10": ("filtered/recall@10", 100),
     "Filtered R@25": ("filtered/recall@25", 100),
 }
-# The report's rows: how each is called, of which kind of run, after how many steps.
-ROWS = {
-    "base": ("enhanced", 300),
-    "+ sequence-to-item": ("enhanced", 450),
-    "+ ID-to-item": ("enhanced", 600),
-    "content alone, as long": ("content", 600),
-}
+# The report's rows after the base, and after how many steps they are.
+ROWS = {"+ sequence-to-item": STEPS, "+ ID-to-item": 2 * STEPS}
 
 
 def main() -> None:
@@ -92,42 +85,35 @@ def main() -> None:
     options = parser.parse_args()
     workdir = options.workdir.absolute()
     prepare(workdir)
-    runs = [(kind, seed) for kind in ("enhanced", "content") for seed in range(options.seeds)]
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(lambda run: train(workdir, *run), runs))
+        list(pool.map(lambda seed: train(workdir, seed), range(options.seeds)))
     table = summarise(workdir, options.seeds)
     machine = {"cores": os.cpu_count(), "python": platform.python_version(), "jax": jax.__version__}
-    result = {"machine": machine, "common": COMMON, "seeds": options.seeds, "table": table}
+    settings = {"common": COMMON, "content_weights": CONTENT_WEIGHTS, "sequence_weights": SEQUENCE_WEIGHTS}
+    steps = {"content": CONTENT_STEPS, "stages": STEPS}
+    result = {"machine": machine, "settings": settings, "steps": steps, "seeds": options.seeds, "table": table}
     options.output.write_text(json.dumps(result, indent=2) + "\n")
     print(markdown(table), f"\n\nWritten to {options.output}")
 
 
 def prepare(workdir: Path) -> None:
-    """The world, its store, its pairs, a model of content that tells which items of a history are alike, and the sequences."""
-    raw, data, content = workdir / "world", workdir / "data", workdir / "content_model"
-    tables = str(data / "tables")
-    common = ("--config", str(CONFIG), f"--config.ingest.holdout={HOLDOUT}")
-    once(workdir / "world" / "world.json", "world", *common, "--output", str(raw))
-    once(data / "tables" / "theme.parquet", "ingest", *common, "--source", str(raw), "--workdir", str(data))
-    once(
-        data / "tables" / "pairs.json",
-        "pairs",
-        *common,
-        "--source",
-        str(raw),
-        "--output",
-        tables,
-        "--workdir",
-        str(data),
-    )
-    settings = [f"--config.{word}" for word in (f"data.dir={data}", *COMMON, "train.evaluate_every=0", "eval.tasks={}")]
-    settings += [f"--config.stages={ {'1_content': content_stage()} }"]
-    once(content / "checkpoints" / str(STAGES["1_content"]), "train", *common, "--workdir", str(content), *settings)
-    vectors = workdir / "content_embeddings"
-    once(vectors / "embeddings.json", "embed", "--workdir", str(content), "--output", str(vectors))
-    sequences = ("sequences", *common, "--source", str(raw), "--output", tables, "--workdir", str(data))
-    once(data / "tables" / "sequences.json", *sequences, "--embeddings", str(vectors))
-    hold_out(data / "tables")
+    """The world, its store and pairs, the model of content with its evaluation, export and embeddings, and the sequences."""
+    raw, data, content = workdir / "world", workdir / "data", workdir / "content"
+    tables, export, vectors = data / "tables", workdir / "content_export", workdir / "content_embeddings"
+    config, logs = ("--config", str(CONFIG), f"--config.ingest.holdout={HOLDOUT}"), ("--source", str(raw))
+    once(raw / "world.json", "world", *config, "--output", str(raw))
+    once(tables / "items.parquet", "ingest", *config, *logs, "--workdir", str(data))
+    made = (*logs, "--output", str(tables), "--workdir", str(data))
+    once(tables / "pairs.json", "pairs", *config, *made)
+    hold_out(tables)
+    stage = {"1_content": {"steps": CONTENT_STEPS, "weights": CONTENT_WEIGHTS, "warmup_steps": 20}}
+    words = overrides(data, "data.batch_size=64", f"stages={stage}")
+    done = content / "checkpoints" / str(CONTENT_STEPS)
+    once(done, "train", "--config", str(CONFIG), "--workdir", str(content), *words, threads=0)
+    once(export / "config.json", "export", "--workdir", str(content), "--output", str(export))
+    once(vectors / "embeddings.json", "embed", "--workdir", str(content), "--output", str(vectors), threads=0)
+    once(tables / "sequences.json", "sequences", *config, *made, "--embeddings", str(vectors))
+    once(content / "metrics.json", "evaluate", "--workdir", str(content), threads=0)
 
 
 def hold_out(tables: Path) -> None:
@@ -144,50 +130,54 @@ def hold_out(tables: Path) -> None:
         write_pairs(tables / GID, held_out())
 
 
-def content_stage() -> dict:
-    """The settings of the first stage."""
-    return config_lib.to_dict(config_lib.load(CONFIG, []))["stages"]["1_content"] | {"steps": STAGES["1_content"]}
-
-
-def train(workdir: Path, kind: str, seed: int) -> None:
-    """One run; it goes on where it was stopped."""
-    words = [f"data.dir={workdir / 'data'}", f"seed={seed}", *COMMON]
-    if kind == "content":
-        weights = content_stage()["weights"]
-        words += [f"stages.{stage}.weights={weights}" for stage in STAGES]
-    else:
-        words.append(f"stages.2_sequences.weights={SEQUENCE_WEIGHTS}")
-    path = run_path(workdir, kind, seed)
-    overrides = [f"--config.{word}" for word in words]
+def train(workdir: Path, seed: int) -> None:
+    """The two stages of one seed; they go on where they were stopped."""
+    stages = config_lib.to_dict(config_lib.load(CONFIG, []))["stages"]
+    stages = {name: stages[name] | {"steps": STEPS} for name in ("2_sequences", "3_ids")}
+    stages["2_sequences"]["weights"] = SEQUENCE_WEIGHTS
+    words = overrides(
+        workdir / "data",
+        f"seed={seed}",
+        f"stages={stages}",
+        f"init_from={ {'model': str(workdir / 'content_export')} }",
+        f"train.evaluate_every={STEPS}",
+        f"train.checkpoint_every={STEPS}",
+    )
+    path = run_path(workdir, seed)
     once(
-        path / "checkpoints" / str(sum(STAGES.values())),
+        path / "checkpoints" / str(2 * STEPS),
         "train",
         "--config",
         str(CONFIG),
         "--workdir",
         str(path),
-        *overrides,
+        *words,
+        threads=1,
     )
 
 
-def once(result: Path, *arguments: str) -> None:
-    """Runs a verb in a process of its own, on one thread, unless its result is there."""
+def overrides(data: Path, *words: str) -> list[str]:
+    """Words of the command line that change settings."""
+    return [f"--config.{word}" for word in (f"data.dir={data}", *COMMON, *words)]
+
+
+def once(result: Path, *arguments: str, threads: int = 1) -> None:
+    """Runs a verb in a process of its own, on one thread or on all, unless its result is there."""
     if result.exists():
         return
-    print(" ".join(arguments[:1]), "->", result, flush=True)
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
-    }
+    print(arguments[0], "->", result, flush=True)
+    environment = os.environ | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1"}
+    if threads:
+        environment["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     command = [sys.executable, "-m", "sail_jax", *arguments]
     done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
 
 
-def run_path(workdir: Path, kind: str, seed: int) -> Path:
-    """The run directory of a kind and a seed."""
-    return workdir / kind / str(seed)
+def run_path(workdir: Path, seed: int) -> Path:
+    """The run directory of a seed."""
+    return workdir / "enhanced" / str(seed)
 
 
 def read(path: Path, step: int) -> dict[str, float]:
@@ -201,25 +191,21 @@ def read(path: Path, step: int) -> dict[str, float]:
 
 
 def summarise(workdir: Path, seeds: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Row -> figure -> mean, standard error, and mean change to the base with its standard error, taken seed by seed."""
-    values = {
-        row: [read(run_path(workdir, kind, seed), step) for seed in range(seeds)] for row, (kind, step) in ROWS.items()
-    }
-    table: dict[str, dict[str, dict[str, float]]] = {}
-    for row, of_seeds in values.items():
+    """Row -> figure -> mean and standard error over seeds, and the change to the base."""
+    base = json.loads((workdir / "content" / "metrics.json").read_text())["trained"]
+    table = {"base": {figure: {"mean": base[key] * factor} for figure, (key, factor) in FIGURES.items()}}
+    for row, step in ROWS.items():
+        found = [read(run_path(workdir, seed), step) for seed in range(seeds)]
         table[row] = {}
         for figure, (key, factor) in FIGURES.items():
-            mine = np.array([found[key] for found in of_seeds]) * factor
-            change = mine - np.array([found[key] for found in values["base"]]) * factor
-            figures = {"mean": mine.mean(), "standard_error": standard_error(mine)}
-            figures |= {"change": change.mean(), "change_standard_error": standard_error(change)}
-            table[row][figure] = {name: round(float(value), 4) for name, value in figures.items()}
-    return table
-
-
-def standard_error(values: np.ndarray) -> float:
-    """Of the mean of at least two values."""
-    return float(values.std(ddof=1) / np.sqrt(len(values)))
+            values = np.array([of_seed[key] for of_seed in found]) * factor
+            error = float(values.std(ddof=1) / np.sqrt(len(values)))
+            change = float(values.mean() - base[key] * factor)
+            table[row][figure] = {"mean": float(values.mean()), "standard_error": error, "change": change}
+    return {
+        row: {figure: {name: round(value, 4) for name, value in cell.items()} for figure, cell in cells.items()}
+        for row, cells in table.items()
+    }
 
 
 def markdown(table: dict[str, dict[str, dict[str, float]]]) -> str:
@@ -229,13 +215,15 @@ def markdown(table: dict[str, dict[str, dict[str, float]]]) -> str:
     for columns in (figures[:8], figures[8:]):
         lines = ["| model | " + " | ".join(columns) + " |", "| --- |" + " --- |" * len(columns)]
         for name, row in table.items():
-            cells = [
-                f"{row[c]['mean']:.{3 if c == 'NMI' else 1}f} ± {row[c]['standard_error']:.{3 if c == 'NMI' else 1}f}"
-                for c in columns
-            ]
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+            lines.append(f"| {name} | " + " | ".join(_cell(column, row[column]) for column in columns) + " |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
+
+
+def _cell(figure: str, cell: dict[str, float]) -> str:
+    digits = 3 if figure == "NMI" else 1
+    error = f" ± {cell['standard_error']:.{digits}f}" if "standard_error" in cell else ""
+    return f"{cell['mean']:.{digits}f}{error}"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,86 @@
+"""The parts of experiments/ranking.py and experiments/enhancement.py that could be wrong without anyone seeing it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments import enhancement, ranking
+
+
+def impressions(users=60, items=40, rows=6000, seed=0):
+    """Users of two tastes; what they like is told by the taste of the item alone."""
+    rng = np.random.default_rng(seed)
+    user, item = rng.integers(0, users, rows), rng.integers(1, items + 1, rows)
+    liked = rng.random(rows) < np.where(user % 2 == item % 2, 0.7, 0.1)
+    made = ranking.Impressions(
+        user=user.astype(np.int32),
+        item=item.astype(np.int32),
+        history=np.zeros((rows, ranking.HISTORY), np.int32),
+        counts=np.zeros((rows, 2), np.float32),
+        label=liked.astype(np.float32),
+    )
+    ranking._fill_histories(made)
+    ranking._fill_counts(made, np.arange(rows) // 100, items + 1)
+    return made
+
+
+def test_histories_and_counts_know_only_what_was_before():
+    made = impressions(rows=700)
+    for row in (0, 350, 699):
+        before = [i for i in range(row) if made.user[i] == made.user[row] and made.label[i]]
+        latest = made.item[before[::-1][: ranking.HISTORY]]
+        np.testing.assert_array_equal(made.history[row], np.pad(latest, (0, ranking.HISTORY - len(latest))))
+        earlier = np.arange(row // 100 * 100)
+        shown = made.item[earlier] == made.item[row]
+        liked = made.label[earlier][shown].sum()
+        np.testing.assert_allclose(
+            made.counts[row], [np.log1p(shown.sum()), (liked + 1) / (shown.sum() + 10)], rtol=1e-6
+        )
+
+
+def test_match_features_equal_brute_force():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(5, 3)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[0] = 0
+    history = np.array([[2, 3, 0], [4, 0, 0]])
+    found = ranking.match_features(vectors, np.array([1, 2]), history)
+    for row, (item, seen) in enumerate([(1, [2, 3]), (2, [4])]):
+        cosines, centre = vectors[seen] @ vectors[item], vectors[seen].mean(0)
+        to_centre = vectors[item] @ centre / np.linalg.norm(centre)
+        np.testing.assert_allclose(found[row], [cosines.mean(), cosines.max(), to_centre], rtol=1e-5)
+
+
+def test_features_that_tell_the_taste_raise_the_auc(monkeypatch):
+    monkeypatch.setattr(ranking, "BATCH", 256)
+    monkeypatch.setattr(ranking, "EPOCHS", 2)
+    monkeypatch.setattr(ranking, "BOOTSTRAPS", 20)
+    made = impressions()
+    train, test = made.rows(np.arange(4000)), made.rows(np.arange(4000, 6000))
+    tastes = np.eye(2, dtype=np.float32)[np.arange(41) % 2]
+    tastes[0] = 0
+    tables = {"base": {}, "+ embeddings": {"match": tastes}}
+    scores = {
+        name: np.stack([ranking.train_and_score(train, test, 41, found, 0, name)]) for name, found in tables.items()
+    }
+    table = ranking.summarise(scores, test)
+    assert table["+ embeddings"]["auc"] > 0.75
+    assert table["+ embeddings"]["low"] < table["+ embeddings"]["auc"] < table["+ embeddings"]["high"]
+    assert table["base"]["gain"] == 0 and "gain over base" in ranking.markdown(table)
+
+
+def test_the_table_of_the_enhancement(tmp_path):
+    keys = [key for key, _ in enhancement.FIGURES.values()]
+    (tmp_path / "content").mkdir()
+    (tmp_path / "content" / "metrics.json").write_text(json.dumps({"trained": dict.fromkeys(keys, 0.1)}))
+    for seed, value in enumerate((0.2, 0.4)):
+        path = enhancement.run_path(tmp_path, seed)
+        path.mkdir(parents=True)
+        lines = [{"step": step, **{f"eval/{key}": value for key in keys}} for step in enhancement.ROWS.values()]
+        (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    table = enhancement.summarise(tmp_path, 2)
+    cell = table["+ ID-to-item"]["Gid R@50"]
+    assert (cell["mean"], cell["change"]) == (pytest.approx(30), pytest.approx(20))
+    assert cell["standard_error"] == pytest.approx(10)
+    assert "30.0 ± 10.0" in enhancement.markdown(table)
