@@ -32,6 +32,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.logs.test_share = 0.25
     config.ingest.vectors = ID_EMBEDDINGS
     config.logs.id_embeddings = ID_EMBEDDINGS
+    # Visits of live streams are few here.
+    config.builders.live.update(window_seconds=7 * 86_400, min_users=1, min_npmi=0.0)
     # The tables of pairs come from the logs, but for those that need no user.
     config.ingest.tables = {"theme": config.ingest.tables.theme, "items": {}}
     search = config.data.datasets.search

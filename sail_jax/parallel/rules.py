@@ -85,7 +85,8 @@ def frozen_rules(config: Config, names: Sequence[str]) -> Sequence[tuple[str, bo
     rules = [*FROZEN, *((pattern, True) for pattern in config.optimizer.freeze)]
     if config.lora.rank:
         matching(config.lora.trained, names, "config.lora.trained")
-        rules += [(pattern, False) for pattern in config.lora.trained]
+        # No checkpoint has an encoder of sequences: frozen, it would stay as it was drawn.
+        rules += [*((pattern, False) for pattern in config.lora.trained), (r"^sequence/", False)]
     return [*rules, (r".*", config.lora.rank > 0)]
 
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pyarrow as pa
 import pytest
+from flax.traverse_util import flatten_dict
 from test_grad_cache import assert_same, run_steps
 
 from sail_jax import config as config_lib
@@ -18,10 +19,11 @@ from sail_jax.data.store import ItemStore
 from sail_jax.data.views import sides_shown
 from sail_jax.embedder import Embedder
 from sail_jax.errors import SailError
-from sail_jax.models.model import make_model
+from sail_jax.models.model import init_params, make_model
 from sail_jax.objectives.objective import make_objective
 from sail_jax.parallel.contrast import RingContrast
 from sail_jax.parallel.mesh import make_mesh
+from sail_jax.parallel.rules import first_match, frozen_rules
 from sail_jax.training.optimizer import make_optimizer
 from sail_jax.training.state import init_state
 
@@ -138,6 +140,16 @@ def test_the_gradient_may_stop_at_the_history(settings, table):
         moved[learn] = run_steps(config_lib.build(settings), (1, 1, 1))[1]
     leaves = [jax.tree.leaves(moved[learn]["model"]) for learn in (True, False)]
     assert any(np.abs(a - b).max() > 1e-4 for a, b in zip(*leaves, strict=True))
+
+
+def test_beside_adapters_the_sequence_encoder_is_trained(settings):
+    settings.model.sequence.update(pooling="transformer", heads=2)
+    settings.lora.rank = 2
+    config = config_lib.build(settings)
+    names = list(flatten_dict(jax.eval_shape(lambda: init_params(config.model, 0)), sep="/"))
+    rules = frozen_rules(config, names)
+    assert {first_match(rules, name) for name in names if name.startswith("sequence/")} == {False}
+    assert first_match(rules, "llm/final_norm/scale")
 
 
 def test_sequences_ask_for_one_side_as_for_the_other(settings, table):
