@@ -12,7 +12,11 @@ from sail_jax.data.tables import PairTable
 
 
 def described(batch):
-    return {name: (tuple(array.shape), np.dtype(array.dtype)) for name, array in batch._asdict().items()}
+    return {
+        name: (tuple(array.shape), np.dtype(array.dtype))
+        for name, array in batch._asdict().items()
+        if array is not None
+    }
 
 
 def with_hard_negatives(settings, world, path):

@@ -43,7 +43,7 @@ def test_the_batch_is_the_one_that_training_gets(report, settings):
     arrays = source[step].arrays
     assert [leaf.shape for leaf in jax.tree.leaves(report.batch)] == [leaf.shape for leaf in jax.tree.leaves(arrays)]
     assert report.datasets == ("copair",)  # its pairs show frames on both sides, those of `search` on one
-    assert report.memory.batch == sum(leaf.nbytes for leaf in arrays) // 8
+    assert report.memory.batch == sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)) // 8
     assert report.items == 32
 
 
