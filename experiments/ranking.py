@@ -234,7 +234,7 @@ def train_and_score(
     train: Impressions, test: Impressions, items: int, tables: Mapping[str, np.ndarray], seed: int, name: str
 ) -> np.ndarray:
     """Trains one model for `EPOCHS` passes; its logits of the test impressions, [n] float32."""
-    codes = tables.get("codes", np.zeros((items, 0), np.int32))
+    codes = jnp.asarray(tables.get("codes", np.zeros((items, 0), np.int32)))
     model = Ranker(items, tuple(int(most) + 1 for most in codes.max(axis=0)))
     match = functools.partial(match_features, tables.get("match"))
     columns = ("item", "history", "counts")

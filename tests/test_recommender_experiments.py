@@ -60,13 +60,15 @@ def test_features_that_tell_the_taste_raise_the_auc(monkeypatch):
     train, test = made.rows(np.arange(4000)), made.rows(np.arange(4000, 6000))
     tastes = np.eye(2, dtype=np.float32)[np.arange(41) % 2]
     tastes[0] = 0
-    tables = {"base": {}, "+ embeddings": {"match": tastes}}
+    codes = (np.arange(41) % 2 + 1)[:, None].astype(np.int32)
+    tables = {"base": {}, "+ embeddings": {"match": tastes}, "+ semantic IDs": {"codes": codes}}
     scores = {
         name: np.stack([ranking.train_and_score(train, test, 41, found, 0, name)]) for name, found in tables.items()
     }
     table = ranking.summarise(scores, test)
     assert table["+ embeddings"]["auc"] > 0.75
     assert table["+ embeddings"]["low"] < table["+ embeddings"]["auc"] < table["+ embeddings"]["high"]
+    assert table["+ semantic IDs"]["auc"] > table["base"]["auc"]
     assert table["base"]["gain"] == 0 and "gain over base" in ranking.markdown(table)
 
 

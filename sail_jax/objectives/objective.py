@@ -33,16 +33,16 @@ class SetRules:
     """What the objective does with the pairs of one training set.
 
     Attributes:
-        kind: "pairs", "sequences" or "items".
         patterns: what is matched with what.
         weights: loss -> weight; zero for losses that the kind does not have.
         min_score: pairs with a lower score are no positives of the contrastive losses.
+        kind: "pairs", "sequences" or "items".
     """
 
-    kind: str
     patterns: tuple[Pattern, ...]
     weights: Mapping[str, float]
     min_score: float
+    kind: str = "pairs"
 
 
 def set_rules(config: Config) -> tuple[SetRules, ...]:
@@ -64,7 +64,7 @@ def set_rules(config: Config) -> tuple[SetRules, ...]:
                 f"{where} is of kind {dataset.kind!r} and teaches nothing: give one of {', '.join(_LOSSES_OF_KIND[dataset.kind])} a weight "
                 "in its loss_weights."
             )
-        rules.append(SetRules(dataset.kind, patterns, weights, dataset.min_score))
+        rules.append(SetRules(patterns, weights, dataset.min_score, dataset.kind))
     return tuple(rules)
 
 

@@ -87,13 +87,13 @@ def test_the_logs_have_the_layout_that_the_settings_expect(logs):
         ("searches", ("user", "query", "item", "time", "clicked")),
         ("live", ("user", "item", "time", "seconds")),
         ("hashtags", ("item", "hashtag", "time")),
-        ("items", ("item", "time", "labels", "summary")),
+        ("catalogue", ("item", "time", "labels", "summary")),
     ]:
         log = getattr(settings, name)
         rows = table(folder, log.path)
         assert {getattr(log, column) for column in columns} <= set(rows.columns)
         assert rows.select(pl.exclude("summary").null_count()).sum_horizontal().item() == 0
-        assert rows["timestamp"].is_sorted() or name == "items"
+        assert rows["timestamp"].is_sorted() or name == "catalogue"
         # Weeks are parts, so the order of the parts is that of time.
         assert rows.height > 100
     events = table(folder, "logs/events")
