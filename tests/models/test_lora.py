@@ -137,7 +137,8 @@ def test_merged_equals_unmerged_in_every_tower(whole):
 def test_fresh_adapters_change_nothing(whole):
     model, params, batch = whole
     fresh = embed(model, params, scaled(init_lora(params, ALL, 0), ALL), batch)
-    np.testing.assert_array_equal(fresh, embed(model, params, {}, batch))
+    # Equal but for the rounding of two programs.
+    np.testing.assert_allclose(fresh, embed(model, params, {}, batch), atol=1e-6)
 
 
 def test_draws_are_those_of_peft_and_functions_of_seed_and_path(whole):
