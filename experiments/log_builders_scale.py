@@ -1,6 +1,6 @@
 """Time and memory of the pair builders on generated logs, all ten in one run of the verb.
 
-    python -m experiments.log_builders_scale --rows 50000000 --folder /tmp/logs
+    python -m experiments.log_builders_scale --rows 50000000 --folder FOLDER
 
 writes logs of that many events (and a tenth as many results of searches, a twentieth as many visits of live streams, and so on) as Parquet
 parts, runs `python -m sail_jax pairs` on them in a process of its own, and writes experiments/results/log_builders_scale.json with the

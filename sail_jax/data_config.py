@@ -63,7 +63,7 @@ class DatasetConfig:
     )
     seen: int = setting(
         100,
-        "items that a user is known to have seen, the latest ones, that are kept out of the negatives ('sequences' alone)",
+        "items that a user has seen besides those of the history, the latest ones, that are kept out of the negatives as these are ('sequences' alone)",
         low=0,
     )
     query_fields: tuple[str, ...] = setting(

@@ -323,7 +323,7 @@ def _forward(model: nn.Module, params: Any, batch: Batch, views: tuple[str, ...]
 @functools.partial(jax.jit, static_argnames=("model",))
 def _pool(model: nn.Module, params: Any, vectors: jax.Array) -> jax.Array:
     """[B, L, D] -> [B, D]."""
-    head = SequenceHead(model.config.sequence, model.config.llm.width)
+    head = SequenceHead(model.config.sequence, model.config.llm.width, dtype=jnp.dtype(model.config.dtype))
     return head.apply({"params": params.get("sequence", {})}, vectors, (vectors != 0).any(-1), method="pool")
 
 

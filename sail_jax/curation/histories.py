@@ -8,7 +8,7 @@ Axis letters: U users, N entries of the histories, I items.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -106,15 +106,16 @@ def histories_of(events: pl.DataFrame, positives: int) -> Histories:
     sizes = rows.group_by("user", maintain_order=True).len()["len"].to_numpy()
     return Histories(
         users=users["user"].to_numpy().astype(object),
-        user_keys=_keys(users["user"].to_list(), item_key),
+        user_keys=hashes_of(users["user"]),
         user_hashes=users["hash"].to_numpy(),
         starts=np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]),
         item=item.astype(np.int64),
         time=rows["time"].to_numpy(),
         items=items,
-        item_keys=_keys(items.tolist(), item_key),
+        item_keys=hashes_of(items),
     )
 
 
-def _keys(ids: list[str], key: Callable[[str], int]) -> np.ndarray:
-    return np.fromiter(map(key, ids), np.uint64, len(ids))
+def hashes_of(ids: Collection[str]) -> np.ndarray:
+    """[n] uint64 hashes of ids, the same everywhere (`item_key`)."""
+    return np.fromiter(map(item_key, ids), np.uint64, len(ids))

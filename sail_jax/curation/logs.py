@@ -79,11 +79,6 @@ def scan_results(config: Config, source: Path) -> pl.LazyFrame:
     return _select(config, source, "searches", build)
 
 
-def scan_searches(config: Config, source: Path) -> pl.LazyFrame:
-    """Clicks on results of searches: user, query, item (String), time (Int64 seconds). Otherwise as `scan_results`."""
-    return scan_results(config, source).filter("clicked").drop("clicked")
-
-
 def scan_live(config: Config, source: Path) -> pl.LazyFrame:
     """Visits of live streams: user, item (String), time (Int64 seconds), seconds (Float32). Otherwise as `scan_events`."""
 

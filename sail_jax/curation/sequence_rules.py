@@ -3,27 +3,22 @@
 Axis letters: I items of the histories at hand, P pairs (item, target), D width of the vectors.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import scipy.sparse as sp
 
-from sail_jax.curation.histories import read_part, spool, user_hash
+from sail_jax.curation.histories import hashes_of, read_part, spool, user_hash
 from sail_jax.curation.item_lists import ItemLists, ranges
 from sail_jax.curation.logs import read_vectors
-from sail_jax.data.store import item_key
 from sail_jax.deploy.embedding_set import EmbeddingSet, is_complete
 from sail_jax.errors import SailError
 from sail_jax.vectors import unit_rows
 
 _BATCH = 65_536
 _PAIRS = 8192  # whose vectors, or users, are in memory at a time
-
-
-def _keys(ids: Iterable[str]) -> np.ndarray:
-    return np.array([item_key(item_id) for item_id in ids], np.uint64)
 
 
 # ---------------------------------------------------------------------------------------------------------- labels
@@ -42,7 +37,7 @@ def write_labels(folder: Path, items: pl.LazyFrame) -> ItemLists:
         for rows in items.select("item", "labels").collect_batches(chunk_size=_BATCH, engine="streaming"):
             labels = rows["labels"].to_list()
             flat = [numbers.setdefault(label, len(numbers)) for some in labels for label in some]
-            yield _keys(rows["item"]), np.array([len(some) for some in labels]), np.array(flat, np.int32)
+            yield hashes_of(rows["item"]), np.array([len(some) for some in labels]), np.array(flat, np.int32)
 
     return ItemLists.write(folder, np.int32, batches())
 
@@ -100,7 +95,7 @@ def write_embeddings(folder: Path, path: Path) -> tuple[ItemLists, int]:
         nonlocal width
         for ids, vectors in EmbeddingSet(path).batches() if is_complete(path) else read_vectors(path, "--embeddings"):
             width = vectors.shape[1]
-            yield _keys(ids), np.full(len(ids), width), unit_rows(vectors).ravel()
+            yield hashes_of(ids), np.full(len(ids), width), unit_rows(vectors).ravel()
 
     lists = ItemLists.write(folder, np.float32, batches())
     if not width:
@@ -166,7 +161,7 @@ def write_consumers(folder: Path, events: pl.LazyFrame, users: int, parts: int) 
             pairs = read_part(path).unique().sort("item", "users")
             kept = pairs.group_by("item", maintain_order=True).head(users)
             sizes = kept.group_by("item", maintain_order=True).len()
-            yield _keys(sizes["item"]), sizes["len"].to_numpy(), kept["users"].to_numpy()
+            yield hashes_of(sizes["item"]), sizes["len"].to_numpy(), kept["users"].to_numpy()
 
     return ItemLists.write(folder, np.uint64, batches())
 

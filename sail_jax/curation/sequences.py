@@ -1,10 +1,8 @@
 """Builds tables of sequences from a recommender's logs: the histories, then each construction, and the account of it."""
 
 import collections
-import contextlib
 import dataclasses
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,9 @@ from rich.progress import track
 
 from sail_jax.config import Config
 from sail_jax.curation.histories import Histories, histories_of, known_items, read_part, spool
+from sail_jax.curation.item_lists import ranges
 from sail_jax.curation.logs import count_rows, cut_time, has_log, scan_events, scan_items
+from sail_jax.curation.scratch import scratch_folder
 from sail_jax.curation.sequence_constructions import CONSTRUCTIONS, Candidates, Construction
 from sail_jax.curation.sequence_rules import (
     Consumers,
@@ -90,7 +90,7 @@ def build_sequences(
     """
     chosen, skipped = _choose(config, embeddings)
     output.mkdir(parents=True, exist_ok=True)
-    with _spool(output) as folder:
+    with scratch_folder(output / _SPOOL) as folder:
         build = _Build(config, source, folder, chosen, embeddings, store)
         tallies = build.run()
         for name in chosen:
@@ -295,24 +295,11 @@ def _table(
         return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(sizes)]), pa.int32()), ids)
 
     first = np.maximum(windows.begin, windows.target - seen)
-    before = windows.target - first
-    latest = np.repeat(windows.target - np.cumsum(before), before) + np.arange(before.sum())
     columns = [
         pa.array(histories.users[histories.user[windows.target]], pa.string()),
         lists(sizes, entry),
         pa.array(histories.items[histories.item[windows.target]], pa.string()),
-        lists(before, latest),
+        lists(windows.target - first, ranges(first, windows.target)),
         pa.array([split] * len(windows), pa.string()),
     ]
     return pa.table(columns, schema=_ROWS)
-
-
-@contextlib.contextmanager
-def _spool(output: Path) -> Iterator[Path]:
-    path = output / _SPOOL
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir()
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)

@@ -90,7 +90,7 @@ def _of_sequences(one: Batch, settings: DatasetConfig) -> dict[str, np.ndarray]:
     """The arrays of one row that are others for sequences."""
     return {
         "members": np.zeros((1, 1 + settings.history), np.int32),
-        "seen_keys": np.zeros((1, settings.seen, 2), np.uint32),
+        "seen_keys": np.zeros((1, settings.history + settings.seen, 2), np.uint32),
         **{name: getattr(one, name)[:, [0, 0]] for name in ("item_keys", "text_keys", "valid")},
     }
 

@@ -124,7 +124,12 @@ class BatchSource:
         draws = config.data.batch_size if config.data.sampling == "mixed" else 1
         self._before = np.array(drawn or [0] * len(self._weights)) - self._sampler.counts(begin * draws)
         self._most_sides = max(len(dataset.views) for dataset in self._sets.values())
-        carried_teachers(config, [dataset.name for dataset in self._sets.values()])
+        names = [dataset.name for dataset in self._sets.values()]
+        mixed = config.data.sampling == "mixed"
+        # Data set -> the ID embeddings of the batches in which it may occur.
+        self._teachers = {
+            index: carried_teachers(config, names if mixed else [dataset.name]) for index, dataset in self._sets.items()
+        }
         for dataset in self._sets.values():
             self._check_size(dataset)
             dataset.check_pairs()
@@ -216,7 +221,7 @@ class BatchSource:
         )
         features = [self._sides(step, int(row), ids, chosen, bad) for row, ids in zip(rows, layout.places, strict=True)]
         batch, *cut = self._collate(features, [chosen.index] * len(read), [None] * len(read))
-        keys = sequence_keys(read, layout, features, seen=chosen.seen)
+        keys = sequence_keys(read, layout, features, length=chosen.history, seen=chosen.seen)
         return batch._replace(members=layout.members, **keys), *cut, layout.left_out
 
     @property
@@ -240,7 +245,7 @@ class BatchSource:
             frame_capacity=self._room("V", datasets, groups),
             clip_capacity=self._room("A", datasets, groups),
             audio_width=model.audio.projection,
-            teachers=self._teachers(datasets),
+            teachers=self._teachers[datasets[0]],
         )
         return batch, media_cut, text_cut
 
@@ -282,17 +287,11 @@ class BatchSource:
         self, step: int, row: int, items: Sequence[Item | str | None], chosen: TrainingSet, bad: list[str]
     ) -> tuple[ItemFeatures, ...]:
         """The features of the items of a row."""
-        place, teachers = [self._config.seed, step, self._share.start + row], self._teachers([chosen.index])
+        place, teachers = [self._config.seed, step, self._share.start + row], self._teachers[chosen.index]
         return tuple(
             self._features(item, view, np.random.default_rng([*place, side]), teachers, bad)
             for side, (item, view) in enumerate(zip(items, chosen.views, strict=True))
         )
-
-    def _teachers(self, datasets: Sequence[int]) -> dict[str, int]:
-        """The ID embeddings that batches carry in which these data sets, or in mixed batches any, may occur."""
-        mixed = self._config.data.sampling == "mixed"
-        names = [self._sets[index].name for index in (self._sets if mixed else set(datasets))]
-        return carried_teachers(self._config, names)
 
     def _features(
         self,

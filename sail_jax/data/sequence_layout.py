@@ -67,7 +67,12 @@ def lay_out(
 
 
 def sequence_keys(
-    sequences: Sequence[ItemSequence], layout: Layout, features: Sequence[Sequence[ItemFeatures]], *, seen: int
+    sequences: Sequence[ItemSequence],
+    layout: Layout,
+    features: Sequence[Sequence[ItemFeatures]],
+    *,
+    length: int,
+    seen: int,
 ) -> dict[str, np.ndarray]:
     """What tells the negatives of sequences: "item_keys", "text_keys", "valid" and "seen_keys" of `items.Batch`.
 
@@ -77,15 +82,18 @@ def sequence_keys(
         sequences: B of them.
         layout: their places.
         features: B lists of S features, of the items in these places.
-        seen: W; the latest items that a user has seen, those of the history among them.
+        length: L.
+        seen: items that a user has seen, the latest ones, besides the L of the history; W is the sum of both.
     """
     user_keys = [item_key(f"user:{sequence.user_id}") for sequence in sequences]
     flat = [item for row in features for item in row]
     sides = len(features[0])
     targets = [flat[row * sides + place] for row, place in enumerate(layout.members[:, 0])]
-    known = np.zeros((len(sequences), seen), np.uint64)
+    known = np.zeros((len(sequences), length + seen), np.uint64)
     for row, sequence in enumerate(sequences):
-        latest = [*sequence.seen_ids, *sequence.item_ids][-seen:] if seen else []
+        shown = sequence.item_ids[-length:]
+        others = [item for item in (*sequence.item_ids, *sequence.seen_ids) if item not in shown]
+        latest = [*shown, *dict.fromkeys(reversed(others))][: length + seen]
         known[row, : len(latest)] = np.array([item_key(item_id) for item_id in latest], np.uint64)
 
     def both(of_targets: list[int]) -> np.ndarray:
@@ -95,5 +103,5 @@ def sequence_keys(
         "item_keys": both([target.item_key for target in targets]),
         "text_keys": both([target.text_key for target in targets]),
         "valid": np.array([[True, target.valid] for target in targets]),
-        "seen_keys": as_halves(known.reshape(-1)).reshape(len(sequences), seen, 2),
+        "seen_keys": as_halves(known.reshape(-1)).reshape(len(sequences), -1, 2),
     }

@@ -178,6 +178,10 @@ def materialize(config: Config, name: str, output: Path, store: ItemStore, *, ep
     datasets = config.data.datasets
     if name not in datasets:
         raise SailError(f"config.data.datasets has no {name!r}. Did you mean {nearest(name, datasets)}?")
+    if datasets[name].kind == "sequences":
+        raise SailError(
+            f"config.data.datasets.{name} is of kind 'sequences'; records are materialized of pairs and items."
+        )
     if epochs < 1:
         raise SailError(f"--epochs is {epochs}; write at least one.")
     settings = dataclasses.replace(datasets[name], materialized="", hard_negatives=0)

@@ -160,16 +160,13 @@ class Objective:
         total, metrics = jnp.zeros(()), {}
         if "distill" in recipe.losses:
             total, metrics = self._distill(params, z, out, batch)
-        scored = (
-            []
-            if recipe.one_sided
-            else [self._score_pattern(params, z, out, batch, recipe, pattern) for pattern in recipe.patterns]
-        )
+        patterns = () if recipe.one_sided else recipe.patterns
+        scored = {pattern: self._score_pattern(params, z, out, batch, recipe, pattern) for pattern in patterns}
         for loss in [loss for loss in recipe.losses if loss != "distill"]:
-            parts = [(values[loss], counts[loss]) for values, counts, _ in scored if loss in values]
+            parts = [(values[loss], counts[loss]) for values, counts, _ in scored.values() if loss in values]
             metrics[loss] = _mean_by_count(parts)
             total += metrics[loss]
-        for pattern, (_, _, details) in zip(recipe.patterns, scored, strict=not recipe.one_sided):
+        for pattern, (_, _, details) in scored.items():
             prefix = f"{pattern}/" if len(recipe.patterns) > 1 else ""
             metrics |= {f"{prefix}{name}": value for name, value in details.items()}
         metrics["temperature"] = self._temperature(params, batch).mean()
@@ -179,29 +176,25 @@ class Objective:
         self, params: Params, z: Sequence[jax.Array], out: Mapping[str, Any], batch: Batch
     ) -> tuple[jax.Array, Metrics]:
         """The loss of all views of all sides, each item weighed by its data set."""
-        weight = self._by_set([rules.weights["distill"] for rules in self.sets], batch)
+        # The rows of a pair: its query under each view, then for each view of the targets these.
+        sides = [0] * len(z[0]) + [1 + side for x in z[1:] for _ in range(len(x)) for side in range(x.shape[2])]
 
-        def places(of_sides: Sequence[jax.Array]) -> jax.Array:
-            """Queries [V, B, ...] and targets [V', B, K, ...] -> [B * rows, ...], the rows of a pair together."""
-            rows = [jnp.moveaxis(of_sides[0], 0, 1)]
-            rows += [jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:]) for x in of_sides[1:]]
-            joined = jnp.concatenate(rows, axis=1)
+        def rows(of_sides: Sequence[jax.Array]) -> jax.Array:
+            """[V, B, ...] of queries and [V', B, K, ...] of targets -> [B * rows, ...]"""
+            parts = [jnp.moveaxis(of_sides[0], 0, 1)]
+            parts += [jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:]) for x in of_sides[1:]]
+            joined = jnp.concatenate(parts, axis=1)
             return joined.reshape(-1, *joined.shape[2:])
 
-        def of_views(of_batch: jax.Array) -> jax.Array:
-            """[B, S, ...] in the same layout."""
-            sides = [jnp.broadcast_to(of_batch[:, 0], (z[0].shape[0], *of_batch[:, 0].shape))]
-            sides += [jnp.broadcast_to(of_batch[:, 1:], (x.shape[0], *of_batch[:, 1:].shape)) for x in z[1:]]
-            return places(sides)
+        def of_rows(of_batch: jax.Array) -> jax.Array:
+            """[B, S, ...] -> [B * rows, ...]"""
+            return of_batch[:, np.array(sides)].reshape(-1, *of_batch.shape[2:])
 
-        counts = jnp.where(
-            places(out["filled"]) & of_views(batch.valid),
-            of_views(jnp.broadcast_to(weight[:, None], batch.valid.shape)),
-            0.0,
-        )
-        teachers, has = of_views(batch.id_vectors), of_views(batch.has_id)
+        weight = self._by_set([rules.weights["distill"] for rules in self.sets], batch)
+        counts = jnp.where(rows(out["filled"]) & of_rows(batch.valid), jnp.repeat(weight, len(sides)), 0.0)
+        vectors = rows(z), of_rows(batch.id_vectors), of_rows(batch.has_id)
         loss, count, details = distill(
-            params["distill"], places(z), teachers, has, counts, kind=self.config.distill, groups=self.groups
+            params["distill"], *vectors, counts, kind=self.config.distill, groups=self.groups
         )
         return loss, {"distill": loss, "taught_items": count} | details
 

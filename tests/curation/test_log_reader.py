@@ -16,7 +16,7 @@ from sail_jax.curation.logs import (
     scan_hashtags,
     scan_items,
     scan_live,
-    scan_searches,
+    scan_results,
 )
 from sail_jax.errors import SailError
 
@@ -91,7 +91,7 @@ def test_items_with_lists_and_with_separators(tmp_path):
     assert frame.rows() == [("a", None, ["x", "y"], None), ("b", None, [], None)]
 
 
-def test_searches_are_clicks_alone(tmp_path):
+def test_results_of_searches_are_clicked_or_not(tmp_path):
     log = {
         "user_id": ["u"] * 2,
         "query": ["q", "r"],
@@ -100,10 +100,11 @@ def test_searches_are_clicks_alone(tmp_path):
         "clicked": [True, False],
     }
     write(tmp_path / "logs/searches", log)
-    assert scan_searches(config(), tmp_path).collect().rows() == [("u", "q", "a", 1)]
+    shown = [("u", "q", "a", 1, True), ("u", "r", "b", 2, False)]
+    assert sorted(scan_results(config(), tmp_path).collect().rows()) == shown
     base = config()
     all_clicks = with_logs(base, searches=dataclasses.replace(base.logs.searches, clicked=""))
-    assert len(scan_searches(all_clicks, tmp_path).collect()) == 2
+    assert scan_results(all_clicks, tmp_path).collect()["clicked"].to_list() == [True, True]
 
 
 def test_ratings_are_positives_by_a_condition_and_times_have_a_unit(tmp_path):

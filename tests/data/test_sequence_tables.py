@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sail_jax.data.sequence_tables import SCHEMA, Sequence, SequenceTable, write_sequences
+from sail_jax.data.sequence_tables import SCHEMA, Sequence, SequenceTable, open_pairs, write_sequences
 from sail_jax.errors import SailError
 
 ROWS = 9_000
@@ -147,3 +147,9 @@ def test_messages_of_the_reader(path, tmp_path):
     pq.write_table(pa.table({"item_ids": [["a"]]}), foreign)
     with pytest.raises(SailError, match="no column 'user_id'"):
         SequenceTable.open(foreign, "")
+
+
+def test_as_pairs_the_latest_item_stands_for_the_history(path):
+    pairs, table = open_pairs(path, "train", "sequences"), SequenceTable.open(path, "train")
+    assert len(pairs) == len(table)
+    assert pairs[5] == (table[5].item_ids[-1], None, table[5].target_id, None)

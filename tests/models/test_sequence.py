@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from sail_jax.errors import SailError
+from sail_jax.items import NO_MEMBER
 from sail_jax.model_config import SequenceConfig
-from sail_jax.models.sequence import SequenceEncoder, mean_pool
+from sail_jax.models.sequence import SequenceEncoder, SequenceHead, mean_pool
 
 CONFIG = SequenceConfig(pooling="transformer", layers=3, heads=2, mlp_width=16, max_items=6)
 
@@ -46,3 +47,21 @@ def test_the_order_matters_and_nothing_gives_zeros(encoder):
 def test_too_long_a_history_says_what_to_do(encoder):
     with pytest.raises(SailError, match="max_items"):
         encoder(vectors(1, 7, 8), jnp.ones((1, 7), bool))
+
+
+def test_the_gradient_may_stop_at_the_history():
+    """Two sequences of two places each: one item is a target and in the other's history, one is in histories alone."""
+    places = vectors(1, 4, 6)
+    members = jnp.array([[0, 2, NO_MEMBER], [-2, 1, -1]])  # targets: places 0 and 0; histories: place 2, places 3 and 1
+    filled = jnp.ones((1, 2), bool), jnp.ones((1, 2, 1), bool)
+
+    def loss(places, learn_history):
+        z = places[:, ::2], places[:, 1::2][:, :, None]
+        out = {"filled": filled, **dict.fromkeys(("visual", "textual", "encoded"), z)}
+        head = SequenceHead(SequenceConfig(learn_history=learn_history), 6)
+        (query, target), _ = head.apply({}, z, out, members)
+        return (query * target[:, :, 0]).sum()
+
+    moved = {learn: np.abs(jax.grad(loss)(places, learn)[0]).max(-1) > 0 for learn in (True, False)}
+    np.testing.assert_array_equal(moved[True], [True, True, True, True])
+    np.testing.assert_array_equal(moved[False], [True, False, False, False])

@@ -12,10 +12,13 @@ from test_grad_cache import assert_same, run_steps
 
 from sail_jax import config as config_lib
 from sail_jax.config import MeshConfig
+from sail_jax.curation.hard_negatives import mine_dataset
 from sail_jax.data.batch_shapes import batch_shapes
+from sail_jax.data.collate import as_halves
 from sail_jax.data.pipeline import BatchSource, HostShare, make_extractor, open_store
 from sail_jax.data.sequence_tables import write_sequences
-from sail_jax.data.store import ItemStore
+from sail_jax.data.store import ItemStore, item_key
+from sail_jax.data.training_set import materialize
 from sail_jax.data.views import sides_shown
 from sail_jax.embedder import Embedder
 from sail_jax.errors import SailError
@@ -94,13 +97,15 @@ def test_the_loss_equals_brute_force(settings, table):
     assert not negative.all() and metrics["valid_pairs"] == 16
 
 
-def _vectors(config, params, wanted):
+def _embed(embedder, config, ids):
+    store, view = open_store(config), sides_shown(config, "histories")[0]
+    return np.concatenate([z[0] for z, _ in embedder.stream([store.get(i) for i in ids], view, ("O",))])
 
+
+def _vectors(config, params, wanted):
     embedder = Embedder(config, params, make_extractor(config), make_mesh(MeshConfig(), jax.devices()[:1]))
-    store, ids = open_store(config), sorted(wanted)
-    view = sides_shown(config, "histories")[0]
-    blocks = [z[0] for z, _ in embedder.stream([store.get(i) for i in ids], view, ("O",))]
-    z = np.concatenate(blocks)
+    ids = sorted(wanted)
+    z = _embed(embedder, config, ids)
     return dict(zip(ids, z / np.linalg.norm(z, axis=1, keepdims=True), strict=True))
 
 
@@ -132,14 +137,40 @@ def test_an_item_of_several_sequences_is_encoded_once(settings, table):
     assert batch_shapes(config, ("histories",), 1).members.shape == loaded.arrays.members.shape
 
 
-def test_the_gradient_may_stop_at_the_history(settings, table):
-    settings = sequences(settings, table, patterns=("T->T",))
-    moved = {}
-    for learn in (True, False):
-        settings.model.sequence.learn_history = learn
-        moved[learn] = run_steps(config_lib.build(settings), (1, 1, 1))[1]
-    leaves = [jax.tree.leaves(moved[learn]["model"]) for learn in (True, False)]
-    assert any(np.abs(a - b).max() > 1e-4 for a, b in zip(*leaves, strict=True))
+@pytest.mark.parametrize("pooling", ["mean", "transformer"])
+def test_an_embedder_pools_as_training_does(settings, table, pooling):
+    settings = sequences(settings, table, patterns=("O->O",), distinct_items=4)
+    settings.model.sequence.update(pooling=pooling, layers=1, heads=2, mlp_width=16)
+    config = config_lib.build(settings)
+    params = jax.jit(lambda: init_params(config.model, 3))()
+    source, recipe = BatchSource(config, HostShare(0, 16, 1)), make_objective(config).recipe((0,))
+    (z, targets), _ = make_model(config.model).apply({"params": params}, source[0].arrays, recipe.views)
+    rows = [source._sets[0].sequence(number) for _, number in source.examples(0)]
+    ids = sorted({item for row in rows for item in [*row.item_ids, row.target_id]})
+    embedder = Embedder(config, params, make_extractor(config), make_mesh(MeshConfig(), jax.devices()[:1]))
+    vectors = _embed(embedder, config, ids)
+    pooled = embedder.pool(vectors, [np.array([ids.index(i) for i in row.item_ids[-LENGTH:]]) for row in rows])
+    np.testing.assert_allclose(z[0], pooled, atol=1e-4)
+    np.testing.assert_allclose(targets[0][:, 0], vectors[[ids.index(row.target_id) for row in rows]], atol=1e-4)
+
+
+def test_the_items_of_a_history_are_never_its_negatives(settings, table):
+    config = config_lib.build(sequences(settings, table, seen=0))
+    source = BatchSource(config, HostShare(0, 16, 1))
+    keys = source[0].arrays.seen_keys
+    for row, (_, number) in enumerate(source.examples(0)):
+        shown = source._sets[0].sequence(number).item_ids[-LENGTH:]
+        found = {tuple(key) for key in keys[row].tolist()}
+        assert found >= {tuple(key) for key in as_halves([item_key(item) for item in shown]).tolist()}
+
+
+def test_sequences_are_neither_mined_nor_materialized(settings, table, tmp_path):
+    config = config_lib.build(sequences(settings, table))
+    store = open_store(config)
+    with pytest.raises(SailError, match="of kind 'sequences'"):
+        materialize(config, "histories", tmp_path / "records", store, epochs=1)
+    with pytest.raises(SailError, match="of kind 'sequences'"):
+        mine_dataset(None, config, store, "histories", tmp_path / "hard.parquet")
 
 
 def test_beside_adapters_the_sequence_encoder_is_trained(settings):

@@ -3,7 +3,6 @@
 import contextlib
 import datetime
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from sail_jax.curation.logs import (
     scan_results,
     scan_vector_ids,
 )
+from sail_jax.curation.scratch import scratch_folder
 from sail_jax.data.store import ItemStore, commit_bytes
 from sail_jax.errors import SailError
 from sail_jax.schema import nearest, to_dict
@@ -76,7 +76,7 @@ def build_pairs(
     """
     chosen = _choose(config, only)
     output.mkdir(parents=True, exist_ok=True)
-    with _progress(len(chosen)) as (say, done), _spool(output) as spool:
+    with _progress(len(chosen)) as (say, done), scratch_folder(output / _SPOOL) as spool:
         cut = cut_time(config, source)
         say("items")
         catalogue = _catalogue(config, source, chosen, cut, store)
@@ -144,17 +144,6 @@ def _summary(
         "items_not_in_store": catalogue.left_out,
         "builders": {name: entry for name, entry in builders.items() if entry},
     }
-
-
-@contextlib.contextmanager
-def _spool(output: Path) -> Iterator[Path]:
-    path = output / _SPOOL
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir()
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager
