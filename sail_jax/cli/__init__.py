@@ -9,11 +9,11 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
-from sail_jax.cli import curation, embedding, evaluation, logs, runs, search, semantic_ids, sequences, weights
+from sail_jax.cli import curation, embedding, evaluation, logs, runs, search, semantic_ids, weights
 from sail_jax.errors import SailError
 
 INTERRUPTED = 130  # the exit status of a process that Ctrl-C ended
-_ROOMS = (runs, evaluation, curation, logs, sequences, weights, embedding, search, semantic_ids)
+_ROOMS = (runs, evaluation, curation, logs, weights, embedding, search, semantic_ids)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

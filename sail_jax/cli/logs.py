@@ -1,4 +1,4 @@
-"""The verb that reads a recommender's logs: pairs."""
+"""The verbs that read a recommender's logs: pairs, sequences."""
 
 import argparse
 from pathlib import Path
@@ -9,11 +9,20 @@ from rich.table import Table
 from sail_jax import config as config_lib
 from sail_jax.cli.common import add_verb, console, print_wide
 from sail_jax.curation.log_pairs.build import BUILDERS, SHEET, SUMMARY, build_pairs
-from sail_jax.data.store import ItemStore
+from sail_jax.curation.sequences import SUMMARY as SEQUENCES_SUMMARY
+from sail_jax.curation.sequences import build_sequences
+from sail_jax.data.store import FOLDER, ItemStore
+
+_COUNTS = ("users", "targets", "short_history", "unknown_target", "few_kept", "sequences")
 
 
 def add_verbs(verbs: Any) -> None:
-    """Adds the verb of this room to the parser."""
+    """Adds the verbs of this room to the parser."""
+    _add_pairs(verbs)
+    _add_sequences(verbs)
+
+
+def _add_pairs(verbs: Any) -> None:
     sub = add_verb(
         verbs,
         "pairs",
@@ -22,21 +31,43 @@ def add_verbs(verbs: Any) -> None:
         "--config configs/x.py --source export --output data/x/tables --only copair,search",
         workdir="",
     )
+    _add_folders(sub, "; the sheet of examples has pictures")
+    sub.add_argument("--only", default="", help=f"builders, separated by commas, out of {', '.join(BUILDERS)}")
+
+
+def _add_sequences(verbs: Any) -> None:
+    sub = add_verb(
+        verbs,
+        "sequences",
+        _sequences,
+        "make tables of users' histories against the item that came next, for training and for the Vanilla and Filtered "
+        "evaluation, from a recommender's logs",
+        "--config configs/x.py --source export --output data/x/tables --embeddings embeddings/x",
+        workdir="",
+    )
+    _add_folders(sub)
+    sub.add_argument(
+        "--embeddings",
+        type=Path,
+        help="content embeddings, for seq_content_single: a folder that `embed` wrote, or Parquet of `id` and `vector`",
+    )
+
+
+def _add_folders(sub: argparse.ArgumentParser, more: str = "") -> None:
     sub.add_argument("--source", required=True, type=Path, help="folder to which the paths of config.logs are relative")
     sub.add_argument("--output", required=True, type=Path, help="folder of the tables")
-    sub.add_argument("--only", default="", help=f"builders, separated by commas, out of {', '.join(BUILDERS)}")
-    sub.add_argument(
-        "--workdir",
-        type=Path,
-        help="folder that `ingest` wrote: items that its store lacks are left out, and the contact sheet has pictures",
-    )
+    what = "folder that `ingest` wrote: items that its store lacks are left out"
+    sub.add_argument("--workdir", type=Path, help=what + more)
+
+
+def _store(options: argparse.Namespace) -> ItemStore | None:
+    return None if options.workdir is None else ItemStore.open(options.workdir / FOLDER)
 
 
 def _pairs(options: argparse.Namespace, overrides: list[str]) -> None:
     config = config_lib.load(options.config, overrides)
     only = [name.strip() for name in options.only.split(",") if name.strip()]
-    store = None if options.workdir is None else ItemStore.open(options.workdir / "items")
-    summary = build_pairs(config, options.source, options.output, only, store)
+    summary = build_pairs(config, options.source, options.output, only, _store(options))
     table = Table("table", "rows read", "candidates", "train", "test", "distinct items", title="Pairs")
     for name, counts in summary["builders"].items():
         keys = ("rows_read", "candidates", "train", "test", "distinct_items")
@@ -48,3 +79,25 @@ def _pairs(options: argparse.Namespace, overrides: list[str]) -> None:
     )
     output = options.output.absolute()
     console.print(f"Tables: {output}; what was dropped, and why: {output / SUMMARY}; a sample: {output / SHEET}.")
+
+
+def _sequences(options: argparse.Namespace, overrides: list[str]) -> None:
+    config = config_lib.load(options.config, overrides)
+    summary = build_sequences(
+        config, options.source, options.output, embeddings=options.embeddings, store=_store(options)
+    )
+    table = Table("table", "split", *(name.replace("_", " ") for name in _COUNTS), "mean length", title="Sequences")
+    for name, splits in summary["tables"].items():
+        for split, counts in splits.items():
+            items = sum(int(size) * count for size, count in counts["lengths"].items())
+            mean = f"{items / counts['sequences']:.1f}" if counts["sequences"] else "-"
+            table.add_row(name, split, *(f"{counts[key]:,}" for key in _COUNTS), mean)
+    print_wide(table)
+    for name, reason in summary["skipped"].items():
+        console.print(f"{name} was not made; it needs {reason}.")
+    output, events = options.output.absolute(), summary["events"]
+    if events["not_in_store"]:
+        console.print(
+            f"{events['not_in_store']:,} of {events['positive']:,} positive events were left out: the store lacks the item."
+        )
+    console.print(f"Tables: {output}; what was dropped, and why: {output / SEQUENCES_SUMMARY}.")

@@ -23,10 +23,10 @@ import pyarrow.parquet as pq
 from sail_jax.config import Config
 from sail_jax.curation.log_flags import parse_condition
 from sail_jax.curation.log_times import whole_seconds
+from sail_jax.data.sources import TABLE_SUFFIXES
 from sail_jax.data.tables import missing_column
 from sail_jax.errors import SailError
 
-_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl")
 _TRUE = ("true", "1", "1.0", "yes", "t", "y")
 _VECTOR_BATCH = 8192
 
@@ -309,13 +309,15 @@ def _parts(config: Config, source: Path, name: str) -> list[Path]:
     return _files(Path(source) / path, setting)
 
 
-def _files(path: Path, setting: str, suffixes: tuple[str, ...] = _SUFFIXES) -> list[Path]:
+def _files(path: Path, setting: str, suffixes: tuple[str, ...] = TABLE_SUFFIXES) -> list[Path]:
     """The file, or the parts of the folder in the order of their names."""
     files = [path] if path.is_file() else sorted(file for file in path.glob("*") if file.suffix in suffixes)
     found = {file.suffix for file in files}
     change = f"Change {setting}, or set it to '' where there is none." if setting else ""
     if not files:
-        near = difflib.get_close_matches(path.name, [entry.name for entry in path.parent.glob("*")], n=3)
+        near = difflib.get_close_matches(
+            path.name, [entry.name for entry in path.parent.glob("*") if entry != path], n=3
+        )
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         held = f"There is no {path}" if not path.exists() else f"{path} holds no {', '.join(suffixes)}"
         raise SailError(f"{held}.{hint} {change}".rstrip())

@@ -24,7 +24,7 @@ from sail_jax.data.tables import missing_column
 from sail_jax.errors import BadRecordError, SailError
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
-_SUFFIXES = (*_SEPARATORS, ".jsonl", ".parquet")
+TABLE_SUFFIXES = (*_SEPARATORS, ".jsonl", ".parquet")
 # Lines of a JSONL file whose keys make up its columns.
 _JSONL_HEAD = 1000
 _PARQUET_BATCH = 256
@@ -96,7 +96,7 @@ def open_table(folder: pathlib.Path, name: str, setting: str, header: Sequence[s
         SailError: it is missing, or of another format.
     """
     path = folder / name
-    files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.suffix in _SUFFIXES)
+    files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.suffix in TABLE_SUFFIXES)
     if not files:
         present = [p.name for p in path.parent.glob("*")]
         near = difflib.get_close_matches(path.name, present, n=3)
@@ -105,8 +105,8 @@ def open_table(folder: pathlib.Path, name: str, setting: str, header: Sequence[s
         )
         raise SailError(f"There is no table {path}.{hint} Change {setting}.")
     suffixes = {file.suffix for file in files}
-    if len(suffixes) > 1 or not suffixes <= set(_SUFFIXES):
-        raise SailError(f"{path} is {' and '.join(sorted(suffixes))}; write it as one of {', '.join(_SUFFIXES)}.")
+    if len(suffixes) > 1 or not suffixes <= set(TABLE_SUFFIXES):
+        raise SailError(f"{path} is {' and '.join(sorted(suffixes))}; write it as one of {', '.join(TABLE_SUFFIXES)}.")
     suffix = files[0].suffix
     if header and suffix not in _SEPARATORS:
         raise SailError(f"{path} names its columns itself. Empty the header that the settings give it.")

@@ -17,14 +17,13 @@ from sail_jax.config import Config
 from sail_jax.data.item_dicts import to_item
 from sail_jax.data.pipeline import open_store
 from sail_jax.data.records import RecordReader, text_cell
-from sail_jax.data.sources import RowSource, open_table
+from sail_jax.data.sources import TABLE_SUFFIXES, RowSource, open_table
 from sail_jax.data.store import FOLDER, ItemStore, item_key
 from sail_jax.data_config import IngestConfig
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import Item
 from sail_jax.schema import to_dict
 
-TABLES = (".csv", ".jsonl", ".parquet")
 # Kind of file (the key of an item's dict) -> suffixes.
 SUFFIXES = {
     "text": (".txt", ".md"),
@@ -92,7 +91,7 @@ def open_source(path: Path | None, config: Config) -> ItemSource:
     named = config.ingest.source.path
     if named and (path / named).exists():
         return _table_source(path, named, config.ingest)
-    tables = sorted(p.name for p in path.iterdir() if p.suffix in TABLES)
+    tables = sorted(p.name for p in path.iterdir() if p.suffix in TABLE_SUFFIXES)
     if not tables:
         return _folder_source(path, config.ingest)
     if next(_files(path), None) is not None:
@@ -123,10 +122,10 @@ def _table_source(folder: Path, name: str, config: IngestConfig) -> ItemSource:
     # What no model is shown need not be there.
     columns = dataclasses.replace(config.source, labels="", id_embeddings={})
     config = dataclasses.replace(config, source=columns)
-    table = open_table(folder, name, "--source")
+    table = open_table(folder, name, "--source", config.source.header)
     reader = RecordReader(config, folder, check=False)  # the model's extractor decodes what is shown
     table.require(reader.columns())
-    rows, repeated = _repeated(functools.partial(_row_ids, table, folder / name, columns.id))
+    rows, repeated = _repeated(functools.partial(_row_ids, table, columns.id))
 
     def entries(start: int) -> Iterator[Entry]:
         for number, row in enumerate(table.read(start), start):
@@ -160,13 +159,12 @@ def _repeated(read_ids: Callable[[], Iterator[str]]) -> tuple[int, set[int]]:
     return len(keys), repeated
 
 
-def _row_ids(table: RowSource, path: Path, column: str) -> Iterator[str]:
+def _row_ids(table: RowSource, column: str) -> Iterator[str]:
     """The ids of all rows; of Parquet files no other column is read, as they may hold media."""
-    files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.suffix in TABLES)
-    if any(file.suffix != ".parquet" for file in files):
+    if table.files[0].suffix != ".parquet":
         yield from (_row_id(row.cells.get(column)) for row in table.read(0))
         return
-    for file in files:
+    for file in table.files:
         with pq.ParquetFile(file) as parquet:
             for batch in parquet.iter_batches(columns=[column]):
                 yield from map(_row_id, batch[column].to_pylist())

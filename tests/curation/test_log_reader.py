@@ -159,7 +159,7 @@ def test_mistakes_name_file_setting_and_nearest(tmp_path):
     with pytest.raises(SailError, match="config.logs.live.path is empty"):
         scan_live(with_logs(base, live=dataclasses.replace(base.logs.live, path="")), tmp_path)
     (tmp_path / "logs/live").mkdir()
-    with pytest.raises(SailError, match="holds no .parquet"):
+    with pytest.raises(SailError, match="holds no .csv, .tsv, .jsonl, .parquet"):
         scan_live(base, tmp_path)
     (tmp_path / "logs/live/0.parquet").write_bytes(b"no parquet")
     with pytest.raises(SailError, match="0.parquet cannot be read"):
