@@ -193,6 +193,16 @@ def test_rows_of_a_csv_are_counted_not_its_lines(run, embedder, tmp_path):
     assert bad["record"] == "row 3" and "1 cells" in bad["problem"]
 
 
+def test_a_table_without_a_header_line_has_that_of_the_settings(run, embedder, tmp_path):
+    (tmp_path / "items.tsv").write_text("a\tglass\nb\tbread\n")
+    columns = [f"--config.ingest.source.{name}=" for name in ("frames", "audio")]
+    columns += ["--config.ingest.source.text={'title': 'title'}", "--config.ingest.source.header=('item_id', 'title')"]
+    assert verb(run, tmp_path / "out", "--source", tmp_path / "items.tsv", *columns) == 0
+    ids, z = EmbeddingSet(tmp_path / "out").load()
+    assert ids == ["a", "b"]
+    np.testing.assert_allclose(z, embedder.encode([{"title": "glass"}, {"title": "bread"}]), atol=1e-5)
+
+
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_of_rows_with_one_id_the_first_is_embedded(run, embedder, tmp_path, suffix, monkeypatch):
     titles = {"item_id": ["a", "b", "", "a", "c", "", "a"], "title": ["one", "two", "x", "three", "four", "y", "five"]}

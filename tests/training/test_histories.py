@@ -245,6 +245,36 @@ def test_distillation_equals_brute_force(taught, kind):
     assert not batch.has_id.all()
 
 
+def test_pairs_are_taught_on_both_sides_under_all_views(taught):
+    taught.data.datasets = {
+        "copair": {
+            "table": "tables/copair.parquet",
+            "patterns": ("O->O", "T->O"),
+            "loss_weights": {"distill": 0.5, "nce": 0.0},
+        }
+    }
+    config = config_lib.build(taught)
+    objective = make_objective(config)
+    state = jax.jit(lambda: init_state(config, objective, make_optimizer(config.optimizer)))()
+    batch, recipe = BatchSource(config, HostShare(0, 16, 1))[0].arrays, objective.recipe((0,))
+    z, out = make_model(config.model).apply({"params": state.params["model"]}, batch, recipe.views)
+    loss, metrics = objective(state.params["objective"], z, out, batch, recipe)
+    rows = [(0, z[0][0], out["filled"][0][0]), (0, z[0][1], out["filled"][0][1])]
+    rows.append((1, z[1][0][:, 0], out["filled"][1][0][:, 0]))
+    expected = 0.0
+    for column, (name, begin, width) in enumerate([("als", 0, 6), ("svd", 6, 3)]):
+        distances = []
+        for side, vectors, filled in rows:
+            unit = np.asarray(vectors) / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+            student = unit @ np.asarray(state.params["objective"]["distill"][name]["kernel"])
+            student /= np.maximum(np.linalg.norm(student, axis=1, keepdims=True), 1e-9)
+            cosines = (student * batch.id_vectors[:, side, begin : begin + width]).sum(1)
+            distances += (1 - cosines)[np.asarray(filled) & batch.has_id[:, side, column]].tolist()
+        expected += 0.5 * np.mean(distances)
+    np.testing.assert_allclose(loss, expected, rtol=1e-4)
+    assert metrics["distill"] == loss
+
+
 def test_items_and_pairs_are_taught_on_any_mesh(taught):
     config = config_lib.build(taught)
     whole = run_steps(config, (1, 1, 1))
