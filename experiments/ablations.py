@@ -133,13 +133,14 @@ def train_all(runs: list[tuple[str, int]], workdir: Path, data: Path, jobs: int)
         list(pool.map(one, runs))
 
 
-def call(*arguments: str) -> None:
-    """Runs a verb in a process of its own, on one thread, with compiled steps shared between runs."""
+def call(*arguments: str, one_thread: bool = True) -> None:
+    """Runs a verb in a process of its own, with compiled steps shared between runs."""
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
         "JAX_COMPILATION_CACHE_DIR": str(Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sail_jax"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
     }
+    if one_thread:
+        environment["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     command = [sys.executable, "-m", "sail_jax", *arguments]
     done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True)
     if done.returncode:

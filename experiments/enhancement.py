@@ -11,16 +11,12 @@ what comes after it. What is finished is not repeated, so it may be stopped and 
 import argparse
 import concurrent.futures
 import json
-import os
-import platform
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import numpy as np
 
+from experiments.ablations import call, machine, standard_error
 from sail_jax import config as config_lib
 from sail_jax.data.tables import Pair, PairTable, is_held_out, write_pairs
 
@@ -88,10 +84,9 @@ def main() -> None:
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(lambda seed: train(workdir, seed), range(options.seeds)))
     table = summarise(workdir, options.seeds)
-    machine = {"cores": os.cpu_count(), "python": platform.python_version(), "jax": jax.__version__}
     settings = {"common": COMMON, "content_weights": CONTENT_WEIGHTS, "sequence_weights": SEQUENCE_WEIGHTS}
     steps = {"content": CONTENT_STEPS, "stages": STEPS}
-    result = {"machine": machine, "settings": settings, "steps": steps, "seeds": options.seeds, "table": table}
+    result = {"machine": machine(), "settings": settings, "steps": steps, "seeds": options.seeds, "table": table}
     options.output.write_text(json.dumps(result, indent=2) + "\n")
     print(markdown(table), f"\n\nWritten to {options.output}")
 
@@ -109,11 +104,11 @@ def prepare(workdir: Path) -> None:
     stage = {"1_content": {"steps": CONTENT_STEPS, "weights": CONTENT_WEIGHTS, "warmup_steps": 20}}
     words = overrides(data, "data.batch_size=64", f"stages={stage}")
     done = content / "checkpoints" / str(CONTENT_STEPS)
-    once(done, "train", "--config", str(CONFIG), "--workdir", str(content), *words, threads=0)
+    once(done, "train", "--config", str(CONFIG), "--workdir", str(content), *words, one_thread=False)
     once(export / "config.json", "export", "--workdir", str(content), "--output", str(export))
-    once(vectors / "embeddings.json", "embed", "--workdir", str(content), "--output", str(vectors), threads=0)
+    once(vectors / "embeddings.json", "embed", "--workdir", str(content), "--output", str(vectors), one_thread=False)
     once(tables / "sequences.json", "sequences", *config, *made, "--embeddings", str(vectors))
-    once(content / "metrics.json", "evaluate", "--workdir", str(content), threads=0)
+    once(content / "metrics.json", "evaluate", "--workdir", str(content), one_thread=False)
 
 
 def hold_out(tables: Path) -> None:
@@ -144,16 +139,7 @@ def train(workdir: Path, seed: int) -> None:
         f"train.checkpoint_every={STEPS}",
     )
     path = run_path(workdir, seed)
-    once(
-        path / "checkpoints" / str(2 * STEPS),
-        "train",
-        "--config",
-        str(CONFIG),
-        "--workdir",
-        str(path),
-        *words,
-        threads=1,
-    )
+    once(path / "checkpoints" / str(2 * STEPS), "train", "--config", str(CONFIG), "--workdir", str(path), *words)
 
 
 def overrides(data: Path, *words: str) -> list[str]:
@@ -161,18 +147,11 @@ def overrides(data: Path, *words: str) -> list[str]:
     return [f"--config.{word}" for word in (f"data.dir={data}", *COMMON, *words)]
 
 
-def once(result: Path, *arguments: str, threads: int = 1) -> None:
-    """Runs a verb in a process of its own, on one thread or on all, unless its result is there."""
-    if result.exists():
-        return
-    print(arguments[0], "->", result, flush=True)
-    environment = os.environ | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1"}
-    if threads:
-        environment["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-    command = [sys.executable, "-m", "sail_jax", *arguments]
-    done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+def once(result: Path, *arguments: str, one_thread: bool = True) -> None:
+    """Runs a verb in a process of its own unless its result is there."""
+    if not result.exists():
+        print(arguments[0], "->", result, flush=True)
+        call(*arguments, one_thread=one_thread)
 
 
 def run_path(workdir: Path, seed: int) -> Path:
@@ -199,9 +178,9 @@ def summarise(workdir: Path, seeds: int) -> dict[str, dict[str, dict[str, float]
         table[row] = {}
         for figure, (key, factor) in FIGURES.items():
             values = np.array([of_seed[key] for of_seed in found]) * factor
-            error = float(values.std(ddof=1) / np.sqrt(len(values)))
             change = float(values.mean() - base[key] * factor)
-            table[row][figure] = {"mean": float(values.mean()), "standard_error": error, "change": change}
+            cell = {"mean": float(values.mean()), "standard_error": standard_error(values), "change": change}
+            table[row][figure] = cell
     return {
         row: {figure: {name: round(value, 4) for name, value in cell.items()} for figure, cell in cells.items()}
         for row, cells in table.items()

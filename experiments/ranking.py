@@ -19,8 +19,6 @@ import argparse
 import dataclasses
 import functools
 import json
-import os
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +32,7 @@ import pyarrow.parquet as pq
 from rich.progress import track
 from sklearn.metrics import roc_auc_score
 
+from experiments.ablations import machine
 from sail_jax import config as config_lib
 from sail_jax.config import Config
 from sail_jax.curation.logs import cut_time, scan_events
@@ -106,7 +105,7 @@ def main() -> None:
         )
     table = summarise(scores, test)
     result = {
-        "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "jax": jax.__version__},
+        "machine": machine(),
         "impressions": {"train": len(train.label), "test": len(test.label), "positives": float(test.label.mean())},
         "users": int(len(np.unique(test.user))),
         "seeds": options.seeds,
