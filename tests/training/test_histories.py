@@ -55,6 +55,12 @@ def table(world, tmp_path_factory):
     return path
 
 
+def untrained(config):
+    """The objective, and the parameters at step 0."""
+    objective = make_objective(config)
+    return objective, jax.jit(lambda: init_state(config, objective, make_optimizer(config.optimizer)).params)()
+
+
 def sequences(settings, table, **changes):
     settings.data.datasets = {
         "histories": {
@@ -74,18 +80,17 @@ def test_the_loss_equals_brute_force(settings, table):
     settings = sequences(settings, table, patterns=("O->O",), distinct_items=4)
     settings.objective.matryoshka = (32,)
     config = config_lib.build(settings)
-    objective = make_objective(config)
-    state = jax.jit(lambda: init_state(config, objective, make_optimizer(config.optimizer)))()
+    objective, params = untrained(config)
     source = BatchSource(config, HostShare(0, 16, 1))
     loaded = source[0]
     assert loaded.arrays.tokens.shape[1] == 4 and loaded.items_cut == 0
     recipe = objective.recipe(loaded.datasets)
-    z, out = make_model(config.model).apply({"params": state.params["model"]}, loaded.arrays, recipe.views)
-    loss, metrics = objective(state.params["objective"], z, out, loaded.arrays, recipe)
+    z, out = make_model(config.model).apply({"params": params["model"]}, loaded.arrays, recipe.views)
+    loss, metrics = objective(params["objective"], z, out, loaded.arrays, recipe)
 
     rows = [source._sets[0].sequence(number) for _, number in source.examples(0)]
     wanted = {item for row in rows for item in [*row.item_ids, row.target_id]}
-    vector = _vectors(config, state.params["model"], wanted)
+    vector = _vectors(config, params["model"], wanted)
     query = np.stack([np.mean([vector[i] for i in row.item_ids[-LENGTH:]], 0) for row in rows])
     query /= np.linalg.norm(query, axis=1, keepdims=True)
     target = np.stack([vector[row.target_id] for row in rows])
@@ -218,20 +223,19 @@ def taught(settings, monkeypatch):
 def test_distillation_equals_brute_force(taught, kind):
     taught.objective.distill = kind
     config = config_lib.build(taught)
-    objective = make_objective(config)
-    state = jax.jit(lambda: init_state(config, objective, make_optimizer(config.optimizer)))()
+    objective, params = untrained(config)
     source = BatchSource(config, HostShare(0, 16, 1))
     step = next(step for step in range(9) if source.datasets(step) == (0,))
     batch, recipe = source[step].arrays, objective.recipe((0,))
     assert batch.tokens.shape[1] == 1 and recipe.losses == ("distill",)
-    z, out = make_model(config.model).apply({"params": state.params["model"]}, batch, recipe.views)
-    loss, _ = objective(state.params["objective"], z, out, batch, recipe)
+    z, out = make_model(config.model).apply({"params": params["model"]}, batch, recipe.views)
+    loss, _ = objective(params["objective"], z, out, batch, recipe)
     expected = 0.0
     for column, (name, begin, width) in enumerate([("als", 0, 6), ("svd", 6, 3)]):
         rows = np.flatnonzero(batch.has_id[:, 0, column])
         unit = np.asarray(z[0][0])[rows]
         unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-        student = unit @ np.asarray(state.params["objective"]["distill"][name]["kernel"])
+        student = unit @ np.asarray(params["objective"]["distill"][name]["kernel"])
         teacher = batch.id_vectors[rows, 0, begin : begin + width]
         cosines = student / np.linalg.norm(student, axis=1, keepdims=True)
         if kind == "cosine":
@@ -254,11 +258,10 @@ def test_pairs_are_taught_on_both_sides_under_all_views(taught):
         }
     }
     config = config_lib.build(taught)
-    objective = make_objective(config)
-    state = jax.jit(lambda: init_state(config, objective, make_optimizer(config.optimizer)))()
+    objective, params = untrained(config)
     batch, recipe = BatchSource(config, HostShare(0, 16, 1))[0].arrays, objective.recipe((0,))
-    z, out = make_model(config.model).apply({"params": state.params["model"]}, batch, recipe.views)
-    loss, metrics = objective(state.params["objective"], z, out, batch, recipe)
+    z, out = make_model(config.model).apply({"params": params["model"]}, batch, recipe.views)
+    loss, metrics = objective(params["objective"], z, out, batch, recipe)
     rows = [(0, z[0][0], out["filled"][0][0]), (0, z[0][1], out["filled"][0][1])]
     rows.append((1, z[1][0][:, 0], out["filled"][1][0][:, 0]))
     expected = 0.0
@@ -266,7 +269,7 @@ def test_pairs_are_taught_on_both_sides_under_all_views(taught):
         distances = []
         for side, vectors, filled in rows:
             unit = np.asarray(vectors) / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
-            student = unit @ np.asarray(state.params["objective"]["distill"][name]["kernel"])
+            student = unit @ np.asarray(params["objective"]["distill"][name]["kernel"])
             student /= np.maximum(np.linalg.norm(student, axis=1, keepdims=True), 1e-9)
             cosines = (student * batch.id_vectors[:, side, begin : begin + width]).sum(1)
             distances += (1 - cosines)[np.asarray(filled) & batch.has_id[:, side, column]].tolist()
@@ -286,8 +289,7 @@ def test_items_and_pairs_are_taught_on_any_mesh(taught):
 
 def test_teachers_get_no_gradient_and_stay_as_they_are(taught):
     config = config_lib.build(taught)
-    objective = make_objective(config)
-    state = jax.jit(lambda: init_state(config, objective, make_optimizer(config.optimizer)))()
+    objective, params = untrained(config)
     source = BatchSource(config, HostShare(0, 16, 1))
     step = next(step for step in range(9) if source.datasets(step) == (0,))
     batch, recipe = source[step].arrays, objective.recipe((0,))
@@ -295,8 +297,8 @@ def test_teachers_get_no_gradient_and_stay_as_they_are(taught):
 
     def loss(vectors):
         taught_batch = batch._replace(id_vectors=vectors)
-        z, out = make_model(config.model).apply({"params": state.params["model"]}, taught_batch, recipe.views)
-        return objective(state.params["objective"], z, out, taught_batch, recipe)[0]
+        z, out = make_model(config.model).apply({"params": params["model"]}, taught_batch, recipe.views)
+        return objective(params["objective"], z, out, taught_batch, recipe)[0]
 
     np.testing.assert_array_equal(jax.grad(loss)(batch.id_vectors), 0.0)
     np.testing.assert_array_equal(batch.id_vectors, before)
