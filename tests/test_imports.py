@@ -9,7 +9,7 @@ import tiny
 PACKAGE = tiny.REPO / "sail_jax"
 # A room may import from the rooms below it and from its own.
 TIERS = [
-    {"errors", "items", "schema", "config", "vectors"}
+    {"errors", "items", "schema", "config", "vectors", "placement"}
     | {"model_config", "data_config", "log_config", "builder_config", "sequence_config"},
     {"data", "models", "objectives"},
     {"parallel", "checkpoint", "embedder"},

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from sail_jax.errors import SailError
 from sail_jax.model_config import BertConfig
 from sail_jax.models import transformer
+from sail_jax.placement import look_up
 
 
 class Bert(nn.Module):
@@ -71,7 +72,7 @@ class Bert(nn.Module):
             raise SailError(
                 f"A text has {length} tokens; model.bert.max_positions allows {config.max_positions}. Cut the text."
             )
-        words = jnp.take(self._table("word_embedding", config.vocab_size), tokens, axis=0, mode="fill")
+        words = look_up(self._table("word_embedding", config.vocab_size), tokens, jnp.float32)
         positions = self._table("position_embedding", config.max_positions)[:length]
         first_type = self._table("type_embedding", config.token_types)[0]
         norm = transformer.LayerNorm(epsilon=config.norm_eps, dtype=self.dtype, name="embedding_norm")

@@ -12,6 +12,8 @@ Axis letters: C audio clips, T frames of the spectrogram, M mel bins, R chunks o
 W side of a window, N windows, D width, H heads, K head width.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +24,7 @@ from sail_jax.model_config import ClapConfig
 from sail_jax.models.bicubic import bicubic_matrix
 from sail_jax.models.log_mel import log_mel, num_frames
 from sail_jax.models.transformer import REMAT_POLICIES, Dense
+from sail_jax.placement import on_shards
 
 # Statistics of the input for training from scratch, in dB and dB^2: sound at common levels lies around -30 dB, and
 # silence at -100 dB then stays within three deviations. Imported checkpoints bring their own, per mel bin.
@@ -70,7 +73,7 @@ class ClapAudio(nn.Module):
             raise SailError(
                 f"Clips are [clips, {config.clip_samples}], not {clips.shape}; see model.audio.clip_seconds."
             )
-        out = {"log_mel": log_mel(clips, config)}
+        out = {"log_mel": on_shards(functools.partial(log_mel, config=config), clips)}
         image = fold(InputNorm(config.norm_eps, name="input_norm")(out["log_mel"]), config)
         x = Dense(config.width, True, self.dtype, name="patch_embed")(_patchify(image, config.patch_size))
         x = out["patches"] = _layer_norm(config, "patch_norm")(x).astype(self.dtype)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import flash_attention as tpu
 from jax.sharding import PartitionSpec
 
-from sail_jax.models.placement import batch_axes
+from sail_jax.placement import batch_axes
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]
 

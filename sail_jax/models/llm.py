@@ -14,6 +14,7 @@ from sail_jax.model_config import LlmConfig
 from sail_jax.models import transformer
 from sail_jax.models.lora import adapter
 from sail_jax.models.packing import Packing
+from sail_jax.placement import look_up
 
 
 class Llm(nn.Module):
@@ -69,8 +70,7 @@ class Llm(nn.Module):
         Returns:
             [B, N, D] in `dtype`.
         """
-        # The rows are cast, not the table: it is the largest array of the model.
-        rows = jnp.take(self.embedding, tokens, axis=0, mode="fill").astype(self.dtype)
+        rows = look_up(self.embedding, tokens, self.dtype)
         if lora := adapter(self, "embedding"):
             rows += jnp.take(lora.a, tokens, axis=0, mode="fill").astype(self.dtype) @ lora.b.astype(self.dtype)
         return rows

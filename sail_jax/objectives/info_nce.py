@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from sail_jax.objectives.negatives import Negatives
+from sail_jax.placement import split_rows
 from sail_jax.vectors import normalize
 
 _MASKED = -1e30
@@ -60,8 +61,9 @@ def info_nce(
         masked = jnp.concatenate([masked, hard_scores], axis=1)
     others = [jax.nn.logsumexp(masked, axis=-1)]
     if symmetric:
-        back = jnp.where(negatives.targets.T, scores.T / temperature[:, None], _MASKED)
-        others.append(jax.nn.logsumexp(back, axis=-1))
+        # Along the columns: transposed, the scores of a sharded batch would move between all devices.
+        back = jnp.where(negatives.targets, scores / temperature, _MASKED)
+        others.append(jax.nn.logsumexp(back, axis=0))
     loss, accuracy = mean_loss(positive, others, masked.max(axis=-1), valid, weight)
     return loss, {"accuracy": accuracy}
 
@@ -91,4 +93,4 @@ def mean_loss(
 
 def _cosines(left: jax.Array, right: jax.Array) -> jax.Array:
     # At a temperature of 0.01 an error of 0.004, bfloat16's, would move a logit by 0.4.
-    return jnp.matmul(left, right.T, precision=jax.lax.Precision.HIGHEST)
+    return split_rows(jnp.matmul(left, right.T, precision=jax.lax.Precision.HIGHEST))

@@ -6,6 +6,8 @@ Axes: D width.
 import jax
 import jax.numpy as jnp
 
+from sail_jax.placement import split_rows
+
 Params = dict[str, jax.Array]
 
 
@@ -28,6 +30,7 @@ def late_fusion(params: Params, visual: jax.Array, fused: jax.Array) -> jax.Arra
     Returns:
         [..., D] float32; the fused embedding itself where there is nothing visual.
     """
-    gate = jax.nn.sigmoid(jnp.concatenate([visual, fused], axis=-1) @ params["kernel"] + params["bias"])
+    gate = split_rows(split_rows(jnp.concatenate([visual, fused], axis=-1)) @ params["kernel"])
+    gate = jax.nn.sigmoid(gate + params["bias"])
     mixed = gate * visual + (1 - gate) * fused
     return jnp.where((visual != 0).any(axis=-1, keepdims=True), mixed, fused)

@@ -16,6 +16,7 @@ KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
+_SHARED = "1"  # the channel that JAX gives to all collectives that are written within a `shard_map`
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
 _CALLED = re.compile(r"(?:calls|to_apply)=%?([\w.-]+)")
 _BRANCHES = re.compile(r"(?:branch_computations=\{|(?:true|false)_computation=)([^}]*?)(?:\}|, (?=\w+=)|$)")
@@ -76,7 +77,7 @@ class _Program:
         if kind in KINDS:
             channel = _CHANNEL.search(rest)
             size = _sent(kind, shape, _group_size(rest, self._devices), is_start=opcode != kind)
-            return {(kind, channel.group(1) if channel else name): size}
+            return {(kind, name if channel is None or channel.group(1) == _SHARED else channel.group(1)): size}
         if opcode == "while":
             condition, body = _LOOP.search(rest).groups()
             return _of_site(name, self.collectives(body), _trips(rest, self._computations[condition]))

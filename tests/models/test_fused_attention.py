@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
+from sail_jax import placement
 from sail_jax.config import MeshConfig
-from sail_jax.models import fused_attention, placement, transformer
+from sail_jax.models import fused_attention, transformer
 from sail_jax.parallel.mesh import make_mesh
 
 

@@ -150,3 +150,23 @@ ENTRY %main (x: bf16[2,128]) -> bf16[8,128] {
 """
     found = {kind: count for kind, count in collective_bytes(lines, 8).items() if count}
     assert found == {"all-gather": 3 / 4 * 8 * 128 * 2, "reduce-scatter": 3 / 4 * 64 * 4}
+
+
+def test_collectives_of_a_shard_map_all_count():
+    mesh = Mesh(np.array(jax.devices()), ("x",))
+
+    def send(a, b):
+        ways = [(i, (i + 1) % 8) for i in range(8)]
+        return (
+            jax.lax.ppermute(a, "x", ways),
+            jax.lax.ppermute(b, "x", ways),
+            jax.lax.psum(a, "x"),
+            jax.lax.psum(b, "x"),
+        )
+
+    split, whole = jax.P("x"), jax.P()
+    run = jax.jit(jax.shard_map(send, mesh=mesh, in_specs=(split, split), out_specs=(split, split, whole, whole)))
+    a, b = jnp.zeros((8, 100)), jnp.zeros((8, 10))
+    found = collective_bytes(run.lower(a, b).compile().as_text(), 8)
+    assert found["collective-permute"] == (100 + 10) * 4
+    assert found["all-reduce"] == 2 * 7 / 8 * (100 + 10) * 4

@@ -22,10 +22,15 @@ GIB = 2**30
 @pytest.fixture(scope="module")
 def report(world):
     """The tiny experiment on eight GPUs that are not there, with everything that costs more."""
+    return compile_ahead(config_lib.build(costly(world)), "h100:8")
+
+
+def costly(world):
     settings = tiny.experiment(world)
     settings.model.remat = "full"
+    settings.objective.weights.update(micl=0.1, late_fusion=0.1)
     settings.mesh.update(data=2, fsdp=4)
-    return compile_ahead(config_lib.build(settings), "h100:8")
+    return settings
 
 
 @pytest.fixture
@@ -62,6 +67,21 @@ def test_operations_and_traffic(report):
     assert set(report.bounds) == {"arithmetic", "memory", "interconnect"}
     assert report.bounds["arithmetic"] == report.executed / 8 / 989e12
     assert all(bound > 0 for bound in report.bounds.values())
+
+
+def test_what_is_sent_grows_with_the_batch_by_its_embeddings_alone(report, world):
+    settings = costly(world)
+    settings.data.batch_size = 64
+    larger = compile_ahead(config_lib.build(settings), "h100:8")
+    more = {kind: larger.sent[kind] - report.sent[kind] for kind in larger.sent}
+    pairs, width = larger.batch.tokens.shape[0] - report.batch.tokens.shape[0], settings.model.llm.width
+    sides, length = report.batch.tokens.shape[1:]
+    # Every loss gathers the vectors of both sides, a vector for each pattern and loss, and some keys to compare them by.
+    assert more["all-gather"] < 16 * pairs * sides * width * 4
+    assert more["all-reduce"] < 16 * pairs * sides * width * 4
+    # The embeddings of a device's tokens come from the four of its place that each hold a part of the width, and go back.
+    exchange = pairs / 8 * sides * length * width * 4 * 3 / 4
+    assert more["all-to-all"] + more["collective-permute"] == pytest.approx(2 * exchange)
 
 
 def test_what_does_not_fit_says_so(report):

@@ -9,10 +9,10 @@ from jax.sharding import NamedSharding
 from sail_jax.config import MeshConfig
 from sail_jax.model_config import LlmConfig
 from sail_jax.models.llm import Llm
-from sail_jax.models.placement import mapped_over, split_rows
 from sail_jax.parallel.collectives import collective_bytes
 from sail_jax.parallel.mesh import BATCH_SPEC, make_mesh
 from sail_jax.parallel.rules import abstract_on_mesh
+from sail_jax.placement import look_up, mapped_over, on_shards, split_rows
 
 CONFIG = LlmConfig(vocab_size=64, width=64, layers=3, heads=4, kv_heads=2, head_dim=16, mlp_width=128)
 SEQUENCES, LENGTH = 64, 32
@@ -54,3 +54,51 @@ def test_rows_are_left_alone_without_a_mesh_and_where_they_do_not_split():
 def test_an_axis_that_is_mapped_over_is_left_out():
     with jax.set_mesh(make_mesh(MeshConfig(data=4, fsdp=2))), mapped_over("data"):
         np.testing.assert_array_equal(split_rows(jnp.ones((2, 3))), 1)  # two rows do not split over eight devices
+
+
+MESHES = [{"data": 1, "fsdp": 8}, {"data": 2, "fsdp": 4}, {"data": 8, "fsdp": 1}, {"data": 2, "fsdp": 2, "tensor": 2}]
+
+
+@pytest.mark.parametrize("width", [16, 6])
+@pytest.mark.parametrize("shape", MESHES)
+def test_lookups_on_a_mesh_are_lookups(shape, width):
+    mesh, rng = make_mesh(MeshConfig(**shape)), np.random.default_rng(0)
+    table = jnp.array(rng.normal(size=(12, width)), jnp.float32)
+    tokens = jnp.array(rng.integers(0, 14, (16, 5)), jnp.int32)  # two of them are out of range
+    weights = jnp.array(rng.normal(size=(16, 5, width)), jnp.float32)
+
+    def loss(table, tokens):
+        found = look_up(table, tokens, jnp.float32)
+        return jnp.nansum(found * weights), found
+
+    def on(mesh_or_none):
+        with jax.set_mesh(mesh_or_none):
+            shapes = {"llm": {"embedding": jax.ShapeDtypeStruct(table.shape, table.dtype)}}
+            placed = jax.device_put(table, abstract_on_mesh(shapes, mesh_or_none)["llm"]["embedding"].sharding)
+            given = jax.device_put(tokens, NamedSharding(mesh_or_none, BATCH_SPEC))
+            return jax.jit(jax.grad(loss, has_aux=True))(placed, given)
+
+    gradient, found = on(mesh)
+    np.testing.assert_array_equal(found, jnp.take(table, tokens, axis=0, mode="fill"))
+    expected, _ = on(make_mesh(MeshConfig(data=1), jax.devices()[:1]))
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_transform_runs_on_the_rows_of_each_device():
+    mesh = make_mesh(MeshConfig(data=2, fsdp=4))
+    rows = jax.device_put(
+        np.random.default_rng(0).normal(size=(16, 32)).astype(np.float32), NamedSharding(mesh, BATCH_SPEC)
+    )
+
+    def power(rows):
+        return jnp.abs(jnp.fft.rfft(rows))
+
+    with jax.set_mesh(mesh):
+        program = jax.jit(lambda rows: on_shards(power, rows)).lower(rows).compile()
+        by_place = jax.vmap(lambda rows: on_shards(power, rows), spmd_axis_name="data")
+        with mapped_over("data"):
+            mapped = jax.jit(by_place)(rows.reshape(2, 8, 32))
+        np.testing.assert_array_equal(on_shards(power, rows[:3]), power(rows[:3]))  # three rows do not split
+    np.testing.assert_allclose(program(rows), power(np.asarray(rows)), rtol=1e-6)
+    np.testing.assert_allclose(mapped.reshape(16, -1), power(np.asarray(rows)), rtol=1e-6)
+    assert not sum(collective_bytes(program.as_text(), mesh.size).values())
