@@ -1,13 +1,17 @@
 """From the features of pairs to the arrays of a batch: stacking, and packing of frames and clips on flat axes."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from sail_jax.data.features import ItemFeatures
 from sail_jax.items import Batch
 from sail_jax.vectors import unit_rows
+
+# (shape, dtype) -> an array with anything in it.
+Empty = Callable[[tuple[int, ...], Any], np.ndarray]
 
 
 def capacity(items: int, budget: float, groups: int) -> int:
@@ -52,6 +56,7 @@ def collate(
     clip_capacity: int,
     audio_width: int,
     teachers: Mapping[str, int] = {},
+    empty: Empty = np.empty,
 ) -> tuple[Batch, int]:
     """Stacks features into a batch.
 
@@ -64,14 +69,15 @@ def collate(
         clip_capacity: C, length of the flat clips axis, a multiple of `groups`.
         audio_width: K, width of precomputed audio embeddings.
         teachers: ID embedding -> width, those that the batch carries.
+        empty: makes the arrays of pixels and of sound.
 
     Returns:
         The batch of numpy arrays, and the number of frames and clips left out because they did not fit.
     """
     items = [item for pair in pairs for item in pair]
     sides = len(pairs[0])
-    frames, frame_item, frame_slot, frames_cut = _pack([i.frames for i in items], groups, frame_capacity)
-    clips, clip_item, _, clips_cut = _pack([i.clips for i in items], groups, clip_capacity)
+    frames, frame_item, frame_slot, frames_cut = _pack([i.frames for i in items], groups, frame_capacity, empty)
+    clips, clip_item, _, clips_cut = _pack([i.clips for i in items], groups, clip_capacity, empty)
     vectors = np.zeros((len(items), audio_width), np.float32)
     for row, item in enumerate(items):
         if item.audio_vector is not None:
@@ -118,12 +124,14 @@ def as_halves(keys: Sequence[int]) -> np.ndarray:
     return np.stack([whole >> np.uint64(32), whole & np.uint64(0xFFFFFFFF)], -1).astype(np.uint32)
 
 
-def _pack(media: Sequence[np.ndarray], groups: int, room: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+def _pack(
+    media: Sequence[np.ndarray], groups: int, room: int, empty: Empty
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """Lays the media of all items on one flat axis of `room` places, in `groups` blocks.
 
     Returns (flat [room, ...], item [room], slot [room], number left out).
     """
-    flat = np.zeros((room, *media[0].shape[1:]), media[0].dtype)
+    flat = empty((room, *media[0].shape[1:]), media[0].dtype)
     item = np.full(room, -1, np.int32)
     slot = np.zeros(room, np.int32)
     per_group, block = len(media) // groups, room // groups
@@ -140,4 +148,5 @@ def _pack(media: Sequence[np.ndarray], groups: int, room: int) -> tuple[np.ndarr
             item[at : at + count] = index
             slot[at : at + count] = np.arange(count)
             at += count
+        flat[at : (group + 1) * block] = 0
     return flat, item, slot, cut

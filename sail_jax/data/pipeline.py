@@ -5,13 +5,16 @@ step; a resumed run continues exactly, whatever the number of worker processes, 
 batch is prepared inside one worker: batches, not records, cross between processes.
 """
 
+import contextlib
 import dataclasses
+import functools
 import gc
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,12 +24,13 @@ from absl import flags
 
 from sail_jax.config import Config
 from sail_jax.data.batch_shapes import media_room
-from sail_jax.data.collate import collate
+from sail_jax.data.collate import Empty, collate
 from sail_jax.data.features import FeatureExtractor, ItemFeatures, View
 from sail_jax.data.materialized import Example
 from sail_jax.data.prompts import PromptEncoder, load_tokenizer
 from sail_jax.data.sampler import Sampler
 from sail_jax.data.sequence_layout import lay_out, sequence_keys
+from sail_jax.data.shared_batches import BlockReader, BlockWriter, shared_folder
 from sail_jax.data.store import ItemStore
 from sail_jax.data.text_room import fit_texts, text_budget, token_room
 from sail_jax.data.training_set import TrainingSet, dataset_weights
@@ -105,11 +109,15 @@ class BatchSource:
         begin: the first step of the stage.
         drawn: how often each data set was drawn before it, so that its rows go on where they were; empty for never.
 
+    Attributes:
+        empty: makes the arrays of pixels and of sound; `np.empty`, or in a worker process what they are sent from.
+
     Raises:
         SailError: when there is no data set, or one has fewer rows than a batch.
     """
 
     def __init__(self, config: Config, share: HostShare, *, begin: int = 0, drawn: Sequence[int] = ()) -> None:
+        self.empty: Empty = np.empty
         self._weights = dataset_weights(config)
         self._config, self._share = config, share
         self._store = open_store(config)
@@ -246,6 +254,7 @@ class BatchSource:
             clip_capacity=self._room("A", datasets, groups),
             audio_width=model.audio.projection,
             teachers=self._teachers[datasets[0]],
+            empty=self.empty,
         )
         return batch, media_cut, text_cut
 
@@ -312,6 +321,26 @@ class BatchSource:
             return self._extract.blank()
 
 
+class _SentBatches:
+    """The batches of a `BatchSource` as a worker process sends them."""
+
+    def __init__(self, source: BatchSource, folder: Path) -> None:
+        self._source, self._folder = source, folder
+        self._writer: BlockWriter | None = None
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, step: int) -> bytes:
+        if self._writer is None:  # in the worker, which has blocks of its own
+            self._writer = BlockWriter(self._folder)
+            self._source.empty = self._writer.empty
+        try:
+            return self._writer.dumps(self._source[step])
+        finally:
+            self._writer.reclaim()
+
+
 def make_iterator(source: BatchSource, config: Config, start: int) -> Generator[LoadedBatch, None, None]:
     """Iterates over the batches of steps `start`, `start + 1`, ... in order, prepared ahead.
 
@@ -322,29 +351,42 @@ def make_iterator(source: BatchSource, config: Config, start: int) -> Generator[
         config: `data.workers` processes prepare whole batches, `data.prefetch` of them ahead each.
         start: the first step.
     """
-    dataset = grain.MapDataset.source(source)[start:]
+    if not config.data.workers:
+        yield from _prepared(source, config, start)
+        return
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, which only an absl program parses
+    with shared_folder() as folder:
+        reader, sent = BlockReader(folder), _SentBatches(source, folder)
+        with contextlib.closing(_prepared(sent, config, start, functools.partial(_begin_worker, folder))) as batches:
+            yield from map(reader.loads, batches)
+
+
+def _prepared(
+    source: Any, config: Config, start: int, begin_worker: Callable[..., None] | None = None
+) -> Generator[Any, None, None]:
+    """What a source has at `start`, `start + 1`, ..., read ahead by a thread, or by worker processes, which begin so."""
     data = config.data
     reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=max(1, data.prefetch))
-    steps = dataset.to_iter_dataset(reading)
-    if data.workers > 0:
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, which only an absl program parses
+    steps = grain.MapDataset.source(source)[start:].to_iter_dataset(reading)
+    if begin_worker is not None:
         workers = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=max(1, data.prefetch))
-        steps = steps.mp_prefetch(workers, worker_init_fn=_begin_worker)
+        steps = steps.mp_prefetch(workers, worker_init_fn=begin_worker)
     batches = iter(steps)
     try:
         yield from batches
     finally:
         batches.close()
-        gc.collect()  # Grain leaves batches in reference cycles, whose shared memory would outlive the process
+        gc.collect()  # Grain leaves batches in reference cycles, whose memory would outlive the run
 
 
-def _begin_worker(*_: int) -> None:
+def _begin_worker(folder: Path, *_: int) -> None:
     """Runs first in a worker process: it is the training process that ends the workers, and they end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(folder: Path) -> None:
     multiprocessing.parent_process().join()
+    shutil.rmtree(folder, ignore_errors=True)  # which a process that is killed leaves behind
     os._exit(1)

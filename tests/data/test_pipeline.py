@@ -86,16 +86,17 @@ def test_a_resumed_iterator_sees_exactly_the_batches_that_are_left(settings, wor
 
 def test_a_closed_iterator_leaves_neither_workers_nor_shared_memory(settings):
     settings.data.workers = 2
-    blocks = Path("/dev/shm")
-    before = set(blocks.glob("psm_*"))
+    before = shared_memory()
     batches = make_iterator(source(settings), config_lib.build(settings), 0)
     next(batches)
     batches.close()
     assert not multiprocessing.active_children()
-    deadline = time.monotonic() + 10
-    while set(blocks.glob("psm_*")) - before and time.monotonic() < deadline:  # freed by a thread of Grain's
-        time.sleep(0.05)
-    assert not set(blocks.glob("psm_*")) - before
+    assert not shared_memory() - before
+
+
+def shared_memory():
+    """What Grain and what ours name so."""
+    return {path for pattern in ("psm_*", "sail_jax-*") for path in Path("/dev/shm").glob(pattern)}
 
 
 KILLED = """
@@ -115,6 +116,7 @@ def test_workers_end_with_a_process_that_is_killed(settings, tmp_path):
     config_lib.save(config_lib.build(settings), tmp_path / "config.json")
     (tmp_path / "killed.py").write_text(KILLED)
     command = [sys.executable, str(tmp_path / "killed.py"), str(tmp_path / "config.json")]
+    before = shared_memory()
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=200)
     assert done.returncode == -signal.SIGKILL
     workers = [Path("/proc") / pid for pid in done.stdout.split()]
@@ -122,6 +124,7 @@ def test_workers_end_with_a_process_that_is_killed(settings, tmp_path):
     while any(worker.exists() for worker in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert len(workers) == 2 and not any(worker.exists() for worker in workers)
+    assert not shared_memory() - before
 
 
 def test_hosts_draw_the_same_data_set_and_split_the_batch(settings):
