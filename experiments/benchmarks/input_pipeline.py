@@ -41,9 +41,9 @@ ITEMS, TABLE_ROWS = 5000, 65_536
 RECORD_BYTES = 50_000
 IMAGE_SIZE = 448
 PAIRS = 32
-ROUNDS, WORKER_ROUNDS = 5, 2
+ROUNDS, WORKER_ROUNDS = 5, 3
 WORKERS = (0, 1, 2)
-WARM_UP_BATCHES, TIMED_BATCHES = 6, 8
+WARM_UP_BATCHES, TIMED_BATCHES = 16, 16
 
 Timed = dict[str, dict[str, float]]
 
@@ -183,7 +183,7 @@ def measure_workers(folder: Path) -> dict[str, dict[str, float]]:
                 measure("decode", decode)
             settings = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=workers))
             with contextlib.closing(make_iterator(source, settings, 0)) as batches:
-                take(batches, WARM_UP_BATCHES)  # until none is left that was prepared ahead
+                take(batches, WARM_UP_BATCHES)  # until none is left that was prepared ahead, and blocks are used again
                 measure(str(workers), functools.partial(take, batches, TIMED_BATCHES))
     return {
         name: dict(zip(("wall", "cpu"), map(statistics.median, zip(*pairs, strict=True)), strict=True))

@@ -143,8 +143,10 @@ def _pack(
         cut += int((counts - kept).sum())
         at = group * block
         for index, (entry, count) in enumerate(zip(members, kept, strict=True)):
-            chosen = np.linspace(0, max(len(entry) - 1, 0), count).round().astype(int)
-            np.take(entry, chosen, axis=0, out=flat[at : at + count], mode="clip")  # "raise" would copy once more
+            chosen = slice(None)
+            if count < len(entry):
+                chosen = np.linspace(0, len(entry) - 1, count).round().astype(int)
+            flat[at : at + count] = entry[chosen]
             item[at : at + count] = index
             slot[at : at + count] = np.arange(count)
             at += count

@@ -8,13 +8,17 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu import flash_attention as tpu
+from jax.ad_checkpoint import checkpoint_name
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 from jax.sharding import PartitionSpec
 
 from sail_jax.placement import batch_axes
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]
 
+# What attention gives, by its name for `jax.checkpoint`; see `transformer.REMAT_POLICIES`.
+KEPT = "attention"
 # Below so many keys the scores of a head fit well in memory, and the TPU kernel, which computes them three times, gains nothing.
 _TPU_KEYS = 2048
 # Queries and keys come to the TPU kernel in blocks of one of these sizes.
@@ -25,7 +29,7 @@ _HALF = (jnp.bfloat16, jnp.float16)
 def choose_kernel(plain: Attend, query: jax.Array, key: jax.Array, *, causal: bool) -> Attend:
     """The kernel for some queries and keys; all of them compute softmax(q k / sqrt(K)) v with the masked keys left out.
 
-    On an NVIDIA GPU it is cuDNN's flash attention, on a TPU with many keys the Pallas flash attention that comes with JAX, both for
+    On an NVIDIA GPU it is cuDNN's flash attention, on a TPU with many keys the Pallas splash attention that comes with JAX, both for
     16-bit types and head widths that they support; else `plain`. For a TPU the choice is made when the program is lowered, so a program that is
     compiled ahead of time on another machine has the kernel too.
 
@@ -40,10 +44,21 @@ def choose_kernel(plain: Attend, query: jax.Array, key: jax.Array, *, causal: bo
         return plain
     if jax.default_backend() == "gpu":
         return functools.partial(cudnn_attention, causal=causal) if width <= 128 else plain
-    if query.dtype != jnp.bfloat16 or query.shape[1] < _TPU_BLOCKS[0] or key.shape[1] < _TPU_KEYS:
+    if not keeps_itself(query, key):
         return plain
-    flash = functools.partial(_by_shard, functools.partial(tpu_attention, causal=causal))
-    return lambda *arrays: jax.lax.platform_dependent(*arrays, tpu=flash, default=plain)
+    on_tpu = functools.partial(_by_shard, functools.partial(tpu_attention, causal=causal))
+    kept = functools.partial(_kept, plain)
+    return lambda *arrays: jax.lax.platform_dependent(*arrays, tpu=on_tpu, default=kept)
+
+
+def keeps_itself(query: jax.Array, key: jax.Array) -> bool:
+    """Whether the kernel for these arrays gives `KEPT` its name, and none is due outside: where a TPU has a kernel of its own."""
+    fits = query.dtype == jnp.bfloat16 and query.shape[-1] % 8 == 0 and jax.default_backend() != "gpu"
+    return fits and query.shape[1] >= _TPU_BLOCKS[0] and key.shape[1] >= _TPU_KEYS
+
+
+def _kept(plain: Attend, *arrays: jax.Array | None) -> jax.Array:
+    return checkpoint_name(plain(*arrays), KEPT)
 
 
 def cudnn_attention(
@@ -55,34 +70,51 @@ def cudnn_attention(
 
 
 def tpu_attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, key_mask: jax.Array | None, *, causal: bool
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    key_mask: jax.Array | None,
+    *,
+    causal: bool,
+    interpret: bool = False,
 ) -> jax.Array:
-    """Flash attention of `jax.experimental.pallas`; shapes as in `transformer.attend`."""
+    """Splash attention of `jax.experimental.pallas`; shapes as in `transformer.attend`, and on any device with `interpret`.
+
+    Its backward pass is one kernel, which computes the scores once more; flash attention, whose queries and keys have kernels of their
+    own, computes them twice.
+    """
     batch, length, heads, width = query.shape
     keys = key.shape[1]
-    query, key, value = (_filled_up(x) for x in (query, key, value))
+    query = (query.astype(jnp.float32) * width**-0.5).astype(query.dtype)
+    query, key, value = (_filled_up(x).transpose(0, 2, 1, 3) for x in (query, key, value))
     # A query sees the keys of its segment: those that count, and none that only fill up a block.
     valid = jnp.ones((batch, keys), bool) if key_mask is None else key_mask
-    segments = tpu.SegmentIds(jnp.ones(query.shape[:2], jnp.int32), _filled_up(valid).astype(jnp.int32))
-    key, value = (jnp.repeat(x, heads // x.shape[2], axis=2) for x in (key, value))
-    query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
-    blocks = _block_sizes(query.shape[2], key.shape[2])
-    mixed = tpu.flash_attention(
-        query, key, value, segment_ids=segments, causal=causal, sm_scale=width**-0.5, block_sizes=blocks
+    of_keys = _filled_up(valid).astype(jnp.int32)
+    segments = splash.SegmentIds(jnp.ones((batch, query.shape[2]), jnp.int32), of_keys)
+    attend = _splash(heads, query.shape[2], key.shape[2], causal, interpret)
+    return jax.vmap(attend)(query, key, value, segments).transpose(0, 2, 1, 3)[:, :length]
+
+
+def _splash(heads: int, queries: int, keys: int, causal: bool, interpret: bool) -> splash.SplashAttentionKernel:
+    mask = (masks.CausalMask if causal else masks.FullMask)((queries, keys))
+    q, k = (max(side for side in _TPU_BLOCKS if length % side == 0) for length in (queries, keys))
+    blocks = splash.BlockSizes(
+        block_q=q, block_kv=k, block_q_dkv=q, block_kv_dkv=k, block_kv_dkv_compute=k, use_fused_bwd_kernel=True
     )
-    return mixed.transpose(0, 2, 1, 3)[:, :length]
+    mask = masks.MultiHeadMask([mask] * heads)
+    return splash.make_splash_mha(
+        mask,
+        block_sizes=blocks,
+        head_shards=1,
+        q_seq_shards=1,
+        residual_checkpoint_name=KEPT,  # the sums of exponentials too, without which the scores would be computed again
+        interpret=interpret,
+    )
 
 
 def _filled_up(x: jax.Array) -> jax.Array:
     """Zeros up to a multiple of the smallest block along the second axis."""
     return jnp.pad(x, [(0, 0), (0, -x.shape[1] % _TPU_BLOCKS[0]), *[(0, 0)] * (x.ndim - 2)])
-
-
-def _block_sizes(queries: int, keys: int) -> tpu.BlockSizes:
-    q, k = (max(side for side in _TPU_BLOCKS if length % side == 0) for length in (queries, keys))
-    forward = {"block_q": q, "block_k_major": k, "block_k": k, "block_b": 1}
-    keys_backward = {"block_q_major_dkv": q, "block_k_major_dkv": k, "block_k_dkv": k, "block_q_dkv": q}
-    return tpu.BlockSizes(**forward, **keys_backward, block_k_major_dq=k, block_k_dq=k, block_q_dq=q)
 
 
 def _by_shard(

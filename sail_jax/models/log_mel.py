@@ -41,15 +41,17 @@ def log_mel(audio: jax.Array, config: ClapConfig) -> jax.Array:
             the sampling rate.
     """
     _check(audio, config)
-    if audio.dtype == jnp.int16:
-        audio = audio.astype(jnp.float32) / 32768.0
     margin = config.n_fft // 2
     padded = jnp.pad(audio, ((0, 0), (margin, margin)), mode="reflect")
     frames = _frames(padded, num_frames(audio.shape[1], config), config)
-    spectrum = jnp.fft.rfft(frames * window_function(config.n_fft, "hann").astype(np.float32))
+    # The window has the scale too, so that frames are laid out as they are stored, in half the bytes.
+    window = window_function(config.n_fft, "hann") / (32768 if audio.dtype == jnp.int16 else 1)
+    filters = mel_filters(config)
+    heard = np.flatnonzero(filters.any(axis=1)).max(initial=-1) + 1  # frequencies beyond count for nothing
+    spectrum = jnp.fft.rfft(frames.astype(jnp.float32) * window.astype(np.float32))[..., :heard]
     power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
     # The default precision of a float32 product is lower on accelerators, which decibels near silence would show.
-    mel = jnp.einsum("ctf,fm->ctm", power, mel_filters(config), precision=jax.lax.Precision.HIGHEST)
+    mel = jnp.einsum("ctf,fm->ctm", power, filters[:heard], precision=jax.lax.Precision.HIGHEST)
     return 10.0 * jnp.log10(jnp.maximum(mel, MIN_POWER))
 
 

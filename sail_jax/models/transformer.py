@@ -16,7 +16,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from sail_jax.errors import SailError
-from sail_jax.models.fused_attention import choose_kernel
+from sail_jax.models.fused_attention import KEPT, choose_kernel, keeps_itself
 from sail_jax.models.lora import adapter
 from sail_jax.models.packing import Packing
 from sail_jax.placement import split_rows
@@ -31,8 +31,7 @@ EMBEDDING_INIT = nn.initializers.normal(stddev=0.02)
 LayerNorm = functools.partial(nn.LayerNorm, use_fast_variance=False)
 
 # Attention is the costliest thing to compute again for its size, so what it gives is always kept.
-_ATTENTION = "attention"
-_KEEP_ATTENTION = jax.checkpoint_policies.save_only_these_names(_ATTENTION)
+_KEEP_ATTENTION = jax.checkpoint_policies.save_only_these_names(KEPT)
 REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.save_from_both_policies(
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _KEEP_ATTENTION
@@ -280,7 +279,8 @@ class Attention(nn.Module):
             key, value, key_mask = packing.to_rows(key), packing.to_rows(value), packing.filled
             query = packing.to_rows(query) if packed_queries else query
         mixed = attend(query, key, value, key_mask, causal=self.causal, block_size=self.block_size)
-        mixed = checkpoint_name(packing.to_flat(mixed) if packed_queries else mixed, _ATTENTION)
+        mixed = packing.to_flat(mixed) if packed_queries else mixed
+        mixed = mixed if keeps_itself(query, key) else checkpoint_name(mixed, KEPT)
         mixed = mixed.reshape(*x.shape[:-1], self.heads * self.head_dim)
         return Dense(x.shape[-1], self.output_bias, self.dtype, name="output")(mixed)
 
