@@ -28,6 +28,7 @@ NEEDS = {
     "compile_time": "flax",
     "loss_memory": "libtpu",
     "step_memory": "libtpu",
+    "pod_compile": "libtpu",
 }
 
 

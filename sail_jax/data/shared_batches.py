@@ -13,7 +13,7 @@ import tempfile
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +46,7 @@ class BlockWriter:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._blocks: list[_Block] = []
-        self._given: dict[int, _Block] = {}  # address -> block of an array that was given out and not sent
+        self._given: list[_Block] = []  # those of arrays that were given out and not sent
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         """An array with anything in it, as `np.empty`; a large one lies in a block, and is sent from there.
@@ -59,21 +59,26 @@ class BlockWriter:
         if size < _LEAST_BYTES:
             return np.empty(shape, dtype)
         block = self._block(size)
-        array = np.frombuffer(block.memory, dtype, size // array.itemsize, _OFFSET).reshape(shape)
-        self._given[array.__array_interface__["data"][0]] = block
-        return array
+        self._given.append(block)
+        return np.frombuffer(block.memory, dtype, size // array.itemsize, _OFFSET).reshape(shape)
 
     def dumps(self, value: Any) -> bytes:
-        """Pickles a value; its large arrays become what `BlockReader.loads` finds them by."""
+        """Pickles a value; its large arrays become what `BlockReader.loads` finds them by.
+
+        Raises:
+            SailError: when there is no room for another block.
+        """
         buffers: list[pickle.PickleBuffer] = []
         data = pickle.dumps(value, protocol=5, buffer_callback=lambda buffer: self._in_band(buffer, buffers))
-        sent = [self._sent(buffer.raw()) for buffer in buffers]
+        blocks = [self._holding(buffer.raw()) for buffer in buffers]
+        for block, _ in blocks:
+            self._given.remove(block)
         self.reclaim()
-        return pickle.dumps((data, sent))
+        return pickle.dumps((data, [(block.number, block.path.name, size) for block, size in blocks]))
 
     def reclaim(self) -> None:
         """Frees the blocks of arrays that were given out and not sent."""
-        for block in self._given.values():
+        for block in self._given:
             block.memory[0] = _FREE
         self._given.clear()
 
@@ -84,51 +89,57 @@ class BlockWriter:
         buffers.append(buffer)
         return False
 
-    def _sent(self, raw: memoryview) -> tuple[str, int]:
+    def _holding(self, raw: memoryview) -> tuple["_Block", int]:
         """The block in which an array lies, or into which it is copied, and its bytes."""
         array = np.frombuffer(raw, np.uint8)
-        block = self._given.pop(array.__array_interface__["data"][0], None)
+        block = next((block for block in self._given if block.address == _address(array)), None)
         if block is None:
-            copy = self.empty(array.shape, np.uint8)
-            copy[:] = array
-            block = self._given.pop(copy.__array_interface__["data"][0])
-        return block.name, array.nbytes
+            self.empty(array.shape, np.uint8)[:] = array
+            block = self._given[-1]
+        return block, array.nbytes
 
     def _block(self, size: int) -> "_Block":
-        """A free block of at least so many bytes: the smallest, else the largest made larger, else a new one."""
+        """A free block of at least so many bytes: the smallest, else a larger one in place of the largest, else a new one."""
         free = sorted((block for block in self._blocks if block.memory[0] == _FREE), key=lambda block: block.size)
-        block = next((block for block in free if block.size >= size), free[-1] if free else None)
+        block = next((block for block in free if block.size >= size), None)
         if block is None:
-            block = _Block(self._folder / f"{os.getpid()}-{len(self._blocks)}")
-            self._blocks.append(block)
-        block.reserve(size)
+            number = free[-1].number if free else len(self._blocks)
+            block = _Block(self._folder, number, size)
+            self._blocks[number : number + 1] = [block]
         block.memory[0] = _TAKEN
         return block
 
 
 class _Block:
-    """A file of shared memory."""
+    """A file of shared memory, of which the reader takes the name away when it has opened it."""
 
-    def __init__(self, path: Path) -> None:
-        self.name, self.size = path.name, 0
-        self._file: BinaryIO = path.open("wb+", buffering=0)  # for as long as the process runs
-
-    def reserve(self, size: int) -> None:
-        if size <= self.size:
-            return
+    def __init__(self, folder: Path, number: int, size: int) -> None:
+        self.number, self.size = number, size
+        self.path = folder / f"{os.getpid()}-{number}-{size}"
         try:
-            if hasattr(
-                os, "posix_fallocate"
-            ):  # Linux; without room kept for it, a page that cannot be had kills the process
-                os.posix_fallocate(self._file.fileno(), 0, _OFFSET + size)
-            else:
-                os.ftruncate(self._file.fileno(), _OFFSET + size)
+            with self.path.open("xb", buffering=0) as file:
+                _reserve(file.fileno(), _OFFSET + size)
+            with self.path.open("rb+") as file:
+                self.memory = mmap.mmap(file.fileno(), 0)
         except OSError as error:
+            self.path.unlink(missing_ok=True)
             raise SailError(
-                f"There is no room for {size:,} bytes of a batch in {Path(self._file.name).parent} ({error.strerror}). Give the "
-                "container more shared memory (docker run --shm-size), or lower config.data.workers or config.data.prefetch."
+                f"There is no room for {size:,} bytes of a batch in {folder} ({error.strerror}). Give the container more "
+                "shared memory (docker run --shm-size), or lower config.data.workers or config.data.prefetch."
             ) from error
-        self.memory, self.size = mmap.mmap(self._file.fileno(), _OFFSET + size), size
+        self.address = _address(np.frombuffer(self.memory, np.uint8, size, _OFFSET))
+
+
+def _reserve(file: int, size: int) -> None:
+    # On Linux a page that cannot be had later would kill the process.
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+    else:
+        os.ftruncate(file, size)
+
+
+def _address(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]
 
 
 class BlockReader:
@@ -139,18 +150,26 @@ class BlockReader:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._memory = folder, {}
+        self._folder = folder
+        self._memory: dict[
+            tuple[str, int], tuple[str, mmap.mmap]
+        ] = {}  # (worker, number) -> name and memory of its block
 
     def loads(self, data: bytes) -> Any:
         """The value; its large arrays look at their blocks."""
         pickled, sent = pickle.loads(data)
-        return pickle.loads(pickled, buffers=[self._lease(name, size) for name, size in sent])
+        return pickle.loads(pickled, buffers=[self._lease(*where) for where in sent])
 
-    def _lease(self, name: str, size: int) -> np.ndarray:
-        memory = self._memory.get(name)
-        if memory is None or len(memory) < _OFFSET + size:
-            with (self._folder / name).open("rb+") as file:
-                memory = self._memory[name] = mmap.mmap(file.fileno(), 0)
+    def _lease(self, number: int, name: str, size: int) -> np.ndarray:
+        key = name.split("-")[0], number
+        known, memory = self._memory.get(key, ("", None))
+        if known != name:
+            path = self._folder / name
+            with path.open("rb+") as file:
+                memory = mmap.mmap(file.fileno(), 0)
+            # A process that is killed leaves behind what has a name.
+            path.unlink()
+            self._memory[key] = name, memory
         return np.asarray(_Lease(memory, size))
 
 
@@ -158,6 +177,6 @@ class _Lease:
     """What all arrays that look at a block hold on to; when it goes, the block is free."""
 
     def __init__(self, memory: mmap.mmap, size: int) -> None:
-        address = np.frombuffer(memory, np.uint8, size, _OFFSET).__array_interface__["data"][0]
+        address = _address(np.frombuffer(memory, np.uint8, size, _OFFSET))
         self.__array_interface__ = {"version": 3, "typestr": "|u1", "shape": (size,), "data": (address, False)}
         weakref.finalize(self, memory.__setitem__, 0, _FREE).atexit = False

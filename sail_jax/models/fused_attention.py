@@ -19,10 +19,11 @@ Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array
 
 # What attention gives, by its name for `jax.checkpoint`; see `transformer.REMAT_POLICIES`.
 KEPT = "attention"
-# Below so many keys the scores of a head fit well in memory, and the TPU kernel, which computes them three times, gains nothing.
+# Below so many keys the scores of a head fit well in memory, and the TPU kernel, which computes them twice, gains nothing.
 _TPU_KEYS = 2048
-# Queries and keys come to the TPU kernel in blocks of one of these sizes.
-_TPU_BLOCKS = (128, 256, 512)
+# Queries and keys come to the TPU kernel in blocks of one of these sizes, or where they are fewer, all at once, filled up to lanes.
+_TPU_BLOCKS = (768, 640, 512)
+_TPU_LANES = 128
 _HALF = (jnp.bfloat16, jnp.float16)
 
 
@@ -54,7 +55,7 @@ def choose_kernel(plain: Attend, query: jax.Array, key: jax.Array, *, causal: bo
 def keeps_itself(query: jax.Array, key: jax.Array) -> bool:
     """Whether the kernel for these arrays gives `KEPT` its name, and none is due outside: where a TPU has a kernel of its own."""
     fits = query.dtype == jnp.bfloat16 and query.shape[-1] % 8 == 0 and jax.default_backend() != "gpu"
-    return fits and query.shape[1] >= _TPU_BLOCKS[0] and key.shape[1] >= _TPU_KEYS
+    return fits and query.shape[1] >= _TPU_LANES and key.shape[1] >= _TPU_KEYS
 
 
 def _kept(plain: Attend, *arrays: jax.Array | None) -> jax.Array:
@@ -80,28 +81,33 @@ def tpu_attention(
 ) -> jax.Array:
     """Splash attention of `jax.experimental.pallas`; shapes as in `transformer.attend`, and on any device with `interpret`.
 
-    Its backward pass is one kernel, which computes the scores once more; flash attention, whose queries and keys have kernels of their
-    own, computes them twice.
+    Its backward pass is one kernel, which computes the scores once more; flash attention, whose queries and keys have kernels of
+    their own, computes them twice. The queries carry the scale, which rounds them once more where K is no power of 4.
     """
     batch, length, heads, width = query.shape
     keys = key.shape[1]
     query = (query.astype(jnp.float32) * width**-0.5).astype(query.dtype)
-    query, key, value = (_filled_up(x).transpose(0, 2, 1, 3) for x in (query, key, value))
-    # A query sees the keys of its segment: those that count, and none that only fill up a block.
+    q, k = _block(length), _block(keys)
+    query, key, value = (_filled_up(x, side).transpose(0, 2, 1, 3) for x, side in ((query, q), (key, k), (value, k)))
     valid = jnp.ones((batch, keys), bool) if key_mask is None else key_mask
-    of_keys = _filled_up(valid).astype(jnp.int32)
+    # Without any valid key, the mean of all values, as everywhere: queries of zero see all keys alike.
+    seen = valid.any(axis=1)
+    query = jnp.where(seen[:, None, None, None], query, 0)
+    valid |= ~seen[:, None]
+    # A query sees the keys of its segment: those that count, and none that only fill up a block.
+    of_keys = _filled_up(valid, k).astype(jnp.int32)
     segments = splash.SegmentIds(jnp.ones((batch, query.shape[2]), jnp.int32), of_keys)
-    attend = _splash(heads, query.shape[2], key.shape[2], causal, interpret)
-    return jax.vmap(attend)(query, key, value, segments).transpose(0, 2, 1, 3)[:, :length]
+    mask = (masks.CausalMask if causal else masks.FullMask)((query.shape[2], key.shape[2]))
+    attend = _splash(masks.MultiHeadMask([mask] * heads), q, k, interpret)
+    # One after the other: in the backward pass a row holds the gradient of its queries once for every block of keys.
+    mixed = jax.lax.map(lambda row: attend(*row), (query, key, value, segments))
+    return mixed.transpose(0, 2, 1, 3)[:, :length]
 
 
-def _splash(heads: int, queries: int, keys: int, causal: bool, interpret: bool) -> splash.SplashAttentionKernel:
-    mask = (masks.CausalMask if causal else masks.FullMask)((queries, keys))
-    q, k = (max(side for side in _TPU_BLOCKS if length % side == 0) for length in (queries, keys))
+def _splash(mask: masks.MultiHeadMask, q: int, k: int, interpret: bool) -> splash.SplashAttentionKernel:
     blocks = splash.BlockSizes(
         block_q=q, block_kv=k, block_q_dkv=q, block_kv_dkv=k, block_kv_dkv_compute=k, use_fused_bwd_kernel=True
     )
-    mask = masks.MultiHeadMask([mask] * heads)
     return splash.make_splash_mha(
         mask,
         block_sizes=blocks,
@@ -112,9 +118,16 @@ def _splash(heads: int, queries: int, keys: int, causal: bool, interpret: bool) 
     )
 
 
-def _filled_up(x: jax.Array) -> jax.Array:
-    """Zeros up to a multiple of the smallest block along the second axis."""
-    return jnp.pad(x, [(0, 0), (0, -x.shape[1] % _TPU_BLOCKS[0]), *[(0, 0)] * (x.ndim - 2)])
+def _block(length: int) -> int:
+    """The size of the blocks that so many queries or keys are cut in: that which fills up least, of those the largest."""
+    if length <= max(_TPU_BLOCKS):
+        return -(-length // _TPU_LANES) * _TPU_LANES
+    return min(_TPU_BLOCKS, key=lambda side: (-(-length // side) * side, -side))
+
+
+def _filled_up(x: jax.Array, side: int) -> jax.Array:
+    """Zeros up to a multiple of a block along the second axis."""
+    return jnp.pad(x, [(0, 0), (0, -x.shape[1] % side), *[(0, 0)] * (x.ndim - 2)])
 
 
 def _by_shard(

@@ -43,8 +43,22 @@ def assert_equal_to_plain(kernel, inputs, mask, causal):
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_tpu_kernel_equals_the_plain_form(causal):
-    inputs, mask = arrays(2, 150, 300, 4, 2, 16) if not causal else arrays(2, 150, 150, 4, 2, 16)
+    inputs, mask = arrays(2, 150, 150 if causal else 300, 4, 2, 16)
+    mask = mask if causal else mask.at[1].set(False)  # an item without a valid key
     assert_equal_to_plain(functools.partial(fused_attention.tpu_attention, interpret=True), inputs, mask, causal)
+
+
+def test_the_tpu_kernel_equals_the_plain_form_in_several_blocks():
+    assert [fused_attention._block(length) for length in (100, 129, 768, 769, 8208, 2048)] == [
+        128,
+        256,
+        768,
+        512,
+        640,
+        512,
+    ]
+    inputs, mask = arrays(1, 800, 1100, 2, 1, 16)  # 2 blocks of 512 and 2 of 640
+    assert_equal_to_plain(functools.partial(fused_attention.tpu_attention, interpret=True), inputs, mask, False)
 
 
 @pytest.mark.gpu

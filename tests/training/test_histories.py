@@ -120,9 +120,9 @@ def _may_be_negative(left, right, rows):
     return right.target_id not in own | {*left.seen_ids, *left.item_ids} and left.user_id != right.user_id
 
 
-@pytest.mark.parametrize("pooling", ["mean", "transformer"])
-def test_meshes_micro_batches_and_the_ring_change_nothing(settings, table, pooling):
-    settings = sequences(settings, table)
+@pytest.mark.parametrize(("pooling", "patterns"), [("mean", ("O->O", "T->T")), ("transformer", ("T->T",))])
+def test_meshes_micro_batches_and_the_ring_change_nothing(settings, table, pooling, patterns):
+    settings = sequences(settings, table, patterns=patterns)
     settings.model.sequence.update(pooling=pooling, layers=2, heads=2, mlp_width=16)
     config = config_lib.build(settings)
     whole = run_steps(config, (1, 1, 1))
