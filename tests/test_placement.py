@@ -71,11 +71,11 @@ def test_lookups_on_a_mesh_are_lookups(shape, width):
         found = look_up(table, tokens, jnp.float32)
         return jnp.nansum(found * weights), found
 
-    def on(mesh_or_none):
-        with jax.set_mesh(mesh_or_none):
+    def on(mesh):
+        with jax.set_mesh(mesh):
             shapes = {"llm": {"embedding": jax.ShapeDtypeStruct(table.shape, table.dtype)}}
-            placed = jax.device_put(table, abstract_on_mesh(shapes, mesh_or_none)["llm"]["embedding"].sharding)
-            given = jax.device_put(tokens, NamedSharding(mesh_or_none, BATCH_SPEC))
+            placed = jax.device_put(table, abstract_on_mesh(shapes, mesh)["llm"]["embedding"].sharding)
+            given = jax.device_put(tokens, NamedSharding(mesh, BATCH_SPEC))
             return jax.jit(jax.grad(loss, has_aux=True))(placed, given)
 
     gradient, found = on(mesh)

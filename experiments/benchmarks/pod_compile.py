@@ -63,15 +63,14 @@ def main() -> None:
         "topologies", nargs="*", default=list(TOPOLOGIES), help="those to compile for, one after the other"
     )
     options = parser.parse_args()
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # only one process at a time may hold libtpu, and it is the child
     found = {}
     for topology in options.topologies:
         with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             found[topology] = pool.submit(compile_for, topology).result()
         figures = {"machine": common.machine(), "versions": common.versions("jaxlib", "libtpu", "flax")}
-        common.write(
-            "pod_compile", figures | {"slices": found, "rows": rows(found)}
-        )  # after each, as the next may fail
+        # After each, as the next may fail.
+        common.write("pod_compile", figures | {"slices": found, "rows": rows(found)})
 
 
 if __name__ == "__main__":

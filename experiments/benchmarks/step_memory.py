@@ -82,7 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--operations", action="store_true", help="only count operations and print them: minutes less")
     parser.add_argument(
-        "--only", choices=list(CASES), help="compile this case alone; the others stay as they were measured"
+        "--only", nargs="+", choices=list(CASES), help="compile these cases; the others stay as they were measured"
     )
     options = parser.parse_args()
     by_mode = {attention: ratios(attention) for attention in ("latents", "joint")}
@@ -90,7 +90,7 @@ def main() -> None:
         return
     steps = common.read("step_memory") if options.only else {}
     steps = {name: steps[name] for name in CASES if name in steps}
-    steps |= {name: memory(*CASES[name]) for name in ([options.only] if options.only else CASES)}
+    steps |= {name: memory(*CASES[name]) for name in options.only or CASES}
     figures = {"machine": common.machine(), "versions": common.versions("jaxlib", "libtpu", "flax")}
     figures |= steps | {"operations": by_mode, "rows": rows(steps, by_mode)}
     common.write("step_memory", figures)

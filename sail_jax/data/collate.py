@@ -150,5 +150,5 @@ def _pack(
             item[at : at + count] = index
             slot[at : at + count] = np.arange(count)
             at += count
-        flat[at : (group + 1) * block if group < groups - 1 else room] = 0
+        flat[at : (group + 1) * block] = 0
     return flat, item, slot, cut

@@ -1,8 +1,8 @@
 """Batches that go from worker processes to the training process in shared memory that is used again and again.
 
-Pages that a process sees for the first time cost several times what it costs to fill them. So a worker lays the large arrays of a
-batch in blocks that it keeps; the training process reads them where they lie, and a block is free again when no array is
-left there that looks at it.
+Pages that a process sees for the first time cost several times what it costs to fill them, and Grain makes its shared memory anew for
+every batch. So a worker lays the large arrays of a batch in blocks that it keeps; the training process reads them where they
+lie, and a block is free again when no array is left there that looks at it.
 """
 
 import contextlib
@@ -73,11 +73,10 @@ class BlockWriter:
         blocks = [self._holding(buffer.raw()) for buffer in buffers]
         for block, _ in blocks:
             self._given.remove(block)
-        self.reclaim()
         return pickle.dumps((data, [(block.number, block.path.name, size) for block, size in blocks]))
 
     def reclaim(self) -> None:
-        """Frees the blocks of arrays that were given out and not sent."""
+        """Frees the blocks of arrays that were given out and not sent; due after every batch."""
         for block in self._given:
             block.memory[0] = _FREE
         self._given.clear()
@@ -151,9 +150,8 @@ class BlockReader:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._memory: dict[
-            tuple[str, int], tuple[str, mmap.mmap]
-        ] = {}  # (worker, number) -> name and memory of its block
+        # (worker, number) -> name and memory of its block.
+        self._memory: dict[tuple[str, int], tuple[str, mmap.mmap]] = {}
 
     def loads(self, data: bytes) -> Any:
         """The value; its large arrays look at their blocks."""

@@ -41,15 +41,12 @@ def choose_kernel(plain: Attend, query: jax.Array, key: jax.Array, *, causal: bo
         causal: whether query i sees keys 0 to i alone.
     """
     width = query.shape[-1]
-    if query.dtype not in _HALF or width % 8:
-        return plain
-    if jax.default_backend() == "gpu":
-        return functools.partial(cudnn_attention, causal=causal) if width <= 128 else plain
-    if not keeps_itself(query, key):
-        return plain
-    on_tpu = functools.partial(_by_shard, functools.partial(tpu_attention, causal=causal))
-    kept = functools.partial(_kept, plain)
-    return lambda *arrays: jax.lax.platform_dependent(*arrays, tpu=on_tpu, default=kept)
+    if keeps_itself(query, key):
+        on_tpu = functools.partial(_by_shard, functools.partial(tpu_attention, causal=causal))
+        kept = functools.partial(_kept, plain)
+        return lambda *arrays: jax.lax.platform_dependent(*arrays, tpu=on_tpu, default=kept)
+    on_gpu = jax.default_backend() == "gpu" and query.dtype in _HALF and width % 8 == 0 and width <= 128
+    return functools.partial(cudnn_attention, causal=causal) if on_gpu else plain
 
 
 def keeps_itself(query: jax.Array, key: jax.Array) -> bool:

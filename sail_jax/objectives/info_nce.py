@@ -92,5 +92,6 @@ def mean_loss(
 
 
 def _cosines(left: jax.Array, right: jax.Array) -> jax.Array:
+    # Split by queries, also where there are more columns, as of hard negatives, whose scores are joined to the others.
     # At a temperature of 0.01 an error of 0.004, bfloat16's, would move a logit by 0.4.
     return split_rows(jnp.matmul(left, right.T, precision=jax.lax.Precision.HIGHEST))

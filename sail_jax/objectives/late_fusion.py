@@ -1,6 +1,6 @@
 """Late fusion: the visual embedding is mixed into the fused one by a learned gate.
 
-Axes: D width.
+Axes: B pairs, D width.
 """
 
 import jax
@@ -24,11 +24,11 @@ def late_fusion(params: Params, visual: jax.Array, fused: jax.Array) -> jax.Arra
 
     Args:
         params: see `init_gate`.
-        visual: [..., D] float32, v, the mean of the vision tokens as the LLM receives them; zeros where there are none.
-        fused: [..., D] float32, n_m.
+        visual: [B, ..., D] float32, v, the mean of the vision tokens as the LLM receives them; zeros where there are none.
+        fused: [B, ..., D] float32, n_m.
 
     Returns:
-        [..., D] float32; the fused embedding itself where there is nothing visual.
+        [B, ..., D] float32; the fused embedding itself where there is nothing visual.
     """
     gate = split_rows(split_rows(jnp.concatenate([visual, fused], axis=-1)) @ params["kernel"])
     gate = jax.nn.sigmoid(gate + params["bias"])

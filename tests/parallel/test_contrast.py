@@ -12,6 +12,8 @@ from sail_jax.errors import SailError
 from sail_jax.items import Batch, Pattern
 from sail_jax.objectives.contrast import Contrast, ContrastSettings, plain_contrast
 from sail_jax.objectives.negatives import find_negatives
+from sail_jax.parallel.chips import find_devices
+from sail_jax.parallel.collectives import collective_bytes
 from sail_jax.parallel.contrast import RingContrast, choose_contrast
 from sail_jax.parallel.mesh import make_mesh
 
@@ -128,3 +130,25 @@ def test_a_batch_that_makes_no_fair_blocks_is_refused(settings):
         choose_contrast(config_lib.build(settings), make_mesh(MeshConfig()))
     settings.data.batch_size = 8 * 256
     assert isinstance(choose_contrast(config_lib.build(settings), make_mesh(MeshConfig())), RingContrast)
+
+
+@pytest.mark.parametrize("hard", [0, 2])
+def test_no_scores_are_exchanged_on_tpus(hard):
+    """Their compiler would exchange them, all devices with all, for directions or halves that it splits by columns."""
+    pytest.importorskip("libtpu")
+    mesh = make_mesh(MeshConfig(data=4, fsdp=4), find_devices("v5e:4x4")[1])
+    split = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    given = make_contrast(hard=hard)
+    arrays = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split), given._replace(pattern=None)
+    )
+
+    def loss(query, target, arrays):
+        given_arrays = arrays._replace(query=query, target=target, pattern=given.pattern)
+        return plain_contrast(given_arrays, ContrastSettings((D, 8), True, True))[0]
+
+    with jax.set_mesh(mesh):
+        step = jax.jit(jax.grad(loss, (0, 1)), out_shardings=(split, split))
+        program = step.lower(arrays.query, arrays.target, arrays).compile()
+    sent = collective_bytes(program.as_text(), mesh.size)
+    assert sent["all-to-all"] == 0 and sent["all-gather"] > 0
