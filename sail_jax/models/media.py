@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 
 from sail_jax.items import MODALITIES, OMNI, Batch, TokenType
-from sail_jax.placement import split_rows
 
 # Views of the query side and, where there is one, of the target side; hard negatives are seen as targets are.
 Views = Sequence[Sequence[str]]
@@ -40,8 +39,7 @@ def per_row(of_items: jax.Array, rows: Sequence[tuple[int, str]], sides: int) ->
 
 def by_view(rows: jax.Array, views: Views, sides: int) -> tuple[jax.Array, ...]:
     """Splits [B, R, ...], laid out as `rows_of_views`, into [V, B, ...] of queries and [V, B, S - 1, ...] of targets."""
-    # Left to itself, the compiler splits their width over `fsdp` for the losses, and exchanges them for every product.
-    rows = jnp.moveaxis(split_rows(rows), 1, 0)
+    rows = jnp.moveaxis(rows, 1, 0)
     queries, targets = rows[: len(views[0])], rows[len(views[0]) :]
     if sides == 1:
         return (queries,)

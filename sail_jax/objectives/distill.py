@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sail_jax.placement import split_rows
 from sail_jax.vectors import normalize
 
 Params = dict[str, dict[str, jax.Array]]
@@ -63,7 +62,7 @@ def distill(
         begin = int(np.sum(sizes[:at]))
         teacher = teachers[:, begin : begin + sizes[at]]
         counts = jnp.where(has[:, at], weight, 0.0)
-        student = split_rows(split_rows(normalize(z)) @ head["kernel"])
+        student = normalize(z) @ head["kernel"]
         cosine = (normalize(student) * teacher).sum(-1)
         if kind == "relational":
             loss = _relational(normalize(student), teacher, counts, groups)

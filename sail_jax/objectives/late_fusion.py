@@ -30,7 +30,8 @@ def late_fusion(params: Params, visual: jax.Array, fused: jax.Array) -> jax.Arra
     Returns:
         [B, ..., D] float32; the fused embedding itself where there is nothing visual.
     """
-    gate = split_rows(split_rows(jnp.concatenate([visual, fused], axis=-1)) @ params["kernel"])
+    # Split by pairs: by width, as the matrix is, every loss that follows would exchange it.
+    gate = split_rows(jnp.concatenate([visual, fused], axis=-1) @ params["kernel"])
     gate = jax.nn.sigmoid(gate + params["bias"])
     mixed = gate * visual + (1 - gate) * fused
     return jnp.where((visual != 0).any(axis=-1, keepdims=True), mixed, fused)
