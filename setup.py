@@ -12,7 +12,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["sail_jax", "sail_jax.*"]),
     # Files that exported models ship with (they are copied, never imported from here), and the page of `serve`.
-    package_data={"sail_jax.convert": ["exported_code/*.py"], "sail_jax.deploy": ["search_page.html"]},
+    package_data={"sail_jax.convert": ["exported_code/*.py"], "sail_jax.search": ["search_page.html"]},
     install_requires=[
         "jax>=0.10,<0.12",
         "flax>=0.12",

@@ -9,7 +9,7 @@ from pathlib import Path
 import ml_collections
 
 from sail_jax import config as config_lib
-from sail_jax.schema import to_dict
+from sail_jax.config.schema import to_dict
 
 FIND_RELATED = "Summarise the film so that related films can be found."
 

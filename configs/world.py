@@ -12,7 +12,7 @@ from pathlib import Path
 import ml_collections
 
 from sail_jax import config as config_lib
-from sail_jax.schema import to_dict
+from sail_jax.config.schema import to_dict
 
 FIND_RELATED = "Summarise the item so that related items can be found."
 FIND_ITEM = "Represent the search so that fitting items can be found."

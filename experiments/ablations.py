@@ -22,7 +22,7 @@ import numpy as np
 
 from sail_jax import config as config_lib
 from sail_jax.data.ingest import ingest
-from sail_jax.data.synthetic import make_world
+from sail_jax.data.synthetic.world import make_world
 
 REPO = Path(__file__).parents[1]
 METRICS = ("i2i/recall@1", "i2i/recall@10", "i2i/recall@50", "q2i/recall@1", "q2i/recall@10", "q2i/recall@50")

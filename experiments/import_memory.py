@@ -22,14 +22,14 @@ import numpy as np
 import psutil
 from safetensors.numpy import save_file
 
-from sail_jax.config import MeshConfig
+from sail_jax.config.model import LlmConfig
+from sail_jax.config.training import MeshConfig
 from sail_jax.convert.from_hf import load_tower, plan_rows
 from sail_jax.convert.hf_configs import llm_config
 from sail_jax.convert.weight_map import qwen
-from sail_jax.model_config import LlmConfig
 from sail_jax.models.llm import Llm
-from sail_jax.parallel.mesh import make_mesh
-from sail_jax.parallel.rules import abstract_on_mesh, path_name
+from sail_jax.sharding.mesh import make_mesh
+from sail_jax.sharding.parameters import abstract_on_mesh, path_name
 
 CONFIG = LlmConfig()
 RESULT = Path(__file__).parent / "results" / "import_memory.json"

@@ -27,9 +27,9 @@ import jax
 import numpy as np
 import psutil
 
-from sail_jax.config import MiningConfig
-from sail_jax.curation.mining import Miner, pair_codes
-from sail_jax.vectors import unit_rows
+from sail_jax.config.curation import MiningConfig
+from sail_jax.curation.mining.arrays import Miner, pair_codes
+from sail_jax.vectors.unit import unit_rows
 
 CLUSTER = 10
 SPREAD = 0.55

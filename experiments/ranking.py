@@ -35,8 +35,8 @@ from sklearn.metrics import roc_auc_score
 from experiments.ablations import machine
 from sail_jax import config as config_lib
 from sail_jax.config import Config
-from sail_jax.curation.logs import cut_time, scan_events
-from sail_jax.deploy.embedding_set import EmbeddingSet
+from sail_jax.logs.reader import cut_time, scan_events
+from sail_jax.vectors.embedding_set import EmbeddingSet
 
 REPO = Path(__file__).parents[1]
 HISTORY = 20

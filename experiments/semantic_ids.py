@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from experiments.benchmarks.common import machine, versions
-from sail_jax.deploy.embedding_set import EmbeddingInfo, EmbeddingSet, part_path, write_info, write_part
-from sail_jax.deploy.residual_vq import VQSettings
-from sail_jax.deploy.semantic_id_table import write_table
-from sail_jax.deploy.semantic_ids import SemanticIds, fit_folder
+from sail_jax.semantic_ids.codebooks import SemanticIds, fit_folder
+from sail_jax.semantic_ids.residual_vq import VQSettings
+from sail_jax.semantic_ids.table import write_table
+from sail_jax.vectors.embedding_set import EmbeddingInfo, EmbeddingSet, part_path, write_info, write_part
 
 VECTORS, WIDTH, CENTRES, SAMPLES, LEVELS = 100_000, 128, 2000, 30_000, (256, 256, 256)
 METHODS = {"kmeans": None, "device-kmeans": None, "vq": VQSettings(steps=300)}

@@ -30,8 +30,11 @@ import pytest  # noqa: E402
 import tiny  # noqa: E402
 
 from sail_jax import config as config_lib  # noqa: E402
-from sail_jax.data.ingest import ingest  # noqa: E402
-from sail_jax.data.synthetic import make_world  # noqa: E402
+from sail_jax.data.ingest.ingest import ingest  # noqa: E402
+from sail_jax.data.pipeline import open_store  # noqa: E402
+from sail_jax.data.synthetic.world import make_world  # noqa: E402
+from sail_jax.embedding.embedder import load  # noqa: E402
+from training_runs import save_untrained  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +51,26 @@ def world(tmp_path_factory):
 def settings(world):
     """The ConfigDict of a tiny experiment on `world`; a test may change it and `config_lib.build` it."""
     return tiny.experiment(world)
+
+
+@pytest.fixture(scope="session")
+def run(world, tmp_path_factory):
+    """A run directory whose parameters were never trained."""
+    settings = tiny.experiment(world)
+    settings.eval.batch_size = 8  # one row per device: few shapes to compile
+    return save_untrained(tmp_path_factory.mktemp("untrained") / "run", config_lib.build(settings))
+
+
+@pytest.fixture(scope="session")
+def embedder(run):
+    """What `run` embeds with."""
+    return load(run)
+
+
+@pytest.fixture(scope="session")
+def store(embedder):
+    """The items of `world`."""
+    return open_store(embedder.config)
 
 
 @pytest.fixture(scope="module")
@@ -68,14 +91,14 @@ _LONGEST = (
     "test_processes.py",
     "test_stages.py",
     "test_loop.py",
-    "test_embed.py",
+    "test_bulk.py",
     "test_cli.py",
     "test_step.py",
     "test_grad_cache.py",
-    "test_evaluating.py",
+    "test_interval_evaluation.py",
     "test_packing.py",
     "test_lora_training.py",
-    "test_ahead.py",
+    "test_compile.py",
     "test_ablations.py",
     "test_mteb_model.py",
     "test_embedder.py",

@@ -8,11 +8,11 @@ import tiny
 
 from experiments.ablations import ABLATIONS, COMMON, markdown, standard_error
 from sail_jax import config as config_lib
-from sail_jax.config import MeshConfig
+from sail_jax.config.training import MeshConfig
 from sail_jax.data.pipeline import BatchSource, HostShare
 from sail_jax.models.model import make_model
 from sail_jax.objectives.objective import make_objective
-from sail_jax.parallel.mesh import make_mesh
+from sail_jax.sharding.mesh import make_mesh
 from sail_jax.training.optimizer import make_optimizer
 from sail_jax.training.stages import plan
 from sail_jax.training.state import init_state

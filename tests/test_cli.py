@@ -11,11 +11,11 @@ import sail_jax
 from sail_jax import cli
 from sail_jax import config as config_lib
 from sail_jax.cli import main, weights
-from sail_jax.data.negatives import NegativesTable
+from sail_jax.data.hard_negative_table import NegativesTable
 from sail_jax.data.pipeline import open_store
 from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import Pair, PairTable, write_pairs
-from sail_jax.evaluation.recall import recall_at_k
+from sail_jax.evaluation.metrics.recall import recall_at_k
 from sail_jax.evaluation.suite import run_suite
 
 

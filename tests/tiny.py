@@ -5,7 +5,7 @@ from pathlib import Path
 import ml_collections
 
 from sail_jax import config as config_lib
-from sail_jax.schema import to_dict
+from sail_jax.config.schema import to_dict
 
 REPO = Path(__file__).parents[1]
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.benchmarks.common import machine, versions, write
-from sail_jax.model_config import LlmConfig
+from sail_jax.config.model import LlmConfig
 from sail_jax.models import transformer
 from sail_jax.models.llm import Llm
 

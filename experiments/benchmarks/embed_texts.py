@@ -23,12 +23,13 @@ import sail_jax
 from configs import quickstart
 from experiments.benchmarks import common
 from sail_jax import config as config_lib
-from sail_jax.checkpoint import Checkpoints, RunDirectory
 from sail_jax.config import Config
+from sail_jax.config.data import DEFAULT_INSTRUCTION
 from sail_jax.convert.export import export
 from sail_jax.data.prompts import train_tokenizer
-from sail_jax.embedder import DEFAULT_INSTRUCTION
 from sail_jax.models.model import init_params
+from sail_jax.runs.checkpoints import Checkpoints
+from sail_jax.runs.directory import RunDirectory
 
 ROUNDS, BATCH_SIZES = 3, (32, 128)
 LLM = {"vocab_size": 2048, "width": 256, "layers": 6, "heads": 4, "kv_heads": 2, "head_dim": 64, "mlp_width": 768}

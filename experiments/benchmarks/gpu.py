@@ -31,17 +31,20 @@ import sail_jax
 from configs import quickstart
 from experiments.benchmarks import common
 from sail_jax import config as config_lib
-from sail_jax.checkpoint import Checkpoints, RunDirectory
+from sail_jax.batch import Batch, TokenType
 from sail_jax.config import Config
+from sail_jax.config.data import DEFAULT_INSTRUCTION
 from sail_jax.convert.export import export
 from sail_jax.data.prompts import train_tokenizer
-from sail_jax.embedder import DEFAULT_INSTRUCTION
 from sail_jax.errors import SailError
-from sail_jax.items import Batch, Item, Pattern, TokenType
+from sail_jax.items import Item
 from sail_jax.models.model import example_batch, init_params, make_model
 from sail_jax.objectives.matching import Recipe
 from sail_jax.objectives.objective import make_objective
-from sail_jax.parallel.mesh import make_mesh, shard_batch
+from sail_jax.patterns import Pattern
+from sail_jax.runs.checkpoints import Checkpoints
+from sail_jax.runs.directory import RunDirectory
+from sail_jax.sharding.mesh import make_mesh, shard_batch
 from sail_jax.training.optimizer import learning_rate, make_optimizer
 from sail_jax.training.state import abstract_state, first_state
 from sail_jax.training.step import compile_step, make_train_step

@@ -28,13 +28,13 @@ from transformers import ClapFeatureExtractor
 from experiments.benchmarks.common import machine, versions, write
 from sail_jax import config as config_lib
 from sail_jax.config import Config
+from sail_jax.config.model import ClapConfig
 from sail_jax.data.media import decode_image
 from sail_jax.data.pipeline import BatchSource, HostShare, make_iterator
 from sail_jax.data.prompts import SPECIAL_TOKENS, train_tokenizer
 from sail_jax.data.store import FOLDER, ItemStoreWriter
 from sail_jax.data.tables import Pair, write_pairs
 from sail_jax.items import Item
-from sail_jax.model_config import ClapConfig
 from sail_jax.models.log_mel import log_mel
 
 ITEMS, TABLE_ROWS = 5000, 65_536

@@ -14,12 +14,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.benchmarks import common
-from sail_jax.config import MeshConfig
-from sail_jax.items import Batch, Pattern
+from sail_jax.aot.chips import find_devices
+from sail_jax.batch import Batch
+from sail_jax.config.training import MeshConfig
 from sail_jax.objectives.contrast import Contrast, ContrastLoss, ContrastSettings, plain_contrast
-from sail_jax.parallel.chips import find_devices
-from sail_jax.parallel.contrast import RingContrast
-from sail_jax.parallel.mesh import AXES, make_mesh
+from sail_jax.objectives.ring_contrast import RingContrast
+from sail_jax.patterns import Pattern
+from sail_jax.sharding.mesh import AXES, make_mesh
 
 WIDTH = 1536
 SLICES = (1536, 768, 128)

@@ -11,10 +11,12 @@ import argparse
 import numpy as np
 
 from experiments.benchmarks import common
+from sail_jax.batch import TokenType
 from sail_jax.data.collate import capacity, collate
 from sail_jax.data.features import ItemFeatures, View
-from sail_jax.data.text_room import fit_texts, token_room
-from sail_jax.items import TEXT_FIELDS, Pattern, TokenType
+from sail_jax.data.token_budget import fit_texts, token_room
+from sail_jax.items import TEXT_FIELDS
+from sail_jax.patterns import Pattern
 
 PATCHES, LATENTS, MOST_FRAMES, MOST_TOKENS = 1024, 16, 8, 320
 PROMPT, MEAN_TEXT, MOST_TEXT = 24, 78, 256

@@ -17,7 +17,7 @@ import jax
 
 from experiments.benchmarks import common
 from sail_jax import config as config_lib
-from sail_jax.training.ahead import compile_ahead
+from sail_jax.aot.compile import compile_ahead
 
 GIB = 2**30
 TOPOLOGIES = ("v5e:16x16", "v6e:16x16")

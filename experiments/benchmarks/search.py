@@ -24,10 +24,10 @@ import numpy as np
 import psutil
 
 from experiments.benchmarks.common import machine, versions, write
-from sail_jax.config import EvalConfig
-from sail_jax.evaluation.recall import top_k
-from sail_jax.parallel.kmeans import kmeans, residual_kmeans
-from sail_jax.vectors import unit_rows
+from sail_jax.config.evaluation import EvalConfig
+from sail_jax.vectors.kmeans import kmeans, residual_kmeans
+from sail_jax.vectors.top_k import top_k
+from sail_jax.vectors.unit import unit_rows
 
 QUERIES, TARGETS, WIDTH, RESULTS = 1000, 200_000, 1536, (100, 10)
 ROWS, ROW_WIDTH, CENTROIDS, ROUNDS, LEVELS = 100_000, 256, 256, 20, 3

@@ -11,8 +11,8 @@ import argparse
 
 from experiments.benchmarks import common
 from sail_jax import config as config_lib
+from sail_jax.aot.compile import compile_ahead, count_ahead
 from sail_jax.config import Config
-from sail_jax.training.ahead import compile_ahead, count_ahead
 
 GIB = 2**30
 TOPOLOGY, CHIPS = "v5p:2x2x1", 4

@@ -27,16 +27,16 @@ import torch.nn.functional as F
 import transformers
 
 from experiments.benchmarks import common
-from sail_jax.config import MeshConfig, OptimizerConfig
+from sail_jax.config.model import LlmConfig
+from sail_jax.config.training import MeshConfig, OptimizerConfig
 from sail_jax.convert.from_hf import load_tower
 from sail_jax.convert.hf_configs import llm_config
-from sail_jax.model_config import LlmConfig
 from sail_jax.models.llm import Llm
 from sail_jax.models.media import masked_mean
 from sail_jax.objectives.info_nce import info_nce
-from sail_jax.objectives.negatives import Negatives
-from sail_jax.parallel.mesh import make_mesh
-from sail_jax.parallel.rules import abstract_on_mesh
+from sail_jax.objectives.negative_masks import Negatives
+from sail_jax.sharding.mesh import make_mesh
+from sail_jax.sharding.parameters import abstract_on_mesh
 from sail_jax.training.optimizer import make_optimizer
 
 CONFIG = LlmConfig(vocab_size=2048, width=256, layers=4, heads=4, kv_heads=2, head_dim=64, mlp_width=768)

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from sail_jax import config as config_lib
-from sail_jax.checkpoint import RunDirectory
 from sail_jax.config import Config
 from sail_jax.errors import SailError
+from sail_jax.runs.directory import RunDirectory
 
 console = Console(soft_wrap=True)
 

@@ -7,13 +7,13 @@ from typing import Any
 from rich.table import Table
 
 from sail_jax import config as config_lib
-from sail_jax import embedder as embedder_lib
-from sail_jax.checkpoint import RunDirectory
 from sail_jax.cli.common import add_verb, config_of_run, console
-from sail_jax.curation.balancing import balance
-from sail_jax.curation.hard_negatives import mine_dataset
+from sail_jax.curation.balancing.weights import balance
+from sail_jax.curation.mining.dataset import mine_dataset
 from sail_jax.data.pipeline import open_store
 from sail_jax.data.preview import previews
+from sail_jax.embedding import embedder as embedder_lib
+from sail_jax.runs.directory import RunDirectory
 
 
 def add_verbs(verbs: Any) -> None:

@@ -7,13 +7,14 @@ from typing import Any
 
 import jax
 
-from sail_jax import embedder as embedder_lib
-from sail_jax.checkpoint import RunDirectory
 from sail_jax.cli.common import add_verb, config_of_run, console
-from sail_jax.deploy.embed import EmbedOptions, embed
-from sail_jax.deploy.embedding_set import DTYPES as VECTOR_DTYPES
-from sail_jax.deploy.item_source import open_source
-from sail_jax.items import MODALITIES, TEXT_FIELDS
+from sail_jax.embedding import embedder as embedder_lib
+from sail_jax.embedding.bulk import EmbedOptions, embed
+from sail_jax.embedding.item_source import open_source
+from sail_jax.items import TEXT_FIELDS
+from sail_jax.patterns import MODALITIES
+from sail_jax.runs.directory import RunDirectory
+from sail_jax.vectors.embedding_set import DTYPES as VECTOR_DTYPES
 
 
 def add_verbs(verbs: Any) -> None:

@@ -8,12 +8,11 @@ from typing import Any
 from rich.table import Table
 
 from sail_jax import config as config_lib
-from sail_jax.checkpoint import RunDirectory
 from sail_jax.cli.common import add_verb, config_of_run, console, print_wide, without_config
 from sail_jax.config import Config
-from sail_jax.data.store import commit_bytes
-from sail_jax.evaluation.report import png_folder, write_report
-from sail_jax.evaluation.report_data import read_runs, write_report_data
+from sail_jax.evaluation.report.data import read_runs, write_report_data
+from sail_jax.evaluation.report.page import png_folder, write_report
+from sail_jax.evaluation.report.summary import gather
 from sail_jax.evaluation.suite import (
     TaskResult,
     evaluated_step,
@@ -23,7 +22,8 @@ from sail_jax.evaluation.suite import (
     run_suite,
     shown_results,
 )
-from sail_jax.evaluation.summary import gather
+from sail_jax.files import commit_bytes
+from sail_jax.runs.directory import RunDirectory
 
 
 def add_verbs(verbs: Any) -> None:

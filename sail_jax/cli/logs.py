@@ -8,10 +8,10 @@ from rich.table import Table
 
 from sail_jax import config as config_lib
 from sail_jax.cli.common import add_verb, console, print_wide
-from sail_jax.curation.log_pairs.build import BUILDERS, SHEET, SUMMARY, build_pairs
-from sail_jax.curation.sequences import SUMMARY as SEQUENCES_SUMMARY
-from sail_jax.curation.sequences import build_sequences
 from sail_jax.data.store import FOLDER, ItemStore
+from sail_jax.logs.pairs.build import BUILDERS, SHEET, SUMMARY, build_pairs
+from sail_jax.logs.sequences.build import SUMMARY as SEQUENCES_SUMMARY
+from sail_jax.logs.sequences.build import build_sequences
 
 _COUNTS = ("users", "targets", "short_history", "unknown_target", "few_kept", "sequences")
 

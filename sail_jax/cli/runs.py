@@ -8,14 +8,14 @@ from typing import Any
 import jax
 
 from sail_jax import config as config_lib
-from sail_jax.checkpoint import RunDirectory
 from sail_jax.cli.common import add_verb, console
 from sail_jax.cli.evaluation import evaluate_and_say
 from sail_jax.config import Config
 from sail_jax.data.ingest import ingest
 from sail_jax.data.pipeline import open_store
-from sail_jax.data.synthetic import make_world
+from sail_jax.data.synthetic.world import make_world
 from sail_jax.data.training_set import materialize
+from sail_jax.runs.directory import RunDirectory
 from sail_jax.training.loop import train
 
 _QUICKSTART_CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.py"

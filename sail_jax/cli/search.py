@@ -9,17 +9,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sail_jax import embedder as embedder_lib
-from sail_jax.checkpoint import RunDirectory
 from sail_jax.cli.common import add_verb, config_of_run, console, one_line, print_wide, without_config
 from sail_jax.config import Config
 from sail_jax.data.pipeline import open_store
 from sail_jax.data.store import ItemStore
-from sail_jax.deploy.embedding_set import EmbeddingSet
-from sail_jax.deploy.faiss_index import KINDS, FaissIndex, IndexSettings, build_index
-from sail_jax.deploy.search import FILE_KINDS, Hit, QueryFile, Searcher, Shortlist, caption, query_item
-from sail_jax.deploy.web import SearchPage, SearchServer
+from sail_jax.embedding import embedder as embedder_lib
 from sail_jax.errors import BadRecordError, SailError
+from sail_jax.runs.directory import RunDirectory
+from sail_jax.search.faiss_index import KINDS, FaissIndex, IndexSettings, build_index
+from sail_jax.search.searcher import FILE_KINDS, Hit, QueryFile, Searcher, Shortlist, caption, query_item
+from sail_jax.search.web import SearchPage, SearchServer
+from sail_jax.vectors.embedding_set import EmbeddingSet
 
 _CAPTION = 160  # characters of a caption in a table
 

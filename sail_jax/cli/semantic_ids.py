@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from sail_jax.cli.common import add_verb, console, one_line, print_wide, without_config
-from sail_jax.deploy import semantic_ids as semantic_ids_lib
-from sail_jax.deploy.embedding_set import EmbeddingSet
-from sail_jax.deploy.residual_vq import VQSettings
-from sail_jax.deploy.semantic_id_report import figures_table
-from sail_jax.deploy.semantic_id_table import SemanticIdTable, write_table
-from sail_jax.deploy.semantic_ids import SemanticIds
 from sail_jax.errors import SailError
+from sail_jax.semantic_ids import codebooks as semantic_ids_lib
+from sail_jax.semantic_ids.codebooks import SemanticIds
+from sail_jax.semantic_ids.report import figures_table
+from sail_jax.semantic_ids.residual_vq import VQSettings
+from sail_jax.semantic_ids.table import SemanticIdTable, write_table
+from sail_jax.vectors.embedding_set import EmbeddingSet
 
 
 def add_verbs(verbs: Any) -> None:

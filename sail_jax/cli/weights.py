@@ -8,9 +8,10 @@ import jax
 from rich.table import Table
 
 from sail_jax import config as config_lib
-from sail_jax.checkpoint import RunDirectory
+from sail_jax.aot.compile import compile_ahead
 from sail_jax.cli.common import add_verb, console, without_config
 from sail_jax.config import Config
+from sail_jax.config.schema import meanings
 from sail_jax.convert.export import export
 from sail_jax.convert.from_hf import inspect_checkpoint
 from sail_jax.convert.sources import find_checkpoint
@@ -18,8 +19,7 @@ from sail_jax.convert.to_torch import DTYPES
 from sail_jax.errors import SailError
 from sail_jax.models.describe import parameter_table
 from sail_jax.objectives.matryoshka import check_widths
-from sail_jax.schema import meanings
-from sail_jax.training.ahead import compile_ahead
+from sail_jax.runs.directory import RunDirectory
 
 
 def add_verbs(verbs: Any) -> None:

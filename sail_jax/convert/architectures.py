@@ -13,10 +13,10 @@ import numpy as np
 import transformers
 from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
 
+from sail_jax.config.model import ClapConfig
 from sail_jax.convert import weight_map
 from sail_jax.convert.weight_map import Layout
 from sail_jax.errors import SailError
-from sail_jax.model_config import ClapConfig
 from sail_jax.models.clap import relative_position_index
 
 Settings = dict[str, Any]

@@ -18,17 +18,19 @@ from typing import Any
 import jax
 import transformers
 
-from sail_jax.checkpoint import Checkpoints, RunDirectory
-from sail_jax.config import Config, MeshConfig
+from sail_jax.config import Config
+from sail_jax.config.data import DEFAULT_INSTRUCTION
+from sail_jax.config.training import MeshConfig
 from sail_jax.convert import hf_configs
 from sail_jax.convert.architectures import EXPORTED_TYPE
 from sail_jax.convert.model_card import model_card, prompts
 from sail_jax.convert.to_peft import write_adapters
 from sail_jax.convert.to_torch import model_tensors, write_weights
 from sail_jax.data.prompts import instruction, load_tokenizer
-from sail_jax.embedder import DEFAULT_INSTRUCTION, restore_adapted, restore_params
 from sail_jax.errors import SailError
-from sail_jax.parallel.mesh import make_mesh
+from sail_jax.runs.checkpoints import Checkpoints, restore_adapted, restore_params
+from sail_jax.runs.directory import RunDirectory
+from sail_jax.sharding.mesh import make_mesh
 
 _CODE = Path(__file__).parent / "exported_code"
 

@@ -17,7 +17,7 @@ from sail_jax.convert.weight_files import WeightFiles
 from sail_jax.convert.weight_map import Layout, Row
 from sail_jax.errors import SailError
 from sail_jax.models.bicubic import resize_grid
-from sail_jax.parallel.rules import path_name
+from sail_jax.sharding.parameters import path_name
 
 # The towers that published checkpoints have; a model has "llm" or "bert".
 TOWERS = ("llm", "vit", "audio", "bert")

@@ -5,8 +5,8 @@ from typing import Any
 from transformers import Aimv2VisionConfig, ClapAudioConfig, Qwen2Config, Qwen3Config, SiglipVisionConfig
 from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
 
+from sail_jax.config.model import ClapConfig, LlmConfig, ModelConfig, VitConfig
 from sail_jax.errors import SailError
-from sail_jax.model_config import ClapConfig, LlmConfig, ModelConfig, VitConfig
 
 
 def llm_config(config: LlmConfig) -> dict[str, Any]:

@@ -7,12 +7,13 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from sail_jax.checkpoint import RunDirectory
-from sail_jax.config import Config, EvalTaskConfig
+from sail_jax.config import Config
+from sail_jax.config.data import DatasetConfig
+from sail_jax.config.evaluation import EvalTaskConfig
 from sail_jax.convert.sources import is_hub_id
 from sail_jax.data.prompts import instruction
-from sail_jax.data_config import DatasetConfig
 from sail_jax.errors import SailError
+from sail_jax.runs.directory import RunDirectory
 
 SIDES = ("query", "document")  # as sentence-transformers names them
 

@@ -12,11 +12,11 @@ import numpy as np
 from rich.progress import track
 from safetensors.numpy import save_file
 
+from sail_jax.config.model import ModelConfig
 from sail_jax.convert import hf_configs
 from sail_jax.convert.architectures import ARCHITECTURES
 from sail_jax.convert.weight_map import OWN_PARTS, Layout, Row
-from sail_jax.model_config import ModelConfig
-from sail_jax.parallel.rules import path_name
+from sail_jax.sharding.parameters import path_name
 
 # Part of our model -> its name in the exported one.
 MODULES = {"llm": "llm", "vit": "vision", "audio": "audio", **{part: part for part in OWN_PARTS}}

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sail_jax.model_config import BertConfig, ClapConfig, LlmConfig, VitConfig
+from sail_jax.config.model import BertConfig, ClapConfig, LlmConfig, VitConfig
 
 
 @dataclasses.dataclass(frozen=True)

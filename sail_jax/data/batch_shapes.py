@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from sail_jax.batch import Batch
 from sail_jax.config import Config
+from sail_jax.config.data import DatasetConfig
 from sail_jax.data.collate import capacity, collate
 from sail_jax.data.features import View, blank_features
-from sail_jax.data.text_room import text_budget, token_room
+from sail_jax.data.token_budget import text_budget, token_room
 from sail_jax.data.training_set import dataset_weights
 from sail_jax.data.views import carried_teachers, dataset_patterns, sides_shown
-from sail_jax.data_config import DatasetConfig
-from sail_jax.items import Batch
 
 # Of English under the tokenizers of Qwen, tokens of the chat template among them.
 _LETTERS_PER_TOKEN = 4

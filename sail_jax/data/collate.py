@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from sail_jax.batch import Batch
 from sail_jax.data.features import ItemFeatures
-from sail_jax.items import Batch
-from sail_jax.vectors import unit_rows
+from sail_jax.vectors.unit import unit_rows
 
 # (shape, dtype) -> an array with anything in it.
 Empty = Callable[[tuple[int, ...], Any], np.ndarray]

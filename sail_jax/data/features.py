@@ -8,9 +8,9 @@ import numpy as np
 from sail_jax.config import Config
 from sail_jax.data.media import clip_audio, decode_audio, decode_image
 from sail_jax.data.prompts import PromptEncoder, check_fields, drop_fields, shown_fields
-from sail_jax.data.store import item_key
 from sail_jax.errors import BadRecordError
-from sail_jax.items import Item, check_modalities
+from sail_jax.items import Item, item_key
+from sail_jax.patterns import check_modalities
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from sail_jax.config.data import IngestConfig
 from sail_jax.data.media import encode_image, video_audio, video_frames
-from sail_jax.data_config import IngestConfig
 from sail_jax.errors import BadRecordError
 from sail_jax.items import QUERY_FIELD, TEXT_FIELDS, Item, text_item
 

@@ -19,9 +19,10 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sail_jax.data.store import ItemStore, commit, commit_bytes, decode_item, encode_item
+from sail_jax.data.store import ItemStore, decode_item, encode_item
 from sail_jax.data.tables import Pair
 from sail_jax.errors import BadRecordError, SailError
+from sail_jax.files import commit, commit_bytes
 from sail_jax.items import Item
 
 _IDENTITY = "identity.json"

@@ -22,6 +22,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from sail_jax.batch import Batch
 from sail_jax.config import Config
 from sail_jax.data.batch_shapes import media_room
 from sail_jax.data.collate import Empty, collate
@@ -32,11 +33,11 @@ from sail_jax.data.sampler import Sampler
 from sail_jax.data.sequence_layout import lay_out, sequence_keys
 from sail_jax.data.shared_batches import BlockReader, BlockWriter, shared_folder
 from sail_jax.data.store import ItemStore
-from sail_jax.data.text_room import fit_texts, text_budget, token_room
+from sail_jax.data.token_budget import fit_texts, text_budget, token_room
 from sail_jax.data.training_set import TrainingSet, dataset_weights
 from sail_jax.data.views import carried_teachers
 from sail_jax.errors import BadRecordError, SailError
-from sail_jax.items import Batch, Item, text_item
+from sail_jax.items import Item, text_item
 
 # Keeps the draws of hard negatives apart from those of the sides, which are numbered from 0.
 _NEGATIVES = 1 << 20

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sail_jax.batch import TokenType
 from sail_jax.config import Config
 from sail_jax.data.features import FeatureExtractor, View
 from sail_jax.data.pipeline import make_extractor, open_store
@@ -14,7 +15,7 @@ from sail_jax.data.sequence_tables import LatestItems, open_pairs
 from sail_jax.data.tables import PairTable
 from sail_jax.data.views import retrieval_tasks, sides_shown, task_views
 from sail_jax.errors import BadRecordError
-from sail_jax.items import Item, TokenType, text_item
+from sail_jax.items import Item, text_item
 
 
 class Preview(NamedTuple):

@@ -11,10 +11,11 @@ import numpy as np
 import tokenizers
 import transformers
 
+from sail_jax.batch import TokenType
 from sail_jax.config import Config
-from sail_jax.data_config import PromptConfig
+from sail_jax.config.data import PromptConfig
 from sail_jax.errors import SailError
-from sail_jax.items import QUERY_FIELD, TEXT_FIELDS, Item, TokenType
+from sail_jax.items import QUERY_FIELD, TEXT_FIELDS, Item
 
 # Special tokens of the Qwen chat template; a trained tokenizer has the same.
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

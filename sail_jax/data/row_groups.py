@@ -21,8 +21,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sail_jax.data.store import commit
 from sail_jax.errors import SailError
+from sail_jax.files import commit
 
 Row = TypeVar("Row", bound=tuple)
 

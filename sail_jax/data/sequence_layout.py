@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sail_jax.batch import NO_MEMBER
 from sail_jax.data.collate import as_halves
 from sail_jax.data.features import ItemFeatures
 from sail_jax.data.sequence_tables import Sequence as ItemSequence
-from sail_jax.data.store import item_key
-from sail_jax.items import NO_MEMBER
+from sail_jax.items import item_key
 
 
 class Layout(NamedTuple):
@@ -20,7 +20,7 @@ class Layout(NamedTuple):
 
     Attributes:
         places: B lists of S item ids, None where a place is empty.
-        members: [B, 1 + L] int32, see `items.Batch`.
+        members: [B, 1 + L] int32, see `batch.Batch`.
         left_out: items of histories that found no place.
     """
 
@@ -74,7 +74,7 @@ def sequence_keys(
     length: int,
     seen: int,
 ) -> dict[str, np.ndarray]:
-    """What tells the negatives of sequences: "item_keys", "text_keys", "valid" and "seen_keys" of `items.Batch`.
+    """What tells the negatives of sequences: "item_keys", "text_keys", "valid" and "seen_keys" of `batch.Batch`.
 
     Two sequences of one user count as the same query, so that the target of one is no negative of the other.
 

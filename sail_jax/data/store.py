@@ -11,10 +11,8 @@ the records whose id stood in the store before.
 """
 
 import functools
-import hashlib
 import itertools
 import json
-import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -24,7 +22,8 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from sail_jax.data import store_index
 from sail_jax.errors import BadRecordError, SailError
-from sail_jax.items import Item
+from sail_jax.files import commit, commit_bytes
+from sail_jax.items import Item, item_key
 
 # The store's folder within the folder that `ingest` writes.
 FOLDER = "items"
@@ -35,11 +34,6 @@ _FORMAT = {"format": "sail_jax item store", "version": 1}
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 # Without read-ahead and with a small buffer, as for random access in array_record's own data source.
 _READER_OPTIONS = {"options": "readahead_buffer_size:0", "file_reader_buffer_size": 32768}
-
-
-def item_key(text: str) -> int:
-    """A 64-bit hash of an id or a text that is the same in every process and on every machine."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def encode_item(item: Item) -> bytes:
@@ -243,20 +237,6 @@ class ItemStoreWriter:
 def read_ids(path: pathlib.Path, shard: int) -> list[str]:
     """The ids of a shard in record order."""
     return msgpack.unpackb(_shard_path(path, shard).with_suffix(".ids").read_bytes())
-
-
-def commit(partial: pathlib.Path, path: pathlib.Path) -> None:
-    """Gives a complete file its final name, once its content is safe on the disk."""
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
-def commit_bytes(path: pathlib.Path, data: bytes) -> None:
-    """Writes a small file so that it is never seen half-written."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
-    commit(partial, path)
 
 
 def _shard_path(path: pathlib.Path, shard: int) -> pathlib.Path:

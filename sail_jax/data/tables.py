@@ -6,12 +6,9 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from sail_jax.data.row_groups import ROW_GROUP, SPLIT_FIELD, RowGroupTable, write_by_split
-
 # What else there is to say of a table in general is looked for here, too.
-from sail_jax.data.row_groups import missing_column as missing_column
-from sail_jax.data.row_groups import splits_of as splits_of
-from sail_jax.data.store import item_key
+from sail_jax.data.row_groups import ROW_GROUP, SPLIT_FIELD, RowGroupTable, write_by_split
+from sail_jax.items import item_key
 
 # The tables' folder within the folder that `ingest` writes.
 FOLDER = "tables"

@@ -8,17 +8,17 @@ import grain
 import numpy as np
 
 from sail_jax.config import Config
+from sail_jax.config.data import DatasetConfig
+from sail_jax.config.schema import nearest
+from sail_jax.data.hard_negative_table import NegativesTable
 from sail_jax.data.materialized import Example, MaterializedSet, write_materialized
-from sail_jax.data.negatives import NegativesTable
+from sail_jax.data.sampling_weights import read_weights
 from sail_jax.data.sequence_tables import Sequence, SequenceTable
 from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import Pair, PairTable
 from sail_jax.data.views import dataset_patterns, sides_shown
-from sail_jax.data.weights import read_weights
-from sail_jax.data_config import DatasetConfig
 from sail_jax.errors import SailError
-from sail_jax.items import OMNI, parse_pattern
-from sail_jax.schema import nearest
+from sail_jax.patterns import OMNI, parse_pattern
 
 _CHECKED_PAIRS = 256
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
-from sail_jax.config import Config, EvalTaskConfig
+from sail_jax.config import Config
+from sail_jax.config.data import DatasetConfig
+from sail_jax.config.evaluation import EvalTaskConfig
 from sail_jax.data.features import View
 from sail_jax.data.prompts import check_fields, instruction
-from sail_jax.data_config import DatasetConfig
 from sail_jax.errors import SailError
-from sail_jax.items import Pattern, check_modalities, parse_pattern, shown_modalities
+from sail_jax.patterns import Pattern, check_modalities, parse_pattern, shown_modalities
 
 
 def dataset_patterns(config: Config, name: str) -> list[Pattern]:

@@ -12,7 +12,7 @@ from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import PairTable
 from sail_jax.data.views import task_views
 from sail_jax.errors import SailError
-from sail_jax.evaluation.recall import relevant_hits
+from sail_jax.evaluation.metrics.recall import relevant_hits
 from sail_jax.evaluation.retrieval import RetrievalTask, known_positions, relevant_rows
 
 # Labels among the nearest of which one of the item's own must be.

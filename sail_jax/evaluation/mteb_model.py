@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from sail_jax.config.data import DEFAULT_INSTRUCTION
 from sail_jax.convert.model_card import prompts as trained_prompts
-from sail_jax.embedder import DEFAULT_INSTRUCTION, Embedder, check_dims, fingerprint, load
+from sail_jax.embedding.embedder import Embedder, check_dims, load
 from sail_jax.errors import SailError
+from sail_jax.runs.fingerprint import fingerprint
 
 try:
     from mteb.models import ModelMeta, SentenceTransformerEncoderWrapper

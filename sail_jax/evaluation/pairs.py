@@ -5,7 +5,7 @@ Axes: P pairs, Q queries, N corpus rows, D width. A pair is (query, row).
 
 import numpy as np
 
-from sail_jax.vectors import unit_rows
+from sail_jax.vectors.unit import unit_rows
 
 _BLOCK = 8192
 # Draws of negatives, in multiples of what is wanted, after which those found have to do.

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from sail_jax.config import Config, EvalTaskConfig
+from sail_jax.config import Config
+from sail_jax.config.evaluation import EvalTaskConfig
 from sail_jax.data.features import View
 from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import Pair, PairTable
 from sail_jax.data.views import task_views
 from sail_jax.errors import SailError
-from sail_jax.items import Item, check_modalities, text_item
+from sail_jax.items import Item, text_item
+from sail_jax.patterns import check_modalities
 
 
 @dataclasses.dataclass(frozen=True)

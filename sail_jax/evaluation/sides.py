@@ -13,11 +13,12 @@ from rich.console import Console
 
 from sail_jax.data.features import View
 from sail_jax.data.store import ItemStore
-from sail_jax.deploy.embedding_set import EmbeddingSet
-from sail_jax.embedder import Embedder, embed_pass
+from sail_jax.embedding.embed_pass import embed_pass
+from sail_jax.embedding.embedder import Embedder
 from sail_jax.errors import SailError
 from sail_jax.evaluation.retrieval import RetrievalTask, rows_in
-from sail_jax.evaluation.sequences import mean_pool
+from sail_jax.evaluation.sequence_tasks import mean_pool
+from sail_jax.vectors.embedding_set import EmbeddingSet
 
 _COPIED = 16_384  # rows copied at a time
 

@@ -10,23 +10,25 @@ from typing import Any
 import jax
 import numpy as np
 
-from sail_jax import embedder as embedder_lib
-from sail_jax.checkpoint import Checkpoints, RunDirectory
-from sail_jax.config import Config, MeshConfig
-from sail_jax.convert.initial import check_sources, initial_params
+from sail_jax.config import Config
+from sail_jax.config.training import MeshConfig
+from sail_jax.convert.init_from import check_sources, initial_params
 from sail_jax.data.pipeline import make_extractor, open_store
 from sail_jax.data.prompts import shown_fields
 from sail_jax.data.store import ItemStore
-from sail_jax.embedder import Embedder
+from sail_jax.embedding import embedder as embedder_lib
+from sail_jax.embedding.embedder import Embedder
 from sail_jax.errors import SailError
 from sail_jax.evaluation.classification import ACCURACY_KS
-from sail_jax.evaluation.measure import GALLERY, Measurement, families_of, measure, ranked_metrics
+from sail_jax.evaluation.metrics.measure import GALLERY, Measurement, families_of, measure, ranked_metrics
 from sail_jax.evaluation.pairs import sample_rows
 from sail_jax.evaluation.retrieval import RetrievalTask
 from sail_jax.evaluation.sides import ModelSides, Pairing, Sides, StoredSides
 from sail_jax.evaluation.tasks import load_tasks
 from sail_jax.evaluation.tfidf import tfidf_top_k
-from sail_jax.parallel.mesh import make_mesh
+from sail_jax.runs.checkpoints import Checkpoints
+from sail_jax.runs.directory import RunDirectory
+from sail_jax.sharding.mesh import make_mesh
 
 # The sets of modalities of the 7 x 7 matrix.
 MODALITY_SETS = ("V", "T", "A", "VT", "VA", "TA", "VTA")

@@ -5,7 +5,7 @@ from sail_jax.data.store import ItemStore
 from sail_jax.errors import SailError
 from sail_jax.evaluation.classification import load_classification
 from sail_jax.evaluation.retrieval import RetrievalTask, load_retrieval
-from sail_jax.evaluation.sequences import load_sequences
+from sail_jax.evaluation.sequence_tasks import load_sequences
 
 _LOADERS = {"retrieval": load_retrieval, "classification": load_classification, "sequence": load_sequences}
 

@@ -10,25 +10,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sail_jax.items import MODALITIES, OMNI, Batch, TokenType, shown_modalities
-from sail_jax.model_config import ModelConfig
+from sail_jax.batch import Batch, TokenType, Views, rows_of_views
+from sail_jax.config.model import ModelConfig
 from sail_jax.models.bert import Bert
 from sail_jax.models.clap import ClapAudio
-from sail_jax.models.media import (
-    Media,
-    Views,
-    by_view,
-    filled,
-    masked_mean,
-    mean_per_item,
-    per_row,
-    rows_of_views,
-    sound_vectors,
-)
+from sail_jax.models.media import Media, by_view, filled, masked_mean, mean_per_item, per_row, sound_vectors
 from sail_jax.models.sequence import SequenceHead
 from sail_jax.models.transformer import Dense
 from sail_jax.models.vit import Vit
-from sail_jax.vectors import normalize
+from sail_jax.patterns import MODALITIES, OMNI, shown_modalities
+from sail_jax.vectors.unit import normalize
 
 # Of an item: [I, D] float32, zeros where it lacks the modality, and [I] bool whether it has it.
 Tower = tuple[jax.Array, jax.Array]
@@ -69,7 +60,7 @@ class DualTower(nn.Module):
         The towers run once for all views; a view decides which vectors are averaged.
 
         Args:
-            batch: arrays of `items.Batch`.
+            batch: arrays of `batch.Batch`.
             views: those of the query side and of the target side, for example (("VTA", "T"), ("VTA",)); each gives an
                 embedding of its own. Hard negatives are seen as targets are. A batch with one side takes one tuple.
             room: None; this model does not pack.

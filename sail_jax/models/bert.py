@@ -10,10 +10,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sail_jax.config.model import BertConfig
 from sail_jax.errors import SailError
-from sail_jax.model_config import BertConfig
 from sail_jax.models import transformer
-from sail_jax.placement import look_up
+from sail_jax.sharding.activations import look_up
 
 
 class Bert(nn.Module):

@@ -19,12 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from sail_jax.config.model import ClapConfig
 from sail_jax.errors import SailError
-from sail_jax.model_config import ClapConfig
 from sail_jax.models.bicubic import bicubic_matrix
 from sail_jax.models.log_mel import log_mel, num_frames
 from sail_jax.models.transformer import REMAT_POLICIES, Dense
-from sail_jax.placement import on_shards
+from sail_jax.sharding.activations import on_shards
 
 # Statistics of the input for training from scratch, in dB and dB^2: sound at common levels lies around -30 dB, and
 # silence at -100 dB then stays within three deviations. Imported checkpoints bring their own, per mel bin.

@@ -4,7 +4,7 @@ import math
 
 import jax
 
-from sail_jax.model_config import ModelConfig
+from sail_jax.config.model import ModelConfig
 from sail_jax.models.model import init_params
 
 

@@ -10,14 +10,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sail_jax.items import OMNI, Batch, TokenType, shown_modalities
-from sail_jax.model_config import ModelConfig
+from sail_jax.batch import Batch, TokenType, Views, rows_of_views
+from sail_jax.config.model import ModelConfig
 from sail_jax.models.clap import ClapAudio
 from sail_jax.models.llm import Llm
 from sail_jax.models.media import (
     TYPES,
     Media,
-    Views,
     by_view,
     chunks_of,
     filled,
@@ -25,7 +24,6 @@ from sail_jax.models.media import (
     joined_chunks,
     masked_mean,
     per_row,
-    rows_of_views,
     sound_vectors,
 )
 from sail_jax.models.packing import pack
@@ -33,6 +31,7 @@ from sail_jax.models.perceiver import Perceiver
 from sail_jax.models.sequence import SequenceHead
 from sail_jax.models.transformer import Dense
 from sail_jax.models.vit import Vit
+from sail_jax.patterns import OMNI, shown_modalities
 
 
 class OmniEmbedder(nn.Module):
@@ -68,7 +67,7 @@ class OmniEmbedder(nn.Module):
         that stands for media the item lacks, takes no part in attention, in the positions, or in the mean.
 
         Args:
-            batch: arrays of `items.Batch`.
+            batch: arrays of `batch.Batch`.
             views: those of the query side and of the target side, for example (("VTA", "T"), ("VTA",)); each gives an
                 embedding of its own. Hard negatives are seen as targets are. A batch with one side takes one tuple.
             room: T, tokens of a group for which the fusion has room; all rows of it are packed on one axis. NaN comes out of a

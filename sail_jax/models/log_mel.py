@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from transformers.audio_utils import mel_filter_bank, window_function
 
+from sail_jax.config.model import ClapConfig
 from sail_jax.errors import SailError
-from sail_jax.model_config import ClapConfig
 
 # Power below which a mel bin counts as silent; it maps to -100 dB.
 MIN_POWER = 1e-10

@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from sail_jax.config import LoraConfig
+from sail_jax.config.training import LoraConfig
 from sail_jax.errors import SailError
-from sail_jax.schema import matching
+from sail_jax.sharding.parameters import matching
 
 # The parameters whose modules look for an adapter.
 ADAPTABLE = r"(^|/)kernel$|^llm/embedding$"

@@ -10,24 +10,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sail_jax.items import MODALITIES, OMNI, Batch, TokenType
+from sail_jax.batch import Batch, TokenType, Views
+from sail_jax.patterns import MODALITIES, OMNI
 
-# Views of the query side and, where there is one, of the target side; hard negatives are seen as targets are.
-Views = Sequence[Sequence[str]]
 TYPES = {"V": TokenType.VISION, "T": TokenType.TEXT, "A": TokenType.AUDIO}
-
-
-def rows_of_views(views: Views, sides: int) -> list[tuple[int, str]]:
-    """The (side, view) of every row that a pair takes in the fusion: query views, then for each target view its sides.
-
-    Args:
-        views: one tuple of views for a batch with one side, two for a batch with more.
-        sides: S.
-    """
-    if len(views) != min(sides, 2):
-        raise ValueError(f"a batch with {sides} sides takes views for {min(sides, 2)} of them, got {len(views)}")
-    rows = [(0, view) for view in views[0]]
-    return rows + [(side, view) for view in [*views[1:], ()][0] for side in range(1, sides)]
 
 
 def per_row(of_items: jax.Array, rows: Sequence[tuple[int, str]], sides: int) -> jax.Array:
@@ -107,7 +93,7 @@ def mean_per_item(
 
 
 class Media(NamedTuple):
-    """The arrays of a batch that the towers of vision and sound read; see `items.Batch`.
+    """The arrays of a batch that the towers of vision and sound read; see `batch.Batch`.
 
     Attributes:
         frames: [F, H, W, 3] uint8.

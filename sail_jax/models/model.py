@@ -5,11 +5,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
-from sail_jax.items import Batch
-from sail_jax.model_config import ModelConfig
+from sail_jax.batch import Batch
+from sail_jax.config import Config
+from sail_jax.config.model import ModelConfig
 from sail_jax.models.baselines import DualTower
 from sail_jax.models.fusion import OmniEmbedder
+from sail_jax.sharding.parameters import abstract_on_mesh
 
 
 def make_model(config: ModelConfig, groups: int = 1) -> nn.Module:
@@ -47,3 +50,9 @@ def example_batch(config: ModelConfig, pairs: int = 1, tokens: int = 8) -> Batch
 def init_params(config: ModelConfig, seed: int) -> Any:
     """Fresh parameters, float32, a function of the seed alone; trace or jit it, as it computes at full size."""
     return make_model(config).init(jax.random.key(seed), example_batch(config))["params"]
+
+
+def abstract_params(config: Config, mesh: Mesh) -> Any:
+    """Shapes, types and shardings of the model's parameters, without computing anything."""
+    shapes = jax.eval_shape(lambda: init_params(config.model, config.seed))
+    return abstract_on_mesh(shapes, mesh)

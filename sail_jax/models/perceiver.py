@@ -10,8 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sail_jax.config.model import PerceiverConfig
 from sail_jax.errors import SailError
-from sail_jax.model_config import PerceiverConfig
 from sail_jax.models import packing, transformer
 
 ATTENTION = ("joint", "latents")

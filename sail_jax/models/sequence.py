@@ -9,12 +9,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sail_jax.batch import NO_MEMBER
+from sail_jax.config.model import SequenceConfig
 from sail_jax.errors import SailError
-from sail_jax.items import NO_MEMBER
-from sail_jax.model_config import SequenceConfig
 from sail_jax.models import transformer
 from sail_jax.models.media import masked_mean
-from sail_jax.vectors import normalize
+from sail_jax.vectors.unit import normalize
 
 _NORM_EPS = 1e-6
 
@@ -109,7 +109,7 @@ class SequenceHead(nn.Module):
         Args:
             z: ([V, B, D], [V, B, S - 1, D]), of the first place of each row and of its others.
             out: "filled", "visual", "textual" and "encoded" in the layout of `z`; what else there is stays as it is.
-            members: see `items.Batch`; None leaves everything as it is.
+            members: see `batch.Batch`; None leaves everything as it is.
 
         Returns:
             z: ([V, B, D] of histories, [V, B, 1, D] of targets).

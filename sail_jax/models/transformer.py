@@ -19,7 +19,7 @@ from sail_jax.errors import SailError
 from sail_jax.models.fused_attention import KEPT, choose_kernel, keeps_itself
 from sail_jax.models.lora import adapter
 from sail_jax.models.packing import Packing
-from sail_jax.placement import split_rows
+from sail_jax.sharding.activations import split_rows
 
 # Finite, so that a row without any valid key averages its values instead of becoming NaN; far below any logit, so that
 # the weight of a masked key is exactly zero wherever a valid one exists.

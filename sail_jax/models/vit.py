@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sail_jax.config.model import VitConfig
 from sail_jax.errors import SailError
-from sail_jax.model_config import VitConfig
 from sail_jax.models import transformer
 
 # What tells the published towers apart, beside their sizes.

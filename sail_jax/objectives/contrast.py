@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import jax
 
-from sail_jax.items import Batch, Pattern
+from sail_jax.batch import Batch
 from sail_jax.objectives.info_nce import info_nce
 from sail_jax.objectives.matryoshka import matryoshka
-from sail_jax.objectives.negatives import find_negatives
+from sail_jax.objectives.negative_masks import find_negatives
+from sail_jax.patterns import Pattern
 
 
 class Contrast(NamedTuple):

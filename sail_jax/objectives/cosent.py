@@ -6,7 +6,7 @@ Axes: B pairs of the global batch, D width.
 import jax
 import jax.numpy as jnp
 
-from sail_jax.vectors import normalize
+from sail_jax.vectors.unit import normalize
 
 _MASKED = -1e30
 

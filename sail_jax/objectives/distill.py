@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sail_jax.vectors import normalize
+from sail_jax.vectors.unit import normalize
 
 Params = dict[str, dict[str, jax.Array]]
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from sail_jax.objectives.negatives import Negatives
-from sail_jax.placement import split_rows
-from sail_jax.vectors import normalize
+from sail_jax.objectives.negative_masks import Negatives
+from sail_jax.sharding.activations import split_rows
+from sail_jax.vectors.unit import normalize
 
 _MASKED = -1e30
 

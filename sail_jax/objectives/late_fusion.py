@@ -6,7 +6,7 @@ Axes: B pairs, D width.
 import jax
 import jax.numpy as jnp
 
-from sail_jax.placement import split_rows
+from sail_jax.sharding.activations import split_rows
 
 Params = dict[str, jax.Array]
 

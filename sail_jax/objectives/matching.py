@@ -6,7 +6,7 @@ every view that occurs, and a pattern takes two of them.
 
 from typing import NamedTuple
 
-from sail_jax.items import Pattern, shown_modalities, views_of
+from sail_jax.patterns import Pattern, shown_modalities, views_of
 
 
 class Recipe(NamedTuple):
@@ -26,7 +26,7 @@ class Recipe(NamedTuple):
 
     @property
     def views(self) -> tuple[tuple[str, ...], ...]:
-        """See `items.views_of`; those of the query side alone where there is no other."""
+        """See `patterns.views_of`; those of the query side alone where there is no other."""
         return views_of(self.patterns)[: 1 if self.one_sided else 2]
 
     def view_indices(self, pattern: Pattern) -> tuple[int, int]:

@@ -11,16 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sail_jax.config import Config, LossWeights, ObjectiveConfig
+from sail_jax.batch import Batch
+from sail_jax.config import Config
+from sail_jax.config.schema import to_dict, unknown_key
+from sail_jax.config.training import LossWeights, ObjectiveConfig
 from sail_jax.errors import SailError
-from sail_jax.items import Batch, Pattern, parse_pattern, shown_modalities
 from sail_jax.objectives.contrast import Contrast, ContrastLoss, ContrastSettings, plain_contrast
 from sail_jax.objectives.cosent import cosent
 from sail_jax.objectives.distill import distill, init_heads
 from sail_jax.objectives.late_fusion import init_gate, late_fusion
 from sail_jax.objectives.matching import Recipe, both_show
 from sail_jax.objectives.micl import Part, micl
-from sail_jax.schema import to_dict, unknown_key
+from sail_jax.patterns import Pattern, parse_pattern, shown_modalities
 
 Params = dict[str, Any]
 Metrics = dict[str, jax.Array]

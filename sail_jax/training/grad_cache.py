@@ -16,13 +16,13 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.stages import Traced
 
+from sail_jax.batch import Batch
 from sail_jax.config import Config
-from sail_jax.items import Batch
 from sail_jax.models.model import make_model
 from sail_jax.objectives.matching import Recipe
 from sail_jax.objectives.objective import Objective
-from sail_jax.parallel.mesh import BATCH_SPEC, data_shards, shard_batch
-from sail_jax.placement import mapped_over
+from sail_jax.sharding.activations import mapped_over
+from sail_jax.sharding.mesh import BATCH_SPEC, data_shards, shard_batch
 from sail_jax.training.state import TrainState, join, split
 from sail_jax.training.step import Metrics, make_encode, make_update
 

@@ -13,25 +13,26 @@ from jax.sharding import Mesh
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sail_jax import config as config_lib
-from sail_jax.checkpoint import Checkpoints, RunDirectory, require_same_config
 from sail_jax.config import Config
-from sail_jax.convert.initial import InitReport, check_tokenizer
+from sail_jax.convert.init_from import InitReport, check_tokenizer
 from sail_jax.convert.sources import absolute_sources
 from sail_jax.data.pipeline import BatchSource, HostShare, LoadedBatch, make_iterator
 from sail_jax.errors import SailError
 from sail_jax.models.model import make_model
 from sail_jax.objectives.matryoshka import check_widths
 from sail_jax.objectives.objective import Objective, make_objective
-from sail_jax.parallel.contrast import choose_contrast
-from sail_jax.parallel.mesh import data_shards, host_rows, make_mesh
-from sail_jax.training.evaluating import IntervalEvaluation
+from sail_jax.objectives.ring_contrast import choose_contrast
+from sail_jax.runs.checkpoints import Checkpoints
+from sail_jax.runs.directory import RunDirectory, require_same_config
+from sail_jax.sharding.mesh import data_shards, host_rows, make_mesh
 from sail_jax.training.grad_cache import CachedStep
-from sail_jax.training.log import TrainingLog
-from sail_jax.training.mining import check_mined, mine_for_stage
+from sail_jax.training.interval_evaluation import IntervalEvaluation
 from sail_jax.training.optimizer import make_optimizer, run_learning_rate
+from sail_jax.training.stage_mining import check_mined, mine_for_stage
 from sail_jax.training.stages import Stage, plan, without_mined
 from sail_jax.training.state import TrainState, abstract_state, restart_optimizer, sharded_init
 from sail_jax.training.step import WholeStep, make_train_step
+from sail_jax.training.training_log import TrainingLog
 
 Step = WholeStep | CachedStep
 

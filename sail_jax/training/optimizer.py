@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import jax
 import optax
 
-from sail_jax.config import OptimizerConfig
+from sail_jax.config.training import OptimizerConfig
 from sail_jax.errors import SailError
-from sail_jax.parallel.rules import WEIGHT_DECAY, match, rate_rules
+from sail_jax.sharding.parameters import WEIGHT_DECAY, match, rate_rules
 
 
 def learning_rate(config: OptimizerConfig, steps: int, *, stage: str = "") -> optax.Schedule:

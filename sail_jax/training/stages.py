@@ -9,12 +9,13 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sail_jax.config import Config, StageConfig
+from sail_jax.config import Config
+from sail_jax.config.data import DatasetConfig
+from sail_jax.config.schema import nearest
+from sail_jax.config.training import StageConfig
 from sail_jax.data.sampler import Sampler
 from sail_jax.data.training_set import dataset_weights
-from sail_jax.data_config import DatasetConfig
 from sail_jax.errors import SailError
-from sail_jax.schema import nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,8 +177,3 @@ def _all_in_one(config: Config) -> Config:
 
 def _with_datasets(config: Config, datasets: Mapping[str, DatasetConfig]) -> Config:
     return dataclasses.replace(config, data=dataclasses.replace(config.data, datasets=dict(datasets), weights=""))
-
-
-def total_steps(config: Config) -> int:
-    """Steps of a whole run."""
-    return sum(settings.steps for settings in config.stages.values()) if config.stages else config.train.steps

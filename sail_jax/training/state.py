@@ -9,12 +9,12 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from sail_jax.config import Config
-from sail_jax.convert.initial import InitReport, initial_params
+from sail_jax.convert.init_from import InitReport, initial_params
 from sail_jax.errors import SailError
 from sail_jax.models.lora import init_lora
 from sail_jax.models.model import init_params
 from sail_jax.objectives.objective import Objective
-from sail_jax.parallel.rules import abstract_on_mesh, first_match, frozen_rules
+from sail_jax.sharding.parameters import abstract_on_mesh, first_match, frozen_rules
 
 
 class TrainState(NamedTuple):

@@ -10,13 +10,14 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.stages import Traced
 
-from sail_jax.config import Config, LoraConfig
-from sail_jax.items import Batch
+from sail_jax.batch import Batch
+from sail_jax.config import Config
+from sail_jax.config.training import LoraConfig
 from sail_jax.models.lora import scaled
 from sail_jax.objectives.matching import Recipe
 from sail_jax.objectives.objective import Objective
-from sail_jax.parallel.mesh import BATCH_SPEC, shard_batch
-from sail_jax.parallel.rules import abstract_on_mesh
+from sail_jax.sharding.mesh import BATCH_SPEC, shard_batch
+from sail_jax.sharding.parameters import abstract_on_mesh
 from sail_jax.training.state import TrainState, join, split
 
 Metrics = dict[str, jax.Array]

@@ -13,17 +13,19 @@ from parity import paths
 from safetensors.torch import load_file
 
 from sail_jax import config as config_lib
-from sail_jax.checkpoint import Checkpoints, RunDirectory
 from sail_jax.convert.architectures import EXPORTED_TYPE
 from sail_jax.convert.export import export
 from sail_jax.convert.from_hf import inspect_checkpoint
-from sail_jax.convert.initial import initial_params
+from sail_jax.convert.init_from import initial_params
 from sail_jax.convert.to_torch import model_tensors, write_weights
 from sail_jax.convert.weight_files import WeightFiles
-from sail_jax.embedder import abstract_params, load
+from sail_jax.embedding.embedder import load
 from sail_jax.errors import SailError
 from sail_jax.models.lora import init_lora
-from sail_jax.parallel.mesh import make_mesh
+from sail_jax.models.model import abstract_params
+from sail_jax.runs.checkpoints import Checkpoints
+from sail_jax.runs.directory import RunDirectory
+from sail_jax.sharding.mesh import make_mesh
 
 LORA = {
     "rank": 2,

@@ -14,15 +14,17 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 from sail_jax import config as config_lib
-from sail_jax.checkpoint import Checkpoints, RunDirectory
+from sail_jax.config.data import DEFAULT_INSTRUCTION
 from sail_jax.convert.export import export
 from sail_jax.data.media import clip_audio, decode_audio, decode_image
 from sail_jax.data.pipeline import make_extractor
 from sail_jax.data.prompts import shown_fields
-from sail_jax.embedder import DEFAULT_INSTRUCTION, Embedder
+from sail_jax.embedding.embedder import Embedder
 from sail_jax.items import Item, text_item
 from sail_jax.models.model import init_params
-from sail_jax.parallel.mesh import make_mesh
+from sail_jax.runs.checkpoints import Checkpoints
+from sail_jax.runs.directory import RunDirectory
+from sail_jax.sharding.mesh import make_mesh
 
 VARIANTS = {
     "aimv2, qwen2": {},

@@ -12,17 +12,17 @@ import torch
 from jax.sharding import PartitionSpec
 from parity import assert_close, paths, run
 
-from sail_jax.config import MeshConfig
+from sail_jax.config.model import BertConfig, ClapConfig, LlmConfig, VitConfig
+from sail_jax.config.training import MeshConfig
 from sail_jax.convert.from_hf import checkpoint_settings, load_tower
 from sail_jax.convert.weight_files import WeightFiles
 from sail_jax.errors import SailError
-from sail_jax.model_config import BertConfig, ClapConfig, LlmConfig, VitConfig
 from sail_jax.models.bert import Bert
 from sail_jax.models.clap import ClapAudio
 from sail_jax.models.llm import Llm
 from sail_jax.models.vit import Vit
-from sail_jax.parallel.mesh import make_mesh
-from sail_jax.parallel.rules import abstract_on_mesh
+from sail_jax.sharding.mesh import make_mesh
+from sail_jax.sharding.parameters import abstract_on_mesh
 
 CONFIGS = {"llm": LlmConfig, "vit": VitConfig, "audio": ClapConfig, "bert": BertConfig}
 MODULES = {"llm": Llm, "vit": Vit, "audio": ClapAudio, "bert": Bert}

@@ -13,7 +13,7 @@ from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 from sail_jax import config as config_lib
 from sail_jax.convert.architectures import exemption, find_architecture
 from sail_jax.convert.from_hf import plan_rows
-from sail_jax.parallel.rules import path_name
+from sail_jax.sharding.parameters import path_name
 
 # What config.json of the published repositories says of sizes and variants.
 PUBLISHED = {

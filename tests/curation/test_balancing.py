@@ -11,21 +11,21 @@ import scipy.optimize
 import scipy.special
 
 from sail_jax import config as config_lib
-from sail_jax.config import BalancingConfig
-from sail_jax.curation import balancing
-from sail_jax.curation.balancing import Clusters, balance, centroids, sampling_weights, shared_kinds, similarity
-from sail_jax.curation.balancing_report import BalancingResult, write_heat_map
-from sail_jax.curation.balancing_sets import FUSED, sample_items, training_set
+from sail_jax.config.curation import BalancingConfig
+from sail_jax.curation.balancing import weights as balancing
+from sail_jax.curation.balancing.report import BalancingResult, write_heat_map
+from sail_jax.curation.balancing.samples import FUSED, sample_items, training_set
+from sail_jax.curation.balancing.weights import Clusters, balance, centroids, sampling_weights, shared_kinds, similarity
 from sail_jax.data.pipeline import make_extractor, open_store
+from sail_jax.data.sampling_weights import read_weights
 from sail_jax.data.store import FOLDER, ItemStoreWriter
 from sail_jax.data.tables import Pair, write_pairs
-from sail_jax.data.weights import read_weights
-from sail_jax.embedder import Embedder
+from sail_jax.embedding.embedder import Embedder
 from sail_jax.errors import SailError
 from sail_jax.items import QUERY_FIELD, Item
 from sail_jax.models.model import init_params
-from sail_jax.parallel.mesh import make_mesh
-from sail_jax.vectors import unit_rows
+from sail_jax.sharding.mesh import make_mesh
+from sail_jax.vectors.unit import unit_rows
 
 # ------------------------------------------------------------------------------------------------------------ arrays
 

@@ -6,7 +6,7 @@ import tiny
 
 from sail_jax import config as config_lib
 from sail_jax.data.batch_shapes import batch_kinds, batch_shapes, foretold_room
-from sail_jax.data.negatives import query_key, write_negatives
+from sail_jax.data.hard_negative_table import query_key, write_negatives
 from sail_jax.data.pipeline import BatchSource, HostShare
 from sail_jax.data.tables import PairTable
 

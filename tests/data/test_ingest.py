@@ -20,9 +20,9 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from sail_jax.config import build
-from sail_jax.data import records
-from sail_jax.data.ingest import IngestReport, ingest
-from sail_jax.data.journal import Journal
+from sail_jax.data.ingest import ingest, records
+from sail_jax.data.ingest.ingest import IngestReport
+from sail_jax.data.ingest.journal import Journal
 from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import Pair, PairTable, is_held_out
 from sail_jax.errors import SailError

@@ -14,15 +14,16 @@ import numpy as np
 import pytest
 
 from sail_jax import config as config_lib
+from sail_jax.batch import TokenType
 from sail_jax.data import features
+from sail_jax.data.hard_negative_table import query_key, write_negatives
 from sail_jax.data.media import decode_image
-from sail_jax.data.negatives import query_key, write_negatives
 from sail_jax.data.pipeline import BatchSource, HostShare, make_iterator
-from sail_jax.data.store import ItemStore, item_key
+from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import Pair, PairTable, write_pairs
 from sail_jax.data.views import dataset_views
 from sail_jax.errors import BadRecordError, SailError
-from sail_jax.items import TokenType
+from sail_jax.items import item_key
 
 WHOLE = HostShare(0, 16, 1)
 

@@ -7,17 +7,11 @@ import numpy as np
 import pytest
 import transformers
 
-from sail_jax.data.prompts import (
-    PromptEncoder,
-    clean_text,
-    drop_fields,
-    load_tokenizer,
-    shown_fields,
-    train_tokenizer,
-)
-from sail_jax.data_config import PromptConfig
+from sail_jax.batch import TokenType
+from sail_jax.config.data import PromptConfig
+from sail_jax.data.prompts import PromptEncoder, clean_text, drop_fields, load_tokenizer, shown_fields, train_tokenizer
 from sail_jax.errors import SailError
-from sail_jax.items import Item, TokenType, text_item
+from sail_jax.items import Item, text_item
 
 TEXTS = ["a red square moving over a blue field", "title: sourdough bread", "tags: baking, bread, oven"] * 20
 

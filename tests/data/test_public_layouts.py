@@ -14,11 +14,11 @@ from PIL import Image
 
 from sail_jax import config as config_lib
 from sail_jax.config import build
-from sail_jax.curation.log_flags import parse_condition
-from sail_jax.curation.log_times import whole_seconds
 from sail_jax.data.ingest import ingest
 from sail_jax.data.store import ItemStore
 from sail_jax.errors import SailError
+from sail_jax.logs.flags import parse_condition
+from sail_jax.logs.reader import whole_seconds
 
 
 def jpeg(path, grey):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from sail_jax.batch import NO_MEMBER
 from sail_jax.data.sequence_layout import lay_out
-from sail_jax.items import NO_MEMBER
 
 
 def read_back(layout, groups):

@@ -8,9 +8,9 @@ import pytest
 
 from sail_jax.data import store as store_lib
 from sail_jax.data import store_index
-from sail_jax.data.store import ItemStore, ItemStoreWriter, decode_item, encode_item, item_key
+from sail_jax.data.store import ItemStore, ItemStoreWriter, decode_item, encode_item
 from sail_jax.errors import BadRecordError, SailError
-from sail_jax.items import Item
+from sail_jax.items import Item, item_key
 
 
 def an_item(i):

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from sail_jax.data import synthetic, synthetic_media
-from sail_jax.data_config import SyntheticConfig
+from sail_jax.config.data import SyntheticConfig
+from sail_jax.data.synthetic import media as synthetic_media
+from sail_jax.data.synthetic import world as synthetic
 from sail_jax.errors import SailError
 
 CONFIG = SyntheticConfig(num_items=240, num_users=60, events_per_user=20)

@@ -13,15 +13,15 @@ from scipy.stats import mannwhitneyu
 
 from sail_jax import config as config_lib
 from sail_jax.cli import main
-from sail_jax.data import synthetic
+from sail_jax.config.data import SyntheticConfig
+from sail_jax.config.logs import LogsConfig
 from sail_jax.data.ingest import ingest
 from sail_jax.data.store import ItemStore
-from sail_jax.data.synthetic_factors import factorise
-from sail_jax.data.synthetic_logs import write_logs
-from sail_jax.data.synthetic_topics import draw_topics, draws
-from sail_jax.data_config import SyntheticConfig
+from sail_jax.data.synthetic import world as synthetic
+from sail_jax.data.synthetic.factors import factorise
+from sail_jax.data.synthetic.logs import write_logs
+from sail_jax.data.synthetic.topics import draw_topics, draws
 from sail_jax.errors import SailError
-from sail_jax.log_config import LogsConfig
 
 ITEMS = 480
 CONFIG = SyntheticConfig(num_items=ITEMS, communities=8, styles=3, log_users=700, log_events_per_user=60)

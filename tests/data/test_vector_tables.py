@@ -9,11 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from sail_jax.config import build
-from sail_jax.data import vector_tables
-from sail_jax.data.ingest import ingest
-from sail_jax.data.journal import Journal
+from sail_jax.data.ingest import ingest, vector_tables
+from sail_jax.data.ingest.journal import Journal
+from sail_jax.data.ingest.vector_tables import build_vectors, open_vectors
 from sail_jax.data.store import ItemStore
-from sail_jax.data.vector_tables import build_vectors, open_vectors
 from sail_jax.errors import SailError
 
 COUNT = 12

@@ -5,9 +5,10 @@ import io
 import numpy as np
 from PIL import Image
 
-from sail_jax.evaluation.gallery import Card, GalleryRow, thumbnail
-from sail_jax.evaluation.report_data import RunReport, SpaceMap, StoredResult
-from sail_jax.evaluation.report_figures import MODALITY_SETS
+from sail_jax.data.thumbnail import thumbnail
+from sail_jax.evaluation.report.data import RunReport, SpaceMap, StoredResult
+from sail_jax.evaluation.report.figures import MODALITY_SETS
+from sail_jax.evaluation.report.gallery import Card, GalleryRow
 
 WIDTHS = (96, 48, 24, 8)
 

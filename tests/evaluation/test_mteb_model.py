@@ -7,17 +7,18 @@ import pytest
 import tiny
 from PIL import Image
 
-import runs
 import sail_jax
+import training_runs as runs
 from sail_jax import config as config_lib
+from sail_jax.config.data import DEFAULT_INSTRUCTION
 from sail_jax.convert.export import export
 from sail_jax.data.pipeline import open_store
 from sail_jax.data.prompts import shown_fields
-from sail_jax.embedder import DEFAULT_INSTRUCTION
 from sail_jax.errors import SailError
-from sail_jax.evaluation.recall import recall_at_k, top_k
+from sail_jax.evaluation.metrics.recall import recall_at_k
 from sail_jax.evaluation.retrieval import load_retrieval
 from sail_jax.items import TEXT_FIELDS
+from sail_jax.vectors.top_k import top_k
 
 mteb = pytest.importorskip("mteb")
 

@@ -6,14 +6,14 @@ import pytest
 from scipy.stats import kendalltau
 from sklearn.metrics import mutual_info_score
 
-from sail_jax.evaluation.auc import auc
-from sail_jax.evaluation.bijective import bijective_alignment
-from sail_jax.evaluation.clustering import clustering_nmi
+from sail_jax.evaluation.metrics.auc import auc
+from sail_jax.evaluation.metrics.bijective import bijective_alignment
+from sail_jax.evaluation.metrics.clustering import clustering_nmi
+from sail_jax.evaluation.metrics.rank_agreement import kendall, rank_agreement
+from sail_jax.evaluation.metrics.separability import separability
 from sail_jax.evaluation.pairs import pair_cosines, sample_negatives, sample_rows
-from sail_jax.evaluation.rank_agreement import kendall, rank_agreement
-from sail_jax.evaluation.recall import top_k
-from sail_jax.evaluation.separability import separability
-from sail_jax.vectors import unit_rows
+from sail_jax.vectors.top_k import top_k
+from sail_jax.vectors.unit import unit_rows
 
 
 @pytest.fixture

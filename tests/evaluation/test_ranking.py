@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import pytrec_eval
 
-from sail_jax.evaluation.ranking import ranking_metrics
+from sail_jax.evaluation.metrics.ranking import ranking_metrics
 
 KS = (1, 3, 10)
 

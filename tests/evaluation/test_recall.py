@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from sail_jax.evaluation.recall import recall_at_k, top_k
+from sail_jax.evaluation.metrics.recall import recall_at_k
 from sail_jax.evaluation.tfidf import tfidf_top_k
+from sail_jax.vectors.top_k import top_k
 
 
 def plain_top_k(queries, corpus, k, exclude):

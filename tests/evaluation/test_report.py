@@ -17,15 +17,11 @@ from PIL import Image
 from report_runs import picture
 
 from sail_jax import config as config_lib
-from sail_jax.checkpoint import RunDirectory
 from sail_jax.cli import main
 from sail_jax.data.pipeline import open_store
+from sail_jax.data.thumbnail import thumbnail
 from sail_jax.errors import SailError
-from sail_jax.evaluation.gallery import Card, GalleryRow, gallery_html, thumbnail
-from sail_jax.evaluation.projection import MAX_POINTS, draw_rows, project
-from sail_jax.evaluation.recall import top_k
-from sail_jax.evaluation.report import png_folder, write_report
-from sail_jax.evaluation.report_charts import (
+from sail_jax.evaluation.report.charts import (
     figures_by_width,
     map_charts,
     modality_charts,
@@ -33,19 +29,17 @@ from sail_jax.evaluation.report_charts import (
     training_charts,
     widths_charts,
 )
-from sail_jax.evaluation.report_data import (
-    RunReport,
-    SpaceMap,
-    StoredResult,
-    read_runs,
-    run_names,
-    write_report_data,
-)
-from sail_jax.evaluation.report_figures import MODALITY_SETS, smoothed
-from sail_jax.evaluation.report_tables import best_of, format_metric, main_metrics, task_table
+from sail_jax.evaluation.report.data import RunReport, SpaceMap, StoredResult, read_runs, run_names, write_report_data
+from sail_jax.evaluation.report.figures import MODALITY_SETS, smoothed
+from sail_jax.evaluation.report.gallery import Card, GalleryRow, gallery_html
+from sail_jax.evaluation.report.page import png_folder, write_report
+from sail_jax.evaluation.report.projection import MAX_POINTS, draw_rows, project
+from sail_jax.evaluation.report.summary import gather
+from sail_jax.evaluation.report.tables import best_of, format_metric, main_metrics, task_table
 from sail_jax.evaluation.retrieval import load_retrieval
 from sail_jax.evaluation.suite import TaskResult, evaluation_record
-from sail_jax.evaluation.summary import gather
+from sail_jax.runs.directory import RunDirectory
+from sail_jax.vectors.top_k import top_k
 
 HOSTILE = "<script>alert('x')</script>\"'&<img src=http://evil.example/x.png onerror=go()> $a_b$ </style>"
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -421,7 +415,7 @@ def test_a_short_gallery_has_queries_of_every_task():
 
 
 def test_charts_beyond_the_limit_are_pngs_only(tmp_path, monkeypatch):
-    monkeypatch.setattr("sail_jax.evaluation.report._CHART_LIMIT", 40_000)
+    monkeypatch.setattr("sail_jax.evaluation.report.page._CHART_LIMIT", 40_000)
     text, page = write(tmp_path / "r.html", report_runs.run(figures=(), maps=(), gallery=()))
     assert 0 < text.count("<svg") < 6 and len(list(png_folder(tmp_path / "r.html").iterdir())) == 6
     assert "lie only in r_files/" in page.text

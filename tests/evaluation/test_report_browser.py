@@ -5,7 +5,7 @@ import pytest
 import report_runs
 from PIL import Image
 
-from sail_jax.evaluation.report import write_report
+from sail_jax.evaluation.report.page import write_report
 
 pytestmark = pytest.mark.browser
 

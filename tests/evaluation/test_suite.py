@@ -12,16 +12,16 @@ from sail_jax import config as config_lib
 from sail_jax.cli import main
 from sail_jax.data.pipeline import make_extractor, open_store
 from sail_jax.data.tables import Pair, write_pairs
-from sail_jax.deploy.embedding_set import EmbeddingInfo, part_path, write_info, write_part
-from sail_jax.embedder import Embedder
+from sail_jax.embedding.embedder import Embedder
 from sail_jax.errors import SailError
-from sail_jax.evaluation.sequences import mean_pool
+from sail_jax.evaluation.sequence_tasks import mean_pool
 from sail_jax.evaluation.sides import ModelSides
 from sail_jax.evaluation.suite import MODALITY_SETS, evaluate_task, metrics_tree, run_suite
 from sail_jax.evaluation.tasks import load_tasks
 from sail_jax.models.model import init_params
-from sail_jax.parallel.mesh import make_mesh
-from sail_jax.vectors import unit_rows
+from sail_jax.sharding.mesh import make_mesh
+from sail_jax.vectors.embedding_set import EmbeddingInfo, part_path, write_info, write_part
+from sail_jax.vectors.unit import unit_rows
 
 WIDTH = 32
 

@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import torch
 
-from sail_jax.config import MeshConfig
+from sail_jax.config.training import MeshConfig
 from sail_jax.convert.architectures import EXEMPT
 from sail_jax.convert.from_hf import load_rows
-from sail_jax.parallel.mesh import make_mesh
-from sail_jax.parallel.rules import abstract_on_mesh
+from sail_jax.sharding.mesh import make_mesh
+from sail_jax.sharding.parameters import abstract_on_mesh
 
 
 def randomise(model, seed=0):

@@ -16,17 +16,17 @@ from test_bert import reference
 from test_fusion import B, S, drawn_params, forward, make_batch, tiny_model
 
 from sail_jax import config as config_lib
-from sail_jax.config import MeshConfig
+from sail_jax.batch import Batch, TokenType
+from sail_jax.config.model import ModelConfig
+from sail_jax.config.training import MeshConfig
 from sail_jax.convert import weight_map
 from sail_jax.errors import SailError
-from sail_jax.items import Batch, TokenType
-from sail_jax.model_config import ModelConfig
 from sail_jax.models.clap import ClapAudio
 from sail_jax.models.model import example_batch, init_params, make_model
 from sail_jax.models.vit import Vit
-from sail_jax.parallel.mesh import make_mesh
-from sail_jax.parallel.rules import WEIGHT_DECAY, first_match, partition_spec
-from sail_jax.vectors import normalize
+from sail_jax.sharding.mesh import make_mesh
+from sail_jax.sharding.parameters import WEIGHT_DECAY, first_match, partition_spec
+from sail_jax.vectors.unit import normalize
 
 CONFIG = tiny_model("dual_tower")
 VIEWS = ("VTA", "T", "VT", "A", "O")

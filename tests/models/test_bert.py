@@ -17,9 +17,9 @@ from parity import (
     torch_parameter_count,
 )
 
+from sail_jax.config.model import BertConfig
 from sail_jax.convert import weight_map
 from sail_jax.errors import SailError
-from sail_jax.model_config import BertConfig
 from sail_jax.models.bert import Bert
 
 CONFIG = BertConfig(vocab_size=61, width=32, layers=3, heads=4, mlp_width=48, max_positions=16, token_types=2)

@@ -12,9 +12,9 @@ from parity import copied_params
 from transformers import ClapAudioConfig, ClapAudioModelWithProjection
 from transformers.models.clap.modeling_clap import ClapAudioSelfAttention
 
+from sail_jax.config.model import ClapConfig
 from sail_jax.convert import weight_map
 from sail_jax.errors import SailError
-from sail_jax.model_config import ClapConfig
 from sail_jax.models.clap import ClapAudio
 from sail_jax.models.log_mel import log_mel
 

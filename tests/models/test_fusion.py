@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from sail_jax import config as config_lib
-from sail_jax.items import Batch, TokenType
+from sail_jax.batch import Batch, TokenType
 from sail_jax.models.media import mean_per_item
 from sail_jax.models.model import init_params, make_model
 

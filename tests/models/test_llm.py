@@ -17,9 +17,9 @@ from parity import (
 )
 from transformers import Qwen2Config, Qwen2Model, Qwen3Config, Qwen3Model
 
+from sail_jax.config.model import LlmConfig
 from sail_jax.convert import weight_map
 from sail_jax.errors import SailError
-from sail_jax.model_config import LlmConfig
 from sail_jax.models.llm import Llm
 
 QWEN2 = LlmConfig(

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from transformers import ClapFeatureExtractor
 
+from sail_jax.config.model import ClapConfig
 from sail_jax.errors import SailError
-from sail_jax.model_config import ClapConfig
 from sail_jax.models.log_mel import log_mel
 
 CONFIGS = {

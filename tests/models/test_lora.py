@@ -14,11 +14,11 @@ from parity import assert_close, copied_params, copy_weights, paths, random_para
 from test_llm import QWEN2, forward, inputs, reference
 
 from sail_jax import config as config_lib
-from sail_jax.config import LoraConfig
+from sail_jax.batch import TokenType
+from sail_jax.config.training import LoraConfig
 from sail_jax.convert import weight_map
 from sail_jax.convert.weight_map import LINEAR, Row
 from sail_jax.errors import SailError
-from sail_jax.items import TokenType
 from sail_jax.models.fusion import OmniEmbedder
 from sail_jax.models.llm import Llm
 from sail_jax.models.lora import init_lora, merge, scaled

@@ -8,8 +8,8 @@ import pytest
 import torch
 from parity import assert_close, parameter_count, paths, random_params, randomise, run, torch_parameter_count
 
+from sail_jax.config.model import PerceiverConfig
 from sail_jax.errors import SailError
-from sail_jax.model_config import PerceiverConfig
 from sail_jax.models.perceiver import Perceiver
 
 CONFIG = PerceiverConfig(latents=5, width=24, layers=3, heads=4, mlp_width=40, max_frames=4)

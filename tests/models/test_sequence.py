@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sail_jax.batch import NO_MEMBER
+from sail_jax.config.model import SequenceConfig
 from sail_jax.errors import SailError
-from sail_jax.items import NO_MEMBER
-from sail_jax.model_config import SequenceConfig
 from sail_jax.models.sequence import SequenceEncoder, SequenceHead, mean_pool
 
 CONFIG = SequenceConfig(pooling="transformer", layers=3, heads=2, mlp_width=16, max_items=6)

@@ -25,9 +25,9 @@ from transformers import (
     SiglipVisionModel,
 )
 
+from sail_jax.config.model import VitConfig
 from sail_jax.convert import weight_map
 from sail_jax.errors import SailError
-from sail_jax.model_config import VitConfig
 from sail_jax.models.vit import Vit
 
 AIMV2 = VitConfig(image_size=28, patch_size=7, width=32, layers=3, heads=4, mlp_width=40)

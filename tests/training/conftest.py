@@ -3,7 +3,7 @@
 import pytest
 
 from sail_jax import config as config_lib
-from sail_jax.data.negatives import query_key, write_negatives
+from sail_jax.data.hard_negative_table import query_key, write_negatives
 from sail_jax.data.tables import PairTable
 
 

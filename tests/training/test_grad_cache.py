@@ -6,13 +6,13 @@ import optax
 import pytest
 
 from sail_jax import config as config_lib
-from sail_jax.config import MeshConfig
+from sail_jax.config.training import MeshConfig
 from sail_jax.data.batch_shapes import batch_shapes
 from sail_jax.data.pipeline import BatchSource, HostShare
 from sail_jax.objectives.objective import make_objective
-from sail_jax.parallel.contrast import RingContrast
-from sail_jax.parallel.mesh import data_shards, make_mesh
-from sail_jax.parallel.rules import path_name
+from sail_jax.objectives.ring_contrast import RingContrast
+from sail_jax.sharding.mesh import data_shards, make_mesh
+from sail_jax.sharding.parameters import path_name
 from sail_jax.training.loop import make_step
 from sail_jax.training.optimizer import make_optimizer
 from sail_jax.training.state import abstract_state, sharded_init

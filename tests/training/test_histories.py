@@ -11,22 +11,23 @@ from flax.traverse_util import flatten_dict
 from test_grad_cache import assert_same, run_steps
 
 from sail_jax import config as config_lib
-from sail_jax.config import MeshConfig
-from sail_jax.curation.hard_negatives import mine_dataset
+from sail_jax.config.training import MeshConfig
+from sail_jax.curation.mining.dataset import mine_dataset
 from sail_jax.data.batch_shapes import batch_shapes
 from sail_jax.data.collate import as_halves
 from sail_jax.data.pipeline import BatchSource, HostShare, make_extractor, open_store
 from sail_jax.data.sequence_tables import write_sequences
-from sail_jax.data.store import ItemStore, item_key
+from sail_jax.data.store import ItemStore
 from sail_jax.data.training_set import materialize
 from sail_jax.data.views import sides_shown
-from sail_jax.embedder import Embedder
+from sail_jax.embedding.embedder import Embedder
 from sail_jax.errors import SailError
+from sail_jax.items import item_key
 from sail_jax.models.model import init_params, make_model
 from sail_jax.objectives.objective import make_objective
-from sail_jax.parallel.contrast import RingContrast
-from sail_jax.parallel.mesh import make_mesh
-from sail_jax.parallel.rules import first_match, frozen_rules
+from sail_jax.objectives.ring_contrast import RingContrast
+from sail_jax.sharding.mesh import make_mesh
+from sail_jax.sharding.parameters import first_match, frozen_rules
 from sail_jax.training.optimizer import make_optimizer
 from sail_jax.training.state import init_state
 

@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 import tiny
 
-from runs import finish, kill_when, start
 from sail_jax import config as config_lib
-from sail_jax.checkpoint import RunDirectory, require_same_config
 from sail_jax.data.pipeline import BatchSource, HostShare, LoadedBatch
 from sail_jax.errors import SailError
-from sail_jax.parallel.rules import path_name
+from sail_jax.runs.directory import RunDirectory, read_training_log, require_same_config
+from sail_jax.sharding.parameters import path_name
 from sail_jax.training import loop
-from sail_jax.training.log import read_training_log
 from sail_jax.training.loop import train
+from training_runs import finish, kill_when, start
 
 
 @pytest.fixture

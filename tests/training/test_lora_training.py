@@ -11,15 +11,15 @@ import tiny
 from jaxprs import shapes_of_products
 
 from sail_jax import config as config_lib
-from sail_jax import embedder
-from sail_jax.config import MeshConfig
+from sail_jax.config.training import MeshConfig
 from sail_jax.data.pipeline import BatchSource, HostShare
+from sail_jax.embedding import embedder
 from sail_jax.errors import SailError
 from sail_jax.models.fusion import OmniEmbedder
 from sail_jax.models.lora import merge
 from sail_jax.objectives.objective import make_objective
-from sail_jax.parallel.mesh import data_shards, make_mesh, shard_batch
-from sail_jax.parallel.rules import WEIGHT_DECAY, match, path_name
+from sail_jax.sharding.mesh import data_shards, make_mesh, shard_batch
+from sail_jax.sharding.parameters import WEIGHT_DECAY, match, path_name
 from sail_jax.training.loop import train
 from sail_jax.training.optimizer import learning_rate, make_optimizer
 from sail_jax.training.state import abstract_state, init_state, join, sharded_init, split

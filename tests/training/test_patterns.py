@@ -7,8 +7,8 @@ import pytest
 from jaxprs import shapes_of_products
 
 from sail_jax import config as config_lib
+from sail_jax.batch import TokenType
 from sail_jax.data.pipeline import BatchSource, HostShare
-from sail_jax.items import TokenType
 from sail_jax.models.model import init_params, make_model
 from sail_jax.objectives.objective import make_objective
 from sail_jax.training.step import make_loss

@@ -8,11 +8,10 @@ import sys
 
 import numpy as np
 
-from runs import environment
 from sail_jax import config as config_lib
-from sail_jax.checkpoint import RunDirectory
-from sail_jax.training.log import read_training_log
+from sail_jax.runs.directory import RunDirectory, read_training_log
 from sail_jax.training.loop import train
+from training_runs import environment
 
 PROCESS = """
 import sys, jax

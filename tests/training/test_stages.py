@@ -5,18 +5,19 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from runs import finish, kill_when, start
 from sail_jax import config as config_lib
-from sail_jax.checkpoint import Checkpoints, RunDirectory
-from sail_jax.data.negatives import NegativesTable
+from sail_jax.config import total_steps
+from sail_jax.data.hard_negative_table import NegativesTable
 from sail_jax.data.pipeline import BatchSource, HostShare
 from sail_jax.errors import SailError
 from sail_jax.models.model import init_params
 from sail_jax.objectives.objective import make_objective
-from sail_jax.training.log import read_training_log
+from sail_jax.runs.checkpoints import Checkpoints
+from sail_jax.runs.directory import RunDirectory, read_training_log
 from sail_jax.training.loop import train
-from sail_jax.training.mining import check_mined, mine_for_stage
-from sail_jax.training.stages import mined_table, plan, total_steps
+from sail_jax.training.stage_mining import check_mined, mine_for_stage
+from sail_jax.training.stages import mined_table, plan
+from training_runs import finish, kill_when, start
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ import optax
 import pytest
 
 from sail_jax import config as config_lib
-from sail_jax.config import MeshConfig
+from sail_jax.config.training import MeshConfig
 from sail_jax.data.pipeline import BatchSource, HostShare
 from sail_jax.errors import SailError
 from sail_jax.models.model import make_model
 from sail_jax.objectives.objective import make_objective
-from sail_jax.parallel.mesh import data_shards, host_rows, make_mesh, shard_batch
-from sail_jax.parallel.rules import WEIGHT_DECAY, match, path_name
+from sail_jax.sharding.mesh import data_shards, host_rows, make_mesh, shard_batch
+from sail_jax.sharding.parameters import WEIGHT_DECAY, match, path_name
 from sail_jax.training.optimizer import learning_rate, make_optimizer
 from sail_jax.training.state import abstract_state, init_state, sharded_init
 from sail_jax.training.step import compile_step, make_loss, make_train_step

@@ -1,0 +1,246 @@
+"""Compiles the train step of a config for machines that are not there, to see what it needs before they are booked."""
+
+import dataclasses
+import math
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+from jax.stages import Compiled, Traced
+
+from sail_jax.aot.chips import Chip, find_devices
+from sail_jax.aot.collectives import collective_bytes
+from sail_jax.aot.flops import executed_flops, jaxpr_flops
+from sail_jax.aot.report import AheadReport, Memory
+from sail_jax.batch import Batch
+from sail_jax.config import Config
+from sail_jax.config.schema import nearest
+from sail_jax.data.batch_shapes import batch_kinds, batch_shapes, foretold_room
+from sail_jax.errors import SailError
+from sail_jax.models.model import make_model
+from sail_jax.objectives.matching import Recipe
+from sail_jax.objectives.objective import Objective, make_objective
+from sail_jax.objectives.ring_contrast import choose_contrast
+from sail_jax.sharding.mesh import BATCH_SPEC, check_batch, data_shards, make_mesh
+from sail_jax.training.loop import make_step
+from sail_jax.training.optimizer import make_optimizer, run_learning_rate
+from sail_jax.training.stages import Stage, plan
+from sail_jax.training.state import TrainState, abstract_state, join, split
+from sail_jax.training.step import make_loss
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+# "... required for HLO temporaries (72.99G) exceeds ..."; "Used 20.5G of 15.75G hbm."
+_REFUSED = re.compile(r"(HLO temporaries \(|Used )([\d.]+)([KMG]?)")
+
+
+def compile_ahead(config: Config, topology: str, *, stage: str = "", dataset: str = "") -> AheadReport:
+    """Compiles the step that `train` would run on a machine, and reports what it needs.
+
+    Args:
+        config: the experiment; its checkpoints are not read, and of its data only the file of `data.weights`.
+        topology: see `parallel.chips.find_devices`.
+        stage: which of `config.stages`; empty for the first.
+        dataset: the training set whose batches are taken; empty for the one with the most to compute.
+
+    Raises:
+        SailError: when a name or a setting is wrong, or the batch does not split over the devices.
+    """
+    step, began = _plan_step(config, topology, stage, dataset), time.monotonic()
+    compiled = [(_compile(traced), times) for traced, times in step.programs]
+    refusal = next((refusal for (_, refusal), _ in compiled if refusal), "")
+    done = [(program, times) for (program, _), times in compiled if program]
+    executed, model = _operations(step)
+    return AheadReport(
+        topology=topology,
+        chip=step.chip,
+        devices=step.mesh.size,
+        mesh=dict(step.mesh.shape),
+        stage=step.stage.name,
+        datasets=step.datasets,
+        batch=step.batch,
+        micro_batches=config.train.micro_batches,
+        larger_stages=step.larger_stages,
+        memory=_memory(config, step.abstract, step.batch, [program for program, _ in done], refusal),
+        refusal=refusal,
+        executed=executed,
+        model=model,
+        sent=_sent(done, step.mesh.size) if not refusal else {},
+        seconds=time.monotonic() - began,
+    )
+
+
+def count_ahead(config: Config, topology: str, *, stage: str = "", dataset: str = "") -> tuple[int, int]:
+    """Operations of that step, without compiling it: those executed, and those that the model needs.
+
+    Args and errors are those of `compile_ahead`.
+    """
+    return _operations(_plan_step(config, topology, stage, dataset))
+
+
+class _PlannedStep(NamedTuple):
+    """A step as the training loop makes it for a machine, traced.
+
+    Attributes:
+        chip: the chips of the machine.
+        mesh: its devices.
+        stage: of the run.
+        datasets: the training sets that may occur in the batch.
+        batch: shapes of a global micro-batch, as it lies on the mesh.
+        recipe: what is computed of it.
+        larger_stages: stages of the run that have larger batches.
+        abstract: the state.
+        programs: each with how often it runs.
+    """
+
+    chip: Chip
+    mesh: Mesh
+    stage: Stage
+    datasets: tuple[str, ...]
+    batch: Batch
+    recipe: Recipe
+    larger_stages: tuple[str, ...]
+    abstract: TrainState
+    programs: list[tuple[Traced, int]]
+
+
+def _plan_step(config: Config, topology: str, stage: str, dataset: str) -> _PlannedStep:
+    chip, devices = find_devices(topology)
+    mesh = make_mesh(config.mesh, devices)
+    check_batch(mesh, config.data.batch_size, config.train.micro_batches)
+    stages = plan(config, Path("mined"))
+    chosen = _stage(stages, stage)
+    names, batch, recipe = _batch(chosen.config, dataset, data_shards(mesh))
+    larger = _larger(stages, batch, data_shards(mesh))
+    batch = jax.tree.map(lambda leaf: _placed(leaf, mesh), batch)
+    objective = make_objective(chosen.config, choose_contrast(config, mesh), data_shards(mesh))
+    programs, abstract = _trace(config, stages, objective, batch, recipe, mesh)
+    return _PlannedStep(chip, mesh, chosen, names, batch, recipe, larger, abstract, programs)
+
+
+def _operations(step: _PlannedStep) -> tuple[int, int]:
+    """Those executed, and those of the model."""
+    platform = "" if step.chip.is_gpu else "tpu"
+    executed = sum(times * jaxpr_flops(traced.jaxpr, platform) for traced, times in step.programs)
+    return executed, _model_flops(step.stage.config, step.datasets, step.abstract, step.recipe, data_shards(step.mesh))
+
+
+def _stage(stages: list[Stage], name: str) -> Stage:
+    names = [stage.name for stage in stages]
+    if name and name not in names:
+        raise SailError(f"There is no stage {name!r}. Did you mean {nearest(name, names)}?")
+    return stages[names.index(name) if name else 0]
+
+
+def _batch(config: Config, dataset: str, shards: int) -> tuple[tuple[str, ...], Batch, Recipe]:
+    """The data sets of a batch, its shapes, and what is computed of it: of one data set, or of the one with the most frames."""
+    kinds = [kind for kind in batch_kinds(config) if dataset in kind or not dataset]
+    if not kinds:
+        names = [name for kind in batch_kinds(config) for name in kind]
+        raise SailError(f"No batch of this stage has the data set {dataset!r}. Did you mean {nearest(dataset, names)}?")
+    objective, names = make_objective(config), list(config.data.datasets)
+
+    def described(kind: tuple[str, ...]) -> tuple[tuple[str, ...], Batch, Recipe]:
+        recipe = objective.recipe([names.index(name) for name in kind])
+        recipe = recipe._replace(room=foretold_room(config, kind, shards))
+        return kind, batch_shapes(config, kind, shards), recipe
+
+    def size(entry: tuple[tuple[str, ...], Batch, Recipe]) -> tuple[int, ...]:
+        _, batch, recipe = entry
+        return batch.frames.shape[0], batch.valid.shape[1], sum(map(len, recipe.views))
+
+    return max(map(described, kinds), key=size)
+
+
+def _larger(stages: list[Stage], batch: Batch, shards: int) -> tuple[str, ...]:
+    """The stages whose batches have more frames or more sides, as those with mined hard negatives do."""
+
+    def sizes(batch: Batch) -> tuple[int, int]:
+        return batch.frames.shape[0], batch.valid.shape[1]
+
+    found = [(stage.name, _batch(stage.config, "", shards)[1]) for stage in stages]
+    return tuple(name for name, other in found if sizes(other) > sizes(batch))
+
+
+def _placed(leaf: jax.ShapeDtypeStruct, mesh: Mesh) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, BATCH_SPEC))
+
+
+def _trace(
+    config: Config, stages: list[Stage], objective: Objective, batch: Batch, recipe: Recipe, mesh: Mesh
+) -> tuple[list[tuple[Traced, int]], TrainState]:
+    """The programs of a step as the training loop makes it, each with how often it runs, and the abstract state."""
+    optimizer = make_optimizer(config.optimizer)
+    schedule = run_learning_rate([(stage.name, stage.config.optimizer, stage.steps) for stage in stages])
+    abstract = abstract_state(config, make_objective(config), optimizer, mesh)
+    step = make_step(config, objective, optimizer, schedule, abstract, mesh)
+    with jax.set_mesh(mesh):
+        return step.programs(abstract, batch, recipe), abstract
+
+
+def _sent(programs: Sequence[tuple[Compiled, int]], devices: int) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for program, times in programs:
+        for kind, count in collective_bytes(program.as_text(), devices).items():
+            total[kind] = total.get(kind, 0) + times * count
+    return total
+
+
+def _compile(traced: Traced) -> tuple[Compiled | None, str]:
+    """The compiled step, or none and why the compiler finds too little memory."""
+    try:
+        return traced.lower().compile(), ""
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return None, str(error).splitlines()[0]
+
+
+def _model_flops(config: Config, names: Sequence[str], abstract: TrainState, recipe: Recipe, shards: int) -> int:
+    """Operations of the loss and its gradient on the whole batch, with nothing computed twice."""
+    perceiver = dataclasses.replace(config.model.perceiver, attention_block=0)  # blocks are recomputed
+    plain = dataclasses.replace(config.model, remat="none", media_chunk=0, perceiver=perceiver)
+    whole = dataclasses.replace(config, model=plain, train=dataclasses.replace(config.train, micro_batches=1))
+    room = recipe.room and recipe.room * config.train.micro_batches
+    loss = make_loss(make_model(plain, groups=shards), make_objective(config), config.lora)
+
+    def gradient(params: Any, batch: Batch) -> Any:
+        trained, frozen = split(config, params)
+        given = recipe._replace(room=room)
+        return jax.value_and_grad(lambda part: loss(join(part, frozen), batch, given), has_aux=True)(trained)
+
+    return executed_flops(gradient, abstract.params, batch_shapes(whole, names, shards))
+
+
+def _memory(config: Config, abstract: TrainState, batch: Batch, programs: Sequence[Compiled], refusal: str) -> Memory:
+    """Of the program that takes most; the state lies on the devices all the time."""
+    trained = split(config, abstract.params)[0]
+    cached = config.train.micro_batches > 1
+    held = {
+        "parameters": _bytes_per_device(abstract.params),
+        "optimizer": _bytes_per_device(abstract.opt_state),
+        "batch": _bytes_per_device(batch) * (2 if cached else 1),  # the next part is on its way
+        "gradients": _bytes_per_device(trained) if cached else 0,
+    }
+    if refusal:
+        found = _REFUSED.search(refusal)
+        needed = int(float(found.group(2)) * _UNITS[found.group(3)]) if found else 0
+        if found and found.group(1) == "Used ":
+            needed = max(0, needed - sum(held.values()))
+        return Memory(**held, padding=0, temporaries=needed, outputs=0, code=0)
+    told = max((program.memory_analysis() for program in programs), key=lambda told: told.temp_size_in_bytes)
+    return Memory(
+        **held,
+        # Arguments that this step does not read are none of the program's, yet they lie there.
+        padding=max(0, told.argument_size_in_bytes - sum(held.values())),
+        temporaries=told.temp_size_in_bytes,
+        outputs=0 if cached else told.output_size_in_bytes - told.alias_size_in_bytes,
+        code=sum(program.memory_analysis().generated_code_size_in_bytes for program in programs),
+    )
+
+
+def _bytes_per_device(tree: Any) -> int:
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,175 @@
+"""What a step needs that was compiled for a machine which is not there: memory, operations, traffic, and the time they bound."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from sail_jax.aot.chips import Chip
+from sail_jax.batch import Batch
+
+# Share of the peak that large matrix products reach in practice; the roofline alone is a bound that nothing attains.
+EFFICIENCY = 0.5
+# GPUs keep a part of their memory to the driver, the communication library and fragmentation.
+_GPU_SHARE = 0.9
+_REMEDY = (
+    "Set config.model.remat='full', config.model.media_chunk, config.data.text_budget or config.train.micro_batches, raise "
+    "config.mesh.fsdp or config.mesh.tensor, set config.mesh.shard_optimizer, lower config.data.batch_size, or take more devices."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes of one device.
+
+    Attributes:
+        parameters: those of the model, trained or not, and of the objective.
+        optimizer: the optimiser's state.
+        batch: this device's part of the batch, or of two micro-batches.
+        gradients: the sums that micro-batches add to; 0 where there are none.
+        padding: what the tiles of the device add to these three.
+        temporaries: activations, gradients and buffers at their peak, as the compiler lays them out.
+        outputs: results that do not take the place of an argument.
+        code: the program.
+    """
+
+    parameters: int
+    optimizer: int
+    batch: int
+    gradients: int
+    padding: int
+    temporaries: int
+    outputs: int
+    code: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(dataclasses.astuple(self))
+
+
+@dataclasses.dataclass(frozen=True)
+class AheadReport:
+    """What `compile_ahead` found.
+
+    Attributes:
+        topology: the name that was asked for.
+        chip: its chips.
+        devices: their number.
+        mesh: axis -> size.
+        stage: of the run; empty for one without stages.
+        datasets: the training sets that may occur in the batch.
+        batch: shapes of the global batch, or of a micro-batch.
+        micro_batches: their number.
+        larger_stages: stages of the run that have larger ones.
+        memory: bytes of a device; where the compiler refused, only what it said.
+        refusal: why the compiler refused for lack of memory; empty when it did not.
+        executed: operations of a step, over all devices.
+        model: of those, what the loss and its gradient need with nothing computed twice.
+        sent: bytes that a device sends in a step, by kind of collective; empty where the compiler refused.
+        seconds: what tracing and compiling took.
+    """
+
+    topology: str
+    chip: Chip
+    devices: int
+    mesh: Mapping[str, int]
+    stage: str
+    datasets: tuple[str, ...]
+    batch: Batch
+    micro_batches: int
+    larger_stages: tuple[str, ...]
+    memory: Memory
+    refusal: str
+    executed: int
+    model: int
+    sent: Mapping[str, float]
+    seconds: float
+
+    @property
+    def room(self) -> float:
+        """Bytes of a device that the step may take."""
+        return self.chip.memory * (_GPU_SHARE if self.chip.is_gpu else 1)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the memory suffices: for TPUs as their compiler says, which knows what they keep for themselves."""
+        return not self.refusal and self.memory.total <= self.room
+
+    @property
+    def items(self) -> int:
+        """Items of a step: all sides of all pairs."""
+        pairs, sides = self.batch.valid.shape
+        return pairs * sides * self.micro_batches
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """Seconds below which no step can get, by what it waits for, where the work is split evenly."""
+        state = self.memory.parameters + self.memory.optimizer
+        moved = self.memory.batch + 2 * state  # at the least: read once, the state written once
+        return {
+            "arithmetic": self.executed / self.devices / self.chip.flops,
+            "memory": moved / self.chip.memory_rate,
+            "interconnect": sum(self.sent.values()) / self.chip.send_rate(self.devices),
+        }
+
+    def sections(self) -> dict[str, list[tuple[str, str]]]:
+        """Heading -> rows (what, figure), for people."""
+        return {
+            f"{self.topology}: {self.devices} x {self.chip.name}": self._what(),
+            "Memory of a device": self._memory(),
+            "A step": self._work(),
+            "Time of a step": self._time(),
+        }
+
+    def verdict(self) -> str:
+        """Whether it fits, and what to change where it does not."""
+        needed = f"{_gib(self.memory.total)} of {_gib(self.room)}."
+        lines = [f"It fits: {needed}"] if self.fits else [f"It does not fit: {needed}", self.refusal, _REMEDY]
+        if self.larger_stages:
+            lines.append(f"Larger batches come in: {', '.join(self.larger_stages)}. Check them with --stage.")
+        return "\n".join(filter(None, lines))
+
+    def _what(self) -> list[tuple[str, str]]:
+        pairs, sides = self.batch.valid.shape
+        axes = ", ".join(f"{axis}={size}" for axis, size in self.mesh.items())
+        rows = [
+            ("mesh", axes),
+            ("batch", f"{pairs * self.micro_batches:,} pairs x {sides} sides of {', '.join(self.datasets)}"),
+            ("micro-batches", f"{self.micro_batches}"),
+            ("frames, clips of each", f"{self.batch.frames.shape[0]:,}, {self.batch.clips.shape[0]:,}"),
+            ("compiled in", f"{self.seconds:.0f} s"),
+        ]
+        return [("stage", self.stage), *rows] if self.stage else rows
+
+    def _memory(self) -> list[tuple[str, str]]:
+        told = dataclasses.asdict(self.memory) | {"total": self.memory.total, "there is": self.room}
+        rows = [(name, _gib(count)) for name, count in told.items()]
+        if self.chip.is_gpu:
+            rows.append(("note", "temporaries as XLA lays them out for CPUs, which hold some bfloat16 in float32"))
+        return rows
+
+    def _work(self) -> list[tuple[str, str]]:
+        rows = [
+            ("FLOPs executed", f"{self.executed:.3e}, {self.executed / self.devices:.3e} per device"),
+            ("FLOPs of the model", f"{self.model:.3e}"),
+            ("executed over model", f"{self.executed / self.model:.2f}"),
+        ]
+        rows += [(f"{kind}, sent per device", _gib(count)) for kind, count in self.sent.items() if count]
+        return rows
+
+    def _time(self) -> list[tuple[str, str]]:
+        rows = [(f"{name}, at least", _seconds(bound)) for name, bound in self.bounds.items()]
+        step = max(self.bounds.values())
+        likely = step / EFFICIENCY
+        return [
+            *rows,
+            ("roofline, a bound", f"{_seconds(step)}, {self.items / step:,.0f} items/s"),
+            (f"at {EFFICIENCY:.0%} of it", f"{_seconds(likely)}, {self.items / likely:,.0f} items/s"),
+        ]
+
+
+def _gib(count: float) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 / 10 else f"{count / 2**20:.2f} MiB"
+
+
+def _seconds(time: float) -> str:
+    return f"{time:.3f} s" if time >= 0.1 else f"{time * 1e3:.3f} ms"

@@ -1,0 +1,152 @@
+"""Every setting of the project: its type, its default, and one line on its meaning.
+
+The dataclasses of this package are the single source, a file per subject; `schema` says how they are declared and checked. An experiment file (`configs/*.py`) starts from `default_config()`, a locked
+`ml_collections.ConfigDict` of the same keys, and changes what it needs; the command line changes single keys;
+`build()` turns the result into the frozen dataclasses that the code reads. Unknown keys are errors in all three places.
+"""
+
+import dataclasses
+import difflib
+import importlib.util
+import json
+import pathlib
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+from sail_jax.config.curation import BalancingConfig, MiningConfig
+from sail_jax.config.data import DataConfig, IngestConfig, PromptConfig, SyntheticConfig
+from sail_jax.config.evaluation import EvalConfig
+from sail_jax.config.log_pairs import BuildersConfig
+from sail_jax.config.log_sequences import SequencesConfig
+from sail_jax.config.logs import LogsConfig
+from sail_jax.config.model import ModelConfig
+from sail_jax.config.schema import build_settings, override, section, setting, to_dict
+from sail_jax.config.training import LoraConfig, MeshConfig, ObjectiveConfig, OptimizerConfig, StageConfig, TrainConfig
+from sail_jax.errors import SailError
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """An experiment."""
+
+    seed: int = setting(0, "seed of every random draw, together with the step", low=0, below=2**31)
+    model: ModelConfig = section(ModelConfig, "the model")
+    init_from: dict[str, str] = setting(
+        {},
+        "part of the model ('llm', 'vit', 'audio', 'perceiver', 'vision_adapter', 'audio_adapter', or 'model' for all; of a "
+        "dual tower 'bert', 'vit', 'audio') -> checkpoint it starts from: a Hugging Face directory or hub id; parts left out are "
+        "drawn anew",
+    )
+    init_allow_bin: bool = setting(
+        False, "whether `init_from` may read pickled weights (.bin), where a checkpoint has no others"
+    )
+    prompt: PromptConfig = section(PromptConfig, "prompts and tokenizer")
+    data: DataConfig = section(DataConfig, "the input pipeline")
+    ingest: IngestConfig = section(IngestConfig, "ingestion")
+    synthetic: SyntheticConfig = section(SyntheticConfig, "the generated world")
+    logs: LogsConfig = section(LogsConfig, "a recommender's logs")
+    builders: BuildersConfig = section(BuildersConfig, "pair tables from logs")
+    sequences: SequencesConfig = section(SequencesConfig, "sequence tables from logs")
+    objective: ObjectiveConfig = section(ObjectiveConfig, "the loss")
+    optimizer: OptimizerConfig = section(OptimizerConfig, "the optimiser")
+    lora: LoraConfig = section(LoraConfig, "low-rank adapters")
+    train: TrainConfig = section(TrainConfig, "the training loop")
+    stages: dict[str, StageConfig] = setting(
+        {}, "stages by name, run in the order of their names; their steps replace train.steps. Empty: one stage"
+    )
+    mining: MiningConfig = section(MiningConfig, "hard negative mining")
+    balancing: BalancingConfig = section(BalancingConfig, "balancing of the training sets")
+    mesh: MeshConfig = section(MeshConfig, "the device mesh")
+    eval: EvalConfig = section(EvalConfig, "evaluation")
+
+
+def total_steps(config: Config) -> int:
+    """Steps of a whole run."""
+    return sum(settings.steps for settings in config.stages.values()) if config.stages else config.train.steps
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """The defaults as a locked ConfigDict; experiment files change it and return it."""
+    config = ml_collections.ConfigDict(to_dict(Config())).lock()
+    _unlock_mappings(config)
+    return config
+
+
+def _unlock_mappings(config: ml_collections.ConfigDict) -> None:
+    """Mappings whose keys are the user's own (data sets, tables, tasks, columns) start empty and take any key."""
+    for value in config.values():
+        if isinstance(value, ml_collections.ConfigDict):
+            _unlock_mappings(value)
+            if not len(value):
+                value.unlock()
+
+
+def build(values: Mapping[str, Any]) -> Config:
+    """Turns nested mappings into a checked `Config`.
+
+    Args:
+        values: a ConfigDict or a plain dict; keys left out take their defaults.
+
+    Raises:
+        SailError: on an unknown key (with the nearest valid names), or a value of the wrong type or outside its limits.
+    """
+    if isinstance(values, ml_collections.ConfigDict):
+        values = values.to_dict()
+    return build_settings(Config, values, "config")
+
+
+def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads an experiment file and applies overrides.
+
+    Args:
+        path: a Python file with `get_config()`, or the `config.json` that a run saved.
+        overrides: words of the form "a.b=value"; the value is a Python literal, or else taken as a string.
+
+    Raises:
+        SailError: when the file cannot be read, or a key or a value is wrong.
+    """
+    return build(override(Config, _read(pathlib.Path(path)), overrides))
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=3)
+        raise SailError(f"There is no config file {path}." + (f" Did you mean {' or '.join(near)}?" if near else ""))
+    if path.suffix == ".json":
+        try:
+            return json.loads(path.read_text())
+        except ValueError as error:
+            raise SailError(f"{path} is no JSON ({error}). Repair it, or name the experiment file.") from error
+    spec = importlib.util.spec_from_file_location(f"sail_jax_config_{path.stem}", path)
+    if spec is None:
+        raise SailError(f"{path} is no config file; give a Python file with get_config(), or a run's config.json.")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config() if hasattr(module, "get_config") else None
+    except Exception as error:  # an experiment file is the user's code, and may raise anything
+        # ConfigDict puts "Did you mean ...?" into the message for unknown keys.
+        reason = error.args[0] if isinstance(error, KeyError | AttributeError) and error.args else error
+        raise SailError(f"{path}{_failing_line(error, path)}: {type(error).__name__}: {reason}") from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise SailError(f"{path} has no get_config() that returns a ConfigDict; start from default_config().")
+    return config.to_dict()
+
+
+def _failing_line(error: Exception, path: pathlib.Path) -> str:
+    """Where in an experiment file an error arose, as ", line N", or nothing where that is not known."""
+    lines = [
+        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path.absolute())
+    ]
+    return f", line {lines[-1]}" if lines else ""
+
+
+def save(config: Config, path: pathlib.Path) -> None:
+    """Writes the resolved config as JSON that `load` reads back."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(to_dict(config), indent=2) + "\n")
+    partial.rename(path)

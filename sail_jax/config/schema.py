@@ -1,0 +1,195 @@
+"""How settings are declared, built, checked, changed and listed: the machinery beneath `config`, which holds the settings.
+
+A group of settings is a frozen dataclass whose fields are made by `setting` and `section`.
+"""
+
+import ast
+import dataclasses
+import difflib
+import math
+import operator
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sail_jax.errors import SailError
+
+
+def setting(
+    default: Any,
+    meaning: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A dataclass field with a default, a one-line meaning, and the values it takes.
+
+    Args:
+        default: the default.
+        meaning: what it means.
+        low: least value, of each entry where the setting is a sequence.
+        high: greatest value, likewise.
+        above: bound that is itself excluded, likewise.
+        below: likewise.
+        choices: the values, where they are few.
+    """
+    limits = {"low": low, "high": high, "above": above, "below": below}
+    metadata = {
+        "meaning": meaning,
+        "limits": {name: limit for name, limit in limits.items() if limit is not None},
+        "choices": choices,
+    }
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def section(cls: type, meaning: str) -> Any:
+    """A dataclass field that is itself a group of settings."""
+    return dataclasses.field(default_factory=cls, metadata={"meaning": meaning})
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config dataclass as nested plain dicts; tuples stay tuples."""
+    if dataclasses.is_dataclass(config):
+        return {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    if isinstance(config, Mapping):
+        return {key: to_dict(value) for key, value in config.items()}
+    return config
+
+
+def build_settings(cls: Any, value: Any, path: str) -> Any:
+    """Turns nested mappings into checked dataclasses.
+
+    Args:
+        cls: the dataclass, or the type of a single setting.
+        value: nested plain values; keys left out take their defaults.
+        path: dotted path of the value, for messages.
+
+    Raises:
+        SailError: on an unknown key (with the nearest valid names), or a value of the wrong type or outside its limits.
+    """
+    origin, arguments = typing.get_origin(cls), typing.get_args(cls)
+    if dataclasses.is_dataclass(cls):
+        if not isinstance(value, Mapping):
+            raise SailError(f"{path} is a group of settings, not {value!r}.")
+        hints = typing.get_type_hints(cls)
+        for key in value:
+            if key not in hints:
+                raise SailError(unknown_key(f"{path}.{key}", key, hints))
+        built = {key: build_settings(hints[key], entry, f"{path}.{key}") for key, entry in value.items()}
+        for field in dataclasses.fields(cls):
+            if field.name in built:
+                _check_value(field, built[field.name], f"{path}.{field.name}")
+        return cls(**built)
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise SailError(f"{path} takes a mapping such as {{'name': value}}, not {value!r}.")
+        return {str(key): build_settings(arguments[1], entry, f"{path}.{key}") for key, entry in value.items()}
+    if origin is tuple:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise SailError(f"{path} takes a sequence such as ('a', 'b'), not {value!r}.")
+        return tuple(build_settings(arguments[0], entry, f"{path}[{i}]") for i, entry in enumerate(value))
+    if cls is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, cls) or (cls is int and isinstance(value, bool)):
+        raise SailError(f"{path} takes a value of type {cls.__name__}, not {value!r}.")
+    return value
+
+
+def _check_value(field: dataclasses.Field, value: Any, path: str) -> None:
+    """Checks a value against what its `setting` says of it; numbers must be finite."""
+    for entry in value if isinstance(value, tuple) else (value,):
+        if isinstance(entry, float) and not math.isfinite(entry):
+            raise SailError(f"{path} is {value}; write a finite number.")
+        limits = field.metadata.get("limits", {})
+        if not all(_LIMITS[name][1](entry, limit) for name, limit in limits.items()):
+            wanted = " and ".join(f"{_LIMITS[name][0]} {limit}" for name, limit in limits.items())
+            raise SailError(f"{path} is {value}; it must be {wanted}.")
+        choices = field.metadata.get("choices")
+        if choices and entry not in choices:
+            raise SailError(f"{path} is {value!r}; choose one of {', '.join(choices)}.")
+
+
+_LIMITS = {
+    "low": ("at least", operator.ge),
+    "high": ("at most", operator.le),
+    "above": ("above", operator.gt),
+    "below": ("below", operator.lt),
+}
+
+
+def unknown_key(path: str, key: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
+    """The message for a mistyped key, with the nearest valid names."""
+    return f"There is no setting {path}. Did you mean {nearest(key, valid)}?"
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """The valid names that a mistyped one may stand for, or all of them, as "a or b"."""
+    return " or ".join(difflib.get_close_matches(name, list(valid), n=3, cutoff=0.5) or sorted(valid))
+
+
+def override(cls: type, values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Changes nested values by words of the form "a.b=value"; the value is a Python literal, or else taken as a string.
+
+    Raises:
+        SailError: on an unknown key or a word without a value.
+    """
+    for word in overrides:
+        dotted, equals, literal = word.partition("=")
+        if not equals:
+            raise SailError(f"--config.{word} has no value; write --config.{word}=VALUE.")
+        *parents, key = dotted.split(".")
+        node, owner = values, cls
+        for depth, name in enumerate(parents):
+            path = ".".join(["config", *parents[: depth + 1]])
+            # A word changes a data set, a stage or a task that is there: a mistyped name must not add one.
+            if typing.get_origin(owner) is dict and node and name not in node:
+                raise SailError(unknown_key(path, name, node))
+            owner = _field_type(owner, name, path)
+            node = node.setdefault(name, {})
+        leaf = _field_type(owner, key, f"config.{dotted}")
+        node[key] = literal if leaf is str else _literal(literal)
+    return values
+
+
+def _field_type(cls: Any, name: str, path: str) -> Any:
+    if typing.get_origin(cls) is dict:
+        return typing.get_args(cls)[1]
+    if not dataclasses.is_dataclass(cls):
+        raise SailError(f"There is no setting {path}: {path.rpartition('.')[0]} is a single value.")
+    hints = typing.get_type_hints(cls)
+    if name not in hints:
+        raise SailError(unknown_key(path, name, hints))
+    return hints[name]
+
+
+def _literal(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def meanings(cls: type, prefix: str = "config") -> list[tuple[str, str, Any, str]]:
+    """Rows (key, type, default, meaning) of every setting, for the reference that `describe --settings` prints."""
+    rows = []
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        path, hint = f"{prefix}.{field.name}", hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            rows += meanings(hint, path)
+            continue
+        default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
+        name = str(hint) if isinstance(hint, types.GenericAlias) else hint.__name__
+        rows.append((path, re.sub(r"sail_jax\.\w+\.", "", name), default, field.metadata["meaning"]))
+        if typing.get_origin(hint) is dict and dataclasses.is_dataclass(typing.get_args(hint)[1]):
+            rows += meanings(typing.get_args(hint)[1], f"{path}.NAME")
+    return rows

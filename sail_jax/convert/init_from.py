@@ -1,0 +1,190 @@
+"""The parameters that training starts from: towers out of checkpoints (`config.init_from`), the rest drawn anew."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import transformers
+from jax.sharding import Mesh
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sail_jax.config import Config
+from sail_jax.config.schema import to_dict
+from sail_jax.convert.architectures import EXPORTED_TYPE
+from sail_jax.convert.from_hf import TOWERS, Loaded, check_settings, load_rows, load_tower, read_json
+from sail_jax.convert.sources import find_checkpoint
+from sail_jax.convert.weight_files import WeightFiles
+from sail_jax.convert.weight_map import OWN_PARTS
+from sail_jax.data.prompts import load_tokenizer
+from sail_jax.errors import SailError
+from sail_jax.models.model import abstract_params, init_params
+
+# Keys of `config.init_from` by kind of model; "model" stands for all parts.
+PARTS = {
+    "fusion": ("llm", "vit", "audio", *OWN_PARTS),
+    "dual_tower": ("bert", "vit", "audio", "vision_adapter", "audio_adapter", "text_adapter"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class InitReport:
+    """Where the parameters came from.
+
+    Attributes:
+        loaded: part -> what was read for it.
+        fresh: parts that were drawn anew.
+    """
+
+    loaded: Mapping[str, Loaded]
+    fresh: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = []
+        for part, loaded in self.loaded.items():
+            notes = [f"{loaded.tensors} tensors"]
+            notes += [f"{name} resized" for name in loaded.resized]
+            notes += [f"{count} left over ({reason})" for reason, count in loaded.left_over.items()]
+            lines.append(f"{part}: loaded from {loaded.source}; {', '.join(notes)}")
+        return "\n".join([*lines, *(f"{part}: initialised fresh" for part in self.fresh)])
+
+
+def initial_params(config: Config, mesh: Mesh) -> tuple[Any, InitReport]:
+    """Parameters of the model at step 0, each leaf on its shards.
+
+    Args:
+        config: its `init_from` maps parts of the model to checkpoints.
+        mesh: where they are placed.
+
+    Raises:
+        SailError: on an unknown part, a checkpoint that cannot be found or does not fit.
+    """
+    sources = check_sources(config)
+    abstract = abstract_params(config, mesh)
+    size = sum(len(jax.tree.leaves(abstract[part])) for part in sources)
+    with _progress() as bar:
+        task = bar.add_task("read checkpoints", total=size, visible=bool(sources))
+        loaded = {
+            part: _load(part, directory, config, abstract[part], lambda _: bar.advance(task))
+            for part, directory in sources.items()
+        }
+    fresh = {part: shapes for part, shapes in abstract.items() if part not in loaded}
+    drawn = _draw(config, fresh) if fresh else {}
+    params = {part: loaded[part].params if part in loaded else drawn[part] for part in abstract}
+    return params, InitReport(loaded, tuple(fresh))
+
+
+def check_sources(config: Config) -> dict[str, Path]:
+    """Part -> directory of its checkpoint, of all that `config.init_from` names; cheap, as no weight is read.
+
+    Raises:
+        SailError: on an unknown part, a checkpoint that cannot be found, or one that another config fits.
+    """
+    directories = {}
+    for part, source in _sources(config).items():
+        directory = directories[part] = find_checkpoint(source, allow_bin=config.init_allow_bin)
+        if (directory / "adapter").is_dir() or (directory / "adapter_config.json").is_file():
+            raise SailError(
+                f"config.init_from.{part}: {directory} holds LoRA adapters that are not merged, so that its weights are another "
+                "model's. Export without --adapters, or merge them."
+            )
+        if part in TOWERS:
+            check_settings(directory, part, getattr(config.model, part))
+    return directories
+
+
+def check_tokenizer(config: Config) -> None:
+    """Checks that the text tower's checkpoint and the training data agree on what a token id means.
+
+    Raises:
+        SailError: when that checkpoint, of the LLM or of BERT, has a tokenizer, and another vocabulary than
+            `config.prompt.tokenizer`.
+    """
+    tower = config.model.text_tower
+    source = _sources(config).get(tower)
+    directory = source and find_checkpoint(source, allow_bin=config.init_allow_bin)
+    if not directory or not (directory / "tokenizer.json").is_file():
+        return
+    theirs = transformers.AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    ours = load_tokenizer(config.prompt, Path(config.data.dir), config.model.text_vocab)
+    if theirs.get_vocab() != ours.get_vocab():
+        raise SailError(
+            f"The {tower} tower of {directory} was trained with another tokenizer than config.prompt.tokenizer, {config.prompt.tokenizer}: "
+            f"set config.prompt.tokenizer={directory.absolute()}."
+        )
+
+
+def _sources(config: Config) -> dict[str, str]:
+    """Part -> checkpoint; what is named by itself goes before "model"."""
+    init_from, kind = config.init_from, config.model.kind
+    unknown = [part for part in init_from if part not in (*PARTS[kind], "model")]
+    if unknown:
+        raise SailError(
+            f"config.init_from names unknown parts {unknown} of a model of kind {kind!r}; choose from "
+            f"{', '.join((*PARTS[kind], 'model'))}."
+        )
+    everything = dict.fromkeys(PARTS[kind], init_from["model"]) if "model" in init_from else {}
+    sources = everything | {part: source for part, source in init_from.items() if part != "model"}
+    own = [part for part in sources if part not in TOWERS]
+    if own and kind == "dual_tower":
+        raise SailError(
+            f"config.init_from names {', '.join(own)}, which no checkpoint has for a dual tower, as it is not exported. Name "
+            "bert, vit and audio one by one; what is left out is drawn anew."
+        )
+    return sources
+
+
+def _load(part: str, directory: Path, config: Config, abstract: Any, progress: Callable[[int], None]) -> Loaded:
+    allow = {"allow_bin": config.init_allow_bin, "progress": progress}
+    if part in TOWERS:
+        return load_tower(directory, part, getattr(config.model, part), abstract, **allow)
+    return _load_own(directory, part, config, abstract, **allow)
+
+
+def _load_own(
+    directory: Path, part: str, config: Config, abstract: Any, *, allow_bin: bool, progress: Callable[[int], None]
+) -> Loaded:
+    """A part that no published checkpoint has: from a directory that we exported."""
+    values = read_json(directory / "config.json")
+    if values.get("model_type") != EXPORTED_TYPE:
+        raise SailError(
+            f"config.init_from.{part}: {directory} is no exported sail_jax model, and nothing else has this part."
+        )
+    if part == "perceiver":
+        theirs = values.get("perceiver_config")
+        if not isinstance(theirs, dict):
+            raise SailError(f"{directory / 'config.json'} has no perceiver_config. Export the model again.")
+        wrong = [
+            f"config.model.perceiver.{key}={theirs[key]!r} (now {value!r})"
+            for key, value in to_dict(config.model.perceiver).items()
+            if key in theirs and theirs[key] != value
+        ]
+        if wrong:
+            raise SailError(f"The perceiver differs from that of {directory}; set {', '.join(wrong)}.")
+    files = WeightFiles(directory, allow_bin=allow_bin)
+    try:
+        inside = f"{part}."
+        return load_rows(
+            files,
+            OWN_PARTS[part](),
+            inside,
+            abstract,
+            left_over=lambda name: None if name.startswith(inside) else "other parts of the model",
+            progress=progress,
+        )
+    finally:
+        files.close()
+
+
+def _draw(config: Config, abstract: Any) -> Any:
+    """The parts of `abstract`, drawn anew; what is not asked for is never computed."""
+    out = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    return jax.jit(
+        lambda: {part: init_params(config.model, config.seed)[part] for part in abstract}, out_shardings=out
+    )()
+
+
+def _progress() -> Progress:
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    return Progress(*columns, disable=jax.process_index() != 0, refresh_per_second=2)

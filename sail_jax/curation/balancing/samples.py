@@ -1,0 +1,184 @@
+"""The samples by which balancing knows a set: drawn from a pair table by random access, and embedded.
+
+Axis letters: n samples, D width.
+"""
+
+import dataclasses
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from sail_jax.config import Config
+from sail_jax.config.data import DatasetConfig
+from sail_jax.config.evaluation import EvalTaskConfig
+from sail_jax.data.features import View
+from sail_jax.data.sequence_tables import LatestItems, open_pairs
+from sail_jax.data.store import ItemStore
+from sail_jax.data.tables import PairTable
+from sail_jax.data.views import dataset_views, task_views
+from sail_jax.embedding.embed_pass import embed_pass
+from sail_jax.embedding.embedder import Embedder
+from sail_jax.errors import SailError
+from sail_jax.items import Item, item_key, text_item
+from sail_jax.patterns import MODALITIES
+
+# The kinds of embedding by which sets are compared: of all that an item shows, or of a single modality.
+FUSED = "fused"
+KINDS = (FUSED, *MODALITIES)
+
+_STREAM = 0xBA1A  # keeps these draws apart from others with the same seed
+
+
+@dataclasses.dataclass(frozen=True)
+class SampledSet:
+    """A training set or a benchmark: a pair table, and what of the items is shown on each side.
+
+    Attributes:
+        name: its name in the config.
+        where: the settings it comes from, for messages.
+        table: the rows of its split.
+        views: what the query side and the target side show.
+    """
+
+    name: str
+    where: str
+    table: PairTable | LatestItems
+    views: tuple[View, View]
+
+
+def training_set(config: Config, name: str) -> SampledSet:
+    """A training set; a side shows the modalities that at least one of its patterns shows. Of a history, the latest item counts.
+
+    Raises:
+        SailError: when a setting is wrong, or the split of the table has no row.
+    """
+    settings = config.data.datasets[name]
+    return _sampled_set(config, name, f"config.data.datasets.{name}", settings, dataset_views(config, name))
+
+
+def benchmark(config: Config, name: str) -> SampledSet:
+    """A task of the evaluation.
+
+    Raises:
+        SailError: as `training_set`.
+    """
+    return _sampled_set(config, name, f"config.eval.tasks.{name}", config.eval.tasks[name], task_views(config, name))
+
+
+def _sampled_set(
+    config: Config, name: str, where: str, settings: DatasetConfig | EvalTaskConfig, views: tuple[View, View]
+) -> SampledSet:
+    table = open_pairs(Path(config.data.dir) / settings.table, settings.split, settings.kind)
+    if not len(table):
+        raise SailError(f"{where}: {settings.table} has no row in the split {settings.split!r}.")
+    return SampledSet(name, where, table, views)
+
+
+def sample_items(chosen: SampledSet, store: ItemStore, count: int, seed: int) -> dict[View, list[int | str]]:
+    """Draws items of a set, from both sides alike; the draw depends on the seed and the set's name alone.
+
+    Args:
+        chosen: the set.
+        store: where its items lie.
+        count: items at most, both sides together; an item that is shown in the same way counts once.
+        seed: the experiment's seed.
+
+    Returns:
+        View -> items shown under it, as positions in the store (int) or free texts (str). Where both sides show the same,
+        there is one view.
+
+    Raises:
+        SailError: when the table refers to an item that the store does not hold.
+    """
+    rng = np.random.default_rng([seed, _STREAM, item_key(chosen.name)])
+    rows = rng.choice(len(chosen.table), size=min(count, len(chosen.table)), replace=False)
+    items: dict[View, dict[int | str, None]] = {view: {} for view in chosen.views}
+    # Unless items repeat, the first half of the rows is enough.
+    for part in np.array_split(rows, 2):
+        if len(part) and sum(map(len, items.values())) < count:
+            _add_items(items, chosen, _references(chosen, part, store), count)
+    return {view: list(found) for view, found in items.items()}
+
+
+def _add_items(
+    items: dict[View, dict[int | str, None]],
+    chosen: SampledSet,
+    references: Iterable[tuple[int | str, int]],
+    count: int,
+) -> None:
+    """Adds both sides of each reference to what their views show, until there are `count` items."""
+    for pair in references:
+        for view, item in zip(chosen.views, pair, strict=True):
+            if sum(map(len, items.values())) < count:
+                items[view].setdefault(item)
+
+
+def _references(chosen: SampledSet, rows: np.ndarray, store: ItemStore) -> Iterator[tuple[int | str, int]]:
+    """(query, target) of rows of a table, in the order of `rows`: positions in the store, or the text of a query."""
+    # In ascending order no part of the file is read twice.
+    pairs = {row: chosen.table[row] for row in np.sort(rows).tolist()}
+    ordered = [pairs[row] for row in rows.tolist()]
+    targets = _positions(chosen, [pair.target_id for pair in ordered], store)
+    ids = [pair.query_id for pair in ordered if pair.query_id is not None]
+    queries = iter(_positions(chosen, ids, store))
+    for pair, target in zip(ordered, targets, strict=True):
+        yield (pair.query_text if pair.query_id is None else next(queries)), target
+
+
+def _positions(chosen: SampledSet, ids: list[str], store: ItemStore) -> list[int]:
+    positions = store.positions(ids)
+    if (positions < 0).any():
+        unknown = ids[int(np.argmin(positions))]
+        raise SailError(
+            f"{chosen.where}: the table {chosen.table.path} refers to the item {unknown!r}, which {store.path} does not "
+            "hold; ingest again."
+        )
+    return positions.tolist()
+
+
+def embed_samples(
+    embedder: Embedder, chosen: SampledSet, items: dict[View, list[int | str]], store: ItemStore, scratch: Path
+) -> list[dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """Embeds what `sample_items` drew, fused and by each single modality.
+
+    Args:
+        embedder: the model.
+        chosen: the set.
+        items: view -> items shown under it.
+        store: where the items lie.
+        scratch: folder for the embeddings; the caller removes it.
+
+    Returns:
+        For each view: kind of embedding -> vectors [n, D] float32, memory-mapped, and which of them count [n] bool. A fused
+        one counts where the item has at least two modalities.
+
+    Raises:
+        SailError: when too many items could not be loaded.
+    """
+    return [
+        _embed_side(embedder, view, found, store, scratch, f"{chosen.name}: {_side_names(chosen, view)}")
+        for view, found in items.items()
+        if found
+    ]
+
+
+def _side_names(chosen: SampledSet, view: View) -> str:
+    names = zip(("queries", "targets"), chosen.views, strict=True)
+    return " and ".join(name for name, other in names if other == view)
+
+
+def _embed_side(
+    embedder: Embedder, view: View, found: list[int | str], store: ItemStore, scratch: Path, what: str
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    singles = tuple(view.modalities)
+    views = singles if len(singles) == 1 else (view.modalities, *singles)
+    path = Path(tempfile.mkdtemp(dir=scratch)) / "z.npy"
+    items: Iterator[Item] = (text_item(item) if isinstance(item, str) else store[item] for item in found)
+    z = embed_pass(embedder, items, len(found), view, views, path, what=what)
+    sides = {letter: (z[letter], z[letter].any(axis=1)) for letter in singles}
+    if len(singles) > 1:
+        shown = sum(mask.astype(int) for _, mask in sides.values())
+        sides[FUSED] = (z[view.modalities], shown >= 2)
+    return sides

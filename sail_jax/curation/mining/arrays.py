@@ -1,0 +1,190 @@
+"""Mining on arrays: lambda*, and for each query the highest-scoring targets below it.
+
+Of all pairs (q_i, t_j) with the scores s_ij = cos(q_i, t_j), those of the set P are positives; all others but those that are
+known to be positive from elsewhere are negatives. lambda* is the threshold that tells the two apart best (see
+`f1_threshold`). Negatives with s_ij >= lambda* are taken for unlisted positives and left out; the hard negatives of a query
+are those with the highest scores below.
+
+Source: arXiv 2510.12709, sec. 3.1.2.
+
+Axes: Q queries, N targets, D width, P positives, E excluded or known pairs, M negatives, K hard negatives per query.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from sail_jax.config.curation import MiningConfig
+from sail_jax.curation.mining.threshold import BinnedScores, SortedScores, Threshold, find_threshold
+from sail_jax.errors import SailError
+from sail_jax.vectors.score_blocks import BINS, ScoreBlocks, TargetBlocks, bin_of
+from sail_jax.vectors.unit import unit_rows
+
+_ROWS_CHECKED = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class Mined:
+    """What was mined.
+
+    Attributes:
+        rows: [Q, K] int64 rows of targets, the highest score first; -1 where a query has fewer negatives.
+        scores: [Q, K] float32; -inf there.
+        threshold: lambda*, its figures and the curves.
+    """
+
+    rows: np.ndarray
+    scores: np.ndarray
+    threshold: Threshold
+
+
+def mine(
+    queries: np.ndarray, targets: np.ndarray, positives: np.ndarray, excluded: np.ndarray, settings: MiningConfig
+) -> Mined:
+    """Mines on arrays.
+
+    Args:
+        queries: [Q, D], any length of rows; a row of zeros (nothing of the item could be embedded) takes no part.
+        targets: [N, D], likewise.
+        positives: [P, 2] int, (row of the query, row of the target).
+        excluded: [E, 2] int, further pairs, which are neither mined nor counted as negatives; may repeat positives.
+        settings: how many negatives, sizes of the blocks, and up to how many scores lambda* is exact.
+
+    Raises:
+        SailError: no positive pair has embeddings on both sides, or an embedding is not finite.
+    """
+    positives, excluded = (
+        pair_codes(*np.asarray(pairs, np.int64).reshape(-1, 2).T, len(targets)) for pairs in (positives, excluded)
+    )
+    miner = Miner(queries, targets, positives, excluded, settings)
+    blocks = list(miner.negatives())
+    return Mined(*(np.concatenate([block[i] for block in blocks]) for i in (1, 2)), miner.threshold)
+
+
+def pair_codes(rows: np.ndarray, columns: np.ndarray, targets: int) -> np.ndarray:
+    """Pairs as single numbers, ascending and each once: row of the query times `targets` plus row of the target, int64."""
+    return np.unique(np.asarray(rows, np.int64) * targets + columns)
+
+
+class Miner:
+    """Finds lambda*, and then the hard negatives of one stretch of queries after the other.
+
+    Up to `settings.exact_scores` scores are held at once and lambda* is the best threshold of all. Beyond, they are
+    computed twice in blocks, and lambda* is the best of the edges of bins of 2^-15.
+
+    Args:
+        queries: [Q, D] as in `mine`; may be memory-mapped.
+        targets: [N, D], likewise.
+        positives: [P] int64 `pair_codes`.
+        excluded: [E] int64 `pair_codes`.
+        settings: as in `mine`.
+        what: what the progress bars call it; empty for none.
+
+    Attributes:
+        threshold: lambda*, its figures and the curves.
+        positives: positives with embeddings on both sides.
+        excluded: excluded pairs, no positives, with embeddings on both sides.
+        present: ([Q] bool, [N] bool), which queries and targets have an embedding.
+
+    Raises:
+        SailError: as `mine`.
+    """
+
+    def __init__(
+        self,
+        queries: np.ndarray,
+        targets: np.ndarray,
+        positives: np.ndarray,
+        excluded: np.ndarray,
+        settings: MiningConfig,
+        what: str = "",
+    ) -> None:
+        self.present = present = _present(queries, "queries"), _present(targets, "targets")
+        known = np.union1d(positives, excluded).astype(np.int64)
+        known = known[present[0][known // len(targets)] & present[1][known % len(targets)]]
+        is_positive = np.isin(known, positives, assume_unique=True)
+        self.positives = int(is_positive.sum())
+        self.excluded = len(known) - self.positives
+        if not self.positives:
+            raise SailError("No positive pair has embeddings on both sides, so there is nothing to mine against.")
+        self._k, exact = settings.per_query, len(queries) * len(targets) <= settings.exact_scores
+        self._scores = (
+            _HeldScores(queries, targets, present, known, settings)
+            if exact
+            else ScoreBlocks(
+                queries,
+                TargetBlocks(targets, present[1], settings.target_block),
+                present[0],
+                known,
+                settings.query_block,
+                what,
+            )
+        )
+        if exact:
+            scores = SortedScores(self._scores.known[is_positive], self._scores.negatives())
+        else:
+            counts, known_scores = self._scores.count()
+            positive_counts = np.bincount(bin_of(known_scores[is_positive]), minlength=BINS)
+            scores = BinnedScores(positive_counts, counts)
+        self.threshold = find_threshold(scores)
+
+    def negatives(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """The hard negatives of all queries, in order.
+
+        Yields:
+            start: the first query of a stretch.
+            rows: [n, K] int64 rows of targets, the highest score first; -1 where a query has fewer.
+            scores: [n, K] float32; -inf there.
+        """
+        return self._scores.top_below(self.threshold.value, self._k)
+
+
+class _HeldScores:
+    """The scores of a small set, all at once: the definition, in numpy.
+
+    Attributes:
+        known: [E] float32 scores of the known pairs.
+    """
+
+    def __init__(
+        self,
+        queries: np.ndarray,
+        targets: np.ndarray,
+        present: tuple[np.ndarray, np.ndarray],
+        known: np.ndarray,
+        settings: MiningConfig,
+    ) -> None:
+        self._scores = unit_rows(queries) @ unit_rows(targets).T
+        self.known = self._scores.ravel()[known]
+        self._scores.ravel()[known] = -np.inf
+        self._scores[~present[0]] = -np.inf
+        self._scores[:, ~present[1]] = -np.inf
+        self._block = settings.query_block
+
+    def negatives(self) -> np.ndarray:
+        """[M] float32 scores of all negatives."""
+        return self._scores[np.isfinite(self._scores)]
+
+    def top_below(self, limit: float, k: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """As `ScoreBlocks.top_below`."""
+        for start in range(0, len(self._scores), self._block):
+            part = self._scores[start : start + self._block]
+            part = np.where(part < np.float32(limit), part, -np.inf)
+            rows = np.argsort(-part, axis=1, kind="stable")[:, :k]
+            scores = np.take_along_axis(part, rows, axis=1)
+            room = ((0, 0), (0, k - rows.shape[1]))
+            rows = np.where(np.isfinite(scores), rows, -1)
+            yield start, np.pad(rows, room, constant_values=-1), np.pad(scores, room, constant_values=-np.inf)
+
+
+def _present(embeddings: np.ndarray, what: str) -> np.ndarray:
+    """[n] bool, which rows are not all zeros."""
+    present = np.zeros(len(embeddings), bool)
+    for start in range(0, len(embeddings), _ROWS_CHECKED):
+        part = np.asarray(embeddings[start : start + _ROWS_CHECKED])
+        if not np.isfinite(part).all():
+            row = start + int(np.flatnonzero(~np.isfinite(part).all(axis=-1))[0])
+            raise SailError(f"The embedding in row {row} of the {what} is not finite; the model has diverged.")
+        present[start : start + len(part)] = part.any(axis=-1)
+    return present

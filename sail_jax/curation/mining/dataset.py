@@ -1,0 +1,275 @@
+"""Hard negative mining of a data set: its tables and items in, a table of hard negatives out (see `mining` for the method).
+
+    NAME.parquet, NAME.keys.npy   the table (`data.negatives`)
+    NAME.json                     figures and curves
+    NAME.png                      the same as a picture
+    NAME.embeddings/              while it runs: what a run that was killed need not embed again, and what was mined so far
+
+The table appears when all else is written. Queries and targets are taken in the order of their keys, which is that of the
+table. Where a side shows text alone, rows of the same text are one (the first of them), as they are the same content to
+training (`objectives.negatives`).
+
+Source: arXiv 2510.12709, sec. 3.1.2.
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from sail_jax.config import Config
+from sail_jax.config.data import DatasetConfig
+from sail_jax.config.schema import nearest
+from sail_jax.curation.mining.arrays import Miner, pair_codes
+from sail_jax.curation.mining.embeddings import Side, embed_side, embed_sides, read_side
+from sail_jax.curation.mining.known_pairs import Ends, known_tables, merge_equal, read_ends
+from sail_jax.curation.mining.report import draw, threshold_figures, write_figures
+from sail_jax.curation.mining.threshold import Threshold
+from sail_jax.data.hard_negative_table import write_negatives
+from sail_jax.data.store import ItemStore
+from sail_jax.data.tables import PairTable
+from sail_jax.data.views import dataset_views
+from sail_jax.embedding.embedder import Embedder
+from sail_jax.errors import SailError
+
+_BATCH = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class MiningSummary:
+    """What was mined of a data set.
+
+    Attributes:
+        dataset: its name.
+        output: the table of hard negatives.
+        queries: its queries, how many of them could not be embedded, and how many show the text of another one.
+        targets: its targets, likewise; of those of one text, one is left.
+        positives: its positives with embeddings on both sides; those of one text count once.
+        excluded: further pairs that are known to be positive, or join a query with itself.
+        threshold: lambda*, its figures and the curves; the false negatives left out among them.
+        short_queries: embedded queries with fewer than `per_query` negatives.
+    """
+
+    dataset: str
+    output: Path
+    queries: int
+    queries_without_embedding: int
+    queries_of_same_text: int
+    targets: int
+    targets_without_embedding: int
+    targets_of_same_text: int
+    positives: int
+    excluded: int
+    short_queries: int
+    threshold: Threshold
+
+    def figures(self) -> dict:
+        """The figures by name, without the curves."""
+        figures = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del figures["output"]
+        return figures | threshold_figures(figures.pop("threshold"))
+
+    def __str__(self) -> str:
+        found = self.threshold
+        return (
+            f"{self.dataset}: {self.queries:,} queries, {self.targets:,} targets, {self.positives:,} positives; lambda* "
+            f"{found.value:.4f} with F1 {found.f1:.4f} (precision {found.precision:.4f}, recall {found.recall:.4f}); "
+            f"{found.false_negatives:,} likely false negatives left out; {self.short_queries:,} queries with too few "
+            "hard negatives"
+        )
+
+
+def mine_dataset(
+    embedder: Embedder,
+    config: Config,
+    store: ItemStore,
+    name: str,
+    output: Path,
+    *,
+    query_embeddings: str | Path | None = None,
+    target_embeddings: str | Path | None = None,
+    model: str | None = None,
+) -> MiningSummary:
+    """Mines the hard negatives of a data set.
+
+    Pairs that any pair table of the data folder or of the config lists are never mined, those of items neither way round.
+    Beside `output` stand its keys, `output` with the suffix .json (figures and curves) and with .png (the same as a
+    picture). Embeddings lie in a folder until all is done; a run that was killed finds them there.
+
+    Args:
+        embedder: the model.
+        config: the experiment; `data`, `prompt` and `mining`.
+        store: the items.
+        name: the data set.
+        output: the table that is written, NAME.parquet.
+        query_embeddings: Parquet file of embeddings to use in place of the model (see `read_side`).
+        target_embeddings: likewise.
+        model: what the model is called; goes into what is written, and tells its embeddings from those of others.
+
+    Raises:
+        SailError: `output` is no .parquet, there is no such data set or table, it has fewer than two targets (counting
+            those of one text once) or no positive that could be embedded, or embeddings are missing.
+    """
+    settings, output = _settings(config, name), Path(output)
+    if output.suffix != ".parquet":
+        raise SailError(
+            f"The table of hard negatives cannot be {output}: give it a name that ends in .parquet. Its figures go beside it, "
+            "under the same name with .json and .png."
+        )
+    where = f"config.data.datasets.{name}"
+    table = PairTable.open(Path(config.data.dir) / settings.table, settings.split)
+    ends = read_ends(table)
+    problem = _pose(ends, table, config, name, store)
+    targets = len(problem.sides[1].keys)
+    if targets < 2:
+        once = ", counting those of the same text once" if targets < len(ends.target_keys) else ""
+        raise SailError(f"{where}: {table.path} has {targets} target in the split{once}; mining needs two.")
+    folder = output.parent / f"{output.stem}.embeddings"
+    if query_embeddings or target_embeddings:
+        embeddings = [
+            read_side(side, path, folder) if path else embed_side(side, embedder, store, folder, model=model, what=name)
+            for side, path in zip(problem.sides, (query_embeddings, target_embeddings), strict=True)
+        ]
+    else:
+        embeddings = embed_sides(*problem.sides, embedder, store, folder, model=model, what=name)
+    if embeddings[0].shape[1] != embeddings[1].shape[1]:
+        widths = " and ".join(str(z.shape[1]) for z in embeddings)
+        raise SailError(f"The embeddings of queries and targets have {widths} numbers; take both from one model.")
+    try:
+        miner = Miner(*embeddings, problem.positives, problem.excluded, config.mining, what=name)
+    except SailError as error:
+        raise SailError(f"{where}: {error}") from error
+    mined = _mine(miner, folder, config.mining.per_query)
+    summary = _summarise(name, output, problem, miner, mined[0])
+    # Whoever finds a table may take it for done, and the figures beside it for its own: so it goes first and comes last.
+    output.unlink(missing_ok=True)
+    write_figures(output.with_suffix(".json"), summary.figures(), miner.threshold)
+    draw(output.with_suffix(".png"), f"Hard negatives of {name}", miner.threshold)
+    metadata = {"dataset": name, "model": model, **threshold_figures(miner.threshold)}
+    write_negatives(output, _table_rows(ends, problem, *mined), metadata)
+    shutil.rmtree(folder)
+    return summary
+
+
+def _settings(config: Config, name: str) -> DatasetConfig:
+    if name not in config.data.datasets:
+        raise SailError(
+            f"There is no data set {name!r} in config.data.datasets. Did you mean {nearest(name, config.data.datasets)}?"
+        )
+    settings = config.data.datasets[name]
+    if settings.kind != "pairs":
+        raise SailError(f"config.data.datasets.{name} is of kind {settings.kind!r}; hard negatives are mined of pairs.")
+    return settings
+
+
+@dataclasses.dataclass(frozen=True)
+class _Problem:
+    """What is embedded and scored of a data set of Q queries and N targets: q <= Q and n <= N of different content.
+
+    Attributes:
+        sides: the q queries and the n targets.
+        rows: [Q] and [N] int64, for each query and target of the data set its row in `sides`.
+        positives: [P] int64 `pair_codes` of rows in `sides`.
+        excluded: [E] int64, likewise.
+    """
+
+    sides: tuple[Side, Side]
+    rows: tuple[np.ndarray, np.ndarray]
+    positives: np.ndarray
+    excluded: np.ndarray
+
+
+def _pose(ends: Ends, table: PairTable, config: Config, name: str, store: ItemStore) -> _Problem:
+    """Gathers what is known of a data set, by item, and takes together what is the same content."""
+    positives = ends.pairs(table, min_score=config.data.datasets[name].min_score, both_ways=False)
+    excluded = _excluded(ends, positives, config)
+    sides = _sides(ends, config, name)
+    contents = [side.content_keys(store, what=name) for side in sides]
+    (first_query, query_rows), (first_target, target_rows) = (merge_equal(keys) for keys in contents)
+    targets = int(first_target.sum())
+
+    def merged(codes: np.ndarray) -> np.ndarray:
+        rows, columns = codes // len(target_rows), codes % len(target_rows)
+        return pair_codes(query_rows[rows], target_rows[columns], targets)
+
+    excluded = merged(excluded)
+    if all(side.text_alone for side in sides):
+        shown = contents[0][first_query], contents[1][first_target]
+        _, *same = np.intersect1d(*shown, assume_unique=True, return_indices=True)
+        excluded = np.union1d(excluded, pair_codes(*same, targets))
+    merged_sides = sides[0].only(first_query), sides[1].only(first_target)
+    return _Problem(merged_sides, (query_rows, target_rows), merged(positives), excluded)
+
+
+def _sides(ends: Ends, config: Config, name: str) -> tuple[Side, Side]:
+    """Queries and targets, shown as in training: with all modalities that a pattern shows on that side."""
+    query, target = dataset_views(config, name)
+    return (
+        Side("queries", ends.query_keys, ends.queries, query),
+        Side("targets", ends.target_keys, ends.targets, target),
+    )
+
+
+def _excluded(ends: Ends, positives: np.ndarray, config: Config) -> np.ndarray:
+    """`pair_codes` of what is never mined: each query with itself, and all that is listed anywhere."""
+    codes = np.union1d(ends.same_items(), ends.reverse(positives))
+    for table, min_score in known_tables(config):
+        codes = np.union1d(codes, ends.pairs(table, min_score=min_score, both_ways=True))
+    return codes
+
+
+def _mine(miner: Miner, folder: Path, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The hard negatives of all queries in files, as queries of one content share a row and need not stand together.
+
+    Returns:
+        rows: [q, K] int64 rows of targets, the highest score first; -1 where a query has fewer.
+        scores: [q, K] float32; -inf there. Both are memory-mapped.
+    """
+    shape = (len(miner.present[0]), k)
+    rows, scores = (
+        np.lib.format.open_memmap(folder / f"mined.{name}.npy", mode="w+", dtype=dtype, shape=shape)
+        for name, dtype in (("rows", np.int64), ("scores", np.float32))
+    )
+    for start, found, cosines in miner.negatives():
+        rows[start : start + len(found)], scores[start : start + len(found)] = found, cosines
+    return rows, scores
+
+
+def _summarise(name: str, output: Path, problem: _Problem, miner: Miner, mined: np.ndarray) -> MiningSummary:
+    """The summary; `mined` are the [q, K] rows of the hard negatives."""
+    (query_rows, target_rows), (queries, targets) = problem.rows, problem.sides
+    embedded = [present[rows] for present, rows in zip(miner.present, problem.rows, strict=True)]
+    return MiningSummary(
+        dataset=name,
+        output=output,
+        queries=len(query_rows),
+        queries_without_embedding=int(np.sum(~embedded[0])),
+        queries_of_same_text=len(query_rows) - len(queries.keys),
+        targets=len(target_rows),
+        targets_without_embedding=int(np.sum(~embedded[1])),
+        targets_of_same_text=len(target_rows) - len(targets.keys),
+        positives=miner.positives,
+        excluded=miner.excluded,
+        short_queries=int(np.sum(embedded[0] & (mined[:, -1] < 0)[query_rows])),
+        threshold=miner.threshold,
+    )
+
+
+def _table_rows(
+    ends: Ends, problem: _Problem, mined: np.ndarray, scores: np.ndarray
+) -> Iterator[tuple[str | None, str | None, list[str], list[float]]]:
+    """The rows of the table of hard negatives, from [q, K] rows and scores; a query without any is left out."""
+    target_ids = problem.sides[1].items.column("query_id")
+    for start in range(0, len(ends.queries), _BATCH):
+        own = problem.rows[0][start : start + _BATCH]
+        rows, cosines = mined[own], scores[own]
+        found = rows >= 0
+        ids, cosines = target_ids.take(pa.array(rows[found])).to_pylist(), cosines[found].tolist()
+        stops = np.cumsum(found.sum(axis=1)).tolist()
+        queries = ends.queries.slice(start, _BATCH).to_pylist()
+        for query, begin, end in zip(queries, [0, *stops], stops, strict=False):
+            if begin < end:
+                yield query["query_id"], query["query_text"], ids[begin:end], cosines[begin:end]

@@ -1,0 +1,241 @@
+"""The embeddings of one side of a data set, queries or targets, in a file that outlives a kill.
+
+FOLDER/queries.npy    [Q, D] float32, rows in the order of the keys of the side
+FOLDER/queries.json   written last: what the file was made of
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from rich.progress import track
+
+from sail_jax.config.schema import to_dict
+from sail_jax.curation.mining.known_pairs import row_of
+from sail_jax.data.features import View
+from sail_jax.data.hard_negative_table import query_key
+from sail_jax.data.prompts import shown_fields
+from sail_jax.data.row_groups import missing_column
+from sail_jax.data.store import ItemStore
+from sail_jax.embedding.embed_pass import embed_pass
+from sail_jax.embedding.embedder import Embedder
+from sail_jax.errors import BadRecordError, SailError
+from sail_jax.files import commit_bytes
+from sail_jax.items import Item, item_key, text_item
+from sail_jax.runs.fingerprint import fingerprint
+from sail_jax.vectors.embedding_set import EmbeddingSet, is_complete
+
+_BATCH = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """One side of a data set.
+
+    Attributes:
+        name: "queries" or "targets".
+        keys: [n] uint64, ascending.
+        items: n rows, `query_id` or `query_text`, the other one null.
+        view: what is shown of them.
+    """
+
+    name: str
+    keys: np.ndarray
+    items: pa.Table
+    view: View
+
+    @property
+    def text_alone(self) -> bool:
+        """Whether nothing but text is shown; then items of the same shown text are the same content."""
+        return self.view.modalities == "T"
+
+    def content_keys(self, store: ItemStore, *, what: str) -> np.ndarray:
+        """[n] uint64, equal where rows are the same content to training.
+
+        Where text alone is shown that is a hash of the shown text (`ItemFeatures.text_key`), for which all items are read.
+        Else, and for an item that shows no text or cannot be read, it is the key of the row.
+
+        Args:
+            store: where the items are read.
+            what: what the side belongs to, for the progress bar.
+        """
+        if not self.text_alone:
+            return self.keys
+        keys = self.keys.copy()
+        for row, item in enumerate(track(self._rows(), f"{what}: texts of {self.name}", total=len(keys))):
+            with contextlib.suppress(BadRecordError):  # whoever embeds the item reports it
+                text = shown_fields(_load(item, store), self.view.fields)
+                keys[row] = item_key(text) if text else keys[row]
+        return keys
+
+    def label(self, row: int) -> str:
+        """The id or the text of a row, for messages."""
+        item = self.items.slice(row, 1).to_pylist()[0]
+        return repr(item["query_text"] if item["query_id"] is None else item["query_id"])
+
+    def only(self, wanted: np.ndarray) -> "Side":
+        """Some of the rows, [n] bool."""
+        if wanted.all():
+            return self
+        return dataclasses.replace(self, keys=self.keys[wanted], items=self.items.filter(pa.array(wanted)))
+
+    def read(self, store: ItemStore) -> Iterator[Item]:
+        """The items, read one at a time."""
+        return (_load(item, store) for item in self._rows())
+
+    def _rows(self) -> Iterator[dict[str, str | None]]:
+        for start in range(0, len(self.items), _BATCH):
+            yield from self.items.slice(start, _BATCH).to_pylist()
+
+
+def _load(item: dict[str, str | None], store: ItemStore) -> Item:
+    return text_item(item["query_text"]) if item["query_id"] is None else store.get(item["query_id"])
+
+
+def embed_sides(
+    queries: Side, targets: Side, embedder: Embedder, store: ItemStore, folder: Path, *, model: str | None, what: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Embeds both sides; queries that are shown in the same way as targets are embedded once.
+
+    Args:
+        queries: the queries.
+        targets: the targets.
+        embedder: the model.
+        store: where the items are read.
+        folder: where the files lie; what is there of the same model, shown in the same way, is taken.
+        model: what the model is called, where it has a name; its parameters are looked at in any case.
+        what: what they belong to, for the progress bar.
+
+    Returns:
+        [Q, D] and [N, D] float32, memory-mapped; rows of zeros where nothing could be embedded.
+
+    Raises:
+        SailError: too many items could not be loaded (see `embed_pass`).
+    """
+    found = embed_side(targets, embedder, store, folder, model=model, what=what)
+    rows = row_of(targets.keys, queries.keys)
+    if queries.view != targets.view or np.all(rows < 0):
+        return embed_side(queries, embedder, store, folder, model=model, what=what), found
+    missing = np.flatnonzero(rows < 0)
+    others = embed_side(queries.only(rows < 0), embedder, store, folder, model=model, what=what) if len(missing) else ()
+    copied = np.lib.format.open_memmap(
+        folder / f"{queries.name}.copy.npy", mode="w+", dtype=np.float32, shape=(len(rows), found.shape[1])
+    )
+    for start in range(0, len(rows), _BATCH):
+        part = rows[start : start + _BATCH]
+        copied[start : start + _BATCH][part >= 0] = found[part[part >= 0]]
+    for start in range(0, len(missing), _BATCH):
+        copied[missing[start : start + _BATCH]] = others[start : start + _BATCH]
+    return copied, found
+
+
+def embed_side(
+    side: Side, embedder: Embedder, store: ItemStore, folder: Path, *, model: str | None, what: str
+) -> np.ndarray:
+    """Embeds a side, or finds it embedded already; arguments and errors as for `embed_sides`.
+
+    Returns:
+        [n, D] float32, memory-mapped.
+    """
+    path, marker = folder / f"{side.name}.npy", folder / f"{side.name}.json"
+    made_of = _fingerprint(side, embedder, model)
+    if not path.is_file() or not marker.is_file() or marker.read_text() != made_of:
+        marker.unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        view, bar = side.view.modalities, f"{what}: {side.name}"
+        embed_pass(embedder, side.read(store), len(side.keys), side.view, (view,), path, what=bar)[view].flush()
+        commit_bytes(marker, made_of.encode())
+    return np.load(path, mmap_mode="r")[0]
+
+
+def _fingerprint(side: Side, embedder: Embedder, model: str | None) -> str:
+    """What the embeddings depend on."""
+    ids = hashlib.blake2b(side.keys.tobytes(), digest_size=16).hexdigest()
+    made_of = {
+        "ids": ids,
+        "view": dataclasses.asdict(side.view),
+        "name": model,
+        "parameters": fingerprint(embedder.params),
+    }
+    settings = {"model": to_dict(embedder.config.model), "prompt": to_dict(embedder.config.prompt)}
+    return json.dumps(made_of | settings, sort_keys=True)
+
+
+def read_side(side: Side, path: str | Path, folder: Path) -> np.ndarray:
+    """Takes the embeddings of a side from a Parquet file with the columns `id` and `vector`.
+
+    Args:
+        side: the side.
+        path: the file, or a folder of them, or a folder that `embed` wrote; `id` holds item ids, or the texts of free-text queries, in any order, and may hold others too.
+        folder: where the embeddings are put in the order of the side.
+
+    Returns:
+        [n, D] float32, memory-mapped.
+
+    Raises:
+        SailError: the file or a column is missing, vectors differ in width, or a query or target has no vector.
+    """
+    path, out = Path(path), None
+    (folder / f"{side.name}.json").unlink(missing_ok=True)
+    found = np.zeros(len(side.keys), bool)
+    for ids, vectors in _read_vectors(path):
+        if out is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            shape = (len(side.keys), vectors.shape[1])
+            out = np.lib.format.open_memmap(folder / f"{side.name}.npy", mode="w+", dtype=np.float32, shape=shape)
+        if vectors.shape[1] != out.shape[1]:
+            raise SailError(f"{path} holds vectors of {out.shape[1]} and of {vectors.shape[1]} numbers; embed anew.")
+        for as_query in (lambda name: query_key(name, None), lambda name: query_key(None, name)):
+            rows = row_of(side.keys, np.array([as_query(name) for name in ids], np.uint64))
+            out[rows[rows >= 0]] = vectors[rows >= 0]
+            found[rows[rows >= 0]] = True
+    if out is not None:
+        out.flush()
+    if not found.all():
+        first = side.label(int(np.flatnonzero(~found)[0]))
+        raise SailError(
+            f"{path} has no vector for {np.sum(~found)} of the {len(found)} {side.name}, the first of them {first}; "
+            "embed them too, or let the model embed them."
+        )
+    return out
+
+
+def _read_vectors(path: Path) -> Iterator[tuple[list[str], np.ndarray]]:
+    """(ids, [n, D] float32) of a batch of rows; a folder that `embed` wrote says itself how its vectors are stored."""
+    if is_complete(path):
+        yield from EmbeddingSet(path).batches(_BATCH)
+        return
+    parts = sorted(path.glob("*.parquet")) if path.is_dir() else [path] * path.is_file()
+    if not parts:
+        raise SailError(f"There is no file of embeddings {path}, nor a folder with such files.")
+    for part in parts:
+        try:
+            with pq.ParquetFile(part) as file:
+                for name in ("id", "vector"):
+                    if name not in file.schema_arrow.names:
+                        raise SailError(missing_column(str(part), name, file.schema_arrow.names))
+                for batch in file.iter_batches(_BATCH, columns=["id", "vector"]):
+                    yield batch.column("id").to_pylist(), _vectors(batch.column("vector"), part)
+        except (OSError, pa.ArrowException) as error:
+            raise SailError(f"{part} cannot be read ({error}); write it again.") from error
+
+
+def _vectors(column: pa.Array, path: Path) -> np.ndarray:
+    if not (
+        pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type)
+    ):
+        raise SailError(f"{path} holds {column.type} in column 'vector'; it needs lists of numbers.")
+    lengths = pc.unique(pc.list_value_length(column)).to_pylist()
+    values = column.flatten()
+    if len(lengths) != 1 or column.null_count or values.null_count:
+        raise SailError(
+            f"{path} holds vectors of {lengths} numbers in column 'vector'; they need one width and no gaps."
+        )
+    return values.to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(column), -1)

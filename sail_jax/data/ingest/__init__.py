@@ -1,0 +1,1 @@
+"""From a raw export to an item store and tables."""

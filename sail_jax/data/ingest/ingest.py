@@ -1,0 +1,395 @@
+"""From a user's raw export to what training reads: an item store, pair tables and a tokenizer.
+
+    OUTPUT/
+      items/              the item store
+      tables/NAME.parquet the pair tables
+      tokenizer/          where one is trained
+      bad_records.jsonl   the records that were skipped, and why
+      ingest.json         written last: counts, settings and source
+
+The work is cut into stages (shards, index, tables, tokenizer). What a finished stage wrote is never redone: an
+ingestion that was killed goes on where it stopped, and ends with the same files as one that was not.
+"""
+
+import collections
+import dataclasses
+import functools
+import itertools
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from sail_jax.config import Config
+from sail_jax.config.schema import to_dict
+from sail_jax.data import store as store_lib
+from sail_jax.data import tables as tables_lib
+from sail_jax.data.ingest.journal import BAD_RECORDS, JOURNAL, Journal, check_identity
+from sail_jax.data.ingest.records import RecordReader
+from sail_jax.data.ingest.references import Holdout, check_table, self_pairs, table_columns, table_pairs
+from sail_jax.data.ingest.sources import Row, RowSource, open_table, open_tfds
+from sail_jax.data.ingest.vector_tables import VectorTable, build_vectors, open_vectors
+from sail_jax.data.prompts import prompt_texts, train_tokenizer
+from sail_jax.data.store import ItemStore, ItemStoreWriter
+from sail_jax.data.tables import PairTable, write_pairs
+from sail_jax.errors import BadRecordError, SailError
+from sail_jax.files import commit_bytes
+from sail_jax.items import Item
+
+_MARKER = "ingest.json"
+_TOKENIZER = "tokenizer"
+# Tables of vectors as they are joined to the items; gone when all items are written.
+_VECTORS = "vectors.partial"
+_THREADS = min(16, os.cpu_count() or 1)
+# Rows that are loaded ahead of the writer.
+_WINDOW = 4 * _THREADS
+
+
+@dataclasses.dataclass(frozen=True)
+class IngestReport:
+    """What an ingestion wrote.
+
+    Attributes:
+        items: items in the store.
+        modalities: number of items by the modalities they have, for example {"VTA": 10, "T": 2}.
+        tables: table -> split -> rows.
+        bad_records: records that were skipped.
+    """
+
+    items: int
+    modalities: dict[str, int]
+    tables: dict[str, dict[str, int]]
+    bad_records: int
+
+    def __str__(self) -> str:
+        by_modality = ", ".join(f"{name} {count:,}" for name, count in self.modalities.items())
+        lines = [f"{self.items:,} items ({by_modality})"]
+        for name, splits in self.tables.items():
+            lines.append(f"table {name}: " + ", ".join(f"{split} {rows:,}" for split, rows in splits.items()) + " rows")
+        lines.append(f"{self.bad_records:,} bad records" + f", listed in {BAD_RECORDS}" * bool(self.bad_records))
+        return "\n".join(lines)
+
+
+def ingest(
+    config: Config, source: str | pathlib.Path, output: str | pathlib.Path, *, resume: bool = True
+) -> IngestReport:
+    """Ingests the raw export in folder `source` as `config.ingest` describes it.
+
+    Args:
+        config: the experiment; its `ingest` and `seed` are read.
+        source: the folder to which tables and media files are relative; for a TFDS data set, the TFDS data folder.
+        output: the folder to write.
+        resume: go on with what an interrupted ingestion left in `output`; else it is removed first.
+
+    Raises:
+        SailError: wrong settings, a missing file or column, too many bad records, or `output` holds an ingestion of
+            other settings or another source.
+    """
+    source, output = pathlib.Path(source), pathlib.Path(output)
+    console = Console(soft_wrap=True, markup=False, highlight=False)
+    reader = RecordReader(config.ingest, source)
+    items, tables = _open_sources(config, source, reader)
+    vectors = {name: open_vectors(source, path, name) for name, path in config.ingest.vectors.items()}
+    _check_names(config)
+    opened = [items, *vectors.values(), *filter(None, tables.values())]
+    fingerprints = {f"source {table.name}": table.fingerprint for table in opened}
+    identity = _identity(config) | fingerprints
+    if not resume:
+        _clear(output)
+    if (output / _MARKER).is_file():
+        finished = json.loads((output / _MARKER).read_text())
+        check_identity(output, finished["identity"], identity)
+        report = IngestReport(**finished["report"])
+        console.print(f"{output} is already done; to read the export again, remove it or name another.\n{report}")
+        return report
+    _check_foreign(output)
+    journal = Journal(output, identity, config.ingest.max_bad_records)
+    with _progress(console) as progress:
+        run = _Run(config, output, journal, progress)
+        modalities = run.write_items(items, reader, vectors)
+        store = ItemStore.open(output / store_lib.FOLDER)
+        counts = {name: run.write_table(name, table, store) for name, table in tables.items()}
+        run.write_tokenizer(store)
+    report = IngestReport(len(store), modalities, counts, journal.bad_records)
+    summary = {"report": dataclasses.asdict(report), "identity": identity}
+    commit_bytes(output / _MARKER, json.dumps(summary, indent=2).encode() + b"\n")
+    journal.remove()
+    console.print(f"{report}\nWritten to {output.absolute()}")
+    return report
+
+
+def _open_sources(
+    config: Config, source: pathlib.Path, reader: RecordReader
+) -> tuple[RowSource, dict[str, RowSource | None]]:
+    """Opens the items and the tables (None for one that pairs items with themselves) and checks their columns."""
+    settings = config.ingest.source
+    if bool(settings.path) == bool(settings.tfds):
+        raise SailError(
+            "Set config.ingest.source.path to the table of items, or config.ingest.source.tfds to a TFDS data set."
+        )
+    if settings.tfds:
+        items = open_tfds(source, settings.tfds)
+    else:
+        items = open_table(source, settings.path, "config.ingest.source.path", settings.header)
+    items.require(reader.columns())
+    tables: dict[str, RowSource | None] = {}
+    for name, table in config.ingest.tables.items():
+        check_table(name, table)
+        tables[name] = open_table(source, table.path, f"config.ingest.tables.{name}.path") if table.path else None
+        if table.path:
+            tables[name].require(table_columns(name, table))
+    return items, tables
+
+
+def _check_names(config: Config) -> None:
+    twice = config.ingest.vectors.keys() & config.ingest.source.id_embeddings.keys()
+    if twice:
+        raise SailError(
+            f"config.ingest.vectors and config.ingest.source.id_embeddings both have {min(twice)!r}. Rename one of them."
+        )
+
+
+def _identity(config: Config) -> dict:
+    """The settings on which the output depends. The limit of bad records may be raised for another try."""
+    settings = to_dict(config.ingest)
+    del settings["max_bad_records"]
+    return {"config.seed": config.seed} | {f"config.ingest.{name}": value for name, value in settings.items()}
+
+
+def _clear(output: pathlib.Path) -> None:
+    for name in (store_lib.FOLDER, tables_lib.FOLDER, _TOKENIZER, _VECTORS):
+        shutil.rmtree(output / name, ignore_errors=True)
+    for name in (_MARKER, BAD_RECORDS, JOURNAL):
+        (output / name).unlink(missing_ok=True)
+
+
+def _check_foreign(output: pathlib.Path) -> None:
+    if (output / store_lib.FOLDER).exists() and not (output / JOURNAL).exists():
+        raise SailError(f"{output / store_lib.FOLDER} was not written by ingest. Ingest into another --workdir.")
+
+
+class _Run:
+    """The stages of one ingestion."""
+
+    def __init__(self, config: Config, output: pathlib.Path, journal: Journal, progress: Progress):
+        self._config, self._output, self._journal, self._progress = config.ingest, output, journal, progress
+        self._holdout = Holdout(config.seed, config.ingest.holdout)
+        self._prompts = prompt_texts(config)
+
+    def write_items(self, source: RowSource, reader: RecordReader, vectors: Mapping[str, RowSource]) -> dict[str, int]:
+        """Writes the store; returns the number of items by modalities."""
+        if self._journal.result("index") is None:
+            reader.join(self._vectors(vectors))
+        writer = ItemStoreWriter(self._output / store_lib.FOLDER)
+        size = self._config.items_per_shard
+        results = list(itertools.takewhile(bool, map(self._journal.result, map(_shard_stage, itertools.count()))))
+        task = self._task("items", source.rows, min(len(results) * size, source.rows))
+        rows = source.read(len(results) * size)
+        with ThreadPoolExecutor(_THREADS) as pool:
+            loaded = _ahead(pool, reader, rows)
+            try:
+                while (first := next(loaded, None)) is not None:
+                    shard = _Shard(self._journal, dict(results[-1]["widths"]) if results else {})
+                    stretch = itertools.chain([first], itertools.islice(loaded, size - 1))
+                    writer.write_shard(len(results), shard.items(stretch, lambda: self._advance(task)))
+                    results.append(self._journal.finish(_shard_stage(len(results)), shard.result()))
+            finally:
+                pool.shutdown(cancel_futures=True)
+        self._close(task)
+        if not any(result["modalities"] for result in results):
+            raise SailError(
+                f"{source.name} holds no usable item; bad records are listed in {self._output / BAD_RECORDS}."
+            )
+        hidden = self._write_index(writer, source, results)
+        shutil.rmtree(self._output / _VECTORS, ignore_errors=True)
+        total = sum((collections.Counter(result["modalities"]) for result in results), collections.Counter())
+        return dict(sorted((total - collections.Counter(hidden)).items()))
+
+    def _vectors(self, sources: Mapping[str, RowSource]) -> dict[str, VectorTable]:
+        """The tables of vectors, ready for look-up; made again by a run that goes on, which notes their bad rows once."""
+        tables = {}
+        for number, (name, source) in enumerate(sources.items()):
+            stage = f"vectors {name}"
+            noted = self._journal.result(stage) is not None
+            task = self._task(stage, source.rows, 0)
+            tables[name] = build_vectors(
+                source,
+                self._output / _VECTORS / str(number),
+                (lambda _: None) if noted else self._journal.bad,
+                functools.partial(self._advance, task),
+            )
+            self._close(task)
+            if not noted:
+                self._journal.finish(stage, {})
+        return tables
+
+    def _write_index(self, writer: ItemStoreWriter, source: RowSource, results: list[dict]) -> dict[str, int]:
+        """Completes the store; returns the number of repeated items by modalities."""
+        if (done := self._journal.result("index")) is not None:
+            return done
+        hidden = collections.Counter()
+
+        def row_of(shard: int, record: int) -> int:
+            good = np.delete(np.arange(results[shard]["rows"]), results[shard]["skipped"])
+            return shard * self._config.items_per_shard + int(good[record]) + 1
+
+        def on_duplicate(item_id: str, first: tuple[int, int], repeated: tuple[int, int]) -> None:
+            hidden[writer.read(*repeated).modalities] += 1
+            problem = f"the id stands in row {row_of(*first)} already"
+            error = BadRecordError(problem, remedy="Give each item an id of its own; the first one is used")
+            record = f"{item_id} (row {row_of(*repeated)})"
+            self._journal.bad(error.at(source=source.name, record=record, field=self._config.source.id))
+
+        writer.finalize(len(results), on_duplicate)
+        return self._journal.finish("index", dict(hidden))
+
+    def write_table(self, name: str, source: RowSource | None, store: ItemStore) -> dict[str, int]:
+        """Writes a pair table; returns the number of rows by split."""
+        stage = f"table {name}"
+        if (done := self._journal.result(stage)) is not None:
+            return done
+        task = self._task(stage, source.rows if source else len(store), 0)
+        if source is None:
+            rows = self._counted(self_pairs(store, self._holdout), task)
+        else:
+            settings = self._config.tables[name]
+            rows = table_pairs(
+                source, settings, store, self._holdout, self._journal.bad, lambda count: self._advance(task, count)
+            )
+        path = self._output / tables_lib.FOLDER / f"{name}.parquet"
+        counts = write_pairs(path, rows)
+        self._close(task)
+        if not counts:
+            path.unlink()
+            raise SailError(f"config.ingest.tables.{name}: {source.name} holds no usable row.")
+        return self._journal.finish(stage, counts)
+
+    def write_tokenizer(self, store: ItemStore) -> None:
+        """Trains the tokenizer, where one is asked for, on the text of all items and queries.
+
+        With every item goes one of the prompts, as the model will read them, so that prompts take few tokens.
+        """
+        if not self._config.tokenizer_vocab or self._journal.result(_TOKENIZER) is not None:
+            return
+        shutil.rmtree(self._output / _TOKENIZER, ignore_errors=True)
+        task = self._task(_TOKENIZER, len(store), 0)
+        item_texts = (
+            text
+            for item, prompt in zip(self._counted(iter(store), task), itertools.cycle(self._prompts))
+            for text in (prompt, *item.text.values())
+        )
+        queries = (
+            pair.query_text
+            for name, table in self._config.tables.items()
+            if table.query_text
+            for batch in PairTable.open(self._output / tables_lib.FOLDER / f"{name}.parquet", "").iter_batches()
+            for pair in batch
+            if pair.query_text is not None
+        )
+        train_tokenizer(itertools.chain(item_texts, queries), self._config.tokenizer_vocab, self._output / _TOKENIZER)
+        self._journal.finish(_TOKENIZER, {})
+
+    def _task(self, name: str, total: int, completed: int) -> int:
+        bad = self._journal.bad_records
+        return self._progress.add_task(name, total=total, completed=completed, resumed=completed, bad=bad)
+
+    def _advance(self, task: int, rows: int = 1) -> None:
+        self._progress.update(task, advance=rows, bad=self._journal.bad_records)
+
+    def _close(self, task: int) -> None:
+        """Sets the total, which was an estimate, to what there was."""
+        self._progress.update(task, total=self._progress.tasks[task].completed)
+
+    def _counted(self, rows: Iterator, task: int) -> Iterator:
+        for row in rows:
+            yield row
+            self._advance(task)
+
+
+class _Shard:
+    """The rows of one shard, on their way to the writer."""
+
+    def __init__(self, journal: Journal, widths: dict[str, int]):
+        self._journal, self._widths = journal, widths
+        self._rows, self._skipped, self._modalities = 0, [], collections.Counter()
+
+    def items(self, loaded: Iterator[tuple[Row, Future]], on_row: Callable[[], None]) -> Iterator[Item]:
+        """The usable items; the journal is told of the others."""
+        for row, future in loaded:
+            try:
+                item = future.result()
+                self._check_widths(item, row)
+            except BadRecordError as error:
+                self._skipped.append(self._rows)
+                self._journal.bad(error)
+            else:
+                self._modalities[item.modalities] += 1
+                yield item
+            self._rows += 1
+            on_row()
+
+    def result(self) -> dict:
+        """What the journal keeps of the shard."""
+        return {
+            "rows": self._rows,
+            "skipped": self._skipped,
+            "modalities": dict(self._modalities),
+            "widths": self._widths,
+        }
+
+    def _check_widths(self, item: Item, row: Row) -> None:
+        """All vectors of a kind have the width of the first one."""
+        vectors = {f"id_embeddings.{name}": vector for name, vector in item.id_embeddings.items()}
+        if item.audio_embedding is not None:
+            vectors["audio_embedding"] = item.audio_embedding
+        for name, vector in vectors.items():
+            if len(vector) != self._widths.setdefault(name, len(vector)):
+                raise BadRecordError(
+                    f"the vector has {len(vector)} numbers, those before it have {self._widths[name]}",
+                    remedy="Write vectors of one width",
+                    source=row.file,
+                    record=f"{item.item_id} (row {row.number})",
+                    field=name,
+                )
+
+
+def _shard_stage(shard: int) -> str:
+    return f"shard {shard}"
+
+
+def _ahead(pool: ThreadPoolExecutor, reader: RecordReader, rows: Iterator[Row]) -> Iterator[tuple[Row, Future]]:
+    """Loads rows in threads (decoders release the interpreter lock) and hands them on in their order."""
+    waiting: collections.deque[tuple[Row, Future]] = collections.deque()
+    for row in rows:
+        waiting.append((row, pool.submit(reader, row)))
+        if len(waiting) > _WINDOW:
+            yield waiting.popleft()
+    yield from waiting
+
+
+class _RateColumn(ProgressColumn):
+    """Rows per second since the task began."""
+
+    def render(self, task: Task) -> Text:
+        """The cell of the task's line."""
+        rate = (task.completed - task.fields["resumed"]) / task.elapsed if task.elapsed else 0
+        return Text(f"{rate:,.0f}/s")
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _RateColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[bad]} bad"),
+        console=console,
+    )

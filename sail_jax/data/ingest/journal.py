@@ -1,0 +1,132 @@
+"""What an ingestion has finished, so that it can be interrupted at any time, and the bad records that it met.
+
+`journal.jsonl` starts with the identity of the ingestion (settings and source); each further line is a finished stage:
+its name, its result and its bad records. A stage counts once its line is complete.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from sail_jax.errors import BadRecordError, SailError
+from sail_jax.files import commit_bytes
+
+_SHOWN = 5
+BAD_RECORDS = "bad_records.jsonl"
+JOURNAL = "journal.jsonl"
+
+
+class Journal:
+    """The journal of the ingestion into folder `path`.
+
+    Args:
+        path: the folder.
+        identity: settings and source; a later ingestion into this folder must have the same.
+        max_bad_records: bad records beyond which the ingestion stops.
+
+    Attributes:
+        bad_records: number of bad records so far, those of finished stages included.
+
+    Raises:
+        SailError: the folder holds an ingestion of another identity.
+    """
+
+    def __init__(self, path: pathlib.Path, identity: dict[str, Any], max_bad_records: int):
+        self._path, self._file = path, path / JOURNAL
+        self._limit = max_bad_records
+        self._stages: dict[str, dict[str, Any]] = {}
+        self._bad: list[dict[str, str]] = []
+        path.mkdir(parents=True, exist_ok=True)
+        lines = list(_complete_lines(self._file))
+        if lines:
+            check_identity(path, lines[0], identity)
+        commit_bytes(self._file, b"".join(_line(line) for line in lines or [identity]))
+        self._stages = {line["stage"]: line for line in lines[1:]}
+        finished = [bad for line in lines[1:] for bad in line["bad"]]
+        self.bad_records, self._first = len(finished), finished[:_SHOWN]
+        commit_bytes(path / BAD_RECORDS, b"".join(map(_line, finished)))
+
+    def result(self, stage: str) -> dict[str, Any] | None:
+        """What `finish` was told of a stage, or None where it isn't finished."""
+        return self._stages.get(stage, {}).get("result")
+
+    def bad(self, error: BadRecordError) -> None:
+        """Notes a bad record of the running stage.
+
+        Raises:
+            SailError: it is one too many.
+        """
+        line = {
+            "file": error.source,
+            "record": error.record,
+            "field": error.field,
+            "problem": error.problem,
+            "remedy": error.remedy,
+        }
+        _append(self._path / BAD_RECORDS, line)
+        self._bad.append(line)
+        self._first = [*self._first, line][:_SHOWN]
+        self.bad_records += 1
+        if self.bad_records > self._limit:
+            raise SailError(self._too_many())
+
+    def finish(self, stage: str, result: dict[str, Any]) -> dict[str, Any]:
+        """Notes that a stage is finished, and returns its result."""
+        line = {"stage": stage, "result": result, "bad": self._bad}
+        _append(self._file, line)
+        self._stages[stage], self._bad = line, []
+        return result
+
+    def remove(self) -> None:
+        """Removes the journal, when the whole ingestion is finished; the list of bad records stays."""
+        self._file.unlink()
+
+    def _too_many(self) -> str:
+        first = [
+            BadRecordError(
+                line["problem"], remedy=line["remedy"], source=line["file"], record=line["record"], field=line["field"]
+            )
+            for line in self._first
+        ]
+        shown = "".join(f"\n  {error}" for error in first)
+        return (
+            f"{self.bad_records} bad records are more than config.ingest.max_bad_records={self._limit}. The first:"
+            f"{shown}\nAll of them are in {self._path / BAD_RECORDS}. Repair the source and ingest into another "
+            "--workdir, or raise config.ingest.max_bad_records and run again: bad records are skipped, and "
+            "finished shards stay."
+        )
+
+
+def check_identity(path: pathlib.Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Checks that folder `path` holds the ingestion that is asked for.
+
+    Raises:
+        SailError: another one; the message names what differs.
+    """
+    wanted = json.loads(json.dumps(wanted))
+    if found != wanted:
+        changed = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
+        raise SailError(
+            f"{path} holds an ingestion of other settings or another source; changed: {', '.join(changed)}. "
+            "Ingest into another --workdir, or remove this one."
+        )
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    return json.dumps(value).encode() + b"\n"
+
+
+def _append(path: pathlib.Path, value: dict[str, Any]) -> None:
+    with path.open("ab") as file:
+        file.write(_line(value))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _complete_lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """The lines of a journal, without one that was cut off."""
+    if path.is_file():
+        with path.open("rb") as file:
+            yield from (json.loads(line) for line in file if line.endswith(b"\n"))

@@ -1,0 +1,196 @@
+"""Tables of vectors that ingestion joins to the items by their ids: Parquet of `item_id` and `vector`, in any order.
+
+    FOLDER/
+      vectors.f32       [N, D] the vectors in the order of the table
+      ids-00000.msgpack the ids of each batch of rows
+      index/            `store_index`: from the hash of an id to its row
+
+All of it is memory-mapped: a look-up reads the pages that it touches, and making the table takes the memory of a batch.
+"""
+
+import pathlib
+import shutil
+from collections.abc import Callable
+
+import msgpack
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from sail_jax.data import store_index
+from sail_jax.data.ingest.sources import RowSource, open_table
+from sail_jax.data.row_groups import missing_column
+from sail_jax.errors import BadRecordError, SailError
+from sail_jax.items import item_key
+
+# `id` is what folders of embeddings call it.
+_ID_COLUMNS = ("item_id", "id")
+_VECTOR = "vector"
+_BATCH = 16_384
+
+
+class VectorTable:
+    """A table of vectors that `build_vectors` wrote, opened for look-up; safe in threads.
+
+    Attributes:
+        width: D; 0 for a table without a usable row.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        self._folder = folder
+        self._index = store_index.Index(folder) if (folder / store_index.FOLDER).is_dir() else None
+        if self._index is None:
+            self.width = 0
+            return
+        flat = np.memmap(folder / "vectors.f32", np.float32, mode="r")
+        self._vectors = flat.reshape(int(self._index.starts[-1]), -1)
+        self.width = self._vectors.shape[1]
+
+    def get(self, item_id: str) -> np.ndarray | None:
+        """The vector of an item, [D] float32, or None where the table has none.
+
+        As in the item store, an id is told by its 64-bit hash, and by itself where two ids of the table share one.
+        """
+        if self._index is None:
+            return None
+        key = np.uint64(item_key(item_id))
+        positions, shared = self._index.lookup(np.array([key]))
+        record = self._index.record(int(positions[0])) if positions[0] >= 0 else None
+        if shared[0]:
+            record = next((row for row in self._index.records_of(key) if self._id_of(row) == item_id), None)
+        return None if record is None else np.array(self._vectors[record])
+
+    def _id_of(self, record: int) -> str:
+        batch, row = self._index.place(record)
+        return _read_ids(self._folder, batch)[row]
+
+
+def open_vectors(folder: pathlib.Path, path: str, name: str) -> RowSource:
+    """Opens a table of vectors and checks its columns.
+
+    Args:
+        folder: the source folder.
+        path: the Parquet file, or the folder of its parts.
+        name: its key in `config.ingest.vectors`.
+
+    Raises:
+        SailError: it is missing, of another format, or lacks a column.
+    """
+    setting = f"config.ingest.vectors.{name}"
+    source = open_table(folder, path, setting)
+    if source.files[0].suffix != ".parquet":
+        raise SailError(f"{source.files[0]} is no Parquet file. Write the vectors as Parquet, or change {setting}.")
+    for file in source.files:
+        schema = pq.read_schema(file)
+        id_column = _id_column(schema)
+        for column in (id_column or _ID_COLUMNS[0], _VECTOR):
+            if column not in schema.names:
+                raise SailError(f"{missing_column(str(file), column, schema.names)} Write it, or change {setting}.")
+        if not _is_list(schema.field(_VECTOR).type):
+            raise SailError(
+                f"{file}: column {_VECTOR!r} is {schema.field(_VECTOR).type}. Write it as a list of numbers, or change {setting}."
+            )
+    return source
+
+
+def build_vectors(
+    source: RowSource,
+    folder: pathlib.Path,
+    on_bad: Callable[[BadRecordError], None],
+    on_rows: Callable[[int], None],
+) -> VectorTable:
+    """Writes a table of vectors for look-up; rows without a vector are passed over.
+
+    Args:
+        source: what `open_vectors` opened.
+        folder: where it is written; what it held is removed.
+        on_bad: told of rows without an id, of a repeated id (the first one counts), of vectors whose width is not that of
+            the first one, and of numbers that are not finite.
+        on_rows: told of the number of rows read since it was last told.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    batches, width, rows = 0, 0, 0
+    with (folder / "vectors.f32").open("wb") as out:
+        for file in source.files:
+            number = 0
+            with pq.ParquetFile(file) as table:
+                id_column = _id_column(table.schema_arrow)
+                for batch in table.iter_batches(_BATCH, columns=[id_column, _VECTOR]):
+                    ids, vectors, width = _Batch(batch, id_column, str(file), number).read(width, on_bad)
+                    number += len(batch)
+                    on_rows(len(batch))
+                    if ids:
+                        out.write(vectors.tobytes())
+                        (folder / f"ids-{batches:05d}.msgpack").write_bytes(msgpack.packb(ids))
+                        batches, rows = batches + 1, rows + len(ids)
+
+    def on_duplicate(item_id: str, first: tuple[int, int], repeated: tuple[int, int]) -> None:
+        problem = "the table has a vector of this id already"
+        error = BadRecordError(problem, remedy="Write one row for each id; the first one is used")
+        on_bad(error.at(source=source.name, record=item_id, field=id_column))
+
+    if rows:
+        store_index.build(folder, batches, lambda batch: _read_ids(folder, batch), item_key, on_duplicate)
+    return VectorTable(folder)
+
+
+class _Batch:
+    """A batch of rows: which of them are usable."""
+
+    def __init__(self, batch: pa.RecordBatch, id_column: str, file: str, first: int):
+        self._file, self._first, self._id_column = file, first, id_column
+        self._ids = batch.column(id_column).cast(pa.string()).to_pylist()
+        self._column = batch.column(_VECTOR)
+
+    def read(self, width: int, on_bad: Callable[[BadRecordError], None]) -> tuple[list[str], np.ndarray, int]:
+        """The ids and vectors of the usable rows, and the width, which the first usable row sets where it is 0."""
+        lengths = pc.list_value_length(self._column).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+        numbers = _floats(self._column.flatten())  # without the rows that have no vector
+        same = len(lengths) > 0 and (lengths == (width or lengths[0])).all() and lengths[0] > 0
+        if same and all(self._ids) and np.isfinite(numbers).all():
+            return self._ids, numbers.reshape(len(lengths), -1), int(lengths[0])
+        ends, ids, kept = np.cumsum(lengths), [], []
+        for row in np.flatnonzero(lengths).tolist():
+            vector = numbers[ends[row] - lengths[row] : ends[row]]
+            problem = self._problem(self._ids[row], vector, width)
+            if problem is None:
+                width = len(vector)
+                ids.append(self._ids[row])
+                kept.append(vector)
+            else:
+                record = f"{self._ids[row] or ''} (row {self._first + row + 1})".strip()
+                on_bad(problem.at(source=self._file, record=record, field=_VECTOR))
+        return ids, np.stack(kept) if kept else np.zeros((0, width), np.float32), width
+
+    def _problem(self, item_id: str | None, vector: np.ndarray, width: int) -> BadRecordError | None:
+        if not item_id:
+            return BadRecordError("the vector has no id", remedy="Give it that of its item", field=self._id_column)
+        if not np.isfinite(vector).all():
+            return BadRecordError(
+                "the vector holds numbers that are not finite", remedy="Write finite numbers, or null"
+            )
+        if width and len(vector) != width:
+            problem = f"the vector has {len(vector)} numbers, those before it have {width}"
+            return BadRecordError(problem, remedy="Write vectors of one width")
+        return None
+
+
+def _floats(values: pa.Array) -> np.ndarray:
+    """[n] float32; a null becomes NaN, and what float32 cannot hold becomes infinite."""
+    with np.errstate(over="ignore"):
+        return values.to_numpy(zero_copy_only=False).astype(np.float32)
+
+
+def _is_list(dtype: pa.DataType) -> bool:
+    lists = pa.types.is_list(dtype) or pa.types.is_large_list(dtype) or pa.types.is_fixed_size_list(dtype)
+    return lists and (pa.types.is_floating(dtype.value_type) or pa.types.is_integer(dtype.value_type))
+
+
+def _id_column(schema: pa.Schema) -> str | None:
+    return next((name for name in _ID_COLUMNS if name in schema.names), None)
+
+
+def _read_ids(folder: pathlib.Path, batch: int) -> list[str]:
+    return msgpack.unpackb((folder / f"ids-{batch:05d}.msgpack").read_bytes())

@@ -1,0 +1,299 @@
+"""Bulk embedding: any number of items to a folder of Parquet parts (`embedding_set`).
+
+    OUTPUT/
+      request.json           what was asked for; a run that goes on must ask for the same
+      part-00000.parquet     the vectors of the first `rows_per_part` items of the source, and so on
+      bad_records.jsonl      the items that were left out, and why
+      embeddings.json        written last
+
+Part k holds items k * rows_per_part to (k + 1) * rows_per_part - 1 of the source, less those that cannot be used, and appears
+under its name when it is complete. So a run that was killed goes on with the parts that are missing, and several processes
+that share the folder need not talk: of N, process i writes parts i, i + N, ...
+"""
+
+import collections
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from sail_jax.config.data import DEFAULT_INSTRUCTION
+from sail_jax.config.schema import to_dict
+from sail_jax.data.ingest.journal import BAD_RECORDS
+from sail_jax.embedding.embedder import Embedder, NothingShownError, check_dims
+from sail_jax.embedding.item_source import Entry, ItemSource
+from sail_jax.errors import BadRecordError, SailError
+from sail_jax.items import TEXT_FIELDS
+from sail_jax.patterns import MODALITIES
+from sail_jax.runs.fingerprint import fingerprint
+from sail_jax.vectors.embedding_set import (
+    EmbeddingInfo,
+    encode_vectors,
+    is_complete,
+    part_path,
+    read_notes,
+    write_info,
+    write_json,
+    write_part,
+    write_text,
+)
+
+_REQUEST = "request.json"
+_BAD, _UNSEEN = "bad_records", "nothing_shown"  # the notes of a part
+_SHOWN = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbedOptions:
+    """How items are embedded and stored.
+
+    Attributes:
+        dims: how many of the first dimensions are kept; None for all.
+        dtype: how vectors are stored, one of `embedding_set.DTYPES`.
+        modalities: what is shown of the items.
+        fields: text fields that are shown.
+        instruction: the system prompt.
+        rows_per_part: items of the source per part.
+        batch_size: items per batch; None for `config.eval.batch_size`.
+        process: this process, from 0.
+        processes: how many share the work.
+    """
+
+    dims: int | None = None
+    dtype: str = "float32"
+    modalities: str = MODALITIES
+    fields: tuple[str, ...] = TEXT_FIELDS
+    instruction: str = DEFAULT_INSTRUCTION
+    rows_per_part: int = 65_536
+    batch_size: int | None = None
+    process: int = 0
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        """Raises SailError on counts that are out of range."""
+        if self.rows_per_part < 1:
+            raise SailError(f"rows_per_part is {self.rows_per_part}; it must be at least 1.")
+        if not 0 <= self.process < self.processes:
+            raise SailError(f"Process {self.process} of {self.processes}: processes are numbered from 0.")
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbedReport:
+    """What a folder holds after a run.
+
+    Attributes:
+        vectors: vectors in all parts.
+        bad_records: items that could not be used.
+        nothing_shown: items that have none of the modalities that are shown.
+        parts: parts that are there.
+        missing: parts that other processes still have to write; 0 when the folder is complete.
+        written: parts that this run wrote.
+    """
+
+    vectors: int
+    bad_records: int
+    nothing_shown: int
+    parts: int
+    missing: int
+    written: int
+
+    def __str__(self) -> str:
+        lines = [f"{self.vectors:,} vectors in {self.parts:,} part{'s' * (self.parts != 1)}"]
+        if self.bad_records:
+            lines.append(f"{self.bad_records:,} bad records left out, listed in {BAD_RECORDS}")
+        if self.nothing_shown:
+            lines.append(f"{self.nothing_shown:,} items left out, which have none of the modalities that are shown")
+        if self.missing:
+            lines.append(f"{self.missing:,} parts are still to be written by other processes")
+        elif not self.written:
+            lines.append("already complete")
+        return "\n".join(lines)
+
+
+def embed(embedder: Embedder, source: ItemSource, output: Path, options: EmbedOptions, *, model: str) -> EmbedReport:
+    """Embeds all items of a source, or goes on where a run that was killed stopped.
+
+    Ids are written as they stand in the source; a row of a table that repeats the id of an earlier one is a bad record.
+
+    Args:
+        embedder: the model.
+        source: the items.
+        output: the folder that is written; shared by all processes.
+        options: how they are embedded and stored.
+        model: what the model is called.
+
+    Raises:
+        SailError: wrong options, `output` holds another request or something else, the source changed, or more than
+            `config.data.max_bad_records` items could not be used.
+    """
+    job = _Job(embedder, source, output, options, model)
+    written = job.write_missing()
+    return job.finish(written)
+
+
+class _Job:
+    """One run into one folder."""
+
+    def __init__(self, embedder: Embedder, source: ItemSource, output: Path, options: EmbedOptions, model: str) -> None:
+        self._embedder, self._source, self._output, self._options = embedder, source, output, options
+        self._view = embedder.view(options.modalities, options.fields, options.instruction)
+        self._info = EmbeddingInfo(
+            model=model,
+            fingerprint=fingerprint(embedder.params),
+            dims=check_dims(options.dims, embedder.width),
+            dtype=options.dtype,
+            modalities=self._view.modalities,
+            fields=self._view.fields,
+            instruction=self._view.instruction,
+        )
+        encode_vectors(np.zeros((0, self._info.dims), np.float32), options.dtype)  # refuses a wrong type
+        self._parts = -(-source.rows // options.rows_per_part)
+        self._open()
+        notes = [self._notes(part) for part in range(self._parts) if self._path(part).exists()]
+        self._bad = list(itertools.chain.from_iterable(bad for bad, _ in notes))
+
+    def write_missing(self) -> int:
+        """Writes those parts of this process that are missing; returns how many."""
+        options = self._options
+        mine = range(options.process, self._parts, options.processes)
+        missing = {part for part in mine if not self._path(part).exists()}
+        if not missing:
+            return 0
+        first, last = min(missing), max(missing)
+        entries = self._source.entries(first * options.rows_per_part)
+        with _progress() as progress:
+            task = progress.add_task("embed", total=sum(map(self._rows, missing)))
+            for part in range(first, last + 1):
+                stretch = itertools.islice(entries, self._rows(part))
+                if part in missing:
+                    self._write(part, stretch, lambda count: progress.advance(task, count))
+                else:
+                    collections.deque(stretch, maxlen=0)  # another process writes it, or it is there; nothing is loaded
+        return len(missing)
+
+    def finish(self, written: int) -> EmbedReport:
+        """Marks the folder as complete when it is, and says what it holds."""
+        there = [part for part in range(self._parts) if self._path(part).exists()]
+        notes = [self._notes(part) for part in there]
+        self._bad = list(itertools.chain.from_iterable(bad for bad, _ in notes))
+        unseen = sum(count for _, count in notes)
+        self._check_limit()
+        rows = sum(map(self._rows, there))
+        missing = self._parts - len(there)
+        if not missing and not is_complete(self._output):
+            self._list_bad()
+            write_info(self._output, self._info)
+        vectors = rows - len(self._bad) - unseen
+        return EmbedReport(vectors, len(self._bad), unseen, len(there), missing, written)
+
+    def _write(self, part: int, entries: Iterator[Entry], advance: Any) -> None:
+        ids: list[str] = []
+
+        def loaders() -> Iterator[Any]:
+            for entry in entries:
+                ids.append(entry.item_id)
+                yield entry.load
+
+        rows, dims = self._rows(part), self._info.dims
+        z = np.empty((rows, dims), np.float32)
+        bad: list[dict[str, str]] = []
+        left_out: set[int] = set()
+        at = unseen = 0
+        view = self._view
+        for block, errors in self._embedder.stream(
+            loaders(), view, (view.modalities,), batch_size=self._options.batch_size
+        ):
+            z[at : at + block.shape[1]] = block[0, :, :dims]
+            left_out |= {at + position for position in errors}
+            for position, error in sorted(errors.items()):
+                if isinstance(error, NothingShownError):
+                    unseen += 1
+                else:
+                    bad.append(_line(error.at(source=self._source.name, record=ids[at + position])))
+                    self._bad.append(bad[-1])
+            self._check_limit()
+            at += block.shape[1]
+            advance(block.shape[1])
+        if at != rows:
+            raise SailError(f"{self._source.name} changed while it was read: embed it again, into another --output.")
+        kept = [i for i in range(rows) if i not in left_out]
+        notes = {_BAD: json.dumps(bad, ensure_ascii=False), _UNSEEN: str(unseen)}
+        vectors = z[kept] if left_out else z
+        write_part(self._path(part), [ids[i] for i in kept], vectors, self._info.dtype, notes)
+
+    def _open(self) -> None:
+        """Writes the request, or checks that the folder holds the same one."""
+        request = {"model fingerprint": self._info.fingerprint, "rows_per_part": self._options.rows_per_part}
+        request |= {key: value for key, value in to_dict(self._info).items() if key not in ("model", "fingerprint")}
+        request |= {f"config.prompt.{key}": value for key, value in to_dict(self._embedder.config.prompt).items()}
+        request |= self._source.identity | {"rows": self._source.rows}
+        request = json.loads(json.dumps(request))
+        path = self._output / _REQUEST
+        if not path.is_file():
+            self._output.mkdir(parents=True, exist_ok=True)
+            foreign = sorted(child.name for child in self._output.iterdir() if not child.name.startswith(_REQUEST))
+            if foreign and not path.is_file():  # unless another process wrote it just now
+                raise SailError(f"{self._output} is not empty and was not written by embed: name another --output.")
+            write_json(path, request)
+        found = json.loads(path.read_text(encoding="utf-8"))
+        changed = sorted(key for key in found.keys() | request.keys() if found.get(key) != request.get(key))
+        if changed:
+            said = "; ".join(f"{key} was {found.get(key)!r}, is {request.get(key)!r}" for key in changed[:_SHOWN])
+            raise SailError(
+                f"{self._output} holds embeddings of another request ({said}). Name another --output, or remove this one."
+            )
+
+    def _path(self, part: int) -> Path:
+        return part_path(self._output, part)
+
+    def _rows(self, part: int) -> int:
+        """Items of the source that belong to a part."""
+        size = self._options.rows_per_part
+        return min(size, self._source.rows - part * size)
+
+    def _notes(self, part: int) -> tuple[list[dict[str, str]], int]:
+        """The bad records of a part, and how many items had nothing to show."""
+        notes = read_notes(self._path(part))
+        return json.loads(notes[_BAD]), int(notes[_UNSEEN])
+
+    def _check_limit(self) -> None:
+        limit = self._embedder.config.data.max_bad_records
+        if len(self._bad) <= limit:
+            return
+        self._list_bad()
+        shown = "".join(f"\n  {_error(line)}" for line in self._bad[:_SHOWN])
+        raise SailError(
+            f"{len(self._bad)} items cannot be used, more than config.data.max_bad_records={limit}. The first:{shown}\nAll of "
+            f"them are in {self._output / BAD_RECORDS}. Mend the source and embed it into another --output, or raise "
+            "config.data.max_bad_records and run again: bad items are left out, and finished parts stay."
+        )
+
+    def _list_bad(self) -> None:
+        lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in self._bad)
+        write_text(self._output / BAD_RECORDS, "".join(lines))
+
+
+def _line(error: BadRecordError) -> dict[str, str]:
+    return {
+        "file": error.source,
+        "record": error.record,
+        "field": error.field,
+        "problem": error.problem,
+        "remedy": error.remedy,
+    }
+
+
+def _error(line: Mapping[str, str]) -> BadRecordError:
+    place = {"source": line["file"], "record": line["record"], "field": line["field"]}
+    return BadRecordError(line["problem"], remedy=line["remedy"], **place)
+
+
+def _progress() -> Progress:
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(soft_wrap=True))

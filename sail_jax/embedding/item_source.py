@@ -1,0 +1,266 @@
+"""What bulk embedding reads: an item store, a table of items, or a folder of media and text files."""
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from sail_jax.config import Config
+from sail_jax.config.data import IngestConfig
+from sail_jax.config.schema import to_dict
+from sail_jax.data.ingest.records import RecordReader, text_cell
+from sail_jax.data.ingest.sources import TABLE_SUFFIXES, RowSource, open_table
+from sail_jax.data.item_dicts import to_item
+from sail_jax.data.pipeline import open_store
+from sail_jax.data.store import FOLDER, ItemStore
+from sail_jax.errors import BadRecordError, SailError
+from sail_jax.items import Item, item_key
+
+# Kind of file (the key of an item's dict) -> suffixes.
+SUFFIXES = {
+    "text": (".txt", ".md"),
+    "image": (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif", ".jp2"),
+    "audio": (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".m4a", ".aac"),
+    "video": (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v"),
+}
+_KIND = {suffix: kind for kind, suffixes in SUFFIXES.items() for suffix in suffixes}
+# No prompt has room for more; the rest of a text file is not read.
+_MAX_CHARACTERS = 1 << 20
+
+
+class Entry(NamedTuple):
+    """An item that was not loaded yet.
+
+    Attributes:
+        item_id: its id; empty where it has none, which `load` reports.
+        load: loads it, in any thread; raises BadRecordError when it cannot be used.
+    """
+
+    item_id: str
+    load: Callable[[], Item]
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemSource:
+    """Items in a fixed order.
+
+    Attributes:
+        name: the folder or file, as messages show it.
+        rows: number of items, the bad ones included.
+        identity: setting -> value of all on which the items depend; a change of it is a change of the source.
+        entries: entries(start) streams them from the one with index `start` on.
+    """
+
+    name: str
+    rows: int
+    identity: dict[str, object]
+    entries: Callable[[int], Iterator[Entry]]
+
+
+def open_source(path: Path | None, config: Config) -> ItemSource:
+    """Opens what a path holds.
+
+    Args:
+        path: None for the item store of the config's data folder; else
+            - an item store, or the folder that `ingest` wrote;
+            - a table of items (CSV, JSONL, Parquet) with the columns of `config.ingest.source`, media files relative to
+              its folder; a folder of nothing but such tables; or an export folder that holds `config.ingest.source.path`;
+            - a folder of files, each of which is an item: its id is the path within the folder.
+        config: the experiment.
+
+    Raises:
+        SailError: there is nothing there that can be read, a column is missing, or it is not clear what is meant.
+    """
+    if path is None:
+        return _store_source(open_store(config))
+    if path.is_file():
+        return _table_source(path.parent, path.name, config.ingest)
+    if not path.is_dir():
+        raise SailError(f"There is no {path}: name a --source that is an item store, a table, or a folder of files.")
+    for folder in (path, path / FOLDER):
+        if (folder / "store.json").is_file():
+            return _store_source(ItemStore.open(folder))
+    named = config.ingest.source.path
+    if named and (path / named).exists():
+        return _table_source(path, named, config.ingest)
+    tables = sorted(p.name for p in path.iterdir() if p.suffix in TABLE_SUFFIXES)
+    if not tables:
+        return _folder_source(path, config.ingest)
+    if next(_files(path), None) is not None:
+        raise SailError(
+            f"{path} holds media or texts beside the tables {', '.join(tables[:5])}: name the table itself."
+        )
+    return _table_source(path.parent, path.name, config.ingest)
+
+
+# ----------------------------------------------------------------------------------------------------------- item store
+
+
+def _store_source(store: ItemStore) -> ItemSource:
+    def entries(start: int) -> Iterator[Entry]:
+        ids = enumerate(store.item_ids())
+        for position, item_id in itertools.islice(ids, start, None):
+            yield Entry(item_id, functools.partial(store.__getitem__, position))
+
+    files = sorted(path for path in store.path.iterdir() if path.is_file())
+    digest = _digest(f"{path.name} {path.stat().st_size}" for path in files)
+    return ItemSource(str(store.path), len(store), {"source": f"item store {digest}"}, entries)
+
+
+# ---------------------------------------------------------------------------------------------------------------- table
+
+
+def _table_source(folder: Path, name: str, config: IngestConfig) -> ItemSource:
+    # What no model is shown need not be there.
+    columns = dataclasses.replace(config.source, labels="", id_embeddings={})
+    config = dataclasses.replace(config, source=columns)
+    table = open_table(folder, name, "--source", config.source.header)
+    reader = RecordReader(config, folder, check=False)  # the model's extractor decodes what is shown
+    table.require(reader.columns())
+    rows, repeated = _repeated(functools.partial(_row_ids, table, columns.id))
+
+    def entries(start: int) -> Iterator[Entry]:
+        for number, row in enumerate(table.read(start), start):
+            item_id = _row_id(row.cells.get(columns.id))
+            load = (
+                functools.partial(_refuse_repeated, columns.id)
+                if number in repeated
+                else functools.partial(reader, row)
+            )
+            yield Entry(item_id, load)
+
+    settings = {key: getattr(config, key) for key in ("max_pixels", "max_audio_seconds", "frames_per_video")}
+    identity = {f"config.ingest.{key}": value for key, value in settings.items()}
+    identity |= {f"config.ingest.source.{key}": value for key, value in to_dict(columns).items() if key != "path"}
+    return ItemSource(str(folder / name), rows, {"source": f"table {table.fingerprint}"} | identity, entries)
+
+
+def _repeated(read_ids: Callable[[], Iterator[str]]) -> tuple[int, set[int]]:
+    """The number of rows, and those whose id an earlier row has; ids are held as 8 bytes each, and compared as they are."""
+    keys = np.fromiter((item_key(item_id) for item_id in read_ids()), np.uint64)
+    ordered = np.sort(keys)
+    shared = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+    seen: set[str] = set()
+    repeated: set[int] = set()
+    if shared:
+        for number, (item_id, key) in enumerate(zip(read_ids(), keys.tolist(), strict=True)):
+            if item_id and key in shared:
+                if item_id in seen:
+                    repeated.add(number)
+                seen.add(item_id)
+    return len(keys), repeated
+
+
+def _row_ids(table: RowSource, column: str) -> Iterator[str]:
+    """The ids of all rows; of Parquet files no other column is read, as they may hold media."""
+    if table.files[0].suffix != ".parquet":
+        yield from (_row_id(row.cells.get(column)) for row in table.read(0))
+        return
+    for file in table.files:
+        with pq.ParquetFile(file) as parquet:
+            for batch in parquet.iter_batches(columns=[column]):
+                yield from map(_row_id, batch[column].to_pylist())
+
+
+def _refuse_repeated(column: str) -> Item:
+    raise BadRecordError("an earlier row has the same id", remedy="Give each item an id of its own", field=column)
+
+
+def _row_id(cell: object) -> str:
+    try:
+        return text_cell(cell) or ""
+    except BadRecordError:  # the reader says so too
+        return ""
+
+
+# ------------------------------------------------------------------------------------------------------ folder of files
+
+
+def _folder_source(folder: Path, config: IngestConfig) -> ItemSource:
+    def entries(start: int) -> Iterator[Entry]:
+        for name in itertools.islice(_files(folder), start, None):
+            # A name is bytes to the system; those that are no UTF-8 cannot be an id.
+            item_id = os.fsencode(name).decode("utf-8", "backslashreplace")
+            yield Entry(item_id, functools.partial(_load_file, folder, name, item_id, config))
+
+    digest, rows = hashlib.blake2b(digest_size=16), 0
+    for name in _files(folder):
+        digest.update(json.dumps([name, _size(folder / name)]).encode())
+        rows += 1
+    if not rows:
+        kinds = "; ".join(f"{kind} {' '.join(suffixes)}" for kind, suffixes in SUFFIXES.items())
+        raise SailError(f"{folder} holds no item store, no table and no file of a known kind ({kinds}).")
+    settings = {key: getattr(config, key) for key in ("max_pixels", "max_audio_seconds", "frames_per_video")}
+    identity = {f"config.ingest.{key}": value for key, value in settings.items()}
+    return ItemSource(str(folder), rows, {"source": f"folder {digest.hexdigest()}"} | identity, entries)
+
+
+def _files(folder: Path, inside: str = "", above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Names of the files of known kinds within a folder, in a fixed order; one directory is held at a time.
+
+    Links to folders are followed, but not back into a folder in which they lie.
+    """
+    here = os.path.realpath(folder / inside)
+    if here in above:
+        return
+    with os.scandir(folder / inside) as found:
+        children = sorted((child.name, _is_folder(child)) for child in found if not child.name.startswith("."))
+    for name, is_folder in children:
+        path = f"{inside}/{name}" if inside else name
+        if is_folder:
+            yield from _files(folder, path, (*above, here))
+        elif Path(name).suffix.lower() in _KIND:
+            yield path
+
+
+def _is_folder(child: os.DirEntry) -> bool:
+    try:
+        return child.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; -1 where there is none, as behind a broken link, which `_load_file` reports."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _load_file(folder: Path, name: str, item_id: str, config: IngestConfig) -> Item:
+    path = folder / name
+    kind = _KIND[path.suffix.lower()]
+    try:
+        if item_id != name:
+            raise BadRecordError("the file's name is no valid UTF-8", remedy="Rename it")
+        return to_item({"id": name, kind: _text(path) if kind == "text" else path}, config)
+    except BadRecordError as error:
+        raise error.at(source=str(folder), record=item_id) from error
+
+
+def _text(path: Path) -> str:
+    if not path.is_file():  # to open a pipe would wait for ever
+        raise BadRecordError("it is no file that can be read", remedy="Make it a file, or remove it")
+    try:
+        with path.open(encoding="utf-8-sig") as stream:
+            return stream.read(_MAX_CHARACTERS)
+    except UnicodeDecodeError as error:
+        raise BadRecordError(f"the file is no UTF-8 text ({error})", remedy="Save it as UTF-8") from error
+    except OSError as error:
+        raise BadRecordError(f"the file cannot be read ({error.strerror})", remedy="Make it readable") from error
+
+
+def _digest(lines: Iterator[str]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for line in lines:
+        digest.update(line.encode() + b"\n")
+    return digest.hexdigest()

@@ -1,0 +1,39 @@
+"""Whether queries and their targets fall into the same clusters (arXiv 2510.12709, sec. 4.2)."""
+
+import faiss
+import numpy as np
+from sklearn.metrics import normalized_mutual_info_score
+
+from sail_jax.vectors.unit import unit_rows
+
+_ITERATIONS = 10
+_RUNS = 4
+
+
+def clustering_nmi(queries: np.ndarray, targets: np.ndarray, *, clusters: int, seed: int, runs: int = _RUNS) -> float:
+    """Group-wise clustering consistency: the NMI of the cluster labels of queries and of their targets.
+
+    A k-means by cosine (faiss) is fit on both sides together; NMI = 2 I(L_q; L_t) / (H(L_q) + H(L_t)). Where k-means ends depends on
+    where it begins, so the mean of several is taken.
+
+    Args:
+        queries: [P, D] one side of P pairs, none zero.
+        targets: [P, D] the other side, none zero.
+        clusters: number of clusters; at most one per vector.
+        seed: of the first centroids; those of the next k-means are of the next seed.
+        runs: how many k-means.
+
+    Returns:
+        The NMI, in [0, 1]; 1 where all lie in one cluster.
+    """
+    points = np.concatenate([unit_rows(queries), unit_rows(targets)])
+    clusters = min(clusters, len(points))
+    # Without these limits faiss warns of few points per centroid, and draws a sample of its own where there are many.
+    limits = {"min_points_per_centroid": 1, "max_points_per_centroid": len(points)}
+    values = []
+    for run in range(runs):
+        kmeans = faiss.Kmeans(points.shape[1], clusters, niter=_ITERATIONS, seed=seed + run, spherical=True, **limits)
+        kmeans.train(points)
+        labels = kmeans.index.search(points, 1)[1][:, 0]
+        values.append(normalized_mutual_info_score(labels[: len(queries)], labels[len(queries) :]))
+    return float(np.mean(values))

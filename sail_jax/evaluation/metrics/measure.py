@@ -1,0 +1,188 @@
+"""All figures of one model on one task, under one view and at one width.
+
+Axes: Q queries, N rows of the corpus, D width, P pairs, K results.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from sail_jax.config import Config
+from sail_jax.evaluation.classification import ACCURACY_KS, accuracy_at_k
+from sail_jax.evaluation.metrics.auc import auc
+from sail_jax.evaluation.metrics.bijective import bijective_alignment
+from sail_jax.evaluation.metrics.clustering import clustering_nmi
+from sail_jax.evaluation.metrics.rank_agreement import rank_agreement
+from sail_jax.evaluation.metrics.ranking import ranking_metrics
+from sail_jax.evaluation.metrics.recall import recall_at_k
+from sail_jax.evaluation.metrics.separability import separability
+from sail_jax.evaluation.pairs import pair_cosines, sample_negatives, sample_rows
+from sail_jax.evaluation.retrieval import RetrievalTask
+from sail_jax.vectors.top_k import top_k
+
+GALLERY = 8  # results kept per query for the report's pictures
+# What figures on pairs are taken from, at most; drawn from the seed, and the same for all models.
+_PAIRS = 20_000
+_CLUSTERED_PAIRS = 10_000
+_RANKED_THINGS = 512
+_ANCHORS = 32
+_RANKED_KS = (10,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """What was measured.
+
+    Attributes:
+        metrics: name -> value; families other than recall and ranking have a prefix, "separability/overlap".
+        queries: queries that count for recall.
+        skipped: queries that do not.
+        rows: [Q, K] int64, the nearest rows of the corpus.
+        cosines: [Q, K] float32.
+        histograms: cosines of matching and of other pairs, or None; see `separability`.
+    """
+
+    metrics: dict[str, float]
+    queries: int
+    skipped: int
+    rows: np.ndarray
+    cosines: np.ndarray
+    histograms: dict[str, list] | None = None
+
+
+def families_of(task: RetrievalTask) -> tuple[str, ...]:
+    """The families of metrics of a task; recall, or accuracy, always."""
+    if task.settings.kind == "classification":
+        return ("accuracy",)
+    asked = ("recall", *task.settings.metrics)
+    return tuple(dict.fromkeys(f for f in asked if task.settings.kind == "retrieval" or f in ("recall", "ranking")))
+
+
+def measure(
+    task: RetrievalTask,
+    queries: np.ndarray,
+    corpus: np.ndarray,
+    config: Config,
+    *,
+    families: Sequence[str],
+    own_view: bool,
+) -> Measurement | None:
+    """Measures some families of metrics.
+
+    Under the task's own view, a query counts where it has an embedding and something relevant that has one. A further view is
+    compared with it on the same queries, so there what is not seen counts as missed. Figures on pairs are always of pairs with
+    embeddings on both sides, and are left out where there are none.
+
+    Args:
+        task: the task.
+        queries: [Q, D] embeddings; zeros where there is none.
+        corpus: [N, D] likewise; may be memory-mapped.
+        config: `eval` and `seed` count.
+        families: names as in `families_of`.
+        own_view: whether the view is the task's own.
+
+    Returns:
+        The figures; None where no query counts, or one of the sides has no embedding at all.
+    """
+    present = queries.any(axis=-1), corpus.any(axis=-1)
+    relevant = [rows[present[1][rows]] for rows in task.relevant] if own_view else task.relevant
+    counts = np.array([len(rows) > 0 for rows in relevant])
+    counts &= present[0] | (not own_view)
+    kept = np.flatnonzero(counts)
+    if not len(kept) or not all(side.any() for side in present):
+        return None
+    ks, block = config.eval.ks, config.eval.corpus_block
+    rows, cosines = top_k(queries, corpus, max(*ks, *ACCURACY_KS, GALLERY), block=block, exclude=task.exclude)
+    metrics = ranked_metrics(rows[kept], [relevant[i] for i in kept], ks, families)
+    of_pairs, histograms = _Pairs(task, queries, corpus, present, config).metrics(families)
+    if "bijective" in families:
+        share = bijective_alignment(queries, corpus, rows[:, 0], task.exclude, block=block)
+        of_pairs["bijective"] = share
+    return Measurement(
+        metrics=metrics | of_pairs,
+        queries=len(kept),
+        skipped=len(counts) - len(kept) + task.left_out,
+        rows=rows[:, :GALLERY],
+        cosines=cosines[:, :GALLERY],
+        histograms=histograms,
+    )
+
+
+def ranked_metrics(
+    rows: np.ndarray, relevant: Sequence[np.ndarray], ks: Sequence[int], families: Sequence[str]
+) -> dict[str, float]:
+    """The figures that need the results alone; arguments as in `recall_at_k`."""
+    metrics = recall_at_k(rows, relevant, ks) if "recall" in families else {}
+    if "accuracy" in families:
+        metrics |= accuracy_at_k(rows, relevant)
+    return metrics | (ranking_metrics(rows, relevant, ks) if "ranking" in families else {})
+
+
+class _Pairs:
+    """Figures on the pairs of a task that have embeddings on both sides."""
+
+    def __init__(
+        self,
+        task: RetrievalTask,
+        queries: np.ndarray,
+        corpus: np.ndarray,
+        present: tuple[np.ndarray, np.ndarray],
+        config: Config,
+    ) -> None:
+        self.task, self.queries, self.corpus, self.present, self.config = task, queries, corpus, present, config
+        usable = present[0][task.pairs[:, 0]] & present[1][task.pairs[:, 1]]
+        self.positive = task.pairs[usable & task.positive]
+        self.negative = task.pairs[usable & ~task.positive]
+
+    def metrics(self, families: Sequence[str]) -> tuple[dict[str, float], dict[str, list] | None]:
+        """The figures by name, and the histograms of separability."""
+        metrics: dict[str, float] = {}
+        histograms = None
+        if len(self.positive) and {"separability", "auc"} & set(families):
+            figures, histograms = self._score(families)
+            metrics |= figures
+        if len(self.positive) and "clustering" in families:
+            metrics["clustering/nmi"] = self._nmi()
+        if "agreement" in families:
+            metrics |= self._agreement()
+        return metrics, histograms
+
+    def _score(self, families: Sequence[str]) -> tuple[dict[str, float], dict[str, list] | None]:
+        rng = self._rng()
+        positive = self._cosines(sample_rows(rng, self.positive, _PAIRS))
+        known = [self.task.pairs, np.stack([np.arange(len(self.task.exclude)), self.task.exclude], axis=1)]
+        sampled = self._cosines(sample_negatives(rng, self.present, np.concatenate(known), _PAIRS))
+        listed = self._cosines(sample_rows(rng, self.negative, _PAIRS)) if len(self.negative) else sampled
+        metrics: dict[str, float] = {}
+        histograms = None
+        if "separability" in families and len(sampled):
+            figures, histograms = separability(positive, sampled)
+            metrics |= {f"separability/{name}": value for name, value in figures.items()}
+        if "auc" in families and len(listed):
+            metrics["auc"] = auc(positive, listed)
+        return metrics, histograms
+
+    def _nmi(self) -> float:
+        left, right = sample_rows(self._rng(), self.positive, _CLUSTERED_PAIRS).T
+        settings = self.config.eval
+        return clustering_nmi(self.queries[left], self.corpus[right], clusters=settings.clusters, seed=self.config.seed)
+
+    def _agreement(self) -> dict[str, float]:
+        """Of pairs of different queries, each with one of its targets."""
+        rng = self._rng()
+        shuffled = self.positive[rng.permutation(len(self.positive))]
+        _, first = np.unique(shuffled[:, 0], return_index=True)
+        left, right = sample_rows(rng, shuffled[first], _RANKED_THINGS).T
+        ks = [k for k in _RANKED_KS if k < len(left)]
+        if not ks:
+            return {}
+        anchors = sample_rows(rng, np.arange(len(left)), _ANCHORS)
+        figures = rank_agreement(self.queries[left], self.corpus[right], anchors, ks)
+        return {f"agreement/{name}": value for name, value in figures.items()}
+
+    def _cosines(self, pairs: np.ndarray) -> np.ndarray:
+        return pair_cosines(self.queries, self.corpus, pairs)
+
+    def _rng(self) -> np.random.Generator:
+        return np.random.default_rng(self.config.seed)

@@ -1,0 +1,31 @@
+"""Recall at k.
+
+Axes: Q queries, N corpus rows, D width, K results.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def relevant_hits(rows: np.ndarray, relevant: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Where something relevant is found, [Q, K] bool, and how much is relevant to each query, [Q] int; see `recall_at_k`."""
+    hits = np.stack([np.isin(found, wanted) for found, wanted in zip(rows, relevant, strict=True)])
+    return hits, np.array([len(np.unique(wanted)) for wanted in relevant])
+
+
+def recall_at_k(rows: np.ndarray, relevant: Sequence[np.ndarray], ks: Sequence[int]) -> dict[str, float]:
+    """Recall at several cut-offs: relevant found in the top k over all relevant, averaged over queries.
+
+    Source: arXiv 2510.12709, sec. 4.2.
+
+    Args:
+        rows: [Q, K] int, the results of each query, best first.
+        relevant: Q arrays of the relevant rows, none empty.
+        ks: cut-offs, at most K.
+
+    Returns:
+        "recall@k" -> share in [0, 1].
+    """
+    hits, total = relevant_hits(rows, relevant)
+    return {f"recall@{k}": float((hits[:, :k].sum(axis=1) / total).mean()) for k in ks}

@@ -1,0 +1,290 @@
+"""Which charts a report has: picks their data from the runs, one run or several side by side."""
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sail_jax.evaluation.report.data import RunReport, StoredResult
+from sail_jax.evaluation.report.figures import (
+    MODALITY_SETS,
+    Chart,
+    Line,
+    bars_chart,
+    curves_chart,
+    map_chart,
+    matrix_chart,
+    separability_chart,
+    widths_chart,
+)
+from sail_jax.evaluation.report.style import GREY, LINES
+from sail_jax.evaluation.report.tables import (
+    HEADLINE_METRIC,
+    MODELS,
+    format_metric,
+    headline_metric,
+    main_figures,
+    show_view,
+    subject,
+    tasks_of,
+)
+
+_NAMED_LABELS = 8  # of the map
+
+
+@dataclasses.dataclass(frozen=True)
+class _Curve:
+    """A chart of metrics.jsonl.
+
+    A key of its lines is `key` itself, or `key`, "/" and what it is of; where there are such parts, the whole is left out.
+    """
+
+    name: str
+    title: str
+    unit: str
+    key: str
+    smooth: bool = False
+    share: bool = False
+
+
+_CURVES = (
+    _Curve("loss", "Loss", "loss", "loss", smooth=True),
+    _Curve("evaluation", "Recall during training", HEADLINE_METRIC, "eval", share=True),
+    _Curve("learning_rate", "Learning rate", "learning rate", "learning_rate"),
+    _Curve("temperature", "Temperature", "temperature", "temperature"),
+    _Curve("gradient_norm", "Gradient norm", "norm before clipping", "gradient_norm", smooth=True),
+    _Curve("data_wait", "Time waited for data", "share of the time", "data_wait_share", share=True),
+)
+
+
+def file_name(*parts: str) -> str:
+    """A name for a file made of any texts."""
+    return "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", part).strip("_.") or "x" for part in parts if part)
+
+
+def _titled(runs: Sequence[RunReport], run: RunReport, title: str) -> str:
+    return f"{title}\n{run.name}" if len(runs) > 1 else title
+
+
+def _of_run(runs: Sequence[RunReport], run: RunReport) -> str:
+    """What tells the run's PNGs from those of the others."""
+    return run.name if len(runs) > 1 else ""
+
+
+def _metric_of(runs: Sequence[RunReport], task: str) -> str | None:
+    """The share that stands for the task in charts; None for a task that has none, such as one scored by AUC."""
+    mains = [main_figures(run, task, subject(run)) for run in runs]
+    metric = next((headline_metric(main) for main in mains if main is not None and main.metrics), "")
+    return metric if metric.startswith(("recall@", "accuracy@")) else None
+
+
+# ----------------------------------------------------------------------------------------------------- separability
+
+
+def separability_charts(runs: Sequence[RunReport]) -> list[Chart]:
+    """A chart per task and run, with a panel per model that has histograms."""
+    charts = []
+    for task in tasks_of(runs):
+        for run in runs:
+            mains = [(model, main_figures(run, task, model)) for model in MODELS]
+            panels = [
+                (_separability_heading(model, main), main.histograms)
+                for model, main in mains
+                if main is not None and main.histograms
+            ]
+            if panels:
+                name = file_name("separability", task, _of_run(runs, run))
+                charts.append(separability_chart(name, _titled(runs, run, task), panels))
+    return charts
+
+
+def _separability_heading(model: str, main: StoredResult) -> str:
+    figures = [
+        f"{label} {format_metric(key, main.metrics[key])}"
+        for key, label in (("separability/overlap", "overlap"), ("separability/dprime", "d′"))
+        if key in main.metrics
+    ]
+    return ", ".join([MODELS[model], *figures])
+
+
+# ------------------------------------------------------------------------------------------------------- Matryoshka
+
+
+def widths_charts(runs: Sequence[RunReport]) -> list[Chart]:
+    """A chart per task with a line per run and model that was evaluated at several widths."""
+    charts = []
+    for task in tasks_of(runs):
+        metric = _metric_of(runs, task)
+        lines = [line for place, run in enumerate(runs) for line in _width_lines(runs, run, place, task, metric)]
+        if lines:
+            charts.append(widths_chart(file_name("matryoshka", task), task, metric or "", lines))
+    return charts
+
+
+def _width_lines(runs: Sequence[RunReport], run: RunReport, place: int, task: str, metric: str | None) -> list[Line]:
+    lines = []
+    for model, dash in ((subject(run), "-"), ("untrained", ":")):
+        values = figures_by_width(run, task, model, metric or "")
+        if len(values) > 1:
+            label = f"{model}, {run.name}" if len(runs) > 1 else model
+            colour = LINES[place % len(LINES)] if model != "untrained" or len(runs) > 1 else GREY
+            lines.append(Line(label, list(values), list(values.values()), colour, dash))
+    return lines
+
+
+def figures_by_width(run: RunReport, task: str, model: str, metric: str) -> dict[int, float]:
+    """Matryoshka size -> the metric under the task's own view, ascending."""
+    main = main_figures(run, task, model)
+    if main is None:
+        return {}
+    same = [f for f in run.figures if (f.task, f.model, f.view) == (task, model, main.view) and f.width > 0]
+    values = {f.width: f.metrics.get(metric, np.nan) for f in sorted(same, key=lambda f: f.main)}
+    return {width: values[width] for width in sorted(values) if np.isfinite(values[width])}
+
+
+# ------------------------------------------------------------------------------------------------------- modalities
+
+
+def modality_charts(runs: Sequence[RunReport]) -> list[Chart]:
+    """Per task: bars of the views that show the same on both sides, and the matrix of all views of each run."""
+    charts = []
+    for task in tasks_of(runs):
+        metric = _metric_of(runs, task)
+        if metric is not None:
+            charts += _bars(runs, task, metric) + _matrices(runs, task, metric)
+    return charts
+
+
+def _bars(runs: Sequence[RunReport], task: str, metric: str) -> list[Chart]:
+    columns = []  # label, colour, view -> value
+    for place, run in enumerate(runs):
+        for model in ("untrained", "tfidf", subject(run)) if len(runs) == 1 else (subject(run),):
+            values = _values_by_view(run, task, model, metric)
+            colour = {"untrained": GREY, "tfidf": LINES[1]}.get(model, LINES[place % len(LINES)])
+            if values:
+                columns.append((MODELS[model] if len(runs) == 1 else run.name, colour, values))
+    views = list(dict.fromkeys(view for *_, values in columns for view in values if _is_bar(runs, task, view)))
+    if not views:
+        return []
+    views.sort(key=lambda view: (len(view.partition("->")[0]), view not in MODALITY_SETS))
+    groups = [
+        Line(label, range(len(views)), [values.get(view, np.nan) for view in views], colour)
+        for label, colour, values in columns
+    ]
+    shown = [show_view(view) for view in views]
+    return [bars_chart(file_name("modalities", task), task, metric, shown, groups)]
+
+
+def _is_bar(runs: Sequence[RunReport], task: str, view: str) -> bool:
+    query, _, target = view.partition("->")
+    mains = [main_figures(run, task, model) for run in runs for model in MODELS]
+    return query == target or view in {main.view for main in mains if main is not None}
+
+
+def _values_by_view(run: RunReport, task: str, model: str, metric: str) -> dict[str, float]:
+    """View -> the metric at full width; where a view was scored twice, as the task itself and in the matrix, the former."""
+    main = main_figures(run, task, model)
+    if main is None:
+        return {}
+    chosen = [f for f in run.figures if (f.task, f.model) == (task, model) and f.width in (0, main.width)]
+    return {f.view: f.metrics.get(metric, np.nan) for f in sorted(chosen, key=lambda f: f is main)}
+
+
+def _matrices(runs: Sequence[RunReport], task: str, metric: str) -> list[Chart]:
+    matrices = {run.name: _matrix(run, task, metric) for run in runs}
+    shown = [value for values in matrices.values() for value in values.values() if np.isfinite(value)]
+    return [
+        matrix_chart(
+            file_name("modality_matrix", task, _of_run(runs, run)),
+            _titled(runs, run, f"{task}, {metric} in %"),
+            metric,
+            matrices[run.name],
+            max(shown, default=1.0),
+        )
+        for run in runs
+        if matrices[run.name]
+    ]
+
+
+def _matrix(run: RunReport, task: str, metric: str) -> dict[tuple[str, str], float]:
+    """(query's modalities, target's) -> value; empty where the views were not crossed."""
+    main = main_figures(run, task, subject(run))
+    values = {}
+    for view, value in _values_by_view(run, task, subject(run), metric).items():
+        query, _, target = view.partition("->")
+        if query in MODALITY_SETS and target in MODALITY_SETS:
+            values[query, target] = value
+    crossed = [pair for pair in values if pair[0] != pair[1] and main is not None and "->".join(pair) != main.view]
+    return values if crossed else {}
+
+
+# --------------------------------------------------------------------------------------------------------- training
+
+
+def training_charts(runs: Sequence[RunReport]) -> list[Chart]:
+    """The curves of metrics.jsonl. One run: a line per data set or task. Several: a chart for each, a line per run."""
+    charts = []
+    for kind in _CURVES:
+        of_runs = [_curves(run.log, kind.key) for run in runs]
+        parts = list(dict.fromkeys(part for curves in of_runs for part in curves))
+        if len(runs) == 1 and parts:
+            charts.append(_curve_chart(kind, "", [Line(part or kind.title, *of_runs[0][part]) for part in parts]))
+        elif parts:
+            charts += [_curve_chart(kind, part, _run_lines(runs, of_runs, part)) for part in parts]
+    return charts
+
+
+def _curve_chart(kind: _Curve, part: str, lines: list[Line]) -> Chart:
+    title = f"{kind.title} · {part}" if part else kind.title
+    return curves_chart(file_name(kind.name, part), title, kind.unit, lines, smooth=kind.smooth, share=kind.share)
+
+
+def _run_lines(runs: Sequence[RunReport], of_runs: Sequence[Mapping[str, Any]], part: str) -> list[Line]:
+    return [
+        Line(run.name, *curves[part], LINES[place % len(LINES)], "-")
+        for place, (run, curves) in enumerate(zip(runs, of_runs, strict=True))
+        if part in curves
+    ]
+
+
+def _curves(log: Sequence[Mapping[str, Any]], key: str) -> dict[str, tuple[list[int], list[float]]]:
+    """What the curve is of ("" for the whole) -> (steps, values)."""
+    curves: dict[str, tuple[list[int], list[float]]] = {}
+    for line in log:
+        for name, value in line.items():
+            part = _part(name, key)
+            if part is not None and isinstance(value, int | float):
+                steps, values = curves.setdefault(part, ([], []))
+                steps.append(line["step"])
+                values.append(value)
+    return {part: curve for part, curve in curves.items() if part or len(curves) == 1}
+
+
+def _part(name: str, key: str) -> str | None:
+    if name == key:
+        return ""
+    if not name.startswith(f"{key}/"):
+        return None
+    part = name.removeprefix(f"{key}/")
+    if key != "eval":
+        return part
+    return part.removesuffix(f"/{HEADLINE_METRIC}") if part.endswith(f"/{HEADLINE_METRIC}") else None
+
+
+# -------------------------------------------------------------------------------------------------------------- map
+
+
+def map_charts(runs: Sequence[RunReport]) -> list[Chart]:
+    """A map per task and run; the labels that are most frequent in all of them have the same colours everywhere."""
+    charts = []
+    for task in dict.fromkeys(space.task for run in runs for space in run.maps):
+        spaces = [(run, space) for run in runs for space in run.maps if space.task == task]
+        counts = Counter(label for _, space in spaces for label in space.labels if label)
+        named = [label for label, _ in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))[:_NAMED_LABELS]]
+        for run, space in spaces:
+            name = file_name("map", task, _of_run(runs, run))
+            charts.append(map_chart(name, _titled(runs, run, task), space.points, space.labels, named))
+    return charts

@@ -1,0 +1,187 @@
+"""What the report knows of a run, and the files of the run directory that hold it.
+
+evaluation.json     the figures of every model on every task, under every view and at every width
+metrics.jsonl       one line per logged step
+report_data.json    what takes the model and the items to make: facts, thumbnails of the gallery, places on the map
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sail_jax.errors import SailError
+from sail_jax.evaluation.report.gallery import Card, GalleryRow
+from sail_jax.files import commit_bytes
+from sail_jax.runs.directory import RunDirectory, read_training_log
+
+_FORMAT = {"format": "sail_jax report data", "version": 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredResult:
+    """Figures of one model on one task under one view, as evaluation.json holds them.
+
+    Attributes:
+        model: "trained", "untrained", "embeddings" (vectors that were read) or "tfidf".
+        task: name of the task.
+        view: "QUERY->TARGET" modalities.
+        main: whether it is the task's own view.
+        width: the Matryoshka size; 0 where there is none.
+        metrics: name -> value; what could not be computed is missing or NaN.
+        queries: queries that count.
+        skipped: queries left out.
+        corpus: items that are searched.
+        histograms: {"edges": [B + 1], "positive": [B], "negative": [B]} of cosines, or None.
+    """
+
+    model: str
+    task: str
+    view: str
+    main: bool
+    width: int
+    metrics: Mapping[str, float]
+    queries: int = 0
+    skipped: int = 0
+    corpus: int = 0
+    histograms: Mapping[str, Sequence[float]] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class SpaceMap:
+    """Some items of a task's corpus in the plane.
+
+    Attributes:
+        task: name of the task.
+        points: [N, 2].
+        labels: [N] first label of each item; empty where it has none.
+    """
+
+    task: str
+    points: Sequence[Sequence[float]]
+    labels: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunReport:
+    """What the report draws of a run; empty parts are left out.
+
+    Attributes:
+        name: what the run is called.
+        figures: of all models, tasks, views and widths.
+        log: lines of metrics.jsonl.
+        step: steps that the evaluated model was trained for.
+        facts: label -> value: steps, parameters, duration, versions.
+        gallery: queries with their nearest items.
+        maps: one per task.
+        settings: the config as nested dicts.
+    """
+
+    name: str
+    figures: Sequence[StoredResult] = ()
+    log: Sequence[Mapping[str, Any]] = ()
+    step: int | None = None
+    facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    gallery: Sequence[GalleryRow] = ()
+    maps: Sequence[SpaceMap] = ()
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def write_report_data(path: Path, run: RunReport) -> None:
+    """Writes the parts of `run` that cannot be made again without its model and items."""
+    parts = {
+        "facts": dict(run.facts),
+        "gallery": [dataclasses.asdict(row) for row in run.gallery],
+        "maps": [dataclasses.asdict(space) for space in run.maps],
+        "settings": run.settings,
+    }
+    _write(path, _FORMAT | parts)
+
+
+def _write(path: Path, tree: Mapping[str, Any]) -> None:
+    commit_bytes(path, (json.dumps(tree, default=_plain) + "\n").encode())
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's values as JSON's."""
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
+
+
+def read_runs(folders: Sequence[Path]) -> list[RunReport]:
+    """Reads evaluated runs; each is called by as much of the end of its path as tells it from the others.
+
+    Raises:
+        SailError: when a folder is named twice, was not evaluated, or holds a damaged file.
+    """
+    runs = [RunDirectory(folder) for folder in folders]
+    names = run_names([run.path.resolve() for run in runs])
+    return [_read_run(run, name) for run, name in zip(runs, names, strict=True)]
+
+
+def run_names(paths: Sequence[Path]) -> list[str]:
+    """The shortest ends of some paths that are all different, such as "a/run" and "b/run".
+
+    Raises:
+        SailError: when a path is named twice.
+    """
+    for path in paths:
+        if paths.count(path) > 1:
+            raise SailError(f"{path} is named twice: leave one --workdir out.")
+    names = []
+    for path in paths:
+        depth = 1
+        while sum(other.parts[-depth:] == path.parts[-depth:] for other in paths) > 1:
+            depth += 1
+        names.append("/".join(path.parts[-depth:]).replace("//", "/"))
+    return names
+
+
+def _read_run(run: RunDirectory, name: str) -> RunReport:
+    again = f"run `python -m sail_jax evaluate --workdir {run.path}`"
+    if not run.evaluation.is_file():
+        raise SailError(f"{run.path} holds no evaluation.json: {again} first, or name another --workdir.")
+    tree = _read(run.evaluation, again)
+    try:
+        figures = [_figures(line) for line in tree["results"]]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SailError(f"{run.evaluation} does not hold what `evaluate` writes ({error!r}): {again} again.") from error
+    parts = _read_parts(run.report_data, again) if run.report_data.is_file() else {}
+    return RunReport(name=name, figures=figures, log=read_training_log(run), step=tree.get("step"), **parts)
+
+
+def _read(path: Path, again: str) -> dict[str, Any]:
+    try:
+        tree = json.loads(path.read_text())
+    except ValueError as error:
+        raise SailError(f"{path} is damaged ({error}): {again} again.") from error
+    if not isinstance(tree, dict):
+        raise SailError(f"{path} does not hold what `evaluate` writes: {again} again.")
+    return tree
+
+
+def _figures(line: Mapping[str, Any]) -> StoredResult:
+    known = {field.name for field in dataclasses.fields(StoredResult)}
+    metrics = {key: np.nan if v is None else float(v) for key, v in line["metrics"].items()}
+    return StoredResult(**{key: v for key, v in line.items() if key in known} | {"metrics": metrics})
+
+
+def _read_parts(path: Path, again: str) -> dict[str, Any]:
+    tree = _read(path, again)
+    if {key: tree.get(key) for key in _FORMAT} != _FORMAT:
+        raise SailError(f"{path} is of another version of sail_jax: {again} again.")
+    try:
+        return {
+            "facts": tree["facts"],
+            "gallery": [_gallery_row(row) for row in tree["gallery"]],
+            "maps": [SpaceMap(**space) for space in tree["maps"]],
+            "settings": tree["settings"],
+        }
+    except (KeyError, TypeError) as error:
+        raise SailError(f"{path} does not hold what `evaluate` writes ({error!r}): {again} again.") from error
+
+
+def _gallery_row(row: Mapping[str, Any]) -> GalleryRow:
+    return GalleryRow(row["task"], Card(**row["query"]), [Card(**card) for card in row["results"]])

@@ -1,0 +1,182 @@
+"""Draws one run, or several side by side, as one HTML file.
+
+The file stands alone: pictures are data URIs, charts are inline SVG that follows the light or dark colour scheme, and
+there is no script. The charts lie beside it as PNGs too.
+"""
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+
+from sail_jax.evaluation.report.charts import (
+    map_charts,
+    modality_charts,
+    separability_charts,
+    training_charts,
+    widths_charts,
+)
+from sail_jax.evaluation.report.data import RunReport
+from sail_jax.evaluation.report.figures import Chart, inline_svg, save_png
+from sail_jax.evaluation.report.gallery import gallery_html
+from sail_jax.evaluation.report.style import STYLE
+from sail_jax.evaluation.report.tables import facts, further_table, headline, settings, task_table, tasks_of
+
+# The page stays below 3 MB: charts beyond the first limit are PNGs only, and the gallery gets what is left of the second.
+_CHART_LIMIT = 1_500_000
+_PAGE_LIMIT = 2_900_000
+
+_TABLES = (
+    "Each task with what is searched as its own view says; the best of each row is bold. Recall@k is the share of all relevant items "
+    "that are among the k nearest of the corpus. Higher is better, but for separability/overlap: the share that the cosines of relevant "
+    "and of other pairs have in common. The untrained model is the same network before its first step."
+)
+_MODALITIES = (
+    "What is shown of the items: V frames, T text, A sound. A model that uses all of them should find more with VTA than with any single "
+    "letter. Bars show the same of both sides, or the task's own view; the matrix crosses every query with every target."
+)
+_WIDTHS = "How much is kept when only the first dimensions of the embeddings are. With Matryoshka training the curve is flat over a wide range."
+_SEPARABILITY = (
+    "Cosines of queries with relevant items and with others; trained, the two should lie apart. The overlap is the share that both have "
+    "in common, d′ the distance of the means in standard deviations."
+)
+_TRAINING = (
+    "As logged (faint) and as a running mean (strong). Losses of different data sets differ in scale and are not comparable. "
+    "Time waited for data is time in which the devices had nothing to do."
+)
+_MAP = (
+    "Items of the corpus, placed by principal components and t-SNE so that neighbours stay together; far distances and the axes mean "
+    "nothing. Colours are the items' first labels, of which the most frequent are named."
+)
+_GALLERY = (
+    "Each row is a query and its nearest items, best first. A check mark and a solid frame mark the items that the test set lists as "
+    "relevant; an item without them may still be a sensible find. The number is the cosine; ♪ marks items with sound."
+)
+
+
+def png_folder(path: Path) -> Path:
+    """Where the PNGs of a report lie: NAME_files beside NAME.html."""
+    return path.with_name(f"{path.stem}_files")
+
+
+def write_report(path: Path, runs: Sequence[RunReport]) -> None:
+    """Writes a report of at least one run, and its charts as PNGs into `png_folder`; the page appears when complete."""
+    folder = png_folder(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    page = _Page(folder)
+    title = "sail_jax: " + " | ".join(run.name for run in runs)
+    page.add("Figures", _TABLES, _tables(runs))
+    page.charts("Modalities", _MODALITIES, modality_charts(runs))
+    page.charts("Matryoshka sizes", _WIDTHS, widths_charts(runs))
+    page.charts("Separability", _SEPARABILITY, separability_charts(runs))
+    page.charts("Training", _TRAINING, training_charts(runs))
+    page.charts("Map of the space", _MAP, map_charts(runs))
+    _add_gallery(page, runs)
+    page.add("Notes", "", _notes(runs))
+    text = page.text(title, facts(runs) + headline(runs), settings(runs))
+    partial = path.with_name(path.name + ".partial")
+    # Text from the web may hold halves of surrogate pairs, which no encoding can write.
+    partial.write_text(text, encoding="utf-8", errors="replace")
+    partial.replace(path)
+
+
+class _Page:
+    """Collects sections, and writes the PNGs of their charts.
+
+    Args:
+        folder: of the PNGs.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._sections, self._names = folder, [], set()
+        self._chart_size = 0
+
+    @property
+    def size(self) -> int:
+        """Length of what was added."""
+        return sum(len(section) for _, section in self._sections)
+
+    def add(self, heading: str, caption: str, body: str) -> None:
+        """Adds a section, unless it is empty."""
+        if body:
+            name = heading.lower().replace(" ", "-")
+            words = f'<p class="caption">{html.escape(caption)}</p>' if caption else ""
+            section = f'<section id="{name}"><h2>{html.escape(heading)}</h2>{words}{body}</section>\n'
+            self._sections.append((f'<a href="#{name}">{html.escape(heading)}</a>', section))
+
+    def charts(self, heading: str, caption: str, charts: Sequence[Chart]) -> None:
+        """Adds a section of charts; those for which the page has no room are only written as PNGs."""
+        shown, left_out = [], 0
+        for chart in charts:
+            chart = self._renamed(chart)
+            svg = inline_svg(chart)
+            save_png(chart, self._folder)
+            if self._chart_size + len(svg) > _CHART_LIMIT:
+                left_out += 1
+                continue
+            self._chart_size += len(svg)
+            shown.append(f"<figure>{svg}</figure>")
+        body = f'<div class="charts">{"".join(shown)}</div>' if shown else ""
+        if left_out:
+            body += f'<p class="caption">{left_out} charts lie only in {html.escape(self._folder.name)}/, to keep the page small.</p>'
+        self.add(heading, caption, body)
+
+    def _renamed(self, chart: Chart) -> Chart:
+        """The chart under a name that no other has: different texts may give the same file name."""
+        name, number = chart.name, 1
+        while name.lower() in self._names:
+            number += 1
+            name = f"{chart.name}-{number}"
+        self._names.add(name.lower())
+        return Chart(name, chart.label, chart.figure)
+
+    def text(self, title: str, head: str, tail: str) -> str:
+        """The page."""
+        links = "".join(link for link, _ in self._sections)
+        sections = "".join(section for _, section in self._sections)
+        return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{html.escape(title)}</title><style>{STYLE}</style></head>
+<body><main>
+<header><h1>{html.escape(title)}</h1>{head}</header>
+<nav>{links}</nav>
+{sections}{tail}
+</main></body></html>
+"""
+
+
+def _tables(runs: Sequence[RunReport]) -> str:
+    tables = [
+        f"<div><h3>{html.escape(task)}</h3>{task_table(runs, task)}{further_table(runs, task)}</div>"
+        for task in tasks_of(runs)
+    ]
+    # Those of one run are narrow enough to stand side by side.
+    kind = "tables" if len(runs) == 1 else "wide"
+    return f'<div class="{kind}">{"".join(tables)}</div>' if tables else ""
+
+
+def _add_gallery(page: _Page, runs: Sequence[RunReport]) -> None:
+    galleries = [(run.name, run.gallery) for run in runs if run.gallery]
+    sheets, shown, count = gallery_html(galleries, _PAGE_LIMIT - page.size)
+    caption = _GALLERY
+    if shown < count:
+        caption += f" {count - shown:,} of {count:,} queries are left out to keep the file small."
+    page.add("Nearest items", caption, sheets)
+
+
+def _notes(runs: Sequence[RunReport]) -> str:
+    notes = []
+    for run in runs:
+        of = f"{run.name}, " if len(runs) > 1 else ""
+        notes += [
+            f"{of}{f.task}, {f.model}, {f.view}: {f.skipped:,} queries are left out, because they, or all that is relevant to them, "
+            "lack the modalities of the task."
+            for f in run.figures
+            if f.main and f.skipped
+        ]
+        if not run.gallery and not run.maps:
+            notes.append(
+                f"{run.name} holds no report_data.json, so its nearest items and its map are missing; evaluate it again."
+            )
+    return "".join(f"<p>{html.escape(note)}</p>" for note in dict.fromkeys(notes))

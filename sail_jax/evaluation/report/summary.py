@@ -1,0 +1,99 @@
+"""Gathers of an evaluated run what the report cannot make without its model and items: facts, gallery and map."""
+
+import importlib.metadata
+import platform
+
+import jax
+import numpy as np
+
+from sail_jax.config import Config, total_steps
+from sail_jax.config.schema import to_dict
+from sail_jax.data.prompts import shown_fields
+from sail_jax.data.store import ItemStore
+from sail_jax.data.thumbnail import short_caption, thumbnail
+from sail_jax.evaluation.report.data import RunReport, SpaceMap
+from sail_jax.evaluation.report.gallery import Card, GalleryRow
+from sail_jax.evaluation.report.projection import draw_rows, project
+from sail_jax.evaluation.retrieval import RetrievalTask
+from sail_jax.evaluation.suite import TaskResult
+from sail_jax.items import TEXT_FIELDS, Item, text_item
+from sail_jax.models.describe import parameter_table
+from sail_jax.runs.directory import RunDirectory, read_training_log
+
+_QUERIES_PER_TASK = 6
+_PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers")
+
+
+def gather(
+    config: Config, run: RunDirectory, results: list[TaskResult], tasks: dict[str, RetrievalTask], store: ItemStore
+) -> RunReport:
+    """The parts that report_data.json keeps."""
+    mains = _mains(results)
+    return RunReport(
+        name=run.path.name,
+        facts=_facts(config, read_training_log(run), store),
+        gallery=[
+            row for result in mains if result.task in tasks for row in _gallery(result, tasks[result.task], store)
+        ],
+        maps=[_map(result, tasks[result.task], store, config.seed) for result in mains if result.sample is not None],
+        settings=to_dict(config),
+    )
+
+
+def _mains(results: list[TaskResult]) -> list[TaskResult]:
+    """Of each task, the result that the report is about: under the task's own view at its full width."""
+    mains: dict[str, TaskResult] = {}
+    for result in results:
+        if result.model in ("trained", "embeddings") and result.main:
+            mains[result.task] = max(mains.get(result.task, result), result, key=lambda r: r.width)
+    return list(mains.values())
+
+
+def _facts(config: Config, log: list[dict], store: ItemStore) -> dict[str, str]:
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
+    last = log[-1] if log else {}
+    return {
+        "Steps": f"{last.get('step', 0)} of {total_steps(config)}, {config.data.batch_size} pairs each",
+        "Parameters": f"{dict(parameter_table(config.model))['total']:,}",
+        "Items": f"{len(store):,}",
+        "Training time": f"{last.get('elapsed_seconds', 0):.0f} s",
+        "Devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}, Python {platform.python_version()}",
+        "Versions": versions,
+    }
+
+
+def _gallery(result: TaskResult, task: RetrievalTask, store: ItemStore) -> list[GalleryRow]:
+    if result.rows is None or task.sequences is not None:
+        return []  # a sequence of items is no card
+    count = len(task.queries)
+    chosen = sorted({i * count // _QUERIES_PER_TASK for i in range(min(_QUERIES_PER_TASK, count))})
+    rows = []
+    for query in chosen:
+        found = [
+            _card(task.corpus_item(row, store), relevant=bool(row in task.relevant[query]), score=float(cosine))
+            for row, cosine in zip(result.rows[query], result.cosines[query], strict=True)
+            if row >= 0
+        ]
+        asked = task.queries[query]
+        rows.append(GalleryRow(task.name, _card(text_item(asked) if isinstance(asked, str) else store[asked]), found))
+    return rows
+
+
+def _card(item: Item, *, relevant: bool = False, score: float | None = None) -> Card:
+    return Card(
+        item_id=item.item_id,
+        caption=short_caption(shown_fields(item, TEXT_FIELDS).replace("\n", " · ")),
+        thumbnail=thumbnail(item.frames[0] if item.frames else None),
+        has_audio="A" in item.modalities,
+        relevant=relevant,
+        score=score,
+    )
+
+
+def _map(result: TaskResult, task: RetrievalTask, store: ItemStore, seed: int) -> SpaceMap:
+    rows, vectors = (np.asarray(part) for part in result.sample)
+    shown = np.flatnonzero(vectors.any(axis=-1))  # an item that lacks what the task shows has no place
+    chosen = shown[draw_rows(len(shown), seed)]
+    items = (task.corpus_item(row, store) for row in rows[chosen])
+    labels = [item.labels[0] if item.labels else "" for item in items]
+    return SpaceMap(result.task, np.round(project(vectors[chosen], seed), 2).tolist(), labels)

@@ -1,0 +1,259 @@
+"""The tables of the report: metrics by model and run, the best in bold."""
+
+import html
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sail_jax.evaluation.report.data import RunReport, StoredResult
+
+HEADLINE_METRIC = "recall@10"
+# In the order of the columns.
+MODELS = {"untrained": "untrained", "tfidf": "TF-IDF", "embeddings": "embeddings", "trained": "trained"}
+_LOWER_IS_BETTER = {"separability/overlap"}
+# Shares, shown in per cent; other metrics are plain numbers.
+_SHARES = ("recall@", "ndcg@", "mrr@", "map@", "accuracy", "agreement/top@", "bijective", "separability/overlap")
+# Of these families one cut-off stands in the table, this one where it was measured; the others are folded away.
+_ONE_CUT_OFF = re.compile(r"(ndcg|mrr|map)@(\d+)")
+_CUT_OFF = 10
+
+
+def format_metric(name: str, value: float | None) -> str:
+    """A value as tables show it: shares in per cent, others with three digits, a dash where there is none."""
+    if value is None or not np.isfinite(value):
+        return "–"
+    return f"{100 * value:.1f} %" if name.startswith(_SHARES) else f"{value:.3f}"
+
+
+def headline_metric(figures: StoredResult) -> str:
+    """The metric that stands for some figures where there is room for one."""
+    names = [name for name in figures.metrics if name.startswith(("recall@", "accuracy@"))] or list(figures.metrics)
+    return HEADLINE_METRIC if HEADLINE_METRIC in names or not names else names[0]
+
+
+def tasks_of(runs: Sequence[RunReport]) -> list[str]:
+    """The tasks of all runs, each once."""
+    return list(dict.fromkeys(figures.task for run in runs for figures in run.figures))
+
+
+def main_figures(run: RunReport, task: str, model: str) -> StoredResult | None:
+    """The figures of a model under the task's own view at its full width, or None."""
+    own = [figures for figures in run.figures if (figures.task, figures.model) == (task, model) and figures.main]
+    return max(own, key=lambda figures: figures.width, default=None)
+
+
+def subject(run: RunReport) -> str:
+    """The model that the report of a run is about: the trained one, or where there is none, embeddings that were read."""
+    return "trained" if any(figures.model == "trained" for figures in run.figures) else "embeddings"
+
+
+def models_of(run: RunReport, task: str) -> list[str]:
+    """The models that have main figures on a task, in the order of the columns."""
+    models = dict.fromkeys(figures.model for figures in run.figures if figures.task == task and figures.main)
+    return sorted(models, key=lambda model: list(MODELS).index(model) if model in MODELS else -1)
+
+
+def show_view(view: str) -> str:
+    """A view as it is read: "VTA", or "T → VTA" where the two sides differ."""
+    query, _, target = view.partition("->")
+    return query if target in ("", query) else f"{query} → {target}"
+
+
+def best_of(metric: str, values: Sequence[float | None]) -> float | None:
+    """The best of some values of a metric; None where there are fewer than two to compare."""
+    present = [v for v in values if v is not None and np.isfinite(v)]
+    if len(present) < 2:
+        return None
+    return min(present) if metric in _LOWER_IS_BETTER else max(present)
+
+
+def headline(runs: Sequence[RunReport]) -> str:
+    """One run: a tile per task, untrained against trained. Several: a table of tasks by runs."""
+    return _tiles(runs[0]) if len(runs) == 1 else _overview(runs)
+
+
+def _tiles(run: RunReport) -> str:
+    tiles = []
+    for task in tasks_of([run]):
+        main, before = main_figures(run, task, subject(run)), main_figures(run, task, "untrained")
+        if main is None:
+            continue
+        metric = headline_metric(main)
+        was = ""
+        if before is not None:
+            was = f'<span class="was">{format_metric(metric, before.metrics.get(metric))} →</span> '
+        models = f"untrained → {_model(main)}" if before is not None else _model(main)
+        tiles.append(
+            f'<div class="tile"><div class="what">{html.escape(task)} · {html.escape(metric)}</div>'
+            f'<div class="now">{was}{format_metric(metric, main.metrics.get(metric))}</div>'
+            f'<div class="what">{html.escape(models)} · {html.escape(show_view(main.view))} · {main.queries:,} queries in '
+            f"{main.corpus:,} items</div></div>"
+        )
+    return f'<div class="tiles">{"".join(tiles)}</div>\n' if tiles else ""
+
+
+def _overview(runs: Sequence[RunReport]) -> str:
+    rows = []
+    for task in tasks_of(runs):
+        mains = [main_figures(run, task, subject(run)) for run in runs]
+        metric = next((headline_metric(main) for main in mains if main is not None), HEADLINE_METRIC)
+        values = [None if main is None else main.metrics.get(metric) for main in mains]
+        rows.append(_metric_row(f"{task} · {metric}", metric, values))
+    head = "".join(f"<th>{html.escape(run.name)}</th>" for run in runs)
+    return f'<div class="card">{scroll_table(f"<tr><th>task</th>{head}</tr>", rows)}</div>\n' if rows else ""
+
+
+def task_table(runs: Sequence[RunReport], task: str) -> str:
+    """The main figures of a task: a row per metric, a column per model, a group of columns per run; `main_metrics` first, the rest folded."""
+    groups = [(run.name, [main_figures(run, task, model) for model in models_of(run, task)]) for run in runs]
+    groups = [(name, columns) for name, columns in groups if columns]
+    columns = [figures for _, of_run in groups for figures in of_run]
+    names = dict.fromkeys(name for figures in columns for name in figures.metrics)
+    main = main_metrics(list(names))
+
+    def rows_of(names: Iterable[str]) -> list[str]:
+        return [_metric_row(name, name, [figures.metrics.get(name) for figures in columns]) for name in names]
+
+    rows = rows_of(main)
+    rows.append(_row("view", [show_view(figures.view) for figures in columns]))
+    for label, of in (
+        ("queries", lambda f: f.queries),
+        ("left out", lambda f: f.skipped),
+        ("corpus", lambda f: f.corpus),
+    ):
+        rows.append(_row(label, [f"{of(figures):,}" for figures in columns]))
+    heads = _heads(groups, named=len(runs) > 1)
+    folded = [name for name in names if name not in main]
+    if not folded:
+        return scroll_table(heads, rows)
+    summary = f"Further cut-offs of {html.escape(task)} ({len(folded)})"
+    return f"{scroll_table(heads, rows)}<details><summary>{summary}</summary>{scroll_table(heads, rows_of(folded))}</details>"
+
+
+def main_metrics(names: Sequence[str]) -> list[str]:
+    """The metrics that are shown at once: all but further cut-offs of nDCG, MRR and MAP, in their order.
+
+    Of each of these families nDCG@10 and the like stay; where there is none, that of the highest cut-off.
+    """
+    cut_offs: dict[str, list[int]] = {}
+    for name in names:
+        if found := _ONE_CUT_OFF.fullmatch(name):
+            cut_offs.setdefault(found[1], []).append(int(found[2]))
+    kept = {f"{family}@{_CUT_OFF if _CUT_OFF in ks else max(ks)}" for family, ks in cut_offs.items()}
+    return [name for name in names if name in kept or not _ONE_CUT_OFF.fullmatch(name)]
+
+
+def _heads(groups: Sequence[tuple[str, Sequence[StoredResult]]], *, named: bool) -> str:
+    models = "".join(f"<th>{html.escape(_model(f))}</th>" for _, columns in groups for f in columns)
+    head = f"<tr><th>metric</th>{models}</tr>"
+    if not named:
+        return head
+    runs = "".join(f'<th class="group" colspan="{len(columns)}">{html.escape(name)}</th>' for name, columns in groups)
+    return f"<tr><th></th>{runs}</tr>{head}"
+
+
+def _model(figures: StoredResult) -> str:
+    return MODELS.get(figures.model, figures.model)
+
+
+def _metric_row(label: str, metric: str, values: Sequence[float | None]) -> str:
+    best = best_of(metric, values)
+    marks = [' class="best"' if best is not None and value == best else "" for value in values]
+    cells = "".join(f"<td{mark}>{format_metric(metric, v)}</td>" for mark, v in zip(marks, values, strict=True))
+    return f"<tr><th>{html.escape(label)}</th>{cells}</tr>"
+
+
+def _row(label: str, cells: Sequence[str]) -> str:
+    shown = "".join(f'<td class="soft">{html.escape(cell)}</td>' for cell in cells)
+    return f'<tr><th class="soft">{html.escape(label)}</th>{shown}</tr>'
+
+
+def scroll_table(head: str, rows: Sequence[str], kind: str = "") -> str:
+    """A table in a box that scrolls sideways when it is wider than the page."""
+    return (
+        f'<div class="scroll"><table class="{kind}"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
+    )
+
+
+def further_table(runs: Sequence[RunReport], task: str) -> str:
+    """All figures besides the main ones (further views, the modality matrix, smaller widths), folded away."""
+    chosen = [
+        (run, figures)
+        for run in runs
+        for figures in run.figures
+        if figures.task == task and figures is not main_figures(run, task, figures.model)
+    ]
+    if not chosen:
+        return ""
+    names = list(dict.fromkeys(name for _, figures in chosen for name in figures.metrics))
+    labels: list[tuple[str, Callable[[RunReport, StoredResult], str]]] = [
+        ("model", lambda run, figures: _model(figures)),
+        ("view", lambda run, figures: show_view(figures.view)),
+        ("size", lambda run, figures: str(figures.width or "full")),
+        ("queries", lambda run, figures: f"{figures.queries:,}"),
+    ]
+    if len(runs) > 1:
+        labels.insert(0, ("run", lambda run, figures: run.name))
+    rows = []
+    for run, figures in chosen:
+        cells = [html.escape(of(run, figures)) for _, of in labels]
+        cells += [format_metric(name, figures.metrics.get(name)) for name in names]
+        rows.append(f"<tr><th>{cells[0]}</th>" + "".join(f"<td>{cell}</td>" for cell in cells[1:]) + "</tr>")
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in [*(label for label, _ in labels), *names])
+    return (
+        f"<details><summary>Further views and sizes of {html.escape(task)} ({len(chosen)})</summary>"
+        f"{scroll_table(f'<tr>{head}</tr>', rows)}</details>"
+    )
+
+
+def facts(runs: Sequence[RunReport]) -> str:
+    """What was run: a list for one run, a table for several."""
+    if len(runs) == 1:
+        entries = (
+            f"<div><dt>{html.escape(k)}</dt><dd>{html.escape(str(v))}</dd></div>" for k, v in _facts(runs[0]).items()
+        )
+        return f'<dl class="facts">{"".join(entries)}</dl>'
+    of_runs = [_facts(run) for run in runs]
+    labels = dict.fromkeys(label for of_run in of_runs for label in of_run)
+    rows = [_text_row(label, [str(of_run.get(label, "–")) for of_run in of_runs]) for label in labels]
+    return scroll_table(_run_heads(runs), rows, "texts") if rows else ""
+
+
+def _facts(run: RunReport) -> dict[str, str]:
+    evaluated = {} if run.step is None else {"Evaluated at step": f"{run.step:,}"}
+    return evaluated | dict(run.facts)
+
+
+def settings(runs: Sequence[RunReport]) -> str:
+    """One run: all settings. Several: those in which they differ. Folded away."""
+    flat = [dict(_flat(run.settings, "")) for run in runs]
+    keys = list(dict.fromkeys(key for of_run in flat for key in of_run))
+    if len(runs) > 1:
+        keys = [key for key in keys if len({of_run.get(key) for of_run in flat}) > 1]
+    if not keys:
+        return ""
+    rows = [_text_row(key, [of_run.get(key, "–") for of_run in flat]) for key in keys]
+    head = _run_heads(runs) if len(runs) > 1 else ""
+    summary = "All settings" if len(runs) == 1 else "Settings that differ"
+    return f'<details id="settings"><summary>{summary}</summary>{scroll_table(head, rows, "texts code")}</details>'
+
+
+def _run_heads(runs: Sequence[RunReport]) -> str:
+    return f"<tr><th></th>{''.join(f'<th>{html.escape(run.name)}</th>' for run in runs)}</tr>"
+
+
+def _text_row(label: str, cells: Sequence[str]) -> str:
+    return f"<tr><th>{html.escape(label)}</th>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
+
+
+def _flat(tree: Mapping[str, Any], prefix: str) -> list[tuple[str, str]]:
+    rows = []
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            rows += _flat(value, f"{prefix}{key}.")
+        else:
+            rows.append((f"{prefix}{key}", json.dumps(value, ensure_ascii=False, default=str)))
+    return rows

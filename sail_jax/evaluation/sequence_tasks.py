@@ -1,0 +1,107 @@
+"""Sequence sets: a history of items against the item that came next (arXiv 2510.12709, sec. 3.3.5 and 4.2).
+
+A sequence is embedded by the mean of its items' unit embeddings, or by the model's sequence encoder where it has one. Tables are Parquet files of `item_ids` (a list of strings),
+`target_id`, and perhaps `split`.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sail_jax.config import Config
+from sail_jax.data.row_groups import missing_column
+from sail_jax.data.store import ItemStore
+from sail_jax.data.views import task_views
+from sail_jax.errors import SailError
+from sail_jax.evaluation.retrieval import RetrievalTask, known_positions
+from sail_jax.vectors.unit import unit_rows
+
+_COLUMNS = ("item_ids", "target_id")
+
+
+def mean_pool(vectors: np.ndarray, sequences: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean of the unit vectors of each sequence; an item that has no vector takes no part.
+
+    Args:
+        vectors: [n, D], may be memory-mapped; rows of zeros are items without a vector.
+        sequences: Q arrays of rows of `vectors`; an item may stand in a sequence several times.
+
+    Returns:
+        [Q, D] float32; zeros for a sequence that has no vector at all.
+    """
+    pooled = np.zeros((len(sequences), vectors.shape[1]), np.float32)
+    for place, rows in enumerate(sequences):
+        items = unit_rows(vectors[rows])
+        pooled[place] = items.sum(axis=0) / max(np.count_nonzero(items.any(axis=1)), 1)
+    return pooled
+
+
+def load_sequences(config: Config, name: str, store: ItemStore) -> RetrievalTask:
+    """Resolves a task of kind "sequence". The items of a history stay in the corpus: a target may be among them.
+
+    Raises:
+        SailError: when a setting or the table is wrong, the table has no row in the split, or an id is unknown.
+    """
+    settings = config.eval.tasks[name]
+    query_view, target_view = task_views(config, name)
+    path = Path(config.data.dir) / settings.table
+    places: dict[int, int] = {}
+    sequences: list[np.ndarray] = []
+    targets: list[np.ndarray] = []
+    for histories, ids in _read(path, settings.split):
+        targets.append(known_positions(ids, store, str(path)))
+        items = known_positions([item_id for history in histories for item_id in history], store, str(path)).tolist()
+        flat = np.array([places.setdefault(item, len(places)) for item in items], np.int64)
+        sequences += np.split(flat, np.cumsum([len(history) for history in histories])[:-1])
+    if not sequences:
+        raise SailError(f"config.eval.tasks.{name}: {path} has no row in the split {settings.split!r}.")
+    target = np.concatenate(targets)
+    corpus = np.arange(len(store)) if settings.corpus == "items" else np.unique(target)
+    rows = np.searchsorted(corpus, target)
+    return RetrievalTask(
+        name=name,
+        settings=settings,
+        queries=list(places),
+        corpus=corpus,
+        relevant=[row[None] for row in rows],
+        exclude=np.full(len(sequences), -1, np.int64),
+        query_view=query_view,
+        target_view=target_view,
+        pairs=np.stack([np.arange(len(rows)), rows], axis=1),
+        positive=np.ones(len(rows), bool),
+        sequences=sequences,
+    )
+
+
+def _read(path: Path, split: str) -> Iterator[tuple[list[list[str]], list[str]]]:
+    """(histories, targets) of the rows of a split, some at a time; all rows where the table has no splits."""
+    parts = sorted(path.glob("*.parquet")) if path.is_dir() else [path] * path.is_file()
+    if not parts:
+        raise SailError(f"There is no sequence table {path}: write a Parquet file of item_ids and target_id.")
+    for part in parts:
+        try:
+            file = pq.ParquetFile(part)
+        except (OSError, pa.ArrowException) as error:
+            raise SailError(f"{part} is no Parquet file, or damaged ({error}); write it again.") from error
+        names = file.schema_arrow.names
+        for column in _COLUMNS:
+            if column not in names:
+                raise SailError(missing_column(str(part), column, names))
+        chosen = bool(split) and "split" in names
+        for batch in file.iter_batches(columns=[*_COLUMNS, "split"] if chosen else list(_COLUMNS)):
+            rows = batch.to_pylist()
+            rows = [row for row in rows if not chosen or row["split"] == split]
+            _check(rows, part)
+            if rows:
+                yield [row["item_ids"] for row in rows], [row["target_id"] for row in rows]
+
+
+def _check(rows: list[dict], part: Path) -> None:
+    for row in rows:
+        if not row["item_ids"] or None in row["item_ids"] or row["target_id"] is None:
+            raise SailError(
+                f"{part} has a row without items or without a target ({row}); fill in item_ids and target_id, or leave it out."
+            )

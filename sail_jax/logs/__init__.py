@@ -1,0 +1,1 @@
+"""A recommender's logs, and the training tables that are made of them."""

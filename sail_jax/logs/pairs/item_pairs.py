@@ -1,0 +1,151 @@
+"""From counted candidates to a table of item pairs: thresholds, the two sides of the cut, the cap of an item, ids.
+
+Candidates lie in a folder of Parquet parts: a < b (UInt32), test (Boolean), n (UInt32, how many users, queries, hashtags, n-grams
+support the pair in this part) and, with some builders, strength (Float32). Every step takes a part of the pairs, or of the
+items, at a time.
+
+Rules, in this order:
+1. the counts of a pair are added up on each side of the cut; it stays from `min_support` on,
+2. a pair with a strength below `min_strength` goes,
+3. a test pair that is a candidate of train too, however weak, goes,
+4. a pair stays if it is among the `per_item` best of both its items, on its side of the cut: no item has more. The best are the
+   strongest, then those with most support, then by a seeded hash.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from sail_jax.data.tables import write_pair_columns
+from sail_jax.logs.pairs.mixing import mix, mix_two
+from sail_jax.logs.pairs.spool import Build, count, ranges
+
+_SPLITS = {"test": True, "train": False}
+
+
+@dataclasses.dataclass(frozen=True)
+class PairRules:
+    """What a candidate must have to be a pair.
+
+    Attributes:
+        min_support: least n.
+        per_item: pairs of an item on a side, at most.
+        min_strength: least strength; None for any.
+        strength: frame with a, b, test, n -> the same with `strength` (Float32); by default n, or what the candidates have.
+    """
+
+    min_support: int
+    per_item: int
+    min_strength: float | None = None
+    strength: Callable[[pl.DataFrame], pl.DataFrame] | None = None
+
+
+def write_item_pairs(build: Build, name: str, candidates: Path, rules: PairRules, output: Path) -> dict[str, int]:
+    """Writes the pairs of a builder.
+
+    Args:
+        build: what all builders share.
+        name: of the builder.
+        candidates: the folder of the candidates.
+        rules: what stays.
+        output: the table.
+
+    Returns:
+        Counts: candidates, dropped_*, train, test, distinct_items.
+    """
+    build.say(f"{name}: candidates")
+    kept = build.folder(f"{name}.kept")
+    counts = _apply_thresholds(build, candidates, rules, kept)
+    build.say(f"{name}: cap of an item")
+    best = _best_of_items(build, name, kept, counts.pop("kept"), rules.per_item)
+    build.say(f"{name}: writing")
+    used = np.zeros(len(build.catalogue), bool)
+    written = write_pair_columns(output, {split: _rows(build, best, side, used) for split, side in _SPLITS.items()})
+    train, test = written.get("train", 0), written.get("test", 0)
+    counts["dropped_over_per_item"] = (
+        counts["candidates"] - sum(value for key, value in counts.items() if key.startswith("dropped")) - train - test
+    )
+    return counts | {"train": train, "test": test, "distinct_items": int(used.sum())}
+
+
+def _apply_thresholds(build: Build, candidates: Path, rules: PairRules, kept: Path) -> dict[str, int]:
+    counts = dict.fromkeys(("candidates", "dropped_support", "dropped_strength", "dropped_test_in_train", "kept"), 0)
+    files = sorted(candidates.glob("*.parquet"))
+    if not files:
+        return counts
+    scan = pl.scan_parquet(files, glob=False)
+    totals = [pl.col("n").sum()]
+    if "strength" in scan.collect_schema():
+        totals.append(pl.col("strength").max())
+    parts = build.parts(count(scan))
+    for part in range(parts):
+        mine = scan if parts == 1 else scan.filter(mix_two(pl.col("a"), pl.col("b"), 1) % parts == part)
+        pairs = mine.group_by("a", "b", "test").agg(totals).collect(engine="streaming")
+        trained = pairs.filter(~pl.col("test")).select("a", "b")
+        enough = pairs.filter(pl.col("n") >= rules.min_support)
+        strong = rules.strength(enough) if rules.strength else enough
+        if "strength" not in strong.columns:
+            strong = strong.with_columns(strength=pl.col("n").cast(pl.Float32))
+        if rules.min_strength is not None:
+            strong = strong.filter(pl.col("strength") >= rules.min_strength)
+        repeated = strong.filter("test").join(trained, on=["a", "b"], how="semi")
+        final = strong.join(repeated, on=["a", "b", "test"], how="anti")
+        counts["candidates"] += len(pairs)
+        counts["dropped_support"] += len(pairs) - len(enough)
+        counts["dropped_strength"] += len(enough) - len(strong)
+        counts["dropped_test_in_train"] += len(repeated)
+        counts["kept"] += len(final)
+        final.write_parquet(kept / f"{part}.parquet", compression="lz4")
+    return counts
+
+
+def _best_of_items(build: Build, name: str, kept: Path, pairs: int, per_item: int) -> Path:
+    """Marks, item by item, the pairs that are among its best: each pair stands in the result once for each such item."""
+    best = build.folder(f"{name}.best")
+    if not pairs:
+        return best
+    scan = pl.scan_parquet(sorted(kept.glob("*.parquet")), glob=False)
+    parts = build.parts(2 * pairs)
+    draw = mix_two(pl.col("a"), pl.col("b"), build.config.seed)
+    for part in range(parts):
+        sides = []
+        for end in ("a", "b"):
+            mine = scan if parts == 1 else scan.filter(mix(pl.col(end), 2) % parts == part)
+            sides.append(mine.with_columns(end=pl.col(end)))
+        ranked = (
+            pl.concat(sides)
+            .with_columns(draw=draw)
+            .collect(engine="streaming")
+            .sort("end", "test", "strength", "n", "draw", descending=[False, False, True, True, False])
+        )
+        first = ranked.filter(pl.int_range(pl.len()).over("end", "test") < per_item)
+        first.select("a", "b", "test").write_parquet(best / f"{part}.parquet", compression="lz4")
+    return best
+
+
+def _rows(build: Build, best: Path, side: bool, used: np.ndarray) -> Iterator[pa.Table]:
+    """The pairs that both items hold for one of their best, by their first item; fills `used`."""
+    files = sorted(best.glob("*.parquet"))
+    if not files:
+        return
+    scan = pl.scan_parquet(files, glob=False).filter(pl.col("test") == side)
+    ids = build.catalogue.ids()
+    for low, high in ranges(len(ids), build.parts(count(scan))):
+        pairs = (
+            scan.filter(pl.col("a").is_between(low, high - 1))
+            .group_by("a", "b")
+            .agg(n=pl.len())
+            .filter(pl.col("n") == 2)
+            .collect(engine="streaming")
+            .sort("a", "b")
+            # Which of the two is the query is drawn: by their ids, the first in the alphabet would always be.
+            .with_columns(turn=mix_two(pl.col("a"), pl.col("b"), build.config.seed + 1) % 2 == 1)
+            .select(query=pl.when("turn").then("b").otherwise("a"), target=pl.when("turn").then("a").otherwise("b"))
+        )
+        query, target = pairs["query"].to_numpy(), pairs["target"].to_numpy()
+        used[query] = used[target] = True
+        yield pa.table({"query_id": ids.take(pa.array(query)), "target_id": ids.take(pa.array(target))})

@@ -1,0 +1,374 @@
+"""Opens a recommender's logs, whatever their columns are called, as lazy frames with canonical columns.
+
+`config.logs` says which table holds what (see `log_config`). Nothing is read here but schemas: the frames are polars
+queries, to be run with the streaming engine. Rows that lack a user, an item, a query, a hashtag or a time are left out,
+as no rule can use them; `count_rows` counts all rows, so that what was left out can be told.
+
+The parts of a log may differ in the types of their columns (a user id as a number and as a string, say). Text formats are read without
+guessing types.
+"""
+
+import contextlib
+import difflib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from sail_jax.config import Config
+from sail_jax.data.ingest.sources import TABLE_SUFFIXES
+from sail_jax.data.row_groups import missing_column
+from sail_jax.errors import SailError
+from sail_jax.logs.flags import parse_condition
+
+_TRUE = ("true", "1", "1.0", "yes", "t", "y")
+_VECTOR_BATCH = 8192
+
+
+def has_log(config: Config, name: str) -> bool:
+    """Whether the settings name a log ("events", "searches", "live", "hashtags", "catalogue")."""
+    return bool(getattr(config.logs, name).path)
+
+
+def scan_events(config: Config, source: Path) -> pl.LazyFrame:
+    """Impressions and plays.
+
+    Args:
+        config: the experiment.
+        source: the folder to which the paths of `config.logs` are relative.
+
+    Returns:
+        user and item (String), time (Int64 seconds), positives (UInt8, how many of the flags are true; 1 where
+        `config.logs.events.flags` is empty), watch_share (Float32, null where it is not known).
+
+    Raises:
+        SailError: the log or a column is missing, or a file cannot be read.
+    """
+    settings = config.logs.events
+
+    def build(log: _Columns) -> dict[str, pl.Expr]:
+        watched = log.number("watch_share") if settings.watch_share else pl.lit(None, pl.Float32)
+        return {
+            "user": log.text("user"),
+            "item": log.text("item"),
+            "time": log.time("time"),
+            "positives": log.count_true("flags", settings.flags),
+            "watch_share": watched,
+        }
+
+    return _select(config, source, "events", build, optional=("watch_share",))
+
+
+def scan_results(config: Config, source: Path) -> pl.LazyFrame:
+    """Results of searches as they were shown: user, query, item (String), time (Int64 seconds), clicked (Boolean).
+
+    Where `config.logs.searches.clicked` is empty, every row is a click. Args and errors as for `scan_events`.
+    """
+
+    def build(log: _Columns) -> dict[str, pl.Expr]:
+        clicked = log.true("clicked") if config.logs.searches.clicked else pl.lit(True)
+        texts = {name: log.text(name) for name in ("user", "query", "item")}
+        return texts | {"time": log.time("time"), "clicked": clicked}
+
+    return _select(config, source, "searches", build)
+
+
+def scan_live(config: Config, source: Path) -> pl.LazyFrame:
+    """Visits of live streams: user, item (String), time (Int64 seconds), seconds (Float32). Otherwise as `scan_events`."""
+
+    def build(log: _Columns) -> dict[str, pl.Expr]:
+        seconds = log.number("seconds").fill_null(0)
+        return {"user": log.text("user"), "item": log.text("item"), "time": log.time("time"), "seconds": seconds}
+
+    return _select(config, source, "live", build)
+
+
+def scan_hashtags(config: Config, source: Path) -> pl.LazyFrame:
+    """Submitted hashtags: item, hashtag (String), time (Int64 seconds). Otherwise as `scan_events`."""
+
+    def build(log: _Columns) -> dict[str, pl.Expr]:
+        return {"item": log.text("item"), "hashtag": log.text("hashtag"), "time": log.time("time")}
+
+    return _select(config, source, "hashtags", build)
+
+
+def scan_items(config: Config, source: Path) -> pl.LazyFrame:
+    """What is known of each item.
+
+    Returns:
+        item (String), time (Int64 seconds, null where it is not known), labels (List[String], empty where there are none),
+        summary (String, null where there is none). Otherwise as `scan_events`.
+    """
+    settings, separator = config.logs.catalogue, config.ingest.source.separator
+
+    def build(log: _Columns) -> dict[str, pl.Expr]:
+        return {
+            "item": log.text("item"),
+            "time": log.time("time") if settings.time else pl.lit(None, pl.Int64),
+            "labels": log.texts("labels", separator) if settings.labels else pl.lit([], pl.List(pl.String)),
+            "summary": log.text("summary") if settings.summary else pl.lit(None, pl.String),
+        }
+
+    return _select(config, source, "catalogue", build, optional=("time", "summary"))
+
+
+def count_rows(config: Config, source: Path, name: str) -> int:
+    """Rows of a log, those that its scan leaves out included."""
+    scans = [_scan(files).select(pl.len()) for files, _ in _by_schema(_parts(config, source, name))]
+    return int(pl.concat(scans).sum().collect(engine="streaming").item())
+
+
+def cut_time(config: Config, source: Path) -> int:
+    """The last second of the train split: what is later is test, and nothing joins the two.
+
+    The span is that of the events, or, without an event log, of the first of searches, live, hashtags and items that there
+    is: first + floor((last - first) * (1 - config.logs.test_share)).
+
+    Returns:
+        Seconds; 0 where the log has no rows.
+
+    Raises:
+        SailError: there is no log.
+    """
+    scans = {
+        "events": scan_events,
+        "searches": scan_results,
+        "live": scan_live,
+        "hashtags": scan_hashtags,
+        "catalogue": scan_items,
+    }
+    for name, scan in scans.items():
+        if has_log(config, name):
+            times = scan(config, source).select(first=pl.col("time").min(), last=pl.col("time").max())
+            first, last = times.collect(engine="streaming").row(0)
+            if first is None:
+                continue
+            return first + int((last - first) * (1 - config.logs.test_share))
+    if not any(has_log(config, name) for name in scans):
+        raise SailError("config.logs names no log: set config.logs.events.path, or that of another log.")
+    return 0
+
+
+def scan_vector_ids(path: Path, setting: str = "") -> pl.LazyFrame:
+    """The ids of a Parquet file of vectors, or of a folder of its parts, as item (String); arguments as for `read_vectors`."""
+    scans = []
+    for part in _files(path, setting, suffixes=(".parquet",)):
+        with _readable(part):
+            key = _vector_key(part, pq.read_schema(part).names, setting)
+        scans.append(pl.scan_parquet(part, glob=False).select(item=pl.col(key).cast(pl.String)).drop_nulls())
+    return pl.concat(scans)
+
+
+def read_vectors(path: Path, setting: str = "") -> Iterator[tuple[list[str], np.ndarray]]:
+    """Streams a Parquet file of vectors, or a folder of its parts in the order of their names.
+
+    Args:
+        path: the file or folder, with columns `item_id` (or `id`) and `vector`.
+        setting: the setting that names it, for messages.
+
+    Yields:
+        Ids, and [n, D] float32, a batch at a time. Rows without a vector are left out.
+
+    Raises:
+        SailError: it is missing, lacks a column, or its vectors differ in width.
+    """
+    width = 0
+    for part in _files(path, setting, suffixes=(".parquet",)):
+        with _readable(part), pq.ParquetFile(part) as file:
+            key = _vector_key(part, file.schema_arrow.names, setting)
+            for batch in file.iter_batches(_VECTOR_BATCH, columns=[key, "vector"]):
+                batch = batch.filter(pc.and_(pc.is_valid(batch["vector"]), pc.is_valid(batch[key])))
+                if not len(batch):
+                    continue
+                vectors = _matrix(batch["vector"], str(part))
+                width = width or vectors.shape[1]
+                if vectors.shape[1] != width:
+                    raise SailError(f"{part}: a vector has {vectors.shape[1]} numbers, and the first has {width}.")
+                yield batch[key].cast(pa.string()).to_pylist(), vectors
+
+
+def _vector_key(part: Path, names: list[str], setting: str) -> str:
+    key = next((name for name in ("item_id", "id") if name in names), None)
+    if key is None or "vector" not in names:
+        raise SailError(
+            f"{missing_column(str(part), 'vector' if key else 'item_id', names)} Change {setting}.".rstrip()
+        )
+    return key
+
+
+def _matrix(column: pa.Array, file: str) -> np.ndarray:
+    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or _is_fixed(column)):
+        raise SailError(f"{file}: `vector` is {column.type}; write it as a list of numbers.")
+    flat = column.flatten().cast(pa.float32())
+    if len(flat) % len(column) or flat.null_count:
+        raise SailError(f"{file}: vectors have gaps or differ in width; write all with the same number of numbers.")
+    if not _is_fixed(column) and pc.count_distinct(pc.list_value_length(column)).as_py() > 1:
+        raise SailError(f"{file}: vectors differ in width; write all with the same number of numbers.")
+    return flat.to_numpy(zero_copy_only=False).reshape(len(column), -1)
+
+
+def _is_fixed(column: pa.Array) -> bool:
+    return pa.types.is_fixed_size_list(column.type)
+
+
+class _Columns:
+    """The columns of a log under the names that its settings give them, as expressions of the canonical types."""
+
+    def __init__(self, settings: Any, setting: str, file: str, schema: pl.Schema, time_unit: str):
+        self._settings, self._setting, self._file, self._schema = settings, setting, file, schema
+        self._time_unit = time_unit
+
+    def text(self, key: str) -> pl.Expr:
+        return self._column(key).cast(pl.String)
+
+    def number(self, key: str) -> pl.Expr:
+        return self._column(key).cast(pl.Float32, strict=False)
+
+    def true(self, key: str) -> pl.Expr:
+        return self._true(getattr(self._settings, key), key)
+
+    def count_true(self, key: str, columns: tuple[str, ...]) -> pl.Expr:
+        if not columns:
+            return pl.lit(1, pl.UInt8)
+        return pl.sum_horizontal([self._true(column, key).cast(pl.UInt8) for column in columns]).cast(pl.UInt8)
+
+    def time(self, key: str) -> pl.Expr:
+        column, dtype = self._column(key), self._schema[getattr(self._settings, key)]
+        if isinstance(dtype, pl.Datetime) or dtype == pl.Date:
+            return column.cast(pl.Datetime("us")).dt.epoch("s").cast(pl.Int64)
+        if dtype == pl.String:
+            # A day, a timestamp, or a number that a text file holds.
+            written = [column.str.to_datetime(form, strict=False) for form in ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S%.f")]
+            written.append(column.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", strict=False))
+            seconds = [whole_seconds(column.cast(pl.Float64, strict=False), self._time_unit)]
+            return pl.coalesce(seconds + [time.dt.epoch("s").cast(pl.Int64) for time in written])
+        if not dtype.is_numeric():
+            raise SailError(
+                f"{self._file}: column {getattr(self._settings, key)!r} is {dtype}; write whole seconds or a timestamp, "
+                f"or change {self._setting}.{key}."
+            )
+        return whole_seconds(column, self._time_unit)
+
+    def texts(self, key: str, separator: str) -> pl.Expr:
+        column, dtype = self._column(key), self._schema[getattr(self._settings, key)]
+        if dtype == pl.String:
+            column = column.str.split(separator)
+        return column.cast(pl.List(pl.String)).fill_null([]).list.drop_nulls()
+
+    def _column(self, key: str) -> pl.Expr:
+        return self._require(getattr(self._settings, key), key)
+
+    def _require(self, column: str, key: str) -> pl.Expr:
+        if column not in self._schema:
+            raise SailError(f"{missing_column(self._file, column, list(self._schema))} Change {self._setting}.{key}.")
+        return pl.col(column)
+
+    def _true(self, column: str, key: str) -> pl.Expr:
+        condition = parse_condition(column, f"{self._setting}.{key}", self._schema)
+        if condition is not None:
+            self._require(condition.column, key)
+            return condition.expression(self._schema[condition.column])
+        values, dtype = self._require(column, key), self._schema[column]
+        if dtype == pl.String:
+            return values.str.strip_chars().str.to_lowercase().is_in(_TRUE).fill_null(False)
+        if dtype != pl.Boolean and not dtype.is_numeric():
+            raise SailError(
+                f"{self._file}: column {column!r} is {dtype}; write true or false. Change {self._setting}.{key}."
+            )
+        return values.cast(pl.Boolean).fill_null(False)
+
+
+def _select(
+    config: Config,
+    source: Path,
+    name: str,
+    build: Callable[[_Columns], dict[str, pl.Expr]],
+    optional: tuple[str, ...] = (),
+) -> pl.LazyFrame:
+    """The canonical frame of a log; rows with a null in a column that is not optional are left out."""
+    scans = []
+    for files, schema in _by_schema(_parts(config, source, name)):
+        columns = _Columns(
+            getattr(config.logs, name), f"config.logs.{name}", str(files[0]), schema, config.logs.time_unit
+        )
+        built = build(columns)
+        scans.append(_scan(files).select(**built).drop_nulls([column for column in built if column not in optional]))
+    return pl.concat(scans)
+
+
+def _parts(config: Config, source: Path, name: str) -> list[Path]:
+    path, setting = getattr(config.logs, name).path, f"config.logs.{name}.path"
+    if not path:
+        raise SailError(f"{setting} is empty: name the log, relative to the source folder.")
+    return _files(Path(source) / path, setting)
+
+
+def _files(path: Path, setting: str, suffixes: tuple[str, ...] = TABLE_SUFFIXES) -> list[Path]:
+    """The file, or the parts of the folder in the order of their names."""
+    files = [path] if path.is_file() else sorted(file for file in path.glob("*") if file.suffix in suffixes)
+    found = {file.suffix for file in files}
+    change = f"Change {setting}, or set it to '' where there is none." if setting else ""
+    if not files:
+        near = difflib.get_close_matches(
+            path.name, [entry.name for entry in path.parent.glob("*") if entry != path], n=3
+        )
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        held = f"There is no {path}" if not path.exists() else f"{path} holds no {', '.join(suffixes)}"
+        raise SailError(f"{held}.{hint} {change}".rstrip())
+    if len(found) > 1 or not found <= set(suffixes):
+        raise SailError(
+            f"{path} is {' and '.join(sorted(found))}; write it as one of {', '.join(suffixes)}. {change}".rstrip()
+        )
+    return files
+
+
+def _by_schema(files: list[Path]) -> list[tuple[list[Path], pl.Schema]]:
+    """Parts with the same columns and types, together: one scan reads them all."""
+    groups: dict[tuple, tuple[list[Path], pl.Schema]] = {}
+    for file in files:
+        with _readable(file):
+            schema = _scan([file]).collect_schema()
+        groups.setdefault(tuple(schema.items()), ([], schema))[0].append(file)
+    return list(groups.values())
+
+
+def _scan(files: list[Path]) -> pl.LazyFrame:
+    if files[0].suffix == ".parquet":
+        return pl.scan_parquet(files, glob=False, hive_partitioning=False)
+    if files[0].suffix == ".jsonl":
+        return pl.scan_ndjson(files)
+    # Types are not guessed: an id such as 007 stays what it is.
+    return pl.scan_csv(files, separator="\t" if files[0].suffix == ".tsv" else ",", infer_schema=False, glob=False)
+
+
+@contextlib.contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        reason = str(error).splitlines()[0]
+        raise SailError(
+            f"{file} cannot be read ({reason}). It is damaged or of another format: write it again."
+        ) from error
+
+
+_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000}
+
+
+def whole_seconds(number: pl.Expr, unit: str) -> pl.Expr:
+    """Whole seconds (Int64, rounded down) of a column of numbers.
+
+    Args:
+        number: the column, of any numeric type; null, or no number of 64 bits, stays null.
+        unit: `config.logs.time_unit`: "s", "ms" or "us".
+    """
+    per_second = _PER_SECOND[unit]
+    # Floats are floored as floats: a cast would cut times before 1970 towards zero.
+    return (number // per_second).cast(pl.Int64, strict=False)

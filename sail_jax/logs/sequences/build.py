@@ -1,0 +1,306 @@
+"""Builds tables of sequences from a recommender's logs: the histories, then each construction, and the account of it."""
+
+import collections
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.progress import track
+
+from sail_jax.config import Config
+from sail_jax.config.log_sequences import SequencesConfig
+from sail_jax.config.schema import to_dict
+from sail_jax.data.sequence_tables import write_sequences
+from sail_jax.data.store import ItemStore
+from sail_jax.errors import SailError
+from sail_jax.files import commit_bytes
+from sail_jax.logs.reader import count_rows, cut_time, has_log, scan_events, scan_items
+from sail_jax.logs.scratch import scratch_folder
+from sail_jax.logs.sequences.constructions import CONSTRUCTIONS, Candidates, Construction
+from sail_jax.logs.sequences.histories import Histories, histories_of, known_items, read_part, spool
+from sail_jax.logs.sequences.item_facts import (
+    Consumers,
+    Embeddings,
+    Labels,
+    write_consumers,
+    write_embeddings,
+    write_labels,
+)
+from sail_jax.logs.sequences.item_lists import ranges
+from sail_jax.logs.sequences.windows import Windows, first_of_each, test_windows, train_windows
+
+SUMMARY = "sequences.json"
+_SPOOL = ".sequences.spool"
+_MOST_PARTS = 1024  # each is an open file while the events are scattered
+
+
+@dataclasses.dataclass
+class Tally:
+    """What became of the targets of one split of one construction.
+
+    Attributes:
+        users: who have a positive item on this side of the cut.
+        targets: items that were to become a target.
+        short_history: of these, dropped as fewer than `min_items` items stand before them.
+        unknown_target: dropped as the target has no label, or no vector.
+        few_kept: dropped as the construction kept fewer than `min_items` items.
+        sequences: what is left.
+        candidates: items that stand before the targets.
+        kept: of these, those that the construction kept.
+        lengths: length -> sequences.
+    """
+
+    users: int = 0
+    targets: int = 0
+    short_history: int = 0
+    unknown_target: int = 0
+    few_kept: int = 0
+    sequences: int = 0
+    candidates: int = 0
+    kept: int = 0
+    lengths: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return dataclasses.asdict(self) | {"lengths": {str(size): self.lengths[size] for size in sorted(self.lengths)}}
+
+
+def build_sequences(
+    config: Config, source: Path, output: Path, *, embeddings: Path | None = None, store: ItemStore | None = None
+) -> dict[str, Any]:
+    """Writes a sequence table for each of `config.sequences.constructions`, and `sequences.json` with counts.
+
+    Args:
+        config: the experiment.
+        source: the folder to which the paths of `config.logs` are relative.
+        output: the folder of the tables.
+        embeddings: content embeddings; a folder that `embed` wrote, or Parquet of `id` and `vector`. None for none.
+        store: items that it lacks are left out; None for all items.
+
+    Returns:
+        What sequences.json holds. "skipped" says of a construction that was not made what it lacks.
+
+    Raises:
+        SailError: a log, a column, a vector or a setting is wrong, or no construction has what it needs.
+    """
+    chosen, skipped = _choose(config, embeddings)
+    output.mkdir(parents=True, exist_ok=True)
+    with scratch_folder(output / _SPOOL) as folder:
+        build = _Build(config, source, folder, chosen, embeddings, store)
+        tallies = build.run()
+        for name in chosen:
+            write_sequences(output / f"{name}.parquet", build.rows_of(name))
+    summary = {
+        "source": str(source),
+        "polars": pl.__version__,
+        "seed": config.seed,
+        "cut": {"test_share": config.logs.test_share, "last_second_of_train": build.cut},
+        "settings": to_dict(config.sequences),
+        "events": build.events,
+        "skipped": skipped,
+        "tables": {
+            name: {split: tally.as_dict() for split, tally in splits.items()} for name, splits in tallies.items()
+        },
+    }
+    commit_bytes(output / SUMMARY, json.dumps(summary, indent=2).encode() + b"\n")
+    return summary
+
+
+def _choose(config: Config, embeddings: Path | None) -> tuple[dict[str, Construction], dict[str, str]]:
+    """The constructions that can be made; and for others what they lack."""
+    lacks = {}
+    if embeddings is None:
+        lacks["embeddings"] = "content embeddings: give --embeddings"
+    if not has_log(config, "catalogue") or not config.logs.catalogue.labels:
+        lacks["labels"] = "labels of items: set config.logs.catalogue.path and config.logs.catalogue.labels"
+    settings = config.sequences
+    chosen = {name: CONSTRUCTIONS[name] for name in CONSTRUCTIONS if name in settings.constructions}
+    skipped = {name: lacks[need] for name, made in chosen.items() for need in made.needs if need in lacks}
+    chosen = {name: made for name, made in chosen.items() if name not in skipped}
+    if not chosen:
+        reasons = "; ".join(f"{name} needs {reason}" for name, reason in skipped.items())
+        raise SailError(f"There is no sequence table to make: {reasons or 'config.sequences.constructions is empty'}.")
+    if settings.min_items > settings.length:
+        raise SailError(
+            f"config.sequences.min_items is {settings.min_items}, more than config.sequences.length, {settings.length}."
+        )
+    flags = max(1, len(config.logs.events.flags))
+    for name, made in chosen.items():
+        if made.positives(settings) > flags:
+            raise SailError(
+                f"{name} takes items with {made.positives(settings)} positive behaviours, but config.logs.events.flags names "
+                f"{len(config.logs.events.flags)}: lower config.sequences.{made.peak}_positives, or leave {name} out of "
+                "config.sequences.constructions."
+            )
+    return chosen, skipped
+
+
+class _Build:
+    """One run, in a folder for intermediate files."""
+
+    def __init__(
+        self,
+        config: Config,
+        source: Path,
+        folder: Path,
+        chosen: dict[str, Construction],
+        embeddings: Path | None,
+        store: ItemStore | None,
+    ):
+        self._settings: SequencesConfig = config.sequences
+        self._seed, self._folder, self._chosen, self._store = config.seed, folder, chosen, store
+        self.cut = cut_time(config, source)
+        least = min(made.positives(self._settings) for made in chosen.values())
+        # Who consumed an item counts from the multi-peak's number on, whichever constructions are made.
+        if self._needs("consumers"):
+            least = min(least, self._settings.multi_positives)
+        events = scan_events(config, source).filter(pl.col("positives") >= least)
+        positive = int(events.select(pl.len()).collect(engine="streaming").item())
+        self.events = {
+            "rows": count_rows(config, source, "events"),
+            "positive": positive,
+            "not_in_store": 0,
+            "users": 0,
+        }
+        parts = min(_MOST_PARTS, max(1, -(-positive // self._settings.rows_per_part)))
+        columns = events.select("user", "item", "time", "positives")
+        self._parts = spool(columns, folder / "events", "user", parts) if positive else []
+        self._labels = write_labels(folder / "labels", scan_items(config, source)) if self._needs("labels") else None
+        self._embeddings = write_embeddings(folder / "vectors", embeddings) if self._needs("embeddings") else None
+        self._consumers = None
+        if self._needs("consumers"):
+            before = events.filter(pl.col("time") <= self.cut, pl.col("positives") >= self._settings.multi_positives)
+            users = self._settings.behaviour_users
+            self._consumers = write_consumers(folder / "consumers", before.select("item", "user"), users, parts)
+
+    def run(self) -> dict[str, dict[str, Tally]]:
+        """Makes all rows, to be read with `rows_of`; returns construction -> split -> what became of its targets."""
+        tallies = {
+            name: {split: Tally() for split in (("test",) if made.evaluation else ("train", "test"))}
+            for name, made in self._chosen.items()
+        }
+        for number, part in enumerate(track(self._parts, "sequences", transient=True)):
+            self._run_part(number, read_part(part), tallies)
+        return tallies
+
+    def rows_of(self, name: str) -> Iterator[pa.RecordBatch]:
+        """The rows of a construction, in the order of the hashes of the users."""
+        for number in range(len(self._parts)):
+            with pq.ParquetFile(self._rows_path(name, number)) as file:
+                yield from file.iter_batches()
+
+    def _run_part(self, number: int, events: pl.DataFrame, tallies: dict[str, dict[str, Tally]]) -> None:
+        if self._store is not None:
+            rows = len(events)
+            events = known_items(events, self._store)
+            self.events["not_in_store"] += rows - len(events)
+        self.events["users"] += events["user"].n_unique()
+        for positives in sorted({made.positives(self._settings) for made in self._chosen.values()}):
+            histories = histories_of(events, positives)
+            facts = self._facts(histories, positives)
+            for name, made in self._chosen.items():
+                if made.positives(self._settings) == positives:
+                    self._make(name, made, histories, facts, self._rows_path(name, number), tallies[name])
+
+    def _facts(self, histories: Histories, positives: int) -> dict[str, Any]:
+        """What the constructions at hand read of the items."""
+        needs = {
+            need for made in self._chosen.values() if made.positives(self._settings) == positives for need in made.needs
+        }
+        facts: dict[str, Any] = {}
+        if "labels" in needs:
+            facts["labels"] = Labels(self._labels, histories.item_keys, self._settings.cluster_level)
+        if "embeddings" in needs:
+            facts["embeddings"] = Embeddings(*self._embeddings, histories.item_keys)
+        if "consumers" in needs:
+            facts["consumers"] = Consumers(self._consumers, self._settings.behaviour_users, histories.item_keys)
+        return facts
+
+    def _make(
+        self,
+        name: str,
+        made: Construction,
+        histories: Histories,
+        facts: dict[str, Any],
+        path: Path,
+        tallies: dict[str, Tally],
+    ) -> None:
+        settings = self._settings
+        history = settings.vanilla_history if name == "eval_vanilla" else settings.history
+        path.parent.mkdir(exist_ok=True)
+        with pq.ParquetWriter(path, _ROWS) as writer:
+            for split, tally in tallies.items():
+                if split == "test":
+                    windows = test_windows(histories, self.cut, history=history)
+                else:
+                    windows = train_windows(
+                        histories, self.cut, history=history, windows=settings.windows, stride=settings.stride
+                    )
+                tally.users += len(np.unique(histories.user[windows.target]))
+                for some in windows.chunks():
+                    candidates = Candidates(settings, self._seed, histories, some, **facts)
+                    writer.write_table(_sequences(made, candidates, split, tally))
+
+    def _rows_path(self, name: str, number: int) -> Path:
+        return self._folder / name / f"{number}.parquet"
+
+    def _needs(self, need: str) -> bool:
+        return any(need in made.needs for made in self._chosen.values())
+
+
+_ROWS = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("item_ids", pa.list_(pa.string())),
+        ("target_id", pa.string()),
+        ("seen_ids", pa.list_(pa.string())),
+        ("split", pa.string()),
+    ]
+)
+
+
+def _sequences(made: Construction, candidates: Candidates, split: str, tally: Tally) -> pa.Table:
+    """The sequences of some windows, counted."""
+    settings, histories, windows = candidates.settings, candidates.histories, candidates.windows
+    window, entry = candidates.places
+    choice = made.choose(candidates)
+    short = windows.target - windows.begin < settings.min_items
+    usable = ~short & choice.known
+    picked = first_of_each(window, choice.kept & usable[window], settings.length, *choice.priority)
+    sizes = np.bincount(window[picked], minlength=len(windows))
+    good = usable & (sizes >= settings.min_items)
+    picked = picked[good[window[picked]]]
+    tally.targets += len(windows)
+    tally.short_history += int(short.sum())
+    tally.unknown_target += int((~short & ~choice.known).sum())
+    tally.few_kept += int((usable & ~good).sum())
+    tally.sequences += int(good.sum())
+    tally.candidates += len(window)
+    tally.kept += int(choice.kept.sum())
+    tally.lengths.update(sizes[good].tolist())
+    windows = Windows(windows.target[good], windows.begin[good])
+    return _table(histories, windows, sizes[good], entry[picked], split, settings.seen)
+
+
+def _table(
+    histories: Histories, windows: Windows, sizes: np.ndarray, entry: np.ndarray, split: str, seen: int
+) -> pa.Table:
+    def lists(sizes: np.ndarray, entry: np.ndarray) -> pa.ListArray:
+        ids = pa.array(histories.items[histories.item[entry]], pa.string())
+        return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(sizes)]), pa.int32()), ids)
+
+    first = np.maximum(windows.begin, windows.target - seen)
+    columns = [
+        pa.array(histories.users[histories.user[windows.target]], pa.string()),
+        lists(sizes, entry),
+        pa.array(histories.items[histories.item[windows.target]], pa.string()),
+        lists(windows.target - first, ranges(first, windows.target)),
+        pa.array([split] * len(windows), pa.string()),
+    ]
+    return pa.table(columns, schema=_ROWS)

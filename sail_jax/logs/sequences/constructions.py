@@ -1,0 +1,162 @@
+"""The constructions of sequences: which items before a target are kept, and which of these make the sequence.
+
+The four of training are those of arXiv 2510.12709, sec. 3.3.5; the two of evaluation those of sec. 4.2. Axis letters as in
+`sequence_windows`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import numpy as np
+
+from sail_jax.config.log_sequences import SequencesConfig
+from sail_jax.logs.sequences.histories import Histories
+from sail_jax.logs.sequences.item_facts import Consumers, Embeddings, Labels
+from sail_jax.logs.sequences.windows import Windows, draw_keys, proportional_ranks
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidates:
+    """Windows with all that may stand in their sequences, and what is known of the items.
+
+    Attributes:
+        settings: the thresholds.
+        seed: of the draws.
+        histories: the histories.
+        windows: W targets.
+        labels: of the items; None for a construction that does not read them. Likewise the other two.
+        embeddings: of the items.
+        consumers: of the items.
+    """
+
+    settings: SequencesConfig
+    seed: int
+    histories: Histories
+    windows: Windows
+    labels: Labels | None = None
+    embeddings: Embeddings | None = None
+    consumers: Consumers | None = None
+
+    @functools.cached_property
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        """([C] window, [C] entry)."""
+        return self.windows.candidates()
+
+    @property
+    def window(self) -> np.ndarray:
+        """[C] int64."""
+        return self.places[0]
+
+    @property
+    def item(self) -> np.ndarray:
+        """[C] int64, the item of each candidate."""
+        return self.histories.item[self.places[1]]
+
+    @property
+    def targets(self) -> np.ndarray:
+        """[W] int64, the item of each target."""
+        return self.histories.item[self.windows.target]
+
+    @functools.cached_property
+    def draw(self) -> np.ndarray:
+        """[C] uint64 random numbers."""
+        return draw_keys(self.seed, self.histories, self.windows, *self.places)
+
+    @functools.cached_property
+    def oldness(self) -> np.ndarray:
+        """[C] int64, the lower the nearer to the target."""
+        return -self.places[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What a construction says of candidates.
+
+    Attributes:
+        known: [W] bool, whether what the construction needs of the target is known.
+        kept: [C] bool.
+        priority: keys [C], the first of them the most important; of the kept ones, those with the lowest make the sequence.
+    """
+
+    known: np.ndarray
+    kept: np.ndarray
+    priority: tuple[np.ndarray, ...]
+
+
+def _content_single(c: Candidates) -> Choice:
+    """Close to the target in content embedding; the most recent of these."""
+    known, targets = c.embeddings.known, c.targets[c.window]
+    kept = known[c.item] & known[targets]
+    kept[kept] = c.embeddings.cosine(c.item[kept], targets[kept]) >= c.settings.cosine
+    return Choice(known[c.targets], kept, (c.oldness,))
+
+
+def _content_multi(c: Candidates) -> Choice:
+    """Labels that overlap the target's; the most recent of these."""
+    kept = c.labels.jaccard(c.item, c.targets[c.window]) > c.settings.label_jaccard
+    return Choice(c.labels.known[c.targets], kept, (c.oldness,))
+
+
+def _collab_single(c: Candidates) -> Choice:
+    """Consumed by the same other users as the target; of these, in proportion to the clusters of the history."""
+    users = c.histories.user_hashes[c.histories.user[c.windows.target]][c.window]
+    kept = c.consumers.jaccard(c.item, c.targets[c.window], users) >= c.settings.behaviour_jaccard
+    return Choice(_all(c), kept, (_proportion(c, kept), c.draw))
+
+
+def _collab_multi(c: Candidates) -> Choice:
+    """In proportion to the clusters of the history."""
+    kept = np.ones(len(c.window), bool)
+    return Choice(_all(c), kept, (_proportion(c, kept), c.draw))
+
+
+def _vanilla(c: Candidates) -> Choice:
+    """At random."""
+    return Choice(_all(c), np.ones(len(c.window), bool), (c.draw,))
+
+
+def _filtered(c: Candidates) -> Choice:
+    """At random out of the target's cluster."""
+    cluster = c.labels.cluster
+    known = c.labels.known[c.targets]
+    return Choice(known, known[c.window] & (cluster[c.item] == cluster[c.targets[c.window]]), (c.draw,))
+
+
+def _proportion(c: Candidates, kept: np.ndarray) -> np.ndarray:
+    return proportional_ranks(c.window, c.labels.cluster[c.item], kept, c.draw)
+
+
+def _all(c: Candidates) -> np.ndarray:
+    return np.ones(len(c.windows), bool)
+
+
+@dataclasses.dataclass(frozen=True)
+class Construction:
+    """A construction.
+
+    Attributes:
+        choose: what it keeps.
+        peak: "single" or "multi": whose number of positive behaviours makes an item count.
+        needs: what it reads of the items: "labels", "embeddings", "consumers".
+        evaluation: whether it makes test sequences alone.
+    """
+
+    choose: Callable[[Candidates], Choice]
+    peak: str
+    needs: tuple[str, ...] = ()
+    evaluation: bool = False
+
+    def positives(self, settings: SequencesConfig) -> int:
+        """Positive behaviours of one play from which an item counts."""
+        return settings.single_positives if self.peak == "single" else settings.multi_positives
+
+
+CONSTRUCTIONS = {
+    "seq_content_single": Construction(_content_single, "single", ("embeddings",)),
+    "seq_content_multi": Construction(_content_multi, "multi", ("labels",)),
+    "seq_collab_single": Construction(_collab_single, "single", ("labels", "consumers")),
+    "seq_collab_multi": Construction(_collab_multi, "multi", ("labels",)),
+    "eval_vanilla": Construction(_vanilla, "multi", (), evaluation=True),
+    "eval_filtered": Construction(_filtered, "multi", ("labels",), evaluation=True),
+}

@@ -1,0 +1,122 @@
+"""Users' histories of items that they were positive about, from the events of a log, some users at a time.
+
+A history holds each item once, at the first of its events that has enough positive behaviours, in the order of (time, item id).
+What stands before a place of a history therefore says nothing about what came after it.
+
+Axis letters: U users, N entries of the histories, I items.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from sail_jax.data.store import ItemStore
+from sail_jax.items import item_key
+
+_HALF = 1 << 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Histories:
+    """The histories of some users.
+
+    Attributes:
+        users: U ids.
+        user_keys: [U] uint64 hashes of the ids, the same everywhere (`item_key`).
+        user_hashes: [U] uint64 other hashes of the ids, those of `user_hash`.
+        starts: [U + 1] int64; entries starts[u] to starts[u + 1] - 1 are of user u, the oldest first.
+        item: [N] int64, the entry's item, as a place in `items`.
+        time: [N] int64 seconds.
+        items: I ids, ascending.
+        item_keys: [I] uint64 hashes of the ids (`item_key`).
+    """
+
+    users: np.ndarray
+    user_keys: np.ndarray
+    user_hashes: np.ndarray
+    starts: np.ndarray
+    item: np.ndarray
+    time: np.ndarray
+    items: np.ndarray
+    item_keys: np.ndarray
+
+    @functools.cached_property
+    def user(self) -> np.ndarray:
+        """[N] int64, the entry's user, as a place in `users`."""
+        return np.repeat(np.arange(len(self.users)), np.diff(self.starts))
+
+
+def user_hash() -> pl.Expr:
+    """A hash of the column `user`, as fast as polars has it: 64 bits, the same in every process."""
+    return pl.col("user").hash(seed=0)
+
+
+def spool(frame: pl.LazyFrame, folder: Path, column: str, parts: int) -> list[Path]:
+    """Scatters rows to parts by a hash of a column, in one streaming pass.
+
+    Args:
+        frame: the rows.
+        folder: where the parts go.
+        column: rows with the same value go to the same part.
+        parts: how many.
+
+    Returns:
+        The folders of the parts that have rows. Their order is that of the hash, whatever the number of parts.
+    """
+    # The high 32 bits, scaled to [0, parts): parts in order hold hashes in order.
+    part = pl.col(column).hash(seed=0) // _HALF * parts // _HALF
+    frame.with_columns(part=part).sink_parquet(pl.PartitionBy(folder, key="part", include_key=False), mkdir=True)
+    return sorted(folder.glob("part=*"), key=lambda path: int(path.name.partition("=")[2]))
+
+
+def read_part(folder: Path) -> pl.DataFrame:
+    """The rows of a part, in no particular order."""
+    return pl.read_parquet(folder / "*.parquet", hive_partitioning=False)
+
+
+def known_items(events: pl.DataFrame, store: ItemStore) -> pl.DataFrame:
+    """The events of items that the store has."""
+    items = events["item"].unique()
+    known = items.filter(pl.Series(store.positions(items.to_list()) >= 0))
+    return events.filter(pl.col("item").is_in(known.implode()))
+
+
+def histories_of(events: pl.DataFrame, positives: int) -> Histories:
+    """Builds the histories of the users of a part.
+
+    Args:
+        events: user, item, time, positives.
+        positives: positive behaviours of an event from which it counts.
+    """
+    rows = (
+        events.lazy()
+        .filter(pl.col("positives") >= positives)
+        .group_by("user", "item")
+        .agg(pl.col("time").min())
+        .with_columns(hash=user_hash())
+        .sort("hash", "user", "time", "item")
+        .collect()
+    )
+    users = rows.select("user", "hash").unique(maintain_order=True)
+    items, item = np.unique(rows["item"].to_numpy().astype(object), return_inverse=True)
+    # Users are together, so that their sizes, in the order in which they appear, say where each begins.
+    sizes = rows.group_by("user", maintain_order=True).len()["len"].to_numpy()
+    return Histories(
+        users=users["user"].to_numpy().astype(object),
+        user_keys=hashes_of(users["user"]),
+        user_hashes=users["hash"].to_numpy(),
+        starts=np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]),
+        item=item.astype(np.int64),
+        time=rows["time"].to_numpy(),
+        items=items,
+        item_keys=hashes_of(items),
+    )
+
+
+def hashes_of(ids: Collection[str]) -> np.ndarray:
+    """[n] uint64 hashes of ids, the same everywhere (`item_key`)."""
+    return np.fromiter(map(item_key, ids), np.uint64, len(ids))

@@ -1,0 +1,372 @@
+"""The contrastive loss of a batch that is split over devices, in memory linear in the batch: blocks of scores, around a ring.
+
+Every device keeps its queries. Its targets (and hard negatives) leave in chunks that travel once around the ring of all devices; each
+device scores the chunk that is with it against its queries, block by block, and keeps the sums of exponentials alone. The
+backward pass sends the chunks around again, with the gradients that they collect, and computes the scores anew. So beside
+the embeddings and their gradients a device holds a few blocks, however large the batch.
+
+Axes: B pairs of the global batch, b those of a device, M hard negatives of a pair, D width, W Matryoshka slices, R and C rows and
+columns of a block.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from sail_jax.config import Config
+from sail_jax.errors import SailError
+from sail_jax.objectives.contrast import Contrast, ContrastLoss, ContrastSettings, Metrics, plain_contrast
+from sail_jax.objectives.info_nce import mean_loss
+from sail_jax.objectives.matryoshka import check_widths
+from sail_jax.objectives.ring import Ring, Rows, Visit, around, at_block, block_side, blocked
+from sail_jax.objectives.ring_masks import describe, is_negative
+from sail_jax.vectors.unit import normalize
+
+_MASKED = -1e30
+
+
+@dataclasses.dataclass(frozen=True)
+class RingContrast:
+    """`objectives.contrast.plain_contrast` around a ring; equal in value and gradient.
+
+    Attributes:
+        mesh: the ring goes over all its axes where they divide the batch, else over those of data parallelism.
+        block: greatest side of a block of scores; the largest divisor of a device's rows up to it is taken.
+    """
+
+    mesh: Mesh
+    block: int
+
+    def __call__(self, given: Contrast, settings: ContrastSettings) -> tuple[jax.Array, Metrics]:
+        """The loss of a global batch; see `plain_contrast`."""
+        check_widths(settings.widths, given.query.shape[-1])
+        ring, widths = self.ring(len(given.query)), tuple(sorted(settings.widths))
+        query, target = (z[..., : widths[-1]] for z in (given.query, given.target))
+        scale, (rows, columns, hard, known) = 1 / given.temperature, describe(given)
+        form = _Form(widths, paired=True, both=settings.symmetric)
+        positive, others, back, best = _sums(ring, form, query, target[:, 0], scale, rows, columns, known)
+        if target.shape[1] > 1:
+            if settings.share_hard:
+                vectors = target[:, 1:].reshape(-1, target.shape[-1])
+                form = _Form(widths, paired=False, both=False)
+                _, more, _, highest = _sums(ring, form, query, vectors, scale, rows, hard, known)
+            else:
+                more, highest = _own_hard_sums(widths, query, target[:, 1:], scale, rows, hard, known)
+            others, best = jnp.logaddexp(others, more), jnp.maximum(best, highest)
+        directions = [others, back] if settings.symmetric else [others]
+        losses, accuracies = mean_loss(positive, directions, best, given.valid, given.weight)
+        metrics = {}
+        for width in settings.widths:
+            at = widths.index(width)
+            metrics |= {f"{width}/loss": losses[at], f"{width}/accuracy": accuracies[at]}
+        return losses.sum(), metrics
+
+    def ring(self, pairs: int) -> Ring:
+        """The ring of a batch."""
+        axes = self.mesh.axis_names if pairs % self.mesh.size == 0 else ("data", "fsdp")
+        return Ring(self.mesh, axes, self.block)
+
+
+def choose_contrast(config: Config, mesh: Mesh) -> ContrastLoss:
+    """All scores at once where a block holds them, else the ring.
+
+    Raises:
+        SailError: when the pairs of a device have no divisor that makes blocks of a fair size.
+    """
+    block, pairs = config.objective.score_block, config.data.batch_size
+    if pairs <= block:
+        return plain_contrast
+    contrast = RingContrast(mesh, block)
+    rows = pairs // contrast.ring(pairs).size
+    side = block_side(rows, block)
+    if side < min(rows, block) // 8:
+        raise SailError(
+            f"config.data.batch_size is {pairs}: the {rows} pairs of a device can only be cut in blocks of {side}, which would be "
+            f"slow. Choose a multiple of {max(1, block // 2) * (pairs // rows)}, or raise config.objective.score_block."
+        )
+    return contrast
+
+
+class _Form(NamedTuple):
+    """What is scored.
+
+    Attributes:
+        widths: Matryoshka slices, narrow first.
+        paired: whether the candidates are the targets of the queries, else hard negatives.
+        both: whether candidates are scored against queries too.
+    """
+
+    widths: tuple[int, ...]
+    paired: bool
+    both: bool
+
+
+# ----------------------------------------------------------------------------------------------------------- scores
+
+
+def _inverse_norms(z: jax.Array, widths: Sequence[int]) -> jax.Array:
+    """[n, D] -> [n, W], of each slice; zero for a slice of zeros, whose cosines are then zero."""
+    ends = [0, *widths]
+    parts = [jnp.square(z[:, low:high]).sum(-1) for low, high in zip(ends, ends[1:], strict=False)]
+    squares = jnp.cumsum(jnp.stack(parts, axis=-1), axis=-1)
+    return jnp.where(squares == 0, 0.0, jax.lax.rsqrt(jnp.where(squares == 0, 1.0, squares)))
+
+
+def _product(left: jax.Array, right: jax.Array) -> jax.Array:
+    # At a temperature of 0.01 an error of 0.004, bfloat16's, would move a logit by 0.4.
+    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
+
+
+def _cosines(rows: Rows, columns: Rows, widths: Sequence[int]) -> list[jax.Array]:
+    """The cosines of each slice, W arrays [R, C]; the slices are nested, so all together cost one product of the widest."""
+    dots, scores = 0.0, []
+    for at, (low, high) in enumerate(zip([0, *widths], widths, strict=False)):
+        dots += _product(rows["vector"][:, low:high], columns["vector"][:, low:high].T)
+        scores.append(dots * rows["inverse_norm"][:, None, at] * columns["inverse_norm"][None, :, at])
+    return scores
+
+
+def _nothing(size: int, widths: Sequence[int]) -> Rows:
+    """A sum of no exponentials, kept as its greatest logit and the sum relative to it: [n, W] each."""
+    shape = (size, len(widths))
+    return {"best": jnp.full(shape, _MASKED), "sum": jnp.zeros(shape)}
+
+
+def _add(state: Rows, at: int, logits: jax.Array, negative: jax.Array, axis: int) -> Rows:
+    """Adds the exponentials of a block to the sums of slice `at`, along an axis of the block."""
+    masked = jnp.where(negative, logits, _MASKED)
+    old = state["best"][:, at]
+    best = jnp.maximum(old, masked.max(axis))
+    terms = jnp.where(negative, jnp.exp(logits - jnp.expand_dims(best, axis)), 0.0)
+    total = state["sum"][:, at] * jnp.exp(old - best) + terms.sum(axis)
+    return {"best": state["best"].at[:, at].set(best), "sum": state["sum"].at[:, at].set(total)}
+
+
+def _logarithm(state: Rows) -> jax.Array:
+    """[n, W] log of the sums; as good as minus infinity where nothing was added."""
+    return state["best"] + jnp.log(jnp.maximum(state["sum"], 1e-30))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _sums(
+    ring: Ring,
+    form: _Form,
+    query: jax.Array,
+    candidates: jax.Array,
+    scale: jax.Array,
+    rows: Rows,
+    columns: Rows,
+    known: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """What InfoNCE needs of all scores of queries and candidates.
+
+    Args:
+        ring: the ring.
+        form: what is scored.
+        query: [B, D].
+        candidates: [B, D] or [B * M, D].
+        scale: [B] inverse temperatures.
+        rows: what `describe` says of the queries.
+        columns: what it says of the candidates.
+        known: the targets that are known of queries.
+
+    Returns:
+        positive: [B, W] logits of the pairs; zeros where not paired.
+        others: [B, W] logarithms of the sums over the negatives of each query.
+        back: [B, W] the same of each target over the queries; zeros unless both directions are scored.
+        best: [B, W] highest logit of a negative; without gradient.
+    """
+    return _sums_forward(ring, form, query, candidates, scale, rows, columns, known)[0]
+
+
+def _sums_forward(
+    ring: Ring,
+    form: _Form,
+    query: jax.Array,
+    candidates: jax.Array,
+    scale: jax.Array,
+    rows: Rows,
+    columns: Rows,
+    known: jax.Array,
+) -> tuple[tuple[jax.Array, ...], tuple]:
+    def on_device(
+        query: jax.Array, candidates: jax.Array, scale: jax.Array, rows: Rows, columns: Rows, known: jax.Array
+    ) -> tuple[jax.Array, ...]:
+        rows = rows | _vectors(query, form.widths) | {"scale": scale}
+        columns = columns | _vectors(candidates, form.widths) | ({"scale": scale} if form.paired else {})
+        row_state = _nothing(len(query), form.widths)
+
+        def tile(rows: Rows, row_state: Rows, columns: Rows, column_state: Rows) -> tuple[Rows, Rows]:
+            negative = is_negative(rows, _across(columns), known)
+            for at, cosines in enumerate(_cosines(rows, columns, form.widths)):
+                row_state = _add(row_state, at, cosines * rows["scale"][:, None], negative, 1)
+                if form.both:
+                    column_state = _add(column_state, at, cosines * columns["scale"], negative, 0)
+            return row_state, column_state
+
+        def begin(columns: Rows) -> Rows:
+            return _nothing(len(columns["vector"]), form.widths) if form.both else {}
+
+        parts = (blocked(part, ring.block) for part in (rows, row_state, columns))
+        row_state, column_state = around(ring, *parts, Visit(begin, tile))
+        zeros = jnp.zeros_like(row_state["best"])
+        positive = _paired_cosines(rows, columns, form.widths) * scale[:, None] if form.paired else zeros
+        back = _logarithm(column_state) if form.both else zeros
+        return positive, _logarithm(row_state), back, row_state["best"]
+
+    sums = ring.by_device(on_device, (query, candidates, scale, rows, columns), known)
+    return sums, (query, candidates, scale, rows, columns, known, sums[:3])
+
+
+def _sums_backward(ring: Ring, form: _Form, saved: tuple, gradients: tuple[jax.Array, ...]) -> tuple:
+    *by_row, known, sums = saved
+
+    def on_device(
+        query: jax.Array,
+        candidates: jax.Array,
+        scale: jax.Array,
+        rows: Rows,
+        columns: Rows,
+        sums: tuple[jax.Array, ...],
+        gradients: tuple[jax.Array, ...],
+        known: jax.Array,
+    ) -> tuple[jax.Array, ...]:
+        rows = rows | _vectors(query, form.widths) | {"scale": scale, "log_sum": sums[1], "gradient": gradients[1]}
+        columns = columns | _vectors(candidates, form.widths)
+        if form.both:
+            columns |= {"scale": scale, "log_sum": sums[2], "gradient": gradients[2]}
+
+        def tile(rows: Rows, row_state: Rows, columns: Rows, column_state: Rows) -> tuple[Rows, Rows]:
+            negative = is_negative(rows, _across(columns), known)
+            by_dot = []
+            for at, cosines in enumerate(_cosines(rows, columns, form.widths)):
+                share = _softmax(cosines, negative, rows, at, 1)
+                by_cosine = share * rows["scale"][:, None]
+                row_state = row_state | {"scale": row_state["scale"] + (share * cosines).sum(1)}
+                if form.both:
+                    share = _softmax(cosines, negative, columns, at, 0)
+                    by_cosine += share * columns["scale"]
+                    column_state = column_state | {"scale": column_state["scale"] + (share * cosines).sum(0)}
+                row_state = _collect(row_state, "along", at, (by_cosine * cosines).sum(1))
+                column_state = _collect(column_state, "along", at, (by_cosine * cosines).sum(0))
+                by_dot.append(by_cosine * rows["inverse_norm"][:, None, at] * columns["inverse_norm"][None, :, at])
+            for low, high, of_section in _sections(by_dot, form.widths):
+                section = slice(low, high)
+                row_state = _collect(row_state, "vector", section, _product(of_section, columns["vector"][:, section]))
+                column_state = _collect(
+                    column_state, "vector", section, _product(of_section.T, rows["vector"][:, section])
+                )
+            return row_state, column_state
+
+        by_pair = {"by_cosine": gradients[0] * scale[:, None]} if form.paired else {}
+        rows, columns = (blocked(side | by_pair, ring.block) for side in (rows, columns))
+
+        def end(side: Rows, state: Rows, at: jax.Array, other: Rows) -> Rows:
+            state = _add_pairs(form.widths, side, at_block(other, at), state) if form.paired else state
+            return state | {"vector": _across_direction(side, state, form.widths)}
+
+        visit = Visit(_no_gradient, tile, functools.partial(end, other=rows), functools.partial(end, other=columns))
+        row_state, column_state = around(ring, rows, jax.vmap(_no_gradient)(rows), columns, visit)
+        of_scale = row_state["scale"] + (gradients[0] * sums[0]).sum(-1) / scale  # a logit is a cosine times the scale
+        of_scale += column_state["scale"] if form.both else 0.0
+        return row_state["vector"], column_state["vector"], of_scale
+
+    of_query, of_candidates, of_scale = ring.by_device(on_device, (*by_row, sums, gradients[:3]), known)
+    return of_query, of_candidates, of_scale, None, None, None
+
+
+_sums.defvjp(_sums_forward, _sums_backward)
+
+
+def _vectors(z: jax.Array, widths: Sequence[int]) -> Rows:
+    return {"vector": z, "inverse_norm": _inverse_norms(z, widths)}
+
+
+def _across(columns: Rows) -> Rows:
+    """The columns of a block on an axis of their own."""
+    return {name: columns[name][None] for name in ("content", "key", "exists")}
+
+
+def _sections(of_slices: Sequence[jax.Array], widths: Sequence[int]) -> list[tuple[int, int, jax.Array]]:
+    """(begin, end, sum over the slices that hold it) of the stretches of D between the widths."""
+    sums = [of_slices[-1]]
+    for part in reversed(of_slices[:-1]):
+        sums.insert(0, sums[0] + part)
+    return list(zip([0, *widths], widths, sums, strict=False))
+
+
+def _paired_cosines(rows: Rows, columns: Rows, widths: Sequence[int]) -> jax.Array:
+    """[b, W] cosines of row i and column i."""
+    products = rows["vector"] * columns["vector"]
+    parts = [products[:, low:high].sum(-1) for low, high in zip([0, *widths], widths, strict=False)]
+    return jnp.cumsum(jnp.stack(parts, -1), -1) * rows["inverse_norm"] * columns["inverse_norm"]
+
+
+# --------------------------------------------------------------------------------------------------------- gradients
+
+
+def _softmax(cosines: jax.Array, negative: jax.Array, side: Rows, at: int, axis: int) -> jax.Array:
+    """What each logit of a block gets of the gradient of its row's (axis 1) or column's (axis 0) sum in slice `at`."""
+    scale, log_sum, gradient = (
+        jnp.expand_dims(x, axis) for x in (side["scale"], side["log_sum"][:, at], side["gradient"][:, at])
+    )
+    return jnp.where(negative, jnp.exp(cosines * scale - log_sum), 0.0) * gradient
+
+
+def _no_gradient(side: Rows) -> Rows:
+    """What is collected: the gradient of the vectors as far as cosines are products, "along" [n, W] the part of it along the
+    vector, which normalisation takes away again, and the gradient of the inverse temperature."""
+    shape = side["inverse_norm"].shape
+    return {"vector": jnp.zeros_like(side["vector"]), "along": jnp.zeros(shape), "scale": jnp.zeros(shape[0])}
+
+
+def _collect(state: Rows, name: str, at: int | slice, value: jax.Array) -> Rows:
+    return state | {name: state[name].at[:, at].add(value)}
+
+
+def _add_pairs(widths: Sequence[int], side: Rows, other: Rows, state: Rows) -> Rows:
+    """Adds what comes from the cosines of the pairs, whose gradient is "by_cosine" [n, W], to that of one of their sides."""
+    by_dot = _spread(side["by_cosine"] * side["inverse_norm"] * other["inverse_norm"], widths)
+    return state | {
+        "vector": state["vector"] + by_dot * other["vector"],
+        "along": state["along"] + side["by_cosine"] * _paired_cosines(side, other, widths),
+    }
+
+
+def _across_direction(side: Rows, state: Rows, widths: Sequence[int]) -> jax.Array:
+    """The gradient of vectors [n, D]: through z / |z| nothing along z is left."""
+    return state["vector"] - _spread(state["along"] * side["inverse_norm"] ** 2, widths) * side["vector"]
+
+
+def _spread(of_slices: jax.Array, widths: Sequence[int]) -> jax.Array:
+    """[n, W] of nested slices -> [n, D], at every place the sum over the slices that hold it."""
+    sections = _sections(list(of_slices.T), widths)
+    return jnp.concatenate([jnp.broadcast_to(x[:, None], (len(x), high - low)) for low, high, x in sections], axis=1)
+
+
+# ------------------------------------------------------------------------------------------- hard negatives unshared
+
+
+def _own_hard_sums(
+    widths: Sequence[int],
+    query: jax.Array,
+    hard: jax.Array,
+    scale: jax.Array,
+    rows: Rows,
+    described: Rows,
+    known: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """The logarithm of the sums over a query's own hard negatives [B, M, D], and the highest logit, [B, W] each."""
+    by_pair = {name: value.reshape(*hard.shape[:2], *value.shape[1:]) for name, value in described.items()}
+    negative = is_negative(rows, by_pair, known)
+    logits = []
+    for width in widths:
+        left, right = normalize(query[:, :width]), normalize(hard[..., :width])
+        logits.append((left[:, None] * right).sum(-1) * scale[:, None])
+    masked = jnp.where(negative[..., None], jnp.stack(logits, axis=-1), _MASKED)
+    return jax.nn.logsumexp(masked, axis=1), masked.max(axis=1)

@@ -1,0 +1,62 @@
+"""Sets of modalities ("V", "VTA", "O") and patterns of what is matched with what ("VTA->T")."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from sail_jax.errors import SailError
+
+# Vision, text, audio: the letters in which the report writes a set of modalities, "V", "T", "VTA".
+MODALITIES = "VTA"
+
+# A view that shows whatever an item has ("omni" in the report); a set such as "VT" asks for each of its modalities.
+OMNI = "O"
+
+
+def check_modalities(modalities: str, *, setting: str) -> str:
+    """Returns `modalities` in canonical order.
+
+    Raises:
+        SailError: on an empty set, an unknown letter or a repeated one; the message names `setting`.
+    """
+    if not modalities or set(modalities) - set(MODALITIES) or len(set(modalities)) != len(modalities):
+        raise SailError(f"{setting} is {modalities!r}; write a set of modalities such as 'V', 'T' or 'VTA'.")
+    return "".join(letter for letter in MODALITIES if letter in modalities)
+
+
+class Pattern(NamedTuple):
+    """What is matched with what (arXiv 2510.12709, sec. 3.3.4): the views of the query side and of the target side.
+
+    A view is a set of modalities that an item has to have, all of them, or `OMNI`: whatever it has.
+    """
+
+    query: str
+    target: str
+
+    def __str__(self) -> str:
+        return f"{self.query}->{self.target}"
+
+
+def parse_pattern(text: str, *, setting: str) -> Pattern:
+    """Reads a pattern such as "VTA->T", "A->VT" or "O->O".
+
+    Raises:
+        SailError: when it is not two views with an arrow between; the message names `setting`.
+    """
+    sides = [side.strip() for side in text.split("->")]
+    if len(sides) != 2:
+        raise SailError(f"{setting} is {text!r}; write a pattern such as 'VTA->VTA', 'T->V' or 'O->O'.")
+    return Pattern(
+        *(side if side == OMNI else check_modalities(side, setting=f"{setting}, {text!r},") for side in sides)
+    )
+
+
+def views_of(patterns: Iterable[Pattern]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The views of the query side and of the target side that some patterns need, each once."""
+    queries, targets = zip(*patterns, strict=True)
+    return tuple(dict.fromkeys(queries)), tuple(dict.fromkeys(targets))
+
+
+def shown_modalities(views: Iterable[str]) -> str:
+    """The modalities that are shown by at least one of some views, as a subset of "VTA"."""
+    letters = "".join(MODALITIES if view == OMNI else view for view in views)
+    return "".join(letter for letter in MODALITIES if letter in letters)

@@ -1,0 +1,1 @@
+"""What a run directory holds: config, checkpoints, training log."""

@@ -1,0 +1,127 @@
+"""Saves and restores the checkpoints of a run, on any mesh."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from sail_jax.config import Config
+from sail_jax.errors import SailError
+from sail_jax.models.lora import init_lora, merge
+from sail_jax.models.model import abstract_params
+from sail_jax.runs.directory import RunDirectory
+from sail_jax.sharding.parameters import abstract_on_mesh, path_name
+
+
+class Checkpoints:
+    """Asynchronous checkpoints of a run.
+
+    Args:
+        run: the run directory.
+        keep: how many checkpoints are kept, the latest.
+        always: steps that are kept besides.
+    """
+
+    def __init__(self, run: RunDirectory, *, keep: int = 1, always: Sequence[int] = ()) -> None:
+        policy = preservation_policy.AnyPreservationPolicy(
+            [preservation_policy.LatestN(keep), preservation_policy.CustomSteps(list(always))]
+        )
+        options = ocp.CheckpointManagerOptions(preservation_policy=policy, create=True)
+        handlers = {name: ocp.StandardCheckpointHandler() for name in _ITEMS}
+        handlers["pipeline"] = ocp.JsonCheckpointHandler()
+        self._manager = ocp.CheckpointManager(run.checkpoints, options=options, item_handlers=handlers)
+        self._run = run
+
+    def latest(self) -> int | None:
+        """Steps done at the latest complete checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, items: dict[str, Any], pipeline: dict[str, Any]) -> None:
+        """Starts to save; returns before it is written. A step that is saved already is left alone.
+
+        Args:
+            step: steps done.
+            items: "model", the model's parameters; "lora", its adapters, where it has any; "training", the rest of
+                the training state.
+            pipeline: the state of the input pipeline, as JSON values.
+        """
+        if step == self._manager.latest_step():
+            return
+        arguments = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        self._manager.save(step, args=ocp.args.Composite(**arguments, pipeline=ocp.args.JsonSave(pipeline)), force=True)
+
+    def restore(self, items: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The latest (items, pipeline).
+
+        Args:
+            items: those to restore, of abstract arrays that say with which shardings; the mesh may be another than when
+                saving. "lora" must be among them where it was saved: without its adapters the model is another one.
+
+        Raises:
+            SailError: when there is no checkpoint, or when its arrays do not fit.
+        """
+        step = self.latest()
+        if step is None:
+            raise SailError(f"{self._run.path} holds no checkpoint: train there first, or name another --workdir.")
+        saved = self._manager.item_metadata(step)
+        for name in {*items, "lora"}:
+            self._check_shapes(step, saved.get(name), items.get(name))
+        arguments = {name: ocp.args.StandardRestore(tree) for name, tree in items.items()}
+        restored = self._manager.restore(step, args=ocp.args.Composite(**arguments, pipeline=ocp.args.JsonRestore()))
+        return {name: restored[name] for name in items}, restored["pipeline"]
+
+    def _check_shapes(self, step: int, saved: Any, abstract: Any) -> None:
+        have, want = _shapes(saved), _shapes(abstract)
+        wrong = [name for name in sorted(have.keys() | want.keys()) if have.get(name) != want.get(name)]
+        if wrong:
+            shown = "; ".join(f"{n}: saved {have.get(n, 'absent')}, config {want.get(n, 'absent')}" for n in wrong[:5])
+            raise SailError(
+                f"The checkpoint {self._run.checkpoints / str(step)} is of another config: {len(wrong)} arrays differ "
+                f"({shown}{', ...' if len(wrong) > 5 else ''}). Use the config of that run ({self._run.config}) or "
+                "another --workdir."
+            )
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+_ITEMS = ("model", "lora", "training")
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Path -> shape of every array; named tuples, lists and mappings of the same content give the same paths."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {path_name(path): tuple(leaf.shape) for path, leaf in leaves if hasattr(leaf, "shape")}
+
+
+def restore_params(checkpoints: Checkpoints, config: Config, mesh: Mesh) -> Any:
+    """The parameters of the model at the latest checkpoint, LoRA adapters merged into them.
+
+    Raises:
+        SailError: when there is no checkpoint, or it is of another config.
+    """
+    model, lora = restore_adapted(checkpoints, config, mesh)
+    if lora is None:
+        return model
+    out = jax.tree.map(lambda leaf: leaf.sharding, model)
+    merged = jax.jit(merge, static_argnames="config", out_shardings=out, donate_argnames="params")
+    return merged(model, lora, config.lora)
+
+
+def restore_adapted(checkpoints: Checkpoints, config: Config, mesh: Mesh) -> tuple[Any, Any | None]:
+    """The parameters of the model at the latest checkpoint, and the adapters beside them, None without LoRA.
+
+    Raises:
+        SailError: as `restore_params`.
+    """
+    model = abstract_params(config, mesh)
+    if not config.lora.rank:
+        return checkpoints.restore({"model": model})[0]["model"], None
+    lora = abstract_on_mesh(jax.eval_shape(lambda: init_lora(model, config.lora, config.seed)), mesh)
+    restored, _ = checkpoints.restore({"model": model, "lora": lora})
+    return restored["model"], restored["lora"]

@@ -1,0 +1,127 @@
+"""The files of a run directory, and whether a run may go on with a changed config.
+
+WORKDIR/
+  config.json           the resolved config
+  checkpoints/STEP/     model, LoRA adapters, optimiser and step (orbax), and the state of the input pipeline
+  mined/STAGE/          hard negatives that a stage mined
+  init.txt              where the first parameters came from
+  metrics.jsonl         one line per logged step, and per evaluation in between
+  tensorboard/          the same for TensorBoard
+  metrics.json          the evaluation: model -> figure -> value
+  evaluation.json       the same, result by result, with the histograms
+  report_data.json      thumbnails, map and facts, so that the report can be drawn again without the model
+  report.html           the evaluation as a page
+  report_files/         its charts as PNGs
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sail_jax import config as config_lib
+from sail_jax.config import Config
+from sail_jax.config.schema import to_dict
+from sail_jax.errors import SailError
+
+
+class RunDirectory:
+    """The files of a run.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).absolute()
+        self.config = self.path / "config.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.mined = self.path / "mined"
+        self.init_report = self.path / "init.txt"
+        self.training_log = self.path / "metrics.jsonl"
+        self.tensorboard = self.path / "tensorboard"
+        self.metrics = self.path / "metrics.json"
+        self.evaluation = self.path / "evaluation.json"
+        self.report_data = self.path / "report_data.json"
+        self.report = self.path / "report.html"
+
+    def load_config(self) -> Config:
+        """The config that the run was started with.
+
+        Raises:
+            SailError: when the folder holds no run.
+        """
+        if not self.config.is_file():
+            raise SailError(f"{self.path} holds no run (no config.json): train there first, or name another --workdir.")
+        return config_lib.load(self.config)
+
+
+def require_same_config(run: RunDirectory, config: Config) -> None:
+    """Checks that a run is continued with the config that it was started with.
+
+    Logging, checkpointing, workers and evaluation may change, and so may the mesh and what fits a step to it, which change results by
+    rounding alone; the number of steps may not, as the learning rate follows it.
+
+    Raises:
+        SailError: when another setting differs; the message lists the settings.
+    """
+    if not run.config.is_file():
+        return
+    old, new = (_flat(to_dict(c)) for c in (run.load_config(), config))
+    differing = [
+        f"{key} (was {old.get(key)!r}, is {new.get(key)!r})"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not key.startswith(_FREE) and not key.endswith(_FREE_ENDS)
+    ]
+    if differing:
+        raise SailError(
+            f"{run.path} holds a run of another config; different: {', '.join(differing[:6])}"
+            f"{', ...' if len(differing) > 6 else ''}. Use another --workdir, or the config in {run.config}."
+        )
+
+
+_FREE = (
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.evaluate_every",
+    "eval.",
+    "ingest.",
+    "synthetic.",
+    "balancing.",
+    "mesh.",
+    "train.micro_batches",
+    "model.remat",
+    "model.media_chunk",
+    "model.perceiver.attention_block",
+    "objective.score_block",
+    "data.dir",
+    "data.workers",
+    "data.prefetch",
+    "data.max_bad",
+)
+
+# Where the examples of a data set are read from; their table and order are compared when they are opened.
+_FREE_ENDS = ".materialized"
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = json.dumps(value)
+    return flat
+
+
+def read_training_log(run: RunDirectory) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; a last line cut short by a kill is left out."""
+    if not run.training_log.is_file():
+        return []
+    lines = []
+    for text in run.training_log.read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines

@@ -1,0 +1,1 @@
+"""Search among embedded items: exact or by a faiss index, from the command line or on a page."""

@@ -1,0 +1,313 @@
+"""Embeddings as a faiss index file: built part by part, and searched.
+
+    FILE                 the index, as faiss writes it (`faiss.read_index`)
+    FILE.ids.parquet     `id` (string) and `row` (int64, the row of the embedding folder) of every vector of the index, in its order
+    FILE.json            written last: kind, parameters, and what made the vectors
+
+Scores are inner products of unit vectors, which are cosines. Rows of zeros, which stand for items that could not be embedded, are
+left out.
+
+Axis letters: Q queries, N vectors, D width, K results.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from rich.progress import Progress
+
+from sail_jax.errors import SailError
+from sail_jax.vectors.embedding_set import EmbeddingSet, write_json
+from sail_jax.vectors.unit import unit_rows
+
+KINDS = ("flat", "ivfpq", "hnsw")
+_FORMAT = {"format": "sail_jax index", "version": 1}
+_IDS = pa.schema([("id", pa.large_string()), ("row", pa.int64())])
+_BITS = 8  # of a code of product quantization, so that a byte holds it
+# Rows that k-means needs for each centroid to be worth its name, as faiss' own warning has it.
+_POINTS_PER_CENTROID = 39
+_TRAINING_ROWS = 65_536
+_NPROBE, _EF_SEARCH = 32, 128
+
+
+@dataclasses.dataclass(frozen=True)
+class IndexSettings:
+    """How an index is built; 0 stands for a value that fits the embeddings.
+
+    Attributes:
+        kind: "flat" (exact), "ivfpq" (compressed: inverted lists with product quantization) or "hnsw" (a graph).
+        dims: how many of the first dimensions are indexed.
+        nlist: inverted lists of "ivfpq"; by default 4 sqrt(N), but no more than one for 39 vectors.
+        m: bytes to which "ivfpq" compresses a vector, a divisor of the dims; by default dims / 4, rounded down to one.
+        hnsw_m: neighbours of a vector in the graph of "hnsw"; by default 32.
+        ef_construction: candidates that "hnsw" looks at when a vector is added; by default 200.
+        seed: of the sample on which "ivfpq" is trained, and of its k-means.
+    """
+
+    kind: str = "flat"
+    dims: int = 0
+    nlist: int = 0
+    m: int = 0
+    hnsw_m: int = 0
+    ef_construction: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises SailError on an unknown kind, a negative value, or one that the kind does not read."""
+        if self.kind not in KINDS:
+            raise SailError(f"There is no kind of index {self.kind!r}; choose one of {', '.join(KINDS)}.")
+        for name, kind in (("nlist", "ivfpq"), ("m", "ivfpq"), ("hnsw_m", "hnsw"), ("ef_construction", "hnsw")):
+            if getattr(self, name) and kind != self.kind:
+                raise SailError(f"{name} is a parameter of {kind} indexes, and this one is {self.kind}: leave it out.")
+        negative = [name for name, value in dataclasses.asdict(self).items() if name != "kind" and value < 0]
+        if negative:
+            raise SailError(f"{negative[0]} of an index cannot be negative.")
+        if self.hnsw_m == 1:
+            raise SailError("hnsw_m is 1, with which the graph falls apart; take 2 or more.")
+
+
+@dataclasses.dataclass(frozen=True)
+class IndexInfo:
+    """What FILE.json says.
+
+    Attributes:
+        kind: one of `KINDS`.
+        parameters: those of `IndexSettings` that the kind reads.
+        dims: width of the vectors, the first dimensions of the embeddings.
+        count: number of vectors.
+        rows: number of rows of the embedding folder, those of zeros included.
+        model: what the model is called.
+        fingerprint: of its parameters.
+        modalities: what was shown of the items.
+        fields: text fields that were shown.
+        instruction: the system prompt.
+    """
+
+    kind: str
+    parameters: Mapping[str, int]
+    dims: int
+    count: int
+    rows: int
+    model: str
+    fingerprint: str
+    modalities: str
+    fields: tuple[str, ...]
+    instruction: str
+
+
+def build_index(embeddings: EmbeddingSet, path: Path, settings: IndexSettings) -> IndexInfo:
+    """Trains an index, fills it part by part and writes it, with progress.
+
+    In memory are the index, and for "ivfpq" the sample on which it is trained.
+
+    Args:
+        embeddings: what is indexed.
+        path: the index file; one that is there is replaced.
+        settings: kind and parameters.
+
+    Returns:
+        What was written to FILE.json.
+
+    Raises:
+        SailError: there are too few vectors for the kind, its parameters do not fit them, or `path` is a folder.
+    """
+    dims = _dims(settings, embeddings)
+    if path.is_dir():
+        raise SailError(f"{path} is a folder; name the index file that is written, for example {path / 'items.faiss'}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    marker, ids = _marker(path), _ids_path(path)
+    partial, partial_ids = (file.with_name(file.name + ".partial") for file in (path, ids))
+    with Progress() as progress, pq.ParquetWriter(partial_ids, _IDS) as writer:
+        index, parameters = _empty_index(embeddings, dims, settings, progress)
+        for start, names, z in _rows(embeddings, dims, progress, f"{path.name}: filling"):
+            kept = np.flatnonzero(z.any(axis=1))
+            index.add(z[kept])
+            columns = [pa.array(names, pa.large_string()).take(kept), pa.array(start + kept)]
+            writer.write_table(pa.table(columns, schema=_IDS))
+    faiss.write_index(index, str(partial))
+    of = embeddings.info
+    info = IndexInfo(
+        kind=settings.kind,
+        parameters=parameters,
+        dims=dims,
+        count=index.ntotal,
+        rows=len(embeddings),
+        model=of.model,
+        fingerprint=of.fingerprint,
+        modalities=of.modalities,
+        fields=of.fields,
+        instruction=of.instruction,
+    )
+    # Without FILE.json there is no index, so that an old one and a new one are never mixed.
+    marker.unlink(missing_ok=True)
+    partial.replace(path)
+    partial_ids.replace(ids)
+    write_json(marker, _FORMAT | dataclasses.asdict(info))
+    return info
+
+
+def _marker(path: Path) -> Path:
+    return path.with_name(path.name + ".json")
+
+
+def _ids_path(path: Path) -> Path:
+    return path.with_name(path.name + ".ids.parquet")
+
+
+def _dims(settings: IndexSettings, embeddings: EmbeddingSet) -> int:
+    width = embeddings.info.dims
+    if settings.dims > width:
+        raise SailError(f"{embeddings.path} holds {width} dimensions; {settings.dims} of them cannot be indexed.")
+    if not len(embeddings):
+        raise SailError(f"{embeddings.path} holds no vectors; embed some items first.")
+    return settings.dims or width
+
+
+def _rows(
+    embeddings: EmbeddingSet, dims: int, progress: Progress, what: str
+) -> Iterator[tuple[int, list[str], np.ndarray]]:
+    """(first row, ids, [n, dims] float32 of unit length), with progress."""
+    task, start = progress.add_task(what, total=len(embeddings)), 0
+    for ids, z in embeddings.batches():
+        yield start, ids, z if dims == z.shape[1] else unit_rows(z[:, :dims])
+        start += len(ids)
+        progress.update(task, completed=start)
+
+
+def _empty_index(
+    embeddings: EmbeddingSet, dims: int, settings: IndexSettings, progress: Progress
+) -> tuple[faiss.Index, dict[str, int]]:
+    """A trained index without vectors, and its parameters."""
+    if settings.kind == "flat":
+        return faiss.IndexFlatIP(dims), {}
+    if settings.kind == "hnsw":
+        links, depth = settings.hnsw_m or 32, settings.ef_construction or 200
+        index = faiss.IndexHNSWFlat(dims, links, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction = depth
+        return index, {"hnsw_m": links, "ef_construction": depth}
+    return _trained_ivfpq(embeddings, dims, settings, progress)
+
+
+def _trained_ivfpq(
+    embeddings: EmbeddingSet, dims: int, settings: IndexSettings, progress: Progress
+) -> tuple[faiss.Index, dict[str, int]]:
+    count = len(embeddings)
+    m = settings.m or next(size for size in range(max(dims // 4, 1), 0, -1) if dims % size == 0)
+    if dims % m:
+        raise SailError(f"m is {m}, which does not divide the {dims} dimensions of the vectors; choose a divisor.")
+    nlist = settings.nlist or max(1, min(int(4 * count**0.5), count // _POINTS_PER_CENTROID))
+    batches = ((ids, z) for _, ids, z in _rows(embeddings, dims, progress, "drawing the training sample"))
+    _, sample = embeddings.sample(max(_TRAINING_ROWS, _POINTS_PER_CENTROID * nlist), settings.seed, batches)
+    sample = sample[sample.any(axis=1)]
+    needed = max(1 << _BITS, nlist)
+    if len(sample) < needed:
+        raise SailError(
+            f"{embeddings.path} holds {len(sample)} vectors, and ivfpq with {nlist} lists is trained on {needed} at least; "
+            "take a flat index, or fewer lists if it is them."
+        )
+    index = faiss.IndexIVFPQ(faiss.IndexFlatIP(dims), dims, nlist, m, _BITS, faiss.METRIC_INNER_PRODUCT)
+    for clustering in (index.cp, index.pq.cp):
+        clustering.seed = settings.seed
+        clustering.min_points_per_centroid = 1  # faiss warns below 39; so few vectors are the user's choice
+    progress.console.print(f"Training {nlist} lists and {m} codebooks on {len(sample):,} vectors")
+    index.train(sample)
+    return index, {"nlist": nlist, "m": m, "seed": settings.seed}
+
+
+class FaissIndex:
+    """An index file, opened for searching; it may be used by several threads.
+
+    Args:
+        path: the file that `build_index` wrote.
+        nprobe: inverted lists that a query looks into, for "ivfpq"; 0 for 32.
+        ef_search: candidates that a query keeps on its way through the graph, for "hnsw"; 0 for 128. It is never below K.
+
+    Raises:
+        SailError: the index is missing, unfinished, damaged or of another format, or a parameter is of another kind.
+    """
+
+    def __init__(self, path: str | Path, *, nprobe: int = 0, ef_search: int = 0) -> None:
+        self.path = Path(path)
+        self.info = _read_info(self.path)
+        for name, value, kind in (("nprobe", nprobe, "ivfpq"), ("ef_search", ef_search, "hnsw")):
+            if value and kind != self.info.kind:
+                raise SailError(f"{name} is a parameter of {kind} indexes, and {self.path} is {self.info.kind}.")
+            if value < 0:
+                raise SailError(f"{name} cannot be negative.")
+        self._nprobe, self._ef_search = nprobe or _NPROBE, ef_search or _EF_SEARCH
+        try:
+            self._index = faiss.read_index(str(self.path))
+            table = pq.read_table(_ids_path(self.path), schema=_IDS)
+        except (RuntimeError, OSError, pa.ArrowInvalid) as error:
+            raise SailError(f"The index {self.path} cannot be read ({error}); build it again with `index`.") from error
+        if not self._index.ntotal == len(table) == self.info.count:
+            raise SailError(f"The index {self.path} and its ids are not of one piece; build it again with `index`.")
+        self.ids: pa.Array = table["id"].combine_chunks()
+        self.rows: np.ndarray = table["row"].to_numpy()
+        self._positions_known = self.info.kind != "ivfpq"
+
+    @property
+    def dims(self) -> int:
+        """D."""
+        return self.info.dims
+
+    def __len__(self) -> int:
+        return self.info.count
+
+    def nearest(self, z: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The vectors that the index finds near each query.
+
+        Args:
+            z: [Q, D] float32, any length of rows; a row of zeros finds nothing.
+            k: results per query.
+
+        Returns:
+            positions: [Q, k] int64 in the index, highest score first; -1 where there are fewer than k.
+            cosines: [Q, k] float32, approximate for "ivfpq"; -inf there.
+        """
+        unit = unit_rows(z)
+        scores, positions = self._index.search(unit, k, params=self._search_parameters(k))
+        positions[~unit.any(axis=1)] = -1
+        return positions, np.where(positions >= 0, scores, -np.inf).astype(np.float32)
+
+    def position(self, item_id: str) -> int:
+        """The position of an item in the index, -1 where it is unknown."""
+        return pc.index(self.ids, pa.scalar(item_id, pa.large_string())).as_py()
+
+    def vectors(self, positions: np.ndarray) -> np.ndarray:
+        """[n, D] float32, the vectors at some positions; approximate for "ivfpq"."""
+        if not self._positions_known:  # costs 8 bytes per vector, so only who asks pays
+            self._index.make_direct_map()
+            self._positions_known = True
+        return unit_rows(np.stack([self._index.reconstruct(int(position)) for position in positions]))
+
+    def _search_parameters(self, k: int) -> Any:
+        if self.info.kind == "ivfpq":
+            return faiss.SearchParametersIVF(nprobe=self._nprobe)
+        if self.info.kind == "hnsw":
+            return faiss.SearchParametersHNSW(efSearch=max(self._ef_search, k))
+        return None
+
+
+def _read_info(path: Path) -> IndexInfo:
+    marker = _marker(path)
+    if not marker.is_file():
+        raise SailError(
+            f"{path} is no complete index (no {marker.name}): name the --output of `index`, or run it again."
+        )
+    try:
+        fields = json.loads(marker.read_text(encoding="utf-8"))
+        found = {key: fields.pop(key, None) for key in _FORMAT}
+        info = IndexInfo(**fields | {"fields": tuple(fields["fields"])}) if found == _FORMAT else None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        info = None
+    if info is None:
+        raise SailError(f"{marker} is of another format or version; build the index again.")
+    return info

@@ -1,0 +1,121 @@
+"""The nearest vectors of an embedding folder: exactly on the device, or a shortlist that is ranked anew.
+
+What searches (here, and `faiss_index.FaissIndex`) has the width `dims`, the `ids` of its vectors, `nearest(z, k)`, `position(id)` and
+`vectors(positions)`.
+
+Axis letters: Q queries, N vectors, D width, K results, S shortlist.
+"""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sail_jax.errors import SailError
+from sail_jax.search.faiss_index import FaissIndex
+from sail_jax.vectors.embedding_set import EmbeddingSet
+from sail_jax.vectors.score_blocks import TargetBlocks, fits_on_devices
+from sail_jax.vectors.top_k import top_k_of
+from sail_jax.vectors.unit import unit_rows
+
+
+class ExactSearch:
+    """Exact search on the device, block by block.
+
+    The vectors are held in the host's memory as float32. From the first search on they stay on the devices too, where they fit
+    (`fits_on_devices`); else each search copies them there anew.
+
+    Args:
+        embeddings: what is searched.
+        block: vectors scored at a time.
+    """
+
+    def __init__(self, embeddings: EmbeddingSet, *, block: int) -> None:
+        ids, self._z = embeddings.load()
+        self.ids: pa.Array = pa.array(ids, pa.large_string())
+        self.dims, self._block = embeddings.info.dims, block
+        self._blocks: dict[int, TargetBlocks] = {}  # by the number of dimensions that count
+
+    def __len__(self) -> int:
+        return len(self._z)
+
+    def nearest(self, z: np.ndarray, k: int, *, dims: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The vectors with the highest cosines to each query; ties go to the lower row.
+
+        Args:
+            z: [Q, D] float32, any length of rows; a row of zeros finds nothing.
+            k: results per query.
+            dims: how many of the first dimensions count; None for all.
+
+        Returns:
+            rows: [Q, k] int64, highest cosine first; -1 where there are fewer than k.
+            cosines: [Q, k] float32; -inf there.
+        """
+        dims = self.dims if dims is None else dims
+        if dims not in self._blocks:
+            cut = self._z[:, :dims]
+            self._blocks[dims] = TargetBlocks(cut, cut.any(axis=-1), self._block, held=fits_on_devices(cut))
+        return top_k_of(z[:, :dims], self._blocks[dims], k)
+
+    def position(self, item_id: str) -> int:
+        """The row of an item, -1 where it is unknown."""
+        return pc.index(self.ids, pa.scalar(item_id, pa.large_string())).as_py()
+
+    def vectors(self, positions: np.ndarray) -> np.ndarray:
+        """[n, D] float32 of unit length, the vectors of some rows."""
+        return self._z[positions]
+
+
+class ShortlistSearch:
+    """A shortlist by what is cheap, ranked anew by the full vectors (Matryoshka, arXiv 2205.13147, sec. 4.3, adaptive retrieval).
+
+    The shortlist is made by the first dimensions of the vectors, exactly, or by an index, which may hold fewer dimensions too.
+
+    Args:
+        exact: the full vectors.
+        size: S, vectors on the shortlist; those that are asked for, if that is more.
+        dims: how many of the first dimensions make the shortlist; 0 with an index.
+        index: what makes the shortlist in their place.
+
+    Raises:
+        SailError: the dims do not fit the vectors, or the index is of other ones.
+    """
+
+    def __init__(self, exact: ExactSearch, size: int, *, dims: int = 0, index: FaissIndex | None = None) -> None:
+        if size < 1:
+            raise SailError("A shortlist holds one item at least.")
+        if index is None and not 0 < dims <= exact.dims:
+            raise SailError(f"A shortlist by {dims} dimensions cannot be made of vectors with {exact.dims}.")
+        if index is not None and dims:
+            raise SailError(
+                "A shortlist is made by an index or by the first dimensions of the vectors: name one of them."
+            )
+        if index is not None and not (index.dims <= exact.dims and _same_ids(index, exact)):
+            raise SailError(f"The index {index.path} is not of these embeddings; build it again with `index`.")
+        self._exact, self._size, self._dims, self._index = exact, size, dims, index
+        self.ids, self.dims = exact.ids, exact.dims
+        self.position, self.vectors = exact.position, exact.vectors
+
+    def __len__(self) -> int:
+        return len(self._exact)
+
+    def nearest(self, z: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The vectors of the shortlist with the highest cosines; see `ExactSearch.nearest`."""
+        z = unit_rows(z)
+        rows = self._shortlist(z, min(max(self._size, k), len(self)))
+        cosines = np.full(rows.shape, -np.inf, np.float32)
+        for query, found, scores in zip(z, rows, cosines, strict=True):
+            there = found >= 0
+            scores[there] = self._exact.vectors(found[there]) @ query
+        order = np.lexsort((rows, -cosines))[:, :k]  # ties go to the lower row
+        return np.take_along_axis(rows, order, axis=1), np.take_along_axis(cosines, order, axis=1)
+
+    def _shortlist(self, z: np.ndarray, size: int) -> np.ndarray:
+        """[Q, S] int64 rows, in any order; -1 where there are fewer."""
+        if self._index is None:
+            return self._exact.nearest(z, size, dims=self._dims)[0]
+        positions, _ = self._index.nearest(z[:, : self._index.dims], size)
+        return np.where(positions >= 0, self._index.rows[positions], -1)
+
+
+def _same_ids(index: FaissIndex, exact: ExactSearch) -> bool:
+    return index.info.rows == len(exact) and index.ids.equals(exact.ids.take(pa.array(index.rows)))

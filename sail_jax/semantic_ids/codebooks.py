@@ -1,0 +1,356 @@
+"""Semantic IDs: vectors as short sequences of discrete codes (arXiv 2510.12709, sec. 4.4.6).
+
+FOLDER/
+  codebooks.safetensors  `level_0`, `level_1`, ... [K, W] float32; the parameters of encoder and decoder where there are any
+  semantic_ids.json      written last: how they were fitted, and the vectors of which model
+  utilisation.png        how often each code is used
+
+Axes: N rows, D width of the vectors, W width that is quantised, K codes of a level, L levels.
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+from rich.progress import track
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from sail_jax.config.schema import to_dict
+from sail_jax.errors import SailError
+from sail_jax.files import commit_bytes
+from sail_jax.semantic_ids.metrics import Anchors, Meter
+from sail_jax.semantic_ids.report import draw_frequencies
+from sail_jax.semantic_ids.residual_kmeans import quantize, reconstruct, residual_kmeans
+from sail_jax.semantic_ids.residual_vq import Autoencoder, VQSettings, apply, fit_residual_vq
+from sail_jax.vectors.embedding_set import EmbeddingInfo, EmbeddingSet
+from sail_jax.vectors.kmeans import residual_kmeans as kmeans_on_devices
+from sail_jax.vectors.unit import unit_rows
+
+METHODS = ("kmeans", "device-kmeans", "vq")
+ANCHORS, NEIGHBOURS = 1000, 10
+KMEANS_ROUNDS = 25
+SAMPLES = 500_000
+_BATCH = 16_384
+_MARKER, _CODEBOOKS, _PICTURE = "semantic_ids.json", "codebooks.safetensors", "utilisation.png"
+_FORMAT = {"format": "sail_jax semantic IDs", "version": 1}
+_PARAMS = "params/"
+
+
+@dataclasses.dataclass(frozen=True)
+class CodebookInfo:
+    """What codebooks are.
+
+    Attributes:
+        method: one of `METHODS`.
+        levels: L sizes of codebooks.
+        seed: of the fit.
+        rows: vectors they were fitted on.
+        settings: of the method.
+        fingerprint: of the codebooks; IDs of different codebooks cannot be compared.
+        vectors: what they quantise; vectors of another model are refused.
+    """
+
+    method: str
+    levels: tuple[int, ...]
+    seed: int
+    rows: int
+    settings: dict[str, Any]
+    fingerprint: str
+    vectors: EmbeddingInfo
+
+
+class SemanticIds:
+    """Codebooks that turn vectors into codes and codes into vectors. Any prefix of codes is a coarser ID.
+
+    Args:
+        info: what they are.
+        codebooks: L arrays [K, W] float32.
+        params: parameters of encoder and decoder; empty where there are none.
+        path: the folder they were read from, for messages.
+    """
+
+    def __init__(
+        self, info: CodebookInfo, codebooks: Sequence[np.ndarray], params: dict[str, Any], path: Path | None = None
+    ) -> None:
+        self.info, self.path = info, path
+        self._codebooks, self._params = list(codebooks), params
+        width = codebooks[0].shape[1]
+        self._autoencoder = Autoencoder(info.vectors.dims, width if params else 0)
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """L sizes of codebooks."""
+        return self.info.levels
+
+    @property
+    def codebooks(self) -> list[np.ndarray]:
+        """L arrays [K, W] float32."""
+        return list(self._codebooks)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "SemanticIds":
+        """Reads codebooks.
+
+        Raises:
+            SailError: they are missing, unfinished, damaged, or of another format.
+        """
+        path = Path(folder)
+        marker = path / _MARKER
+        if not marker.is_file():
+            raise SailError(
+                f"{path} holds no complete codebooks (no {_MARKER}): name the --output of `semantic-ids fit`, or run it again."
+            )
+        fields = json.loads(marker.read_text(encoding="utf-8"))
+        if {key: fields.get(key) for key in _FORMAT} != _FORMAT:
+            raise SailError(f"{marker} is of another format or version; fit again.")
+        vectors = EmbeddingInfo(**fields["vectors"] | {"fields": tuple(fields["vectors"]["fields"])})
+        names = [field.name for field in dataclasses.fields(CodebookInfo)]
+        given = {name: fields[name] for name in names} | {"levels": tuple(fields["levels"]), "vectors": vectors}
+        info = CodebookInfo(**given)
+        try:
+            arrays = load_file(path / _CODEBOOKS)
+        except (OSError, SafetensorError) as error:
+            raise SailError(f"{path / _CODEBOOKS} cannot be read ({error}); fit again.") from error
+        if _fingerprint(arrays) != info.fingerprint:
+            raise SailError(f"{path / _CODEBOOKS} is not what {marker} was written for; fit again.")
+        codebooks = [arrays.pop(f"level_{level}") for level in range(len(info.levels))]
+        flat = {name.removeprefix(_PARAMS): array for name, array in arrays.items()}
+        return cls(info, codebooks, traverse_util.unflatten_dict(flat, sep="/"), path)
+
+    def save(self, folder: str | Path, figures: dict[str, Any]) -> None:
+        """Writes the folder.
+
+        Args:
+            folder: the folder; see `require_new`.
+            figures: kept under "figures".
+        """
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        commit_bytes(path / _CODEBOOKS, save(_arrays(self._codebooks, self._params)))
+        everything = _FORMAT | to_dict(self.info) | {"figures": figures}
+        text = json.dumps(everything, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        commit_bytes(path / _MARKER, text.encode())
+        self.path = path
+
+    def assign(self, z: np.ndarray) -> np.ndarray:
+        """The codes of vectors.
+
+        Args:
+            z: [N, D], any float type; brought to unit length first.
+
+        Returns:
+            [N, L] int32.
+
+        Raises:
+            SailError: the width is another, or a row is not finite or all zeros.
+        """
+        if z.ndim != 2 or z.shape[1] != self.info.vectors.dims:
+            raise SailError(
+                f"The codebooks take vectors of shape (N, {self.info.vectors.dims}), not {z.shape}; embed at that width."
+            )
+        bad = np.flatnonzero(~usable(z))
+        if len(bad):
+            raise SailError(f"Vector {bad[0]} is not finite or all zeros, and has no semantic ID; leave it out.")
+        unit = unit_rows(z)
+        return quantize(self._apply(unit, "encode"), self._codebooks)
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """The vectors that codes stand for, [N, D] float32, not of unit length.
+
+        Args:
+            codes: [N, l] integers, of the first l levels.
+
+        Raises:
+            SailError: there are no or too many levels, or a code is outside its codebook.
+        """
+        if codes.ndim != 2 or not 1 <= codes.shape[1] <= len(self.levels):
+            raise SailError(f"Codes are of shape (N, 1 to {len(self.levels)}), not {codes.shape}.")
+        for level in range(codes.shape[1]):
+            if np.any((codes[:, level] < 0) | (codes[:, level] >= self.levels[level])):
+                raise SailError(f"Level {level + 1} has the codes 0 to {self.levels[level] - 1}; one is outside.")
+        return self._apply(reconstruct(codes, self._codebooks), "decode")
+
+    def _apply(self, x: np.ndarray, method: str) -> np.ndarray:
+        return np.asarray(apply(self._autoencoder, self._params, x, method)) if self._params else x
+
+    def require(self, embeddings: EmbeddingSet) -> None:
+        """Checks that embeddings are of the model and of the width that the codebooks were fitted on.
+
+        Raises:
+            SailError: they are not.
+        """
+        place = str(self.path or "unsaved")
+        embeddings.require_model(self.info.vectors.fingerprint, what=f"the codebooks in {place}")
+        if embeddings.info.dims != self.info.vectors.dims:
+            raise SailError(
+                f"{embeddings.path} holds vectors of {embeddings.info.dims} dimensions, but the codebooks in {place} were fitted on "
+                f"{self.info.vectors.dims}; embed the items at that width, or fit codebooks on these."
+            )
+
+    def meter(self, anchors: Anchors) -> Meter:
+        """What measures the IDs of vectors that stream by."""
+        return Meter(self.levels, self.info.vectors.dims, self.decode, anchors)
+
+
+def usable(z: np.ndarray) -> np.ndarray:
+    """[N] bool: rows that are finite and not all zeros."""
+    return np.isfinite(z).all(axis=1) & z.any(axis=1)
+
+
+def draw_rows(embeddings: EmbeddingSet, count: int, seed: int, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """Draws usable rows in one pass over the parts; the same for the same seed.
+
+    Args:
+        embeddings: the folder.
+        count: rows drawn at most; those that are not `usable` are left out of them.
+        seed: of the draw.
+        what: for the progress bar.
+
+    Returns:
+        rows: [n] int64, ascending.
+        z: [n, D] float32 of unit length.
+    """
+    rows, z = embeddings.sample(count, seed, track_parts(embeddings, what))
+    kept = usable(z)
+    return (rows, z) if kept.all() else (rows[kept], z[kept])
+
+
+def track_parts(embeddings: EmbeddingSet, what: str) -> Iterable[tuple[list[str], np.ndarray]]:
+    """The batches of a folder, with a progress bar."""
+    return track(embeddings.batches(_BATCH), what, total=-(-len(embeddings) // _BATCH))
+
+
+def fit(
+    z: np.ndarray,
+    levels: Sequence[int],
+    vectors: EmbeddingInfo,
+    *,
+    method: str = "kmeans",
+    seed: int = 0,
+    vq: VQSettings | None = None,
+) -> SemanticIds:
+    """Fits codebooks.
+
+    Args:
+        z: [N, D] float32 of unit length.
+        levels: L sizes of codebooks.
+        vectors: what the vectors are.
+        method: "kmeans", residual k-means on the CPU (faiss); "device-kmeans", the same on the local devices (`vectors.kmeans`); or
+            "vq", a learned residual VQ (`residual_vq`).
+        seed: of all draws.
+        vq: settings of "vq".
+
+    Raises:
+        SailError: there are fewer vectors than codes of a level, or the settings are wrong.
+    """
+    if not levels or min(levels) < 2:
+        raise SailError(f"Codebooks have two codes at least, not {tuple(levels)}; give sizes such as 256,256,256.")
+    if method == "kmeans":
+        settings = {"rounds": KMEANS_ROUNDS}
+        codebooks, params = residual_kmeans(z, levels, rounds=KMEANS_ROUNDS, seed=seed), {}
+    elif method == "device-kmeans":
+        settings = {"rounds": KMEANS_ROUNDS}
+        codebooks, params = kmeans_on_devices(z, levels, rounds=KMEANS_ROUNDS, seed=seed)[0], {}
+    elif method == "vq":
+        vq = vq or VQSettings()
+        settings = dataclasses.asdict(vq)
+        codebooks, params = fit_residual_vq(z, levels, vq, seed=seed)
+    else:
+        raise SailError(f"There is no method {method!r} of fitting codebooks; choose one of {', '.join(METHODS)}.")
+    fingerprint = _fingerprint(_arrays(codebooks, params))
+    info = CodebookInfo(method, tuple(levels), seed, len(z), settings, fingerprint, vectors)
+    return SemanticIds(info, codebooks, params)
+
+
+def fit_folder(
+    embeddings: EmbeddingSet,
+    outputs: dict[Path, Sequence[int]],
+    *,
+    method: str = "kmeans",
+    seed: int = 0,
+    samples: int = SAMPLES,
+    anchors: int = ANCHORS,
+    vq: VQSettings | None = None,
+) -> dict[Path, dict[str, Any]]:
+    """Fits codebooks on a sample of a folder of embeddings and writes them with their figures on that sample.
+
+    Args:
+        embeddings: the folder.
+        outputs: folder that is written -> sizes of its codebooks; all are fitted on the same sample.
+        method: as in `fit`.
+        seed: of all draws.
+        samples: vectors they are fitted on at most; these are held in memory.
+        anchors: items whose neighbourhoods are looked at.
+        vq: as in `fit`.
+
+    Returns:
+        folder -> figures, as they are written to semantic_ids.json.
+
+    Raises:
+        SailError: an output is complete already, or as for `fit`.
+    """
+    for output in outputs:
+        require_new(output)
+    _, z = draw_rows(embeddings, samples, seed, "reading a sample")
+    figures = {}
+    for output, levels in outputs.items():
+        sids = fit(z, levels, embeddings.info, method=method, seed=seed, vq=vq)
+        figures[output] = _measure_and_save(sids, z, output, anchors)
+    return figures
+
+
+def require_new(output: Path) -> None:
+    """Checks that a folder holds no complete codebooks.
+
+    Raises:
+        SailError: it does, or the path is a file.
+    """
+    if (output / _MARKER).exists() or output.is_file():
+        raise SailError(f"{output} exists; name another --output, or remove it.")
+
+
+def _measure_and_save(sids: SemanticIds, z: np.ndarray, output: Path, anchors: int) -> dict[str, Any]:
+    """Figures on the vectors [N, D] of the fit."""
+    rows = np.sort(np.random.default_rng(sids.info.seed).choice(len(z), min(anchors, len(z)), replace=False))
+    meter = sids.meter(Anchors(rows, z[rows], sids.assign(z[rows]), NEIGHBOURS))
+    for start in track(range(0, len(z), _BATCH), "measuring"):
+        part = z[start : start + _BATCH]
+        meter.add(np.arange(start, start + len(part)), part, sids.assign(part))
+    figures = meter.figures()
+    output.mkdir(parents=True, exist_ok=True)
+    title = f"{sids.info.method} {'-'.join(map(str, sids.levels))}, {len(z):,} vectors of the fit"
+    draw_frequencies(output / _PICTURE, title, meter.code_counts())
+    sids.save(output, figures)
+    return figures
+
+
+def parse_levels(text: str) -> tuple[int, ...]:
+    """The sizes of codebooks in "256,256,64".
+
+    Raises:
+        SailError: it is something else.
+    """
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise SailError(f"--levels takes the sizes of codebooks, such as 256,256,256, not {text!r}.")
+    return tuple(map(int, text.split(",")))
+
+
+def _arrays(codebooks: Sequence[np.ndarray], params: dict[str, Any]) -> dict[str, np.ndarray]:
+    flat = {_PARAMS + name: np.asarray(array) for name, array in traverse_util.flatten_dict(params, sep="/").items()}
+    return {f"level_{level}": codebook for level, codebook in enumerate(codebooks)} | flat
+
+
+def _fingerprint(arrays: dict[str, np.ndarray]) -> str:
+    """Changes with any entry."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].shape} {arrays[name].dtype}".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,195 @@
+"""The table of the semantic IDs of items: written from a folder of embeddings, and looked up from ID to items.
+
+A Parquet file with the columns `id` (string), `codes` (a list of L int32) and `semantic_id` ("12-3-77", or "12-3-77-0" where
+IDs are made unique). What the codebooks and the vectors were stands in its metadata.
+
+Axes: N rows, L levels.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sail_jax.errors import SailError
+from sail_jax.files import commit_bytes
+from sail_jax.semantic_ids.codebooks import ANCHORS, NEIGHBOURS, SemanticIds, draw_rows, track_parts, usable
+from sail_jax.semantic_ids.metrics import Anchors
+from sail_jax.semantic_ids.report import draw_frequencies
+from sail_jax.vectors.embedding_set import EmbeddingSet
+
+_METADATA = b"sail_jax semantic IDs"
+_BATCH = 65_536
+_NAMED = 100  # ids of left out items that the figures list
+
+
+def write_table(
+    sids: SemanticIds,
+    embeddings: EmbeddingSet,
+    output: Path,
+    *,
+    unique: bool = False,
+    seed: int = 0,
+    anchors: int = ANCHORS,
+) -> dict[str, Any]:
+    """Assigns semantic IDs to the items of a folder of embeddings, in its order, with nothing fitted anew.
+
+    Items whose vector is not finite or all zeros get no ID; they are counted, and the first of them named. In memory are a
+    batch of vectors and an entry per distinct ID. The figures lie beside the table as .json and .png.
+
+    Args:
+        sids: the codebooks.
+        embeddings: the folder.
+        output: the Parquet file; it appears when it is complete.
+        unique: whether a suffix is added to `semantic_id`: how many earlier items have the same codes (as the fourth code of
+            TIGER, arXiv 2305.05065, sec. 3.1, which counts from 0).
+        seed: of the draw of anchors.
+        anchors: items whose neighbourhoods are looked at; with 0 the vectors are read once, else twice.
+
+    Returns:
+        The figures.
+
+    Raises:
+        SailError: the vectors are of another model or width, the output is there already, or no item can be used.
+    """
+    sids.require(embeddings)
+    if output.exists():
+        raise SailError(f"{output} exists; name another --output, or remove it.")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    empty = np.zeros(0, np.int64), np.zeros((0, embeddings.info.dims), np.float32)
+    rows, z = draw_rows(embeddings, anchors, seed, "reading anchors") if anchors else empty
+    meter = sids.meter(Anchors(rows, z, sids.assign(z), NEIGHBOURS))
+    schema, partial = _schema(sids, unique), output.with_name(output.name + ".partial")
+    start, left_out, named = 0, 0, []
+    with pq.ParquetWriter(partial, schema) as writer:
+        for ids, part in track_parts(embeddings, "assigning"):
+            good = usable(part)
+            codes = sids.assign(part[good])
+            suffix = meter.add(start + np.flatnonzero(good), part[good], codes)
+            kept = list(itertools.compress(ids, good))
+            writer.write_table(_rows(schema, kept, codes, suffix if unique else None))
+            left_out += len(ids) - len(kept)
+            named += list(itertools.compress(ids, ~good))[: _NAMED - len(named)]
+            start += len(ids)
+    if left_out == start:
+        partial.unlink()
+        raise SailError(f"{embeddings.path} has no item with a usable vector; embed the items again.")
+    figures = meter.figures() | {"left_out": left_out, "left_out_ids": named}
+    everything = json.loads(schema.metadata[_METADATA]) | {"embeddings": str(embeddings.path), "figures": figures}
+    commit_bytes(output.with_suffix(".json"), (json.dumps(everything, indent=2, ensure_ascii=False) + "\n").encode())
+    title = f"{sids.info.method} {'-'.join(map(str, sids.levels))}, {figures['items']:,} items"
+    draw_frequencies(output.with_suffix(".png"), title, meter.code_counts())
+    partial.rename(output)
+    return figures
+
+
+def _schema(sids: SemanticIds, unique: bool) -> pa.Schema:
+    info = sids.info
+    made_of = {"levels": info.levels, "unique": unique, "codebooks": str(sids.path), "fingerprint": info.fingerprint}
+    made_of |= {"method": info.method, "model": info.vectors.model, "model_fingerprint": info.vectors.fingerprint}
+    codes = pa.list_(pa.int32(), len(info.levels))
+    columns = [("id", pa.string()), ("codes", codes), ("semantic_id", pa.string())]
+    return pa.schema(columns, metadata={_METADATA: json.dumps(made_of, ensure_ascii=False)})
+
+
+def _rows(schema: pa.Schema, ids: list[str], codes: np.ndarray, suffix: np.ndarray | None) -> pa.Table:
+    numbers = codes if suffix is None else np.concatenate([codes, suffix[:, None]], axis=1)
+    names = ["-".join(map(str, row)) for row in numbers.tolist()]
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(codes.ravel()), type=schema.field("codes").type)
+    return pa.Table.from_arrays([pa.array(ids, pa.string()), lists, pa.array(names, pa.string())], schema=schema)
+
+
+@dataclasses.dataclass(frozen=True)
+class Matches:
+    """The items of a semantic ID or of a prefix of one.
+
+    Attributes:
+        items: (id, semantic ID) of the first of them, in the order of the table.
+        count: all of them.
+        distinct: distinct codes among them.
+        next_codes: code of the next level -> items; empty where the ID has all levels.
+    """
+
+    items: list[tuple[str, str]]
+    count: int
+    distinct: int
+    next_codes: dict[int, int]
+
+
+class SemanticIdTable:
+    """A table that `write_table` wrote.
+
+    Args:
+        path: the file.
+
+    Raises:
+        SailError: it is missing or another file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise SailError(f"There is no table {self.path}: name the --output of `semantic-ids assign`.")
+        try:
+            metadata = pq.read_schema(self.path).metadata or {}
+        except pa.ArrowException as error:
+            raise SailError(f"{self.path} cannot be read ({error}); assign again.") from error
+        if _METADATA not in metadata:
+            raise SailError(f"{self.path} is no table of semantic IDs: name the --output of `semantic-ids assign`.")
+        self.made_of: dict[str, Any] = json.loads(metadata[_METADATA])
+        self.levels, self.unique = tuple(self.made_of["levels"]), bool(self.made_of["unique"])
+
+    def find(self, semantic_id: str, limit: int | None = None) -> Matches:
+        """The items of an ID; one with fewer levels stands for all that begin with it.
+
+        Args:
+            semantic_id: such as "12-3-77", "12-3", or with a suffix where the table's IDs have one.
+            limit: items named at most; all are counted.
+
+        Raises:
+            SailError: the ID cannot be one of this table.
+        """
+        codes, exact = self._parse(semantic_id)
+        items, count, distinct, following = [], 0, set(), collections.Counter()
+        for batch in self._batches():
+            found = batch["codes"].flatten().to_numpy().reshape(len(batch), -1)
+            mask = np.all(found[:, : len(codes)] == codes, axis=1)
+            if exact:
+                mask &= np.asarray(batch["semantic_id"].to_pylist()) == exact
+            matched = found[mask]
+            count += len(matched)
+            distinct.update(map(bytes, np.ascontiguousarray(matched)))
+            if len(codes) < len(self.levels):
+                following.update(matched[:, len(codes)].tolist())
+            rows = np.flatnonzero(mask)[: None if limit is None else max(limit - len(items), 0)]
+            taken = batch.take(pa.array(rows, pa.int64()))
+            items += zip(taken["id"].to_pylist(), taken["semantic_id"].to_pylist(), strict=True)
+        return Matches(items, count, len(distinct), dict(following.most_common()))
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        with contextlib.closing(pq.ParquetFile(self.path)) as file:
+            yield from file.iter_batches(_BATCH)
+
+    def _parse(self, semantic_id: str) -> tuple[list[int], str]:
+        """The codes of an ID; and where a suffix follows them, the ID as the table writes it."""
+        shape = f"{len(self.levels)} levels of {', '.join(map(str, self.levels))} codes"
+        if not re.fullmatch(r"\d+(-\d+)*", semantic_id):
+            raise SailError(f"{semantic_id!r} is no semantic ID; write codes with '-' between them, such as 12-3.")
+        numbers = list(map(int, semantic_id.split("-")))
+        suffix = self.unique and len(numbers) == len(self.levels) + 1
+        codes = numbers[:-1] if suffix else numbers
+        if len(codes) > len(self.levels):
+            raise SailError(f"{semantic_id!r} has {len(numbers)} numbers, but the IDs of {self.path} have {shape}.")
+        for level, (code, size) in enumerate(zip(codes, self.levels, strict=False), 1):
+            if code >= size:
+                raise SailError(f"{semantic_id!r} has code {code} at level {level}, but {self.path} has {shape}.")
+        return codes, "-".join(map(str, numbers)) if suffix else ""

@@ -1,0 +1,1 @@
+"""The device mesh, and how parameters, batches and activations are split over it."""

@@ -1,0 +1,160 @@
+"""One first-match table of regular expressions decides, by a parameter's path, how it is treated.
+
+Paths are joined by "/", for example "model/llm/layers/attention/query/kernel". Tables are read from the top; the first
+pattern that is found in the path (`re.search`) decides. The same mechanism serves sharding, weight decay and freezing.
+"""
+
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from sail_jax.config import Config
+from sail_jax.config.training import OptimizerConfig
+from sail_jax.errors import SailError
+
+Value = TypeVar("Value")
+
+# Axes of the last dimensions of a parameter; leading dimensions (scanned layers) are never split. Column-parallel layers
+# split their output over `tensor`, row-parallel layers their input, and the other side is split over `fsdp`.
+SHARDING: Sequence[tuple[str, tuple[str | None, ...]]] = (
+    (r"(llm/embedding|word_embedding)$", ("tensor", "fsdp")),
+    (r"(query|key|value|gate|up)/kernel$", ("fsdp", "tensor")),
+    (r"(query|key|value|gate|up)/bias$", ("tensor",)),
+    (r"(output|down)/kernel$", ("tensor", "fsdp")),
+    (r"kernel$", (None, "fsdp")),
+    (r".*", ()),
+)
+
+# Weight decay acts on matrices alone: no norms, biases, position tables, latents, temperatures or stored statistics.
+WEIGHT_DECAY: Sequence[tuple[str, bool]] = (
+    (r"^objective/", False),
+    (r"^lora/", True),
+    (r"kernel$", True),
+    (r"(llm/embedding|word_embedding)$", True),
+    (r".*", False),
+)
+
+# What is frozen whatever the config says, and what never is; `frozen_rules` goes on from here. Statistics of the audio
+# tower's input normalisation are constants of its pre-training.
+FROZEN: Sequence[tuple[str, bool]] = (
+    (r"^(objective|lora)/", False),
+    (r"^audio/input_norm/(mean|var)$", True),
+)
+
+
+def rate_rules(config: OptimizerConfig) -> Sequence[tuple[str, float]]:
+    """The table that says of every parameter by what its learning rate is multiplied."""
+    return [(r"^objective/log_temperature$", config.temperature_rate), (r".*", 1.0)]
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """The path of a leaf, as `jax.tree_util` gives it, joined by "/"."""
+    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+
+
+def first_match(rules: Sequence[tuple[str, Value]], name: str) -> Value:
+    """The value of the first rule whose pattern is found in `name`.
+
+    Raises:
+        ValueError: when no rule matches.
+    """
+    for pattern, value in rules:
+        if re.search(pattern, name):
+            return value
+    raise ValueError(f"no rule matches the parameter {name}")
+
+
+def match(rules: Sequence[tuple[str, Value]], tree: Any) -> Any:
+    """A tree of the same structure that holds each leaf's first match."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: first_match(rules, path_name(path)), tree)
+
+
+def frozen_rules(config: Config, names: Sequence[str]) -> Sequence[tuple[str, bool]]:
+    """The table that says of every parameter whether it is frozen; of the model's, it reads the path within the model.
+
+    Args:
+        config: its `optimizer.freeze` comes first, then, with adapters, `lora.trained`, and all else is frozen.
+        names: paths of the model's parameters.
+
+    Raises:
+        SailError: when a pattern of these settings is found in none of `names`.
+    """
+    matching(config.optimizer.freeze, names, "config.optimizer.freeze")
+    rules = [*FROZEN, *((pattern, True) for pattern in config.optimizer.freeze)]
+    if config.lora.rank:
+        matching(config.lora.trained, names, "config.lora.trained")
+        # No checkpoint has an encoder of sequences: frozen, it would stay as it was drawn.
+        rules += [*((pattern, False) for pattern in config.lora.trained), (r"^sequence/", False)]
+    return [*rules, (r".*", config.lora.rank > 0)]
+
+
+def partition_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """How a parameter is split: the first match of `SHARDING`, without axes that do not divide a dimension."""
+    axes = first_match(SHARDING, name)
+    if len(axes) > len(shape):
+        return PartitionSpec(*[None] * len(shape))
+    padded = (None,) * (len(shape) - len(axes)) + axes
+    fitting = [
+        axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in zip(padded, shape, strict=True)
+    ]
+    return PartitionSpec(*fitting)
+
+
+def split_over_data(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """The spec with the largest dimension that can be split over `data` besides its own axis split so, if there is one."""
+    data = mesh.shape["data"]
+    fitting = [
+        at for at, axis in enumerate(spec) if shape[at] and shape[at] % (data * (mesh.shape[axis] if axis else 1)) == 0
+    ]
+    if not fitting:
+        return spec
+    chosen = max(fitting, key=lambda at: shape[at])
+    both = (spec[chosen], "data") if spec[chosen] else "data"
+    return PartitionSpec(*(both if at == chosen else axis for at, axis in enumerate(spec)))
+
+
+def abstract_on_mesh(shapes: Any, mesh: Mesh, *, over_data: bool = False) -> Any:
+    """Adds to every leaf of a tree of abstract arrays its sharding by the rules table.
+
+    Optimiser moments carry the path of their parameter as the end of their own, so they are split like it.
+
+    Args:
+        shapes: the tree.
+        mesh: the mesh.
+        over_data: whether the leaves are split over `data` besides, as moments are under ZeRO-2.
+    """
+
+    def with_sharding(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
+        spec = partition_spec(path_name(path), leaf.shape, mesh)
+        spec = split_over_data(spec, leaf.shape, mesh) if over_data else spec
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
+
+    return jax.tree_util.tree_map_with_path(with_sharding, shapes)
+
+
+def matching(patterns: Sequence[str], names: Sequence[str], path: str) -> list[str]:
+    """The names in which one of the patterns is found (`re.search`).
+
+    Args:
+        patterns: regular expressions, the value of a setting.
+        names: for example paths of parameters.
+        path: the setting.
+
+    Raises:
+        SailError: when a pattern is found in no name, or is no regular expression; the message names the setting.
+    """
+    found: set[str] = set()
+    for pattern in patterns:
+        try:
+            hits = [name for name in names if re.search(pattern, name)]
+        except re.error as error:
+            raise SailError(f"{path}: {pattern!r} is no regular expression ({error}). Correct it.") from error
+        if not hits:
+            near = ", ".join(difflib.get_close_matches(pattern, names, n=3, cutoff=0))
+            raise SailError(f"{path}: {pattern!r} is found in no path of a parameter. Near ones are {near}.")
+        found.update(hits)
+    return [name for name in names if name in found]

@@ -1,0 +1,83 @@
+"""Hard negatives that a stage mines with the model as it is when the stage begins."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from sail_jax.config import Config
+from sail_jax.config.training import MeshConfig
+from sail_jax.curation.mining.dataset import mine_dataset
+from sail_jax.data.hard_negative_table import NegativesTable
+from sail_jax.data.pipeline import make_extractor, open_store
+from sail_jax.embedding.embedder import Embedder
+from sail_jax.errors import SailError
+from sail_jax.models.lora import merge
+from sail_jax.models.model import abstract_params
+from sail_jax.runs.directory import RunDirectory
+from sail_jax.runs.fingerprint import fingerprint
+from sail_jax.sharding.mesh import make_mesh
+from sail_jax.training.stages import Stage, mined_table
+
+
+def mine_for_stage(stage: Stage, params: Any, run: RunDirectory) -> None:
+    """Mines what a stage asks for, unless the same model mined it already; the first process computes, the others wait.
+
+    Args:
+        stage: the stage that begins.
+        params: the parameters of the training state, on any mesh.
+        run: its `mined` folder is written; it must be shared by all processes.
+    """
+    if not stage.mine:
+        return
+    config, folder = stage.config, run.mined / stage.name
+    identity = _identity(config, params)
+    missing = [name for name in stage.mine if not _is_mined(mined_table(folder, name), identity)]
+    # The first process decides: another one may look when a table is there already.
+    if not multihost_utils.broadcast_one_to_all(np.array(bool(missing))):
+        return
+    mesh = make_mesh(MeshConfig(), jax.local_devices())
+    model = on_local_devices(config, params, mesh)
+    if jax.process_index() == 0:
+        embedder = Embedder(config, model, make_extractor(config), mesh)
+        for name in missing:
+            print(mine_dataset(embedder, config, open_store(config), name, mined_table(folder, name), model=identity))
+    multihost_utils.sync_global_devices(f"mined for stage {stage.name}")
+
+
+def check_mined(stage: Stage, run: RunDirectory) -> None:
+    """Raises SailError when a stage is under way and the hard negatives that it mined are gone."""
+    for name in stage.mine:
+        path = mined_table(run.mined / stage.name, name)
+        if not path.is_file():
+            raise SailError(
+                f"The hard negatives {path}, mined when stage {stage.name!r} began, are gone. Put the file back, or remove "
+                f"the checkpoints after step {stage.begin} in {run.checkpoints} to begin the stage, and its mining, again."
+            )
+
+
+def _is_mined(path: Path, identity: str) -> bool:
+    return path.is_file() and NegativesTable.open(path).metadata.get("model") == identity
+
+
+def _identity(config: Config, params: Any) -> str:
+    """A name for the model and for what decides what it mines; the same on all processes."""
+    settings = [dataclasses.asdict(part) for part in (config.data, config.mining, config.model, config.prompt)]
+    digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return f"model {fingerprint(params)}, settings {digest}"
+
+
+def on_local_devices(config: Config, params: Any, mesh: Mesh) -> Any:
+    """The parameters of the model, adapters merged into them, on the devices of this process."""
+    model = params["model"]
+    if config.lora.rank:
+        model = jax.jit(merge, static_argnames="config")(model, params["lora"], config.lora)
+    if jax.process_count() > 1:
+        model = multihost_utils.process_allgather(model, tiled=True)
+    return jax.device_put(model, jax.tree.map(lambda leaf: leaf.sharding, abstract_params(config, mesh)))

@@ -1,0 +1,233 @@
+"""A folder of embeddings: Parquet parts of ids and vectors, and what they were made with.
+
+FOLDER/
+  embeddings.json        written last: what made the vectors, and how they are stored
+  part-00000.parquet     `id` (string), `vector` (a list of fixed length)
+
+Axis letters: N rows, D width.
+"""
+
+import dataclasses
+import json
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sail_jax.config.schema import to_dict
+from sail_jax.errors import SailError
+from sail_jax.files import commit
+from sail_jax.vectors.unit import unit_rows
+
+DTYPES = ("float32", "bfloat16", "int8", "binary")
+_MARKER = "embeddings.json"
+_FORMAT = {"format": "sail_jax embeddings", "version": 1}
+# Entries of a unit vector that are stored as 127; larger ones are cut. None is larger than one, few than four deviations.
+_CUT = 4.0
+_ROW_GROUP = 16_384
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingInfo:
+    """What the embeddings of a folder are.
+
+    Attributes:
+        model: what the model is called: its run directory or export.
+        fingerprint: of its parameters (`runs.fingerprint`); vectors of different models cannot be compared.
+        dims: D, how many of the first dimensions are kept.
+        dtype: how they are stored, one of `DTYPES`.
+        modalities: what was shown of the items.
+        fields: text fields that were shown.
+        instruction: the system prompt.
+    """
+
+    model: str
+    fingerprint: str
+    dims: int
+    dtype: str
+    modalities: str
+    fields: tuple[str, ...]
+    instruction: str
+
+
+def encode_vectors(z: np.ndarray, dtype: str) -> np.ndarray:
+    """Vectors as they are stored.
+
+    Args:
+        z: [N, D] float32; they are brought to unit length first, rows of zeros stay.
+        dtype: "float32"; "bfloat16"; "int8", in steps of 4 / (127 sqrt(D)); "binary", the signs, eight to a byte (D a multiple of 8).
+
+    Returns:
+        [N, D] float32, uint16 (the bits of bfloat16) or int8; or [N, D / 8] uint8.
+
+    Raises:
+        SailError: on an unknown type, or a width that is no multiple of eight for "binary".
+    """
+    unit, dims = unit_rows(z), z.shape[1]
+    if dtype == "float32":
+        return unit
+    if dtype == "bfloat16":
+        return unit.astype(ml_dtypes.bfloat16).view(np.uint16)
+    if dtype == "int8":
+        return np.clip(np.rint(unit * (127 * np.sqrt(dims) / _CUT)), -127, 127).astype(np.int8)
+    if dtype != "binary":
+        raise SailError(f"Embeddings cannot be stored as {dtype!r}; choose one of {', '.join(DTYPES)}.")
+    if dims % 8:
+        raise SailError(f"Binary embeddings need a width that is a multiple of 8, not {dims}.")
+    return np.packbits(unit > 0, axis=1)
+
+
+def decode_vectors(stored: np.ndarray, dtype: str) -> np.ndarray:
+    """The inverse of `encode_vectors`, up to rounding: [N, D] float32 of unit length, rows of zeros but for "binary"."""
+    if dtype == "bfloat16":
+        stored = stored.view(ml_dtypes.bfloat16)
+    elif dtype == "binary":
+        stored = np.unpackbits(stored, axis=1).astype(np.float32) * 2 - 1
+    return unit_rows(stored.astype(np.float32))
+
+
+def write_part(
+    path: Path, ids: Sequence[str], z: np.ndarray, dtype: str, notes: Mapping[str, str] | None = None
+) -> None:
+    """Writes one Parquet part; it appears under its name when it is complete.
+
+    Args:
+        path: the file.
+        ids: [N].
+        z: [N, D] float32.
+        dtype: how they are stored.
+        notes: what is kept beside them in the schema's metadata, for `read_notes`.
+    """
+    empty = encode_vectors(z[:0], dtype)
+    width = empty.shape[1]
+    vector = pa.list_(pa.from_numpy_dtype(empty.dtype), width)
+    schema = pa.schema([("id", pa.string()), ("vector", vector)], dict(notes or {}))
+    partial = path.with_name(path.name + ".partial")
+    with pq.ParquetWriter(partial, schema) as writer:
+        for at in range(0, len(ids), _ROW_GROUP):  # a group at a time, so that no second copy of all is made
+            stored = encode_vectors(z[at : at + _ROW_GROUP], dtype)
+            vectors = pa.FixedSizeListArray.from_arrays(pa.array(stored.ravel()), width)
+            some = pa.array(ids[at : at + _ROW_GROUP], pa.string())
+            writer.write_table(pa.table([some, vectors], schema=schema))
+    commit(partial, path)
+
+
+def read_notes(path: Path) -> dict[str, str]:
+    """The notes of a part."""
+    metadata = pq.read_schema(path).metadata or {}
+    return {key.decode(): value.decode() for key, value in metadata.items()}
+
+
+def part_path(folder: Path, number: int) -> Path:
+    """The file of part `number`."""
+    return folder / f"part-{number:05d}.parquet"
+
+
+def write_info(folder: Path, info: EmbeddingInfo) -> None:
+    """Marks a folder as complete."""
+    write_json(folder / _MARKER, _FORMAT | to_dict(info))
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes a small JSON file; see `write_text`."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a small file so that it is never seen half-written; several processes may write the same one at once."""
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    partial.write_text(text, encoding="utf-8")
+    commit(partial, path)
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a folder is marked as complete."""
+    return (folder / _MARKER).is_file()
+
+
+class EmbeddingSet:
+    """A complete folder of embeddings, opened for reading.
+
+    Args:
+        folder: the folder.
+
+    Raises:
+        SailError: it is missing, unfinished, or of another format.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder)
+        marker = self.path / _MARKER
+        if not is_complete(self.path):
+            raise SailError(
+                f"{self.path} holds no complete embeddings (no {_MARKER}): name the --output of `embed`, or run it again."
+            )
+        fields = json.loads(marker.read_text(encoding="utf-8"))
+        if {key: fields.pop(key, None) for key in _FORMAT} != _FORMAT:
+            raise SailError(f"{marker} is of another format or version; embed again.")
+        self.info = EmbeddingInfo(**fields | {"fields": tuple(fields["fields"])})
+        # By number: from 100,000 on there are more than five digits.
+        self._parts = sorted(self.path.glob("part-*.parquet"), key=lambda part: (len(part.name), part.name))
+        self._rows = sum(pq.ParquetFile(part).metadata.num_rows for part in self._parts)
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def batches(self, size: int = 16_384) -> Iterator[tuple[list[str], np.ndarray]]:
+        """All rows in order: (ids, [n, D] float32 of unit length), at most `size` at a time."""
+        for part in self._parts:
+            for batch in pq.ParquetFile(part).iter_batches(size):
+                stored = batch["vector"].flatten().to_numpy(zero_copy_only=False)
+                stored = stored.reshape(len(batch), -1)
+                yield batch["id"].to_pylist(), decode_vectors(stored, self.info.dtype)
+
+    def load(self) -> tuple[list[str], np.ndarray]:
+        """All of it in memory: ids, and [N, D] float32 of unit length."""
+        ids: list[str] = []
+        z = np.zeros((len(self), self.info.dims), np.float32)
+        for some, part in self.batches():
+            z[len(ids) : len(ids) + len(some)] = part
+            ids += some
+        return ids, z
+
+    def sample(
+        self, count: int, seed: int, batches: Iterable[tuple[list[str], np.ndarray]] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draws rows without replacement, in one pass; the same for the same seed.
+
+        Args:
+            count: rows that are drawn; all where there are fewer.
+            seed: of the draw.
+            batches: those of this folder, where something is done with them on the way (progress, a cut of the width).
+
+        Returns:
+            rows: [n] int64, ascending.
+            z: [n, D] float32.
+        """
+        chosen = np.random.default_rng(seed).choice(len(self), min(count, len(self)), replace=False, shuffle=False)
+        chosen.sort()
+        drawn, start = np.zeros((0, self.info.dims), np.float32), 0
+        for ids, z in self.batches() if batches is None else batches:
+            if start == 0:
+                drawn = np.zeros((len(chosen), z.shape[1]), np.float32)
+            first, last = np.searchsorted(chosen, [start, start + len(ids)])
+            drawn[first:last] = z[chosen[first:last] - start]
+            start += len(ids)
+        return chosen, drawn
+
+    def require_model(self, fingerprint: str, *, what: str) -> None:
+        """Checks that the vectors are of the model that something else was made with.
+
+        Raises:
+            SailError: they are of another model.
+        """
+        if fingerprint != self.info.fingerprint:
+            raise SailError(
+                f"{self.path} holds vectors of another model ({self.info.model}, fingerprint {self.info.fingerprint}) than "
+                f"{what} (fingerprint {fingerprint}); embed the items with that model."
+            )

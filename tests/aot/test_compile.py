@@ -1,0 +1,181 @@
+"""The step compiled for machines that are not there: what is reported is what runs."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from sail_jax import cli
+from sail_jax import config as config_lib
+from sail_jax.aot import compile as ahead
+from sail_jax.aot.chips import CHIPS, find_devices
+from sail_jax.aot.compile import compile_ahead
+from sail_jax.cli import weights
+from sail_jax.data.pipeline import BatchSource, HostShare
+from sail_jax.errors import SailError
+
+GIB = 2**30
+
+
+@pytest.fixture(scope="module")
+def report(world):
+    """The tiny experiment on eight GPUs that are not there, with everything that costs more."""
+    return compile_ahead(config_lib.build(costly(world)), "h100:8")
+
+
+def costly(world):
+    settings = tiny.experiment(world)
+    settings.model.remat = "full"
+    settings.objective.weights.update(micl=0.1, late_fusion=0.1)
+    settings.mesh.update(data=2, fsdp=4)
+    return settings
+
+
+@pytest.fixture
+def words(settings):
+    """Text alone, for the time that tracing the other towers takes."""
+    for dataset in settings.data.datasets.values():
+        dataset.patterns = ("T->T",)
+    return settings
+
+
+def test_the_batch_is_the_one_that_training_gets(report, settings):
+    config = config_lib.build(settings)
+    source = BatchSource(config, HostShare(0, config.data.batch_size, 8))
+    step = next(step for step in range(9) if source.datasets(step) == (0,))
+    arrays = source[step].arrays
+    assert [leaf.shape for leaf in jax.tree.leaves(report.batch)] == [leaf.shape for leaf in jax.tree.leaves(arrays)]
+    assert report.datasets == ("copair",)  # its pairs show frames on both sides, those of `search` on one
+    assert report.memory.batch == sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)) // 8
+    assert report.items == 32
+
+
+def test_the_memory_of_the_state_is_its_share_of_the_whole(report):
+    memory = report.memory
+    assert memory.optimizer == pytest.approx(2 * memory.parameters, rel=0.02)
+    assert memory.padding == 0  # on CPUs
+    assert memory.temporaries > memory.parameters and memory.total < GIB
+    assert report.fits and report.room == 0.9 * 80e9
+    assert report.verdict().startswith("It fits")
+
+
+def test_operations_and_traffic(report):
+    assert 1.1 < report.executed / report.model < 1.4
+    assert report.sent["all-gather"] > report.memory.parameters
+    assert set(report.bounds) == {"arithmetic", "memory", "interconnect"}
+    assert report.bounds["arithmetic"] == report.executed / 8 / 989e12
+    assert all(bound > 0 for bound in report.bounds.values())
+
+
+def test_what_is_sent_grows_with_the_batch_by_its_embeddings_alone(report, world):
+    settings = costly(world)
+    settings.data.batch_size = 64
+    larger = compile_ahead(config_lib.build(settings), "h100:8")
+    more = {kind: larger.sent[kind] - report.sent[kind] for kind in larger.sent}
+    pairs, width = larger.batch.tokens.shape[0] - report.batch.tokens.shape[0], settings.model.llm.width
+    sides, length = report.batch.tokens.shape[1:]
+    # Every loss gathers the vectors of both sides, a vector for each pattern and loss, and some keys to compare them by.
+    assert more["all-gather"] < 16 * pairs * sides * width * 4
+    assert more["all-reduce"] < 16 * pairs * sides * width * 4
+    # The embeddings of a device's tokens come from the four of its place that each hold a part of the width, and go back.
+    exchange = pairs / 8 * sides * length * width * 4 * 3 / 4
+    assert more["collective-permute"] == pytest.approx(2 * exchange) and larger.sent["all-to-all"] == 0
+
+
+def test_what_does_not_fit_says_so(report):
+    small = dataclasses.replace(report.chip, memory=report.memory.total)
+    assert not dataclasses.replace(report, chip=small).fits
+    assert "mesh.fsdp" in dataclasses.replace(report, chip=small).verdict()
+
+
+@pytest.mark.parametrize(
+    ("refusal", "temporaries"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (72.99G) exceeds "
+            "available HBM (15.75G).",
+            72.99 * GIB,
+        ),
+        ("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm.", 20.5 * GIB),
+    ],
+)
+def test_a_compiler_that_refuses(words, monkeypatch, refusal, temporaries):
+    def refuse(traced):
+        return None, refusal
+
+    monkeypatch.setattr(ahead, "_compile", refuse)
+    found = compile_ahead(config_lib.build(words), "gpu:8")
+    assert found.memory.temporaries == pytest.approx(temporaries, rel=0.01)
+    assert not found.fits and refusal in found.verdict() and found.sent == {}
+    assert found.executed > 0 and found.bounds["interconnect"] == 0
+
+
+@pytest.mark.parametrize(
+    ("topology", "options", "message"),
+    [
+        ("v5e", {}, "v5e:16x16"),
+        ("v7z:2x2", {}, "Known chips"),
+        ("h100:some", {}, "number of GPUs"),
+        ("h100:9", {}, "fresh process"),
+        ("h100:6", {}, "batch_size"),
+        ("h100:8", {"stage": "2_more"}, "2_more"),
+        ("h100:8", {"dataset": "copiar"}, "copair"),
+    ],
+)
+def test_mistakes_are_explained(settings, topology, options, message):
+    with pytest.raises(SailError, match=message):
+        compile_ahead(config_lib.build(settings), topology, **options)
+
+
+def test_a_config_without_data_sets_is_refused(settings):
+    settings.data.datasets = {}
+    with pytest.raises(SailError, match="at least one training set"):
+        compile_ahead(config_lib.build(settings), "h100:8")
+
+
+def test_the_stage_decides_what_is_drawn(words, monkeypatch):
+    words.stages = {
+        "1_search": {"steps": 10, "weights": {"search": 1.0}},
+        "2_hard": {"steps": 10, "weights": {"copair": 1.0}, "mine": ("copair",), "hard_negatives": 2},
+    }
+    config = config_lib.build(words)
+    monkeypatch.setattr(ahead, "_compile", lambda traced: (None, "RESOURCE_EXHAUSTED"))
+    search = compile_ahead(config, "h100:8")
+    assert search.datasets == ("search",) and search.larger_stages == ("2_hard",)
+    assert "2_hard" in search.verdict()
+    hard = compile_ahead(config, "h100:8", stage="2_hard")
+    assert hard.datasets == ("copair",) and hard.items == 16 * 4 and not hard.larger_stages
+
+
+def test_from_the_command_line(report, settings, tmp_path, capsys, monkeypatch):
+    asked = []
+
+    def found(config, topology, **options):
+        asked.append((topology, options))
+        return report
+
+    monkeypatch.setattr(weights, "compile_ahead", found)
+    config_lib.save(config_lib.build(settings), tmp_path / "config.json")
+    command = ["describe", "--config", str(tmp_path / "config.json")]
+    assert cli.main([*command, "--topology", "h100:8", "--dataset", "copair"]) == 0
+    assert asked == [("h100:8", {"stage": "", "dataset": "copair"})]
+    said = capsys.readouterr().out
+    for part in ("8 x H100", "temporaries", "executed over model", "items/s", "It fits"):
+        assert part in said
+    assert cli.main([*command, "--dataset", "copair"]) == 2  # which batch, of which step?
+
+
+def test_rates_beyond_a_node():
+    assert CHIPS["h100"].send_rate(8) == 450e9 and CHIPS["h100"].send_rate(16) == 50e9
+    assert CHIPS["v5e"].send_rate(256) == 200e9
+
+
+def test_for_tpus(settings):
+    pytest.importorskip("libtpu")
+    report = compile_ahead(config_lib.build(settings), "v5e:2x2")
+    assert report.devices == 4 and report.fits and report.memory.temporaries > 0 and report.memory.padding >= 0
+    assert np.sum(list(report.sent.values())) > 0
+    with pytest.raises(SailError, match="refused by libtpu"):
+        find_devices("v5e:3x3")

@@ -1,0 +1,175 @@
+"""The reader of logs: canonical columns from several formats and types, and what it says of mistakes."""
+
+import dataclasses
+import datetime
+
+import numpy as np
+import polars as pl
+import pytest
+from small_logs import config, events, with_logs, write
+
+from sail_jax.errors import SailError
+from sail_jax.logs.reader import (
+    count_rows,
+    cut_time,
+    read_vectors,
+    scan_events,
+    scan_hashtags,
+    scan_items,
+    scan_live,
+    scan_results,
+)
+
+
+def test_canonical_columns_of_events(tmp_path):
+    write(tmp_path / "logs/events", events([("u1", "a", 5, 0), ("u2", "b", 6, 3)]))
+    frame = scan_events(config(), tmp_path).collect(engine="streaming")
+    assert frame.schema == {
+        "user": pl.String,
+        "item": pl.String,
+        "time": pl.Int64,
+        "positives": pl.UInt8,
+        "watch_share": pl.Float32,
+    }
+    assert frame.rows() == [("u1", "a", 5, 0, 0.5), ("u2", "b", 6, 3, 0.5)]
+
+
+def test_parts_may_differ_in_types_and_rows_without_ids_go(tmp_path):
+    """Ids as numbers, times as timestamps, flags as 0 and 1 or words; each part alone is consistent."""
+    flags = events([("", "", 0, 0)])
+    base = {name: flags[name] * 2 for name in ("share", "comment", "follow")}
+    first = {"user_id": [1, None], "item_id": [7, 8], "timestamp": [100, 101], "like": [1, 0], "finish": [None, 1]}
+    when = [datetime.datetime(1970, 1, 1, 0, 2), None]
+    second = {
+        "user_id": ["1", "2"],
+        "item_id": ["7", "8"],
+        "timestamp": when,
+        "like": ["True", "no"],
+        "finish": ["1", ""],
+    }
+    (tmp_path / "logs/events").mkdir(parents=True)
+    for number, part in enumerate((first, second)):
+        pl.DataFrame(part | base | {"watch_share": [None, 1.0]}).write_parquet(
+            tmp_path / f"logs/events/{number}.parquet"
+        )
+    frame = scan_events(config(), tmp_path).collect(engine="streaming")
+    assert frame.select("user", "item", "time", "positives").rows() == [("1", "7", 100, 1), ("1", "7", 120, 2)]
+    assert count_rows(config(), tmp_path, "events") == 4
+
+
+@pytest.mark.parametrize("suffix, separator", [("csv", ","), ("tsv", "\t")])
+def test_text_formats_keep_ids_as_they_are(tmp_path, suffix, separator):
+    lines = [
+        "user_id,item_id,timestamp",
+        "007,0042,12",
+        "8,1e3,1970-01-02",
+        "9,x,1970-01-01 00:01:00",
+        "9,y,1970-01-01T00:01:01",
+    ]
+    (tmp_path / f"ratings.{suffix}").write_text("\n".join(lines).replace(",", separator))
+    base = config()
+    log = dataclasses.replace(base.logs.events, path=f"ratings.{suffix}", flags=(), watch_share="")
+    frame = scan_events(with_logs(base, events=log), tmp_path).collect(engine="streaming")
+    assert frame.rows() == [
+        ("007", "0042", 12, 1, None),
+        ("8", "1e3", 86_400, 1, None),
+        ("9", "x", 60, 1, None),
+        ("9", "y", 61, 1, None),
+    ]
+
+
+def test_items_with_lists_and_with_separators(tmp_path):
+    write(
+        tmp_path / "logs/items",
+        {"item_id": ["a", "b"], "timestamp": [1, None], "labels": [["x", "y"], None], "summary": ["s", None]},
+    )
+    assert scan_items(config(), tmp_path).collect().rows() == [("a", 1, ["x", "y"], "s"), ("b", None, [], None)]
+    (tmp_path / "items.csv").write_text("item_id,labels\na,x|y\nb,\n")
+    base = config()
+    log = dataclasses.replace(base.logs.catalogue, path="items.csv", time="", summary="")
+    frame = scan_items(with_logs(base, catalogue=log), tmp_path).collect()
+    assert frame.rows() == [("a", None, ["x", "y"], None), ("b", None, [], None)]
+
+
+def test_results_of_searches_are_clicked_or_not(tmp_path):
+    log = {
+        "user_id": ["u"] * 2,
+        "query": ["q", "r"],
+        "item_id": ["a", "b"],
+        "timestamp": [1, 2],
+        "clicked": [True, False],
+    }
+    write(tmp_path / "logs/searches", log)
+    shown = [("u", "q", "a", 1, True), ("u", "r", "b", 2, False)]
+    assert sorted(scan_results(config(), tmp_path).collect().rows()) == shown
+    base = config()
+    all_clicks = with_logs(base, searches=dataclasses.replace(base.logs.searches, clicked=""))
+    assert scan_results(all_clicks, tmp_path).collect()["clicked"].to_list() == [True, True]
+
+
+def test_ratings_are_positives_by_a_condition_and_times_have_a_unit(tmp_path):
+    (tmp_path / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,10,4.0,5999\n1,11,3.5,7000\n")
+    base = config()
+    log = dataclasses.replace(
+        base.logs.events, path="ratings.csv", user="userId", item="movieId", flags=("rating>=4",), watch_share=""
+    )
+    frame = scan_events(with_logs(base, events=log, time_unit="ms"), tmp_path).collect()
+    assert frame.select("item", "time", "positives").rows() == [("10", 5, 1), ("11", 7, 0)]
+    with pytest.raises(SailError, match="no column 'ratings'.*Did you mean 'rating'.*config.logs.events.flags"):
+        scan_events(with_logs(base, events=dataclasses.replace(log, flags=("ratings>=4",))), tmp_path)
+
+
+def test_live_and_hashtags(tmp_path):
+    write(tmp_path / "logs/live", {"user_id": ["u"], "item_id": ["a"], "timestamp": [1], "seconds": [3]})
+    write(tmp_path / "logs/hashtags", {"item_id": ["a"], "hashtag": ["#x"], "timestamp": [1]})
+    assert scan_live(config(), tmp_path).collect().rows() == [("u", "a", 1, 3.0)]
+    assert scan_hashtags(config(), tmp_path).collect().rows() == [("a", "#x", 1)]
+
+
+@pytest.mark.parametrize("share, cut", [(0.1, 190), (0.5, 150), (0.0, 200)])
+def test_cut(tmp_path, share, cut):
+    write(tmp_path / "logs/events", events([("u", "a", 100, 1), ("u", "b", 200, 0)]))
+    assert cut_time(with_logs(config(), test_share=share), tmp_path) == cut
+
+
+def test_vectors_in_parts(tmp_path):
+    write(tmp_path / "dense", {"item_id": [1, 2, 3], "vector": [[1.0, 2.0], None, [3.0, 4.0]]}, parts=2)
+    batches = list(read_vectors(tmp_path / "dense"))
+    assert [name for ids, _ in batches for name in ids] == ["1", "3"]
+    np.testing.assert_array_equal(np.concatenate([vectors for _, vectors in batches]), [[1, 2], [3, 4]])
+    assert all(vectors.dtype == np.float32 for _, vectors in batches)
+
+
+def test_vectors_of_several_widths(tmp_path):
+    write(tmp_path / "dense", {"item_id": ["a", "b"], "vector": [[1.0, 2.0], [3.0]]})
+    with pytest.raises(SailError, match="differ in width"):
+        list(read_vectors(tmp_path / "dense"))
+
+
+def test_mistakes_name_file_setting_and_nearest(tmp_path):
+    rows = events([("u", "a", 1, 1)])
+    rows["likes"] = rows.pop("like")
+    write(tmp_path / "logs/event", rows)
+    with pytest.raises(SailError, match=r"no .*logs/events\. Did you mean event\? Change config.logs.events.path"):
+        scan_events(config(), tmp_path)
+    (tmp_path / "logs/event").rename(tmp_path / "logs/events")
+    with pytest.raises(SailError, match=r"no column 'like'.*Did you mean 'likes'\? Change config.logs.events.flags"):
+        scan_events(config(), tmp_path)
+    base = config()
+    with pytest.raises(SailError, match="config.logs.live.path is empty"):
+        scan_live(with_logs(base, live=dataclasses.replace(base.logs.live, path="")), tmp_path)
+    (tmp_path / "logs/live").mkdir()
+    with pytest.raises(SailError, match="holds no .csv, .tsv, .jsonl, .parquet"):
+        scan_live(base, tmp_path)
+    (tmp_path / "logs/live/0.parquet").write_bytes(b"no parquet")
+    with pytest.raises(SailError, match="0.parquet cannot be read"):
+        scan_live(base, tmp_path)
+    (tmp_path / "logs/live/1.csv").write_text("a\n")
+    with pytest.raises(SailError, match=".csv and .parquet; write it as one of"):
+        scan_live(base, tmp_path)
+
+
+def test_a_column_of_the_wrong_type(tmp_path):
+    write(tmp_path / "logs/live", {"user_id": ["u"], "item_id": ["a"], "timestamp": [[1]], "seconds": [3]})
+    with pytest.raises(SailError, match="'timestamp' is List.*config.logs.live.time"):
+        scan_live(config(), tmp_path)

@@ -1,0 +1,504 @@
+"""Sequences from hand-made logs, against the rules written out in plain Python."""
+
+import collections
+import dataclasses
+import itertools
+import json
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sail_jax import cli
+from sail_jax import config as config_lib
+from sail_jax.data.pipeline import open_store
+from sail_jax.data.sequence_tables import Sequence, SequenceTable
+from sail_jax.errors import SailError
+from sail_jax.items import item_key
+from sail_jax.logs.sequences import item_facts as sequence_rules
+from sail_jax.logs.sequences import windows as sequence_windows
+from sail_jax.logs.sequences.build import build_sequences
+from sail_jax.logs.sequences.item_facts import Consumers, Labels, write_consumers
+from sail_jax.logs.sequences.item_lists import ItemLists
+from sail_jax.vectors.embedding_set import EmbeddingInfo, write_info, write_part
+
+FLAGS = ("like", "finish", "share", "comment", "follow")
+SIZE = {"history": 20, "vanilla_history": 12, "length": 6, "min_items": 2, "windows": 3, "stride": 4, "seen": 5}
+LABELS = ("animals", "food", "sports")
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """Logs in memory: events (user, item, time, positives), item -> labels, item -> vector."""
+
+    events: list
+    labels: dict
+    vectors: dict
+
+
+def make_world(seed, users=40, items=60, plays=70):
+    """Tastes, repeated plays, equal times, items without labels or vectors, and users of every size, down to one play."""
+    rng = np.random.default_rng(seed)
+    names = [f"item {i}" for i in range(items)]
+    labels = {}
+    for i, name in enumerate(names[:-3]):
+        labels[name] = (
+            [LABELS[i % 3], f"{LABELS[i % 3]}/{i % 6}"] + ["new"] * (i % 5 == 0) + [LABELS[i % 3]] * (i % 7 == 0)
+        )
+    labels[names[-3]] = []  # and two that the log of items lacks
+    events = []
+    for u in range(users):
+        own = np.flatnonzero(np.arange(items) % 3 == u % 3)
+        for _ in range(1 if u < 3 else rng.integers(2, plays)):
+            item = rng.choice(own) if rng.random() < 0.7 else rng.integers(items)
+            events.append(
+                (
+                    f"user {u}",
+                    names[item],
+                    int(rng.integers(0, 100)),
+                    int(rng.choice(6, p=[0.2, 0.2, 0.2, 0.2, 0.1, 0.1])),
+                )
+            )
+    events += [("none", names[0], 5, 0), ("ends", names[0], 0, 5), ("ends", names[0], 100, 0)]
+    vectors = {name: rng.normal(size=8) + 2 * np.eye(8)[i % 3] for i, name in enumerate(names[:-2])}
+    return World(events, labels, vectors)
+
+
+def write_logs(world, folder):
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    columns = dict(zip(("user_id", "item_id", "timestamp", "positives"), zip(*world.events, strict=True), strict=True))
+    positives = columns.pop("positives")
+    for number, flag in enumerate(FLAGS):
+        columns[flag] = [number < count for count in positives]
+    columns["watch_share"] = [0.5] * len(positives)
+    pq.write_table(pa.table(columns), folder / "logs" / "events.parquet")
+    items = {"item_id": list(world.labels), "labels": list(world.labels.values())}
+    items |= {"timestamp": [0] * len(world.labels), "summary": [None] * len(world.labels)}
+    pq.write_table(pa.table(items), folder / "logs" / "items.parquet")
+    vectors = [vector.tolist() for vector in world.vectors.values()]
+    pq.write_table(pa.table({"id": list(world.vectors), "vector": vectors}), folder / "vectors.parquet")
+    return folder
+
+
+def config_of(**changes):
+    values = config_lib.default_config()
+    values.logs["events"].path, values.logs.catalogue.path = "logs/events.parquet", "logs/items.parquet"
+    values.logs.test_share = 0.2
+    values.sequences.update(SIZE | changes)
+    return config_lib.build(values)
+
+
+@pytest.fixture(scope="module")
+def logs():
+    return make_world(0)
+
+
+@pytest.fixture(scope="module")
+def source(logs, tmp_path_factory):
+    return write_logs(logs, tmp_path_factory.mktemp("export"))
+
+
+@pytest.fixture(scope="module")
+def built(source, tmp_path_factory):
+    """(tables, summary) of the whole world, in one part."""
+    return build(config_of(), source, tmp_path_factory.mktemp("built"))
+
+
+def build(config, source, output, **given):
+    given = {"embeddings": source / "vectors.parquet"} | given
+    summary = build_sequences(config, source, output, **given)
+    assert json.loads((output / "sequences.json").read_text()) == json.loads(json.dumps(summary))
+    assert sorted(path.name for path in output.iterdir()) == sorted(
+        ["sequences.json", *(f"{name}.parquet" for name in summary["tables"])]
+    )
+    return {name: rows_of(output / f"{name}.parquet") for name in summary["tables"]}, summary
+
+
+def rows_of(path):
+    found = {}
+    for split in ("train", "test"):
+        counted = pq.read_table(path)["split"].to_pylist().count(split)
+        found[split] = [row for batch in SequenceTable(path, split).iter_batches() for row in batch] if counted else []
+    return found
+
+
+# -------------------------------------------------------------------------------------- the rules, in plain Python
+
+CUT = 80  # 0 .. 100, of which the last fifth is test
+
+
+def histories(world, positives):
+    """user -> [(time, item)], each item at its first event that counts."""
+    first = collections.defaultdict(dict)
+    for user, item, time, count in world.events:
+        if count >= positives:
+            first[user][item] = min(time, first[user].get(item, time))
+    return {user: sorted((time, item) for item, time in items.items()) for user, items in first.items()}
+
+
+def targets(world, positives, split, history):
+    """(user, target, the items before it) of all windows, those with a short history too."""
+    for user, entries in histories(world, positives).items():
+        names = [item for _, item in entries]
+        train = sum(time <= CUT for time, _ in entries)
+        if split == "test":
+            places = [len(names) - 1] if entries[-1][0] > CUT else []
+        else:
+            places = [p for p in range(train - 1, -1, -SIZE["stride"]) if p > 0 or p == train - 1][: SIZE["windows"]]
+        for place in places:
+            yield user, names[place], names[max(0, place - history) : place]
+
+
+def jaccard(a, b):
+    return len(set(a) & set(b)) / len(set(a) | set(b)) if set(a) | set(b) else 0
+
+
+def cosine(world, a, b):
+    a, b = world.vectors[a], world.vectors[b]
+    return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+
+
+def consumers(world):
+    users = collections.defaultdict(set)
+    for user, item, time, positives in world.events:
+        if positives >= 1 and time <= CUT:
+            users[item].add(user)
+    return users
+
+
+def cluster(world, item):
+    return (world.labels.get(item) or [None])[0]
+
+
+def expected_kept(world, name, user, target, before, users):
+    """The items before a target that a construction keeps."""
+    if name == "seq_content_single":
+        known = [item for item in before if {item, target} <= set(world.vectors)]
+        return [item for item in known if cosine(world, item, target) >= 0.5]
+    if name == "seq_content_multi":
+        return [item for item in before if jaccard(world.labels.get(item, ()), world.labels.get(target, ())) > 0.5]
+    if name == "seq_collab_single":
+        return [item for item in before if jaccard(users[item] - {user}, users[target] - {user}) >= 0.02]
+    if name == "eval_filtered":
+        return [item for item in before if cluster(world, target) and cluster(world, item) == cluster(world, target)]
+    return before
+
+
+PEAKS = {"seq_content_single": 3, "seq_collab_single": 3}
+HISTORY = {"eval_vanilla": SIZE["vanilla_history"]}
+TABLES = [
+    (name, split)
+    for name in ("seq_content_single", "seq_content_multi", "seq_collab_single", "seq_collab_multi")
+    for split in ("train", "test")
+] + [("eval_vanilla", "test"), ("eval_filtered", "test")]
+
+
+def windows_of(world, name, split):
+    users = consumers(world)
+    for user, target, before in targets(world, PEAKS.get(name, 1), split, HISTORY.get(name, SIZE["history"])):
+        yield user, target, before, expected_kept(world, name, user, target, before, users)
+
+
+@pytest.mark.parametrize(("name", "split"), TABLES)
+def test_targets_and_items_are_those_of_the_rules(built, logs, name, split):
+    tables, summary = built
+    found = {(row.user_id, row.target_id): row.item_ids for row in tables[name][split]}
+    assert len(found) == len(tables[name][split])
+    expected = {}
+    windows = list(windows_of(logs, name, split))
+    for user, target, before, kept in windows:
+        if len(kept) >= SIZE["min_items"]:
+            expected[user, target] = before, kept
+    assert len(expected) > 8  # else nothing is tested
+    for row in tables[name][split]:
+        assert list(row.seen_ids) == expected[row.user_id, row.target_id][0][-SIZE["seen"] :]
+    assert set(found) == set(expected)
+    for key, items in found.items():
+        before, kept = expected[key]
+        assert len(items) == min(SIZE["length"], len(kept))
+        assert list(items) == [item for item in before if item in set(items)]  # the oldest first, each once
+        assert set(items) <= set(kept)
+        if name.startswith("seq_content"):
+            assert list(items) == kept[-SIZE["length"] :]
+        if name.startswith("seq_collab"):
+            check_proportions(logs, before, kept, items)
+    counts = summary["tables"][name][split]
+    assert counts["users"] == len({window[0] for window in windows})
+    assert counts["targets"] == len(windows)
+    assert counts["short_history"] == sum(len(before) < SIZE["min_items"] for _, _, before, _ in windows)
+    assert counts["sequences"] == len(found)
+    assert sum(counts["lengths"].values()) == len(found)
+    assert counts["lengths"] == {str(k): v for k, v in sorted(collections.Counter(map(len, found.values())).items())}
+    assert counts["candidates"] == sum(len(before) for _, _, before, _ in windows)
+    assert counts["kept"] == sum(len(kept) for *_, kept in windows)
+    dropped = counts["short_history"] + counts["unknown_target"] + counts["few_kept"]
+    assert counts["targets"] == dropped + counts["sequences"]
+
+
+def check_proportions(world, before, kept, items):
+    """Seat by seat to the cluster with the highest share / (seats + 1/2), as Sainte-Lague has it; ties may go either way."""
+    shares = collections.Counter(cluster(world, item) for item in before)
+    free = collections.Counter(cluster(world, item) for item in kept)
+    wanted, seats = [], collections.Counter()
+    for _ in items:
+        best = max((c for c in free if free[c] > seats[c]), key=lambda c: shares[c] / (seats[c] + 0.5))
+        wanted.append(shares[best] / (seats[best] + 0.5))
+        seats[best] += 1
+    got = collections.Counter(cluster(world, item) for item in items)
+    priorities = sorted((shares[c] / (rank + 0.5) for c, count in got.items() for rank in range(count)), reverse=True)
+    assert priorities == pytest.approx(wanted)
+
+
+def test_unknown_targets_are_counted(built, logs):
+    unlabelled = [w for w in windows_of(logs, "seq_content_multi", "train") if not logs.labels.get(w[1])]
+    long = [w for w in unlabelled if len(w[2]) >= SIZE["min_items"]]
+    assert built[1]["tables"]["seq_content_multi"]["train"]["unknown_target"] == len(long) > 0
+    without = [w for w in windows_of(logs, "seq_content_single", "train") if w[1] not in logs.vectors]
+    long = [w for w in without if len(w[2]) >= SIZE["min_items"]]
+    assert built[1]["tables"]["seq_content_single"]["train"]["unknown_target"] == len(long)
+
+
+def test_events_are_counted(built, logs):
+    positive = [event for event in logs.events if event[3] >= 1]
+    assert built[1]["events"] == {
+        "rows": len(logs.events),
+        "positive": len(positive),
+        "not_in_store": 0,
+        "users": len({event[0] for event in positive}),
+    }
+    assert built[1]["cut"] == {"test_share": 0.2, "last_second_of_train": CUT}
+
+
+# ------------------------------------------------------------------------------------------- leakage and determinism
+
+
+def test_what_happens_after_the_cut_changes_no_train_sequence(built, logs, source, tmp_path):
+    rng = np.random.default_rng(5)
+    names = list(logs.labels)
+    events = [event for event in logs.events if event[2] <= CUT]
+    users = sorted({user for user, *_ in logs.events})
+    events += [(str(rng.choice(users)), str(rng.choice(names)), int(rng.integers(CUT + 1, 100)), 5) for _ in range(300)]
+    events.append(("ends", names[0], 100, 5))  # so that the cut stays where it is
+    changed = write_logs(dataclasses.replace(logs, events=events), tmp_path / "export")
+    tables, summary = build(config_of(), changed, tmp_path / "out")
+    assert summary["cut"] == built[1]["cut"]
+    for name, splits in tables.items():
+        assert splits["train"] == built[0][name]["train"]
+        assert splits["test"] != built[0][name]["test"]
+
+
+def test_test_targets_lie_after_the_cut_and_train_items_before(built, logs):
+    first = {
+        positives: {u: {i: t for t, i in e} for u, e in histories(logs, positives).items()} for positives in (1, 3)
+    }
+    for name, splits in built[0].items():
+        times = first[PEAKS.get(name, 1)]
+        for split, rows in splits.items():
+            for row in rows:
+                at = times[row.user_id]
+                assert (at[row.target_id] > CUT) == (split == "test")
+                assert row.target_id not in row.item_ids
+                assert all((at[item], item) < (at[row.target_id], row.target_id) for item in row.item_ids)
+
+
+@pytest.mark.parametrize("changes", [{"rows_per_part": 400}, {"rows_per_part": 50}])
+def test_parts_and_order_of_the_log_change_nothing(built, logs, tmp_path, monkeypatch, changes):
+    events = list(logs.events)
+    np.random.default_rng(1).shuffle(events)
+    events = [(str(user), str(item), int(time), int(count)) for user, item, time, count in events]
+    shuffled = write_logs(dataclasses.replace(logs, events=events), tmp_path / "export")
+    monkeypatch.setattr(sequence_windows, "_CANDIDATES", 7)
+    monkeypatch.setattr(sequence_rules, "_PAIRS", 3)
+    tables, summary = build(config_of(**changes), shuffled, tmp_path / "out")
+    assert tables == built[0]
+    assert summary["tables"] == built[1]["tables"] and summary["events"] == built[1]["events"]
+
+
+def test_the_seed_changes_draws_alone(built, source, tmp_path):
+    config = dataclasses.replace(config_of(), seed=1)
+    tables, summary = build(config, source, tmp_path)
+    assert summary["tables"] == built[1]["tables"]
+    for name in ("seq_content_single", "seq_content_multi"):
+        assert tables[name] == built[0][name]
+    for name in ("seq_collab_multi", "eval_vanilla"):
+        ours, theirs = tables[name]["test"], built[0][name]["test"]
+        assert [row[::2] for row in ours] == [row[::2] for row in theirs]
+        assert ours != theirs
+
+
+def test_draws_are_uniform(tmp_path):
+    """Each of the last twelve items is as likely as the others."""
+    events = [(f"u{u}", f"i{i:02}", i, 1) for u in range(600) for i in range(14)]
+    world = World(events, {"i00": ["x"]}, {"i00": np.ones(2)})
+    source = write_logs(world, tmp_path / "export")
+    tables, _ = build(config_of(constructions=("eval_vanilla",)), source, tmp_path / "out")
+    counts = collections.Counter(itertools.chain.from_iterable(row.item_ids for row in tables["eval_vanilla"]["test"]))
+    assert set(counts) == {f"i{i:02}" for i in range(1, 13)}
+    assert min(counts.values()) > 240 and max(counts.values()) < 360  # 300 expected, deviation 12
+
+
+# --------------------------------------------------------------------------------------------------------- the parts
+
+
+@pytest.mark.parametrize("users", [4, 16, 1000])
+def test_jaccard_of_consumers(tmp_path, users):
+    rng = np.random.default_rng(2)
+    sets = {f"i{i}": set(rng.choice(60, rng.integers(1, 50), replace=False).tolist()) for i in range(12)}
+    rows = [(item, f"u{u}") for item, some in sets.items() for u in some] * 2  # each twice
+    frame = pl.DataFrame(rows, schema=["item", "user"], orient="row")
+    names = [*sets, "unknown"]
+    lists = write_consumers(tmp_path / "consumers", frame.lazy(), users, 3)
+    found = Consumers(lists, users, np.array([item_key(name) for name in names], np.uint64))
+    hashes = dict(
+        zip(
+            *pl.DataFrame({"user": [f"u{u}" for u in range(60)]}).select("user", h=pl.col("user").hash(seed=0)),
+            strict=True,
+        )
+    )
+    pairs = [(a, b, u) for a in range(13) for b in range(13) for u in range(0, 60, 7)]
+    item, target, user = (np.array(column) for column in zip(*pairs, strict=True))
+    own = np.array([hashes[f"u{u}"] for u in user], np.uint64)
+    got = found.jaccard(item, target, own)
+    for (a, b, u), value in zip(pairs, got, strict=True):
+        one, two = ({x for x in sets.get(names[k], set()) if x != u} for k in (a, b))
+        kept = [sorted(hashes[f"u{x}"] for x in sets.get(names[k], set()))[:users] for k in (a, b)]
+        limit = min((some[-1] for some in kept if len(some) == users), default=2**64)
+        one, two = ({x for x in some if hashes[f"u{x}"] <= limit} for some in (one, two))
+        assert value == pytest.approx(jaccard(one, two))
+    if users == 1000:
+        exact = [jaccard(sets.get(names[a], set()) - {u}, sets.get(names[b], set()) - {u}) for a, b, u in pairs]
+        np.testing.assert_allclose(got, exact)
+
+
+def test_label_sets(tmp_path):
+    lists = ItemLists.write(
+        tmp_path / "x", np.int32, [(np.array([7, 3, 7], np.uint64), [3, 0, 1], np.array([5, 9, 9, 4]))]
+    )
+    labels = Labels(lists, np.array([3, 7, 8], np.uint64), 1)
+    assert labels.known.tolist() == [False, True, False]  # of a repeated item the first counts
+    assert labels.cluster.tolist() == [-1, 9, -1]
+    assert labels.jaccard(np.array([1, 1, 0]), np.array([1, 0, 2])).tolist() == [1, 0, 0]
+
+
+def test_lists_of_nothing(tmp_path):
+    lists = ItemLists.write(tmp_path / "x", np.uint64, [])
+    starts, values = lists.find(np.array([1, 2], np.uint64))
+    assert starts.tolist() == [0, 0, 0] and values.tolist() == []
+    assert not Labels(lists, np.array([1], np.uint64), 0).known.any()
+
+
+def test_embeddings_of_a_folder_that_embed_wrote(built, logs, source, tmp_path):
+    info = EmbeddingInfo("model", "0", 8, "float32", "VTA", (), "")
+    (tmp_path / "set").mkdir()
+    names = list(logs.vectors)
+    for number in range(2):
+        some = names[number::2]
+        z = np.stack([logs.vectors[name] for name in some]).astype(np.float32) * 3
+        write_part(tmp_path / "set" / f"part-{number:05d}.parquet", some, z, "float32")
+    write_info(tmp_path / "set", info)
+    config = config_of(constructions=("seq_content_single",))
+    tables, _ = build(config, source, tmp_path / "out", embeddings=tmp_path / "set")
+    assert tables["seq_content_single"] == built[0]["seq_content_single"]
+
+
+def test_items_that_the_store_lacks(world_store, source, tmp_path):
+    store, known, world = world_store
+    tables, summary = build(config_of(), write_logs(world, tmp_path / "export"), tmp_path / "out", store=store)
+    positive = [event for event in world.events if event[3] >= 1]
+    assert summary["events"]["not_in_store"] == sum(event[1] not in known for event in positive) > 0
+    seen = {
+        item for splits in tables.values() for rows in splits.values() for row in rows for item in (*row[1], row[2])
+    }
+    assert seen and seen <= known
+    alone = dataclasses.replace(world, events=[e for e in world.events if e[1] in known or e[3] == 0])
+    expected, _ = build(config_of(), write_logs(alone, tmp_path / "less"), tmp_path / "expected")
+    assert tables == expected
+
+
+@pytest.fixture
+def world_store(settings):
+    """The shared store, and a log of its items and of others."""
+    store = open_store(config_lib.build(settings))
+    made, ids = make_world(3, items=60), list(itertools.islice(store.item_ids(), 45))
+    name = {f"item {i}": item_id for i, item_id in enumerate(ids)}
+    events = [(user, name.get(item, item), *rest) for user, item, *rest in made.events]
+    labels = {name.get(item, item): some for item, some in made.labels.items()}
+    return store, set(ids), World(events, labels, {name.get(i, i): vector for i, vector in made.vectors.items()})
+
+
+# ------------------------------------------------------------------------------------------- nothing, and wrong input
+
+
+def test_no_positive_event(tmp_path):
+    world = World([("u", "a", 1, 0), ("u", "b", 9, 0)], {"a": ["x"]}, {"a": np.ones(2)})
+    tables, summary = build(config_of(), write_logs(world, tmp_path / "export"), tmp_path / "out")
+    assert all(rows == {"train": [], "test": []} for rows in tables.values()) and len(tables) == 6
+    assert summary["events"] == {"rows": 2, "positive": 0, "not_in_store": 0, "users": 0}
+
+
+def test_nothing_of_three_positives(tmp_path):
+    events = [("u", f"i{i}", i, 1) for i in range(20)]
+    world = World(events, {"i0": ["x"]}, {"i0": np.ones(2)})
+    tables, _ = build(config_of(), write_logs(world, tmp_path / "export"), tmp_path / "out")
+    assert tables["seq_content_single"] == tables["seq_collab_single"] == {"train": [], "test": []}
+    assert len(tables["eval_vanilla"]["test"]) == 1
+
+
+def test_equal_times_are_ordered_by_item(tmp_path):
+    events = [("u", name, 5, 1) for name in "cab"] + [("u", "z", 0, 0), ("u", "z", 10, 0)]
+    world = World(events, {"a": ["x"]}, {"a": np.ones(2)})
+    tables, _ = build(
+        config_of(constructions=("seq_collab_multi",)), write_logs(world, tmp_path / "export"), tmp_path / "out"
+    )
+    assert tables["seq_collab_multi"] == {"train": [Sequence("u", ("a", "b"), "c", ("a", "b"))], "test": []}
+
+
+def test_what_is_missing_is_skipped_and_said(source, tmp_path):
+    tables, summary = build(config_of(), source, tmp_path, embeddings=None)
+    assert "seq_content_single" not in tables and "--embeddings" in summary["skipped"]["seq_content_single"]
+    config = config_of()
+    config = dataclasses.replace(
+        config, logs=dataclasses.replace(config.logs, catalogue=dataclasses.replace(config.logs.catalogue, labels=""))
+    )
+    (tmp_path / "no labels").mkdir()
+    tables, summary = build(config, source, tmp_path / "no labels", embeddings=None)
+    assert set(tables) == {"eval_vanilla"}
+    assert "config.logs.catalogue.labels" in summary["skipped"]["eval_filtered"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"constructions": ("seq_content_single",)}, "seq_content_single needs content embeddings: give --embeddings"),
+        ({"constructions": ()}, "constructions is empty"),
+        ({"single_positives": 6}, "names 5: lower config.sequences.single_positives"),
+        ({"min_items": 7}, "min_items is 7, more than config.sequences.length, 6"),
+    ],
+)
+def test_settings_that_cannot_be(source, tmp_path, changes, message):
+    with pytest.raises(SailError, match=message):
+        build_sequences(config_of(**changes), source, tmp_path)
+
+
+def test_bad_columns(logs, source, tmp_path):
+    events = pq.read_table(source / "logs" / "events.parquet")
+    bad = write_logs(logs, tmp_path / "export")
+    pq.write_table(events.drop_columns("like"), bad / "logs" / "events.parquet")
+    with pytest.raises(SailError, match="no column 'like'"):
+        build_sequences(config_of(), bad, tmp_path / "out")
+    with pytest.raises(SailError, match="no column 'vector'"):
+        build_sequences(config_of(), source, tmp_path / "out", embeddings=source / "logs" / "items.parquet")
+    assert list((tmp_path / "out").iterdir()) == []  # and no folder of intermediate files
+
+
+def test_the_verb(built, source, tmp_path, capsys):
+    config = tmp_path / "config.json"
+    config_lib.save(config_of(), config)
+    words = ["sequences", "--config", str(config), "--source", str(source), "--output", str(tmp_path / "tables")]
+    assert cli.main([*words, "--config.sequences.min_items=3"]) == 0
+    out = capsys.readouterr().out
+    assert "seq_content_single was not made" in out and str(tmp_path / "tables" / "sequences.json") in out
+    assert len(SequenceTable.open(tmp_path / "tables" / "seq_content_multi.parquet")) > 0
+    assert cli.main([*words[:-1], str(tmp_path), "--workdir", str(tmp_path / "nothing")]) == 2

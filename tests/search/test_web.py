@@ -1,0 +1,397 @@
+"""The page to search with: what the server refuses, what it answers, and how it looks and works in a browser."""
+
+import _thread
+import base64
+import http.client
+import io
+import json
+import signal
+import socket
+import threading
+import time
+import wave
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+from searchable import embed_store
+
+from sail_jax.cli import main
+from sail_jax.errors import BadRecordError, SailError
+from sail_jax.items import Item
+from sail_jax.search import web
+from sail_jax.search.searcher import Hit, Searcher
+from sail_jax.search.web import SearchPage, SearchServer
+
+HOSTILE = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">&amp;\"'"
+
+
+@pytest.fixture(scope="module")
+def frames(embedder, store, tmp_path_factory):
+    """The embeddings of the pictures of the items."""
+    return embed_store(embedder, tmp_path_factory.mktemp("v") / "v", store, modalities="V")
+
+
+def serving(page):
+    server = SearchServer(page, 0)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    return server
+
+
+@pytest.fixture(scope="module")
+def server(embedder, store, frames):
+    server = serving(SearchPage(Searcher(embedder, frames), embedder.config, store, title="a run"))
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def ask(server, method, path, body=None, **headers):
+    """(status, headers, body) of a request; `None` leaves a header out."""
+    headers = {"Host": f"127.0.0.1:{server.server_port}"} | {k.replace("_", "-"): v for k, v in headers.items()}
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
+    try:
+        connection.putrequest(method, path, skip_host=True)
+        for name, value in headers.items():
+            if value is not None:
+                connection.putheader(name, value)
+        if body is not None and "Content-Length" not in headers:
+            connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders(body)
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read()
+    finally:
+        connection.close()
+
+
+def search(server, request, **headers):
+    body = request if isinstance(request, bytes) else json.dumps(request).encode()
+    status, _, content = ask(server, "POST", "/search", body, **{"Content_Type": "application/json"} | headers)
+    return status, json.loads(content)
+
+
+def file(name, data, kind=""):
+    return {"name": name, "type": kind, "data": base64.b64encode(data).decode()}
+
+
+def pictured(store):
+    """An item that has one frame, so that the frame as a file is what was embedded."""
+    return next(item for item in (store[i] for i in range(64)) if len(item.frames) == 1)
+
+
+# ---------------------------------------------------------------------------------------------------- the server
+
+
+def test_the_page_stands_alone(server):
+    status, headers, page = ask(server, "GET", "/")
+    assert status == 200 and headers["Content-Type"].startswith("text/html")
+    assert (
+        b"http:" not in page and b"https:" not in page and b"innerHTML" not in page and b" on" + b"click=" not in page
+    )
+    policy = headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and policy.count("'sha256-") == 2 and "unsafe" not in policy
+    assert b"prefers-color-scheme: dark" in page and b'name="viewport"' in page
+    about = json.loads(ask(server, "GET", "/about")[2])
+    assert about["title"] == "a run" and about["items"] == len(server.page._searcher)
+
+
+def test_it_listens_on_this_machine_alone(server):
+    assert server.server_address[0] == "127.0.0.1" and server.url == f"http://127.0.0.1:{server.server_port}/"
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:PORT", "127.0.0.1:1", "127.0.0.1.evil.example:PORT", "", None]
+)
+@pytest.mark.parametrize("path", ["/", "/about", "/thumbnail?id=x"])
+def test_other_hosts_are_refused(server, host, path):
+    host = host and host.replace("PORT", str(server.server_port))
+    status, _, body = ask(server, "GET", path, Host=host)
+    assert status == 403 and b"alone" in body
+
+
+def test_other_origins_are_refused(server):
+    own = f"http://localhost:{server.server_port}"
+    for origin in ("http://evil.example", "null", f"https://localhost:{server.server_port}", own + ".evil.example"):
+        assert search(server, {"text": "x"}, Origin=origin)[0] == 403
+    assert search(server, {"text": "x", "k": 2}, Origin=own, Host=f"localhost:{server.server_port}")[0] == 200
+    # What a form of another site can send without asking first.
+    assert search(server, {"text": "x"}, Content_Type="text/plain")[0] == 415
+
+
+def test_a_file_finds_its_item(server, store):
+    item = pictured(store)
+    status, found = search(server, {"files": [file("a.png", item.frames[0])], "k": 3})
+    assert status == 200 and len(found["hits"]) == 3
+    first = found["hits"][0]
+    assert first["id"] == item.item_id and first["cosine"] == pytest.approx(1, abs=1e-4) and first["picture"]
+    assert first["sound"] == ("A" in item.modalities) and item.text.get("title", "") in first["caption"]
+
+
+def test_items_like_an_item(server, store):
+    item = pictured(store)
+    status, found = search(server, {"like": item.item_id, "k": 5})
+    assert status == 200 and item.item_id not in [hit["id"] for hit in found["hits"]]
+    expected = server.page._searcher.like([item.item_id], 5)[0]
+    assert [(hit["id"], hit["cosine"]) for hit in found["hits"]] == expected
+
+
+def test_thumbnails(server, store):
+    item = pictured(store)
+    status, headers, body = ask(server, "GET", f"/thumbnail?id={item.item_id}")
+    assert status == 200 and headers["Content-Type"] == "image/webp"
+    with Image.open(io.BytesIO(body)) as image:
+        assert image.format == "WEBP" and max(image.size) <= 240
+    assert ask(server, "GET", "/thumbnail?id=nobody")[0] == 404
+    assert ask(server, "GET", "/thumbnail")[0] == 404
+    assert ask(server, "GET", "/etc/passwd")[0] == 404 and ask(server, "GET", "/../setup.py")[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({}, "nothing to search for"),
+        ({"text": "  "}, "nothing to search for"),
+        ({"files": [file("cat.jpg", b"no picture", "image/jpeg")]}, "cat.jpg: the image cannot be decoded"),
+        ({"files": [file("a.mp4", b"no video")]}, "a.mp4: the video cannot be decoded"),
+        ({"files": [file("a.txt", b"text")]}, "a.txt is no image, sound or video"),
+        ({"files": [{"name": "a.png"}]}, "malformed"),
+        ({"files": [{"name": "a.png", "type": "", "data": "%%%"}]}, "malformed"),
+        ({"files": ["a.png"]}, "malformed"),
+        ({"files": "a.png"}, "wrong type"),
+        ({"text": 3}, "wrong type"),
+        ({"text": "x", "k": 0}, "one or more"),
+        ({"text": "x", "k": 100000}, "200 at most"),
+        ({"like": "nobody"}, "no item 'nobody'"),
+        ([], "not a JSON object"),
+        (b"{", "not JSON"),
+        (b"\xff", "not JSON"),
+    ],
+)
+def test_requests_that_cannot_be_answered(server, request_, message):
+    status, found = search(server, request_)
+    assert status == 400 and message in found["error"]
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"text": "red", "k": true}', b'{"text": "\\ud800"}'])
+def test_nesting_truths_and_halves_of_characters_are_no_fault_of_ours(server, body, capsys):
+    status, answer = search(server, body)
+    assert status == 400 and answer["error"] and "failed" not in answer["error"]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_visitor_who_leaves_before_the_answer_leaves_no_trace(server, monkeypatch, capfd):
+    sent = threading.Event()
+
+    def gone(*arguments, **options):
+        sent.set()
+        raise BrokenPipeError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(web._Handler, "_send", gone)
+        with pytest.raises((http.client.RemoteDisconnected, ConnectionError)):
+            search(server, b"{")
+        assert sent.wait(5)
+    assert search(server, b"{")[0] == 400 and capfd.readouterr().err == ""
+
+
+def test_uploads_have_a_limit(server):
+    status, found = search(server, b"", Content_Length=str(web._MAX_BODY + 1))
+    assert status == 413 and "64 MiB" in found["error"]
+    for length in (None, "-1", "many"):
+        assert search(server, b"", Content_Length=length)[0] == 411
+
+
+def test_a_fault_of_ours_is_an_answer_too(server, monkeypatch, capsys):
+    monkeypatch.setattr(server.page._searcher, "search", lambda *_: 1 / 0)
+    status, found = search(server, {"text": "x"})
+    assert status == 500 and "ZeroDivisionError" in found["error"]
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_a_taken_port(server):
+    with pytest.raises(SailError, match=f"Port {server.server_port}.*--port"):
+        SearchServer(server.page, server.server_port)
+    with pytest.raises(SailError, match="--port"):
+        SearchServer(server.page, 70_000)
+
+
+def test_without_a_store(embedder, frames):
+    page = SearchPage(Searcher(embedder, frames), embedder.config, None, title="x")
+    (hit,) = page.search({"text": "red", "k": 1})["hits"]
+    assert hit["caption"] == "" and not hit["picture"] and page.thumbnail(hit["id"]) is None
+
+
+@pytest.fixture
+def interruptible():
+    """Ctrl-C reaches this process, as it would not where a shell started it in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_serve_ends_cleanly_on_ctrl_c(run, frames, interruptible, capsys):
+    """In this process: the verb is interrupted once its page answers."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    seen = []
+
+    def interrupt():
+        deadline = time.monotonic() + 120
+        while not seen and time.monotonic() < deadline:
+            try:
+                seen.append(ask(SimpleNamespace(server_port=port), "GET", "/about"))
+            except OSError:
+                time.sleep(0.05)
+        _thread.interrupt_main()
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    command = ["serve", "--workdir", str(run), "--embeddings", str(frames.path), "--port", str(port)]
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert seen[0][0] == 200 and f"http://127.0.0.1:{port}/" in said.out and "Stopped" in said.out
+    assert "Traceback" not in said.err
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port))  # the port is free again
+
+
+# --------------------------------------------------------------------------------------------------- in a browser
+
+
+@pytest.fixture
+def tab(browser):
+    """A tab that fails the test on any error of the page's script or policy."""
+    tab = browser.new_page(viewport={"width": 1100, "height": 900})
+    problems = []
+    tab.on("pageerror", lambda error: problems.append(str(error)))
+    tab.on("console", lambda line: problems.append(line.text) if "Content Security Policy" in line.text else None)
+    yield tab
+    tab.close()
+    assert not problems
+
+
+def ids(tab):
+    return tab.locator("#hits .id").all_inner_texts()
+
+
+def wait_for(tab, what):
+    # By locators: functions that are polled in the page would be evaluated there, which its policy forbids.
+    tab.locator("#status", has_text=what).wait_for(timeout=120_000)
+
+
+def wait_for_picture(tab):
+    assert tab.locator("#hits img").first.evaluate("async image => (await image.decode(), image.naturalWidth)") > 0
+
+
+@pytest.mark.browser
+def test_searching_in_a_browser(server, tab, store, tmp_path):
+    tab.goto(server.url)
+    tab.fill("#text", "a red circle")
+    tab.press("#text", "Enter")
+    wait_for(tab, "24 items for “a red circle”")
+    assert len(set(ids(tab))) == 24
+    assert ids(tab) == [hit.id for hit in server.page._searcher.search(["a red circle"], 24)[0]]
+    wait_for_picture(tab)
+    tab.screenshot(path=tmp_path / "text.png")
+
+    item = pictured(store)
+    path = tmp_path / "frame.png"
+    path.write_bytes(item.frames[0])
+    tab.fill("#text", "")
+    tab.set_input_files("#file", path)
+    wait_for(tab, "items for frame.png")
+    assert ids(tab)[0] == item.item_id and tab.locator("#hits .cosine").first.inner_text() == "1.000"
+    assert tab.locator("#chips img").count() == 1
+
+    tab.locator("#hits button").first.click()
+    wait_for(tab, f"items like {item.item_id}")
+    assert item.item_id not in ids(tab)
+
+    tab.locator("#chips button").click()
+    assert tab.locator("#chips li").count() == 0
+    drop(tab, "dropped.png", "image/png", item.frames[0])
+    wait_for(tab, "items for dropped.png")
+    assert ids(tab)[0] == item.item_id
+
+
+def drop(tab, name, kind, data):
+    """Drops a file onto the page as a hand does."""
+    tab.evaluate(
+        """([name, type, data]) => {
+            const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+            const dataTransfer = new DataTransfer();
+            dataTransfer.items.add(new File([bytes], name, { type }));
+            for (const kind of ["dragover", "drop"])
+                document.body.dispatchEvent(new DragEvent(kind, { dataTransfer, bubbles: true, cancelable: true }));
+        }""",
+        [name, kind, base64.b64encode(data).decode()],
+    )
+
+
+@pytest.mark.browser
+def test_a_sound_with_a_text_and_a_bad_file(server, tab):
+    out = io.BytesIO()
+    with wave.open(out, "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes((np.sin(np.arange(8000) / 5) * 9000).astype("<i2").tobytes())
+    tab.goto(server.url)
+    tab.fill("#text", "loud")
+    drop(tab, "beep.wav", "audio/wav", out.getvalue())
+    wait_for(tab, "items for “loud” + beep.wav")
+    assert len(ids(tab)) == 24
+    drop(tab, "<b>bad</b>.jpg", "image/jpeg", b"no picture")
+    tab.wait_for_selector("#error:not([hidden])")
+    assert "<b>bad</b>.jpg: the image cannot be decoded" in tab.locator("#error").inner_text()
+    assert ids(tab) == [] and tab.locator("#error b").count() == 0
+
+
+class HostileSearcher:
+    """Finds what would run as a script if the page let it."""
+
+    def __len__(self):
+        return 1
+
+    def search(self, queries, k):
+        return [[Hit(HOSTILE, 0.5)]]
+
+
+class HostileStore:
+    def get(self, item_id):
+        if item_id != HOSTILE:
+            raise BadRecordError("nothing", remedy="")
+        return Item(HOSTILE, text={"title": HOSTILE}, frames=(b"no picture",))
+
+
+@pytest.mark.browser
+def test_hostile_text_is_shown_and_does_nothing(embedder, tab):
+    server = serving(SearchPage(HostileSearcher(), embedder.config, HostileStore(), title=HOSTILE))
+    try:
+        tab.goto(server.url)
+        tab.fill("#text", HOSTILE)
+        tab.click("#go")
+        wait_for(tab, "1 items for")
+        assert ids(tab) == [HOSTILE] and tab.locator("h1").inner_text() == HOSTILE
+        assert HOSTILE in tab.locator(".caption").inner_text()
+        tab.wait_for_selector("text=no picture")
+        assert tab.title() == f"{HOSTILE} · search" and tab.locator("main script, main img[src=x]").count() == 0
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_phone(server, browser, scheme, tmp_path):
+    context = browser.new_context(viewport={"width": 375, "height": 760}, color_scheme=scheme)
+    tab = context.new_page()
+    tab.goto(server.url)
+    tab.fill("#text", "a red circle")
+    tab.click("#go")
+    wait_for(tab, "24 items")
+    wait_for_picture(tab)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 375
+    ground = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (max(map(int, ground[4:-1].split(","))) < 128) == (scheme == "dark")
+    tab.screenshot(path=tmp_path / f"phone-{scheme}.png")
+    context.close()

@@ -1,0 +1,60 @@
+"""Training runs in processes of their own, to be killed; and runs that need no training."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+
+from sail_jax import config as config_lib
+from sail_jax.models.model import init_params
+from sail_jax.runs.checkpoints import Checkpoints
+from sail_jax.runs.directory import RunDirectory
+
+_RUN = """
+import sys, numpy as np, jax
+from sail_jax import config as config_lib
+from sail_jax.training.loop import train
+result = train(config_lib.load(sys.argv[1]), sys.argv[2])
+leaves = jax.tree.leaves(jax.device_get(result.state))
+np.savez(sys.argv[3], *leaves)
+"""
+
+
+def environment(devices):
+    """The environment of these tests, with another number of devices."""
+    flags = re.sub(r"(--xla_force_host_platform_device_count)=\d+", rf"\1={devices}", os.environ["XLA_FLAGS"])
+    return os.environ | {"XLA_FLAGS": flags}
+
+
+def start(config_file, workdir, out):
+    """Starts to train; the leaves of the final state are written to `out`."""
+    command = [sys.executable, "-c", _RUN, str(config_file), str(workdir), str(out)]
+    return subprocess.Popen(command, env=environment(2), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process):
+    _, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, errors[-3000:]
+
+
+def kill_when(process, happened):
+    deadline = time.monotonic() + 300
+    while not happened():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def save_untrained(path, config):
+    """Makes `path` a run whose checkpoint holds random parameters; returns it."""
+    path.mkdir()
+    config_lib.save(config, path / "config.json")
+    checkpoints = Checkpoints(RunDirectory(path))
+    checkpoints.save(1, {"model": jax.jit(lambda: init_params(config.model, 0))()}, {})
+    checkpoints.close()
+    return path
