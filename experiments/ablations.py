@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from sail_jax import config as config_lib
-from sail_jax.data.ingest import ingest
+from sail_jax.data.ingest.ingest import ingest
 from sail_jax.data.synthetic.world import make_world
 
 REPO = Path(__file__).parents[1]

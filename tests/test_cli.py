@@ -15,6 +15,7 @@ from sail_jax.data.hard_negative_table import NegativesTable
 from sail_jax.data.pipeline import open_store
 from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import Pair, PairTable, write_pairs
+from sail_jax.errors import BadRecordError
 from sail_jax.evaluation.metrics.recall import recall_at_k
 from sail_jax.evaluation.suite import run_suite
 
@@ -90,9 +91,9 @@ def test_the_embedder(run, world):
     full = next(item for item in items if item.modalities == "VTA")
     assert not np.allclose(embedder.encode([full], modalities="V"), embedder.encode([full], modalities="T"), atol=1e-3)
     damaged = sail_jax.Item("broken", frames=(b"no picture",))
-    with pytest.raises(sail_jax.embedder.BadRecordError, match="broken"):
+    with pytest.raises(BadRecordError, match="broken"):
         embedder.encode([full, damaged])
-    with pytest.raises(sail_jax.embedder.BadRecordError, match="none of the modalities"):
+    with pytest.raises(BadRecordError, match="none of the modalities"):
         embedder.encode([sail_jax.Item("empty")])
 
 

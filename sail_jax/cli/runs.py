@@ -11,7 +11,7 @@ from sail_jax import config as config_lib
 from sail_jax.cli.common import add_verb, console
 from sail_jax.cli.evaluation import evaluate_and_say
 from sail_jax.config import Config
-from sail_jax.data.ingest import ingest
+from sail_jax.data.ingest.ingest import ingest
 from sail_jax.data.pipeline import open_store
 from sail_jax.data.synthetic.world import make_world
 from sail_jax.data.training_set import materialize

@@ -20,8 +20,8 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from sail_jax.config import build
-from sail_jax.data.ingest import ingest, records
-from sail_jax.data.ingest.ingest import IngestReport
+from sail_jax.data.ingest import records
+from sail_jax.data.ingest.ingest import IngestReport, ingest
 from sail_jax.data.ingest.journal import Journal
 from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import Pair, PairTable, is_held_out
@@ -478,8 +478,8 @@ def test_foreign_folder_is_left_alone(source, tmp_path):
 SLOW_INGESTION = """
     import json, sys, time
     from sail_jax.config import build
-    from sail_jax.data import records
-    from sail_jax.data.ingest import ingest
+    from sail_jax.data.ingest import records
+    from sail_jax.data.ingest.ingest import ingest
 
     check = records.check_image
     def slow(data, **options):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from sail_jax import config as config_lib
 from sail_jax.config import build
-from sail_jax.data.ingest import ingest
+from sail_jax.data.ingest.ingest import ingest
 from sail_jax.data.store import ItemStore
 from sail_jax.errors import SailError
 from sail_jax.logs.flags import parse_condition

@@ -15,7 +15,7 @@ from sail_jax import config as config_lib
 from sail_jax.cli import main
 from sail_jax.config.data import SyntheticConfig
 from sail_jax.config.logs import LogsConfig
-from sail_jax.data.ingest import ingest
+from sail_jax.data.ingest.ingest import ingest
 from sail_jax.data.store import ItemStore
 from sail_jax.data.synthetic import world as synthetic
 from sail_jax.data.synthetic.factors import factorise

@@ -11,7 +11,7 @@ import soundfile
 from PIL import Image
 
 from sail_jax.config import build
-from sail_jax.data.ingest import ingest
+from sail_jax.data.ingest.ingest import ingest
 from sail_jax.data.ingest.sources import _feature_cell, open_tfds
 from sail_jax.data.media import decode_audio, decode_image
 from sail_jax.data.store import ItemStore

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from sail_jax.config import build
-from sail_jax.data.ingest import ingest, vector_tables
+from sail_jax.data.ingest import vector_tables
+from sail_jax.data.ingest.ingest import ingest
 from sail_jax.data.ingest.journal import Journal
 from sail_jax.data.ingest.vector_tables import build_vectors, open_vectors
 from sail_jax.data.store import ItemStore
