@@ -1,11 +1,10 @@
-"""Embeddings as a faiss index file: built part by part, and searched.
+"""Builds a faiss index file from a folder of embeddings, and searches it.
 
     FILE                 the index, as faiss writes it (`faiss.read_index`)
-    FILE.ids.parquet     `id` (string) and `row` (int64, the row of the embedding folder) of every vector of the index, in its order
-    FILE.json            written last: kind, parameters, and what made the vectors
+    FILE.ids.parquet     `id` (string) and `row` of the embedding folder (int64) of every vector, in index order
+    FILE.json            written last: kind, parameters, and the model that made the vectors
 
-Scores are inner products of unit vectors, which are cosines. Rows of zeros, which stand for items that could not be embedded, are
-left out.
+Scores are cosines: inner products of unit vectors. Rows of zeros, items that could not be embedded, are not indexed.
 
 Axis letters: Q queries, N vectors, D width, K results.
 """
@@ -31,7 +30,7 @@ KINDS = ("flat", "ivfpq", "hnsw")
 _FORMAT = {"format": "sail_jax index", "version": 1}
 _IDS = pa.schema([("id", pa.large_string()), ("row", pa.int64())])
 _BITS = 8  # of a code of product quantization, so that a byte holds it
-# Rows that k-means needs for each centroid to be worth its name, as faiss' own warning has it.
+# Rows per centroid below which faiss warns that k-means has too little data.
 _POINTS_PER_CENTROID = 39
 _TRAINING_ROWS = 65_536
 _NPROBE, _EF_SEARCH = 32, 128
@@ -39,16 +38,16 @@ _NPROBE, _EF_SEARCH = 32, 128
 
 @dataclasses.dataclass(frozen=True)
 class IndexSettings:
-    """How an index is built; 0 stands for a value that fits the embeddings.
+    """How an index is built; 0 takes a default that depends on the embeddings.
 
     Attributes:
         kind: "flat" (exact), "ivfpq" (compressed: inverted lists with product quantization) or "hnsw" (a graph).
-        dims: how many of the first dimensions are indexed.
-        nlist: inverted lists of "ivfpq"; by default 4 sqrt(N), but no more than one for 39 vectors.
-        m: bytes to which "ivfpq" compresses a vector, a divisor of the dims; by default dims / 4, rounded down to one.
-        hnsw_m: neighbours of a vector in the graph of "hnsw"; by default 32.
-        ef_construction: candidates that "hnsw" looks at when a vector is added; by default 200.
-        seed: of the sample on which "ivfpq" is trained, and of its k-means.
+        dims: number of leading dimensions that are indexed.
+        nlist: inverted lists of "ivfpq"; by default 4 sqrt(N), at most one per 39 vectors.
+        m: bytes per vector of "ivfpq", a divisor of the dims; by default the largest divisor up to dims / 4.
+        hnsw_m: links per vector in the graph of "hnsw"; by default 32.
+        ef_construction: candidates that "hnsw" considers when it adds a vector; by default 200.
+        seed: of the training sample of "ivfpq" and of its k-means.
     """
 
     kind: str = "flat"
@@ -75,17 +74,17 @@ class IndexSettings:
 
 @dataclasses.dataclass(frozen=True)
 class IndexInfo:
-    """What FILE.json says.
+    """The content of FILE.json.
 
     Attributes:
         kind: one of `KINDS`.
         parameters: those of `IndexSettings` that the kind reads.
-        dims: width of the vectors, the first dimensions of the embeddings.
+        dims: width of the indexed vectors, the leading dimensions of the embeddings.
         count: number of vectors.
-        rows: number of rows of the embedding folder, those of zeros included.
-        model: what the model is called.
-        fingerprint: of its parameters.
-        modalities: what was shown of the items.
+        rows: number of rows of the embedding folder, rows of zeros included.
+        model: name of the model.
+        fingerprint: fingerprint of its parameters.
+        modalities: modalities of the items that were shown.
         fields: text fields that were shown.
         instruction: the system prompt.
     """
@@ -103,20 +102,20 @@ class IndexInfo:
 
 
 def build_index(embeddings: EmbeddingSet, path: Path, settings: IndexSettings) -> IndexInfo:
-    """Trains an index, fills it part by part and writes it, with progress.
+    """Trains an index, adds the vectors part by part, and writes it, with progress.
 
-    In memory are the index, and for "ivfpq" the sample on which it is trained.
+    Memory holds the index and, for "ivfpq", its training sample.
 
     Args:
-        embeddings: what is indexed.
-        path: the index file; one that is there is replaced.
+        embeddings: the vectors.
+        path: the index file; an existing one is replaced.
         settings: kind and parameters.
 
     Returns:
-        What was written to FILE.json.
+        The content of FILE.json.
 
     Raises:
-        SailError: there are too few vectors for the kind, its parameters do not fit them, or `path` is a folder.
+        SailError: too few vectors for the kind, parameters that do not fit them, or `path` is a folder.
     """
     dims = _dims(settings, embeddings)
     if path.is_dir():
@@ -145,7 +144,7 @@ def build_index(embeddings: EmbeddingSet, path: Path, settings: IndexSettings) -
         fields=of.fields,
         instruction=of.instruction,
     )
-    # Without FILE.json there is no index, so that an old one and a new one are never mixed.
+    # FILE.json goes first and comes back last, so that files of an old and a new index are never mixed.
     marker.unlink(missing_ok=True)
     partial.replace(path)
     partial_ids.replace(ids)
@@ -209,28 +208,28 @@ def _trained_ivfpq(
     needed = max(1 << _BITS, nlist)
     if len(sample) < needed:
         raise SailError(
-            f"{embeddings.path} holds {len(sample)} vectors, and ivfpq with {nlist} lists is trained on {needed} at least; "
-            "take a flat index, or fewer lists if it is them."
+            f"{embeddings.path} holds {len(sample)} vectors, and ivfpq with {nlist} lists needs at least {needed} to train; "
+            "take a flat index, or fewer lists."
         )
     index = faiss.IndexIVFPQ(faiss.IndexFlatIP(dims), dims, nlist, m, _BITS, faiss.METRIC_INNER_PRODUCT)
     for clustering in (index.cp, index.pq.cp):
         clustering.seed = settings.seed
-        clustering.min_points_per_centroid = 1  # faiss warns below 39; so few vectors are the user's choice
+        clustering.min_points_per_centroid = 1  # below 39 faiss warns; the user chose so few
     progress.console.print(f"Training {nlist} lists and {m} codebooks on {len(sample):,} vectors")
     index.train(sample)
     return index, {"nlist": nlist, "m": m, "seed": settings.seed}
 
 
 class FaissIndex:
-    """An index file, opened for searching; it may be used by several threads.
+    """An index file opened for searching; safe to use from several threads.
 
     Args:
         path: the file that `build_index` wrote.
-        nprobe: inverted lists that a query looks into, for "ivfpq"; 0 for 32.
-        ef_search: candidates that a query keeps on its way through the graph, for "hnsw"; 0 for 128. It is never below K.
+        nprobe: inverted lists that a query visits, for "ivfpq"; 0 for 32.
+        ef_search: candidates that a query keeps while it walks the graph, for "hnsw"; 0 for 128; never below K.
 
     Raises:
-        SailError: the index is missing, unfinished, damaged or of another format, or a parameter is of another kind.
+        SailError: the index is missing, unfinished, damaged or of another format, or a parameter is not of its kind.
     """
 
     def __init__(self, path: str | Path, *, nprobe: int = 0, ef_search: int = 0) -> None:
@@ -248,21 +247,21 @@ class FaissIndex:
         except (RuntimeError, OSError, pa.ArrowInvalid) as error:
             raise SailError(f"The index {self.path} cannot be read ({error}); build it again with `index`.") from error
         if not self._index.ntotal == len(table) == self.info.count:
-            raise SailError(f"The index {self.path} and its ids are not of one piece; build it again with `index`.")
+            raise SailError(f"The index {self.path} and its ids do not belong together; build it again with `index`.")
         self.ids: pa.Array = table["id"].combine_chunks()
         self.rows: np.ndarray = table["row"].to_numpy()
-        self._positions_known = self.info.kind != "ivfpq"
+        self._has_direct_map = self.info.kind != "ivfpq"
 
     @property
     def dims(self) -> int:
-        """D."""
+        """Width D of the vectors."""
         return self.info.dims
 
     def __len__(self) -> int:
         return self.info.count
 
     def nearest(self, z: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The vectors that the index finds near each query.
+        """Returns the vectors that the index finds near each query.
 
         Args:
             z: [Q, D] float32, any length of rows; a row of zeros finds nothing.
@@ -283,9 +282,9 @@ class FaissIndex:
 
     def vectors(self, positions: np.ndarray) -> np.ndarray:
         """[n, D] float32, the vectors at some positions; approximate for "ivfpq"."""
-        if not self._positions_known:  # costs 8 bytes per vector, so only who asks pays
+        if not self._has_direct_map:  # 8 bytes per vector, built when it is first needed
             self._index.make_direct_map()
-            self._positions_known = True
+            self._has_direct_map = True
         return unit_rows(np.stack([self._index.reconstruct(int(position)) for position in positions]))
 
     def _search_parameters(self, k: int) -> Any:

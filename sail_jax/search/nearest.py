@@ -1,7 +1,7 @@
-"""The nearest vectors of an embedding folder: exactly on the device, or a shortlist that is ranked anew.
+"""Nearest vectors of an embedding folder: exact search on the devices, or a shortlist that is reranked.
 
-What searches (here, and `faiss_index.FaissIndex`) has the width `dims`, the `ids` of its vectors, `nearest(z, k)`, `position(id)` and
-`vectors(positions)`.
+The classes here and `faiss_index.FaissIndex` share one interface: the width `dims`, the `ids` of the vectors,
+`nearest(z, k)`, `position(id)` and `vectors(positions)`.
 
 Axis letters: Q queries, N vectors, D width, K results, S shortlist.
 """
@@ -19,13 +19,13 @@ from sail_jax.vectors.unit import unit_rows
 
 
 class ExactSearch:
-    """Exact search on the device, block by block.
+    """Exact search on the devices, block by block.
 
-    The vectors are held in the host's memory as float32. From the first search on they stay on the devices too, where they fit
-    (`fits_on_devices`); else each search copies them there anew.
+    The host holds the vectors as float32. The first search copies them to the devices, where they stay if they fit
+    (`fits_on_devices`); otherwise every search copies them again.
 
     Args:
-        embeddings: what is searched.
+        embeddings: the vectors that are searched.
         block: vectors scored at a time.
     """
 
@@ -33,18 +33,18 @@ class ExactSearch:
         ids, self._z = embeddings.load()
         self.ids: pa.Array = pa.array(ids, pa.large_string())
         self.dims, self._block = embeddings.info.dims, block
-        self._blocks: dict[int, TargetBlocks] = {}  # by the number of dimensions that count
+        self._blocks: dict[int, TargetBlocks] = {}  # keyed by the number of leading dimensions
 
     def __len__(self) -> int:
         return len(self._z)
 
     def nearest(self, z: np.ndarray, k: int, *, dims: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """The vectors with the highest cosines to each query; ties go to the lower row.
+        """Returns the vectors with the highest cosine to each query; ties go to the lower row.
 
         Args:
-            z: [Q, D] float32, any length of rows; a row of zeros finds nothing.
+            z: [Q, D] float32, of any norm; a row of zeros finds nothing.
             k: results per query.
-            dims: how many of the first dimensions count; None for all.
+            dims: number of leading dimensions that are compared; None for all.
 
         Returns:
             rows: [Q, k] int64, highest cosine first; -1 where there are fewer than k.
@@ -57,32 +57,32 @@ class ExactSearch:
         return top_k_of(z[:, :dims], self._blocks[dims], k)
 
     def position(self, item_id: str) -> int:
-        """The row of an item, -1 where it is unknown."""
+        """Returns the row of an item, -1 if it is unknown."""
         return pc.index(self.ids, pa.scalar(item_id, pa.large_string())).as_py()
 
     def vectors(self, positions: np.ndarray) -> np.ndarray:
-        """[n, D] float32 of unit length, the vectors of some rows."""
+        """Returns the unit vectors of some rows, [n, D] float32."""
         return self._z[positions]
 
 
 class ShortlistSearch:
-    """A shortlist by what is cheap, ranked anew by the full vectors (Matryoshka, arXiv 2205.13147, sec. 4.3, adaptive retrieval).
+    """A shortlist from a cheap search, reranked by the full vectors (adaptive retrieval, arXiv 2205.13147, sec. 4.3).
 
-    The shortlist is made by the first dimensions of the vectors, exactly, or by an index, which may hold fewer dimensions too.
+    The shortlist comes from an exact search by the leading dimensions, or from an index, possibly of fewer dimensions.
 
     Args:
         exact: the full vectors.
-        size: S, vectors on the shortlist; those that are asked for, if that is more.
-        dims: how many of the first dimensions make the shortlist; 0 with an index.
-        index: what makes the shortlist in their place.
+        size: S, length of the shortlist; at least the number of results that are asked for.
+        dims: number of leading dimensions that the shortlist is searched by; 0 with an index.
+        index: index that the shortlist is searched by instead.
 
     Raises:
-        SailError: the dims do not fit the vectors, or the index is of other ones.
+        SailError: the dims do not fit the vectors, or the index was built from other embeddings.
     """
 
     def __init__(self, exact: ExactSearch, size: int, *, dims: int = 0, index: FaissIndex | None = None) -> None:
         if size < 1:
-            raise SailError("A shortlist holds one item at least.")
+            raise SailError("A shortlist must hold at least one item.")
         if index is None and not 0 < dims <= exact.dims:
             raise SailError(f"A shortlist by {dims} dimensions cannot be made of vectors with {exact.dims}.")
         if index is not None and dims:
@@ -99,7 +99,7 @@ class ShortlistSearch:
         return len(self._exact)
 
     def nearest(self, z: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The vectors of the shortlist with the highest cosines; see `ExactSearch.nearest`."""
+        """Returns the vectors of the shortlist with the highest cosines; see `ExactSearch.nearest`."""
         z = unit_rows(z)
         rows = self._shortlist(z, min(max(self._size, k), len(self)))
         cosines = np.full(rows.shape, -np.inf, np.float32)
@@ -110,7 +110,7 @@ class ShortlistSearch:
         return np.take_along_axis(rows, order, axis=1), np.take_along_axis(cosines, order, axis=1)
 
     def _shortlist(self, z: np.ndarray, size: int) -> np.ndarray:
-        """[Q, S] int64 rows, in any order; -1 where there are fewer."""
+        """Returns [Q, S] int64 rows in any order; -1 where there are fewer."""
         if self._index is None:
             return self._exact.nearest(z, size, dims=self._dims)[0]
         positions, _ = self._index.nearest(z[:, : self._index.dims], size)

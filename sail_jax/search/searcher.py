@@ -1,4 +1,4 @@
-"""Search: the items nearest to a text, a picture, a sound, a video, any mixture of them, or to an item.
+"""Finds the items nearest to a text, an image, a sound, a video, any mixture of them, or to another item.
 
 Axis letters: Q queries, D width, K results.
 """
@@ -25,11 +25,11 @@ FILE_KINDS = ("image", "audio", "video")
 
 
 class Hit(NamedTuple):
-    """An item that was found.
+    """A search result.
 
     Attributes:
-        id: its id.
-        score: its cosine to the query, approximate where a compressed index gave it.
+        id: id of the item.
+        score: its cosine to the query; approximate if it comes from a compressed index.
     """
 
     id: str
@@ -38,11 +38,11 @@ class Hit(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Shortlist:
-    """How a shortlist is made that the full vectors rank anew.
+    """How the shortlist is made that the full vectors rerank.
 
     Attributes:
-        dims: by how many of the first dimensions; 0 where an index makes it.
-        size: how many items are on it.
+        dims: number of leading dimensions that it is searched by; 0 if an index makes it.
+        size: items on it.
     """
 
     dims: int = 0
@@ -50,19 +50,20 @@ class Shortlist:
 
 
 class Searcher:
-    """Finds items among embeddings: exactly; with a shortlist by the first dimensions; by an index; or with a shortlist by an index.
+    """Embeds queries and finds the nearest items.
 
-    Several threads must not search at the same time.
+    Four searches: exact over embeddings; over a shortlist by leading dimensions; in an index; over a shortlist from an
+    index. Not safe to use from several threads at the same time.
 
     Args:
-        embedder: the model, which embedded the items too.
-        embeddings: the embedded items; with an index, they rank its shortlist anew.
+        embedder: the model that embedded the items.
+        embeddings: the embedded items; with an index, they rerank its shortlist.
         index: an index of them.
-        shortlist: how a shortlist is made; without one, the search of embeddings alone is exact.
-        text_instruction: the system prompt of queries that are text alone; None for that of the items.
+        shortlist: how the shortlist is made; None for exact search, where there is no index.
+        text_instruction: system prompt of queries that are only text; None for the items' own.
 
     Raises:
-        SailError: there is nothing to search, it is of another model, or index and embeddings do not belong together.
+        SailError: neither embeddings nor an index is given, or they do not belong to the model or to each other.
     """
 
     def __init__(
@@ -87,32 +88,32 @@ class Searcher:
             )
         self.info: EmbeddingInfo | IndexInfo = (embeddings or index).info
         self._embedder, self._text_instruction = embedder, text_instruction
-        self._nearest = _search_of(embeddings, index, shortlist, embedder.config.eval.corpus_block)
+        self._nearest = _make_search(embeddings, index, shortlist, embedder.config.eval.corpus_block)
 
     def __len__(self) -> int:
-        """The number of items that are searched."""
+        """Returns the number of items that are searched."""
         return len(self._nearest)
 
     def search(self, queries: Sequence[Item | str], k: int = 10) -> list[list[Hit]]:
-        """The items nearest to each query, best first.
+        """Returns the items nearest to each query, best first.
 
-        Of a query everything is shown that it has; text fields, as far as they were shown of the items.
+        All modalities of a query are shown, and those text fields that were shown of the items.
 
         Args:
             queries: texts, or items with any subset of text, frames and sound (see `query_item`).
-            k: results per query; fewer come where there are fewer.
+            k: results per query, fewer if there are fewer items.
 
         Raises:
             BadRecordError: a query cannot be decoded, or is empty.
             SailError: `k` is below 1.
         """
-        return self._hits(*self._nearest.nearest(self.encode(queries), self._room(k)))
+        return self._hits(*self._nearest.nearest(self.encode(queries), self._limit(k)))
 
     def like(self, item_ids: Sequence[str], k: int = 10) -> list[list[Hit]]:
-        """The items nearest to each of some items of the set, by its stored vector; the item itself is left out.
+        """Returns the items nearest to some items of the set, by their stored vectors, without the items themselves.
 
         Args:
-            item_ids: ids of items that are searched.
+            item_ids: ids of items of the set.
             k: results per item.
 
         Raises:
@@ -121,19 +122,22 @@ class Searcher:
         positions = np.array([self._position(item_id) for item_id in item_ids], np.int64)
         if not len(positions):
             return []
-        rows, cosines = self._nearest.nearest(self._nearest.vectors(positions), self._room(k) + 1)
+        rows, cosines = self._nearest.nearest(self._nearest.vectors(positions), self._limit(k) + 1)
         cosines[rows == positions[:, None]] = -np.inf
-        # The item itself goes last, or who is last of those that are one too many.
+        # One more than k was searched: the item itself, or else the last result, is dropped.
         order = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
         return self._hits(*(np.take_along_axis(part, order, axis=1) for part in (rows, cosines)))
 
     def encode(self, queries: Sequence[Item | str]) -> np.ndarray:
-        """[Q, D] float32 of unit length, the vectors of some queries in the width of the search."""
+        """Returns the unit vectors of some queries in the width of the search, [Q, D] float32."""
         items = [text_item(query) if isinstance(query, str) else query for query in queries]
         z = np.zeros((len(items), self._nearest.dims), np.float32)
-        bare = np.array([item.modalities == "T" and QUERY_FIELD in item.text for item in items], bool)
+        text_only = np.array([item.modalities == "T" and QUERY_FIELD in item.text for item in items], bool)
         own = self._text_instruction if self._text_instruction is not None else self.info.instruction
-        for places, instruction in ((np.flatnonzero(bare), own), (np.flatnonzero(~bare), self.info.instruction)):
+        for places, instruction in (
+            (np.flatnonzero(text_only), own),
+            (np.flatnonzero(~text_only), self.info.instruction),
+        ):
             if len(places):
                 z[places] = self._embed([items[place] for place in places], instruction)
         return z
@@ -141,9 +145,9 @@ class Searcher:
     def _embed(self, items: list[Item], instruction: str) -> np.ndarray:
         return self._embedder.encode(items, fields=self.info.fields, instruction=instruction, dims=self._nearest.dims)
 
-    def _room(self, k: int) -> int:
+    def _limit(self, k: int) -> int:
         if k < 1:
-            raise SailError(f"{k} results cannot be found; ask for one or more.")
+            raise SailError(f"k is {k}; ask for at least one result.")
         return min(k, len(self))
 
     def _position(self, item_id: str) -> int:
@@ -163,12 +167,12 @@ class Searcher:
         ]
 
 
-def _search_of(
+def _make_search(
     embeddings: EmbeddingSet | None, index: FaissIndex | None, shortlist: Shortlist | None, block: int
 ) -> ExactSearch | ShortlistSearch | FaissIndex:
     if embeddings is None:
         if shortlist is not None:
-            raise SailError("A shortlist is ranked anew by the full vectors: name the embeddings beside the index.")
+            raise SailError("A shortlist is reranked by the full vectors: name the embeddings beside the index.")
         return index
     exact = ExactSearch(embeddings, block=block)
     if index is None and shortlist is None:
@@ -183,7 +187,7 @@ class QueryFile:
 
     Attributes:
         kind: one of `FILE_KINDS`.
-        name: what messages call it.
+        name: its name in messages.
         data: its content.
     """
 
@@ -198,12 +202,12 @@ class QueryFile:
 
 
 def query_item(text: str, files: Sequence[QueryFile], config: Config) -> Item:
-    """A query out of a text and files, which are decoded once to see that they can be.
+    """Returns a query made of a text and files; each file is decoded once to check that it can be.
 
     Args:
         text: free text; empty for none.
-        files: pictures, at most one sound, at most one video (of which frames and sound are taken), in any order.
-        config: limits of media, and frames that are taken from a video.
+        files: images, at most one sound, at most one video (its frames and its sound are taken), in any order.
+        config: limits of media, and the number of frames taken from a video.
 
     Raises:
         BadRecordError: a file cannot be decoded; the message names it.
@@ -227,7 +231,7 @@ def query_item(text: str, files: Sequence[QueryFile], config: Config) -> Item:
         except BadRecordError as error:
             raise BadRecordError(error.problem, remedy="Search with another file", source=file.name) from error
     if len(sounds) > 1:
-        raise SailError("A query has one sound at most, that of a video included; leave out the others.")
+        raise SailError("A query has at most one sound, including that of a video; leave out the others.")
     if not (text.strip() or frames or sounds):
         raise SailError("There is nothing to search for: give a text, an image, a sound or a video.")
     return Item(
@@ -239,5 +243,5 @@ def query_item(text: str, files: Sequence[QueryFile], config: Config) -> Item:
 
 
 def caption(item: Item) -> str:
-    """The text of an item on one line."""
+    """Returns the text of an item on one line."""
     return shown_fields(item, TEXT_FIELDS).replace("\n", " · ")

@@ -1,14 +1,15 @@
-"""A page on this machine to search with: `serve`.
+"""Serves the search page on this machine (`serve`).
 
-The server listens on 127.0.0.1 alone. A page of another site that the same browser shows cannot use it: requests under another host name
-(DNS rebinding) and from another origin are refused, and a search has to be JSON, which another site may not send.
+The server listens on 127.0.0.1 only. Other pages in the same browser cannot use it: requests under another host
+name (DNS rebinding) or from another origin are refused, and a search must be JSON, which other sites may not send.
 
-    GET  /                    the page (search_page.html): one file, without anything from elsewhere
+    GET  /                    the page (search_page.html), one file that loads nothing from elsewhere
     GET  /about               title, number of items, limits
-    POST /search              {"text", "files": [{"name", "type", "data" (base64)}], "like" (an id), "k"} -> {"hits": [...]}
+    POST /search              {"text", "files", "like" (an id), "k"} -> {"hits": [...], "seconds"};
+                              a file is {"name", "type", "data" (base64)}
     GET  /thumbnail?id=ID     a small WebP of an item
 
-A failed search answers {"error": what is wrong}.
+A failed search answers {"error": MESSAGE}.
 """
 
 import base64
@@ -37,25 +38,25 @@ _THUMBNAIL_SIDE = 240
 _MAX_UPLOAD = 64 << 20  # bytes of the files of a query
 _MAX_BODY = _MAX_UPLOAD * 4 // 3 + (1 << 20)  # the same in base64, with a text
 _MAX_RESULTS = 200
-_TIMEOUT = 30.0  # seconds after which a connection that says nothing is closed
+_TIMEOUT = 30.0  # seconds after which an idle connection is closed
 
 
 class SearchPage:
-    """What the page shows, apart from how it is served. Searches take turns; the rest may be asked at the same time.
+    """Answers the requests of the page; searches run one at a time, other requests in parallel.
 
     Args:
-        searcher: finds the items.
+        searcher: searches the items.
         config: limits of media.
-        store: captions and pictures; None where there are none.
+        store: source of captions and images, or None.
         title: heading of the page.
     """
 
     def __init__(self, searcher: Searcher, config: Config, store: ItemStore | None, *, title: str) -> None:
         self._searcher, self._config, self._store, self._title = searcher, config, store, title
-        self._turn = threading.Lock()
+        self._search_lock = threading.Lock()
 
     def about(self) -> dict[str, Any]:
-        """Title, number of items, limits."""
+        """Returns title, number of items and limits."""
         return {
             "title": self._title,
             "items": len(self._searcher),
@@ -67,30 +68,30 @@ class SearchPage:
         """Answers a search.
 
         Args:
-            request: what the page sent, decoded from JSON.
+            request: the decoded JSON of the request.
 
         Returns:
-            "hits" (id, cosine, caption, and whether there are a picture and a sound) and "seconds".
+            "hits" (id, cosine, caption, whether the item has an image and a sound) and "seconds".
 
         Raises:
-            SailError: the request is malformed, a file cannot be decoded, there is nothing to search for.
+            SailError: the request is malformed, a file cannot be decoded, or the query is empty.
         """
         text, like, k, files = _checked(request)
         query = None if like else query_item(text, files, self._config)
         began = time.monotonic()
-        with self._turn:
+        with self._search_lock:
             (hits,) = self._searcher.like([like], k) if query is None else self._searcher.search([query], k)
         seconds = time.monotonic() - began
         return {"hits": [self._card(hit) for hit in hits], "seconds": round(seconds, 3)}
 
     def thumbnail(self, item_id: str) -> bytes | None:
-        """A small WebP of an item, or None where there is none."""
+        """Returns a small WebP of an item, or None if it has no image."""
         item = self._item(item_id)
         return webp_thumbnail(item.frames[0], _THUMBNAIL_SIDE) if item is not None and item.frames else None
 
     def finish(self) -> None:
-        """Waits for the search that is under way; no other starts after it."""
-        self._turn.acquire()
+        """Waits for the running search and prevents further ones."""
+        self._search_lock.acquire()
 
     def _card(self, hit: Hit) -> dict[str, Any]:
         item = self._item(hit.id)
@@ -112,14 +113,14 @@ class SearchPage:
 
 
 def _checked(request: Any) -> tuple[str, str, int, list[QueryFile]]:
-    """(text, id of the item to be like, K, files) of a request."""
+    """Returns (text, id of the item to search by, K, files) of a request, checked."""
     if not isinstance(request, dict):
         raise SailError("The request is not a JSON object.")
     text, like, k, files = (request.get(key, default) for key, default in _FIELDS.items())
     if not (isinstance(text, str) and isinstance(like, str) and type(k) is int and isinstance(files, list)):
-        raise SailError("The request has a field of the wrong type.")
+        raise SailError("A field of the request has the wrong type.")
     if k > _MAX_RESULTS:
-        raise SailError(f"{k} results are more than the page shows; ask for {_MAX_RESULTS} at most.")
+        raise SailError(f"{k} results are more than the page shows; ask for at most {_MAX_RESULTS}.")
     return text, like, k, [_query_file(file) for file in files]
 
 
@@ -133,22 +134,22 @@ def _query_file(file: Any) -> QueryFile:
         raise SailError("A file of the request is malformed; send name, type and data in base64.") from error
     kind = (kind or mimetypes.guess_type(name)[0] or "").partition("/")[0]
     if kind not in FILE_KINDS:
-        raise SailError(f"{name} is no image, sound or video, as far as its name and type tell; choose another file.")
+        raise SailError(f"{name} is not an image, sound or video by its name and type; choose another file.")
     return QueryFile(kind, name, data)
 
 
 class SearchServer(ThreadingHTTPServer):
-    """Serves a page on 127.0.0.1; a context manager that closes the port at its end.
+    """HTTP server of a page on 127.0.0.1; as a context manager it closes the port at the end.
 
     Args:
-        page: what is served.
-        port: the port; 0 for any that is free.
+        page: the page.
+        port: the port; 0 for any free one.
 
     Raises:
-        SailError: the port is taken, or is none.
+        SailError: the port is taken or out of range.
     """
 
-    daemon_threads = True  # a browser keeps connections open that nothing comes through
+    daemon_threads = True  # browsers keep idle connections open
     allow_reuse_address = True
 
     def __init__(self, page: SearchPage, port: int) -> None:
@@ -169,13 +170,13 @@ class SearchServer(ThreadingHTTPServer):
         return f"http://{_HOST}:{self.server_port}/"
 
     def __exit__(self, *args: Any) -> None:
-        """Closes the port, and waits for a search that is under way."""
+        """Closes the port and waits for the running search."""
         super().__exit__(*args)
         self.page.finish()
 
 
 def _policy(html: str) -> str:
-    """The content security policy: the page's own style and script, by their hashes, and nothing from elsewhere."""
+    """Returns the content security policy: only the page's own style and script, by their hashes."""
     own = {
         tag: " ".join(
             f"'sha256-{base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()}'"
@@ -190,7 +191,7 @@ def _policy(html: str) -> str:
 
 
 class _Refused(Exception):
-    """A request that is not answered: an HTTP status and why."""
+    """A refused request: HTTP status and reason."""
 
     def __init__(self, status: int, why: str) -> None:
         super().__init__(why)
@@ -212,7 +213,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             self._answer_or_refuse(method)
         except (ConnectionError, TimeoutError):
-            self.close_connection = True  # nobody listens any more
+            self.close_connection = True  # the client is gone
 
     def _answer_or_refuse(self, method: Any) -> None:
         try:
@@ -230,7 +231,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _check_origin(self) -> None:
         if self.headers.get("Host", "").lower() not in self.server.hosts:
-            raise _Refused(403, f"This page is served under {self.server.url} alone.")
+            raise _Refused(403, f"This page is served only at {self.server.url}.")
         origin = self.headers.get("Origin")
         if origin is not None and origin.removeprefix("http://").lower() not in self.server.hosts:
             raise _Refused(403, "Another site may not search here.")
@@ -286,4 +287,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_request(self, code: Any = "-", size: Any = "-") -> None:
-        """Says nothing: the terminal shows errors alone."""
+        """Logs nothing: the terminal shows only errors."""

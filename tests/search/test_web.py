@@ -107,7 +107,7 @@ def test_it_listens_on_this_machine_alone(server):
 def test_other_hosts_are_refused(server, host, path):
     host = host and host.replace("PORT", str(server.server_port))
     status, _, body = ask(server, "GET", path, Host=host)
-    assert status == 403 and b"alone" in body
+    assert status == 403 and b"served only at" in body
 
 
 def test_other_origins_are_refused(server):
@@ -154,14 +154,14 @@ def test_thumbnails(server, store):
         ({"text": "  "}, "nothing to search for"),
         ({"files": [file("cat.jpg", b"no picture", "image/jpeg")]}, "cat.jpg: the image cannot be decoded"),
         ({"files": [file("a.mp4", b"no video")]}, "a.mp4: the video cannot be decoded"),
-        ({"files": [file("a.txt", b"text")]}, "a.txt is no image, sound or video"),
+        ({"files": [file("a.txt", b"text")]}, "a.txt is not an image, sound or video"),
         ({"files": [{"name": "a.png"}]}, "malformed"),
         ({"files": [{"name": "a.png", "type": "", "data": "%%%"}]}, "malformed"),
         ({"files": ["a.png"]}, "malformed"),
         ({"files": "a.png"}, "wrong type"),
         ({"text": 3}, "wrong type"),
-        ({"text": "x", "k": 0}, "one or more"),
-        ({"text": "x", "k": 100000}, "200 at most"),
+        ({"text": "x", "k": 0}, "at least one"),
+        ({"text": "x", "k": 100000}, "at most 200"),
         ({"like": "nobody"}, "no item 'nobody'"),
         ([], "not a JSON object"),
         (b"{", "not JSON"),
