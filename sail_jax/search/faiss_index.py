@@ -208,7 +208,7 @@ def _trained_ivfpq(
     needed = max(1 << _BITS, nlist)
     if len(sample) < needed:
         raise SailError(
-            f"{embeddings.path} holds {len(sample)} vectors, and ivfpq with {nlist} lists needs at least {needed} to train; "
+            f"{embeddings.path} holds {len(sample)} vectors, and ivfpq with {nlist} lists needs {needed} to train; "
             "take a flat index, or fewer lists."
         )
     index = faiss.IndexIVFPQ(faiss.IndexFlatIP(dims), dims, nlist, m, _BITS, faiss.METRIC_INNER_PRODUCT)
