@@ -24,6 +24,7 @@ from sail_jax.embedding.bulk import EmbedOptions, embed
 from sail_jax.embedding.embedder import Embedder
 from sail_jax.embedding.item_source import open_source
 from sail_jax.errors import SailError
+from sail_jax.runs.fingerprint import fingerprint
 from sail_jax.vectors.embedding_set import EmbeddingSet
 
 
@@ -61,7 +62,7 @@ def test_the_store_is_the_default(whole, embedder, store, run):
     shown = [item for item in map(store.__getitem__, range(len(store))) if any(item.text.values())]
     assert ids == [item.item_id for item in shown] and len(list(whole.glob("part-*"))) == 27
     np.testing.assert_allclose(z, embedder.encode(shown, modalities="T"), atol=2e-5)
-    assert found.info.model == str(run) and found.info.fingerprint == embedder_lib.fingerprint(embedder.params)
+    assert found.info.model == str(run) and found.info.fingerprint == fingerprint(embedder.params)
     assert (whole / "bad_records.jsonl").read_text() == ""
 
 
@@ -236,7 +237,7 @@ def test_media_of_a_table_are_decoded_once(run, store, tmp_path, monkeypatch):
 
         return count
 
-    for module in ("features", "records"):
+    for module in ("features", "ingest.records"):
         for name, kind in (
             ("decode_image", "image"),
             ("decode_audio", "sound"),

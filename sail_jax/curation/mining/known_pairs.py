@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from sail_jax.config import Config
 from sail_jax.data import tables as tables_lib
 from sail_jax.data.hard_negative_table import query_key
+from sail_jax.data.row_groups import splits_of
 from sail_jax.data.tables import Pair, PairTable
 from sail_jax.errors import SailError
 
@@ -113,7 +114,7 @@ def known_tables(config: Config) -> Iterator[tuple[PairTable, float]]:
     """
     found = set()
     for path, min_score in _known_parts(config).items():
-        splits = tables_lib.splits_of(path)
+        splits = splits_of(path)
         for split in config.mining.positive_splits or ("",):
             if split and split not in splits:
                 continue
