@@ -1,8 +1,7 @@
-"""How activations lie on the mesh: their rows stay split over the axes of data parallelism.
+"""Keeps the rows of activations split over the data-parallel axes of the mesh.
 
-Left to itself, the compiler may split a product with a matrix whose inputs are split over `fsdp` along these inputs: it then
-gathers the rows of the whole batch on every device, and sums products over devices, instead of gathering the matrix. So with embeddings,
-lookups and Fourier transforms.
+Without these constraints the compiler may multiply by a matrix that is split over `fsdp` by gathering the rows of the
+whole batch on every device, not the matrix. The same happens with embeddings, lookups and Fourier transforms.
 """
 
 import contextlib
@@ -15,13 +14,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-# Axes of the mesh that a `jax.vmap` around the model goes over: no array has a part of its own on them.
+# Axes of the mesh that a `jax.vmap` around the model maps over: no array is split over them.
 _MAPPED: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar("mapped", default=frozenset())
 
 
 @contextlib.contextmanager
 def mapped_over(axis: str) -> Iterator[None]:
-    """Says that what is traced within is mapped over an axis of the mesh, as by `jax.vmap(..., spmd_axis_name=axis)`."""
+    """Marks an axis of the mesh as mapped, as by `jax.vmap(..., spmd_axis_name=axis)`, while the context is open."""
     before = _MAPPED.set(_MAPPED.get() | {axis})
     try:
         yield
@@ -30,14 +29,15 @@ def mapped_over(axis: str) -> Iterator[None]:
 
 
 def batch_axes() -> tuple[str, ...]:
-    """The axes of the mesh over which the first axis of activations is split."""
+    """Returns the mesh axes over which the rows of activations are split."""
     return tuple(name for name in ("data", "fsdp") if name not in _MAPPED.get())
 
 
 def split_rows(x: jax.Array) -> jax.Array:
-    """Keeps the rows of [T, ...] split over `batch_axes`; other axes are as the compiler likes. The same for their gradient.
+    """Keeps the rows of an array [T, ...] and of its gradient split over `batch_axes`.
 
-    Without a mesh (`jax.set_mesh`), and where the rows do not split evenly, nothing is changed.
+    The compiler decides about the other axes.
+    Does nothing without a mesh (`jax.set_mesh`), or where the rows do not split evenly.
     """
     if not _splits(len(x)):
         return x
@@ -45,14 +45,14 @@ def split_rows(x: jax.Array) -> jax.Array:
 
 
 def look_up(table: jax.Array, tokens: jax.Array, dtype: Any) -> jax.Array:
-    """Rows of a table of embeddings that may be split over `fsdp` along its width.
+    """Looks up rows of an embedding table whose width may be split over `fsdp`.
 
-    Every device takes its part of the width for all tokens of its place on `data`, and the parts are then exchanged: the
-    compiler's own choice, to gather the gradient of the whole batch on every device, grows with the mesh.
+    Every device looks up its part of the width for all tokens of its place on `data`; then devices exchange the parts.
+    The compiler's own choice gathers the gradient of the whole batch on every device, which grows with the mesh.
 
     Args:
         table: [vocabulary, D].
-        tokens: [B, N] int32; those out of range give NaN.
+        tokens: [B, N] int32; tokens out of range give NaN.
         dtype: of the result.
 
     Returns:
@@ -62,7 +62,7 @@ def look_up(table: jax.Array, tokens: jax.Array, dtype: Any) -> jax.Array:
     exchanged = parts > 1 and table.shape[1] % parts == 0
     places = tuple(name for name in batch_axes() if name != "fsdp")
     tokens = _placed(tokens, places) if exchanged else tokens
-    # The rows are cast, not the table: it is the largest array of the model.
+    # Cast the rows, not the table, which is the largest array of the model.
     rows = jnp.take(table, tokens, axis=0, mode="fill").astype(dtype)
     if not exchanged:
         return rows
@@ -71,9 +71,9 @@ def look_up(table: jax.Array, tokens: jax.Array, dtype: Any) -> jax.Array:
 
 
 def _exchange(rows: jax.Array) -> jax.Array:
-    """On each of n places on `fsdp`: [n B, N, D / n], a part of the width, -> [B, N, D], a part of the rows.
+    """Turns a part of the width into a part of the rows: [n B, N, D / n] -> [B, N, D] on each of n places on `fsdp`.
 
-    One permutation after the other: for an all-to-all on a large slice, the compiler of TPUs plans the ways for minutes.
+    It uses one permutation after another, since the TPU compiler takes minutes to plan an all-to-all on a large slice.
     """
     parts, place = _fsdp(), jax.lax.axis_index("fsdp")
     blocks = rows.reshape(parts, -1, *rows.shape[1:])
@@ -81,14 +81,15 @@ def _exchange(rows: jax.Array) -> jax.Array:
     for away in range(1, parts):
         block = jax.lax.dynamic_index_in_dim(blocks, (place + away) % parts, keepdims=False)
         found.append(jax.lax.ppermute(block, "fsdp", [(i, (i + away) % parts) for i in range(parts)]))
-    by_origin = jnp.stack(found)[(place - jnp.arange(parts)) % parts]  # the k-th came from k places before
+    by_origin = jnp.stack(found)[(place - jnp.arange(parts)) % parts]  # the k-th block came from k places before
     return jnp.moveaxis(by_origin, 0, -2).reshape(*by_origin.shape[1:-1], -1)
 
 
 def on_shards(function: Callable[[jax.Array], jax.Array], rows: jax.Array) -> jax.Array:
-    """Applies a function that works row by row to the rows [T, ...] of every device, where they split evenly.
+    """Applies a row-wise function to the rows [T, ...] that each device holds.
 
-    For operations that the compiler would run on the rows of the whole batch on every device, as it does with a Fourier transform.
+    For operations such as a Fourier transform, which the compiler would run on the whole batch on every device. Where
+    the rows do not split evenly, the function is applied to all of them.
     """
     if not _splits(len(rows)):
         return function(rows)
@@ -97,7 +98,7 @@ def on_shards(function: Callable[[jax.Array], jax.Array], rows: jax.Array) -> ja
 
 
 def _splits(rows: int) -> bool:
-    """Whether there is a mesh over which so many rows split evenly."""
+    """Returns whether there is a mesh over which so many rows split evenly."""
     mesh = jax.sharding.get_abstract_mesh()
     return not mesh.empty and rows % math.prod(mesh.shape[axis] for axis in batch_axes()) == 0
 

@@ -1,4 +1,4 @@
-"""The (`data`, `fsdp`, `tensor`) mesh, and how a global batch lies on it."""
+"""The (`data`, `fsdp`, `tensor`) mesh, and how a global batch is split over it."""
 
 import math
 
@@ -11,16 +11,16 @@ from sail_jax.config.training import MeshConfig
 from sail_jax.errors import SailError
 
 AXES = ("data", "fsdp", "tensor")
-# Pairs are split over both axes of data parallelism.
+# Pairs are split over both data-parallel axes.
 BATCH_SPEC = PartitionSpec(("data", "fsdp"))
 
 
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
-    """Arranges devices as (data, fsdp, tensor).
+    """Returns the mesh of some devices, arranged as (data, fsdp, tensor).
 
     Args:
         config: sizes of the axes; one may be -1 and takes the rest.
-        devices: the devices; by default all of the run, those of other processes too.
+        devices: the devices; by default those of all processes.
 
     Raises:
         SailError: when the sizes do not multiply to the number of devices.
@@ -36,7 +36,7 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
 
 
 def data_shards(mesh: Mesh) -> int:
-    """Shards into which the pairs of a batch are split."""
+    """Returns the number of shards into which the pairs of a batch are split."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
@@ -46,15 +46,15 @@ def check_batch(mesh: Mesh, batch_size: int, micro_batches: int = 1) -> None:
     if batch_size % (shards * micro_batches):
         parts = f", and config.train.micro_batches each of these in {micro_batches}" if micro_batches > 1 else ""
         raise SailError(
-            f"config.data.batch_size is {batch_size}; the mesh splits it in {shards} equal parts{parts}. Choose a multiple of "
-            f"{shards * micro_batches}."
+            f"config.data.batch_size is {batch_size}; the mesh splits it in {shards} equal parts{parts}. "
+            f"Choose a multiple of {shards * micro_batches}."
         )
 
 
 def host_rows(mesh: Mesh, batch_size: int, micro_batches: int = 1) -> tuple[int, int]:
-    """Range (start, stop) of the global batch that this process has to provide.
+    """Returns the rows (start, stop) of the global batch that this process provides.
 
-    Processes that differ in their place on the tensor axis alone provide the same rows.
+    Processes that differ only in their place on the tensor axis provide the same rows.
 
     Args:
         mesh: the mesh.
@@ -73,6 +73,6 @@ def host_rows(mesh: Mesh, batch_size: int, micro_batches: int = 1) -> tuple[int,
 
 
 def shard_batch(batch: Batch, mesh: Mesh) -> Batch:
-    """Builds the global arrays of a batch from the part that this process holds; returns before they are on the devices."""
+    """Builds the global arrays of a batch from the rows of this process, without waiting for the transfer."""
     sharding = NamedSharding(mesh, BATCH_SPEC)
     return jax.tree.map(lambda local: jax.make_array_from_process_local_data(sharding, local), batch)

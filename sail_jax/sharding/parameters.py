@@ -1,7 +1,7 @@
-"""One first-match table of regular expressions decides, by a parameter's path, how it is treated.
+"""First-match tables of regular expressions: how each parameter is sharded, decayed and frozen, by its path.
 
 Paths are joined by "/", for example "model/llm/layers/attention/query/kernel". Tables are read from the top; the first
-pattern that is found in the path (`re.search`) decides. The same mechanism serves sharding, weight decay and freezing.
+pattern that is found in the path (`re.search`) decides.
 """
 
 import difflib
@@ -18,8 +18,8 @@ from sail_jax.errors import SailError
 
 Value = TypeVar("Value")
 
-# Axes of the last dimensions of a parameter; leading dimensions (scanned layers) are never split. Column-parallel layers
-# split their output over `tensor`, row-parallel layers their input, and the other side is split over `fsdp`.
+# Axes of the last dimensions of a parameter; leading dimensions (scanned layers) are never split. Column-parallel
+# layers split their output over `tensor`, row-parallel layers their input; the other side is split over `fsdp`.
 SHARDING: Sequence[tuple[str, tuple[str | None, ...]]] = (
     (r"(llm/embedding|word_embedding)$", ("tensor", "fsdp")),
     (r"(query|key|value|gate|up)/kernel$", ("fsdp", "tensor")),
@@ -29,7 +29,7 @@ SHARDING: Sequence[tuple[str, tuple[str | None, ...]]] = (
     (r".*", ()),
 )
 
-# Weight decay acts on matrices alone: no norms, biases, position tables, latents, temperatures or stored statistics.
+# Only matrices decay: no norms, biases, position tables, latents, temperatures or stored statistics.
 WEIGHT_DECAY: Sequence[tuple[str, bool]] = (
     (r"^objective/", False),
     (r"^lora/", True),
@@ -38,8 +38,8 @@ WEIGHT_DECAY: Sequence[tuple[str, bool]] = (
     (r".*", False),
 )
 
-# What is frozen whatever the config says, and what never is; `frozen_rules` goes on from here. Statistics of the audio
-# tower's input normalisation are constants of its pre-training.
+# What is always or never frozen; `frozen_rules` appends the rules of the config. Statistics of the audio tower's input
+# normalisation are constants of its pre-training.
 FROZEN: Sequence[tuple[str, bool]] = (
     (r"^(objective|lora)/", False),
     (r"^audio/input_norm/(mean|var)$", True),
@@ -47,17 +47,17 @@ FROZEN: Sequence[tuple[str, bool]] = (
 
 
 def rate_rules(config: OptimizerConfig) -> Sequence[tuple[str, float]]:
-    """The table that says of every parameter by what its learning rate is multiplied."""
+    """Returns the table of factors on the learning rate."""
     return [(r"^objective/log_temperature$", config.temperature_rate), (r".*", 1.0)]
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """The path of a leaf, as `jax.tree_util` gives it, joined by "/"."""
+    """Returns the path of a leaf, as `jax.tree_util` gives it, joined by "/"."""
     return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
 
 
 def first_match(rules: Sequence[tuple[str, Value]], name: str) -> Value:
-    """The value of the first rule whose pattern is found in `name`.
+    """Returns the value of the first rule whose pattern is found in `name`.
 
     Raises:
         ValueError: when no rule matches.
@@ -69,15 +69,15 @@ def first_match(rules: Sequence[tuple[str, Value]], name: str) -> Value:
 
 
 def match(rules: Sequence[tuple[str, Value]], tree: Any) -> Any:
-    """A tree of the same structure that holds each leaf's first match."""
+    """Returns a tree of the same structure with the first match of each leaf."""
     return jax.tree_util.tree_map_with_path(lambda path, _: first_match(rules, path_name(path)), tree)
 
 
 def frozen_rules(config: Config, names: Sequence[str]) -> Sequence[tuple[str, bool]]:
-    """The table that says of every parameter whether it is frozen; of the model's, it reads the path within the model.
+    """Returns the table of frozen parameters; paths of the model are relative to the model.
 
     Args:
-        config: its `optimizer.freeze` comes first, then, with adapters, `lora.trained`, and all else is frozen.
+        config: `optimizer.freeze` comes first; with adapters, everything but `lora.trained` is frozen too.
         names: paths of the model's parameters.
 
     Raises:
@@ -87,13 +87,13 @@ def frozen_rules(config: Config, names: Sequence[str]) -> Sequence[tuple[str, bo
     rules = [*FROZEN, *((pattern, True) for pattern in config.optimizer.freeze)]
     if config.lora.rank:
         matching(config.lora.trained, names, "config.lora.trained")
-        # No checkpoint has an encoder of sequences: frozen, it would stay as it was drawn.
+        # No published checkpoint has a sequence encoder; frozen, it would keep its random initialisation.
         rules += [*((pattern, False) for pattern in config.lora.trained), (r"^sequence/", False)]
     return [*rules, (r".*", config.lora.rank > 0)]
 
 
 def partition_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """How a parameter is split: the first match of `SHARDING`, without axes that do not divide a dimension."""
+    """Returns how a parameter is split: the first match of `SHARDING`, less axes that do not divide a dimension."""
     axes = first_match(SHARDING, name)
     if len(axes) > len(shape):
         return PartitionSpec(*[None] * len(shape))
@@ -105,7 +105,7 @@ def partition_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSp
 
 
 def split_over_data(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """The spec with the largest dimension that can be split over `data` besides its own axis split so, if there is one."""
+    """Splits the largest dimension that divides evenly over `data` too, if there is one."""
     data = mesh.shape["data"]
     fitting = [
         at for at, axis in enumerate(spec) if shape[at] and shape[at] % (data * (mesh.shape[axis] if axis else 1)) == 0
@@ -118,14 +118,14 @@ def split_over_data(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> 
 
 
 def abstract_on_mesh(shapes: Any, mesh: Mesh, *, over_data: bool = False) -> Any:
-    """Adds to every leaf of a tree of abstract arrays its sharding by the rules table.
+    """Returns a tree of abstract arrays with their shardings by the rules table.
 
-    Optimiser moments carry the path of their parameter as the end of their own, so they are split like it.
+    The path of an optimiser moment ends in the path of its parameter, so it is split in the same way.
 
     Args:
         shapes: the tree.
         mesh: the mesh.
-        over_data: whether the leaves are split over `data` besides, as moments are under ZeRO-2.
+        over_data: whether the leaves are split over `data` as well, as moments are under ZeRO-2.
     """
 
     def with_sharding(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
@@ -137,7 +137,7 @@ def abstract_on_mesh(shapes: Any, mesh: Mesh, *, over_data: bool = False) -> Any
 
 
 def matching(patterns: Sequence[str], names: Sequence[str], path: str) -> list[str]:
-    """The names in which one of the patterns is found (`re.search`).
+    """Returns the names in which one of the patterns is found (`re.search`).
 
     Args:
         patterns: regular expressions, the value of a setting.
