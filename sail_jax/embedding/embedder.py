@@ -1,10 +1,9 @@
-"""A loaded model that turns items into vectors; the only place that knows how to batch for inference.
+"""Embeds items with a trained model; inference batches are formed only here.
 
-Axis letters: V views, n items of a window, N token positions, D width.
+Axis letters: V views, n items of a window, N token positions, D width, Q histories, L items of a history.
 
-Batches are formed of items that are alike, so that little of what is computed is padding: a window of items at a time is
-sorted by what they hold, and each batch is as long as its longest item. Lengths, rows, frames and clips come in steps,
-so that few shapes are compiled.
+To keep padding small, a window of items is sorted by what they hold, and each batch is as long as its longest item.
+Lengths, rows, frames and clips are rounded up to buckets, so that few shapes are compiled.
 """
 
 import dataclasses
@@ -40,19 +39,19 @@ from sail_jax.runs.directory import RunDirectory
 from sail_jax.sharding.mesh import data_shards, make_mesh, shard_batch
 from sail_jax.vectors.unit import unit_rows
 
-# Items of a window, in batches, and the bytes of decoded media at which it closes early: both bound what is held on the host.
+# Size of a window in batches, and the bytes of decoded media at which it closes early; they bound the host's memory.
 _WINDOW_BATCHES = 16
 _WINDOW_BYTES = 256 << 20
-# Histories that are pooled at a time.
+# Histories that are pooled in one call.
 _HISTORIES = 256
 
 
 class NothingShownError(BadRecordError):
-    """An item that has none of the modalities that are shown; often no fault of the data."""
+    """An item has none of the modalities that are shown, which is often no fault of the data."""
 
 
 class Embedder:
-    """Embeds items with fixed parameters.
+    """Embeds items with fixed parameters of a model.
 
     Args:
         config: the experiment.
@@ -82,23 +81,23 @@ class Embedder:
         """Embeds items and texts.
 
         Args:
-            items: items; strings as free-text queries; or dicts such as {"title": "sourdough", "image": "frame.jpg"}, whose keys
-                `item_dicts.to_item` lists. They are read as they are needed.
-            dims: how many of the first dimensions are kept, best one of `config.objective.matryoshka`, for which the
-                model was trained; None for all.
-            batch_size: items per batch, which changes speed alone; None for `config.eval.batch_size`.
-            modalities: what is shown of them.
+            items: items; strings as free-text queries; or dicts such as {"title": "sourdough", "image": "frame.jpg"},
+                whose keys `item_dicts.to_item` lists. They are consumed as a stream.
+            dims: number of leading dimensions that are kept; one of `config.objective.matryoshka` works best, as the
+                model was trained for these. None keeps all.
+            batch_size: items per batch; affects only speed. None takes `config.eval.batch_size`.
+            modalities: modalities of the items that are shown.
             fields: text fields that are shown.
-            instruction: the system prompt; a run with a unified one shows that in its place.
+            instruction: the system prompt; replaced by `config.prompt.unified` where the run has one.
             show_progress: whether a progress bar is shown.
 
         Returns:
             [items, dims] float32, rows of unit length.
 
         Raises:
-            BadRecordError: when an item cannot be read or decoded, or has none of the modalities; the error names its
-                position, and the field.
-            SailError: on wrong dims, batch size, modalities or fields.
+            BadRecordError: an item cannot be read or decoded, or has none of the modalities; the message names its
+                position and the field.
+            SailError: wrong dims, batch size, modalities or fields.
         """
         if isinstance(items, Item | str | Mapping):
             raise SailError("encode takes a list of items and texts; write encode([item]).")
@@ -116,10 +115,10 @@ class Embedder:
         return np.concatenate(blocks) if blocks else np.zeros((0, dims), np.float32)
 
     def view(self, modalities: str, fields: Sequence[str], instruction: str) -> View:
-        """What is shown of items, under the instruction that the model was trained to read in place of this one.
+        """Returns the view of items under an instruction, or under the unified one if the model was trained with it.
 
         Raises:
-            SailError: on unknown modalities or fields.
+            SailError: unknown modalities or fields.
         """
         return View(modalities, tuple(fields), prompts.instruction(self.config.prompt, instruction))
 
@@ -131,18 +130,17 @@ class Embedder:
         *,
         batch_size: int | None = None,
     ) -> Iterator[tuple[np.ndarray, dict[int, BadRecordError]]]:
-        """Embeds window by window, in order, decoding the next window while the device works on this one.
+        """Embeds items window by window, in order; decodes the next window while the device computes.
 
         Args:
-            items: any number of items, or functions that load one, which are called in threads; they are read as they are
-                needed.
-            view: what is shown of them; its modalities must cover those of `views`.
-            views: modality sets, each of which gives an embedding of its own; the towers run once.
+            items: a stream of items, or of functions that load one, which are called in threads.
+            view: the fields, the instruction and the modalities, which must cover those of `views`.
+            views: modality sets, each embedded separately; the towers run once.
             batch_size: items per batch, rounded up to the data-parallel devices; None for `config.eval.batch_size`.
 
         Yields:
             z: [V, n, D] float32 of the next n items, not normalised; zeros for bad items.
-            bad: position within these n -> error, for items that could not be used.
+            bad: position within these n -> error, for items that cannot be used.
         """
         batch = self._whole_batch(self.config.eval.batch_size if batch_size is None else batch_size)
         pending: list[tuple[list[_Placed], dict[int, BadRecordError]]] = []
@@ -155,11 +153,11 @@ class Embedder:
                 yield self._collect(*entry)
 
     def pool(self, vectors: np.ndarray, sequences: Sequence[np.ndarray]) -> np.ndarray:
-        """The vectors of histories, pooled as the model was trained to (`config.model.sequence`).
+        """Returns the pooled vectors of histories, as the model was trained (`config.model.sequence`).
 
         Args:
-            vectors: [n, D] of items, may be memory-mapped; rows of zeros are items without a vector, which take no part.
-            sequences: Q arrays of rows of `vectors`, oldest first; of those longer than `config.model.sequence.max_items` the last.
+            vectors: [n, D] of items, may be memory-mapped; rows of zeros, items without a vector, are ignored.
+            sequences: Q arrays of rows of `vectors`, oldest first; the last `config.model.sequence.max_items` are pooled.
 
         Returns:
             [Q, D] float32, not normalised.
@@ -177,7 +175,7 @@ class Embedder:
         return pooled
 
     def _whole_batch(self, size: int) -> int:
-        """The least multiple of the data-parallel devices that is no smaller than `size`."""
+        """Rounds a batch size up to a multiple of the data-parallel devices."""
         if size < 1:
             raise SailError(f"batch_size is {size}; it must be at least 1.")
         return -(-size // self._groups) * self._groups
@@ -185,7 +183,7 @@ class Embedder:
     def _prepare(
         self, items: Iterable[Item | Callable[[], Item]], view: View, batch: int, pool: ThreadPoolExecutor
     ) -> Iterator[tuple[list[ItemFeatures], dict[int, BadRecordError]]]:
-        """Features of the items of a window, and what was wrong with those that are blank."""
+        """Yields the features of each window, and the errors of its bad items, whose features are blank."""
         window: list[ItemFeatures] = []
         bad: dict[int, BadRecordError] = {}
         held = 0
@@ -218,16 +216,16 @@ class Embedder:
         return features
 
     def _dispatch_window(self, features: list[ItemFeatures], batch: int, views: tuple[str, ...]) -> list["_Placed"]:
-        """Starts the batches of a window, each of items that are alike."""
+        """Starts the batches of a window, each made of similar items."""
         held = [(len(item.frames), len(item.clips), _length(item)) for item in features]
         order = sorted(range(len(features)), key=held.__getitem__)
         batches = [order[at : at + batch] for at in range(0, len(order), batch)]
         return [(places, self._dispatch([features[i] for i in places], batch, views)) for places in batches]
 
     def _dispatch(self, features: list[ItemFeatures], batch: int, views: tuple[str, ...]) -> jax.Array:
-        """Starts one batch; [V, rows, D], with rows of padding at the end."""
+        """Starts one batch; returns [V, rows, D] with padding rows at the end."""
         rows = features + [self._extract.blank()] * (self._rows(len(features), batch) - len(features))
-        length = min(_step_up(max(map(_length, rows))), len(rows[0].tokens))
+        length = min(_bucket(max(map(_length, rows))), len(rows[0].tokens))
         rows = [
             dataclasses.replace(row, tokens=row.tokens[:length], token_types=row.token_types[:length]) for row in rows
         ]
@@ -236,42 +234,42 @@ class Embedder:
             [0] * len(rows),
             [None] * len(rows),
             groups=self._groups,
-            frame_capacity=self._room([len(row.frames) for row in rows]),
-            clip_capacity=self._room([len(row.clips) for row in rows]),
+            frame_capacity=self._capacity([len(row.frames) for row in rows]),
+            clip_capacity=self._capacity([len(row.clips) for row in rows]),
             audio_width=self.config.model.audio.projection,
         )
         with jax.set_mesh(self.mesh):
             return _forward(self._model, self.params, shard_batch(arrays, self.mesh), views)
 
     def _rows(self, count: int, batch: int) -> int:
-        """Rows for `count` items of a batch, in steps of doubling: one query does not pay for a whole batch."""
+        """Returns the rows of a batch for `count` items: a power of two per device, so that one query stays cheap."""
         rows = self._groups
         while rows < count:
             rows *= 2
         return min(rows, batch)
 
-    def _room(self, counts: list[int]) -> int:
-        """Room for all media of a batch, in steps of doubling so that few shapes are compiled."""
+    def _capacity(self, counts: list[int]) -> int:
+        """Returns the capacity for the media of a batch, in powers of two so that few shapes are compiled."""
         per_group = np.asarray(counts).reshape(self._groups, -1).sum(axis=1).max()
         if per_group == 0:
             return 0
-        room = len(counts) // self._groups
-        while room < per_group:
-            room *= 2
-        return room * self._groups
+        capacity = len(counts) // self._groups
+        while capacity < per_group:
+            capacity *= 2
+        return capacity * self._groups
 
     def _collect(
         self, batches: list["_Placed"], bad: dict[int, BadRecordError]
     ) -> tuple[np.ndarray, dict[int, BadRecordError]]:
-        """Waits for the batches of a window and lays their rows where the items stood."""
+        """Waits for the batches of a window and puts their rows back in the order of the items."""
         views = batches[0][1].shape[0]
         values = np.zeros((views, sum(len(places) for places, _ in batches), self.width), np.float32)
         for places, z in batches:
             values[:, places] = np.asarray(z)[:, : len(places)]
         if not np.isfinite(values).all():
             raise SailError(
-                "The model's vectors are not finite: its training went astray (see the loss in metrics.jsonl). Use an earlier "
-                "checkpoint, or train again with a lower config.optimizer.peak."
+                "The model's vectors are not finite: its training diverged (see the loss in metrics.jsonl). Use an "
+                "earlier checkpoint, or train again with a lower config.optimizer.peak."
             )
         values[:, list(bad)] = 0
         return values, bad
@@ -282,10 +280,10 @@ _Placed = tuple[list[int], jax.Array]
 
 
 def check_dims(dims: int | None, width: int) -> int:
-    """How many dimensions are kept of an embedding of `width`: `dims`, or all for None.
+    """Returns the number of dimensions to keep: `dims`, or `width` for None.
 
     Raises:
-        SailError: the embedding has not that many.
+        SailError: `dims` is not between 1 and `width`.
     """
     if dims is not None and not 1 <= dims <= width:
         raise SailError(f"dims is {dims}; the model's embeddings have 1 to {width} dimensions.")
@@ -293,18 +291,18 @@ def check_dims(dims: int | None, width: int) -> int:
 
 
 def _at_position(error: BadRecordError, position: int) -> BadRecordError:
-    """The error of an item in a list, which may have no id."""
+    """Adds the position of an item in its list, as it may have no id."""
     record = f"item {position}" + f" ({error.record})" * bool(error.record)
     return BadRecordError(error.problem, remedy=error.remedy, record=record, field=error.field)
 
 
 def _length(item: ItemFeatures) -> int:
-    """Positions of an item up to its last token."""
+    """Returns the number of tokens of an item."""
     return int(np.count_nonzero(item.token_types))
 
 
-def _step_up(length: int) -> int:
-    """The next of 8, 16, ... 64, 80, 96, 112, 128, 160, ...: from 32 on four lengths per doubling, a fifth of padding at most."""
+def _bucket(length: int) -> int:
+    """Rounds a length up to 8, 16, ... 64, 80, 96, 112, 128, 160, ...: at most a fifth of padding from 32 on."""
     length = max(length, 1)
     step = max(8, (1 << (length - 1).bit_length()) // 8)
     return -(-length // step) * step
@@ -312,14 +310,14 @@ def _step_up(length: int) -> int:
 
 @functools.partial(jax.jit, static_argnames=("model", "views"))
 def _forward(model: nn.Module, params: Any, batch: Batch, views: tuple[str, ...]) -> jax.Array:
-    """[V, B, D] embeddings of a batch with one item per pair; compiled once for all embedders of a model."""
+    """Returns the embeddings [V, B, D] of a batch with one item per pair; compiled once per model."""
     (z,), _ = model.apply({"params": params}, batch, (views,))
     return z
 
 
 @functools.partial(jax.jit, static_argnames=("model",))
 def _pool(model: nn.Module, params: Any, vectors: jax.Array) -> jax.Array:
-    """[B, L, D] -> [B, D]."""
+    """Pools histories, [B, L, D] -> [B, D]."""
     head = SequenceHead(model.config.sequence, model.config.llm.width, dtype=jnp.dtype(model.config.dtype))
     return head.apply({"params": params.get("sequence", {})}, vectors, (vectors != 0).any(-1), method="pool")
 
@@ -336,21 +334,21 @@ def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 
 def load(workdir: str | Path, config: Config | None = None) -> Embedder:
-    """Loads the latest checkpoint of a run, on all devices of this process.
+    """Loads the latest checkpoint of a run onto all devices of this process.
 
     Args:
         workdir: the run directory.
-        config: evaluation settings and data folder to use instead of those the run was started with.
+        config: replaces the config of the run, for other evaluation settings or another data folder.
 
     Raises:
-        SailError: when there is no run or no checkpoint, the checkpoint is of another config, or the folder is an export,
-            which holds no run's config.
+        SailError: there is no run or no checkpoint, the checkpoint does not fit the config, or the folder is an export.
     """
     run = RunDirectory(workdir)
     if (run.path / "modules.json").is_file():
         raise SailError(
-            f"{run.path} is an exported model: load it with sentence_transformers.SentenceTransformer({str(workdir)!r}, "
-            "trust_remote_code=True), or load the run that it was exported from."
+            f"{run.path} is an exported model: load it with "
+            f"sentence_transformers.SentenceTransformer({str(workdir)!r}, trust_remote_code=True), "
+            "or load the run that it was exported from."
         )
     config = config or run.load_config()
     mesh = make_mesh(MeshConfig(), jax.local_devices())

@@ -1,4 +1,4 @@
-"""What bulk embedding reads: an item store, a table of items, or a folder of media and text files."""
+"""Sources of bulk embedding: an item store, a table of items, or a folder of media and text files."""
 
 import dataclasses
 import functools
@@ -32,16 +32,16 @@ SUFFIXES = {
     "video": (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v"),
 }
 _KIND = {suffix: kind for kind, suffixes in SUFFIXES.items() for suffix in suffixes}
-# No prompt has room for more; the rest of a text file is not read.
+# The rest of a text file is not read; no prompt has room for it.
 _MAX_CHARACTERS = 1 << 20
 
 
 class Entry(NamedTuple):
-    """An item that was not loaded yet.
+    """An item that is loaded later.
 
     Attributes:
-        item_id: its id; empty where it has none, which `load` reports.
-        load: loads it, in any thread; raises BadRecordError when it cannot be used.
+        item_id: its id; empty if it has none, which `load` reports.
+        load: loads it, in any thread; raises BadRecordError if it cannot be used.
     """
 
     item_id: str
@@ -53,10 +53,10 @@ class ItemSource:
     """Items in a fixed order.
 
     Attributes:
-        name: the folder or file, as messages show it.
-        rows: number of items, the bad ones included.
-        identity: setting -> value of all on which the items depend; a change of it is a change of the source.
-        entries: entries(start) streams them from the one with index `start` on.
+        name: the folder or file, for messages.
+        rows: number of items, bad ones included.
+        identity: setting -> value, for everything that the items depend on; another identity is another source.
+        entries: entries(start) yields the items from index `start` on.
     """
 
     name: str
@@ -66,18 +66,18 @@ class ItemSource:
 
 
 def open_source(path: Path | None, config: Config) -> ItemSource:
-    """Opens what a path holds.
+    """Opens the items that a path holds.
 
     Args:
         path: None for the item store of the config's data folder; else
             - an item store, or the folder that `ingest` wrote;
             - a table of items (CSV, JSONL, Parquet) with the columns of `config.ingest.source`, media files relative to
-              its folder; a folder of nothing but such tables; or an export folder that holds `config.ingest.source.path`;
-            - a folder of files, each of which is an item: its id is the path within the folder.
+              its folder; a folder of only such tables; or an export folder that holds `config.ingest.source.path`;
+            - a folder of files, each of them an item whose id is its path within the folder.
         config: the experiment.
 
     Raises:
-        SailError: there is nothing there that can be read, a column is missing, or it is not clear what is meant.
+        SailError: nothing there can be read, a column is missing, or the folder is ambiguous.
     """
     if path is None:
         return _store_source(open_store(config))
@@ -119,7 +119,7 @@ def _store_source(store: ItemStore) -> ItemSource:
 
 
 def _table_source(folder: Path, name: str, config: IngestConfig) -> ItemSource:
-    # What no model is shown need not be there.
+    # Columns that no model is shown may be missing.
     columns = dataclasses.replace(config.source, labels="", id_embeddings={})
     config = dataclasses.replace(config, source=columns)
     table = open_table(folder, name, "--source", config.source.header)
@@ -144,7 +144,7 @@ def _table_source(folder: Path, name: str, config: IngestConfig) -> ItemSource:
 
 
 def _repeated(read_ids: Callable[[], Iterator[str]]) -> tuple[int, set[int]]:
-    """The number of rows, and those whose id an earlier row has; ids are held as 8 bytes each, and compared as they are."""
+    """Returns the number of rows, and the rows that repeat an earlier id; 8 bytes of memory per id."""
     keys = np.fromiter((item_key(item_id) for item_id in read_ids()), np.uint64)
     ordered = np.sort(keys)
     shared = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
@@ -160,7 +160,7 @@ def _repeated(read_ids: Callable[[], Iterator[str]]) -> tuple[int, set[int]]:
 
 
 def _row_ids(table: RowSource, column: str) -> Iterator[str]:
-    """The ids of all rows; of Parquet files no other column is read, as they may hold media."""
+    """Yields the ids of all rows; other columns of Parquet files, which may hold media, are not read."""
     if table.files[0].suffix != ".parquet":
         yield from (_row_id(row.cells.get(column)) for row in table.read(0))
         return
@@ -177,7 +177,7 @@ def _refuse_repeated(column: str) -> Item:
 def _row_id(cell: object) -> str:
     try:
         return text_cell(cell) or ""
-    except BadRecordError:  # the reader says so too
+    except BadRecordError:  # the reader reports it
         return ""
 
 
@@ -187,7 +187,7 @@ def _row_id(cell: object) -> str:
 def _folder_source(folder: Path, config: IngestConfig) -> ItemSource:
     def entries(start: int) -> Iterator[Entry]:
         for name in itertools.islice(_files(folder), start, None):
-            # A name is bytes to the system; those that are no UTF-8 cannot be an id.
+            # File names are bytes; names that are not valid UTF-8 cannot be ids.
             item_id = os.fsencode(name).decode("utf-8", "backslashreplace")
             yield Entry(item_id, functools.partial(_load_file, folder, name, item_id, config))
 
@@ -204,9 +204,9 @@ def _folder_source(folder: Path, config: IngestConfig) -> ItemSource:
 
 
 def _files(folder: Path, inside: str = "", above: tuple[str, ...] = ()) -> Iterator[str]:
-    """Names of the files of known kinds within a folder, in a fixed order; one directory is held at a time.
+    """Yields the names of files of known kinds in a folder, in a fixed order, one directory in memory at a time.
 
-    Links to folders are followed, but not back into a folder in which they lie.
+    Links to folders are followed, unless they lead back to a parent folder.
     """
     here = os.path.realpath(folder / inside)
     if here in above:
@@ -229,7 +229,7 @@ def _is_folder(child: os.DirEntry) -> bool:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file; -1 where there is none, as behind a broken link, which `_load_file` reports."""
+    """Returns the bytes of a file, or -1 for a broken link, which `_load_file` reports."""
     try:
         return path.stat().st_size
     except OSError:
@@ -241,20 +241,20 @@ def _load_file(folder: Path, name: str, item_id: str, config: IngestConfig) -> I
     kind = _KIND[path.suffix.lower()]
     try:
         if item_id != name:
-            raise BadRecordError("the file's name is no valid UTF-8", remedy="Rename it")
+            raise BadRecordError("the file's name is not valid UTF-8", remedy="Rename it")
         return to_item({"id": name, kind: _text(path) if kind == "text" else path}, config)
     except BadRecordError as error:
         raise error.at(source=str(folder), record=item_id) from error
 
 
 def _text(path: Path) -> str:
-    if not path.is_file():  # to open a pipe would wait for ever
-        raise BadRecordError("it is no file that can be read", remedy="Make it a file, or remove it")
+    if not path.is_file():  # opening a pipe would block for ever
+        raise BadRecordError("it is not a regular file", remedy="Make it a file, or remove it")
     try:
         with path.open(encoding="utf-8-sig") as stream:
             return stream.read(_MAX_CHARACTERS)
     except UnicodeDecodeError as error:
-        raise BadRecordError(f"the file is no UTF-8 text ({error})", remedy="Save it as UTF-8") from error
+        raise BadRecordError(f"the file is not UTF-8 text ({error})", remedy="Save it as UTF-8") from error
     except OSError as error:
         raise BadRecordError(f"the file cannot be read ({error.strerror})", remedy="Make it readable") from error
 

@@ -114,9 +114,9 @@ def test_batches_are_as_long_as_what_they_hold(embedder, monkeypatch):
 
 
 def test_lengths_come_in_few_steps():
-    steps = {embedder_lib._step_up(length) for length in range(513)}
-    assert len(steps) == 20 and all(embedder_lib._step_up(step) == step for step in steps)
-    assert all(length <= embedder_lib._step_up(length) <= length * 1.25 + 8 for length in range(513))
+    steps = {embedder_lib._bucket(length) for length in range(513)}
+    assert len(steps) == 20 and all(embedder_lib._bucket(step) == step for step in steps)
+    assert all(length <= embedder_lib._bucket(length) <= length * 1.25 + 8 for length in range(513))
 
 
 def test_kernels_see_the_mesh(embedder, monkeypatch):
