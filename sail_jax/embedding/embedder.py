@@ -157,7 +157,7 @@ class Embedder:
 
         Args:
             vectors: [n, D] of items, may be memory-mapped; rows of zeros, items without a vector, are ignored.
-            sequences: Q arrays of rows of `vectors`, oldest first; the last `config.model.sequence.max_items` are pooled.
+            sequences: Q arrays of rows of `vectors`, oldest first; the last `model.sequence.max_items` are pooled.
 
         Returns:
             [Q, D] float32, not normalised.
