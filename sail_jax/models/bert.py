@@ -34,7 +34,7 @@ class Bert(nn.Module):
     keep_layers: bool = False
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, mask: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def __call__(self, tokens: jax.Array, mask: jax.Array) -> tuple[jax.Array, transformer.StackOutputs]:
         """Contextualises text tokens.
 
         Args:
@@ -44,8 +44,7 @@ class Bert(nn.Module):
 
         Returns:
             hidden: [B, N, D] in `dtype`. Positions out of the mask hold finite, unused values.
-            out: "hidden", "embedded" [B, N, D] (the input of the first block), and "layers" [layers, B, N, D] where
-                `keep_layers` asks for it.
+            out: see `transformer.StackOutputs`.
 
         Raises:
             SailError: on too many tokens, or a width that the heads do not divide.
@@ -63,8 +62,7 @@ class Bert(nn.Module):
         hidden, layers = transformer.scan_layers(
             block, embedded, mask, layers=config.layers, remat=self.remat, keep_layers=self.keep_layers
         )
-        out = {"embedded": embedded, "hidden": hidden}
-        return hidden, out | ({"layers": layers} if self.keep_layers else {})
+        return hidden, transformer.StackOutputs(embedded, layers)
 
     def _embed(self, tokens: jax.Array) -> jax.Array:
         config, length = self.config, tokens.shape[1]

@@ -13,6 +13,7 @@ W side of a window, N windows, D width, H heads, K head width.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,22 @@ INITIAL_VAR = 30.0**2
 _kernel_init = nn.initializers.truncated_normal(0.02)
 
 
+class ClapOutputs(NamedTuple):
+    """The intermediates of the audio tower.
+
+    Attributes:
+        log_mel: [C, T, M] float32.
+        patches: [C, S, S, D] the patch embeddings.
+        stages: the maps [C, S_i, S_i, D_i] that the stages hand on, after merging.
+        pooled: [C, D_last] the mean over the last map.
+    """
+
+    log_mel: jax.Array
+    patches: jax.Array
+    stages: tuple[jax.Array, ...]
+    pooled: jax.Array
+
+
 class ClapAudio(nn.Module):
     """Sound clips to embeddings (arXiv 2510.12709, sec. 3.2).
 
@@ -48,19 +65,16 @@ class ClapAudio(nn.Module):
     remat: str = "none"
 
     @nn.compact
-    def __call__(self, clips: jax.Array) -> tuple[jax.Array, dict[str, jax.Array | list[jax.Array]]]:
+    def __call__(self, clips: jax.Array) -> tuple[jax.Array, ClapOutputs]:
         """Embeds clips.
 
         Args:
             clips: [C, samples] int16, or float32 in [-1, 1]; `samples` is the config's `clip_samples`.
 
         Returns:
-            The embedding [C, projection] in `dtype`, as the reference's `audio_embeds`: it is NOT normalised (the
-            reference normalises it in `ClapModel`), and `out` with
-            "log_mel" [C, T, M] float32,
-            "patches" [C, S, S, D], the patch embeddings,
-            "stages", a list with the maps [C, S_i, S_i, D_i] that the stages hand on, after merging,
-            "pooled" [C, D_last], the mean over the last map.
+            embedding: [C, projection] in `dtype`, as the reference's `audio_embeds`: it is NOT normalised (the reference
+                normalises it in `ClapModel`).
+            out: see `ClapOutputs`.
 
         Raises:
             SailError: when the sizes of the config don't fit together, or `clips` doesn't fit the config.
@@ -73,17 +87,18 @@ class ClapAudio(nn.Module):
             raise SailError(
                 f"Clips are [clips, {config.clip_samples}], not {clips.shape}; see model.audio.clip_seconds."
             )
-        out = {"log_mel": on_shards(functools.partial(log_mel, config=config), clips)}
-        image = fold(InputNorm(config.norm_eps, name="input_norm")(out["log_mel"]), config)
+        mel = on_shards(functools.partial(log_mel, config=config), clips)
+        image = fold(InputNorm(config.norm_eps, name="input_norm")(mel), config)
         x = Dense(config.width, True, self.dtype, name="patch_embed")(_patchify(image, config.patch_size))
-        x = out["patches"] = _layer_norm(config, "patch_norm")(x).astype(self.dtype)
-        out["stages"] = []
+        x = patches = _layer_norm(config, "patch_norm")(x).astype(self.dtype)
+        stages = []
         for index in range(len(config.depths)):
             x = Stage(config, index, self.dtype, self.remat, name=f"stages_{index}")(x)
-            out["stages"].append(x)
+            stages.append(x)
         x = _layer_norm(config, "norm")(x)
-        out["pooled"] = x.mean(axis=(1, 2)).astype(self.dtype)
-        return Projection(config.projection, self.dtype, name="projection")(out["pooled"]), out
+        pooled = x.mean(axis=(1, 2)).astype(self.dtype)
+        out = ClapOutputs(mel, patches, tuple(stages), pooled)
+        return Projection(config.projection, self.dtype, name="projection")(pooled), out
 
 
 class InputNorm(nn.Module):

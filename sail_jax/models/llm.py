@@ -77,7 +77,7 @@ class Llm(nn.Module):
 
     def __call__(
         self, embeddings: jax.Array, positions: jax.Array, mask: jax.Array | None, packing: Packing | None = None
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    ) -> tuple[jax.Array, transformer.StackOutputs]:
         """Contextualises a sequence of embeddings.
 
         Args:
@@ -88,13 +88,14 @@ class Llm(nn.Module):
 
         Returns:
             hidden: the shape of `embeddings` in `dtype`, after the final norm. What takes no part holds finite, unused values.
-            out: "hidden", and "layers" [layers, ...] where `keep_layers` asks for it.
+            out: see `transformer.StackOutputs`.
         """
         config = self.config
         angles = transformer.rotary_angles(positions, config.head_dim, config.rope_theta)
+        embeddings = embeddings.astype(self.dtype)
         hidden, layers = transformer.scan_layers(
             self.layers,
-            embeddings.astype(self.dtype),
+            embeddings,
             mask,
             angles,
             packing,
@@ -102,5 +103,4 @@ class Llm(nn.Module):
             remat=self.remat,
             keep_layers=self.keep_layers,
         )
-        hidden = self.final_norm(hidden)
-        return hidden, {"hidden": hidden} | ({"layers": layers} if self.keep_layers else {})
+        return self.final_norm(hidden), transformer.StackOutputs(embeddings, layers)

@@ -4,7 +4,7 @@ Axis letters: I items, F frames of all items on a flat axis, M frame slots of an
 the vision tower, G groups of items (data-parallel shards), T places of a group on the packed axis.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,6 +16,16 @@ from sail_jax.models import packing, transformer
 
 ATTENTION = ("joint", "latents")
 NORM_EPS = 1e-6
+
+
+class PerceiverOutputs(NamedTuple):
+    """The intermediates of the Visual Perceiver.
+
+    Attributes:
+        tokens: [F, P, D] the patches as the blocks see them.
+    """
+
+    tokens: jax.Array
 
 
 class Perceiver(nn.Module):
@@ -38,7 +48,7 @@ class Perceiver(nn.Module):
     @nn.compact
     def __call__(
         self, patches: jax.Array, frame_slot: jax.Array, frame_of: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    ) -> tuple[jax.Array, PerceiverOutputs]:
         """Summarises the frames of every item; the frames stay on their flat axis, so that an item pays for those it has.
 
         Args:
@@ -48,7 +58,7 @@ class Perceiver(nn.Module):
 
         Returns:
             latents: [I, L, D] in `dtype`, after the final norm; finite, and without meaning, for an item without frames.
-            out: "latents", and "tokens" [F, P, D], the patches as the blocks see them.
+            out: see `PerceiverOutputs`.
 
         Raises:
             SailError: on an unknown kind of attention, too many frames, or a width that the heads do not divide.
@@ -86,7 +96,7 @@ class Perceiver(nn.Module):
             updated = updated.reshape(groups, -1, config.width)[:, : items * config.latents]
         norm = transformer.LayerNorm(epsilon=NORM_EPS, dtype=self.dtype, name="final_norm")
         latents = norm(updated.reshape(-1, config.latents, config.width))
-        return latents, {"latents": latents, "tokens": tokens}
+        return latents, PerceiverOutputs(tokens)
 
     def _tokens(self, patches: jax.Array, frame_slot: jax.Array, slots: int) -> jax.Array:
         config = self.config

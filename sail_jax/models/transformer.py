@@ -7,7 +7,7 @@ Kernels are [inputs, outputs], heads merged into one axis, so that one table of 
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -372,6 +372,18 @@ class Block(nn.Module):
         if not self.layer_scale:
             return update
         return update * self.param(name, LAYER_SCALE_INIT, update.shape[-1:], jnp.float32).astype(self.dtype)
+
+
+class StackOutputs(NamedTuple):
+    """The intermediates that a tower with a stack of blocks returns beside its embeddings.
+
+    Attributes:
+        embedded: the input of the first block: [B, N, D], or packed, [T, D].
+        layers: [layers, ...] the outputs of all blocks; None unless the tower's `keep_layers` asks for them.
+    """
+
+    embedded: jax.Array
+    layers: jax.Array | None = None
 
 
 def scan_layers(

@@ -65,7 +65,7 @@ class Vit(nn.Module):
     keep_layers: bool = False
 
     @nn.compact
-    def __call__(self, frames: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def __call__(self, frames: jax.Array) -> tuple[jax.Array, transformer.StackOutputs]:
         """Embeds frames, each on its own.
 
         Args:
@@ -73,9 +73,7 @@ class Vit(nn.Module):
 
         Returns:
             patches: [F, P, D] in `dtype`, after the final norm, which "internvit" lacks, row by row from the top left.
-            out: "patches", "embedded" [F, P, D] (the input of the first block), and "layers" [layers, F, P, D] where
-                `keep_layers` asks for it. The latter two hold the class token of "internvit" too, before the patches:
-                [F, 1 + P, D].
+            out: as [F, P, D]; both hold the class token of "internvit" too, before the patches: [F, 1 + P, D].
 
         Raises:
             SailError: on an unknown kind, frames of another size or without a patch, or a width that the heads do not divide.
@@ -98,8 +96,7 @@ class Vit(nn.Module):
             block, embedded, layers=config.layers, remat=self.remat, keep_layers=self.keep_layers
         )
         patches = patches[:, 1:] if config.kind == "internvit" else self._norm("final_norm")(patches)
-        out = {"embedded": embedded, "patches": patches}
-        return patches, out | ({"layers": layers} if self.keep_layers else {})
+        return patches, transformer.StackOutputs(embedded, layers)
 
     def _embed(self, frames: jax.Array) -> jax.Array:
         config = self.config

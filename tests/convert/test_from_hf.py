@@ -111,7 +111,7 @@ def test_clap(fused, tmp_path):
     assert module.config.mel_scale == ("htk" if fused else "slaney")
     clips = np.random.default_rng(1).integers(-9000, 9000, size=(2, module.config.clip_samples)).astype(np.int16)
     ours, out = run(module, variables, clips)
-    features = torch.tensor(np.array(out["log_mel"]))[:, None]
+    features = torch.tensor(np.array(out.log_mel))[:, None]
     with torch.no_grad():
         more = {"is_longer": torch.zeros(2, 1, dtype=torch.bool)} if fused else {}
         pooled = reference.audio_model(features.repeat(1, 4 if fused else 1, 1, 1), **more).pooler_output

@@ -59,8 +59,8 @@ def test_matches_transformers_layer_by_layer():
     ours = Bert(CONFIG, keep_layers=True)
     hidden, out = run(ours, copied_params(ours, weight_map.bert(CONFIG), model, TOKENS, MASK), TOKENS, MASK)
     assert hidden.shape == (*TOKENS.shape, CONFIG.width)
-    assert_close(out["embedded"], embedded[0])
-    for layer, expected in zip(out["layers"], layers, strict=True):
+    assert_close(out.embedded, embedded[0])
+    for layer, expected in zip(out.layers, layers, strict=True):
         assert_close(layer, expected)
     assert_close(hidden, theirs)
 

@@ -119,12 +119,12 @@ def test_matches_the_reference_stage_by_stage(changes):
 
     embedding, out = jax.jit(ClapAudio(config).apply)(variables, clips)
     with torch.no_grad():
-        features = torch.from_numpy(np.array(out["log_mel"]))[:, None]
+        features = torch.from_numpy(np.array(out.log_mel))[:, None]
         expected = model(features, output_hidden_states=True)
         pooled = model.audio_model(features).pooler_output
-    for ours, theirs in zip([out["patches"], *out["stages"]], expected.hidden_states, strict=True):
+    for ours, theirs in zip([out.patches, *out.stages], expected.hidden_states, strict=True):
         assert_close(ours, theirs.permute(0, 2, 3, 1))
-    assert_close(out["pooled"], pooled)
+    assert_close(out.pooled, pooled)
     assert_close(embedding, expected.audio_embeds)
 
 
@@ -135,7 +135,7 @@ def test_fused_checkpoints_need_no_fusion_layers_for_short_clips():
     assert all(any(part in name for name in names) for part in FUSION)
     clips = make_clips(config)
     embedding, out = jax.jit(ClapAudio(config).apply)(import_weights(model, config), clips)
-    features = torch.from_numpy(np.array(out["log_mel"]))[:, None].expand(-1, 4, -1, -1)
+    features = torch.from_numpy(np.array(out.log_mel))[:, None].expand(-1, 4, -1, -1)
     with torch.no_grad():
         short, long = (model(features, is_longer=torch.full((len(clips), 1), longer)) for longer in (False, True))
     assert_close(embedding, short.audio_embeds)
@@ -200,8 +200,8 @@ def test_from_scratch_is_finite_in_bfloat16_and_in_silence():
 
     grad = jax.jit(jax.grad(loss, has_aux=True))
     gradients, (embedding, out) = grad(variables, clips)
-    assert embedding.dtype == jnp.bfloat16 and out["pooled"].dtype == jnp.bfloat16
-    assert out["log_mel"].dtype == jnp.float32
+    assert embedding.dtype == jnp.bfloat16 and out.pooled.dtype == jnp.bfloat16
+    assert out.log_mel.dtype == jnp.float32
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((embedding, gradients)))
     for path, gradient in traverse_util.flatten_dict(gradients["params"]).items():
         assert np.any(gradient) != (path[-1] in ("mean", "var")), path
@@ -216,8 +216,8 @@ def test_full_size_has_the_reference_parameters():
     model = ClapAudio(config, dtype=jnp.bfloat16, remat="dots")
     (embedding, out), variables = jax.eval_shape(model.init_with_output, jax.random.key(0), clips)
     assert embedding.shape == (2, 512)
-    assert out["log_mel"].shape == (2, 1001, 64)
-    assert [stage.shape for stage in out["stages"]] == [
+    assert out.log_mel.shape == (2, 1001, 64)
+    assert [stage.shape for stage in out.stages] == [
         (2, 32, 32, 192),
         (2, 16, 16, 384),
         (2, 8, 8, 768),

@@ -88,8 +88,8 @@ def test_matches_transformers_layer_by_layer(name, causal):
     )
     hidden, out = forward(ours, variables, tokens, positions, mask)
     assert_close(hidden[mask], theirs[mask])
-    assert out["layers"].shape == (config.layers, BATCH, LENGTH, config.width)
-    for layer, expected in zip(out["layers"], layers, strict=True):
+    assert out.layers.shape == (config.layers, BATCH, LENGTH, config.width)
+    for layer, expected in zip(out.layers, layers, strict=True):
         assert_close(layer[mask], expected[mask])
 
 

@@ -82,8 +82,8 @@ def test_matches_transformers_layer_by_layer(kind):
     ours = Vit(config, keep_layers=True)
     patches, out = run(ours, copied_params(ours, TABLES[kind](config), model, frames), frames)
     assert patches.shape == (3, config.patches, config.width)
-    assert_close(out["embedded"], embedded[0])
-    for layer, expected in zip(out["layers"], layers, strict=True):
+    assert_close(out.embedded, embedded[0])
+    for layer, expected in zip(out.layers, layers, strict=True):
         assert_close(layer, expected)
     assert_close(patches, theirs)
 
