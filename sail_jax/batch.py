@@ -1,11 +1,17 @@
-"""The batch of arrays that training and embedding pass around, and the layout of its rows.
+"""The batch of arrays that training and embedding pass around, the layout of its rows, and what models return for it.
 
-Axis letters: B pairs of a batch, S sides of a pair (query, target, hard negatives), N tokens, F frames, C audio clips.
+Arrays may be NumPy's or JAX's; nothing here needs JAX.
+
+Axis letters: B pairs of a batch, S sides of a pair (query, target, hard negatives), K = S - 1 of them targets, I = B * S items,
+V views, R rows of a pair, N tokens, F frames, C audio clips, L latents, D width.
 """
 
+import dataclasses
 import enum
 from collections.abc import Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 
 class TokenType(enum.IntEnum):
@@ -74,19 +80,117 @@ class Batch(NamedTuple):
     id_vectors: Any = None
     has_id: Any = None
 
+    def by_axis(self, pairs: Any, frames: Any, clips: Any) -> "Batch":
+        """One of three values for every array by what its first axis counts; None where there is no array."""
+        of_axis = Batch(*[pairs] * len(self))._replace(
+            frames=frames, frame_item=frames, frame_slot=frames, clips=clips, clip_item=clips
+        )
+        return Batch(*(None if array is None else value for array, value in zip(self, of_axis, strict=True)))
+
+    def read_by_losses(self) -> "Batch":
+        """The arrays that the objective reads, all with the axis of pairs first; None for those that the model alone reads."""
+        return self._replace(
+            tokens=None,
+            token_types=None,
+            frames=None,
+            frame_item=None,
+            frame_slot=None,
+            clips=None,
+            clip_item=None,
+            audio_vectors=None,
+            has_audio_vector=None,
+            members=None,
+        )
+
 
 # Views of the query side and, where there is one, of the target side; hard negatives are seen as targets are.
 Views = Sequence[Sequence[str]]
+# An array of the queries, [V, B, ...], and where there are targets one of them, [V, B, K, ...].
+BySide = tuple[Any, ...]
 
 
-def rows_of_views(views: Views, sides: int) -> list[tuple[int, str]]:
-    """The (side, view) of every row that a pair takes in the fusion: query views, then for each target view its sides.
+@dataclasses.dataclass(frozen=True)
+class RowLayout:
+    """The R rows that a pair takes in the fusion: its query under each query view, then under each target view its K targets.
 
-    Args:
+    Attributes:
         views: one tuple of views for a batch with one side, two for a batch with more.
         sides: S.
+
+    Raises:
+        ValueError: when the number of tuples does not fit the sides.
     """
-    if len(views) != min(sides, 2):
-        raise ValueError(f"a batch with {sides} sides takes views for {min(sides, 2)} of them, got {len(views)}")
-    rows = [(0, view) for view in views[0]]
-    return rows + [(side, view) for view in [*views[1:], ()][0] for side in range(1, sides)]
+
+    views: Views
+    sides: int
+
+    def __post_init__(self) -> None:
+        if len(self.views) != min(self.sides, 2):
+            raise ValueError(
+                f"a batch with {self.sides} sides takes views for {min(self.sides, 2)} of them, got {len(self.views)}"
+            )
+
+    @property
+    def rows(self) -> list[tuple[int, str]]:
+        """The (side, view) of every row."""
+        queries, targets = self.views[0], [*self.views[1:], ()][0]
+        return [(0, view) for view in queries] + [(side, view) for view in targets for side in range(1, self.sides)]
+
+    def of_items(self, values: Any) -> Any:
+        """What belongs to the items, for every row of their pair: [I, ...] -> [B, R, ...]."""
+        return self.of_sides(values.reshape(-1, self.sides, *values.shape[1:]))
+
+    def of_sides(self, values: Any) -> Any:
+        """What belongs to the sides of pairs, for every row: [B, S, ...] -> [B, R, ...]."""
+        # Pairs stay the leading axis, so that no row leaves the device of its pair.
+        return values[:, np.array([side for side, _ in self.rows])]
+
+    def split(self, rows: Any) -> BySide:
+        """[B, R, ...] -> [V, B, ...] of queries and, where there are targets, [V, B, K, ...] of them."""
+        rows = rows.swapaxes(0, 1)
+        queries, targets = rows[: len(self.views[0])], rows[len(self.views[0]) :]
+        if self.sides == 1:
+            return (queries,)
+        return queries, targets.reshape(len(self.views[1]), self.sides - 1, *targets.shape[1:]).swapaxes(1, 2)
+
+    def join(self, by_side: BySide) -> Any:
+        """The way back from `split`: -> [B, R, ...]."""
+        parts = [by_side[0].swapaxes(0, 1)]
+        for targets in by_side[1:]:
+            of_pairs = targets.swapaxes(0, 1)
+            parts.append(of_pairs.reshape(len(of_pairs), -1, *of_pairs.shape[3:]))
+        return parts[0].__array_namespace__().concat(parts, axis=1)
+
+
+class Parts(NamedTuple):
+    """What the losses read of items besides their embeddings, float32; zeros where a view does not show it, or an item lacks it.
+
+    Attributes:
+        visual: [V, B, D] and [V, B, K, D], the visual part of the embedding: in a fusion the mean over the visual positions.
+        textual: in the same layout, the textual part: in a fusion the mean over the text positions.
+        encoded: in the same layout, vision before any fusion: the mean of the vision tokens as the LLM receives them.
+    """
+
+    visual: BySide
+    textual: BySide
+    encoded: BySide
+
+
+class Outputs(NamedTuple):
+    """The intermediates that a model returns beside its embeddings; what it does not have is None.
+
+    Attributes:
+        filled: [V, B] and [V, B, K] bool, whether the item has what the view asks for.
+        parts: what the losses read besides.
+        vision: [I, L, D] tokens of vision; L is 1 in a model without latents.
+        audio: [I, D] of sound.
+        mask: [B, R, N] bool, the positions that take part in each row of the fusion; see `RowLayout`.
+        hidden: [B, R, N, D] the fused states.
+    """
+
+    filled: BySide
+    parts: Parts
+    vision: Any = None
+    audio: Any = None
+    mask: Any = None
+    hidden: Any = None

@@ -16,7 +16,6 @@ from sail_jax.data.views import carried_teachers, dataset_patterns, sides_shown
 
 # Of English under the tokenizers of Qwen, tokens of the chat template among them.
 _LETTERS_PER_TOKEN = 4
-_FLAT = {"frames": "V", "frame_item": "V", "frame_slot": "V", "clips": "A", "clip_item": "A"}
 
 
 def batch_kinds(config: Config) -> list[tuple[str, ...]]:
@@ -75,24 +74,24 @@ def batch_shapes(config: Config, names: Sequence[str], shards: int) -> Batch:
     )
     settings = config.data.datasets[names[0]]
     if settings.kind == "sequences":
-        one = one._replace(**_of_sequences(one, settings))
-    lengths = {modality: media_room(config, views, modality, pairs, groups) for modality in "VA"}
-    return Batch(
-        **{
-            name: jax.ShapeDtypeStruct((lengths.get(_FLAT.get(name, ""), pairs), *array.shape[1:]), array.dtype)
-            for name, array in one._asdict().items()
-            if array is not None
-        }
+        one = _of_sequences(one, settings)
+    frames, clips = (media_room(config, views, modality, pairs, groups) for modality in "VA")
+    return jax.tree.map(
+        lambda array, length: jax.ShapeDtypeStruct((length, *array.shape[1:]), array.dtype),
+        one,
+        one.by_axis(pairs, frames, clips),
     )
 
 
-def _of_sequences(one: Batch, settings: DatasetConfig) -> dict[str, np.ndarray]:
-    """The arrays of one row that are others for sequences."""
-    return {
-        "members": np.zeros((1, 1 + settings.history), np.int32),
-        "seen_keys": np.zeros((1, settings.history + settings.seen, 2), np.uint32),
-        **{name: getattr(one, name)[:, [0, 0]] for name in ("item_keys", "text_keys", "valid")},
-    }
+def _of_sequences(one: Batch, settings: DatasetConfig) -> Batch:
+    """The batch of one row as it is for sequences."""
+    return one._replace(
+        members=np.zeros((1, 1 + settings.history), np.int32),
+        seen_keys=np.zeros((1, settings.history + settings.seen, 2), np.uint32),
+        item_keys=one.item_keys[:, [0, 0]],
+        text_keys=one.text_keys[:, [0, 0]],
+        valid=one.valid[:, [0, 0]],
+    )
 
 
 def foretold_room(config: Config, names: Sequence[str], shards: int) -> int | None:

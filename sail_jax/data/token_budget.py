@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from sail_jax.batch import TokenType
+from sail_jax.batch import RowLayout, TokenType
 from sail_jax.config import Config
 from sail_jax.data.collate import thin
 from sail_jax.data.features import ItemFeatures, View
@@ -47,11 +47,10 @@ def token_room(
         latents: tokens of the vision of an item.
         prompt_tokens: instruction -> tokens of the filled template.
     """
-    queries, targets = views_of(patterns)
     sides = max(len(views) for views in sets)
-    rows = [(0, view) for view in queries] + [(side, view) for view in targets for side in range(1, sides)]
+    layout = RowLayout(views_of(patterns)[: min(sides, 2)], sides)
     total = 0
-    for side, letters in rows:
+    for side, letters in layout.rows:
         views = [of_set[side] for of_set in sets if side < len(of_set)]
         shown = set(shown_modalities((letters,))) & set("".join(view.modalities for view in views))
         prompt = max(prompt_tokens(view.instruction) for view in views)

@@ -4,17 +4,15 @@ Axes: B pairs, S sides, I = B * S items, F frames on a flat axis, P patches, N t
 of pairs (data-parallel shards).
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sail_jax.batch import Batch, TokenType, Views, rows_of_views
+from sail_jax.batch import Batch, BySide, Outputs, Parts, RowLayout, TokenType, Views
 from sail_jax.config.model import ModelConfig
 from sail_jax.models.bert import Bert
 from sail_jax.models.clap import ClapAudio
-from sail_jax.models.media import Media, by_view, filled, masked_mean, mean_per_item, per_row, sound_vectors
+from sail_jax.models.media import Media, filled, masked_mean, mean_per_item, sound_vectors
 from sail_jax.models.sequence import SequenceHead
 from sail_jax.models.transformer import Dense
 from sail_jax.models.vit import Vit
@@ -54,7 +52,7 @@ class DualTower(nn.Module):
 
     def __call__(
         self, batch: Batch, views: Views = ((OMNI,), (OMNI,)), room: int | None = None
-    ) -> tuple[tuple[jax.Array, ...], dict[str, Any]]:
+    ) -> tuple[BySide, Outputs]:
         """Embeds the items of a batch; the interface is that of `OmniEmbedder`.
 
         The towers run once for all views; a view decides which vectors are averaged.
@@ -68,9 +66,7 @@ class DualTower(nn.Module):
         Returns:
             z: ([V, B, D] of queries, [V, B, S - 1, D] of targets and hard negatives) float32, not normalised; zeros where
                 a view shows nothing of the item but the prompt.
-            out: in the layout of `z`: "filled" bool, whether the item has what the view asks for; "visual" and "textual",
-                the vectors of vision and of text, zeros where a view does not show them or the item lacks them;
-                "encoded", that of vision. And "vision" [I, 1, D] and "audio" [I, D].
+            out: `batch.Outputs` without "mask" and "hidden"; the parts are the vectors of the towers.
 
         Raises:
             SailError: when the sequence is longer than `config.bert.max_positions`.
@@ -78,20 +74,17 @@ class DualTower(nn.Module):
         sides = batch.tokens.shape[1]
         towers = {"V": self._encode_frames(batch), "T": self._encode_text(batch), "A": self._encode_sound(batch)}
         vectors, has = (jnp.stack([towers[letter][n] for letter in MODALITIES], axis=1) for n in (0, 1))
-        rows = rows_of_views(views, sides)
-        vectors, has = per_row(vectors, rows, sides), per_row(has, rows, sides)
-        shown = has & jnp.array([[letter in shown_modalities((view,)) for letter in MODALITIES] for _, view in rows])
-        vision, text = (MODALITIES.index(letter) for letter in "VT")
-        of_rows = {
-            "filled": filled(shown, [view for _, view in rows]),
-            "visual": vectors[:, :, vision] * shown[:, :, vision, None],
-            "textual": vectors[:, :, text] * shown[:, :, text, None],
-            "encoded": vectors[:, :, vision] * shown[:, :, vision, None],
-        }
-        out = {name: by_view(value, views, sides) for name, value in of_rows.items()}
-        out |= {"vision": towers["V"][0][:, None], "audio": towers["A"][0]}
-        z = by_view(masked_mean(normalize(vectors), shown), views, sides)
-        return self.sequence(z, out, batch.members)
+        layout = RowLayout(views, sides)
+        vectors, has = layout.of_items(vectors), layout.of_items(has)
+        asked = [[letter in shown_modalities((view,)) for letter in MODALITIES] for _, view in layout.rows]
+        shown = has & jnp.array(asked)
+        visual, textual = (
+            layout.split(vectors[:, :, at] * shown[:, :, at, None]) for at in map(MODALITIES.index, "VT")
+        )
+        is_filled = layout.split(filled(shown, [view for _, view in layout.rows]))
+        parts = Parts(visual, textual, encoded=visual)
+        out = Outputs(is_filled, parts, vision=towers["V"][0][:, None], audio=towers["A"][0])
+        return self.sequence(layout.split(masked_mean(normalize(vectors), shown)), out, batch.members)
 
     def _encode_frames(self, batch: Batch) -> Tower:
         items = batch.tokens.shape[0] * batch.tokens.shape[1]

@@ -4,26 +4,22 @@ Axes: B pairs, S sides, I = B * S items, F frames on a flat axis, C clips on a f
 D width, V views, R rows of a pair in the fusion, G groups of pairs (data-parallel shards), T places of a group on the packed axis.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sail_jax.batch import Batch, TokenType, Views, rows_of_views
+from sail_jax.batch import Batch, BySide, Outputs, Parts, RowLayout, TokenType, Views
 from sail_jax.config.model import ModelConfig
 from sail_jax.models.clap import ClapAudio
 from sail_jax.models.llm import Llm
 from sail_jax.models.media import (
     TYPES,
     Media,
-    by_view,
     chunks_of,
     filled,
     frames_of_items,
     joined_chunks,
     masked_mean,
-    per_row,
     sound_vectors,
 )
 from sail_jax.models.packing import pack
@@ -60,7 +56,7 @@ class OmniEmbedder(nn.Module):
 
     def __call__(
         self, batch: Batch, views: Views = ((OMNI,), (OMNI,)), room: int | None = None
-    ) -> tuple[tuple[jax.Array, ...], dict[str, Any]]:
+    ) -> tuple[BySide, Outputs]:
         """Embeds the items of a batch.
 
         The towers run once; the fusion runs once over all views of all sides. A position that a view does not show, or
@@ -76,10 +72,7 @@ class OmniEmbedder(nn.Module):
         Returns:
             z: ([V, B, D] of queries, [V, B, S - 1, D] of targets and hard negatives) float32, not normalised; zeros where
                 a view shows nothing of the item but the prompt.
-            out: in the layout of `z`: "filled" bool, whether the item has what the view asks for; "visual" and "textual",
-                the means over the visual and over the text positions, zeros where there are none; "encoded", the
-                mean of the vision tokens as the LLM receives them, where the view shows them. And "vision" [I, L, D], "audio" [I, D], "mask"
-                [B, R, N] bool and "hidden" [B, R, N, D], with R rows per pair as `media.rows_of_views` lays them out.
+            out: all of `batch.Outputs`.
         """
         pairs, sides, length = batch.tokens.shape
         items = pairs * sides
@@ -91,25 +84,23 @@ class OmniEmbedder(nn.Module):
         present = types != TokenType.PAD
         present &= (types != TokenType.VISION) | has_vision[:, None]
         present &= (types != TokenType.AUDIO) | has_audio[:, None]
-        rows = rows_of_views(views, sides)
-        types = per_row(types, rows, sides)
-        mask = per_row(present, rows, sides)
-        mask &= jnp.stack([_shown(types[:, row], view) for row, (_, view) in enumerate(rows)], axis=1)
-        hidden = self._fuse(per_row(embeddings, rows, sides), mask, room)
+        layout = RowLayout(views, sides)
+        types, mask = layout.of_items(types), layout.of_items(present)
+        mask &= jnp.stack([_shown(types[:, row], view) for row, (_, view) in enumerate(layout.rows)], axis=1)
+        hidden = self._fuse(layout.of_items(embeddings), mask, room)
         states = jnp.tanh(hidden.astype(jnp.float32))
         z = masked_mean(states, mask)
         # A prompt alone would give every such item the same vector, which search would find.
         z = jnp.where((mask & (types != TokenType.PROMPT)).any(-1)[..., None], z, 0.0)
         has = jnp.stack([(mask & (types == kind)).any(-1) for kind in TYPES.values()], axis=-1)
-        of_rows = {
-            "filled": filled(has, [view for _, view in rows]),
-            "visual": masked_mean(states, mask & (types == TokenType.VISION)),
-            "textual": masked_mean(states, mask & (types == TokenType.TEXT)),
-            "encoded": per_row(vision.astype(jnp.float32).mean(1), rows, sides) * has[..., :1],
-        }
-        out = {name: by_view(value, views, sides) for name, value in of_rows.items()}
-        out |= {"vision": vision, "audio": audio, "mask": mask, "hidden": hidden}
-        return self.sequence(by_view(z, views, sides), out, batch.members)
+        parts = Parts(
+            visual=layout.split(masked_mean(states, mask & (types == TokenType.VISION))),
+            textual=layout.split(masked_mean(states, mask & (types == TokenType.TEXT))),
+            encoded=layout.split(layout.of_items(vision.astype(jnp.float32).mean(1)) * has[..., :1]),
+        )
+        is_filled = layout.split(filled(has, [view for _, view in layout.rows]))
+        out = Outputs(is_filled, parts, vision=vision, audio=audio, mask=mask, hidden=hidden)
+        return self.sequence(layout.split(z), out, batch.members)
 
     def _fuse(self, embeddings: jax.Array, mask: jax.Array, room: int | None) -> jax.Array:
         """Runs the LLM once over all rows: [B, R, N, D], [B, R, N] -> [B, R, N, D]."""

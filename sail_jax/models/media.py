@@ -10,26 +10,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sail_jax.batch import Batch, TokenType, Views
+from sail_jax.batch import Batch, TokenType
 from sail_jax.patterns import MODALITIES, OMNI
 
 TYPES = {"V": TokenType.VISION, "T": TokenType.TEXT, "A": TokenType.AUDIO}
-
-
-def per_row(of_items: jax.Array, rows: Sequence[tuple[int, str]], sides: int) -> jax.Array:
-    """What belongs to the items, for every row of their pair: [I, ...], rows of `rows_of_views` -> [B, R, ...]."""
-    of_pair = jnp.array([side for side, _ in rows])
-    # Pairs stay the leading axis, so that no row leaves the device of its pair.
-    return of_items.reshape(-1, sides, *of_items.shape[1:])[:, of_pair]
-
-
-def by_view(rows: jax.Array, views: Views, sides: int) -> tuple[jax.Array, ...]:
-    """Splits [B, R, ...], laid out as `rows_of_views`, into [V, B, ...] of queries and [V, B, S - 1, ...] of targets."""
-    rows = jnp.moveaxis(rows, 1, 0)
-    queries, targets = rows[: len(views[0])], rows[len(views[0]) :]
-    if sides == 1:
-        return (queries,)
-    return queries, jnp.moveaxis(targets.reshape(len(views[1]), sides - 1, *targets.shape[1:]), 1, 2)
 
 
 def filled(has: jax.Array, views: Sequence[str]) -> jax.Array:
@@ -116,9 +100,19 @@ class Media(NamedTuple):
     @classmethod
     def of(cls, batch: Batch) -> "Media":
         """The media of a batch."""
-        by_item = {name: getattr(batch, name) for name in ("audio_vectors", "has_audio_vector")}
-        flat = {name: getattr(batch, name) for name in cls._fields if name not in by_item}
-        return cls(**flat, **{name: x.reshape(-1, *x.shape[2:]) for name, x in by_item.items()})
+
+        def of_items(of_sides: jax.Array) -> jax.Array:
+            return of_sides.reshape(-1, *of_sides.shape[2:])
+
+        return cls(
+            batch.frames,
+            batch.frame_item,
+            batch.frame_slot,
+            batch.clips,
+            batch.clip_item,
+            of_items(batch.audio_vectors),
+            of_items(batch.has_audio_vector),
+        )
 
 
 def sound_vectors(

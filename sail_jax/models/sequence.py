@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sail_jax.batch import NO_MEMBER
+from sail_jax.batch import NO_MEMBER, BySide, Outputs, Parts
 from sail_jax.config.model import SequenceConfig
 from sail_jax.errors import SailError
 from sail_jax.models import transformer
@@ -101,14 +101,12 @@ class SequenceHead(nn.Module):
         if self.config.pooling == "transformer":
             self.encoder = SequenceEncoder(self.config, self.width, self.dtype)
 
-    def __call__(
-        self, z: tuple[jax.Array, ...], out: dict[str, Any], members: jax.Array | None
-    ) -> tuple[tuple[jax.Array, ...], dict[str, Any]]:
+    def __call__(self, z: BySide, out: Outputs, members: jax.Array | None) -> tuple[BySide, Outputs]:
         """Pools what `members` point at.
 
         Args:
             z: ([V, B, D], [V, B, S - 1, D]), of the first place of each row and of its others.
-            out: "filled", "visual", "textual" and "encoded" in the layout of `z`; what else there is stays as it is.
+            out: what is in the layout of `z` is pooled; what else there is stays as it is.
             members: see `batch.Batch`; None leaves everything as it is.
 
         Returns:
@@ -119,21 +117,24 @@ class SequenceHead(nn.Module):
             self.encoder(jnp.zeros((1, 1, self.width)), jnp.ones((1, 1), bool))
         if members is None:
             return z, out
-        exists = (members != NO_MEMBER) & self._of_members(out["filled"], members)
+        exists = (members != NO_MEMBER) & self._of_members(out.filled, members)
         vectors = self._of_members(z, members)
         history = vectors[:, :, 1:] if self.config.learn_history else jax.lax.stop_gradient(vectors[:, :, 1:])
         query = jnp.stack([self.pool(*of_view) for of_view in zip(history, exists[:, :, 1:], strict=True)])
-        pooled = {"filled": (exists[:, :, 1:].any(-1), exists[:, :, :1])}
-        for name in ("visual", "textual", "encoded"):
-            part = self._of_members(out[name], members)
-            pooled[name] = masked_mean(part[:, :, 1:], exists[:, :, 1:]), part[:, :, :1]
-        return (query, vectors[:, :, :1]), out | pooled
+
+        def pooled(part: BySide) -> BySide:
+            values = self._of_members(part, members)
+            return masked_mean(values[:, :, 1:], exists[:, :, 1:]), values[:, :, :1]
+
+        filled = exists[:, :, 1:].any(-1), exists[:, :, :1]
+        parts = Parts(*map(pooled, out.parts))
+        return (query, vectors[:, :, :1]), out._replace(filled=filled, parts=parts)
 
     def pool(self, vectors: jax.Array, mask: jax.Array) -> jax.Array:
         """The vectors of histories: [B, L, D] of their items, oldest first, and [B, L] bool those that count -> [B, D]."""
         return self.encoder(vectors, mask) if self.config.pooling == "transformer" else mean_pool(vectors, mask)
 
-    def _of_members(self, sides: tuple[jax.Array, ...], members: jax.Array) -> jax.Array:
+    def _of_members(self, sides: BySide, members: jax.Array) -> jax.Array:
         """[V, B, 1 + L, ...]"""
         places = jnp.concatenate([sides[0][:, :, None], *sides[1:]], axis=2)
         return jax.vmap(lambda values: _take(values, members, self.groups))(places)

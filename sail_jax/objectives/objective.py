@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sail_jax.batch import Batch
+from sail_jax.batch import Batch, BySide, Outputs, RowLayout
 from sail_jax.config import Config
 from sail_jax.config.schema import to_dict, unknown_key
 from sail_jax.config.training import LossWeights, ObjectiveConfig
@@ -144,14 +144,14 @@ class Objective:
         return Recipe(tuple(patterns), tuple(losses), one_sided=all(self.sets[d].kind == "items" for d in datasets))
 
     def __call__(
-        self, params: Params, z: tuple[jax.Array, jax.Array], out: Mapping[str, Any], batch: Batch, recipe: Recipe
+        self, params: Params, z: BySide, out: Outputs, batch: Batch, recipe: Recipe
     ) -> tuple[jax.Array, Metrics]:
         """The loss of a global batch.
 
         Args:
             params: see `init`.
             z: embeddings of the query views [V, B, D] and of the target views [V, B, K, D] of `recipe.views`.
-            out: intermediates of the model in the layout of `z`: "filled", "visual", "textual", "encoded".
+            out: intermediates of the model; `filled` and `parts` are read.
             batch: its keys, validity, scores and data sets.
             recipe: what is computed.
 
@@ -161,7 +161,7 @@ class Objective:
         """
         total, metrics = jnp.zeros(()), {}
         if "distill" in recipe.losses:
-            total, metrics = self._distill(params, z, out, batch)
+            total, metrics = self._distill(params, z, out, batch, recipe)
         patterns = () if recipe.one_sided else recipe.patterns
         scored = {pattern: self._score_pattern(params, z, out, batch, recipe, pattern) for pattern in patterns}
         for loss in [loss for loss in recipe.losses if loss != "distill"]:
@@ -175,26 +175,19 @@ class Objective:
         return total, metrics
 
     def _distill(
-        self, params: Params, z: Sequence[jax.Array], out: Mapping[str, Any], batch: Batch
+        self, params: Params, z: BySide, out: Outputs, batch: Batch, recipe: Recipe
     ) -> tuple[jax.Array, Metrics]:
         """The loss of all views of all sides, each item weighed by its data set."""
-        # The rows of a pair: its query under each view, then for each view of the targets these.
-        sides = [0] * len(z[0]) + [1 + side for x in z[1:] for _ in range(len(x)) for side in range(x.shape[2])]
+        layout = RowLayout(recipe.views, batch.valid.shape[1])
 
-        def rows(of_sides: Sequence[jax.Array]) -> jax.Array:
-            """[V, B, ...] of queries and [V', B, K, ...] of targets -> [B * rows, ...]"""
-            parts = [jnp.moveaxis(of_sides[0], 0, 1)]
-            parts += [jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:]) for x in of_sides[1:]]
-            joined = jnp.concatenate(parts, axis=1)
-            return joined.reshape(-1, *joined.shape[2:])
-
-        def of_rows(of_batch: jax.Array) -> jax.Array:
-            """[B, S, ...] -> [B * rows, ...]"""
-            return of_batch[:, np.array(sides)].reshape(-1, *of_batch.shape[2:])
+        def of_rows(of_sides: jax.Array) -> jax.Array:
+            """[B, S, ...] -> [B * R, ...]"""
+            return _flat(layout.of_sides(of_sides))
 
         weight = self._by_set([rules.weights["distill"] for rules in self.sets], batch)
-        counts = jnp.where(rows(out["filled"]) & of_rows(batch.valid), jnp.repeat(weight, len(sides)), 0.0)
-        vectors = rows(z), of_rows(batch.id_vectors), of_rows(batch.has_id)
+        counts = jnp.repeat(weight, len(layout.rows))
+        counts = jnp.where(_flat(layout.join(out.filled)) & of_rows(batch.valid), counts, 0.0)
+        vectors = _flat(layout.join(z)), of_rows(batch.id_vectors), of_rows(batch.has_id)
         loss, count, details = distill(
             params["distill"], *vectors, counts, kind=self.config.distill, groups=self.groups
         )
@@ -212,8 +205,8 @@ class Objective:
     def _score_pattern(
         self,
         params: Params,
-        z: tuple[jax.Array, jax.Array],
-        out: Mapping[str, Any],
+        z: BySide,
+        out: Outputs,
         batch: Batch,
         recipe: Recipe,
         pattern: Pattern,
@@ -221,12 +214,12 @@ class Objective:
         """The weighted losses of one pattern, how many pairs count in each, and metrics."""
         at = recipe.view_indices(pattern)
 
-        def sides(values: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        def sides(values: BySide) -> tuple[jax.Array, jax.Array]:
             return values[0][at[0]], values[1][at[1]]
 
         query, target = sides(z)
         fits = self._by_set([pattern in rules.patterns for rules in self.sets], batch) > 0
-        exists_query, exists_target = sides(out["filled"])
+        exists_query, exists_target = sides(out.filled)
         exists_query &= batch.valid[:, 0] & fits
         exists_target &= batch.valid[:, 1:]
         values, counts, details = {}, {}, {}
@@ -245,10 +238,10 @@ class Objective:
             exists = exists_query & exists_target[:, 0]
             values["cosent"], counts["cosent"] = self._cosent(batch, query, target[:, 0], exists)
         if "micl" in recipe.losses and both_show(pattern, "VT"):
-            parts = (Part(*sides(out["visual"])), Part(*sides(out["textual"])))
+            parts = (Part(*sides(out.parts.visual)), Part(*sides(out.parts.textual)))
             values["micl"], counts["micl"] = micl(lambda *arrays: contrast("micl", *arrays), *parts)
         if "late_fusion" in recipe.losses and "V" in shown_modalities(pattern):
-            visual = sides(out["encoded"])
+            visual = sides(out.parts.encoded)
             mixed = (late_fusion(params["late_fusion"], v, n) for v, n in zip(visual, (query, target), strict=True))
             values["late_fusion"], counts["late_fusion"] = contrast("late_fusion", *mixed)
         return values, counts, details
@@ -286,6 +279,11 @@ class Objective:
         valid, count = exists & ~jnp.isnan(batch.scores) & (weight > 0), exists.sum()
         loss = cosent(query, target, batch.scores, self.config.cosent_temperature, valid, batch.dataset)
         return loss * jnp.where(valid, weight, 0.0).sum() / jnp.maximum(count, 1), count
+
+
+def _flat(rows: jax.Array) -> jax.Array:
+    """[B, R, ...] -> [B * R, ...]"""
+    return rows.reshape(-1, *rows.shape[2:])
 
 
 def _mean_by_count(parts: Sequence[tuple[jax.Array, jax.Array]]) -> jax.Array:

@@ -8,7 +8,7 @@ Axes: V views, B pairs of the global batch, K targets of a pair, G data-parallel
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.stages import Traced
 
-from sail_jax.batch import Batch
+from sail_jax.batch import Batch, BySide, Outputs, Parts
 from sail_jax.config import Config
 from sail_jax.models.model import make_model
 from sail_jax.objectives.matching import Recipe
@@ -26,11 +26,17 @@ from sail_jax.sharding.mesh import BATCH_SPEC, data_shards, shard_batch
 from sail_jax.training.state import TrainState, join, split
 from sail_jax.training.step import Metrics, make_encode, make_update
 
-# What the loss reads: embeddings and parts of them, each of queries [V, B, D] and of targets [V, B, K, D].
-Embedded = dict[str, Any]
-_PARTS = ("visual", "textual", "encoded")
-# What it reads of the batch itself.
-_READ = ("item_keys", "text_keys", "valid", "scores", "dataset", "seen_keys", "id_vectors", "has_id")
+
+class Embedded(NamedTuple):
+    """What the loss reads of a model's outputs; of a part, or of all parts joined.
+
+    Attributes:
+        z: embeddings of queries [V, B, D] and of targets [V, B, K, D].
+        parts: as `batch.Outputs` has them.
+    """
+
+    z: BySide
+    parts: Parts
 
 
 class CachedStep:
@@ -102,14 +108,14 @@ class CachedStep:
             return self._run(state, batches, recipe)
 
     def _run(self, state: TrainState, batches: Sequence[Batch], recipe: Recipe) -> tuple[TrainState, Metrics]:
-        embedded, read = [], []
+        encoded, read = [], []
         for part in batches:
             arrays = shard_batch(part, self._mesh)
-            read.append({name: getattr(arrays, name) for name in _READ})
-            embedded.append(self.encode(state.params, arrays, recipe))
+            read.append(arrays.read_by_losses())
+            encoded.append(self.encode(state.params, arrays, recipe))
             # No part is sent before the last but one is done with, so that two at most are on the devices.
-            jax.block_until_ready(embedded[-2:-1])
-        loss, metrics, of_objective, gradients = self.loss(state.params["objective"], embedded, read, recipe)
+            jax.block_until_ready(encoded[-2:-1])
+        loss, metrics, of_objective, gradients = self.loss(state.params["objective"], encoded, read, recipe)
         sums, done = self.begin(), []
         for part, gradient in zip(batches, gradients, strict=True):
             jax.block_until_ready(done[-2:-1])
@@ -127,32 +133,32 @@ class CachedStep:
         """
         micro_batches = self._config.train.micro_batches
         encode = self.encode.trace(state.params, part, recipe)
-        embedded = encode.out_info
         placed = NamedSharding(self._mesh, PartitionSpec(None, *BATCH_SPEC))
-        embedded = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed), embedded)
-        read = {name: getattr(part, name) for name in _READ}
-        loss = self.loss.trace(state.params["objective"], [embedded] * micro_batches, [read] * micro_batches, recipe)
+        encoded = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed), encode.out_info)
+        of_parts = [encoded] * micro_batches, [part.read_by_losses()] * micro_batches
+        loss = self.loss.trace(state.params["objective"], *of_parts, recipe)
         value, metrics, of_objective, gradients = loss.out_info
         backward = self.backward.trace(state.params, self._sums, part, gradients[0], recipe)
         update = self.update.trace(state, self._sums, of_objective, value, metrics)
         return [(encode, micro_batches), (loss, 1), (backward, micro_batches), (update, 1)]
 
-    def _encode(self, params: Any, batch: Batch, recipe: Recipe) -> Embedded:
-        return _read_by_loss(self._encode_part(params, batch, recipe))
+    def _encode(self, params: Any, batch: Batch, recipe: Recipe) -> tuple[Embedded, BySide]:
+        """What the loss reads of the outputs of the model: with a gradient, and `Outputs.filled`, which has none."""
+        z, out = self._encode_part(params, batch, recipe)
+        return Embedded(z, out.parts), out.filled
 
     def _loss(
-        self, objective_params: Any, embedded: list[Embedded], read: list[dict[str, jax.Array]], recipe: Recipe
+        self, objective_params: Any, encoded: list[tuple[Embedded, BySide]], read: list[Batch], recipe: Recipe
     ) -> tuple[jax.Array, Metrics, Any, list[Embedded]]:
         """The loss of all parts, with its gradients by the objective's parameters and by the embeddings of each part."""
-        filled = self._joined([part["filled"] for part in embedded], axis=1)
-        batch = Batch(**dict.fromkeys(Batch._fields) | self._joined(read, axis=0))
+        filled = self._joined([filled for _, filled in encoded], axis=1)
+        batch = self._joined(read, axis=0)
 
         def loss(params: Any, values: list[Embedded]) -> tuple[jax.Array, Metrics]:
             whole = self._joined(values, axis=1)
-            z = whole.pop("z")
-            return self._objective(params, z, whole | {"filled": filled}, batch, recipe)
+            return self._objective(params, whole.z, Outputs(filled, whole.parts), batch, recipe)
 
-        values = [{name: part[name] for name in ("z", *_PARTS)} for part in embedded]
+        values = [embedded for embedded, _ in encoded]
         (value, metrics), gradients = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(objective_params, values)
         return value, metrics, *gradients
 
@@ -184,9 +190,8 @@ class CachedStep:
 
         def on_place(trained: Any, batch: Batch, gradient: Embedded) -> Any:
             def embedded(trained: Any) -> Embedded:
-                whole = join(trained | objective, frozen)
-                found = _read_by_loss(self._encode_there(whole, batch, recipe))
-                return {name: found[name] for name in ("z", *_PARTS)}
+                z, out = self._encode_there(join(trained | objective, frozen), batch, recipe)
+                return Embedded(z, out.parts)
 
             return jax.vjp(embedded, trained)[1](gradient)[0]
 
@@ -203,8 +208,3 @@ class CachedStep:
     ) -> tuple[TrainState, Metrics]:
         gradient = jax.tree.map(lambda x: x.sum(axis=0), sums)
         return self._apply(state, gradient | {"objective": of_objective}, loss, metrics)
-
-
-def _read_by_loss(encoded: tuple[tuple[jax.Array, ...], dict[str, Any]]) -> Embedded:
-    z, out = encoded
-    return {"z": z, "filled": out["filled"]} | {name: out[name] for name in _PARTS}

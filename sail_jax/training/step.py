@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.stages import Traced
 
-from sail_jax.batch import Batch
+from sail_jax.batch import Batch, BySide, Outputs
 from sail_jax.config import Config
 from sail_jax.config.training import LoraConfig
 from sail_jax.models.lora import scaled
@@ -21,14 +21,14 @@ from sail_jax.sharding.parameters import abstract_on_mesh
 from sail_jax.training.state import TrainState, join, split
 
 Metrics = dict[str, jax.Array]
-Encode = Callable[[Any, Batch, Recipe], tuple[tuple[jax.Array, ...], dict[str, Any]]]
+Encode = Callable[[Any, Batch, Recipe], tuple[BySide, Outputs]]
 Update = Callable[[TrainState, Any, jax.Array, Metrics], tuple[TrainState, Metrics]]
 
 
 def make_encode(model: nn.Module, lora: LoraConfig) -> Encode:
     """What the model makes of a batch as a function of all parameters; all views of the recipe in one forward pass."""
 
-    def encode(params: Any, batch: Batch, recipe: Recipe) -> tuple[tuple[jax.Array, ...], dict[str, Any]]:
+    def encode(params: Any, batch: Batch, recipe: Recipe) -> tuple[BySide, Outputs]:
         variables = {"params": params["model"], "lora": scaled(params.get("lora", {}), lora)}
         return model.apply(variables, batch, recipe.views, recipe.room)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sail_jax import config as config_lib
-from sail_jax.batch import TokenType, rows_of_views
+from sail_jax.batch import RowLayout, TokenType
 from sail_jax.data.pipeline import BatchSource, HostShare
 from sail_jax.objectives.objective import make_objective
 
@@ -28,7 +28,7 @@ def test_what_is_shown_fits_the_room_of_every_shard(settings, sampling):
     types = np.asarray(batch.token_types).reshape(2, 8, 2, -1)
     shown = {"O": (1, 2, 3, 4), "V": (1, 3), "T": (1, 2), "A": (1, 4)}
     used = sum(
-        np.isin(types[:, :, side], shown[view]).sum(axis=(1, 2)) for side, view in rows_of_views(recipe.views, 2)
+        np.isin(types[:, :, side], shown[view]).sum(axis=(1, 2)) for side, view in RowLayout(recipe.views, 2).rows
     )
     assert (used <= loaded.room).all()
     assert used.max() > 0.6 * loaded.room

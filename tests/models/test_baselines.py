@@ -96,8 +96,8 @@ def whole(of_sides):
 
 def test_values_are_those_of_the_towers_by_hand(batch, params, by_hand):
     z, out = forward(CONFIG, params, batch, (VIEWS, VIEWS))
-    z, out = whole(z), out | {name: whole(out[name]) for name in ("filled", "visual", "textual", "encoded")}
-    assert z.dtype == np.float32 and set(out) == {"filled", "visual", "textual", "encoded", "vision", "audio"}
+    z, filled, (visual, textual, encoded) = whole(z), whole(out.filled), map(whole, out.parts)
+    assert z.dtype == np.float32 and out.mask is None and out.hidden is None
     expected = {name: np.zeros((len(VIEWS), ITEMS, CONFIG.llm.width), np.float32) for name in ("z", "V", "T")}
     for number, view in enumerate(VIEWS):
         for item in range(ITEMS):
@@ -112,12 +112,12 @@ def test_values_are_those_of_the_towers_by_hand(batch, params, by_hand):
             for letter in "VT":
                 expected[letter][number, item] = shown.get(letter, 0)
             asked = {letter for letter in "VTA" if letter in view}
-            assert out["filled"][number].reshape(-1)[item] == (asked <= set(shown) if asked else bool(shown))
-    for name, values in (("z", z), ("V", out["visual"]), ("T", out["textual"]), ("V", out["encoded"])):
+            assert filled[number].reshape(-1)[item] == (asked <= set(shown) if asked else bool(shown))
+    for name, values in (("z", z), ("V", visual), ("T", textual), ("V", encoded)):
         assert_close(values.reshape(expected[name].shape), expected[name])
-    for name, letter in (("vision", "V"), ("audio", "A")):
+    for values, letter in ((out.vision, "V"), (out.audio, "A")):
         vectors = [by_hand[letter].get(item, np.zeros(CONFIG.llm.width)) for item in range(ITEMS)]
-        assert_close(out[name].reshape(ITEMS, -1), vectors)
+        assert_close(values.reshape(ITEMS, -1), vectors)
     assert not np.any(z[:, 3, 1]) and not np.any(z[1, 3, 0])
 
 
@@ -230,7 +230,7 @@ def test_full_size_builds_and_embeds_abstractly():
         lambda params, batch: make_model(config.model).apply({"params": params}, batch), shapes, batch
     )
     assert query.shape == (1, 2, 1536) and target.shape == (1, 2, 1, 1536)
-    assert out["vision"].shape == (4, 1, 1536) and out["audio"].shape == (4, 1536)
+    assert out.vision.shape == (4, 1, 1536) and out.audio.shape == (4, 1536)
 
 
 def test_the_tables_of_bert_are_split_and_decay_as_those_of_the_llm():

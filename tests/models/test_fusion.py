@@ -264,21 +264,21 @@ def test_hard_negatives_are_seen_as_targets(model, params):
     batch, views = make_batch(model, sides=3), (("VTA",), ("VTA", "T"))
     (query, target), out = forward(model, params, batch, views)
     assert target.shape == (2, B, 2, 32)
-    for name in ("filled", "visual", "textual", "encoded"):
-        assert [x.shape[:3] for x in out[name]] == [query.shape[:2] + out[name][0].shape[2:3], target.shape[:3]]
+    for part in (out.filled, *out.parts):
+        assert [x.shape[:3] for x in part] == [query.shape[:2] + part[0].shape[2:3], target.shape[:3]]
     for number, side in enumerate((1, 2)):
         (alone, other), parts = forward(model, params, sides_of(batch, [0, side]), views)
         close(query, alone)
         close(target[:, :, number], other[:, :, 0])
-        for name in ("filled", "visual", "textual", "encoded"):
-            close(out[name][0], parts[name][0])
-            close(out[name][1][:, :, number], parts[name][1][:, :, 0])
+        for part, of_two in zip((out.filled, *out.parts), (parts.filled, *parts.parts), strict=True):
+            close(part[0], of_two[0])
+            close(part[1][:, :, number], of_two[1][:, :, 0])
 
 
 def test_one_side_takes_one_tuple_of_views(model, params, apply, batch):
     (z,), out = forward(model, params, sides_of(batch, [0]), (("VTA", "T"),))
     close(z, apply(batch, ("VTA", "T"))[:, :, 0])
-    assert [x.shape for x in out["filled"]] == [(2, B)]
+    assert [x.shape for x in out.filled] == [(2, B)]
     with pytest.raises(ValueError, match="2 sides takes views for 2"):
         forward(model, params, batch, (("VTA",),))
 
@@ -302,8 +302,8 @@ def test_filled_is_strict_for_sets_and_any_for_omni(model, params, batch):
         "A": [1, 1, 1, 0],
         "O": [1, 1, 1, 1],
     }
-    np.testing.assert_array_equal(out["filled"][0], np.array([expected[view] for view in views], bool))
-    assert out["filled"][1].all() and out["filled"][1].shape == (6, B, 1)
+    np.testing.assert_array_equal(out.filled[0], np.array([expected[view] for view in views], bool))
+    assert out.filled[1].all() and out.filled[1].shape == (6, B, 1)
     close(z[0], z[-1])  # shown is the same
     empty = np.array(
         [[not any(letter in view for letter in has) for has in ("VTA", "TA", "VA", "T")] for view in views]
@@ -311,8 +311,8 @@ def test_filled_is_strict_for_sets_and_any_for_omni(model, params, batch):
     empty[-1] = False
     np.testing.assert_array_equal(~np.any(z, axis=-1), empty)
     hidden = np.array(["V" not in view and view != "O" for view in views])
-    assert not np.any(out["visual"][0][hidden]) and not np.any(out["visual"][0][:, [1, 3]])
-    shown = np.any(out["encoded"][0], axis=-1)
+    assert not np.any(out.parts.visual[0][hidden]) and not np.any(out.parts.visual[0][:, [1, 3]])
+    shown = np.any(out.parts.encoded[0], axis=-1)
     np.testing.assert_array_equal(shown, ~hidden[:, None] & np.array([True, False, True, False]))
 
 
@@ -320,12 +320,12 @@ def test_visual_and_textual_are_means_of_the_hidden_states():
     model = tiny_model("fusion")
     batch = make_batch(model)
     _, out = forward(model, drawn_params(model), batch, (("VTA", "T"), ("VT",)))
-    for name, kind in (("visual", TokenType.VISION), ("textual", TokenType.TEXT)):
+    for part, kind in ((out.parts.visual, TokenType.VISION), (out.parts.textual, TokenType.TEXT)):
         for row, (side, place) in enumerate([(0, (0, 0)), (0, (0, 1)), (1, (1, 0))]):
-            values = np.asarray(out[name][place[0]][place[1]]).reshape(B, -1)
+            values = np.asarray(part[place[0]][place[1]]).reshape(B, -1)
             for pair in range(B):
-                at = np.asarray(out["mask"][pair, row]) & (batch.token_types[pair, side] == kind)
+                at = np.asarray(out.mask[pair, row]) & (batch.token_types[pair, side] == kind)
                 assert at.any() == (kind == TokenType.TEXT or row != 1)
-                expected = np.tanh(out["hidden"][pair, row][at]).mean(axis=0) if at.any() else np.zeros(32)
+                expected = np.tanh(out.hidden[pair, row][at]).mean(axis=0) if at.any() else np.zeros(32)
                 close(values[pair], expected)
-    close(out["encoded"][1][0, :, 0], out["vision"].reshape(B, S, LATENTS, 32)[:, 1].mean(axis=1))
+    close(out.parts.encoded[1][0, :, 0], out.vision.reshape(B, S, LATENTS, 32)[:, 1].mean(axis=1))

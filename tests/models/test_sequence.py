@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sail_jax.batch import NO_MEMBER
+from sail_jax.batch import NO_MEMBER, Outputs, Parts
 from sail_jax.config.model import SequenceConfig
 from sail_jax.errors import SailError
 from sail_jax.models.sequence import SequenceEncoder, SequenceHead, mean_pool
@@ -57,7 +57,7 @@ def test_the_gradient_may_stop_at_the_history():
 
     def loss(places, learn_history):
         z = places[:, ::2], places[:, 1::2][:, :, None]
-        out = {"filled": filled, **dict.fromkeys(("visual", "textual", "encoded"), z)}
+        out = Outputs(filled, Parts(z, z, z))
         head = SequenceHead(SequenceConfig(learn_history=learn_history), 6)
         (query, target), _ = head.apply({}, z, out, members)
         return (query * target[:, :, 0]).sum()

@@ -13,6 +13,7 @@ from sentence_transformers.sentence_transformer.losses import (
 )
 
 from sail_jax import config as config_lib
+from sail_jax.batch import Outputs, Parts
 from sail_jax.config.model import ModelConfig
 from sail_jax.config.training import ObjectiveConfig
 from sail_jax.errors import SailError
@@ -425,8 +426,8 @@ def encoded(views, sides=1, seed=5):
         )
 
     z = rows()
-    out = {name: rows() for name in ("visual", "textual", "encoded")}
-    return z, out | {"filled": tuple(jnp.ones(x.shape[:-1], bool) for x in z)}
+    parts = Parts(rows(), rows(), rows())
+    return z, Outputs(tuple(jnp.ones(x.shape[:-1], bool) for x in z), parts)
 
 
 def value_of(objective, z, out, batch, recipe):
@@ -442,12 +443,12 @@ def test_patterns_are_averaged_over_all_that_count():
     recipe, batch = objective.recipe([0]), batch_of(*IDS, scores=np.linspace(0, 1, B))
     assert recipe.views == (("V", "O"), ("T", "O"))
     z, out = encoded((2, 2))
-    filled = out["filled"][0].at[0, :5].set(False), out["filled"][1]  # five queries have no frames
-    out |= {"filled": filled}
+    filled = out.filled[0].at[0, :5].set(False), out.filled[1]  # five queries have no frames
+    out = out._replace(filled=filled)
     values, counts = [], []
     for view, pattern in enumerate(("V->T", "O->O")):
         single = objective_of(((pattern,), {"nce": 1.0, "cosent": 0.7}, 0.0))
-        alone = {name: (a[view : view + 1], b[view : view + 1]) for name, (a, b) in out.items()}
+        alone = jax.tree.map(lambda x, at=view: x[at : at + 1], out)
         _, metrics = single(single.init(), tuple(x[view : view + 1] for x in z), alone, batch, single.recipe([0]))
         values.append([metrics["nce"], metrics["cosent"]])
         counts.append(metrics["valid_pairs"])
@@ -529,8 +530,8 @@ def test_micl_needs_both_modalities_on_both_sides():
     z, out = encoded((2, 1))
     recipe = objective.recipe([0])
     gradient = jax.grad(lambda out: value_of(objective, z, out, batch_of(*IDS), recipe), allow_int=True)(out)
-    assert not np.any(gradient["visual"][0][0]) and np.any(gradient["visual"][0][1])
-    assert np.any(gradient["textual"][0][1])
+    assert not np.any(gradient.parts.visual[0][0]) and np.any(gradient.parts.visual[0][1])
+    assert np.any(gradient.parts.textual[0][1])
 
 
 def test_hard_negatives_reach_the_objective():

@@ -263,8 +263,8 @@ def test_pairs_are_taught_on_both_sides_under_all_views(taught):
     batch, recipe = BatchSource(config, HostShare(0, 16, 1))[0].arrays, objective.recipe((0,))
     z, out = make_model(config.model).apply({"params": params["model"]}, batch, recipe.views)
     loss, metrics = objective(params["objective"], z, out, batch, recipe)
-    rows = [(0, z[0][0], out["filled"][0][0]), (0, z[0][1], out["filled"][0][1])]
-    rows.append((1, z[1][0][:, 0], out["filled"][1][0][:, 0]))
+    rows = [(0, z[0][0], out.filled[0][0]), (0, z[0][1], out.filled[0][1])]
+    rows.append((1, z[1][0][:, 0], out.filled[1][0][:, 0]))
     expected = 0.0
     for column, (name, begin, width) in enumerate([("als", 0, 6), ("svd", 6, 3)]):
         distances = []
