@@ -11,11 +11,9 @@ from sail_jax import config as config_lib
 from sail_jax.config.training import MeshConfig
 from sail_jax.data.pipeline import BatchSource, HostShare
 from sail_jax.models.model import make_model
-from sail_jax.objectives.objective import make_objective
 from sail_jax.sharding.mesh import make_mesh
-from sail_jax.training.optimizer import make_optimizer
+from sail_jax.training.setup import TrainSetup
 from sail_jax.training.stages import plan
-from sail_jax.training.state import init_state
 from sail_jax.training.step import make_loss, make_train_step
 
 WORLD = tiny.REPO / "configs" / "world.py"
@@ -37,18 +35,16 @@ def test_an_ablation_traces(name, world, tmp_path):
     values.model.update({"kind": kind, "llm": {"causal": causal}})
     values.prompt.max_tokens = small["prompt"]["max_tokens"]
     config = plan(config_lib.build(values), tmp_path)[0].config
-    objective, optimizer = make_objective(config), make_optimizer(config.optimizer)
+    setup = TrainSetup.of(config, make_mesh(MeshConfig(), jax.devices()[:1]))
     source = BatchSource(config, HostShare(0, 8, 1))
-    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    model, recipe = make_model(config.model), objective.recipe(source.datasets(0))
-    state = jax.eval_shape(lambda: init_state(config, objective, optimizer))
+    recipe, state = setup.objective.recipe(source.datasets(0)), setup.abstract
     batch = jax.tree.map(jnp.asarray, source[0].arrays)
     if name in WHOLE:
-        step = make_train_step(config, model, objective, optimizer, lambda _: 1e-3, mesh)
+        step = make_train_step(setup)
         after, metrics = jax.eval_shape(lambda s, b: step(s, b, recipe), state, batch)
         assert jax.tree.structure(after) == jax.tree.structure(state) and metrics["loss"].shape == ()
     else:
-        loss = make_loss(model, objective, config.lora)
+        loss = make_loss(make_model(config.model), setup.objective, config.lora)
         value, _ = jax.eval_shape(lambda p, b: loss(p, b, recipe), state.params, batch)
         assert value.shape == ()
 

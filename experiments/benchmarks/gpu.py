@@ -40,14 +40,13 @@ from sail_jax.errors import SailError
 from sail_jax.items import Item
 from sail_jax.models.model import example_batch, init_params, make_model
 from sail_jax.objectives.matching import Recipe
-from sail_jax.objectives.objective import make_objective
 from sail_jax.patterns import Pattern
 from sail_jax.runs.checkpoints import Checkpoints
 from sail_jax.runs.directory import RunDirectory
 from sail_jax.sharding.mesh import make_mesh, shard_batch
-from sail_jax.training.optimizer import learning_rate, make_optimizer
-from sail_jax.training.state import abstract_state, first_state
-from sail_jax.training.step import compile_step, make_train_step
+from sail_jax.training.setup import TrainSetup
+from sail_jax.training.state import first_state
+from sail_jax.training.step import compile_step
 
 # Dense bfloat16 FLOP/s, by what the name of the device contains; from NVIDIA's data sheets of the SXM cards.
 PEAK = {"A100": 312e12, "H100": 989e12, "H200": 989e12}
@@ -111,13 +110,10 @@ def training_batch(config: Config, pairs: int, tokens: int) -> Batch:
 
 def our_step(config: Config, params: Any, batch: Batch) -> Callable[[], Any]:
     """A function that does one train step as `train` compiles it."""
-    mesh, model = make_mesh(config.mesh, jax.devices()[:1]), make_model(config.model)
-    objective, optimizer = make_objective(config), make_optimizer(config.optimizer)
-    schedule = learning_rate(config.optimizer, config.train.steps)
-    step = make_train_step(config, model, objective, optimizer, schedule, mesh)
-    compiled = compile_step(step, abstract_state(config, objective, optimizer, mesh), mesh)
-    held = [jax.jit(lambda params: first_state(config, params, objective, optimizer), donate_argnums=0)(params)]
-    on_device = shard_batch(batch, mesh)
+    setup = TrainSetup.of(config, make_mesh(config.mesh, jax.devices()[:1]))
+    compiled, on_device = compile_step(setup), shard_batch(batch, setup.mesh)
+    first = jax.jit(lambda params: first_state(config, params, setup.objective, setup.optimizer), donate_argnums=0)
+    held = [first(params)]
 
     def run() -> Any:
         state, metrics = compiled(held.pop(), on_device, RECIPE)

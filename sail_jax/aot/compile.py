@@ -23,14 +23,13 @@ from sail_jax.data.batch_shapes import batch_kinds, batch_shapes, foretold_room
 from sail_jax.errors import SailError
 from sail_jax.models.model import make_model
 from sail_jax.objectives.matching import Recipe
-from sail_jax.objectives.objective import Objective, make_objective
-from sail_jax.objectives.ring_contrast import choose_contrast
+from sail_jax.objectives.objective import make_objective
 from sail_jax.sharding.mesh import BATCH_SPEC, check_batch, data_shards, make_mesh
 from sail_jax.training.loop import make_step
-from sail_jax.training.optimizer import make_optimizer, run_learning_rate
+from sail_jax.training.setup import TrainSetup
 from sail_jax.training.stages import Stage, plan
-from sail_jax.training.state import TrainState, abstract_state, join, split
-from sail_jax.training.step import make_loss
+from sail_jax.training.state import TrainState, split
+from sail_jax.training.step import make_gradient
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 # "... required for HLO temporaries (72.99G) exceeds ..."; "Used 20.5G of 15.75G hbm."
@@ -57,18 +56,18 @@ def compile_ahead(config: Config, topology: str, *, stage: str = "", dataset: st
     return AheadReport(
         topology=topology,
         chip=step.chip,
-        devices=step.mesh.size,
-        mesh=dict(step.mesh.shape),
+        devices=step.setup.mesh.size,
+        mesh=dict(step.setup.mesh.shape),
         stage=step.stage.name,
         datasets=step.datasets,
         batch=step.batch,
         micro_batches=config.train.micro_batches,
         larger_stages=step.larger_stages,
-        memory=_memory(config, step.abstract, step.batch, [program for program, _ in done], refusal),
+        memory=_memory(config, step.setup.abstract, step.batch, [program for program, _ in done], refusal),
         refusal=refusal,
         executed=executed,
         model=model,
-        sent=_sent(done, step.mesh.size) if not refusal else {},
+        sent=_sent(done, step.setup.mesh.size) if not refusal else {},
         seconds=time.monotonic() - began,
     )
 
@@ -86,24 +85,22 @@ class _PlannedStep(NamedTuple):
 
     Attributes:
         chip: the chips of the machine.
-        mesh: its devices.
+        setup: of the stage, on its devices.
         stage: of the run.
         datasets: the training sets that may occur in the batch.
         batch: shapes of a global micro-batch, as it lies on the mesh.
         recipe: what is computed of it.
         larger_stages: stages of the run that have larger batches.
-        abstract: the state.
         programs: each with how often it runs.
     """
 
     chip: Chip
-    mesh: Mesh
+    setup: TrainSetup
     stage: Stage
     datasets: tuple[str, ...]
     batch: Batch
     recipe: Recipe
     larger_stages: tuple[str, ...]
-    abstract: TrainState
     programs: list[tuple[Traced, int]]
 
 
@@ -116,16 +113,18 @@ def _plan_step(config: Config, topology: str, stage: str, dataset: str) -> _Plan
     names, batch, recipe = _batch(chosen.config, dataset, data_shards(mesh))
     larger = _larger(stages, batch, data_shards(mesh))
     batch = jax.tree.map(lambda leaf: _placed(leaf, mesh), batch)
-    objective = make_objective(chosen.config, choose_contrast(config, mesh), data_shards(mesh))
-    programs, abstract = _trace(config, stages, objective, batch, recipe, mesh)
-    return _PlannedStep(chip, mesh, chosen, names, batch, recipe, larger, abstract, programs)
+    setup = TrainSetup.of(config, mesh).for_stage(chosen)
+    with jax.set_mesh(mesh):
+        programs = make_step(setup).programs(setup.abstract, batch, recipe)
+    return _PlannedStep(chip, setup, chosen, names, batch, recipe, larger, programs)
 
 
 def _operations(step: _PlannedStep) -> tuple[int, int]:
     """Those executed, and those of the model."""
     platform = "" if step.chip.is_gpu else "tpu"
     executed = sum(times * jaxpr_flops(traced.jaxpr, platform) for traced, times in step.programs)
-    return executed, _model_flops(step.stage.config, step.datasets, step.abstract, step.recipe, data_shards(step.mesh))
+    shards = data_shards(step.setup.mesh)
+    return executed, _model_flops(step.stage.config, step.datasets, step.setup.abstract, step.recipe, shards)
 
 
 def _stage(stages: list[Stage], name: str) -> Stage:
@@ -169,18 +168,6 @@ def _placed(leaf: jax.ShapeDtypeStruct, mesh: Mesh) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, BATCH_SPEC))
 
 
-def _trace(
-    config: Config, stages: list[Stage], objective: Objective, batch: Batch, recipe: Recipe, mesh: Mesh
-) -> tuple[list[tuple[Traced, int]], TrainState]:
-    """The programs of a step as the training loop makes it, each with how often it runs, and the abstract state."""
-    optimizer = make_optimizer(config.optimizer)
-    schedule = run_learning_rate([(stage.name, stage.config.optimizer, stage.steps) for stage in stages])
-    abstract = abstract_state(config, make_objective(config), optimizer, mesh)
-    step = make_step(config, objective, optimizer, schedule, abstract, mesh)
-    with jax.set_mesh(mesh):
-        return step.programs(abstract, batch, recipe), abstract
-
-
 def _sent(programs: Sequence[tuple[Compiled, int]], devices: int) -> dict[str, float]:
     total: dict[str, float] = {}
     for program, times in programs:
@@ -205,14 +192,10 @@ def _model_flops(config: Config, names: Sequence[str], abstract: TrainState, rec
     plain = dataclasses.replace(config.model, remat="none", media_chunk=0, perceiver=perceiver)
     whole = dataclasses.replace(config, model=plain, train=dataclasses.replace(config.train, micro_batches=1))
     room = recipe.room and recipe.room * config.train.micro_batches
-    loss = make_loss(make_model(plain, groups=shards), make_objective(config), config.lora)
-
-    def gradient(params: Any, batch: Batch) -> Any:
-        trained, frozen = split(config, params)
-        given = recipe._replace(room=room)
-        return jax.value_and_grad(lambda part: loss(join(part, frozen), batch, given), has_aux=True)(trained)
-
-    return executed_flops(gradient, abstract.params, batch_shapes(whole, names, shards))
+    gradient = make_gradient(config, make_model(plain, groups=shards), make_objective(config))
+    given = recipe._replace(room=room)
+    shapes = batch_shapes(whole, names, shards)
+    return executed_flops(lambda params, batch: gradient(params, batch, given), abstract.params, shapes)
 
 
 def _memory(config: Config, abstract: TrainState, batch: Batch, programs: Sequence[Compiled], refusal: str) -> Memory:

@@ -20,6 +20,7 @@ from sail_jax.convert.weight_map import OWN_PARTS
 from sail_jax.data.prompts import load_tokenizer
 from sail_jax.errors import SailError
 from sail_jax.models.model import abstract_params, init_params
+from sail_jax.sharding.parameters import shardings_of
 
 # Keys of `config.init_from` by kind of model; "model" stands for all parts.
 PARTS = {
@@ -179,9 +180,9 @@ def _load_own(
 
 def _draw(config: Config, abstract: Any) -> Any:
     """The parts of `abstract`, drawn anew; what is not asked for is never computed."""
-    out = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return jax.jit(
-        lambda: {part: init_params(config.model, config.seed)[part] for part in abstract}, out_shardings=out
+        lambda: {part: init_params(config.model, config.seed)[part] for part in abstract},
+        out_shardings=shardings_of(abstract),
     )()
 
 

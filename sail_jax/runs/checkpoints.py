@@ -13,7 +13,7 @@ from sail_jax.errors import SailError
 from sail_jax.models.lora import init_lora, merge
 from sail_jax.models.model import abstract_params
 from sail_jax.runs.directory import RunDirectory
-from sail_jax.sharding.parameters import abstract_on_mesh, path_name
+from sail_jax.sharding.parameters import abstract_on_mesh, path_name, shardings_of
 
 
 class Checkpoints:
@@ -108,8 +108,7 @@ def restore_params(checkpoints: Checkpoints, config: Config, mesh: Mesh) -> Any:
     model, lora = restore_adapted(checkpoints, config, mesh)
     if lora is None:
         return model
-    out = jax.tree.map(lambda leaf: leaf.sharding, model)
-    merged = jax.jit(merge, static_argnames="config", out_shardings=out, donate_argnames="params")
+    merged = jax.jit(merge, static_argnames="config", out_shardings=shardings_of(model), donate_argnames="params")
     return merged(model, lora, config.lora)
 
 

@@ -136,6 +136,11 @@ def abstract_on_mesh(shapes: Any, mesh: Mesh, *, over_data: bool = False) -> Any
     return jax.tree_util.tree_map_with_path(with_sharding, shapes)
 
 
+def shardings_of(tree: Any) -> Any:
+    """The sharding of every leaf of a tree of arrays, abstract ones too."""
+    return jax.tree.map(lambda leaf: leaf.sharding, tree)
+
+
 def matching(patterns: Sequence[str], names: Sequence[str], path: str) -> list[str]:
     """Returns the names in which one of the patterns is found (`re.search`).
 

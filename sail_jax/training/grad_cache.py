@@ -12,17 +12,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.stages import Traced
 
 from sail_jax.batch import Batch, BySide, Outputs, Parts
-from sail_jax.config import Config
 from sail_jax.models.model import make_model
 from sail_jax.objectives.matching import Recipe
-from sail_jax.objectives.objective import Objective
 from sail_jax.sharding.activations import mapped_over
 from sail_jax.sharding.mesh import BATCH_SPEC, data_shards, shard_batch
+from sail_jax.sharding.parameters import shardings_of
+from sail_jax.training.setup import TrainSetup
 from sail_jax.training.state import TrainState, join, split
 from sail_jax.training.step import Metrics, make_encode, make_update
 
@@ -43,36 +42,20 @@ class CachedStep:
     """A step on batches in parts, each an equal share of the pairs of every host.
 
     Gradients of the parts are added up on each device and summed over `data` once, when the last is done.
-
-    Args:
-        config: the experiment.
-        objective: the losses.
-        optimizer: it sees the trained parameters alone.
-        schedule: learning rate by steps of the run.
-        abstract: the state as it lies on the mesh.
-        mesh: the mesh.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        objective: Objective,
-        optimizer: optax.GradientTransformation,
-        schedule: optax.Schedule,
-        abstract: TrainState,
-        mesh: Mesh,
-    ) -> None:
-        self._config, self._mesh, self._objective = config, mesh, objective
+    def __init__(self, setup: TrainSetup) -> None:
+        config, mesh = setup.config, setup.mesh
+        self._config, self._mesh, self._objective = config, mesh, setup.objective
         shards, self._data = data_shards(mesh), mesh.shape["data"]
         self._encode_part = make_encode(make_model(config.model, groups=shards), config.lora)
         # For the shards that have one place on `data`.
         self._encode_there = make_encode(make_model(config.model, groups=shards // self._data), config.lora)
-        self._apply = make_update(config, objective, optimizer, schedule, mesh)
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-        trained = split(config, abstract.params)[0]
+        self._apply = make_update(setup)
+        trained = split(config, setup.abstract.params)[0]
         trained = {name: tree for name, tree in trained.items() if name != "objective"}
         self._sums = jax.tree.map(self._unsummed, trained)
-        sums = jax.tree.map(lambda leaf: leaf.sharding, self._sums)
+        shardings, sums = setup.shardings, shardings_of(self._sums)
         batch, whole = NamedSharding(mesh, BATCH_SPEC), NamedSharding(mesh, PartitionSpec())
         self.encode = jax.jit(self._encode, static_argnums=2, in_shardings=(shardings.params, batch))
         self.loss = jax.jit(self._loss, static_argnums=3)
@@ -96,7 +79,7 @@ class CachedStep:
     def _unsummed(self, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         """The gradient of a parameter, on every device of `data` its own: [data, ...]."""
         sharding = NamedSharding(self._mesh, PartitionSpec("data", *leaf.sharding.spec))
-        return jax.ShapeDtypeStruct((self._mesh.shape["data"], *leaf.shape), leaf.dtype, sharding=sharding)
+        return jax.ShapeDtypeStruct((self._data, *leaf.shape), leaf.dtype, sharding=sharding)
 
     def put(self, batches: tuple[Batch, ...]) -> tuple[Batch, ...]:
         """Leaves the parts on the host; they come to the devices one by one."""
@@ -186,7 +169,7 @@ class CachedStep:
         trained, frozen = split(self._config, params)
         objective = {"objective": trained.pop("objective")}
         copies = jax.tree.map(lambda x: jnp.broadcast_to(x, (self._data, *x.shape)), trained)
-        copies = jax.lax.with_sharding_constraint(copies, jax.tree.map(lambda leaf: leaf.sharding, self._sums))
+        copies = jax.lax.with_sharding_constraint(copies, shardings_of(self._sums))
 
         def on_place(trained: Any, batch: Batch, gradient: Embedded) -> Any:
             def embedded(trained: Any) -> Embedded:

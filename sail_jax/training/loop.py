@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import optax
 from jax.sharding import Mesh
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -18,20 +17,18 @@ from sail_jax.convert.init_from import InitReport, check_tokenizer
 from sail_jax.convert.sources import absolute_sources
 from sail_jax.data.pipeline import BatchSource, HostShare, LoadedBatch, make_iterator
 from sail_jax.errors import SailError
-from sail_jax.models.model import make_model
 from sail_jax.objectives.matryoshka import check_widths
-from sail_jax.objectives.objective import Objective, make_objective
-from sail_jax.objectives.ring_contrast import choose_contrast
+from sail_jax.objectives.objective import Objective
 from sail_jax.runs.checkpoints import Checkpoints
 from sail_jax.runs.directory import RunDirectory, require_same_config
 from sail_jax.sharding.mesh import data_shards, host_rows, make_mesh
 from sail_jax.training.grad_cache import CachedStep
 from sail_jax.training.interval_evaluation import IntervalEvaluation
-from sail_jax.training.optimizer import make_optimizer, run_learning_rate
+from sail_jax.training.setup import TrainSetup, restart_optimizer, sharded_init
 from sail_jax.training.stage_mining import check_mined, mine_for_stage
 from sail_jax.training.stages import Stage, plan, without_mined
-from sail_jax.training.state import TrainState, abstract_state, restart_optimizer, sharded_init
-from sail_jax.training.step import WholeStep, make_train_step
+from sail_jax.training.state import TrainState
+from sail_jax.training.step import WholeStep
 from sail_jax.training.training_log import TrainingLog
 
 Step = WholeStep | CachedStep
@@ -74,13 +71,13 @@ def train(config: Config, workdir: str | Path) -> TrainResult:
     check_widths(config.objective.matryoshka, config.model.llm.width)
     stages = plan(config, run.mined)
     mesh = make_mesh(config.mesh)
-    objective = make_objective(config, choose_contrast(config, mesh), data_shards(mesh))
+    setup = TrainSetup.of(config, mesh)
     if not run.checkpoints.is_dir():
         for stage in stages:  # what may be refused, in a late stage too, comes before what takes long
             _make_source(without_mined(stage), mesh)
     checkpoints = Checkpoints(run, keep=config.train.keep_checkpoints, always=[stage.end for stage in stages])
     try:
-        return _Run(config, run, stages, objective, checkpoints, mesh).train()
+        return _Run(setup, run, stages, checkpoints).train()
     finally:
         checkpoints.close()
 
@@ -88,20 +85,9 @@ def train(config: Config, workdir: str | Path) -> TrainResult:
 class _Run:
     """One call of `train`: the stages that are left."""
 
-    def __init__(
-        self,
-        config: Config,
-        run: RunDirectory,
-        stages: list[Stage],
-        objective: Objective,
-        checkpoints: Checkpoints,
-        mesh: Mesh,
-    ) -> None:
-        self.config, self.run, self.stages, self.checkpoints, self.mesh = config, run, stages, checkpoints, mesh
-        self.objective = objective  # that of the run; a stage may weigh its losses otherwise
-        self.optimizer = make_optimizer(config.optimizer)
-        self.schedule = run_learning_rate([(stage.name, stage.config.optimizer, stage.steps) for stage in stages])
-        self.abstract = abstract_state(config, objective, self.optimizer, mesh)
+    def __init__(self, setup: TrainSetup, run: RunDirectory, stages: list[Stage], checkpoints: Checkpoints) -> None:
+        self.setup, self.run, self.stages, self.checkpoints = setup, run, stages, checkpoints
+        config = setup.config
         self.evaluation = IntervalEvaluation(config, run) if config.train.evaluate_every else None
         self.compiled: list[tuple[Objective, Step]] = []
         self.bad: list[str] = []  # records that could not be loaded, of all stages
@@ -118,11 +104,11 @@ class _Run:
     def _restore(self) -> tuple[TrainState, dict[str, Any] | None]:
         """The state to go on from, and the state of the input pipeline that was saved with it."""
         if self.checkpoints.latest() is None:
-            check_tokenizer(self.config)
-            state, report = sharded_init(self.config, self.objective, self.optimizer, self.mesh)
+            check_tokenizer(self.setup.config)
+            state, report = sharded_init(self.setup)
             _say(report, self.run)
             return state, None
-        params, pipeline = self.checkpoints.restore(_to_items(self.abstract))
+        params, pipeline = self.checkpoints.restore(_to_items(self.setup.abstract))
         training = params.pop("training")
         params |= {"objective": training["objective"]}
         return TrainState(training["step"], params, training["opt_state"]), pipeline
@@ -133,42 +119,32 @@ class _Run:
         if done == stage.begin:
             mine_for_stage(stage, state.params, self.run)
             if done > 0:
-                state = restart_optimizer(self.config, state, self.optimizer, self.abstract)
+                state = restart_optimizer(self.setup, state)
         else:
             check_mined(stage, self.run)
-        source = _make_source(stage, self.mesh)
+        source = _make_source(stage, self.setup.mesh)
         if done > stage.begin:
             _check_pipeline(pipeline, _pipeline_state(done, stage, source), self.run)
         if jax.process_index() == 0:  # not before: a start that failed must not bind the folder to its settings
-            config_lib.save(self.config, self.run.config)
-        objective = make_objective(stage.config, self.objective.contrast, self.objective.groups)
-        step = self._step(objective)
-        loop = _Loop(stage, self.run, source, self.checkpoints, step, objective, self.evaluation, self.bad)
+            config_lib.save(self.setup.config, self.run.config)
+        setup = self.setup.for_stage(stage)
+        step = self._step(setup)
+        loop = _Loop(stage, self.run, source, self.checkpoints, step, setup.objective, self.evaluation, self.bad)
         return loop.run(state)
 
-    def _step(self, objective: Objective) -> Step:
+    def _step(self, setup: TrainSetup) -> Step:
         """The compiled step; stages whose losses are the same share it."""
         for known, step in self.compiled:
-            if known == objective:
+            if known == setup.objective:
                 return step
-        step = make_step(self.config, objective, self.optimizer, self.schedule, self.abstract, self.mesh)
-        self.compiled.append((objective, step))
+        step = make_step(setup)
+        self.compiled.append((setup.objective, step))
         return step
 
 
-def make_step(
-    config: Config,
-    objective: Objective,
-    optimizer: optax.GradientTransformation,
-    schedule: optax.Schedule,
-    abstract: TrainState,
-    mesh: Mesh,
-) -> Step:
-    """The step of a config: on whole batches, or on batches in parts where there are micro-batches."""
-    if config.train.micro_batches > 1:
-        return CachedStep(config, objective, optimizer, schedule, abstract, mesh)
-    model = make_model(config.model, groups=data_shards(mesh))
-    return WholeStep(make_train_step(config, model, objective, optimizer, schedule, mesh), abstract, mesh)
+def make_step(setup: TrainSetup) -> Step:
+    """The step on whole batches, or on batches in parts where there are micro-batches."""
+    return CachedStep(setup) if setup.config.train.micro_batches > 1 else WholeStep(setup)
 
 
 def _make_source(stage: Stage, mesh: Mesh) -> BatchSource:

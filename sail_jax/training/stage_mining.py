@@ -23,6 +23,7 @@ from sail_jax.models.model import abstract_params
 from sail_jax.runs.directory import RunDirectory
 from sail_jax.runs.fingerprint import fingerprint
 from sail_jax.sharding.mesh import make_mesh
+from sail_jax.sharding.parameters import shardings_of
 from sail_jax.training.stages import Stage, mined_table
 
 
@@ -80,4 +81,4 @@ def on_local_devices(config: Config, params: Any, mesh: Mesh) -> Any:
         model = jax.jit(merge, static_argnames="config")(model, params["lora"], config.lora)
     if jax.process_count() > 1:
         model = multihost_utils.process_allgather(model, tiled=True)
-    return jax.device_put(model, jax.tree.map(lambda leaf: leaf.sharding, abstract_params(config, mesh)))
+    return jax.device_put(model, shardings_of(abstract_params(config, mesh)))

@@ -9,7 +9,6 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from sail_jax.config import Config
-from sail_jax.convert.init_from import InitReport, initial_params
 from sail_jax.errors import SailError
 from sail_jax.models.lora import init_lora
 from sail_jax.models.model import init_params
@@ -67,22 +66,6 @@ def init_state(config: Config, objective: Objective, optimizer: optax.GradientTr
     return first_state(config, init_params(config.model, config.seed), objective, optimizer)
 
 
-def restart_optimizer(
-    config: Config, state: TrainState, optimizer: optax.GradientTransformation, abstract: TrainState
-) -> TrainState:
-    """The state with the optimiser as it is at its first step: a stage begins with moments and a schedule of its own.
-
-    Args:
-        config: says which parameters are frozen.
-        state: the state at the end of the stage before.
-        optimizer: that of the stage.
-        abstract: says how the moments are sharded.
-    """
-    out = jax.tree.map(lambda leaf: leaf.sharding, abstract.opt_state)
-    fresh = jax.jit(lambda params: optimizer.init(split(config, params)[0]), out_shardings=out)
-    return state._replace(opt_state=fresh(state.params))
-
-
 def abstract_state(
     config: Config, objective: Objective, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
@@ -92,18 +75,3 @@ def abstract_state(
     if config.mesh.shard_optimizer:
         state = state._replace(opt_state=abstract_on_mesh(shapes.opt_state, mesh, over_data=True))
     return state
-
-
-def sharded_init(
-    config: Config, objective: Objective, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> tuple[TrainState, InitReport]:
-    """The state at step 0, each leaf made on its shards, so that no host ever holds the whole, and where it came from.
-
-    Raises:
-        SailError: when a checkpoint of `config.init_from` cannot be found or does not fit.
-    """
-    abstract = abstract_state(config, objective, optimizer, mesh)
-    out = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    model, report = initial_params(config, mesh)
-    make = jax.jit(lambda model: first_state(config, model, objective, optimizer), out_shardings=out, donate_argnums=0)
-    return make(model), report

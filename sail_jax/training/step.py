@@ -7,17 +7,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.stages import Traced
 
 from sail_jax.batch import Batch, BySide, Outputs
 from sail_jax.config import Config
 from sail_jax.config.training import LoraConfig
 from sail_jax.models.lora import scaled
+from sail_jax.models.model import make_model
 from sail_jax.objectives.matching import Recipe
 from sail_jax.objectives.objective import Objective
-from sail_jax.sharding.mesh import BATCH_SPEC, shard_batch
-from sail_jax.sharding.parameters import abstract_on_mesh
+from sail_jax.sharding.mesh import BATCH_SPEC, data_shards, shard_batch
+from sail_jax.sharding.parameters import abstract_on_mesh, shardings_of
+from sail_jax.training.setup import TrainSetup
 from sail_jax.training.state import TrainState, join, split
 
 Metrics = dict[str, jax.Array]
@@ -48,102 +50,84 @@ def make_loss(
     return loss
 
 
-def make_update(
-    config: Config, objective: Objective, optimizer: optax.GradientTransformation, schedule: optax.Schedule, mesh: Mesh
-) -> Update:
-    """What a step does with the gradient of its loss.
+def make_gradient(
+    config: Config, model: nn.Module, objective: Objective
+) -> Callable[[Any, Batch, Recipe], tuple[tuple[jax.Array, Metrics], Any]]:
+    """The loss of a batch, its metrics, and its gradient by the trained parameters, as a function of all parameters.
 
-    Args:
-        config: the experiment.
-        objective: the losses.
-        optimizer: it sees the trained parameters alone.
-        schedule: learning rate by steps of the run; it scales the optimizer's updates.
-        mesh: where the moments lie.
+    Frozen parameters are constants of the differentiated function: they get no gradient.
+    """
+    loss = make_loss(model, objective, config.lora)
+
+    def gradient(params: Any, batch: Batch, recipe: Recipe) -> tuple[tuple[jax.Array, Metrics], Any]:
+        trained, frozen = split(config, params)
+        return jax.value_and_grad(lambda part: loss(join(part, frozen), batch, recipe), has_aux=True)(trained)
+
+    return gradient
+
+
+def make_update(setup: TrainSetup) -> Update:
+    """What a step does with the gradient of its loss.
 
     Returns:
         (state, gradient of the trained parameters, loss, metrics) -> (state, metrics); metrics are float32 scalars: the loss and
         its parts, the gradient's global norm before clipping, and the learning rate.
     """
+    config = setup.config
 
     def update(state: TrainState, gradient: Any, loss: jax.Array, metrics: Metrics) -> tuple[TrainState, Metrics]:
         trained, frozen = split(config, state.params)
         if config.mesh.shard_optimizer:
             # As the moments: so it is summed over devices and split in one go, and the update is computed once, not on each.
-            wanted = jax.tree.map(lambda leaf: leaf.sharding, abstract_on_mesh(gradient, mesh, over_data=True))
+            wanted = shardings_of(abstract_on_mesh(gradient, setup.mesh, over_data=True))
             gradient = jax.lax.with_sharding_constraint(gradient, wanted)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, trained)
-        rate = jnp.asarray(schedule(state.step))
+        updates, opt_state = setup.optimizer.update(gradient, state.opt_state, trained)
+        rate = jnp.asarray(setup.schedule(state.step))
         params = join(optax.apply_updates(trained, optax.tree.scale(rate, updates)), frozen)
-        params = params | {"objective": objective.project(params["objective"])}
+        params = params | {"objective": setup.objective.project(params["objective"])}
         metrics = metrics | {"loss": loss, "gradient_norm": optax.tree.norm(gradient), "learning_rate": rate}
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return update
 
 
-def make_train_step(
-    config: Config,
-    model: nn.Module,
-    objective: Objective,
-    optimizer: optax.GradientTransformation,
-    schedule: optax.Schedule,
-    mesh: Mesh,
-) -> Callable[[TrainState, Batch, Recipe], tuple[TrainState, Metrics]]:
+def make_train_step(setup: TrainSetup) -> Callable[[TrainState, Batch, Recipe], tuple[TrainState, Metrics]]:
     """One optimiser step on a batch as a whole.
 
-    Frozen parameters are constants of the differentiated function: they get no gradient, no moments and no update.
-
-    Args:
-        config: the experiment.
-        model: see `models.model.make_model`.
-        objective: the losses.
-        optimizer: see `make_update`.
-        schedule: see `make_update`.
-        mesh: see `make_update`.
+    Frozen parameters get no gradient, no moments and no update.
 
     Returns:
         A pure function (state, batch, recipe) -> (state, metrics); see `make_update`.
     """
-    loss_of, update = (
-        make_loss(model, objective, config.lora),
-        make_update(config, objective, optimizer, schedule, mesh),
-    )
+    model = make_model(setup.config.model, groups=data_shards(setup.mesh))
+    gradient_of, update = make_gradient(setup.config, model, setup.objective), make_update(setup)
 
     def step(state: TrainState, batch: Batch, recipe: Recipe) -> tuple[TrainState, Metrics]:
-        trained, frozen = split(config, state.params)
-        loss_and_gradient = jax.value_and_grad(lambda part: loss_of(join(part, frozen), batch, recipe), has_aux=True)
-        (loss, metrics), gradient = loss_and_gradient(trained)
+        (loss, metrics), gradient = gradient_of(state.params, batch, recipe)
         return update(state, gradient, loss, metrics)
 
     return step
 
 
-def compile_step(step: Callable, abstract: TrainState, mesh: Mesh) -> Callable[[TrainState, Batch, Recipe], Any]:
-    """Jits a step for a mesh: the state as it is sharded, the batch split over pairs, the state's memory reused.
+def compile_step(setup: TrainSetup) -> Callable[[TrainState, Batch, Recipe], Any]:
+    """Jits `make_train_step` for the mesh: the state as it is sharded, the batch split over pairs, the state's memory reused.
 
     It is compiled once for each recipe and batch shape.
     """
-    state_shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return jax.jit(
-        step,
-        in_shardings=(state_shardings, NamedSharding(mesh, BATCH_SPEC)),
-        out_shardings=(state_shardings, NamedSharding(mesh, PartitionSpec())),
+        make_train_step(setup),
+        in_shardings=(setup.shardings, NamedSharding(setup.mesh, BATCH_SPEC)),
+        out_shardings=(setup.shardings, NamedSharding(setup.mesh, PartitionSpec())),
         donate_argnums=0,
         static_argnums=2,
     )
 
 
 class WholeStep:
-    """A step on batches that are encoded in one piece.
+    """A step on batches that are encoded in one piece."""
 
-    Args:
-        step: the pure function (`make_train_step`).
-        abstract: the state as it lies on the mesh.
-        mesh: the mesh.
-    """
-
-    def __init__(self, step: Callable, abstract: TrainState, mesh: Mesh) -> None:
-        self._mesh, self._step = mesh, compile_step(step, abstract, mesh)
+    def __init__(self, setup: TrainSetup) -> None:
+        self._mesh, self._step = setup.mesh, compile_step(setup)
 
     def put(self, batches: tuple[Batch, ...]) -> Batch:
         """Starts to bring a batch of this process to its devices."""

@@ -1,5 +1,7 @@
 """A step in micro-batches equals the step on the whole batch: loss, metrics, and the state after it."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import optax
@@ -9,23 +11,21 @@ from sail_jax import config as config_lib
 from sail_jax.config.training import MeshConfig
 from sail_jax.data.batch_shapes import batch_shapes
 from sail_jax.data.pipeline import BatchSource, HostShare
-from sail_jax.objectives.objective import make_objective
 from sail_jax.objectives.ring_contrast import RingContrast
 from sail_jax.sharding.mesh import data_shards, make_mesh
 from sail_jax.sharding.parameters import path_name
 from sail_jax.training.loop import make_step
-from sail_jax.training.optimizer import make_optimizer
-from sail_jax.training.state import abstract_state, sharded_init
+from sail_jax.training.setup import TrainSetup, sharded_init
 
 
 def run_steps(config, sizes, contrast=None):
     """The metrics of two steps, and the first moments of Adam after the first: the clipped gradients but for a factor."""
     mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
-    objective = make_objective(config, *([contrast(mesh)] if contrast else []))
-    optimizer = make_optimizer(config.optimizer)
-    abstract = abstract_state(config, objective, optimizer, mesh)
-    step = make_step(config, objective, optimizer, lambda _: 1e-3, abstract, mesh)
-    state, _ = sharded_init(config, objective, optimizer, mesh)
+    setup = dataclasses.replace(TrainSetup.of(config, mesh), schedule=lambda _: 1e-3)
+    if contrast:
+        setup = dataclasses.replace(setup, objective=dataclasses.replace(setup.objective, contrast=contrast(mesh)))
+    step, objective = make_step(setup), setup.objective
+    state, _ = sharded_init(setup)
     source = BatchSource(config, HostShare(0, config.data.batch_size, data_shards(mesh)))
     losses, moments = [], None
     for number in range(2):
@@ -77,11 +77,9 @@ def test_gradients_are_summed_over_data_once_a_step(everything):
     settings["train"]["micro_batches"] = 2
     config = config_lib.build(settings)
     mesh = make_mesh(MeshConfig(4, 1, 1), jax.devices()[:4])
-    objective, optimizer = make_objective(config), make_optimizer(config.optimizer)
-    state = abstract_state(config, objective, optimizer, mesh)
-    step = make_step(config, objective, optimizer, lambda _: 1e-3, state, mesh)
+    setup = TrainSetup.of(config, mesh)
     part = batch_shapes(config, ("score",), 4)
-    programs = step.programs(state, part, objective.recipe([0]))
+    programs = make_step(setup).programs(setup.abstract, part, setup.objective.recipe([0]))
     assert [times for _, times in programs] == [2, 1, 2, 1]
     *_, backward, update = (traced for traced, _ in programs)
     reduced = {"backward": backward, "update": update}
@@ -95,8 +93,7 @@ def test_the_optimizer_alone_may_be_split(everything, whole):
     split = config_lib.build(settings)
     assert_same(run_steps(split, (8, 1, 1)), whole(everything))
     mesh = make_mesh(MeshConfig(8, 1, 1))
-    state = abstract_state(split, make_objective(split), make_optimizer(split.optimizer), mesh)
-    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
+    for path, leaf in jax.tree_util.tree_flatten_with_path(TrainSetup.of(split, mesh).abstract)[0]:
         name, spec = path_name(path), tuple(leaf.sharding.spec)
         if name.startswith("params"):
             assert "data" not in str(spec), name

@@ -21,8 +21,9 @@ from sail_jax.objectives.objective import make_objective
 from sail_jax.sharding.mesh import data_shards, make_mesh, shard_batch
 from sail_jax.sharding.parameters import WEIGHT_DECAY, match, path_name
 from sail_jax.training.loop import train
-from sail_jax.training.optimizer import learning_rate, make_optimizer
-from sail_jax.training.state import abstract_state, init_state, join, sharded_init, split
+from sail_jax.training.optimizer import make_optimizer
+from sail_jax.training.setup import TrainSetup, sharded_init
+from sail_jax.training.state import abstract_state, init_state, join, split
 from sail_jax.training.step import make_loss, make_train_step
 
 MEDIA = ("frames", "frame_item", "frame_slot", "clips", "clip_item")
@@ -54,7 +55,7 @@ def finished(config, tmp_path_factory):
 
 
 def test_adapters_and_fresh_parts_move_and_the_base_keeps_its_bits(config, finished):
-    before = named(sharded_init(config, *parts(config), make_mesh(config.mesh))[0].params)
+    before = named(sharded_init(TrainSetup.of(config, make_mesh(config.mesh)))[0].params)
     moved = {name for name, leaf in named(finished[1].params).items() if np.any(leaf != before[name])}
     adapted = {name for name in before if name.startswith("lora/")}
     fresh = {
@@ -102,16 +103,10 @@ def test_no_gradient_and_no_moment_of_what_is_frozen(config):
 def test_no_matrix_product_makes_a_gradient_of_an_adapted_kernel(config, rank, remat):
     model = dataclasses.replace(config.model, remat=remat)
     config = dataclasses.replace(config, model=model, lora=dataclasses.replace(config.lora, rank=rank))
-    objective, optimizer = parts(config)
-    schedule = learning_rate(config.optimizer, config.train.steps)
-    step = make_train_step(
-        config, OmniEmbedder(model), objective, optimizer, schedule, make_mesh(MeshConfig(), jax.devices()[:1])
-    )
-    state = jax.eval_shape(lambda: init_state(config, objective, optimizer))
+    setup = TrainSetup.of(config, make_mesh(MeshConfig(), jax.devices()[:1]))
+    step = jax.make_jaxpr(make_train_step(setup), static_argnums=2)
     batch = jax.tree.map(jnp.asarray, BatchSource(config, HostShare(0, 16, 1))[1].arrays)
-    products = set(
-        shapes_of_products(jax.make_jaxpr(step, static_argnums=2)(state, batch, objective.recipe([0])).jaxpr)
-    )
+    products = set(shapes_of_products(step(setup.abstract, batch, setup.objective.recipe([0])).jaxpr))
     width, inner = config.model.llm.width, config.model.llm.mlp_width
     # Trained in full, gate, up and down have such gradients: the search does find them.
     assert bool(products & {(width, inner), (inner, width)}) == (rank == 0)

@@ -1,5 +1,7 @@
 """The train step on meshes of host devices, and what it does to the parameters."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,8 @@ from sail_jax.objectives.objective import make_objective
 from sail_jax.sharding.mesh import data_shards, host_rows, make_mesh, shard_batch
 from sail_jax.sharding.parameters import WEIGHT_DECAY, match, path_name
 from sail_jax.training.optimizer import learning_rate, make_optimizer
-from sail_jax.training.state import abstract_state, init_state, sharded_init
+from sail_jax.training.setup import TrainSetup, sharded_init
+from sail_jax.training.state import abstract_state, init_state
 from sail_jax.training.step import compile_step, make_loss, make_train_step
 
 
@@ -97,27 +100,24 @@ def test_parameters_are_split_by_the_rules_and_moments_like_them(config, parts):
 
 def test_a_sharded_state_equals_a_plain_one(config, parts):
     plain = jax.jit(lambda: init_state(config, *parts))()
-    sharded, _ = sharded_init(config, *parts, make_mesh(MeshConfig(2, 2, 2)))
+    sharded, _ = sharded_init(TrainSetup.of(config, make_mesh(MeshConfig(2, 2, 2))))
     for left, right in zip(jax.tree.leaves(plain), jax.tree.leaves(sharded), strict=True):
         np.testing.assert_array_equal(left, right)
 
 
-def test_steps_learn_and_leave_the_frozen_alone(config, parts):
-    objective, optimizer = parts
+def test_steps_learn_and_leave_the_frozen_alone(config):
     mesh = make_mesh(MeshConfig())
-    abstract = abstract_state(config, objective, optimizer, mesh)
-    schedule = learning_rate(config.optimizer, config.train.steps)
-    model = make_model(config.model, groups=data_shards(mesh))
-    step = compile_step(make_train_step(config, model, objective, optimizer, schedule, mesh), abstract, mesh)
+    setup = TrainSetup.of(config, mesh)
+    step = compile_step(setup)
     batch = shard_batch(batch_for(config, data_shards(mesh)), mesh)
-    state, _ = sharded_init(config, objective, optimizer, mesh)
+    state, _ = sharded_init(setup)
     before = jax.device_get(state.params)
     losses = []
     for _ in range(6):
-        state, metrics = step(state, batch, objective.recipe([0]))
+        state, metrics = step(state, batch, setup.objective.recipe([0]))
         losses.append(float(metrics["loss"]))
     assert losses[-1] < losses[1] - 0.05 and int(state.step) == 6
-    assert float(metrics["learning_rate"]) == pytest.approx(float(schedule(5)))
+    assert float(metrics["learning_rate"]) == pytest.approx(float(setup.schedule(5)))
     changed = jax.tree.map(lambda a, b: bool(np.any(a != b)), before, jax.device_get(state.params))
     normalisation = changed["model"]["audio"]["input_norm"]
     assert not normalisation["mean"] and not normalisation["var"]
@@ -131,12 +131,11 @@ def test_the_temperatures_have_a_rate_of_their_own(settings):
     for rate in (1.0, 10.0):
         settings.optimizer.temperature_rate = rate
         config = config_lib.build(settings)
-        objective, optimizer = make_objective(config), make_optimizer(config.optimizer)
-        mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-        step = make_train_step(config, make_model(config.model), objective, optimizer, lambda _: 1e-4, mesh)
-        state = jax.jit(lambda: init_state(config, objective, optimizer))()  # noqa: B023
+        setup = TrainSetup.of(config, make_mesh(MeshConfig(), jax.devices()[:1]))
+        step = make_train_step(dataclasses.replace(setup, schedule=lambda _: 1e-4))
+        state, _ = sharded_init(setup)
         batch = jax.tree.map(jnp.asarray, BatchSource(config, HostShare(0, 16, 1))[1].arrays)
-        after, _ = jax.jit(step, static_argnums=2)(state, batch, objective.recipe([0]))
+        after, _ = jax.jit(step, static_argnums=2)(state, batch, setup.objective.recipe([0]))
         change = after.params["objective"]["log_temperature"] - state.params["objective"]["log_temperature"]
         moved.append(float(change[int(batch.dataset[0])]))
     np.testing.assert_allclose(moved[1], 10 * moved[0], rtol=1e-2)

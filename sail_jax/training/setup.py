@@ -1,0 +1,86 @@
+"""What all steps of a run share, as one object, and the state that a run begins with."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import optax
+from jax.sharding import Mesh
+
+from sail_jax.config import Config
+from sail_jax.convert.init_from import InitReport, initial_params
+from sail_jax.objectives.objective import Objective, make_objective
+from sail_jax.objectives.ring_contrast import choose_contrast
+from sail_jax.sharding.mesh import data_shards
+from sail_jax.sharding.parameters import shardings_of
+from sail_jax.training.optimizer import make_optimizer, run_learning_rate
+from sail_jax.training.stages import Stage, plan
+from sail_jax.training.state import TrainState, abstract_state, first_state, split
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSetup:
+    """What a train step is made of; the stages of a run differ in the objective alone.
+
+    Attributes:
+        config: the experiment.
+        objective: the losses, those of the run or of a stage.
+        optimizer: it sees the trained parameters alone.
+        schedule: learning rate by steps of the run; it scales the optimizer's updates.
+        abstract: shapes, types and shardings of the state.
+        mesh: the devices.
+    """
+
+    config: Config
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    abstract: TrainState
+    mesh: Mesh
+
+    @classmethod
+    def of(cls, config: Config, mesh: Mesh) -> "TrainSetup":
+        """The setup of a run on a mesh; nothing is computed.
+
+        Raises:
+            SailError: when a setting is wrong.
+        """
+        objective = make_objective(config, choose_contrast(config, mesh), data_shards(mesh))
+        optimizer = make_optimizer(config.optimizer)
+        stages = plan(config, Path())  # no learning rate depends on where mined hard negatives are kept
+        schedule = run_learning_rate([(stage.name, stage.config.optimizer, stage.steps) for stage in stages])
+        return cls(config, objective, optimizer, schedule, abstract_state(config, objective, optimizer, mesh), mesh)
+
+    def for_stage(self, stage: Stage) -> "TrainSetup":
+        """The setup under the loss weights of a stage."""
+        objective = make_objective(stage.config, self.objective.contrast, self.objective.groups)
+        return dataclasses.replace(self, objective=objective)
+
+    @property
+    def shardings(self) -> TrainState:
+        """How the state lies on the mesh."""
+        return shardings_of(self.abstract)
+
+
+def sharded_init(setup: TrainSetup) -> tuple[TrainState, InitReport]:
+    """The state at step 0, each leaf made on its shards, so that no host ever holds the whole, and where it came from.
+
+    Raises:
+        SailError: when a checkpoint of `config.init_from` cannot be found or does not fit.
+    """
+    model, report = initial_params(setup.config, setup.mesh)
+    make = jax.jit(
+        lambda model: first_state(setup.config, model, setup.objective, setup.optimizer),
+        out_shardings=setup.shardings,
+        donate_argnums=0,
+    )
+    return make(model), report
+
+
+def restart_optimizer(setup: TrainSetup, state: TrainState) -> TrainState:
+    """The state with the optimiser as it is at its first step: a stage begins with moments of its own."""
+
+    def fresh(params: dict) -> optax.OptState:
+        return setup.optimizer.init(split(setup.config, params)[0])
+
+    return state._replace(opt_state=jax.jit(fresh, out_shardings=setup.shardings.opt_state)(state.params))
