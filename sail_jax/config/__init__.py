@@ -45,8 +45,8 @@ class Config:
     )
     prompt: PromptConfig = section(PromptConfig, "prompts and tokenizer")
     data: DataConfig = section(DataConfig, "the input pipeline")
-    ingest: IngestConfig = section(IngestConfig, "ingestion")
-    synthetic: SyntheticConfig = section(SyntheticConfig, "the generated world")
+    ingest: IngestConfig = section(IngestConfig, "ingestion", may_change=True)
+    synthetic: SyntheticConfig = section(SyntheticConfig, "the generated world", may_change=True)
     logs: LogsConfig = section(LogsConfig, "a recommender's logs")
     builders: BuildersConfig = section(BuildersConfig, "pair tables from logs")
     sequences: SequencesConfig = section(SequencesConfig, "sequence tables from logs")
@@ -58,9 +58,9 @@ class Config:
         {}, "stages by name, run in the order of their names; their steps replace train.steps. Empty: one stage"
     )
     mining: MiningConfig = section(MiningConfig, "hard negative mining")
-    balancing: BalancingConfig = section(BalancingConfig, "balancing of the training sets")
-    mesh: MeshConfig = section(MeshConfig, "the device mesh")
-    eval: EvalConfig = section(EvalConfig, "evaluation")
+    balancing: BalancingConfig = section(BalancingConfig, "balancing of the training sets", may_change=True)
+    mesh: MeshConfig = section(MeshConfig, "the device mesh", may_change=True)
+    eval: EvalConfig = section(EvalConfig, "evaluation", may_change=True)
 
 
 def total_steps(config: Config) -> int:

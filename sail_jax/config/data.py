@@ -52,7 +52,9 @@ class DatasetConfig:
     negatives: str = setting("", "table of hard negatives relative to data.dir, as `mine` writes it; empty for none")
     hard_negatives: int = setting(0, "hard negatives shown with each pair, drawn from that table", low=0)
     materialized: str = setting(
-        "", "folder of this set's records relative to data.dir, as `materialize` writes it; empty reads table and store"
+        "",
+        "folder of this set's records relative to data.dir, as `materialize` writes it; empty reads table and store",
+        may_change=True,
     )
     history: int = setting(10, "items of a history that make the query, the latest ones ('sequences' alone)", low=1)
     distinct_items: int = setting(
@@ -82,7 +84,7 @@ class DatasetConfig:
 class DataConfig:
     """The input pipeline."""
 
-    dir: str = setting("", "folder that `ingest` wrote: the item store, the tables and the tokenizer")
+    dir: str = setting("", "folder that `ingest` wrote: the item store, the tables and the tokenizer", may_change=True)
     datasets: dict[str, DatasetConfig] = setting({}, "the training sets by name")
     weights: str = setting(
         "",
@@ -108,10 +110,15 @@ class DataConfig:
         low=0,
     )
     field_dropout: float = setting(0.0, "probability with which each text field is dropped in training", low=0, high=1)
-    workers: int = setting(0, "worker processes that prepare batches; 0 prepares them in the training process", low=0)
-    prefetch: int = setting(2, "batches prepared ahead, per worker", low=0)
+    workers: int = setting(
+        0, "worker processes that prepare batches; 0 prepares them in the training process", low=0, may_change=True
+    )
+    prefetch: int = setting(2, "batches prepared ahead, per worker", low=0, may_change=True)
     max_bad_records: int = setting(
-        100, "records that may fail to load, per process, before training stops; they are skipped until then", low=0
+        100,
+        "records that may fail to load, per process, before training stops; they are skipped until then",
+        low=0,
+        may_change=True,
     )
 
 

@@ -68,7 +68,7 @@ class PerceiverConfig:
         "'joint': latents and patches attend to each other; 'latents': only the latents ask, patches stay fixed",
     )
     attention_block: int = setting(
-        0, "queries per block of the attention, to bound its memory; 0 computes all at once", low=0
+        0, "queries per block of the attention, to bound its memory; 0 computes all at once", low=0, may_change=True
     )
 
 
@@ -163,10 +163,12 @@ class ModelConfig:
         "pairs of a device that go through the towers of vision and sound at a time, in the backward pass too: bounds their memory "
         "for one more forward pass of theirs; 0 for all ('fusion' alone)",
         low=0,
+        may_change=True,
     )
     remat: str = setting(
         "none",
         "rematerialisation of the blocks: 'none', 'dots' (keep the outputs of matrices and attention) or 'full' (keep those of attention)",
+        may_change=True,
     )
 
     def media_chunks(self, pairs: int) -> int:

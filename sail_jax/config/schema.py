@@ -11,8 +11,8 @@ import operator
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from sail_jax.errors import SailError
 
@@ -26,6 +26,7 @@ def setting(
     above: float | None = None,
     below: float | None = None,
     choices: tuple[str, ...] = (),
+    may_change: bool = False,
 ) -> Any:
     """A dataclass field with a default, a one-line meaning, and the values it takes.
 
@@ -37,21 +38,23 @@ def setting(
         above: bound that is itself excluded, likewise.
         below: likewise.
         choices: the values, where they are few.
+        may_change: whether a run that is resumed may have another value.
     """
     limits = {"low": low, "high": high, "above": above, "below": below}
     metadata = {
         "meaning": meaning,
         "limits": {name: limit for name, limit in limits.items() if limit is not None},
         "choices": choices,
+        "may_change": may_change,
     }
     if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def section(cls: type, meaning: str) -> Any:
-    """A dataclass field that is itself a group of settings."""
-    return dataclasses.field(default_factory=cls, metadata={"meaning": meaning})
+def section(cls: type, meaning: str, *, may_change: bool = False) -> Any:
+    """A dataclass field that is itself a group of settings; `may_change` as in `setting`, for all of them."""
+    return dataclasses.field(default_factory=cls, metadata={"meaning": meaning, "may_change": may_change})
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -178,18 +181,57 @@ def _literal(text: str) -> Any:
         return text
 
 
-def meanings(cls: type, prefix: str = "config") -> list[tuple[str, str, Any, str]]:
-    """Rows (key, type, default, meaning) of every setting, for the reference that `describe --settings` prints."""
-    rows = []
+class Declared(NamedTuple):
+    """A setting as it is declared.
+
+    Attributes:
+        key: its dotted key; NAME stands for the user's own keys.
+        type: its type.
+        field: its dataclass field.
+        may_change: whether a run that is resumed may have another value.
+    """
+
+    key: str
+    type: Any
+    field: dataclasses.Field
+    may_change: bool
+
+
+def declared(cls: type, prefix: str = "config", may_change: bool = False) -> Iterator[Declared]:
+    """Every setting of a group, in the order of declaration, those of its sections and of its mappings of groups too."""
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
-        path, hint = f"{prefix}.{field.name}", hints[field.name]
+        key, hint = f"{prefix}.{field.name}", hints[field.name]
+        free = may_change or field.metadata["may_change"]
         if dataclasses.is_dataclass(hint):
-            rows += meanings(hint, path)
+            yield from declared(hint, key, free)
             continue
+        yield Declared(key, hint, field, free)
+        if typing.get_origin(hint) is dict and dataclasses.is_dataclass(typing.get_args(hint)[1]):
+            yield from declared(typing.get_args(hint)[1], f"{key}.NAME", free)
+
+
+def meanings(cls: type) -> list[tuple[str, str, Any, str]]:
+    """Rows (key, type, default, meaning) of every setting, for the reference that `describe --settings` prints."""
+    rows = []
+    for key, hint, field, may_change in declared(cls):
         default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
         name = str(hint) if isinstance(hint, types.GenericAlias) else hint.__name__
-        rows.append((path, re.sub(r"sail_jax\.\w+\.", "", name), default, field.metadata["meaning"]))
-        if typing.get_origin(hint) is dict and dataclasses.is_dataclass(typing.get_args(hint)[1]):
-            rows += meanings(typing.get_args(hint)[1], f"{path}.NAME")
+        meaning = field.metadata["meaning"] + " (may change when a run is resumed)" * may_change
+        rows.append((key, re.sub(r"sail_jax\.[\w.]+\.", "", name), default, meaning))
     return rows
+
+
+def fixed_values(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value of the settings that must stay as they are when a run is resumed; empty mappings are values."""
+    if dataclasses.is_dataclass(config):
+        fields = [field for field in dataclasses.fields(config) if not field.metadata["may_change"]]
+        entries = {field.name: getattr(config, field.name) for field in fields}
+    elif isinstance(config, Mapping) and config:
+        entries = config
+    else:
+        return {prefix: config}
+    values = {}
+    for name, entry in entries.items():
+        values |= fixed_values(entry, f"{prefix}.{name}" if prefix else name)
+    return values

@@ -47,6 +47,7 @@ class ObjectiveConfig:
         "pairs per batch above which scores are computed in blocks of at most this side, around a ring of the devices, in memory "
         "linear in the batch",
         low=1,
+        may_change=True,
     )
     share_hard_negatives: bool = setting(
         True, "hard negatives of a pair are negatives of all queries of the batch, not of its own query alone"
@@ -105,14 +106,18 @@ class TrainConfig:
         "parts in which a batch is encoded, one after the other, with the gradients of the whole (GradCache); more take less memory "
         "and one more forward pass",
         low=1,
+        may_change=True,
     )
-    log_every: int = setting(10, "steps between two log lines", low=1)
-    checkpoint_every: int = setting(500, "steps between two checkpoints; the last step is always saved", low=1)
-    keep_checkpoints: int = setting(2, "checkpoints kept", low=1)
+    log_every: int = setting(10, "steps between two log lines", low=1, may_change=True)
+    checkpoint_every: int = setting(
+        500, "steps between two checkpoints; the last step is always saved", low=1, may_change=True
+    )
+    keep_checkpoints: int = setting(2, "checkpoints kept", low=1, may_change=True)
     evaluate_every: int = setting(
         0,
         "steps between two evaluations of the model on all tasks of `eval`, logged as eval/TASK/METRIC; 0 for none",
         low=0,
+        may_change=True,
     )
     progressive: bool = setting(
         True,

@@ -20,7 +20,7 @@ from typing import Any
 
 from sail_jax import config as config_lib
 from sail_jax.config import Config
-from sail_jax.config.schema import to_dict
+from sail_jax.config.schema import fixed_values
 from sail_jax.errors import SailError
 
 
@@ -58,60 +58,25 @@ class RunDirectory:
 def require_same_config(run: RunDirectory, config: Config) -> None:
     """Checks that a run is continued with the config that it was started with.
 
-    Logging, checkpointing, workers and evaluation may change, and so may the mesh and what fits a step to it, which change results by
-    rounding alone; the number of steps may not, as the learning rate follows it.
+    Which settings may change stands on each of them (`schema.setting`): logging, checkpointing, workers and evaluation, and the mesh
+    and what fits a step to it, which change results by rounding alone. The number of steps may not: the learning rate follows it.
 
     Raises:
         SailError: when another setting differs; the message lists the settings.
     """
     if not run.config.is_file():
         return
-    old, new = (_flat(to_dict(c)) for c in (run.load_config(), config))
+    old, new = fixed_values(run.load_config()), fixed_values(config)
     differing = [
         f"{key} (was {old.get(key)!r}, is {new.get(key)!r})"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not key.startswith(_FREE) and not key.endswith(_FREE_ENDS)
+        if old.get(key) != new.get(key)
     ]
     if differing:
         raise SailError(
             f"{run.path} holds a run of another config; different: {', '.join(differing[:6])}"
             f"{', ...' if len(differing) > 6 else ''}. Use another --workdir, or the config in {run.config}."
         )
-
-
-_FREE = (
-    "train.log_every",
-    "train.checkpoint_every",
-    "train.keep_checkpoints",
-    "train.evaluate_every",
-    "eval.",
-    "ingest.",
-    "synthetic.",
-    "balancing.",
-    "mesh.",
-    "train.micro_batches",
-    "model.remat",
-    "model.media_chunk",
-    "model.perceiver.attention_block",
-    "objective.score_block",
-    "data.dir",
-    "data.workers",
-    "data.prefetch",
-    "data.max_bad",
-)
-
-# Where the examples of a data set are read from; their table and order are compared when they are opened.
-_FREE_ENDS = ".materialized"
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = json.dumps(value)
-    return flat
 
 
 def read_training_log(run: RunDirectory) -> list[dict[str, Any]]:
