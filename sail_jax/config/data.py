@@ -3,6 +3,10 @@
 import dataclasses
 
 from sail_jax.config.schema import section, setting
+from sail_jax.items import TEXT_FIELDS
+
+# The system prompt of whatever is given no other; what is embedded for search should be shown as it was in training.
+DEFAULT_INSTRUCTION = "Summarise the item for finding related items."
 
 # ------------------------------------------------------------------------------------------------------------ data
 
@@ -68,16 +72,10 @@ class DatasetConfig:
         "items that a user has seen besides those of the history, the latest ones, that are kept out of the negatives as these are ('sequences' alone)",
         low=0,
     )
-    query_fields: tuple[str, ...] = setting(
-        ("title", "asr", "ocr", "nickname", "tags"), "text fields shown on the query side"
-    )
-    target_fields: tuple[str, ...] = setting(
-        ("title", "asr", "ocr", "nickname", "tags"), "text fields shown on the target side"
-    )
-    query_instruction: str = setting("Summarise the item for finding related items.", "system prompt of the query side")
-    target_instruction: str = setting(
-        "Summarise the item for finding related items.", "system prompt of the target side"
-    )
+    query_fields: tuple[str, ...] = setting(TEXT_FIELDS, "text fields shown on the query side")
+    target_fields: tuple[str, ...] = setting(TEXT_FIELDS, "text fields shown on the target side")
+    query_instruction: str = setting(DEFAULT_INSTRUCTION, "system prompt of the query side")
+    target_instruction: str = setting(DEFAULT_INSTRUCTION, "system prompt of the target side")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +133,7 @@ class ItemSourceConfig:
     )
     tfds: str = setting("", "TFDS data set with its split instead of a table, for example 'my_set/config:1.0.0[train]'")
     id: str = setting("item_id", "column of the item id")
-    text: dict[str, str] = setting({}, "text field -> column; fields: title, asr, ocr, nickname, tags")
+    text: dict[str, str] = setting({}, f"text field -> column; fields: {', '.join(TEXT_FIELDS)}")
     frames: str = setting("", "column of the image file, or of a list of them in temporal order")
     video: str = setting("", "column of a video file: key frames, and the sound unless `audio` names a column")
     audio: str = setting("", "column of the sound file")
@@ -208,6 +206,3 @@ class SyntheticConfig:
     styles: int = setting(4, "kinds of items that the tastes tell apart and content does not", low=1)
     log_users: int = setting(3000, "users of the recommender", low=1)
     log_events_per_user: int = setting(100, "items that it shows to each, on average", low=1)
-
-
-DEFAULT_INSTRUCTION = "Summarise the item for finding related items."

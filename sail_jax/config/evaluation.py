@@ -2,7 +2,10 @@
 
 import dataclasses
 
+from sail_jax.config.data import DEFAULT_INSTRUCTION
 from sail_jax.config.schema import setting
+from sail_jax.items import TEXT_FIELDS
+from sail_jax.patterns import MODALITIES
 
 # Families of metrics, each in a module of its own under `evaluation` (arXiv 2510.12709, sec. 4.2).
 METRIC_FAMILIES = ("recall", "ranking", "separability", "clustering", "agreement", "bijective", "auc")
@@ -27,16 +30,12 @@ class EvalTaskConfig:
     corpus: str = setting(
         "items", "'items': all items of the store; 'targets': the targets of the rows", choices=("items", "targets")
     )
-    query: str = setting("VTA", "modalities shown of the query")
-    target: str = setting("VTA", "modalities shown of the corpus")
-    query_fields: tuple[str, ...] = setting(
-        ("title", "asr", "ocr", "nickname", "tags"), "text fields shown of the query"
-    )
-    target_fields: tuple[str, ...] = setting(
-        ("title", "asr", "ocr", "nickname", "tags"), "text fields shown of the corpus"
-    )
-    query_instruction: str = setting("Summarise the item for finding related items.", "system prompt of the query")
-    target_instruction: str = setting("Summarise the item for finding related items.", "system prompt of the corpus")
+    query: str = setting(MODALITIES, "modalities shown of the query")
+    target: str = setting(MODALITIES, "modalities shown of the corpus")
+    query_fields: tuple[str, ...] = setting(TEXT_FIELDS, "text fields shown of the query")
+    target_fields: tuple[str, ...] = setting(TEXT_FIELDS, "text fields shown of the corpus")
+    query_instruction: str = setting(DEFAULT_INSTRUCTION, "system prompt of the query")
+    target_instruction: str = setting(DEFAULT_INSTRUCTION, "system prompt of the corpus")
     both_ways: bool = setting(False, "pairs of items are symmetric: each side is a query for the other")
     min_score: float = setting(
         0.0,
