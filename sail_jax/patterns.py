@@ -7,6 +7,8 @@ from sail_jax.errors import SailError
 
 # Vision, text, audio: the letters in which the report writes a set of modalities, "V", "T", "VTA".
 MODALITIES = "VTA"
+# Every set of them, in the order of the report's matrix.
+MODALITY_SETS = ("V", "T", "A", "VT", "VA", "TA", "VTA")
 
 # A view that shows whatever an item has ("omni" in the report); a set such as "VT" asks for each of its modalities.
 OMNI = "O"
@@ -35,6 +37,11 @@ class Pattern(NamedTuple):
     def __str__(self) -> str:
         return f"{self.query}->{self.target}"
 
+    @property
+    def short(self) -> str:
+        """As it is written where most patterns show the same on both sides: "V" for "V->V", "V->T" as it is."""
+        return self.query if self.query == self.target else str(self)
+
 
 def parse_pattern(text: str, *, setting: str) -> Pattern:
     """Reads a pattern such as "VTA->T", "A->VT" or "O->O".
@@ -48,6 +55,14 @@ def parse_pattern(text: str, *, setting: str) -> Pattern:
     return Pattern(
         *(side if side == OMNI else check_modalities(side, setting=f"{setting}, {text!r},") for side in sides)
     )
+
+
+def parse_patterns(texts: Iterable[str], *, setting: str) -> tuple[Pattern, ...]:
+    """Reads the patterns of a training set; errors as of `parse_pattern`, and when there is none or one stands twice."""
+    patterns = tuple(parse_pattern(text, setting=setting) for text in texts)
+    if not patterns or len(set(patterns)) != len(patterns):
+        raise SailError(f"{setting} is {tuple(texts)}; name at least one pattern, such as 'O->O', and each once.")
+    return patterns
 
 
 def views_of(patterns: Iterable[Pattern]) -> tuple[tuple[str, ...], tuple[str, ...]]:

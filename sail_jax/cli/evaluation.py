@@ -103,7 +103,7 @@ def _print_results(results: list[TaskResult], names: tuple[str, ...]) -> None:
     table = Table("task", "view", "model", *(name.replace("recall@", "R@") for name in names), "queries", "corpus")
     for r in results:
         figures = [f"{100 * r.metrics[name]:.1f}" for name in names]
-        table.add_row(r.task, r.view, r.model, *figures, str(r.queries), str(r.corpus))
+        table.add_row(r.task, str(r.view), r.model, *figures, str(r.queries), str(r.corpus))
     print_wide(table)
 
 

@@ -13,6 +13,7 @@ from sail_jax.config.evaluation import EvalTaskConfig
 from sail_jax.convert.sources import is_hub_id
 from sail_jax.data.prompts import instruction
 from sail_jax.errors import SailError
+from sail_jax.patterns import parse_patterns
 from sail_jax.runs.directory import RunDirectory
 
 SIDES = ("query", "document")  # as sentence-transformers names them
@@ -119,7 +120,7 @@ def prompts(config: Config) -> dict[str, str]:
 def _searches_by_text(task: DatasetConfig | EvalTaskConfig) -> bool:
     if isinstance(task, EvalTaskConfig):
         return task.query == "T"
-    return all(pattern.startswith("T->") for pattern in task.patterns)
+    return all(pattern.query == "T" for pattern in parse_patterns(task.patterns, setting="patterns"))
 
 
 def model_card(

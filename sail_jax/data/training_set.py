@@ -18,7 +18,7 @@ from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import Pair, PairTable
 from sail_jax.data.views import dataset_patterns, sides_shown
 from sail_jax.errors import SailError
-from sail_jax.patterns import OMNI, parse_pattern
+from sail_jax.patterns import OMNI
 
 _CHECKED_PAIRS = 256
 
@@ -140,11 +140,11 @@ class TrainingSet:
                 "config.ingest.tables when you ingest, or leave the weight out."
             )
         if all(pair.query_id is None for pair in first):
-            for text in self._settings.patterns:
-                if parse_pattern(text, setting=where).query not in ("T", OMNI):
+            for pattern in self.patterns:
+                if pattern.query not in ("T", OMNI):
                     raise SailError(
-                        f"{where}.patterns has {text!r}, but the queries of {self.table.path} are texts, which have neither "
-                        f"vision nor sound: write 'T->{text.partition('->')[2]}'."
+                        f"{where}.patterns has '{pattern}', but the queries of {self.table.path} are texts, which have neither "
+                        f"vision nor sound: write 'T->{pattern.target}'."
                     )
         if self._negatives and not any(self._negatives.get(pair.query_id, pair.query_text)[0] for pair in first):
             raise SailError(

@@ -8,20 +8,16 @@ from sail_jax.config.evaluation import EvalTaskConfig
 from sail_jax.data.features import View
 from sail_jax.data.prompts import check_fields, instruction
 from sail_jax.errors import SailError
-from sail_jax.patterns import Pattern, check_modalities, parse_pattern, shown_modalities
+from sail_jax.patterns import Pattern, check_modalities, parse_patterns, shown_modalities
 
 
-def dataset_patterns(config: Config, name: str) -> list[Pattern]:
+def dataset_patterns(config: Config, name: str) -> tuple[Pattern, ...]:
     """What a training set matches with what.
 
     Raises:
-        SailError: on a wrong pattern, or none at all.
+        SailError: on a wrong pattern, none at all, or one that stands twice.
     """
-    where = f"config.data.datasets.{name}.patterns"
-    patterns = [parse_pattern(text, setting=where) for text in config.data.datasets[name].patterns]
-    if not patterns:
-        raise SailError(f"{where} is empty; write at least one pattern, such as 'O->O'.")
-    return patterns
+    return parse_patterns(config.data.datasets[name].patterns, setting=f"config.data.datasets.{name}.patterns")
 
 
 def dataset_views(config: Config, name: str) -> tuple[View, View]:

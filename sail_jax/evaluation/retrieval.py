@@ -17,7 +17,7 @@ from sail_jax.data.tables import Pair, PairTable
 from sail_jax.data.views import task_views
 from sail_jax.errors import SailError
 from sail_jax.items import Item, text_item
-from sail_jax.patterns import check_modalities
+from sail_jax.patterns import Pattern, check_modalities
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,15 +54,15 @@ class RetrievalTask:
     left_out: int = 0
 
     @property
-    def own_view(self) -> tuple[str, str]:
+    def own_view(self) -> Pattern:
         """The modalities of the query and of the corpus that the task shows."""
-        return self.query_view.modalities, self.target_view.modalities
+        return Pattern(self.query_view.modalities, self.target_view.modalities)
 
-    def further_views(self) -> list[tuple[str, str]]:
+    def further_views(self) -> list[Pattern]:
         """Modality sets that are reported besides the task's own, each shown on both sides; labels are always text."""
         views = [check_modalities(v, setting=f"config.eval.tasks.{self.name}.views") for v in self.settings.views]
         labels = isinstance(self.corpus, list)
-        return [(view, self.target_view.modalities if labels else view) for view in views]
+        return [Pattern(view, self.target_view.modalities if labels else view) for view in views]
 
     def query_items(self, store: ItemStore) -> Iterator[Item]:
         """What is embedded on the query side as items, read one at a time."""

@@ -18,12 +18,12 @@ from sail_jax.embedding.embedder import Embedder
 from sail_jax.errors import SailError
 from sail_jax.evaluation.retrieval import RetrievalTask, rows_in
 from sail_jax.evaluation.sequence_tasks import mean_pool
+from sail_jax.patterns import Pattern
 from sail_jax.vectors.embedding_set import EmbeddingSet
 
 _COPIED = 16_384  # rows copied at a time
 
 Things = Sequence[int | str] | np.ndarray
-Pairing = tuple[str, str]
 
 
 class Sides(Protocol):
@@ -37,11 +37,11 @@ class Sides(Protocol):
     name: str
     width: int
 
-    def views(self, task: RetrievalTask, wanted: Sequence[Pairing]) -> list[Pairing]:
+    def views(self, task: RetrievalTask, wanted: Sequence[Pattern]) -> list[Pattern]:
         """Those views of a task, query and corpus, that there are vectors for; its own one first."""
 
     def vectors(
-        self, task: RetrievalTask, views: Sequence[Pairing]
+        self, task: RetrievalTask, views: Sequence[Pattern]
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """View -> [n, D] of what is embedded on the query side, and of the corpus; zeros where there is nothing."""
 
@@ -80,12 +80,12 @@ class ModelSides:
         self._embedder, self._store, self._scratch = embedder, store, scratch
         self._known: list[_Embedded] = []
 
-    def views(self, task: RetrievalTask, wanted: Sequence[Pairing]) -> list[Pairing]:
+    def views(self, task: RetrievalTask, wanted: Sequence[Pattern]) -> list[Pattern]:
         """All of them: a model shows what it is asked to."""
         return list(wanted)
 
     def vectors(
-        self, task: RetrievalTask, views: Sequence[Pairing]
+        self, task: RetrievalTask, views: Sequence[Pattern]
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """As `Sides.vectors`; the towers run once over each item, for all views.
 
@@ -170,12 +170,12 @@ class StoredSides:
                     "with one --dims."
                 )
 
-    def views(self, task: RetrievalTask, wanted: Sequence[Pairing]) -> list[Pairing]:
+    def views(self, task: RetrievalTask, wanted: Sequence[Pattern]) -> list[Pattern]:
         """The one that is stored, in place of the task's own."""
-        return [tuple(opened.info.modalities for opened in self._sets[task.name])]
+        return [Pattern(*(opened.info.modalities for opened in self._sets[task.name]))]
 
     def vectors(
-        self, task: RetrievalTask, views: Sequence[Pairing]
+        self, task: RetrievalTask, views: Sequence[Pattern]
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """As `Sides.vectors`.
 

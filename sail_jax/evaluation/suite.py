@@ -23,15 +23,14 @@ from sail_jax.evaluation.classification import ACCURACY_KS
 from sail_jax.evaluation.metrics.measure import GALLERY, Measurement, families_of, measure, ranked_metrics
 from sail_jax.evaluation.pairs import sample_rows
 from sail_jax.evaluation.retrieval import RetrievalTask
-from sail_jax.evaluation.sides import ModelSides, Pairing, Sides, StoredSides
+from sail_jax.evaluation.sides import ModelSides, Sides, StoredSides
 from sail_jax.evaluation.tasks import load_tasks
 from sail_jax.evaluation.tfidf import tfidf_top_k
+from sail_jax.patterns import MODALITY_SETS, Pattern
 from sail_jax.runs.checkpoints import Checkpoints
 from sail_jax.runs.directory import RunDirectory
 from sail_jax.sharding.mesh import make_mesh
 
-# The sets of modalities of the 7 x 7 matrix.
-MODALITY_SETS = ("V", "T", "A", "VT", "VA", "TA", "VTA")
 _SAMPLE = 1500  # rows of the corpus whose vectors are kept, for a map
 
 
@@ -42,7 +41,7 @@ class TaskResult:
     Attributes:
         model: "trained", "untrained", "embeddings" (vectors that were read) or "tfidf".
         task: name of the task.
-        view: "QUERY->TARGET" modalities.
+        view: the modalities of queries and of the corpus.
         main: whether it is the task's own view at full width.
         metrics: name -> value.
         queries: queries that count.
@@ -59,7 +58,7 @@ class TaskResult:
 
     model: str
     task: str
-    view: str
+    view: Pattern
     main: bool
     metrics: dict[str, float]
     queries: int
@@ -79,8 +78,7 @@ class TaskResult:
 
         VIEW is "V" where both sides show the same, and "V->T" where they do not.
         """
-        query, _, target = self.view.partition("->")
-        view = "" if self.own_view else f"/{query if query == target else self.view}"
+        view = "" if self.own_view else f"/{self.view.short}"
         return f"{self.task}{view}{'' if self.full else f'/d{self.width}'}"
 
 
@@ -149,28 +147,29 @@ def evaluate_task(sides: Sides, task: RetrievalTask, config: Config, *, main_onl
     views = sides.views(task, [task.own_view] if main_only else _views(task))
     queries, corpus = sides.vectors(task, views)
     results = []
-    for number, (query, target) in enumerate(views):
+    for number, view in enumerate(views):
         for width in [sides.width] if main_only else _widths(config, sides.width):
-            cut = _cut(sides, task, queries[query], width), corpus[target][:, :width]
+            found = corpus[view.target]
+            cut = _cut(sides, task, queries[view.query], width), found[:, :width]
             own = number == 0
-            in_matrix_alone = not own and (query, target) not in task.further_views()
+            in_matrix_alone = not own and view not in task.further_views()
             families = ("recall",) if in_matrix_alone else families_of(task)
             measured = measure(task, *cut, config, families=families, own_view=own)
             if measured is not None:
-                results.append(_result(sides, task, f"{query}->{target}", own, width, measured, corpus[target], config))
+                results.append(_result(sides, task, view, own, width, measured, found, config))
             elif own:
                 raise SailError(
-                    f"No query of config.eval.tasks.{task.name} can be scored under the view {query}->{target}: none has an "
+                    f"No query of config.eval.tasks.{task.name} can be scored under the view {view}: none has an "
                     "embedding and something relevant that has one."
                 )
     return results
 
 
-def _views(task: RetrievalTask) -> list[Pairing]:
+def _views(task: RetrievalTask) -> list[Pattern]:
     """The views of a task, each once."""
     views = [task.own_view, *task.further_views()]
     if task.settings.modality_matrix:
-        views += [(query, target) for query in _sets(task.queries) for target in _sets(task.corpus)]
+        views += [Pattern(query, target) for query in _sets(task.queries) for target in _sets(task.corpus)]
     return list(dict.fromkeys(views))
 
 
@@ -193,7 +192,7 @@ def _cut(sides: Sides, task: RetrievalTask, vectors: np.ndarray, width: int) -> 
 def _result(
     sides: Sides,
     task: RetrievalTask,
-    view: str,
+    view: Pattern,
     own: bool,
     width: int,
     measured: Measurement,
@@ -240,7 +239,7 @@ def _run_tfidf(task: RetrievalTask, store: ItemStore, config: Config) -> TaskRes
     return TaskResult(
         model="tfidf",
         task=task.name,
-        view="T->T",
+        view=Pattern("T", "T"),
         main=True,
         own_view=True,
         width=0,
@@ -256,7 +255,7 @@ def _run_tfidf(task: RetrievalTask, store: ItemStore, config: Config) -> TaskRes
 
 def shown_results(results: list[TaskResult], tasks: dict[str, RetrievalTask]) -> list[TaskResult]:
     """The results of the tables: at full width, without those of the matrix alone."""
-    further = {name: ["->".join(view) for view in task.further_views()] for name, task in tasks.items()}
+    further = {name: task.further_views() for name, task in tasks.items()}
     return [r for r in results if r.full and (r.own_view or r.view in further[r.task])]
 
 
@@ -292,7 +291,7 @@ def evaluation_record(results: list[TaskResult], step: int | None) -> dict[str, 
         step: steps done at the checkpoint; None for embeddings that were read.
     """
     names = ("model", "task", "view", "main", "width", "queries", "skipped", "corpus", "histograms")
-    rows = [{n: getattr(r, n) for n in names} | {"metrics": _finite(r.metrics)} for r in results]
+    rows = [{n: getattr(r, n) for n in names} | {"view": str(r.view), "metrics": _finite(r.metrics)} for r in results]
     return {"step": step, "results": rows}
 
 

@@ -22,7 +22,7 @@ from sail_jax.objectives.distill import distill, init_heads
 from sail_jax.objectives.late_fusion import init_gate, late_fusion
 from sail_jax.objectives.matching import Recipe, both_show
 from sail_jax.objectives.micl import Part, micl
-from sail_jax.patterns import Pattern, parse_pattern, shown_modalities
+from sail_jax.patterns import Pattern, parse_patterns, shown_modalities
 
 Params = dict[str, Any]
 Metrics = dict[str, jax.Array]
@@ -56,9 +56,7 @@ def set_rules(config: Config) -> tuple[SetRules, ...]:
     rules = []
     for name, dataset in config.data.datasets.items():
         where = f"config.data.datasets.{name}"
-        patterns = tuple(parse_pattern(text, setting=f"{where}.patterns") for text in dataset.patterns)
-        if not patterns or len(set(patterns)) != len(patterns):
-            raise SailError(f"{where}.patterns is {dataset.patterns}; name at least one pattern, and each once.")
+        patterns = parse_patterns(dataset.patterns, setting=f"{where}.patterns")
         weights = to_dict(config.objective.weights) | check_loss_weights(dataset.loss_weights, f"{where}.loss_weights")
         weights = {loss: weight * (loss in _LOSSES_OF_KIND[dataset.kind]) for loss, weight in weights.items()}
         if dataset.kind != "pairs" and not any(weights.values()):

@@ -7,8 +7,8 @@ from PIL import Image
 
 from sail_jax.data.thumbnail import thumbnail
 from sail_jax.evaluation.report.data import RunReport, SpaceMap, StoredResult
-from sail_jax.evaluation.report.figures import MODALITY_SETS
 from sail_jax.evaluation.report.gallery import Card, GalleryRow
+from sail_jax.patterns import MODALITY_SETS, parse_pattern
 
 WIDTHS = (96, 48, 24, 8)
 
@@ -39,6 +39,7 @@ def all_figures(good=0.45):
     poor = {"ndcg_at_10": 0.02, "nmi": 0.212, "separability__overlap": 0.9, "separability__dprime": 0.1, "auc": 0.502}
 
     def row(model, task, view, main, width, values, histogram=None):
+        view = parse_pattern(view, setting="view")
         return StoredResult(model, task, view, main, width, values, 1234, 7 if task == "q2i" else 0, 5678, histogram)
 
     rows = [

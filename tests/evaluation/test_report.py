@@ -30,7 +30,7 @@ from sail_jax.evaluation.report.charts import (
     widths_charts,
 )
 from sail_jax.evaluation.report.data import RunReport, SpaceMap, StoredResult, read_runs, run_names, write_report_data
-from sail_jax.evaluation.report.figures import MODALITY_SETS, smoothed
+from sail_jax.evaluation.report.figures import smoothed
 from sail_jax.evaluation.report.gallery import Card, GalleryRow, gallery_html
 from sail_jax.evaluation.report.page import png_folder, write_report
 from sail_jax.evaluation.report.projection import MAX_POINTS, draw_rows, project
@@ -38,6 +38,7 @@ from sail_jax.evaluation.report.summary import gather
 from sail_jax.evaluation.report.tables import best_of, format_metric, main_metrics, task_table
 from sail_jax.evaluation.retrieval import load_retrieval
 from sail_jax.evaluation.suite import TaskResult, evaluation_record
+from sail_jax.patterns import MODALITY_SETS, Pattern
 from sail_jax.runs.directory import RunDirectory
 from sail_jax.vectors.top_k import top_k
 
@@ -176,7 +177,11 @@ def test_best_of_each_row_is_bold_and_of_some_the_lowest():
 def test_further_cut_offs_are_folded_away_and_none_is_lost():
     names = [f"{family}@{k}" for family in ("recall", "ndcg", "mrr", "map") for k in (1, 10, 50)] + ["auc"]
     values = {name: number / 100 for number, name in enumerate(names)}
-    runs = [RunReport("r", [StoredResult(model, "<t>", "V->V", True, 8, values) for model in ("untrained", "trained")])]
+    runs = [
+        RunReport(
+            "r", [StoredResult(model, "<t>", Pattern("V", "V"), True, 8, values) for model in ("untrained", "trained")]
+        )
+    ]
     shown, folded = task_table(runs, "<t>").split("<details>")
     main = ["recall@1", "recall@10", "recall@50", "ndcg@10", "mrr@10", "map@10", "auc"]
     assert list(rows_of(shown)) == [*main, "view", "queries", "left out", "corpus"]
@@ -232,13 +237,13 @@ def test_every_chart_is_a_png_too(full, compared, folder):
 
 def test_matrix_has_every_pair_of_modality_sets_in_its_place():
     figures = [
-        StoredResult("trained", "i2i", f"{q}->{t}", False, 96, {"recall@10": (10 * i + j) / 1000})
+        StoredResult("trained", "i2i", Pattern(q, t), False, 96, {"recall@10": (10 * i + j) / 1000})
         for i, q in enumerate(MODALITY_SETS)
         for j, t in enumerate(MODALITY_SETS)
         if (q, t) != ("A", "V")
     ]
-    figures.append(StoredResult("trained", "i2i", "VTA->VTA", True, 96, {"recall@10": 0.9}))
-    figures.append(StoredResult("trained", "i2i", "V->T", False, 48, {"recall@10": 0.8}))  # of another width
+    figures.append(StoredResult("trained", "i2i", Pattern("VTA", "VTA"), True, 96, {"recall@10": 0.9}))
+    figures.append(StoredResult("trained", "i2i", Pattern("V", "T"), False, 48, {"recall@10": 0.8}))  # of another width
     (chart,) = [c for c in modality_charts([RunReport("r", figures)]) if c.name.startswith("modality_matrix")]
     places = {
         (round(t.get_position()[1]), round(t.get_position()[0])): t.get_text() for t in chart.figure.axes[0].texts
@@ -250,7 +255,7 @@ def test_matrix_has_every_pair_of_modality_sets_in_its_place():
 
 def test_without_crossed_views_there_is_no_matrix():
     figures = [
-        StoredResult("trained", "i2i", f"{v}->{v}", v == "VTA", 0, {"recall@10": 0.1}) for v in ("VTA", "T", "V")
+        StoredResult("trained", "i2i", Pattern(v, v), v == "VTA", 0, {"recall@10": 0.1}) for v in ("VTA", "T", "V")
     ]
     (chart,) = modality_charts([RunReport("r", figures)])
     assert chart.name == "modalities-i2i" and [bar.get_width() for bar in chart.figure.axes[0].patches] == [0.1] * 3
@@ -266,13 +271,16 @@ def test_widths_are_of_the_own_view_and_in_order():
     assert lines["trained, other"].get_ydata()[-1] == 0.5 and chart.figure.axes[0].get_xscale() == "log"
     long = widths_charts([report_runs.run("a" * 80), report_runs.run("a" * 79 + "b")])[0].figure
     assert len(long.legends[0].texts) == 4  # names that are alike as far as they are shown have a line each
-    assert widths_charts([RunReport("r", [StoredResult("trained", "t", "V->V", True, 8, {"recall@10": 0.5})])]) == []
+    assert (
+        widths_charts([RunReport("r", [StoredResult("trained", "t", Pattern("V", "V"), True, 8, {"recall@10": 0.5})])])
+        == []
+    )
 
 
 def test_histograms_are_shares_of_their_pairs():
     edges, positive = [-1.0, 0.0, 0.5, 1.0], [0, 1, 3]
     histogram = {"edges": edges, "positive": positive, "negative": [0, 0, 0]}
-    figures = [StoredResult("trained", "t", "V->V", True, 8, {}, histograms=histogram)]
+    figures = [StoredResult("trained", "t", Pattern("V", "V"), True, 8, {}, histograms=histogram)]
     (chart,) = separability_charts([RunReport("r", figures)])
     filled = chart.figure.axes[0].patches[0]
     np.testing.assert_allclose(filled.get_data().values, [0, 0.25, 0.75])
@@ -342,7 +350,7 @@ def test_relevance_is_told_by_more_than_colour(full):
 def test_hostile_text_is_shown_and_does_nothing(tmp_path):
     card = Card(HOSTILE, HOSTILE, '"><script>x()</script>', True, True, 1.0)
     histogram = report_runs.histograms(0.3)
-    figures = [StoredResult(m, HOSTILE, HOSTILE, True, w, {HOSTILE: 0.5, "recall@10": 0.1}, 1, 1, 1, histogram)
+    figures = [StoredResult(m, HOSTILE, Pattern(HOSTILE, HOSTILE), True, w, {HOSTILE: 0.5, "recall@10": 0.1}, 1, 1, 1, histogram)
                for m in ("trained", HOSTILE) for w in (8, 16)]  # fmt: skip
     run = RunReport(
         HOSTILE,
@@ -383,8 +391,8 @@ def test_embeddings_that_were_read_take_the_place_of_the_trained_model(tmp_path)
 
 def test_a_task_without_recall_has_a_table_only(tmp_path):
     figures = [
-        StoredResult("trained", "scored", "VTA->VTA", True, 96, {"auc": 0.9}),
-        StoredResult("trained", "x", "V->V", True, 0, {}),
+        StoredResult("trained", "scored", Pattern("VTA", "VTA"), True, 96, {"auc": 0.9}),
+        StoredResult("trained", "x", Pattern("V", "V"), True, 0, {}),
     ]
     text, page = write(tmp_path / "r.html", RunReport("r", figures))
     assert "0.900" in page.text and "<svg" not in text
@@ -479,7 +487,7 @@ def results(**changes):
     values = {
         "model": "trained",
         "task": "i2i",
-        "view": "VTA->VTA",
+        "view": Pattern("VTA", "VTA"),
         "main": True,
         "metrics": {"recall@10": 0.5, "nmi": float("nan")},
         "queries": 3,
@@ -508,7 +516,7 @@ def test_figures_come_back_from_the_file(tmp_path):
     (figures,) = read.figures
     assert figures.metrics["recall@10"] == 0.5 and np.isnan(figures.metrics["nmi"])
     assert dataclasses.replace(figures, metrics={}) == StoredResult(
-        *("trained", "i2i", "VTA->VTA", True, 32, {}, 3, 1, 4),
+        *("trained", "i2i", Pattern("VTA", "VTA"), True, 32, {}, 3, 1, 4),
         {"edges": [-1.0, 0.0, 1.0], "positive": [1, 2], "negative": [3, 4]},
     )
 
@@ -594,7 +602,13 @@ def test_mistakes_are_told_with_their_remedy(tmp_path, capsys):
         errors = said(run.path)
         assert str(run.report_data) in errors and "evaluate --workdir" in errors
     run.report_data.unlink()
-    for damaged in ("", "[]", '{"results": [{"task": 1}]}', '{"results": 3}'):
+    for damaged in (
+        "",
+        "[]",
+        '{"results": [{"task": 1}]}',
+        '{"results": 3}',
+        '{"results": [{"metrics": {}, "view": "<b>"}]}',
+    ):
         run.evaluation.write_text(damaged)
         assert str(run.evaluation) in said(run.path)
     assert not (tmp_path / "r.html").exists()

@@ -16,9 +16,10 @@ from sail_jax.embedding.embedder import Embedder
 from sail_jax.errors import SailError
 from sail_jax.evaluation.sequence_tasks import mean_pool
 from sail_jax.evaluation.sides import ModelSides
-from sail_jax.evaluation.suite import MODALITY_SETS, evaluate_task, metrics_tree, run_suite
+from sail_jax.evaluation.suite import evaluate_task, metrics_tree, run_suite
 from sail_jax.evaluation.tasks import load_tasks
 from sail_jax.models.model import init_params
+from sail_jax.patterns import MODALITY_SETS
 from sail_jax.sharding.mesh import make_mesh
 from sail_jax.vectors.embedding_set import EmbeddingInfo, part_path, write_info, write_part
 from sail_jax.vectors.unit import unit_rows
@@ -92,7 +93,7 @@ def test_scored_pairs_with_several_targets_or_none(settings, store, stored, tmp_
     assert (figures["i2i/queries"], figures["i2i/skipped"]) == (len(counted), len(queries) - len(counted))
     assert figures["i2i/skipped"] >= 1
     main_result = next(r for r in results if r.main)
-    assert (main_result.width, main_result.view) == (WIDTH, "VTA->VTA")
+    assert (main_result.width, main_result.view) == (WIDTH, ("VTA", "VTA"))
     np.testing.assert_allclose(main_result.sample[1], stored[main_result.sample[0]], atol=1e-6)
     assert [r.rows is None for r in results] == [False, True]
 

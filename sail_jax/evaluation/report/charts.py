@@ -10,7 +10,6 @@ import numpy as np
 
 from sail_jax.evaluation.report.data import RunReport, StoredResult
 from sail_jax.evaluation.report.figures import (
-    MODALITY_SETS,
     Chart,
     Line,
     bars_chart,
@@ -31,6 +30,7 @@ from sail_jax.evaluation.report.tables import (
     subject,
     tasks_of,
 )
+from sail_jax.patterns import Pattern
 
 _NAMED_LABELS = 8  # of the map
 
@@ -169,7 +169,7 @@ def _bars(runs: Sequence[RunReport], task: str, metric: str) -> list[Chart]:
     views = list(dict.fromkeys(view for *_, values in columns for view in values if _is_bar(runs, task, view)))
     if not views:
         return []
-    views.sort(key=lambda view: (len(view.partition("->")[0]), view not in MODALITY_SETS))
+    views.sort(key=lambda view: len(view.query))
     groups = [
         Line(label, range(len(views)), [values.get(view, np.nan) for view in views], colour)
         for label, colour, values in columns
@@ -178,13 +178,12 @@ def _bars(runs: Sequence[RunReport], task: str, metric: str) -> list[Chart]:
     return [bars_chart(file_name("modalities", task), task, metric, shown, groups)]
 
 
-def _is_bar(runs: Sequence[RunReport], task: str, view: str) -> bool:
-    query, _, target = view.partition("->")
+def _is_bar(runs: Sequence[RunReport], task: str, view: Pattern) -> bool:
     mains = [main_figures(run, task, model) for run in runs for model in MODELS]
-    return query == target or view in {main.view for main in mains if main is not None}
+    return view.query == view.target or view in {main.view for main in mains if main is not None}
 
 
-def _values_by_view(run: RunReport, task: str, model: str, metric: str) -> dict[str, float]:
+def _values_by_view(run: RunReport, task: str, model: str, metric: str) -> dict[Pattern, float]:
     """View -> the metric at full width; where a view was scored twice, as the task itself and in the matrix, the former."""
     main = main_figures(run, task, model)
     if main is None:
@@ -209,15 +208,11 @@ def _matrices(runs: Sequence[RunReport], task: str, metric: str) -> list[Chart]:
     ]
 
 
-def _matrix(run: RunReport, task: str, metric: str) -> dict[tuple[str, str], float]:
-    """(query's modalities, target's) -> value; empty where the views were not crossed."""
+def _matrix(run: RunReport, task: str, metric: str) -> dict[Pattern, float]:
+    """View -> value; empty where the views were not crossed."""
     main = main_figures(run, task, subject(run))
-    values = {}
-    for view, value in _values_by_view(run, task, subject(run), metric).items():
-        query, _, target = view.partition("->")
-        if query in MODALITY_SETS and target in MODALITY_SETS:
-            values[query, target] = value
-    crossed = [pair for pair in values if pair[0] != pair[1] and main is not None and "->".join(pair) != main.view]
+    values = _values_by_view(run, task, subject(run), metric)
+    crossed = [view for view in values if view.query != view.target and main is not None and view != main.view]
     return values if crossed else {}
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from sail_jax.errors import SailError
 from sail_jax.evaluation.report.gallery import Card, GalleryRow
 from sail_jax.files import commit_bytes
+from sail_jax.patterns import Pattern, parse_pattern
 from sail_jax.runs.directory import RunDirectory, read_training_log
 
 _FORMAT = {"format": "sail_jax report data", "version": 1}
@@ -28,7 +29,7 @@ class StoredResult:
     Attributes:
         model: "trained", "untrained", "embeddings" (vectors that were read) or "tfidf".
         task: name of the task.
-        view: "QUERY->TARGET" modalities.
+        view: the modalities of queries and of the corpus; the file has them as "QUERY->TARGET".
         main: whether it is the task's own view.
         width: the Matryoshka size; 0 where there is none.
         metrics: name -> value; what could not be computed is missing or NaN.
@@ -40,7 +41,7 @@ class StoredResult:
 
     model: str
     task: str
-    view: str
+    view: Pattern
     main: bool
     width: int
     metrics: Mapping[str, float]
@@ -146,7 +147,7 @@ def _read_run(run: RunDirectory, name: str) -> RunReport:
     tree = _read(run.evaluation, again)
     try:
         figures = [_figures(line) for line in tree["results"]]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (SailError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise SailError(f"{run.evaluation} does not hold what `evaluate` writes ({error!r}): {again} again.") from error
     parts = _read_parts(run.report_data, again) if run.report_data.is_file() else {}
     return RunReport(name=name, figures=figures, log=read_training_log(run), step=tree.get("step"), **parts)
@@ -165,7 +166,8 @@ def _read(path: Path, again: str) -> dict[str, Any]:
 def _figures(line: Mapping[str, Any]) -> StoredResult:
     known = {field.name for field in dataclasses.fields(StoredResult)}
     metrics = {key: np.nan if v is None else float(v) for key, v in line["metrics"].items()}
-    return StoredResult(**{key: v for key, v in line.items() if key in known} | {"metrics": metrics})
+    view = parse_pattern(line["view"], setting="view")
+    return StoredResult(**{key: v for key, v in line.items() if key in known} | {"metrics": metrics, "view": view})
 
 
 def _read_parts(path: Path, again: str) -> dict[str, Any]:

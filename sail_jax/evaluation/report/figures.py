@@ -17,12 +17,12 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from sail_jax.evaluation.report.style import GREY, INK, LINES
+from sail_jax.patterns import MODALITY_SETS
 
 _WIDTH = 4.6  # inches; charts stand in a grid of columns of about this width
 _DPI = 180
 _MAX_POINTS = 400  # of a curve
 _DASHES = ("-", "--", "-.", ":")
-MODALITY_SETS = ("V", "T", "A", "VT", "VA", "TA", "VTA")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sail_jax.evaluation.report.data import RunReport, StoredResult
+from sail_jax.patterns import Pattern
 
 HEADLINE_METRIC = "recall@10"
 # In the order of the columns.
@@ -56,10 +57,9 @@ def models_of(run: RunReport, task: str) -> list[str]:
     return sorted(models, key=lambda model: list(MODELS).index(model) if model in MODELS else -1)
 
 
-def show_view(view: str) -> str:
+def show_view(view: Pattern) -> str:
     """A view as it is read: "VTA", or "T → VTA" where the two sides differ."""
-    query, _, target = view.partition("->")
-    return query if target in ("", query) else f"{query} → {target}"
+    return view.short.replace("->", " → ")
 
 
 def best_of(metric: str, values: Sequence[float | None]) -> float | None:
