@@ -472,7 +472,7 @@ def test_same_bytes_whatever_the_parts(drawn, tmp_path, partition_rows, parts):
 def test_same_bytes_whatever_the_threads(drawn, tmp_path):
     folder, _, _ = drawn
     code = (
-        "import sys, pathlib; sys.path.insert(0, 'tests/curation'); import small_logs, test_log_pairs as t;"
+        "import sys, pathlib; sys.path.insert(0, 'tests/logs'); import small_logs, test_pairs as t;"
         f"t.build_pairs(t.all_settings(), pathlib.Path({str(folder)!r}), pathlib.Path({str(tmp_path)!r}))"
     )
     paths = os.pathsep.join([str(tiny.REPO), str(tiny.REPO / "tests")])
