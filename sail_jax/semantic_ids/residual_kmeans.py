@@ -5,11 +5,11 @@ Axes: N rows, W width, K codes of a level, L levels.
 
 from collections.abc import Sequence
 
-import faiss
 import numpy as np
 from rich.progress import track
 
 from sail_jax.errors import SailError
+from sail_jax.vectors.faiss_kmeans import faiss_kmeans, nearest_centroids
 
 
 def residual_kmeans(x: np.ndarray, sizes: Sequence[int], *, rounds: int, seed: int) -> list[np.ndarray]:
@@ -32,12 +32,8 @@ def residual_kmeans(x: np.ndarray, sizes: Sequence[int], *, rounds: int, seed: i
     require_rows(len(x), sizes)
     left, codebooks = np.array(x, np.float32), []
     for level, size in enumerate(track(sizes, f"residual k-means {'-'.join(map(str, sizes))}")):
-        # faiss warns of fewer than 39 points per centroid and draws a sample where there are more than 256.
-        limits = {"min_points_per_centroid": 1, "max_points_per_centroid": len(x)}
-        kmeans = faiss.Kmeans(x.shape[1], size, niter=rounds, seed=seed + level, **limits)
-        kmeans.train(left)
-        codebooks.append(kmeans.centroids.reshape(size, -1).copy())
-        left -= codebooks[-1][nearest(left, codebooks[-1])]
+        codebooks.append(faiss_kmeans(left, size, rounds=rounds, seed=seed + level))
+        left -= codebooks[-1][nearest_centroids(left, codebooks[-1])]
     return codebooks
 
 
@@ -53,11 +49,6 @@ def require_rows(rows: int, sizes: Sequence[int]) -> None:
         )
 
 
-def nearest(x: np.ndarray, codebook: np.ndarray) -> np.ndarray:
-    """[N] int32, the nearest code [K, W] of each row [N, W] by Euclidean distance; of equally near ones the first."""
-    return faiss.knn(np.ascontiguousarray(x, np.float32), codebook, 1)[1][:, 0].astype(np.int32)
-
-
 def quantize(x: np.ndarray, codebooks: Sequence[np.ndarray]) -> np.ndarray:
     """The codes of rows, [N, L] int32: greedily, level by level, the code nearest to what is left.
 
@@ -67,7 +58,7 @@ def quantize(x: np.ndarray, codebooks: Sequence[np.ndarray]) -> np.ndarray:
     """
     left, codes = np.array(x, np.float32), np.zeros((len(x), len(codebooks)), np.int32)
     for level, codebook in enumerate(codebooks):
-        codes[:, level] = nearest(left, codebook)
+        codes[:, level] = nearest_centroids(left, codebook)
         left -= codebook[codes[:, level]]
     return codes
 

@@ -372,7 +372,7 @@ def test_one_instruction_for_all(topics, tmp_path):
             "w.json",
             "config.data.datasets.near.patterns, 'VX->T', is 'VX'",
         ),
-        ({"near": table("near", patterns=())}, TASKS, "w.json", "patterns is empty"),
+        ({"near": table("near", patterns=())}, TASKS, "w.json", r"patterns is \(\); name at least one"),
         ({"near": table("near", query_fields=("titel",))}, TASKS, "w.json", r"unknown text fields \['titel'\]"),
         (DATASETS, {"i2i": table("near", query="Q")}, "w.json", "config.eval.tasks.i2i.query is 'Q'"),
     ],

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import faiss
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,6 +39,7 @@ from sail_jax.data.views import retrieval_tasks
 from sail_jax.embedding.embedder import Embedder
 from sail_jax.errors import SailError
 from sail_jax.patterns import MODALITIES
+from sail_jax.vectors.faiss_kmeans import faiss_kmeans
 from sail_jax.vectors.unit import unit_rows
 
 # A set has a kind of embedding when this share of its samples has it, and at least two: a few stray frames say nothing
@@ -49,6 +49,7 @@ _LEAST_SAMPLES = 2
 # Deviation of the plan's marginals (L1, of a total mass of one); it bounds the error of a similarity.
 _TOLERANCE = 1e-4
 _MAX_ITERATIONS = 20_000
+_ROUNDS = 25  # of k-means
 
 # ------------------------------------------------------------------------------------------------------------ arrays
 
@@ -84,11 +85,7 @@ def centroids(z: np.ndarray, k: int, seed: int) -> Clusters:
     _, first, counts = np.unique(rows, return_index=True, return_counts=True)
     if len(first) <= k:
         return Clusters(z[first], counts / len(z))
-    # faiss warns of fewer than 39 points per centroid and draws a sample where there are more than 256.
-    limits = {"min_points_per_centroid": 1, "max_points_per_centroid": len(z)}
-    kmeans = faiss.Kmeans(z.shape[1], k, niter=25, seed=seed, spherical=True, **limits)
-    kmeans.train(z)
-    means = unit_rows(kmeans.centroids)
+    means = unit_rows(faiss_kmeans(z, k, rounds=_ROUNDS, seed=seed, spherical=True))
     shares = np.bincount(np.argmax(z @ means.T, axis=1), minlength=k) / len(z)
     return Clusters(means[shares > 0], shares[shares > 0])
 

@@ -1,12 +1,12 @@
 """Whether queries and their targets fall into the same clusters (arXiv 2510.12709, sec. 4.2)."""
 
-import faiss
 import numpy as np
 from sklearn.metrics import normalized_mutual_info_score
 
+from sail_jax.vectors.faiss_kmeans import faiss_kmeans, nearest_centroids
 from sail_jax.vectors.unit import unit_rows
 
-_ITERATIONS = 10
+_ROUNDS = 10
 _RUNS = 4
 
 
@@ -28,12 +28,9 @@ def clustering_nmi(queries: np.ndarray, targets: np.ndarray, *, clusters: int, s
     """
     points = np.concatenate([unit_rows(queries), unit_rows(targets)])
     clusters = min(clusters, len(points))
-    # Without these limits faiss warns of few points per centroid, and draws a sample of its own where there are many.
-    limits = {"min_points_per_centroid": 1, "max_points_per_centroid": len(points)}
     values = []
     for run in range(runs):
-        kmeans = faiss.Kmeans(points.shape[1], clusters, niter=_ITERATIONS, seed=seed + run, spherical=True, **limits)
-        kmeans.train(points)
-        labels = kmeans.index.search(points, 1)[1][:, 0]
+        centroids = faiss_kmeans(points, clusters, rounds=_ROUNDS, seed=seed + run, spherical=True)
+        labels = nearest_centroids(points, centroids, spherical=True)
         values.append(normalized_mutual_info_score(labels[: len(queries)], labels[len(queries) :]))
     return float(np.mean(values))

@@ -18,10 +18,12 @@ from sail_jax.logs.pairs.item_pairs import PairRules, write_item_pairs
 from sail_jax.logs.pairs.mixing import mix
 from sail_jax.logs.pairs.spool import Build
 from sail_jax.logs.reader import read_vectors
+from sail_jax.vectors.faiss_kmeans import faiss_kmeans, nearest_centroids
 from sail_jax.vectors.unit import unit_rows
 
 _BLOCK = 16_384
 _POINTS_PER_CENTROID = 64
+_ROUNDS = 20  # of k-means
 
 
 class _Vectors(NamedTuple):
@@ -99,11 +101,9 @@ def _clusters(build: Build, rows: np.ndarray, codes: np.ndarray, late: np.ndarra
     trained = early if len(early) else codes
     number = max(1, min(len(codes) // rules.cluster_items, rules.max_clusters, len(trained)))
     sample = _sample(rows, trained, number * _POINTS_PER_CENTROID, seed)
-    kmeans = faiss.Kmeans(rows.shape[1], number, seed=seed, spherical=True, niter=20, min_points_per_centroid=1)
-    kmeans.train(sample)
-    return np.concatenate(
-        [kmeans.index.search(rows[codes[start : start + _BLOCK]], 1)[1][:, 0] for start in range(0, len(codes), _BLOCK)]
-    )
+    centroids = faiss_kmeans(sample, number, rounds=_ROUNDS, seed=seed, spherical=True)
+    blocks = (rows[codes[start : start + _BLOCK]] for start in range(0, len(codes), _BLOCK))
+    return np.concatenate([nearest_centroids(block, centroids, spherical=True) for block in blocks])
 
 
 def _within(
