@@ -26,7 +26,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sail_jax.config.data import DEFAULT_INSTRUCTION
 from sail_jax.config.schema import to_dict
 from sail_jax.data.ingest.journal import BAD_RECORDS
-from sail_jax.embedding.embedder import Embedder, NothingShownError, check_dims
+from sail_jax.embedding.embed_pass import embed_into
+from sail_jax.embedding.embedder import Embedder, check_dims
 from sail_jax.embedding.item_source import Entry, ItemSource
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import TEXT_FIELDS
@@ -201,30 +202,25 @@ class _Job:
                 yield entry.load
 
         rows, dims = self._rows(part), self._info.dims
-        z = np.empty((rows, dims), np.float32)
+        z = np.empty((1, rows, dims), np.float32)
         bad: list[dict[str, str]] = []
         left_out: set[int] = set()
-        at = unseen = 0
-        view = self._view
-        for block, errors in self._embedder.stream(
-            loaders(), view, (view.modalities,), batch_size=self._options.batch_size
-        ):
-            z[at : at + block.shape[1]] = block[0, :, :dims]
-            left_out |= {at + position for position in errors}
-            for position, error in sorted(errors.items()):
-                if isinstance(error, NothingShownError):
-                    unseen += 1
-                else:
-                    bad.append(_line(error.at(source=self._source.name, record=ids[at + position])))
-                    self._bad.append(bad[-1])
+        done = unseen = 0
+        views, batch_size = (self._view.modalities,), self._options.batch_size
+        for window in embed_into(z, self._embedder, loaders(), self._view, views, batch_size=batch_size):
+            lines = [_line(e.at(source=self._source.name, record=ids[place])) for place, e in window.bad.items()]
+            bad += lines
+            self._bad += lines
             self._check_limit()
-            at += block.shape[1]
-            advance(block.shape[1])
-        if at != rows:
+            left_out |= {*window.bad, *window.nothing_shown}
+            unseen += len(window.nothing_shown)
+            done += window.rows
+            advance(window.rows)
+        if done != rows:
             raise SailError(f"{self._source.name} changed while it was read: embed it again, into another --output.")
         kept = [i for i in range(rows) if i not in left_out]
         notes = {_BAD: json.dumps(bad, ensure_ascii=False), _UNSEEN: str(unseen)}
-        vectors = z[kept] if left_out else z
+        vectors = z[0, kept] if left_out else z[0]
         write_part(self._path(part), [ids[i] for i in kept], vectors, self._info.dtype, notes)
 
     def _open(self) -> None:

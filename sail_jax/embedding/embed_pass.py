@@ -1,8 +1,9 @@
-"""One pass of a model over any number of items, into a memory-mapped file."""
+"""One pass of a model over any number of items, into an array or a memory-mapped file."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -15,6 +16,56 @@ from sail_jax.embedding.embedder import Embedder, NothingShownError
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import Item
 from sail_jax.patterns import shown_modalities
+
+
+class Window(NamedTuple):
+    """Some items that were embedded, next to each other in the stream.
+
+    Attributes:
+        rows: how many.
+        bad: position in the whole stream -> what was wrong, of those that cannot be used.
+        nothing_shown: positions of those that have none of the modalities that are shown.
+    """
+
+    rows: int
+    bad: dict[int, BadRecordError]
+    nothing_shown: list[int]
+
+
+def embed_into(
+    out: np.ndarray,
+    embedder: Embedder,
+    items: Iterable[Item | Callable[[], Item]],
+    view: View,
+    views: Sequence[str],
+    *,
+    batch_size: int | None = None,
+) -> Iterator[Window]:
+    """Embeds a stream of items into an array, window by window; arguments as for `Embedder.stream`.
+
+    Args:
+        out: [views, items, d], filled with the first d dimensions, not normalised; zeros for items that are left out.
+        embedder: the model.
+        items: a stream of items, or of functions that load one.
+        view: the fields, the instruction and the modalities, which must cover those of `views`.
+        views: modality sets, each embedded separately.
+        batch_size: items per batch; None for `config.eval.batch_size`.
+
+    Yields:
+        What was written last.
+    """
+    at = 0
+    for z, errors in embedder.stream(items, view, tuple(views), batch_size=batch_size):
+        rows = z.shape[1]
+        out[:, at : at + rows] = z[..., : out.shape[-1]]
+        window = Window(rows, {}, [])
+        for position, error in sorted(errors.items()):
+            if isinstance(error, NothingShownError):
+                window.nothing_shown.append(at + position)
+            else:
+                window.bad[at + position] = error
+        at += rows
+        yield window
 
 
 def embed_pass(
@@ -40,13 +91,11 @@ def embed_pass(
     """
     views = tuple(views)
     out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(len(views), count, embedder.width))
-    at, bad = 0, []
+    bad: list[BadRecordError] = []
     shown = dataclasses.replace(view, modalities=shown_modalities(views))
     tracked = iter(track(items, description=what, total=count))
-    for z, errors in embedder.stream(tracked, shown, views):
-        out[:, at : at + z.shape[1]] = z
-        at += z.shape[1]
-        bad += [error for error in errors.values() if not isinstance(error, NothingShownError)]
+    for window in embed_into(out, embedder, tracked, shown, views):
+        bad += window.bad.values()
     _report(bad, what, embedder.config)
     return dict(zip(views, out, strict=True))
 

@@ -183,7 +183,7 @@ class StubEmbedder:
     def __init__(self, config):
         self.config, self.seen = config, []
 
-    def stream(self, items, view, views):
+    def stream(self, items, view, views, *, batch_size=None):
         for item in items:
             self.seen.append((item.item_id or item.text[QUERY_FIELD], view))
             yield np.stack([self._vector(item, view, set(shown)) for shown in views])[:, None], {}

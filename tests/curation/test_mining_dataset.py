@@ -42,7 +42,7 @@ class Stub:
     def __init__(self, config, scale=1.0):
         self.config, self.params, self.asked = config, {"w": np.full(3, scale, np.float32)}, []
 
-    def stream(self, items, view, views):
+    def stream(self, items, view, views, *, batch_size=None):
         self.asked.append([view, views, 0])
         for item in items:
             z = np.zeros((len(views), 1, WIDTH), np.float32)
@@ -456,8 +456,8 @@ def test_a_kill_while_embedding_leaves_nothing_that_is_taken_for_complete(folder
     broken = Stub(config)
     original = broken.stream
 
-    def stream(*arguments):
-        for number, batch in enumerate(original(*arguments)):
+    def stream(*arguments, **options):
+        for number, batch in enumerate(original(*arguments, **options)):
             if number == 5:
                 raise Killed
             yield batch
