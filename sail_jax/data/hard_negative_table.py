@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sail_jax.data.row_groups import missing_column
+from sail_jax.data.parquet_files import missing_column
 from sail_jax.errors import SailError
 from sail_jax.files import commit
 from sail_jax.items import item_key

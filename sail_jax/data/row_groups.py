@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sail_jax.data.parquet_files import missing_column, parquet_parts
 from sail_jax.errors import SailError
 from sail_jax.files import commit
 
@@ -194,7 +195,7 @@ class RowGroupTable(Generic[Row]):
 
     def _part_paths(self) -> list[pathlib.Path]:
         path = self.path
-        parts = sorted(path.glob("*.parquet")) if path.is_dir() else [path] * path.is_file()
+        parts = parquet_parts(path)
         if not parts:
             near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.parquet")], n=3)
             hint = f" Did you mean {' or '.join(near)}?" if near else ""
@@ -218,11 +219,3 @@ class RowGroupTable(Generic[Row]):
 def splits_of(path: pathlib.Path) -> set[str]:
     """The splits that a file of a table says it has."""
     return set(json.loads((pq.read_schema(path).metadata or {}).get(SPLITS_KEY, b"{}")))
-
-
-def missing_column(file: str, name: str, columns: Iterable[str]) -> str:
-    """The message for a column that a file lacks, with the columns it has and the nearest of them."""
-    columns = list(columns)
-    near = difflib.get_close_matches(name, columns, n=1, cutoff=0.5)
-    nearest = f" Did you mean {near[0]!r}?" if near else ""
-    return f"{file} has no column {name!r}; it has {', '.join(map(repr, columns))}.{nearest}"

@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from sail_jax.data.row_groups import SPLIT_FIELD, RowGroupTable, missing_column, write_by_split
+from sail_jax.data.parquet_files import missing_column, parquet_parts, readable
+from sail_jax.data.row_groups import SPLIT_FIELD, RowGroupTable, write_by_split
 from sail_jax.data.tables import Pair, PairTable
 from sail_jax.errors import SailError
 
@@ -22,6 +24,7 @@ SCHEMA = pa.schema(
     ]
 )
 _SEQUENCE_SCHEMA = pa.schema(list(SCHEMA)[:-1])
+_HISTORY = ("item_ids", "target_id")
 
 
 class Sequence(NamedTuple):
@@ -103,6 +106,44 @@ class SequenceTable(RowGroupTable[Sequence]):
     what = "sequence table"
     writer = "sail_jax.data.sequence_tables.write_sequences"
     make_row = staticmethod(_make_sequence)
+
+
+def stream_sequences(path: pathlib.Path, split: str) -> Iterator[tuple[list[list[str]], list[str]]]:
+    """Reads the rows of a split in order, of any table that has `item_ids` and `target_id`; all rows where it has no `split`.
+
+    Unlike `SequenceTable`, it takes tables that were not written by `write_sequences`, and gives no access at random.
+
+    Args:
+        path: a Parquet file, or a folder of parts that are read in the order of their names.
+        split: the split; the empty string stands for all rows.
+
+    Yields:
+        The items of some histories, the oldest first, and their targets.
+
+    Raises:
+        SailError: there is no table, it is damaged, it lacks a column, or a row lacks an item or its target.
+    """
+    parts = parquet_parts(path)
+    if not parts:
+        raise SailError(f"There is no sequence table {path}: write a Parquet file of item_ids and target_id.")
+    for part in parts:
+        with readable(part):
+            file = pq.ParquetFile(part)
+        names = file.schema_arrow.names
+        for column in _HISTORY:
+            if column not in names:
+                raise SailError(missing_column(str(part), column, names))
+        chosen = bool(split) and "split" in names
+        for batch in file.iter_batches(columns=[*_HISTORY, "split"] if chosen else list(_HISTORY)):
+            rows = [row for row in batch.to_pylist() if not chosen or row["split"] == split]
+            for row in rows:
+                if not row["item_ids"] or None in row["item_ids"] or row["target_id"] is None:
+                    raise SailError(
+                        f"{part} has a row without items or without a target ({row}); fill in item_ids and target_id, or leave "
+                        "it out."
+                    )
+            if rows:
+                yield [row["item_ids"] for row in rows], [row["target_id"] for row in rows]
 
 
 class LatestItems:

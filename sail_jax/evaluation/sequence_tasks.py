@@ -4,22 +4,18 @@ A sequence is embedded by the mean of its items' unit embeddings, or by the mode
 `target_id`, and perhaps `split`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from sail_jax.config import Config
-from sail_jax.data.row_groups import missing_column
+from sail_jax.data.sequence_tables import stream_sequences
 from sail_jax.data.store import ItemStore
 from sail_jax.data.views import task_views
 from sail_jax.errors import SailError
 from sail_jax.evaluation.retrieval import RetrievalTask, known_positions
 from sail_jax.vectors.unit import unit_rows
-
-_COLUMNS = ("item_ids", "target_id")
 
 
 def mean_pool(vectors: np.ndarray, sequences: Sequence[np.ndarray]) -> np.ndarray:
@@ -51,7 +47,7 @@ def load_sequences(config: Config, name: str, store: ItemStore) -> RetrievalTask
     places: dict[int, int] = {}
     sequences: list[np.ndarray] = []
     targets: list[np.ndarray] = []
-    for histories, ids in _read(path, settings.split):
+    for histories, ids in stream_sequences(path, settings.split):
         targets.append(known_positions(ids, store, str(path)))
         items = known_positions([item_id for history in histories for item_id in history], store, str(path)).tolist()
         flat = np.array([places.setdefault(item, len(places)) for item in items], np.int64)
@@ -74,34 +70,3 @@ def load_sequences(config: Config, name: str, store: ItemStore) -> RetrievalTask
         positive=np.ones(len(rows), bool),
         sequences=sequences,
     )
-
-
-def _read(path: Path, split: str) -> Iterator[tuple[list[list[str]], list[str]]]:
-    """(histories, targets) of the rows of a split, some at a time; all rows where the table has no splits."""
-    parts = sorted(path.glob("*.parquet")) if path.is_dir() else [path] * path.is_file()
-    if not parts:
-        raise SailError(f"There is no sequence table {path}: write a Parquet file of item_ids and target_id.")
-    for part in parts:
-        try:
-            file = pq.ParquetFile(part)
-        except (OSError, pa.ArrowException) as error:
-            raise SailError(f"{part} is no Parquet file, or damaged ({error}); write it again.") from error
-        names = file.schema_arrow.names
-        for column in _COLUMNS:
-            if column not in names:
-                raise SailError(missing_column(str(part), column, names))
-        chosen = bool(split) and "split" in names
-        for batch in file.iter_batches(columns=[*_COLUMNS, "split"] if chosen else list(_COLUMNS)):
-            rows = batch.to_pylist()
-            rows = [row for row in rows if not chosen or row["split"] == split]
-            _check(rows, part)
-            if rows:
-                yield [row["item_ids"] for row in rows], [row["target_id"] for row in rows]
-
-
-def _check(rows: list[dict], part: Path) -> None:
-    for row in rows:
-        if not row["item_ids"] or None in row["item_ids"] or row["target_id"] is None:
-            raise SailError(
-                f"{part} has a row without items or without a target ({row}); fill in item_ids and target_id, or leave it out."
-            )

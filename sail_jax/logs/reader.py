@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from sail_jax.config import Config
 from sail_jax.data.ingest.sources import TABLE_SUFFIXES
-from sail_jax.data.row_groups import missing_column
+from sail_jax.data.parquet_files import missing_column
 from sail_jax.errors import SailError
 from sail_jax.logs.flags import parse_condition
 

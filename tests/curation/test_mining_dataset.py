@@ -531,7 +531,7 @@ def test_damaged_embeddings(folder):
     with pytest.raises(SailError, match="no file of embeddings"):
         run(folder, "q2i", query_embeddings=path)
     path.write_bytes(b"PAR1 and nothing else")
-    with pytest.raises(SailError, match="q.parquet cannot be read"):
+    with pytest.raises(SailError, match="q.parquet is no Parquet file, or damaged"):
         run(folder, "q2i", query_embeddings=path)
     for columns, message in (
         ({"name": ["topic 0"], "vector": [[1.0]]}, "has no column 'id'"),

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sail_jax.data.sequence_tables import SCHEMA, Sequence, SequenceTable, open_pairs, write_sequences
+from sail_jax.data.sequence_tables import SCHEMA, Sequence, SequenceTable, open_pairs, stream_sequences, write_sequences
 from sail_jax.errors import SailError
 
 ROWS = 9_000
@@ -153,3 +153,40 @@ def test_as_pairs_the_latest_item_stands_for_the_history(path):
     pairs, table = open_pairs(path, "train", "sequences"), SequenceTable.open(path, "train")
     assert len(pairs) == len(table)
     assert pairs[5] == (table[5].item_ids[-1], None, table[5].target_id, None)
+
+
+@pytest.mark.parametrize("split", [*SPLITS, ""])
+def test_a_stream_has_the_rows_of_the_table(path, split):
+    streamed = [row for some in stream_sequences(path, split) for row in zip(*some, strict=True)]
+    expected = [
+        (list(row.item_ids), row.target_id) for some in SequenceTable.open(path, split).iter_batches() for row in some
+    ]
+    assert streamed == expected
+
+
+def test_a_stream_takes_tables_that_lack_all_but_the_history(tmp_path):
+    for name, targets in (("1", ["x"]), ("0", ["y", "z"])):
+        table = {"target_id": targets, "item_ids": [["a", "b"]] * len(targets)}
+        pq.write_table(pa.table(table), tmp_path / f"{name}.parquet")
+    assert [targets for _, targets in stream_sequences(tmp_path, "test")] == [["y", "z"], ["x"]]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"item_ids": [["a"]], "target": ["b"]}, "part.parquet has no column 'target_id'.* Did you mean 'target'"),
+        ({"item_ids": [[]], "target_id": ["b"]}, "part.parquet has a row without items or without a target"),
+        ({"item_ids": [["a", None]], "target_id": ["b"]}, "without items"),
+        ({"item_ids": [["a"]], "target_id": pa.array([None], pa.string())}, "without a target"),
+    ],
+)
+def test_a_stream_names_the_file_and_the_row_that_it_cannot_use(tmp_path, columns, message):
+    path = tmp_path / "part.parquet"
+    with pytest.raises(SailError, match="no sequence table .*part.parquet"):
+        list(stream_sequences(path, ""))
+    path.write_bytes(b"no parquet")
+    with pytest.raises(SailError, match="part.parquet is no Parquet file, or damaged"):
+        list(stream_sequences(path, ""))
+    pq.write_table(pa.table(columns), path)
+    with pytest.raises(SailError, match=message):
+        list(stream_sequences(path, ""))

@@ -21,8 +21,8 @@ from sail_jax.config.schema import to_dict
 from sail_jax.curation.mining.known_pairs import row_of
 from sail_jax.data.features import View
 from sail_jax.data.hard_negative_table import query_key
+from sail_jax.data.parquet_files import missing_column, parquet_parts, readable
 from sail_jax.data.prompts import shown_fields
-from sail_jax.data.row_groups import missing_column
 from sail_jax.data.store import ItemStore
 from sail_jax.embedding.embed_pass import embed_pass
 from sail_jax.embedding.embedder import Embedder
@@ -212,19 +212,16 @@ def _read_vectors(path: Path) -> Iterator[tuple[list[str], np.ndarray]]:
     if is_complete(path):
         yield from EmbeddingSet(path).batches(_BATCH)
         return
-    parts = sorted(path.glob("*.parquet")) if path.is_dir() else [path] * path.is_file()
+    parts = parquet_parts(path)
     if not parts:
         raise SailError(f"There is no file of embeddings {path}, nor a folder with such files.")
     for part in parts:
-        try:
-            with pq.ParquetFile(part) as file:
-                for name in ("id", "vector"):
-                    if name not in file.schema_arrow.names:
-                        raise SailError(missing_column(str(part), name, file.schema_arrow.names))
-                for batch in file.iter_batches(_BATCH, columns=["id", "vector"]):
-                    yield batch.column("id").to_pylist(), _vectors(batch.column("vector"), part)
-        except (OSError, pa.ArrowException) as error:
-            raise SailError(f"{part} cannot be read ({error}); write it again.") from error
+        with readable(part), pq.ParquetFile(part) as file:
+            for name in ("id", "vector"):
+                if name not in file.schema_arrow.names:
+                    raise SailError(missing_column(str(part), name, file.schema_arrow.names))
+            for batch in file.iter_batches(_BATCH, columns=["id", "vector"]):
+                yield batch.column("id").to_pylist(), _vectors(batch.column("vector"), part)
 
 
 def _vectors(column: pa.Array, path: Path) -> np.ndarray:

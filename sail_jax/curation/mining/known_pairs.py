@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from sail_jax.config import Config
 from sail_jax.data import tables as tables_lib
 from sail_jax.data.hard_negative_table import query_key
+from sail_jax.data.parquet_files import parquet_parts
 from sail_jax.data.row_groups import splits_of
 from sail_jax.data.tables import Pair, PairTable
 from sail_jax.errors import SailError
@@ -147,8 +148,7 @@ def _tables_in(folder: Path) -> Iterator[Path]:
 
 def _parts(path: Path) -> list[Path]:
     """The files of a table by their one true path; none where there is no table."""
-    parts = sorted(path.glob("*.parquet")) if path.is_dir() else [path] * path.is_file()
-    return [part.resolve() for part in parts]
+    return [part.resolve() for part in parquet_parts(path)]
 
 
 def _schema(path: Path) -> pa.Schema:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import tensorflow_datasets as tfds
 
 from sail_jax.data.media import encode_audio
-from sail_jax.data.row_groups import missing_column
+from sail_jax.data.parquet_files import missing_column
 from sail_jax.errors import BadRecordError, SailError
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from sail_jax.data import store_index
 from sail_jax.data.ingest.sources import RowSource, open_table
-from sail_jax.data.row_groups import missing_column
+from sail_jax.data.parquet_files import missing_column
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import item_key
 
