@@ -26,6 +26,7 @@ from sail_jax.config.model import ModelConfig
 from sail_jax.config.schema import build_settings, override, section, setting, to_dict
 from sail_jax.config.training import LoraConfig, MeshConfig, ObjectiveConfig, OptimizerConfig, StageConfig, TrainConfig
 from sail_jax.errors import SailError
+from sail_jax.files import commit_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +148,4 @@ def _failing_line(error: Exception, path: pathlib.Path) -> str:
 def save(config: Config, path: pathlib.Path) -> None:
     """Writes the resolved config as JSON that `load` reads back."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(to_dict(config), indent=2) + "\n")
-    partial.rename(path)
+    commit_json(path, to_dict(config))

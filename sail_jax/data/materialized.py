@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sail_jax.data.store import ItemStore, decode_item, encode_item
 from sail_jax.data.tables import Pair
 from sail_jax.errors import BadRecordError, SailError
-from sail_jax.files import commit, commit_bytes
+from sail_jax.files import commit, commit_json
 from sail_jax.items import Item
 
 _IDENTITY = "identity.json"
@@ -72,7 +72,7 @@ def write_materialized(
     elif path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise SailError(f"{path} is not empty, and not a folder of materialized records. Write into another one.")
     path.mkdir(parents=True, exist_ok=True)
-    commit_bytes(path / _IDENTITY, json.dumps(whole, indent=2).encode() + b"\n")
+    commit_json(path / _IDENTITY, whole)
     total = identity["examples"]
     with _progress() as progress:
         task = progress.add_task("examples", total=total)

@@ -32,7 +32,7 @@ from sail_jax.data.prompts import PromptEncoder, load_tokenizer
 from sail_jax.data.sampler import Sampler
 from sail_jax.data.sequence_layout import lay_out, sequence_keys
 from sail_jax.data.shared_batches import BlockReader, BlockWriter, shared_folder
-from sail_jax.data.store import ItemStore
+from sail_jax.data.store import FOLDER, ItemStore
 from sail_jax.data.token_budget import fit_texts, text_budget, token_room
 from sail_jax.data.training_set import TrainingSet, dataset_weights
 from sail_jax.data.views import carried_teachers
@@ -92,7 +92,7 @@ def open_store(config: Config) -> ItemStore:
     """The item store of a config's data folder."""
     if not config.data.dir:
         raise SailError("config.data.dir is empty: set it to the folder that `ingest` wrote.")
-    return ItemStore.open(Path(config.data.dir) / "items")
+    return ItemStore.open(Path(config.data.dir) / FOLDER)
 
 
 def make_extractor(config: Config) -> FeatureExtractor:

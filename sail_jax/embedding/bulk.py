@@ -30,6 +30,7 @@ from sail_jax.embedding.embed_pass import embed_into
 from sail_jax.embedding.embedder import Embedder, check_dims
 from sail_jax.embedding.item_source import Entry, ItemSource
 from sail_jax.errors import BadRecordError, SailError
+from sail_jax.files import commit_bytes, commit_json
 from sail_jax.items import TEXT_FIELDS
 from sail_jax.patterns import MODALITIES
 from sail_jax.runs.fingerprint import fingerprint
@@ -40,9 +41,7 @@ from sail_jax.vectors.embedding_set import (
     part_path,
     read_notes,
     write_info,
-    write_json,
     write_part,
-    write_text,
 )
 
 _REQUEST = "request.json"
@@ -236,7 +235,7 @@ class _Job:
             foreign = sorted(child.name for child in self._output.iterdir() if not child.name.startswith(_REQUEST))
             if foreign and not path.is_file():  # unless another process wrote it just now
                 raise SailError(f"{self._output} is not empty and was not written by embed: name another --output.")
-            write_json(path, request)
+            commit_json(path, request, shared=True, ensure_ascii=False)
         found = json.loads(path.read_text(encoding="utf-8"))
         changed = sorted(key for key in found.keys() | request.keys() if found.get(key) != request.get(key))
         if changed:
@@ -272,7 +271,7 @@ class _Job:
 
     def _list_bad(self) -> None:
         lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in self._bad)
-        write_text(self._output / BAD_RECORDS, "".join(lines))
+        commit_bytes(self._output / BAD_RECORDS, "".join(lines).encode(), shared=True)
 
 
 def _line(error: BadRecordError) -> dict[str, str]:

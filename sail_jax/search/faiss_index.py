@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 from rich.progress import Progress
 
 from sail_jax.errors import SailError
-from sail_jax.vectors.embedding_set import EmbeddingSet, write_json
+from sail_jax.files import commit, commit_json
+from sail_jax.vectors.embedding_set import EmbeddingSet
 from sail_jax.vectors.unit import unit_rows
 
 KINDS = ("flat", "ivfpq", "hnsw")
@@ -146,9 +147,9 @@ def build_index(embeddings: EmbeddingSet, path: Path, settings: IndexSettings) -
     )
     # FILE.json goes first and comes back last, so that files of an old and a new index are never mixed.
     marker.unlink(missing_ok=True)
-    partial.replace(path)
-    partial_ids.replace(ids)
-    write_json(marker, _FORMAT | dataclasses.asdict(info))
+    commit(partial, path)
+    commit(partial_ids, ids)
+    commit_json(marker, _FORMAT | dataclasses.asdict(info), ensure_ascii=False)
     return info
 
 

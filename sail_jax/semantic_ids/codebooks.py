@@ -24,7 +24,7 @@ from safetensors.numpy import load_file, save
 
 from sail_jax.config.schema import to_dict
 from sail_jax.errors import SailError
-from sail_jax.files import commit_bytes
+from sail_jax.files import commit_bytes, commit_json
 from sail_jax.semantic_ids.metrics import Anchors, Meter
 from sail_jax.semantic_ids.report import draw_frequencies
 from sail_jax.semantic_ids.residual_kmeans import quantize, reconstruct, residual_kmeans
@@ -135,8 +135,7 @@ class SemanticIds:
         path.mkdir(parents=True, exist_ok=True)
         commit_bytes(path / _CODEBOOKS, save(_arrays(self._codebooks, self._params)))
         everything = _FORMAT | to_dict(self.info) | {"figures": figures}
-        text = json.dumps(everything, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        commit_bytes(path / _MARKER, text.encode())
+        commit_json(path / _MARKER, everything, ensure_ascii=False, allow_nan=False)
         self.path = path
 
     def assign(self, z: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sail_jax.errors import SailError
-from sail_jax.files import commit_bytes
+from sail_jax.files import commit, commit_json
 from sail_jax.semantic_ids.codebooks import ANCHORS, NEIGHBOURS, SemanticIds, draw_rows, track_parts, usable
 from sail_jax.semantic_ids.metrics import Anchors
 from sail_jax.semantic_ids.report import draw_frequencies
@@ -85,10 +85,10 @@ def write_table(
         raise SailError(f"{embeddings.path} has no item with a usable vector; embed the items again.")
     figures = meter.figures() | {"left_out": left_out, "left_out_ids": named}
     everything = json.loads(schema.metadata[_METADATA]) | {"embeddings": str(embeddings.path), "figures": figures}
-    commit_bytes(output.with_suffix(".json"), (json.dumps(everything, indent=2, ensure_ascii=False) + "\n").encode())
+    commit_json(output.with_suffix(".json"), everything, ensure_ascii=False)
     title = f"{sids.info.method} {'-'.join(map(str, sids.levels))}, {figures['items']:,} items"
     draw_frequencies(output.with_suffix(".png"), title, meter.code_counts())
-    partial.rename(output)
+    commit(partial, output)
     return figures
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import tensorboardX
 
 from sail_jax.data.pipeline import LoadedBatch
+from sail_jax.files import commit_bytes
 from sail_jax.runs.directory import RunDirectory, read_training_log
 
 
@@ -30,9 +31,7 @@ class TrainingLog:
         """Opens the files; lines of steps that are done again are dropped."""
         kept = [line for line in read_training_log(self.run) if line["step"] <= start]
         self._elapsed = kept[-1]["elapsed_seconds"] if kept else 0.0
-        partial = self.run.training_log.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        partial.rename(self.run.training_log)
+        commit_bytes(self.run.training_log, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._file = self.run.training_log.open("a")
         self._board = tensorboardX.SummaryWriter(str(self.run.tensorboard), purge_step=start + 1)
 

@@ -9,10 +9,8 @@ Axis letters: N rows, D width.
 
 import dataclasses
 import json
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -21,7 +19,7 @@ import pyarrow.parquet as pq
 
 from sail_jax.config.schema import to_dict
 from sail_jax.errors import SailError
-from sail_jax.files import commit
+from sail_jax.files import commit, commit_json
 from sail_jax.vectors.unit import unit_rows
 
 DTYPES = ("float32", "bfloat16", "int8", "binary")
@@ -130,19 +128,7 @@ def part_path(folder: Path, number: int) -> Path:
 
 def write_info(folder: Path, info: EmbeddingInfo) -> None:
     """Marks a folder as complete."""
-    write_json(folder / _MARKER, _FORMAT | to_dict(info))
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes a small JSON file; see `write_text`."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a small file so that it is never seen half-written; several processes may write the same one at once."""
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    partial.write_text(text, encoding="utf-8")
-    commit(partial, path)
+    commit_json(folder / _MARKER, _FORMAT | to_dict(info), shared=True, ensure_ascii=False)
 
 
 def is_complete(folder: Path) -> bool:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sail_jax.config.curation import BalancingConfig
-from sail_jax.files import commit_bytes
+from sail_jax.files import commit_bytes, commit_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +53,7 @@ def write_json(result: BalancingResult, path: Path) -> None:
         "samples": result.samples,
         "seed": result.seed,
     }
-    commit_bytes(path, (json.dumps(tree, indent=2, allow_nan=False) + "\n").encode())
+    commit_json(path, tree, allow_nan=False)
 
 
 def write_heat_map(result: BalancingResult, path: Path) -> None:

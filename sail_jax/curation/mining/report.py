@@ -1,7 +1,6 @@
 """What a mining run leaves for people: the figures as JSON and the distributions as a picture."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sail_jax.curation.mining.threshold import Curve, Threshold
-from sail_jax.files import commit_bytes
+from sail_jax.files import commit, commit_json
 
 _HISTOGRAM_BINS = 64
 
@@ -27,7 +26,7 @@ def write_figures(path: Path, figures: dict[str, Any], threshold: Threshold) -> 
     points = {"threshold": curve.thresholds, "precision": curve.precision, "recall": curve.recall, "f1": curve.f1}
     points |= {"true_positives": curve.true_positives, "false_positives": curve.false_positives}
     everything = figures | {"curves": {name: values.tolist() for name, values in points.items()}}
-    commit_bytes(path, json.dumps(everything, indent=2).encode() + b"\n")
+    commit_json(path, everything)
 
 
 def draw(path: Path, title: str, threshold: Threshold) -> None:
@@ -49,7 +48,7 @@ def draw(path: Path, title: str, threshold: Threshold) -> None:
         figure.suptitle(title)
         partial = path.with_name(f"{path.name}.partial")
         figure.savefig(partial, format="png", dpi=120)
-    partial.replace(path)
+    commit(partial, path)
 
 
 def _histograms(curve: Curve) -> list[tuple[str, str, tuple[np.ndarray, np.ndarray]]]:

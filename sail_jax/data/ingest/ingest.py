@@ -40,7 +40,7 @@ from sail_jax.data.prompts import prompt_texts, train_tokenizer
 from sail_jax.data.store import ItemStore, ItemStoreWriter
 from sail_jax.data.tables import PairTable, write_pairs
 from sail_jax.errors import BadRecordError, SailError
-from sail_jax.files import commit_bytes
+from sail_jax.files import commit_json
 from sail_jax.items import Item
 
 _MARKER = "ingest.json"
@@ -119,7 +119,7 @@ def ingest(
         run.write_tokenizer(store)
     report = IngestReport(len(store), modalities, counts, journal.bad_records)
     summary = {"report": dataclasses.asdict(report), "identity": identity}
-    commit_bytes(output / _MARKER, json.dumps(summary, indent=2).encode() + b"\n")
+    commit_json(output / _MARKER, summary)
     journal.remove()
     console.print(f"{report}\nWritten to {output.absolute()}")
     return report

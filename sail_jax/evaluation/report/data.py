@@ -15,7 +15,7 @@ import numpy as np
 
 from sail_jax.errors import SailError
 from sail_jax.evaluation.report.gallery import Card, GalleryRow
-from sail_jax.files import commit_bytes
+from sail_jax.files import commit_json
 from sail_jax.patterns import Pattern, parse_pattern
 from sail_jax.runs.directory import RunDirectory, read_training_log
 
@@ -103,7 +103,7 @@ def write_report_data(path: Path, run: RunReport) -> None:
 
 
 def _write(path: Path, tree: Mapping[str, Any]) -> None:
-    commit_bytes(path, (json.dumps(tree, default=_plain) + "\n").encode())
+    commit_json(path, tree, indent=None, default=_plain)
 
 
 def _plain(value: Any) -> Any:

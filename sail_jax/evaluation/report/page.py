@@ -20,6 +20,7 @@ from sail_jax.evaluation.report.figures import Chart, inline_svg, save_png
 from sail_jax.evaluation.report.gallery import gallery_html
 from sail_jax.evaluation.report.style import STYLE
 from sail_jax.evaluation.report.tables import facts, further_table, headline, settings, task_table, tasks_of
+from sail_jax.files import commit_bytes
 
 # The page stays below 3 MB: charts beyond the first limit are PNGs only, and the gallery gets what is left of the second.
 _CHART_LIMIT = 1_500_000
@@ -73,10 +74,8 @@ def write_report(path: Path, runs: Sequence[RunReport]) -> None:
     _add_gallery(page, runs)
     page.add("Notes", "", _notes(runs))
     text = page.text(title, facts(runs) + headline(runs), settings(runs))
-    partial = path.with_name(path.name + ".partial")
     # Text from the web may hold halves of surrogate pairs, which no encoding can write.
-    partial.write_text(text, encoding="utf-8", errors="replace")
-    partial.replace(path)
+    commit_bytes(path, text.encode(errors="replace"))
 
 
 class _Page:

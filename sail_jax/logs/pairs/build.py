@@ -14,7 +14,7 @@ from sail_jax.config import Config
 from sail_jax.config.schema import nearest, to_dict
 from sail_jax.data.store import ItemStore
 from sail_jax.errors import SailError
-from sail_jax.files import commit_bytes
+from sail_jax.files import commit_json
 from sail_jax.logs.pairs import attributes, consumption, searches, vectors
 from sail_jax.logs.pairs.catalogue import Catalogue, build_catalogue
 from sail_jax.logs.pairs.sheet import write_sheet
@@ -90,7 +90,7 @@ def build_pairs(
             counts[name] |= {"settings": to_dict(getattr(config.builders, name))}
             done()
     summary = _summary(config, source, output, catalogue, cut, counts)
-    commit_bytes(output / SUMMARY, json.dumps(summary, indent=2).encode() + b"\n")
+    commit_json(output / SUMMARY, summary)
     write_sheet(output, list(summary["builders"]), config.builders.sheet_pairs, store)
     return summary
 

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from sail_jax.config.schema import to_dict
 from sail_jax.data.sequence_tables import write_sequences
 from sail_jax.data.store import ItemStore
 from sail_jax.errors import SailError
-from sail_jax.files import commit_bytes
+from sail_jax.files import commit_json
 from sail_jax.logs.reader import count_rows, cut_time, has_log, scan_events, scan_items
 from sail_jax.logs.scratch import scratch_folder
 from sail_jax.logs.sequences.constructions import CONSTRUCTIONS, Candidates, Construction
@@ -108,7 +107,7 @@ def build_sequences(
             name: {split: tally.as_dict() for split, tally in splits.items()} for name, splits in tallies.items()
         },
     }
-    commit_bytes(output / SUMMARY, json.dumps(summary, indent=2).encode() + b"\n")
+    commit_json(output / SUMMARY, summary)
     return summary
 
 

@@ -1,0 +1,26 @@
+"""Small files appear whole, or not at all."""
+
+import json
+
+import pytest
+
+from sail_jax.files import commit_bytes, commit_json
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_small_file_replaces_the_one_before_and_leaves_no_part(tmp_path, shared):
+    for text in ("before", "é"):
+        commit_bytes(tmp_path / "x", text.encode(), shared=shared)
+        assert (tmp_path / "x").read_text(encoding="utf-8") == text
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_json_is_indented_and_ends_in_a_line_break(tmp_path):
+    values = {"a": [1, "é"]}
+    commit_json(tmp_path / "x.json", values)
+    assert (tmp_path / "x.json").read_bytes() == json.dumps(values, indent=2).encode() + b"\n"
+    commit_json(tmp_path / "x.json", values, indent=None, ensure_ascii=False)
+    assert (tmp_path / "x.json").read_text(encoding="utf-8") == '{"a": [1, "é"]}\n'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        commit_json(tmp_path / "x.json", float("nan"), allow_nan=False)
+    assert "é" in (tmp_path / "x.json").read_text(encoding="utf-8")  # as it was
