@@ -155,7 +155,7 @@ class LatestItems:
     """
 
     def __init__(self, path: pathlib.Path, split: str) -> None:
-        self._table = SequenceTable.open(path, split)
+        self.path, self._table = path, SequenceTable.open(path, split)
 
     def __len__(self) -> int:
         return len(self._table)

@@ -171,6 +171,27 @@ class ItemStore:
             ) from error
 
 
+def known_positions(ids: list[str], store: ItemStore, table: str) -> np.ndarray:
+    """[n] int64 positions of items in a store.
+
+    Args:
+        ids: their ids.
+        store: where they lie.
+        table: what refers to them, for messages.
+
+    Raises:
+        SailError: an item is not in the store; the message names it and the table.
+    """
+    positions = store.positions(ids)
+    unknown = np.flatnonzero(positions < 0)
+    if len(unknown):
+        raise SailError(
+            f"{table} refers to the item {ids[unknown[0]]!r}, which {store.path} does not hold"
+            f"{f', and to {len(unknown) - 1} more' if len(unknown) > 1 else ''}; ingest again."
+        )
+    return positions
+
+
 class ItemStoreWriter:
     """Writes an item store, shard by shard; nothing stands under its final name before it is complete.
 

@@ -1,13 +1,14 @@
 """Pair tables: Parquet files of references to items, read at random without loading them."""
 
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
 
 # What else there is to say of a table in general is looked for here, too.
 from sail_jax.data.row_groups import ROW_GROUP, SPLIT_FIELD, RowGroupTable, write_by_split
+from sail_jax.data.store import ItemStore, known_positions
 from sail_jax.items import item_key
 
 # The tables' folder within the folder that `ingest` writes.
@@ -112,3 +113,21 @@ class PairTable(RowGroupTable[Pair]):
     what = "pair table"
     writer = "sail_jax.data.tables.write_pairs"
     make_row = Pair
+
+
+def pair_positions(pairs: Sequence[Pair], store: ItemStore, table: str) -> tuple[list[int | str], list[int]]:
+    """What rows of a table refer to: the positions or texts of their queries, and the positions of their targets.
+
+    Args:
+        pairs: the rows.
+        store: where the items lie.
+        table: what refers to them, for messages.
+
+    Raises:
+        SailError: an item is not in the store; the message names it and the table.
+    """
+    targets = known_positions([pair.target_id for pair in pairs], store, table)
+    ids = [pair.query_id for pair in pairs if pair.query_id is not None]
+    positions = iter(known_positions(ids, store, table).tolist())
+    queries = [pair.query_text if pair.query_id is None else next(positions) for pair in pairs]
+    return queries, targets.tolist()

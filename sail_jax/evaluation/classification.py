@@ -8,12 +8,12 @@ import numpy as np
 from rich.progress import track
 
 from sail_jax.config import Config
-from sail_jax.data.store import ItemStore
+from sail_jax.data.store import ItemStore, known_positions
 from sail_jax.data.tables import PairTable
 from sail_jax.data.views import task_views
 from sail_jax.errors import SailError
 from sail_jax.evaluation.metrics.recall import relevant_hits
-from sail_jax.evaluation.retrieval import RetrievalTask, known_positions, relevant_rows
+from sail_jax.evaluation.retrieval import RetrievalTask, relevant_rows
 
 # Labels among the nearest of which one of the item's own must be.
 ACCURACY_KS = (1, 5)

@@ -13,7 +13,7 @@ from sail_jax.config import Config
 from sail_jax.config.evaluation import EvalTaskConfig
 from sail_jax.data.features import View
 from sail_jax.data.store import ItemStore
-from sail_jax.data.tables import Pair, PairTable
+from sail_jax.data.tables import PairTable, pair_positions
 from sail_jax.data.views import task_views
 from sail_jax.errors import SailError
 from sail_jax.items import Item, text_item
@@ -147,7 +147,7 @@ def _read_pairs(config: Config, name: str, store: ItemStore) -> tuple[list[int |
         positive.append(is_positive)
 
     for batch in table.iter_batches():
-        for pair, query, target in zip(batch, *_positions(batch, store, str(table.path)), strict=True):
+        for pair, query, target in zip(batch, *pair_positions(batch, store, str(table.path)), strict=True):
             is_positive = pair.score is None or not pair.score < settings.min_score
             add(query, target, is_positive)
             if settings.both_ways and not isinstance(query, str):
@@ -155,28 +155,3 @@ def _read_pairs(config: Config, name: str, store: ItemStore) -> tuple[list[int |
     if not listed:
         raise SailError(f"config.eval.tasks.{name}: {settings.table} has no row in the split {settings.split!r}.")
     return list(places), np.array(listed, np.int64), np.array(positive)
-
-
-def _positions(batch: list[Pair], store: ItemStore, table: str) -> tuple[list[int | str], list[int]]:
-    """Queries (positions or texts) and targets (positions) of rows of a table."""
-    targets = known_positions([pair.target_id for pair in batch], store, table)
-    ids = [pair.query_id for pair in batch if pair.query_id is not None]
-    positions = iter(known_positions(ids, store, table).tolist())
-    queries = [pair.query_text if pair.query_id is None else next(positions) for pair in batch]
-    return queries, targets.tolist()
-
-
-def known_positions(ids: list[str], store: ItemStore, table: str) -> np.ndarray:
-    """[n] int64 positions of items.
-
-    Raises:
-        SailError: an item is not in the store; the message names it and the table.
-    """
-    positions = store.positions(ids)
-    unknown = np.flatnonzero(positions < 0)
-    if len(unknown):
-        raise SailError(
-            f"{table} refers to the item {ids[unknown[0]]!r}, which {store.path} does not hold"
-            f"{f', and to {len(unknown) - 1} more' if len(unknown) > 1 else ''}; ingest again."
-        )
-    return positions

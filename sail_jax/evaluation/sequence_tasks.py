@@ -11,10 +11,10 @@ import numpy as np
 
 from sail_jax.config import Config
 from sail_jax.data.sequence_tables import stream_sequences
-from sail_jax.data.store import ItemStore
+from sail_jax.data.store import ItemStore, known_positions
 from sail_jax.data.views import task_views
 from sail_jax.errors import SailError
-from sail_jax.evaluation.retrieval import RetrievalTask, known_positions
+from sail_jax.evaluation.retrieval import RetrievalTask
 from sail_jax.vectors.unit import unit_rows
 
 

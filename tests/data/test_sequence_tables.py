@@ -153,6 +153,7 @@ def test_as_pairs_the_latest_item_stands_for_the_history(path):
     pairs, table = open_pairs(path, "train", "sequences"), SequenceTable.open(path, "train")
     assert len(pairs) == len(table)
     assert pairs[5] == (table[5].item_ids[-1], None, table[5].target_id, None)
+    assert pairs.path == path  # named in messages, as that of a pair table
 
 
 @pytest.mark.parametrize("split", [*SPLITS, ""])

@@ -16,7 +16,7 @@ from sail_jax.config.evaluation import EvalTaskConfig
 from sail_jax.data.features import View
 from sail_jax.data.sequence_tables import LatestItems, open_pairs
 from sail_jax.data.store import ItemStore
-from sail_jax.data.tables import PairTable
+from sail_jax.data.tables import PairTable, pair_positions
 from sail_jax.data.views import dataset_views, task_views
 from sail_jax.embedding.embed_pass import embed_pass
 from sail_jax.embedding.embedder import Embedder
@@ -120,22 +120,7 @@ def _references(chosen: SampledSet, rows: np.ndarray, store: ItemStore) -> Itera
     # In ascending order no part of the file is read twice.
     pairs = {row: chosen.table[row] for row in np.sort(rows).tolist()}
     ordered = [pairs[row] for row in rows.tolist()]
-    targets = _positions(chosen, [pair.target_id for pair in ordered], store)
-    ids = [pair.query_id for pair in ordered if pair.query_id is not None]
-    queries = iter(_positions(chosen, ids, store))
-    for pair, target in zip(ordered, targets, strict=True):
-        yield (pair.query_text if pair.query_id is None else next(queries)), target
-
-
-def _positions(chosen: SampledSet, ids: list[str], store: ItemStore) -> list[int]:
-    positions = store.positions(ids)
-    if (positions < 0).any():
-        unknown = ids[int(np.argmin(positions))]
-        raise SailError(
-            f"{chosen.where}: the table {chosen.table.path} refers to the item {unknown!r}, which {store.path} does not "
-            "hold; ingest again."
-        )
-    return positions.tolist()
+    return zip(*pair_positions(ordered, store, f"{chosen.where}: the table {chosen.table.path}"), strict=True)
 
 
 def embed_samples(
