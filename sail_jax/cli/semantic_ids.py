@@ -182,9 +182,4 @@ def _look_up_semantic_id(options: argparse.Namespace, overrides: list[str]) -> N
     matches = SemanticIdTable(options.table).find(options.id, options.limit)
     for item, semantic_id in matches.items:
         print(f"{semantic_id}\t{one_line(item)}")
-    following = ", ".join(f"{code} ({count:,})" for code, count in list(matches.next_codes.items())[:10])
-    console.print(
-        f"{matches.count:,} items, {len(matches.items):,} of them listed; {matches.distinct:,} distinct IDs of all levels."
-        + (f" Most frequent codes of the next level, and their items: {following}" if following else ""),
-        highlight=False,
-    )
+    console.print(matches.summary(options.id), highlight=False)

@@ -117,12 +117,30 @@ class Matches:
         count: all of them.
         distinct: distinct codes among them.
         next_codes: code of the next level -> items; empty where the ID has all levels.
+        nearest: the ID as codes with "-" between them, or, where no item has it, the longest prefix of it that items have; empty
+            where no item has its first code.
+        nearest_count: items of `nearest`.
     """
 
     items: list[tuple[str, str]]
     count: int
     distinct: int
     next_codes: dict[int, int]
+    nearest: str
+    nearest_count: int
+
+    def summary(self, semantic_id: str) -> str:
+        """What was found for an ID, in one sentence or two; where nothing was, which shorter prefix has items."""
+        if self.count:
+            said = f"{self.count:,} items, {len(self.items):,} of them listed; {self.distinct:,} distinct IDs of all levels."
+        elif self.nearest:
+            said = f"No item has an ID that begins with {semantic_id}. The longest prefix of it with items is {self.nearest}: "
+            said += f"{self.nearest_count:,} items; list them with --id {self.nearest}."
+        else:
+            said = f"No item has an ID that begins with {semantic_id}, nor with its first code."
+        following = ", ".join(f"{code} ({count:,})" for code, count in list(self.next_codes.items())[:10])
+        place = f"after {self.nearest}" if self.nearest else "of the first level"
+        return said + (f" Most frequent codes {place}, and their items: {following}" if following else "")
 
 
 class SemanticIdTable:
@@ -155,10 +173,23 @@ class SemanticIdTable:
             semantic_id: such as "12-3-77", "12-3", or with a suffix where the table's IDs have one.
             limit: items named at most; all are counted.
 
+        Returns:
+            The items. Where no item has the ID, none, and the codes that follow its longest prefix with items.
+
         Raises:
             SailError: the ID cannot be one of this table.
         """
         codes, exact = self._parse(semantic_id)
+        found = self._find(codes, exact, limit)
+        if found.count:
+            return found
+        prefix = codes if exact else codes[:-1]
+        while not (found := self._find(prefix, "", 0)).count:
+            prefix = prefix[:-1]  # the empty prefix is that of all items, and a table has one at least
+        return dataclasses.replace(found, count=0, distinct=0)
+
+    def _find(self, codes: list[int], exact: str, limit: int | None) -> Matches:
+        """The items whose codes begin with `codes` and, unless `exact` is empty, whose semantic ID is `exact`."""
         items, count, distinct, following = [], 0, set(), collections.Counter()
         for batch in self._batches():
             found = batch["codes"].flatten().to_numpy().reshape(len(batch), -1)
@@ -173,7 +204,8 @@ class SemanticIdTable:
             rows = np.flatnonzero(mask)[: None if limit is None else max(limit - len(items), 0)]
             taken = batch.take(pa.array(rows, pa.int64()))
             items += zip(taken["id"].to_pylist(), taken["semantic_id"].to_pylist(), strict=True)
-        return Matches(items, count, len(distinct), dict(following.most_common()))
+        nearest = exact or "-".join(map(str, codes))
+        return Matches(items, count, len(distinct), dict(following.most_common()), nearest, count)
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         with contextlib.closing(pq.ParquetFile(self.path)) as file:

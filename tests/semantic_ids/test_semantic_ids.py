@@ -16,6 +16,7 @@ from sklearn.metrics import r2_score
 from sail_jax.cli import main
 from sail_jax.errors import SailError
 from sail_jax.semantic_ids import codebooks as lib
+from sail_jax.semantic_ids import table as table_lib
 from sail_jax.semantic_ids.codebooks import SemanticIds, draw_rows, fit, fit_folder, parse_levels
 from sail_jax.semantic_ids.metrics import (
     Anchors,
@@ -292,11 +293,44 @@ def test_lookup_equals_brute_force(table):
         found = table[0].find("-".join(map(str, prefix)))
         assert found.items == [(ids[row], written[row]) for row in rows]
         assert found.count == len(rows) and found.distinct == len({tuple(codes[row]) for row in rows})
+        if not len(rows):
+            continue
         following = collections.Counter(codes[rows, len(prefix)].tolist()) if len(prefix) < 3 else {}
         assert found.next_codes == following
         assert list(found.next_codes.values()) == sorted(following.values(), reverse=True)
     found = table[0].find(str(codes[10, 0]), limit=2)
     assert len(found.items) == 2 < found.count
+
+
+def test_lookup_of_an_id_without_items_says_so_and_names_the_longest_prefix_with_items(tmp_path):
+    codes = np.array([[5, 1, 0], [5, 1, 2], [5, 7, 0], [2, 0, 0]], np.int32)
+    made_of = {"levels": (16, 16, 16), "unique": True, "fingerprint": "f"}
+    columns = {
+        "id": [f"item-{i}" for i in range(4)],
+        "codes": pa.array(codes.tolist(), pa.list_(pa.int32(), 3)),
+        "semantic_id": ["-".join(map(str, row)) + "-0" for row in codes.tolist()],
+    }
+    path = tmp_path / "ids.parquet"
+    pq.write_table(pa.table(columns).replace_schema_metadata({table_lib._METADATA: json.dumps(made_of)}), path)
+    expected = {
+        "5-1-0": ("5-1-0", 1, {}),
+        "5-1-9": ("5-1", 2, {0: 1, 2: 1}),
+        "5-1-0-3": ("5-1-0", 1, {}),
+        "5-3": ("5", 3, {1: 2, 7: 1}),
+        "5-3-3": ("5", 3, {1: 2, 7: 1}),
+        "12-3": ("", 4, {5: 3, 2: 1}),
+    }
+    for asked, (nearest, count, following) in expected.items():
+        found = SemanticIdTable(path).find(asked)
+        assert (found.nearest, found.nearest_count, found.next_codes) == (nearest, count, following), asked
+        assert found.count == len(found.items) == (1 if asked == "5-1-0" else 0)
+        if not found.count:
+            assert f"No item has an ID that begins with {asked}" in found.summary(asked)
+    said = SemanticIdTable(path).find("5-3").summary("5-3")
+    assert (
+        "with items is 5: 3 items; list them with --id 5." in said and "after 5, and their items: 1 (2), 7 (1)" in said
+    )
+    assert "of the first level, and their items: 5 (3), 2 (1)" in SemanticIdTable(path).find("12-3").summary("12-3")
 
 
 def test_lookup_of_a_suffix_and_of_what_cannot_be_an_id(table):
@@ -443,7 +477,9 @@ def test_from_fit_to_lookup_on_the_command_line(embeddings, new, tmp_path, capsy
     assert main(["semantic-ids", "lookup", "--table", str(table), "--id", prefix, "--limit", "3"]) == 0
     said = capsys.readouterr().out
     count = np.sum(codes[:, 0] == codes[0, 0])
-    assert f"{written[0]}\t{ids[0]}" in said and f"{count} items, 3 of them listed" in said and "next level" in said
+    assert (
+        f"{written[0]}\t{ids[0]}" in said and f"{count} items, 3 of them listed" in said and f"after {prefix}" in said
+    )
 
 
 def test_a_vq_on_the_command_line(embeddings, tmp_path, capsys):
