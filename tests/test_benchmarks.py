@@ -1,4 +1,4 @@
-"""What the README says of the benchmarks is what their figures say, and what needs no clock holds anywhere."""
+"""What docs/benchmarks.md says is what their figures say, and what needs no clock holds anywhere."""
 
 import tiny
 
@@ -6,9 +6,9 @@ from experiments.benchmarks import __main__ as runner
 from experiments.benchmarks import packing
 
 
-def test_the_table_of_the_readme_is_that_of_the_figures():
-    readme = runner.README.read_text(encoding="utf-8")
-    assert readme == runner.with_table(readme), "run: python -m experiments.benchmarks --table"
+def test_the_table_of_the_page_is_that_of_the_figures():
+    page = runner.PAGE.read_text(encoding="utf-8")
+    assert page == runner.with_table(page), "run: python -m experiments.benchmarks --table"
 
 
 def test_every_benchmark_is_run():

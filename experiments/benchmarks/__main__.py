@@ -1,4 +1,4 @@
-"""Runs the benchmarks that this machine can run, one after the other, and writes the README's table from their figures.
+"""Runs the benchmarks that this machine can run, one after the other, and writes the table of docs/benchmarks.md from their figures.
 
     python -m experiments.benchmarks                  # all of them, then the table
     python -m experiments.benchmarks packing search   # some of them, then the table
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from experiments.benchmarks.common import RESULTS
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- table: benchmarks -->\n", "<!-- end -->"
 # Benchmark -> the package without which it cannot run.
 NEEDS = {
@@ -33,7 +33,7 @@ NEEDS = {
 
 
 def table() -> str:
-    """The README's table, of all figures that are there."""
+    """The table of docs/benchmarks.md, of all figures that are there."""
     lines = ["| what | ours | peer | ratio | where |", "| --- | --- | --- | --- | --- |"]
     for path in sorted(RESULTS.glob("*.json")):
         figures = json.loads(path.read_text(encoding="utf-8"))
@@ -49,9 +49,9 @@ def _where(name: str, figures: dict) -> str:
     return f"`{name}`, {machine['cores']} cores{load}, jax {figures['versions']['jax']}"
 
 
-def with_table(readme: str) -> str:
-    """The README with the table of the figures that are there."""
-    head, rest = readme.split(BEGIN)
+def with_table(page: str) -> str:
+    """The page with the table of the figures that are there."""
+    head, rest = page.split(BEGIN)
     return head + BEGIN + table() + END + rest.split(END, 1)[1]
 
 
@@ -77,8 +77,8 @@ def main() -> int:
     if unknown := set(options.names) - set(NEEDS):
         parser.error(f"there is no benchmark {min(unknown)!r}; choose of {', '.join(NEEDS)}")
     failed = [] if options.table else run(options.names or list(NEEDS))
-    README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
-    print(f"Table: {README}" + (f"; failed: {', '.join(failed)}" if failed else ""))
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    print(f"Table: {PAGE}" + (f"; failed: {', '.join(failed)}" if failed else ""))
     return len(failed)
 
 

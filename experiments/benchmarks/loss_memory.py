@@ -59,7 +59,7 @@ def temporary_bytes(mesh: Mesh, contrast: ContrastLoss, pairs: int, hard: int) -
 
 
 def rows(found: dict[str, dict[int, int | None]]) -> list[dict]:
-    """The lines of the README's table."""
+    """The lines of the table in docs/benchmarks.md."""
 
     def mebibytes(name: str, pairs: int) -> str:
         count = found.get(name, {}).get(pairs, "")

@@ -43,7 +43,7 @@ def compile_for(topology: str) -> dict[str, Any]:
 
 
 def rows(found: dict[str, dict]) -> list[dict]:
-    """The lines of the README's table."""
+    """The lines of the table in docs/benchmarks.md."""
     return [
         {
             "what": f"compile the full-size step for {topology}, {PAIRS} pairs (time; memory of the compiler; memory of a chip)",

@@ -62,7 +62,7 @@ def memory(pairs: int, *overrides: str) -> dict[str, float]:
 
 
 def rows(steps: dict[str, dict[str, float]], by_mode: dict[str, dict[str, float]]) -> list[dict]:
-    """The lines of the README's table."""
+    """The lines of the table in docs/benchmarks.md."""
     small, large = steps["small"], steps["large"]
     per_item = (large["total"] - small["total"]) / (2 * (large["pairs"] - small["pairs"])) / GIB
     what = f"Full-size step, {2 * large['pairs']} items of 8 frames on a chip (compiled for {CHIPS} v5p): memory, "

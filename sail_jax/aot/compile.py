@@ -41,7 +41,7 @@ def compile_ahead(config: Config, topology: str, *, stage: str = "", dataset: st
 
     Args:
         config: the experiment; its checkpoints are not read, and of its data only the file of `data.weights`.
-        topology: see `parallel.chips.find_devices`.
+        topology: see `aot.chips.find_devices`.
         stage: which of `config.stages`; empty for the first.
         dataset: the training set whose batches are taken; empty for the one with the most to compute.
 

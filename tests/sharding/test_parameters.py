@@ -1,6 +1,6 @@
 """How the full-size model is split, parameter by parameter, against a golden file.
 
-After a change that is meant, write the file anew, `python -m tests.parallel.test_shardings`, and read what git shows of it.
+After a change that is meant, write the file anew, `python -m tests.sharding.test_parameters`, and read what git shows of it.
 """
 
 import difflib
@@ -39,7 +39,7 @@ def test_the_full_size_model_is_split_as_the_golden_file_says():
     expected, found = GOLDEN.read_text().splitlines(), list(lines(state().params))
     difference = "\n".join(difflib.unified_diff(expected, found, "golden", "now", lineterm="", n=0))
     assert not difference, (
-        f"{GOLDEN.name} says otherwise; if this is meant, run `python -m tests.parallel.test_shardings`\n{difference}"
+        f"{GOLDEN.name} says otherwise; if this is meant, run `python -m tests.sharding.test_parameters`\n{difference}"
     )
 
 
