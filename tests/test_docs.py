@@ -1,13 +1,16 @@
 """README and docs say what is so: their commands parse, their code builds, their links, paths and settings exist."""
 
+import argparse
 import ast
+import contextlib
 import copy
 import functools
 import importlib
 import importlib.util
+import io
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,8 +18,8 @@ import pytest
 import tiny
 from test_imports import TIERS
 
-from sail_jax import cli
 from sail_jax import config as config_lib
+from sail_jax.cli import main
 from sail_jax.config import Config
 from sail_jax.config.schema import override, to_dict
 from sail_jax.errors import SailError
@@ -27,7 +30,7 @@ PAGES = sorted([*REPO.glob("*.md"), *DOCS.rglob("*.md")])
 README_LINES = 150
 # The config that fragments (`config.a.b = ...`) change, and that stands for the files that the reader writes.
 BASE = REPO / "configs" / "quickstart.py"
-READERS_OWN = ("configs/mine.py",)
+READERS_OWN = ("configs/mine.py", "configs/x.py")
 SOURCES = ("sail_jax/", "configs/", "experiments/", "docs/", "tests/")
 PLACEHOLDER = re.compile(r"\.{0,2}/?[A-Z_/]+")
 
@@ -120,18 +123,44 @@ def _problem_of(words: list[str]) -> str:
 def _problem_of_verb(words: list[str]) -> str:
     if words == ["VERB", "--help"] or (words[1:] == ["--help"] and words[0] in verbs()):
         return ""
-    arguments, overrides = cli._split(words)
-    try:
-        options = cli._parser().parse_args(arguments)
-    except SystemExit:
-        return "its parser refuses it; `--help` of the verb lists what it takes"
+    given: list = []
+    with parsing_only(lambda parser, options, overrides: given.extend((options, overrides))):
+        refused = complaint_of(words)
+    if not given:
+        return f"its parser refuses it ({refused}); `--help` of the verb lists what it takes"
+    options, overrides = given
     config = getattr(options, "config", None)
     return _problem_of_overrides(overrides, None if config is None else _file_of(config))
 
 
+@contextlib.contextmanager
+def parsing_only(then: Callable) -> Iterator[None]:
+    """While it is open, the command line only parses: in place of a verb, `then` is called with parser, options and settings."""
+    plain = argparse.ArgumentParser.parse_args
+
+    def parse_args(parser, *rest):
+        options = plain(parser, *rest)
+        options.run = lambda options, overrides: then(parser, options, overrides)
+        return options
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+        yield
+
+
+def complaint_of(words: list[str]) -> str:
+    """The last line that the command line writes to stderr."""
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.suppress(SystemExit):
+        main(words)
+    return said.getvalue().strip().rpartition("\n")[2]
+
+
 def _file_of(config: Path) -> Path:
     """The file that is read for the config that a page names."""
-    return BASE if str(config) in READERS_OWN else REPO / config
+    if str(config) in READERS_OWN:
+        return BASE
+    return REPO / config if (REPO / config).is_file() else config
 
 
 def _problem_of_overrides(overrides: list[str], file: Path | None) -> str:
@@ -163,9 +192,18 @@ def _problem_of_experiment(path: Path, words: list[str]) -> str:
     return f"{file} has no option {unknown[0]}" if unknown else ""
 
 
-def verbs() -> set[str]:
-    """The verbs of the command line."""
-    return set(cli._parser()._subparsers._group_actions[0].choices)
+@functools.cache
+def verbs() -> dict[str, argparse.ArgumentParser]:
+    """The verbs of the command line, with their parsers."""
+    parsers: list = []
+    with parsing_only(lambda parser, options, overrides: parsers.append(parser)):
+        main(["describe", "--settings"])
+    return actions_of(parsers[0])
+
+
+def actions_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parsers below a parser."""
+    return dict(parser._subparsers._group_actions[0].choices) if parser._subparsers else {}
 
 
 def python_problems(page: Path) -> Iterator[str]:
@@ -338,8 +376,17 @@ def test_every_page_is_in_the_index():
 
 def test_every_verb_is_in_the_guide_to_the_command_line():
     rows = [line.text.split("|")[1] for line in prose(DOCS / "configuration.md") if line.text.startswith("| `")]
-    missing = verbs() - set(re.findall(r"`([a-z-]+)`", " ".join(rows)))
+    missing = set(verbs()) - set(re.findall(r"`([a-z-]+)`", " ".join(rows)))
     assert not missing, f"The table of verbs in docs/configuration.md lacks {sorted(missing)}; add a line for each."
+
+
+def test_the_example_in_the_help_of_every_verb_parses(monkeypatch):
+    monkeypatch.chdir(REPO)
+    parsers = [*verbs().values(), *(parser for verb in verbs().values() for parser in actions_of(verb).values())]
+    for parser in parsers:
+        example = (parser.epilog % {"prog": parser.prog}).partition("example: ")[2]
+        problem = _problem_of(shlex.split(example)) if example else "there is none"
+        assert not problem, f"The example of `{parser.prog} --help`, {example!r}: {problem}. Mend it."
 
 
 def test_the_readme_is_short_and_its_map_has_every_room():
