@@ -79,12 +79,12 @@ def commands(page: Path) -> Iterator[Found]:
     """The commands of the bash blocks, lines that end in a backslash joined, and those that prose has between backticks."""
     for block in blocks(page):
         if block.language == "bash":
-            joined = ""
+            joined, start = "", block.line
             for number, line in enumerate(block.text.splitlines(), block.line):
                 joined += line.removesuffix("\\")
                 if not line.endswith("\\"):
-                    yield from (Found(number, part) for part in re.split(r"\s&&\s", joined))
-                    joined = ""
+                    yield from (Found(start, part) for part in re.split(r"\s&&\s", joined))
+                    joined, start = "", number + 1
     for code in code_spans(page):
         if re.match(r"(\S*/)?(python\S* (-m (sail_jax|experiments)|experiments/)|sail-jax )", code.text):
             yield code
@@ -99,7 +99,7 @@ def command_problems(page: Path) -> Iterator[str]:
             yield f"{page}:{command.line}: no shell reads {command.text!r} ({error}); mend its quotes."
             continue
         if problem := _problem_of(words):
-            yield f"{page}:{command.line}: `{command.text.strip()}`: {problem}. Mend the page, or what it shows."
+            yield f"{page}:{command.line}: `{command.text.strip()}`: {problem} Mend the page, or what it shows."
 
 
 def _problem_of(words: list[str]) -> str:
@@ -127,7 +127,7 @@ def _problem_of_verb(words: list[str]) -> str:
     with parsing_only(lambda parser, options, overrides: given.extend((options, overrides))):
         refused = complaint_of(words)
     if not given:
-        return f"its parser refuses it ({refused}); `--help` of the verb lists what it takes"
+        return f"its parser refuses it ({refused}); `--help` of the verb lists what it takes."
     options, overrides = given
     config = getattr(options, "config", None)
     return _problem_of_overrides(overrides, None if config is None else _file_of(config))
@@ -186,10 +186,10 @@ def _loaded(file: Path | None) -> dict:
 def _problem_of_experiment(path: Path, words: list[str]) -> str:
     file = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
     if not file.is_file():
-        return f"there is no {file}"
+        return f"there is no {file}."
     text = file.read_text(encoding="utf-8")
     unknown = [word for word in words if word.startswith("--") and f'"{word.partition("=")[0]}"' not in text]
-    return f"{file} has no option {unknown[0]}" if unknown else ""
+    return f"{file} has no option {unknown[0]}." if unknown else ""
 
 
 @functools.cache
@@ -286,7 +286,7 @@ def setting_problems(page: Path) -> Iterator[str]:
             words = [word.removeprefix("--config.") for word in shlex.split(code)]
             files = (BASE, *sorted((REPO / "configs").glob("*.py")))
             if all(_problem_of_overrides(words, file) for file in files):
-                yield f"{page}:{line}: `{code}` fits no file in configs/: {_problem_of_overrides(words, BASE)}"
+                yield f"{page}:{line}: `{code}` fits no file in configs/: {_problem_of_overrides(words, BASE)} Mend the page."
         elif re.fullmatch(r"(config\.)?[a-z]\w*(\.[\w*]+)+(=\S*)?", code) and not code.endswith(
             (".py", ".json", ".html")
         ):
@@ -294,7 +294,7 @@ def setting_problems(page: Path) -> Iterator[str]:
             if code.startswith("config.") or keys[0] in Config.__dataclass_fields__:
                 problem = _problem_of_key([key for key in keys if key != "*" and not key.isupper()])
                 if problem:
-                    yield f"{page}:{line}: `{code}`: {problem}"
+                    yield f"{page}:{line}: `{code}`: {problem} Mend the page."
 
 
 def _problem_of_key(keys: list[str]) -> str:
@@ -324,7 +324,10 @@ def test_a_page(page, check, monkeypatch):
             "page.md:2: `python -m sail_jax train --workdir x`: its parser",
         ),
         ("```bash\ncd x && sail-jax trian --workdir x\n```", "its parser refuses it"),
-        ("```bash\n.venv/bin/python -m sail_jax evaluate \\\n --workdir x --config.eval.kss=1\n```", "Did you mean ks"),
+        (
+            "```bash\n.venv/bin/python -m sail_jax evaluate \\\n --workdir x --config.eval.kss=1\n```",
+            "page.md:2: `.venv/bin/python -m sail_jax evaluate  --workdir x --config.eval.kss=1`: There is no setting config.eval.kss",
+        ),
         ("```bash\nsail-jax train --config configs/none.py --workdir x\n```", "There is no config file"),
         ("```bash\necho 'a\n```", "no shell reads"),
         ("run `python -m experiments.ablation`", "there is no"),
@@ -338,7 +341,7 @@ def test_a_page(page, check, monkeypatch):
         ("# One\n\n[two](#two)", "has no heading #two; it has one"),
         ("see `sail_jax/parallel/rules.py`", "there is no sail_jax/parallel/rules.py"),
         ("see `objectives/info_nce.py`", "from the top of the repository"),
-        ("set `data.worker`", "Did you mean workers"),
+        ("set `data.worker`", "There is no setting config.data.worker. Did you mean"),
         ("`--config.model.kind=dual_towers`", "fits no file in configs/: config.model.kind is"),
     ],
 )
@@ -385,8 +388,8 @@ def test_the_example_in_the_help_of_every_verb_parses(monkeypatch):
     parsers = [*verbs().values(), *(parser for verb in verbs().values() for parser in actions_of(verb).values())]
     for parser in parsers:
         example = (parser.epilog % {"prog": parser.prog}).partition("example: ")[2]
-        problem = _problem_of(shlex.split(example)) if example else "there is none"
-        assert not problem, f"The example of `{parser.prog} --help`, {example!r}: {problem}. Mend it."
+        problem = _problem_of(shlex.split(example)) if example else "there is none."
+        assert not problem, f"The example of `{parser.prog} --help`, {example!r}: {problem} Mend it."
 
 
 def test_the_readme_is_short_and_its_map_has_every_room():
