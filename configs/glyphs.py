@@ -1,6 +1,6 @@
 """Glyphs of Noto Color Emoji with their names, keywords and synthesised speech: a small real set of three modalities.
 
-Expects `items.csv`, `pairs.csv` and `queries.csv` beside media folders; see the README for the commands. A query is a
+Expects `items.csv`, `pairs.csv` and `queries.csv` beside media folders; see docs/extending.md for them and the commands. A query is a
 keyword, and the keywords of an item stand in its tags: tags are ingested, but never shown to the model.
 """
 
