@@ -9,7 +9,7 @@ from rich.table import Table
 from sail_jax import config as config_lib
 from sail_jax.cli.common import add_verb, console, print_wide
 from sail_jax.data.store import FOLDER, ItemStore
-from sail_jax.logs.pairs.build import BUILDERS, SHEET, SUMMARY, build_pairs
+from sail_jax.logs.pairs.build import BUILDERS, SAMPLE_PAGE, SUMMARY, build_pairs
 from sail_jax.logs.sequences.build import SUMMARY as SEQUENCES_SUMMARY
 from sail_jax.logs.sequences.build import build_sequences
 
@@ -78,7 +78,7 @@ def _pairs(options: argparse.Namespace, overrides: list[str]) -> None:
         f"Train ends at {cut['date'] or cut['last_second_of_train']} (config.logs.test_share={cut['test_share']})."
     )
     output = options.output.absolute()
-    console.print(f"Tables: {output}; what was dropped, and why: {output / SUMMARY}; a sample: {output / SHEET}.")
+    console.print(f"Tables: {output}; what was dropped, and why: {output / SUMMARY}; a sample: {output / SAMPLE_PAGE}.")
 
 
 def _sequences(options: argparse.Namespace, overrides: list[str]) -> None:

@@ -1,1 +1,1 @@
-"""A recommender's logs, and the training tables that are made of them."""
+"""Training tables of pairs and sequences, built from a recommender's logs."""

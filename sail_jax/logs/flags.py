@@ -1,7 +1,8 @@
-"""Positive behaviours of an event log: a column of true and false, or a condition such as "rating>=4".
+"""Parses the flags of an event log: a column of true and false, or a condition such as "rating>=4".
 
-`parse_condition` reads an entry of `config.logs.events.flags`; what it returns makes the polars expression. Conditions hold
-in text formats too, whose columns are strings: a number is compared with what the cell says as a number.
+`parse_condition` reads an entry of `config.logs.events.flags`; the `Condition` that it returns gives a polars
+expression. Conditions also work on text formats, whose columns are strings: cells are parsed as numbers before the
+comparison.
 """
 
 import dataclasses
@@ -33,7 +34,7 @@ class Condition:
     Attributes:
         column: the column.
         sign: one of >=, <=, ==, !=, >, <.
-        value: a finite number, or a text, for which there are == and != alone.
+        value: a finite number, or a text, which allows only == and !=.
         setting: the setting that holds the condition, for messages.
     """
 
@@ -43,13 +44,15 @@ class Condition:
     setting: str = ""
 
     def expression(self, dtype: pl.DataType) -> pl.Expr:
-        """The condition as a Boolean expression; a null, a NaN and a cell that is no number where one is compared are false.
+        """The condition as a Boolean polars expression.
+
+        It is false for null and NaN, and where a number is compared with a cell that is not a number.
 
         Args:
             dtype: the type of the column.
 
         Raises:
-            SailError: the column holds neither numbers nor text, or times where a number is compared.
+            SailError: the column holds neither numbers nor text, or it holds times and the value is a number.
         """
         column = pl.col(self.column)
         comparable = (
@@ -57,33 +60,33 @@ class Condition:
         )
         if not comparable:
             raise SailError(
-                f"{self.setting}: column {self.column!r} is {dtype} and cannot be compared with {self.value!r}. Name a column "
-                "of numbers or text."
+                f"{self.setting}: column {self.column!r} is {dtype} and cannot be compared with {self.value!r}. "
+                "Name a column of numbers or text."
             )
         if isinstance(self.value, str):
             left = column.cast(pl.String).str.strip_chars()
         else:
             text = not (dtype.is_numeric() or dtype == pl.Boolean)
             left = column.cast(pl.String).str.strip_chars() if text else column
-            # To polars NaN is greater than every number.
+            # polars treats NaN as greater than every number.
             left = left.cast(pl.Float64, strict=False).fill_nan(None)
         return _OPERATORS[self.sign](left, pl.lit(self.value)).fill_null(False)
 
 
 def parse_condition(flag: str, setting: str, columns: Collection[str] = ()) -> Condition | None:
-    """Reads a flag.
+    """Parses a flag into a condition; returns None if the flag is a column name.
 
     Args:
         flag: a column, or a condition: column, one of >=, <=, ==, !=, >, <, and a number or a text ("rating>=4",
             "event == like", "kind != 'a b'"). A number in quotes is a text.
-        setting: the setting that holds it, for messages.
-        columns: the columns of the log; a flag that is one of them is no condition, whatever its name.
+        setting: the setting that holds the flag, for messages.
+        columns: the columns of the log; a flag that is one of them is a column, even if it contains an operator.
 
     Returns:
-        The condition, or None where the flag is a column.
+        The condition, or None if the flag is a column.
 
     Raises:
-        SailError: it is a malformed condition, or asks for the order of texts.
+        SailError: the condition is malformed, or compares a text by order.
     """
     if flag in columns or not re.search("[<>=!]", flag):
         return None
@@ -92,8 +95,8 @@ def parse_condition(flag: str, setting: str, columns: Collection[str] = ()) -> C
     written = match["value"].strip() if match else ""
     if sign not in _OPERATORS or not match["column"].strip() or not written:
         raise SailError(
-            f"{setting}: {flag!r} is no condition. Write a column, one of {', '.join(_OPERATORS)}, and a value, as in "
-            "'rating>=4', or the name of a column alone."
+            f"{setting}: {flag!r} is not a condition. Write a column, one of {', '.join(_OPERATORS)}, and a value, as "
+            "in 'rating>=4', or only the name of a column."
         )
     value = _value(written)
     if isinstance(value, str) and sign not in ("==", "!="):

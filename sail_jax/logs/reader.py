@@ -1,11 +1,11 @@
-"""Opens a recommender's logs, whatever their columns are called, as lazy frames with canonical columns.
+"""Opens a recommender's logs as lazy frames with canonical column names.
 
-`config.logs` says which table holds what (see `log_config`). Nothing is read here but schemas: the frames are polars
-queries, to be run with the streaming engine. Rows that lack a user, an item, a query, a hashtag or a time are left out,
-as no rule can use them; `count_rows` counts all rows, so that what was left out can be told.
+`config.logs` maps tables and columns (see `sail_jax.config.logs`). This module reads only schemas: the frames are
+polars queries for the streaming engine. Rows without a user, an item, a query, a hashtag or a time are dropped, because
+no rule can use them; `count_rows` counts all rows, so that callers can report how many were dropped.
 
-The parts of a log may differ in the types of their columns (a user id as a number and as a string, say). Text formats are read without
-guessing types.
+The parts of a log may differ in column types (a user id as a number in one and as a string in another). Types of text
+formats are not guessed.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ def has_log(config: Config, name: str) -> bool:
 
 
 def scan_events(config: Config, source: Path) -> pl.LazyFrame:
-    """Impressions and plays.
+    """Scans the event log: impressions and plays.
 
     Args:
         config: the experiment.
@@ -44,7 +44,7 @@ def scan_events(config: Config, source: Path) -> pl.LazyFrame:
 
     Returns:
         user and item (String), time (Int64 seconds), positives (UInt8, how many of the flags are true; 1 where
-        `config.logs.events.flags` is empty), watch_share (Float32, null where it is not known).
+        `config.logs.events.flags` is empty), watch_share (Float32, null if unknown).
 
     Raises:
         SailError: the log or a column is missing, or a file cannot be read.
@@ -65,9 +65,10 @@ def scan_events(config: Config, source: Path) -> pl.LazyFrame:
 
 
 def scan_results(config: Config, source: Path) -> pl.LazyFrame:
-    """Results of searches as they were shown: user, query, item (String), time (Int64 seconds), clicked (Boolean).
+    """Scans the search log: the results shown for each query.
 
-    Where `config.logs.searches.clicked` is empty, every row is a click. Args and errors as for `scan_events`.
+    Columns: user, query, item (String), time (Int64 seconds), clicked (Boolean). If `config.logs.searches.clicked` is
+    empty, every row is a click. Args and errors as for `scan_events`.
     """
 
     def build(log: _Columns) -> dict[str, pl.Expr]:
@@ -79,7 +80,10 @@ def scan_results(config: Config, source: Path) -> pl.LazyFrame:
 
 
 def scan_live(config: Config, source: Path) -> pl.LazyFrame:
-    """Visits of live streams: user, item (String), time (Int64 seconds), seconds (Float32). Otherwise as `scan_events`."""
+    """Scans the live log: visits of live streams.
+
+    Columns: user, item (String), time (Int64 seconds), seconds (Float32). Args and errors as for `scan_events`.
+    """
 
     def build(log: _Columns) -> dict[str, pl.Expr]:
         seconds = log.number("seconds").fill_null(0)
@@ -89,7 +93,10 @@ def scan_live(config: Config, source: Path) -> pl.LazyFrame:
 
 
 def scan_hashtags(config: Config, source: Path) -> pl.LazyFrame:
-    """Submitted hashtags: item, hashtag (String), time (Int64 seconds). Otherwise as `scan_events`."""
+    """Scans the hashtag log: hashtags submitted for items.
+
+    Columns: item, hashtag (String), time (Int64 seconds). Args and errors as for `scan_events`.
+    """
 
     def build(log: _Columns) -> dict[str, pl.Expr]:
         return {"item": log.text("item"), "hashtag": log.text("hashtag"), "time": log.time("time")}
@@ -98,11 +105,11 @@ def scan_hashtags(config: Config, source: Path) -> pl.LazyFrame:
 
 
 def scan_items(config: Config, source: Path) -> pl.LazyFrame:
-    """What is known of each item.
+    """Scans the item catalogue.
 
     Returns:
-        item (String), time (Int64 seconds, null where it is not known), labels (List[String], empty where there are none),
-        summary (String, null where there is none). Otherwise as `scan_events`.
+        item (String), time (Int64 seconds, null if unknown), labels (List[String], empty if there are none), summary
+        (String, null if there is none). Args and errors as for `scan_events`.
     """
     settings, separator = config.logs.catalogue, config.ingest.source.separator
 
@@ -118,22 +125,22 @@ def scan_items(config: Config, source: Path) -> pl.LazyFrame:
 
 
 def count_rows(config: Config, source: Path, name: str) -> int:
-    """Rows of a log, those that its scan leaves out included."""
+    """Counts the rows of a log, including those that its scan drops."""
     scans = [_scan(files).select(pl.len()) for files, _ in _by_schema(_parts(config, source, name))]
     return int(pl.concat(scans).sum().collect(engine="streaming").item())
 
 
 def cut_time(config: Config, source: Path) -> int:
-    """The last second of the train split: what is later is test, and nothing joins the two.
+    """The last second of the train split; later events belong to the test split.
 
-    The span is that of the events, or, without an event log, of the first of searches, live, hashtags and items that there
-    is: first + floor((last - first) * (1 - config.logs.test_share)).
+    The time span is that of the first log that is configured, in the order events, searches, live, hashtags, catalogue.
+    The cut is first + floor((last - first) * (1 - config.logs.test_share)).
 
     Returns:
-        Seconds; 0 where the log has no rows.
+        Seconds; 0 if the log has no rows.
 
     Raises:
-        SailError: there is no log.
+        SailError: no log is configured.
     """
     scans = {
         "events": scan_events,
@@ -150,12 +157,16 @@ def cut_time(config: Config, source: Path) -> int:
                 continue
             return first + int((last - first) * (1 - config.logs.test_share))
     if not any(has_log(config, name) for name in scans):
-        raise SailError("config.logs names no log: set config.logs.events.path, or that of another log.")
+        raise SailError("config.logs names no log: set config.logs.events.path or the path of another log.")
     return 0
 
 
 def scan_vector_ids(path: Path, setting: str = "") -> pl.LazyFrame:
-    """The ids of a Parquet file of vectors, or of a folder of its parts, as item (String); arguments as for `read_vectors`."""
+    """Scans the ids of a Parquet file of vectors, or of a folder of such files.
+
+    Returns:
+        item (String). Args and errors as for `read_vectors`.
+    """
     scans = []
     for part in _files(path, setting, suffixes=(".parquet",)):
         with _readable(part):
@@ -165,17 +176,17 @@ def scan_vector_ids(path: Path, setting: str = "") -> pl.LazyFrame:
 
 
 def read_vectors(path: Path, setting: str = "") -> Iterator[tuple[list[str], np.ndarray]]:
-    """Streams a Parquet file of vectors, or a folder of its parts in the order of their names.
+    """Streams a Parquet file of vectors, or a folder of such files in the order of their names.
 
     Args:
         path: the file or folder, with columns `item_id` (or `id`) and `vector`.
-        setting: the setting that names it, for messages.
+        setting: the setting that holds the path, for messages.
 
     Yields:
-        Ids, and [n, D] float32, a batch at a time. Rows without a vector are left out.
+        Ids, and [n, D] float32, one batch at a time. Rows without a vector are skipped.
 
     Raises:
-        SailError: it is missing, lacks a column, or its vectors differ in width.
+        SailError: the path is missing, a column is missing, or the vectors differ in width.
     """
     width = 0
     for part in _files(path, setting, suffixes=(".parquet",)):
@@ -217,7 +228,7 @@ def _is_fixed(column: pa.Array) -> bool:
 
 
 class _Columns:
-    """The columns of a log under the names that its settings give them, as expressions of the canonical types."""
+    """Expressions with canonical types for the columns that the settings of a log name."""
 
     def __init__(self, settings: Any, setting: str, file: str, schema: pl.Schema, time_unit: str):
         self._settings, self._setting, self._file, self._schema = settings, setting, file, schema
@@ -242,15 +253,15 @@ class _Columns:
         if isinstance(dtype, pl.Datetime) or dtype == pl.Date:
             return column.cast(pl.Datetime("us")).dt.epoch("s").cast(pl.Int64)
         if dtype == pl.String:
-            # A day, a timestamp, or a number that a text file holds.
+            # A date, a timestamp, or a number in a text file.
             written = [column.str.to_datetime(form, strict=False) for form in ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S%.f")]
             written.append(column.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", strict=False))
             seconds = [whole_seconds(column.cast(pl.Float64, strict=False), self._time_unit)]
             return pl.coalesce(seconds + [time.dt.epoch("s").cast(pl.Int64) for time in written])
         if not dtype.is_numeric():
             raise SailError(
-                f"{self._file}: column {getattr(self._settings, key)!r} is {dtype}; write whole seconds or a timestamp, "
-                f"or change {self._setting}.{key}."
+                f"{self._file}: column {getattr(self._settings, key)!r} is {dtype}; write whole seconds or a "
+                f"timestamp, or change {self._setting}.{key}."
             )
         return whole_seconds(column, self._time_unit)
 
@@ -290,7 +301,7 @@ def _select(
     build: Callable[[_Columns], dict[str, pl.Expr]],
     optional: tuple[str, ...] = (),
 ) -> pl.LazyFrame:
-    """The canonical frame of a log; rows with a null in a column that is not optional are left out."""
+    """The canonical frame of a log, without the rows that have a null in a required column."""
     scans = []
     for files, schema in _by_schema(_parts(config, source, name)):
         columns = _Columns(
@@ -309,7 +320,7 @@ def _parts(config: Config, source: Path, name: str) -> list[Path]:
 
 
 def _files(path: Path, setting: str, suffixes: tuple[str, ...] = TABLE_SUFFIXES) -> list[Path]:
-    """The file, or the parts of the folder in the order of their names."""
+    """The file, or the parts of the folder sorted by name."""
     files = [path] if path.is_file() else sorted(file for file in path.glob("*") if file.suffix in suffixes)
     found = {file.suffix for file in files}
     change = f"Change {setting}, or set it to '' where there is none." if setting else ""
@@ -328,7 +339,7 @@ def _files(path: Path, setting: str, suffixes: tuple[str, ...] = TABLE_SUFFIXES)
 
 
 def _by_schema(files: list[Path]) -> list[tuple[list[Path], pl.Schema]]:
-    """Parts with the same columns and types, together: one scan reads them all."""
+    """Groups parts with the same columns and types, so that one scan reads each group."""
     groups: dict[tuple, tuple[list[Path], pl.Schema]] = {}
     for file in files:
         with _readable(file):
@@ -342,7 +353,7 @@ def _scan(files: list[Path]) -> pl.LazyFrame:
         return pl.scan_parquet(files, glob=False, hive_partitioning=False)
     if files[0].suffix == ".jsonl":
         return pl.scan_ndjson(files)
-    # Types are not guessed: an id such as 007 stays what it is.
+    # Types are not guessed, so that an id such as 007 keeps its zeros.
     return pl.scan_csv(files, separator="\t" if files[0].suffix == ".tsv" else ",", infer_schema=False, glob=False)
 
 
@@ -355,7 +366,7 @@ def _readable(file: Path) -> Iterator[None]:
             raise
         reason = str(error).splitlines()[0]
         raise SailError(
-            f"{file} cannot be read ({reason}). It is damaged or of another format: write it again."
+            f"{file} cannot be read ({reason}). It is damaged or in another format: write it again."
         ) from error
 
 
@@ -363,12 +374,12 @@ _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000}
 
 
 def whole_seconds(number: pl.Expr, unit: str) -> pl.Expr:
-    """Whole seconds (Int64, rounded down) of a column of numbers.
+    """Converts a column of numbers to whole seconds (Int64, rounded down).
 
     Args:
-        number: the column, of any numeric type; null, or no number of 64 bits, stays null.
+        number: the column, of any numeric type; nulls and values outside of Int64 become null.
         unit: `config.logs.time_unit`: "s", "ms" or "us".
     """
     per_second = _PER_SECOND[unit]
-    # Floats are floored as floats: a cast would cut times before 1970 towards zero.
+    # Floats are floored before the cast: a cast rounds times before 1970 towards zero.
     return (number // per_second).cast(pl.Int64, strict=False)

@@ -1,4 +1,4 @@
-"""The folder of intermediate files of a build."""
+"""The folder for the intermediate files of a build."""
 
 import contextlib
 import shutil
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def scratch_folder(path: Path) -> Iterator[Path]:
-    """A new, empty folder, which is gone at the end; what a killed build left there is removed first."""
+    """Yields a new, empty folder and deletes it at the end; leftovers of a killed build are removed first."""
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir()
     try:

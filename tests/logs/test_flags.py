@@ -60,11 +60,11 @@ def test_a_column_is_no_condition():
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("rating=>4", "is no condition"),
-        ("rating=4", "is no condition"),
-        ("rating>=", "is no condition"),
-        (">=4", "is no condition"),
-        ("1<rating<5", "is no condition"),
+        ("rating=>4", "is not a condition"),
+        ("rating=4", "is not a condition"),
+        ("rating>=", "is not a condition"),
+        (">=4", "is not a condition"),
+        ("1<rating<5", "is not a condition"),
         ("rating>=good", "compares with a text"),
         ("rating>'4'", "compares with a text"),
         ("rating>=nan", "compares with a text"),

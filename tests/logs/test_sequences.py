@@ -39,7 +39,7 @@ class World:
 
 
 def make_world(seed, users=40, items=60, plays=70):
-    """Tastes, repeated plays, equal times, items without labels or vectors, and users of every size, down to one play."""
+    """Drawn logs: tastes, repeated plays, equal times, items without labels or vectors, users with one play or more."""
     rng = np.random.default_rng(seed)
     names = [f"item {i}" for i in range(items)]
     labels = {}
@@ -238,7 +238,7 @@ def test_targets_and_items_are_those_of_the_rules(built, logs, name, split):
 
 
 def check_proportions(world, before, kept, items):
-    """Seat by seat to the cluster with the highest share / (seats + 1/2), as Sainte-Lague has it; ties may go either way."""
+    """Seats go to the cluster with the highest share / (seats + 1/2), as in Sainte-Lague; ties may go either way."""
     shares = collections.Counter(cluster(world, item) for item in before)
     free = collections.Counter(cluster(world, item) for item in kept)
     wanted, seats = [], collections.Counter()

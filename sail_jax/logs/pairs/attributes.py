@@ -1,7 +1,7 @@
-"""Pairs from what is said of items: submitted hashtags, summaries in words, and labels.
+"""Builds pairs from attributes of items: submitted hashtags, words of summaries, and labels.
 
-A hashtag lies on the side of the cut on which it was first submitted for an item; a summary and a label on that of the item's
-publication.
+A hashtag belongs to the split in which it was first submitted for an item; a summary or label belongs to the split in
+which the item was published.
 """
 
 from pathlib import Path
@@ -12,22 +12,22 @@ import pyarrow as pa
 
 from sail_jax.data.tables import write_pair_columns
 from sail_jax.logs.pairs.catalogue import number_texts
+from sail_jax.logs.pairs.context import BuildContext, count, ranges, sink
+from sail_jax.logs.pairs.hashing import hash_two
 from sail_jax.logs.pairs.item_pairs import PairRules, write_item_pairs
-from sail_jax.logs.pairs.mixing import mix_two
 from sail_jax.logs.pairs.neighbours import neighbour_pairs
 from sail_jax.logs.pairs.searches import plain_text
-from sail_jax.logs.pairs.spool import Build, count, ranges, sink
 from sail_jax.logs.reader import count_rows, scan_hashtags, scan_items
 
-# A character of a script without spaces, or a run of letters and digits.
+# One character of a script without spaces, or a run of letters and digits.
 _WORD = r"\p{Han}|\p{Hiragana}|\p{Katakana}|[\p{L}\p{M}\p{N}&&[^\p{Han}\p{Hiragana}\p{Katakana}]]+"
-_WORDS_OF_SUMMARY = 32  # for the size of a part
+_WORDS_OF_SUMMARY = 32  # assumed words of a summary, which sets the size of a part
 
 
-def build_hashtag(build: Build, output: Path) -> dict[str, int]:
-    """Writes the pairs of items with one hashtag; returns counts."""
+def build_hashtag(build: BuildContext, output: Path) -> dict[str, int]:
+    """Writes the pairs of items that share a hashtag; returns counts."""
     rules, log = build.config.builders.hashtag, build.config.logs.hashtags.path
-    build.say(f"hashtag: reading {log}")
+    build.show(f"hashtag: reading {log}")
     tag = plain_text(pl.col("hashtag").str.strip_chars().str.strip_chars_start("#＃"))
     rows = scan_hashtags(build.config, build.source).with_columns(text=tag).drop_nulls("text")
     texts = number_texts(rows, "text")
@@ -43,7 +43,7 @@ def build_hashtag(build: Build, output: Path) -> dict[str, int]:
             .group_by("tag", "item")
             .agg(pl.col("time").min())
             .with_columns(test=pl.col("time") > build.cut, size=pl.len().over("tag", pl.col("time") > build.cut))
-            .with_columns(draw=mix_two(pl.col("tag"), pl.col("item"), build.config.seed))
+            .with_columns(draw=hash_two(pl.col("tag"), pl.col("item"), build.config.seed))
             .collect(engine="streaming")
         )
         wide = items.filter(pl.col("size") > rules.max_items)
@@ -58,29 +58,29 @@ def build_hashtag(build: Build, output: Path) -> dict[str, int]:
     return counts | {"dropped_hashtags_too_general": general} | found
 
 
-def build_summary(build: Build, output: Path) -> dict[str, int]:
+def build_summary(build: BuildContext, output: Path) -> dict[str, int]:
     """Writes the pairs of items whose summaries share n-grams; returns counts."""
     rules = build.config.builders.summary
-    build.say(f"summary: reading {build.config.logs.catalogue.path}")
+    build.show(f"summary: reading {build.config.logs.catalogue.path}")
     scan, counts = _items(build, "summary", "summary")
     grams = build.folder("summary.grams")
     parts = build.parts(count(scan) * _WORDS_OF_SUMMARY)
     for part, (low, high) in enumerate(ranges(max(len(build.catalogue), 1), parts)):
         mine = scan.filter(pl.col("item").is_between(low, high - 1)).drop_nulls("summary")
-        # An item with several rows has the n-grams of all of them.
+        # An item with several rows gets the n-grams of all of them.
         texts = mine.collect(engine="streaming").unique().sort("item", "summary")
         word_grams(texts, rules.words).write_parquet(grams / f"{part}.parquet", compression="lz4")
-    late = build.catalogue.frame.select(item="code", test="test")
+    is_test = build.catalogue.frame.select(item="code", test="test")
     candidates, common = build.folder("summary.candidates"), 0
     index = pl.scan_parquet(sorted(grams.glob("*.parquet")), glob=False)
     parts = build.parts(count(index))
     for part in range(parts):
-        build.say(f"summary: n-grams, part {part + 1} of {parts}")
+        build.show(f"summary: n-grams, part {part + 1} of {parts}")
         postings = (
             (index if parts == 1 else index.filter(pl.col("gram") % parts == part))
             .unique()
             .collect(engine="streaming")
-            .join(late, on="item")
+            .join(is_test, on="item")
             .with_columns(documents=pl.len().over("gram", "test"))
         )
         too_common = postings.filter(pl.col("documents") > rules.max_documents)
@@ -94,15 +94,15 @@ def build_summary(build: Build, output: Path) -> dict[str, int]:
 
 
 def word_grams(texts: pl.DataFrame, words: int) -> pl.DataFrame:
-    """The word n-grams of texts, as hashes.
+    """Returns the word n-grams of texts, as hashes.
 
     Args:
         texts: item (UInt32), summary (String).
         words: n.
 
     Returns:
-        item, gram (UInt64), in the order of the texts; two n-grams are taken for one with probability 2^-64. A text of fewer than n
-        words has none.
+        item, gram (UInt64), in the order of the texts. Two n-grams collide with probability 2^-64. A text of fewer than
+        n words has none.
     """
     tokens = (
         texts.select("item", word=pl.col("summary").str.normalize("NFKC").str.to_lowercase().str.extract_all(_WORD))
@@ -113,22 +113,22 @@ def word_grams(texts: pl.DataFrame, words: int) -> pl.DataFrame:
     )
     gram, whole = pl.col("gram"), pl.lit(True)
     for step in range(1, words):
-        # A polynomial in an odd number, so that the order of the words counts.
+        # A polynomial with an odd base, so that the hash depends on the order of the words.
         gram = gram * pl.lit(0x9E3779B97F4A7C15, pl.UInt64) + pl.col("gram").shift(-step)
         whole = pl.col("text") == pl.col("text").shift(-step)
     return tokens.select("item", gram=gram, whole=whole).filter("whole").drop("whole")
 
 
-def build_cls(build: Build, output: Path) -> dict[str, int]:
-    """Writes labels, as texts of queries, with the items that have them; returns counts."""
+def build_cls(build: BuildContext, output: Path) -> dict[str, int]:
+    """Writes pairs of a label, as the query text, and an item with that label; returns counts."""
     rules = build.config.builders.cls
-    build.say(f"cls: reading {build.config.logs.catalogue.path}")
+    build.show(f"cls: reading {build.config.logs.catalogue.path}")
     scan, counts = _items(build, "cls", "labels")
     labels = scan.explode("labels").with_columns(text=pl.col("labels").str.strip_chars()).filter(pl.col("text") != "")
     texts = number_texts(labels, "text")
     coded = labels.join(texts.lazy(), on="text").select("item", label="code")
-    rows = pl.scan_parquet(sink(coded, build.spool / "cls" / "coded.parquet"))
-    late = build.catalogue.frame.select(item="code", test="test").lazy()
+    rows = pl.scan_parquet(sink(coded, build.scratch / "cls" / "coded.parquet"))
+    is_test = build.catalogue.frame.select(item="code", test="test").lazy()
     kept, used = build.folder("cls.kept"), np.zeros(len(build.catalogue), bool)
     counts |= dict.fromkeys(("candidates", "dropped_support", "dropped_over_per_label"), 0)
     parts = list(ranges(len(texts), build.parts(count(rows))))
@@ -136,8 +136,8 @@ def build_cls(build: Build, output: Path) -> dict[str, int]:
         members = (
             rows.filter(pl.col("label").is_between(low, high - 1))
             .unique()
-            .join(late, on="item")
-            .with_columns(draw=mix_two(pl.col("label"), pl.col("item"), build.config.seed))
+            .join(is_test, on="item")
+            .with_columns(draw=hash_two(pl.col("label"), pl.col("item"), build.config.seed))
             .collect(engine="streaming")
         )
         enough = members.filter(pl.len().over("label") >= rules.min_items).sort("label", "test", "draw")
@@ -150,19 +150,19 @@ def build_cls(build: Build, output: Path) -> dict[str, int]:
     files = [kept / f"{part}.parquet" for part in range(len(parts))]
     ids, names = build.catalogue.ids(), texts["text"].to_arrow()
 
-    def side(test: bool):
+    def pairs_of(test: bool):
         for file in files:
             members = pl.read_parquet(file).filter(pl.col("test") == test)
             label, item = members["label"].to_arrow(), members["item"].to_arrow()
             yield pa.table({"query_text": names.take(label), "target_id": ids.take(item)})
 
-    written = write_pair_columns(output, {"train": side(False), "test": side(True)})
+    written = write_pair_columns(output, {"train": pairs_of(False), "test": pairs_of(True)})
     sizes = {split: written.get(split, 0) for split in ("train", "test")}
     return counts | sizes | {"distinct_items": int(used.sum())}
 
 
-def _items(build: Build, name: str, column: str) -> tuple[pl.LazyFrame, dict[str, int]]:
-    """item (UInt32) and a column of the item table, spooled; and counts of its rows."""
+def _items(build: BuildContext, name: str, column: str) -> tuple[pl.LazyFrame, dict[str, int]]:
+    """Writes item (UInt32) and one column of the catalogue to a scratch file; returns its scan and row counts."""
     rows = scan_items(build.config, build.source).select("item", column)
     scan = pl.scan_parquet(sink(build.catalogue.encode(rows), build.folder(name) / "rows.parquet"))
     read, usable, known = (

@@ -1,4 +1,4 @@
-"""Builds pair tables from a recommender's logs: which builders run, on what, and the account of it."""
+"""Builds pair tables from a recommender's logs: chooses the builders, runs them and writes a summary."""
 
 import contextlib
 import datetime
@@ -17,8 +17,8 @@ from sail_jax.errors import SailError
 from sail_jax.files import commit_json
 from sail_jax.logs.pairs import attributes, consumption, searches, vectors
 from sail_jax.logs.pairs.catalogue import Catalogue, build_catalogue
-from sail_jax.logs.pairs.sheet import write_sheet
-from sail_jax.logs.pairs.spool import Build
+from sail_jax.logs.pairs.context import BuildContext
+from sail_jax.logs.pairs.sample_page import write_sample_page
 from sail_jax.logs.reader import (
     cut_time,
     has_log,
@@ -31,10 +31,10 @@ from sail_jax.logs.reader import (
 )
 from sail_jax.logs.scratch import scratch_folder
 
-SUMMARY, SHEET = "pairs.json", "pairs.html"
-_SPOOL = ".pairs.spool"
+SUMMARY, SAMPLE_PAGE = "pairs.json", "pairs.html"
+_SCRATCH = ".pairs.spool"
 # Builder -> the function that writes its table, and the log that it reads.
-BUILDERS: dict[str, tuple[Callable[[Build, Path], dict[str, int]], str]] = {
+BUILDERS: dict[str, tuple[Callable[[BuildContext, Path], dict[str, int]], str]] = {
     "copair": (consumption.build_copair, "events"),
     "search": (searches.build_search, "searches"),
     "live": (consumption.build_live, "live"),
@@ -46,7 +46,7 @@ BUILDERS: dict[str, tuple[Callable[[Build, Path], dict[str, int]], str]] = {
     "q2i_score": (searches.build_q2i_score, "searches"),
     "cls": (attributes.build_cls, "catalogue"),
 }
-# Builders whose pairs are of the side on which both items were published.
+# Builders whose pairs belong to the split in which both items were published.
 _BY_PUBLICATION = {"summary", "rsdf", "id", "cls"}
 _SCANS = {
     "events": scan_events,
@@ -60,38 +60,38 @@ _SCANS = {
 def build_pairs(
     config: Config, source: Path, output: Path, only: Sequence[str] = (), store: ItemStore | None = None
 ) -> dict[str, Any]:
-    """Writes a pair table for each builder, `pairs.json` with counts, and `pairs.html` with a sample of each table.
+    """Writes a pair table per builder, `pairs.json` with counts and `pairs.html` with samples.
 
     Args:
         config: the experiment.
         source: the folder to which the paths of `config.logs` are relative.
         output: the folder of the tables. Tables and counts of builders that do not run stay as they are.
-        only: names of builders; empty for all whose log the settings name.
-        store: items that it lacks are left out, and the sheet shows its pictures; None for all items and no pictures.
+        only: names of builders; empty for all builders whose log the settings name.
+        store: restricts the items, and gives the sample page its pictures; None for all items and no pictures.
 
     Returns:
-        What pairs.json holds.
+        The content of pairs.json.
 
     Raises:
-        SailError: a builder's name, a log, a column or a vector is wrong; or there is no log to build from.
+        SailError: a builder's name, a log, a column or a vector is wrong; or no log is configured.
     """
     chosen = _choose(config, only)
     output.mkdir(parents=True, exist_ok=True)
-    with _progress(len(chosen)) as (say, done), scratch_folder(output / _SPOOL) as spool:
+    with _progress(len(chosen)) as (show, done), scratch_folder(output / _SCRATCH) as scratch:
         cut = cut_time(config, source)
-        say("items")
+        show("items")
         catalogue = _catalogue(config, source, chosen, cut, store)
-        build = Build(config, source, spool, catalogue, cut, say)
+        build = BuildContext(config, source, scratch, catalogue, cut, show)
         counts = {}
         for name in chosen:
-            say(name)
+            show(name)
             table = output / f"{name}.parquet"
             counts[name] = BUILDERS[name][0](build, table)
             counts[name] |= {"settings": to_dict(getattr(config.builders, name))}
             done()
     summary = _summary(config, source, output, catalogue, cut, counts)
     commit_json(output / SUMMARY, summary)
-    write_sheet(output, list(summary["builders"]), config.builders.sheet_pairs, store)
+    write_sample_page(output, list(summary["builders"]), config.builders.sheet_pairs, store)
     return summary
 
 
@@ -105,7 +105,7 @@ def _choose(config: Config, only: Sequence[str]) -> list[str]:
             )
     chosen = [name for name, (_, log) in BUILDERS.items() if (name in only if only else _has_input(config, log))]
     if not chosen:
-        raise SailError("config.logs names no log to build pairs from: set config.logs.events.path, or another.")
+        raise SailError("config.logs names no log to build pairs from: set config.logs.events.path or another log.")
     return chosen
 
 

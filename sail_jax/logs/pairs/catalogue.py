@@ -1,6 +1,6 @@
-"""The items of the logs as numbers, so that billions of rows need no strings: a number is the rank of the id.
+"""Numbers the items of the logs by the rank of their ids, so that large tables hold integers.
 
-What is held in memory is the ids alone, once.
+Only the ids are held in memory, once.
 """
 
 import dataclasses
@@ -17,12 +17,12 @@ _STORE_BATCH = 65_536
 
 @dataclasses.dataclass(frozen=True)
 class Catalogue:
-    """The items that pairs may have.
+    """The items that may occur in pairs, with their numbers.
 
     Attributes:
         frame: item (String), code (UInt32, the rank of the item's id), test (Boolean, published after the cut; false
             where the time is not known), sorted by item.
-        left_out: items of the logs that the item store lacks.
+        left_out: how many items of the logs are not in the item store.
     """
 
     frame: pl.DataFrame
@@ -32,12 +32,12 @@ class Catalogue:
         return len(self.frame)
 
     def encode(self, rows: pl.LazyFrame) -> pl.LazyFrame:
-        """Puts the item's number, as `item` (UInt32), in place of its id; null where the catalogue lacks the item."""
+        """Replaces the column `item` by the item's number (UInt32); null for an item outside the catalogue."""
         codes = self.frame.lazy().select("item", "code")
         return rows.join(codes, on="item", how="left").drop("item").rename({"code": "item"})
 
     def ids(self) -> pa.Array:
-        """[items] the ids, in the order of their numbers."""
+        """[items] the ids, in the order of the numbers."""
         return self.frame["item"].to_arrow()
 
     def test(self) -> np.ndarray:
@@ -48,25 +48,25 @@ class Catalogue:
 def build_catalogue(
     items: Iterable[pl.LazyFrame], published: pl.LazyFrame | None, cut: int, store: ItemStore | None
 ) -> Catalogue:
-    """Numbers the items.
+    """Collects the items of the logs and numbers them.
 
     Args:
         items: frames with a column item (String), of all logs.
-        published: item and time; where an item has several rows, the first time counts. None where there are no times.
+        published: item and time; the first time counts if an item has several rows. None if there are no times.
         cut: the last second of the train split.
-        store: items that it lacks are left out; None for all.
+        store: items that are not in it are left out; None for all items.
     """
     ids = pl.concat([frame.select("item") for frame in items]).unique().collect(engine="streaming").sort("item")
     known = len(ids)
     if store is not None:
         ids = ids.filter(_in_store(ids["item"], store))
     frame = ids.with_row_index("code").select("item", pl.col("code").cast(pl.UInt32))
-    late = pl.lit(False)
+    is_test = pl.lit(False)
     if published is not None:
         first = published.group_by("item").agg(pl.col("time").min()).collect(engine="streaming")
         frame = frame.join(first, on="item", how="left", maintain_order="left")
-        late = (pl.col("time") > cut).fill_null(False)
-    return Catalogue(frame.select("item", "code", test=late), known - len(frame))
+        is_test = (pl.col("time") > cut).fill_null(False)
+    return Catalogue(frame.select("item", "code", test=is_test), known - len(frame))
 
 
 def _in_store(ids: pl.Series, store: ItemStore) -> pl.Series:

@@ -1,41 +1,42 @@
-"""i2i pairs from what users consumed: co-consumption of items and co-watch of live streams.
+"""Builds i2i pairs from what users consumed: co-consumption of items and co-watch of live streams.
 
-An item counts once for a user, at the first event that passes the threshold. Two items make a pair of the user where the second
-follows within the window and among the next `neighbours` items, and both lie on the same side of the cut. Users are split by a hash, so
-that a part of them is held at a time.
+An item counts once per user, at the first event that passes the threshold. Two items of a user are a pair if the second
+follows within the time window and among the next `neighbours` items, and both belong to the same split. Users are
+partitioned by a hash, so that one partition is in memory at a time.
 
-The strength of a pair is its normalised pointwise mutual information (Bouma 2009, "Normalized (pointwise) mutual information in
-collocation extraction"), ln(p(a, b) / (p(a) p(b))) / -ln p(a, b), with probabilities over the users of its side: popular items, which
-meet by chance, score low.
+The strength of a pair is its normalised pointwise mutual information (Bouma 2009, "Normalized (pointwise) mutual
+information in collocation extraction"), ln(p(a, b) / (p(a) p(b))) / -ln p(a, b), with probabilities over the users of
+its
+split: popular items that meet by chance score low.
 """
 
 from pathlib import Path
 
 import polars as pl
 
+from sail_jax.logs.pairs.context import BuildContext, count, sink
 from sail_jax.logs.pairs.item_pairs import PairRules, write_item_pairs
 from sail_jax.logs.pairs.neighbours import neighbour_pairs
-from sail_jax.logs.pairs.spool import Build, count, sink
 from sail_jax.logs.reader import count_rows, scan_events, scan_live
 
 
-def build_copair(build: Build, output: Path) -> dict[str, int]:
+def build_copair(build: BuildContext, output: Path) -> dict[str, int]:
     """Writes the pairs of co-consumed items; returns counts."""
     rules = build.config.builders.copair
     events = scan_events(build.config, build.source).filter(pl.col("positives") >= rules.positives)
     return _co_occurrence(build, "copair", "events", events, output)
 
 
-def build_live(build: Build, output: Path) -> dict[str, int]:
+def build_live(build: BuildContext, output: Path) -> dict[str, int]:
     """Writes the pairs of co-watched live streams; returns counts."""
     rules = build.config.builders.live
     visits = scan_live(build.config, build.source).filter(pl.col("seconds") >= rules.min_seconds)
     return _co_occurrence(build, "live", "live", visits, output)
 
 
-def _co_occurrence(build: Build, name: str, log: str, events: pl.LazyFrame, output: Path) -> dict[str, int]:
+def _co_occurrence(build: BuildContext, name: str, log: str, events: pl.LazyFrame, output: Path) -> dict[str, int]:
     rules = getattr(build.config.builders, name)
-    build.say(f"{name}: reading {getattr(build.config.logs, log).path}")
+    build.show(f"{name}: reading {getattr(build.config.logs, log).path}")
     encoded = build.catalogue.encode(events.select(pl.col("user").hash(), "item", "time"))
     folder = build.folder(name)
     scan = pl.scan_parquet(sink(encoded, folder / "events.parquet"))
@@ -44,7 +45,7 @@ def _co_occurrence(build: Build, name: str, log: str, events: pl.LazyFrame, outp
     candidates, popularity = build.folder(f"{name}.candidates"), []
     parts, users = build.parts(usable), {True: 0, False: 0}
     for part in range(parts):
-        build.say(f"{name}: users, part {part + 1} of {parts}")
+        build.show(f"{name}: users, part {part + 1} of {parts}")
         mine = known if parts == 1 else known.filter(pl.col("user") % parts == part)
         first = (
             mine.group_by("user", "item")
@@ -56,8 +57,8 @@ def _co_occurrence(build: Build, name: str, log: str, events: pl.LazyFrame, outp
         pairs = neighbour_pairs(first, ["user"], rules.neighbours, rules.window_seconds)
         pairs.write_parquet(candidates / f"{part}.parquet", compression="lz4")
         popularity.append(first.group_by("item", "test").agg(users=pl.len()))
-        for side in users:
-            users[side] += first.filter(pl.col("test") == side)["user"].n_unique()
+        for test in users:
+            users[test] += first.filter(pl.col("test") == test)["user"].n_unique()
     popular = pl.concat(popularity).group_by("item", "test").agg(pl.col("users").sum())
     thresholds = PairRules(
         min_support=rules.min_users,
@@ -71,12 +72,12 @@ def _co_occurrence(build: Build, name: str, log: str, events: pl.LazyFrame, outp
 
 
 def with_npmi(pairs: pl.DataFrame, popular: pl.DataFrame, users: dict[bool, int]) -> pl.DataFrame:
-    """Adds the normalised pointwise mutual information of pairs as `strength` (Float32).
+    """Adds the normalised pointwise mutual information of pairs as the column `strength` (Float32).
 
     Args:
         pairs: a, b (UInt32), test (Boolean), n (UInt32, users who consumed both).
         popular: item, test, users (users who consumed the item).
-        users: side of the cut -> its users.
+        users: whether the split is test -> number of its users.
     """
     both = pl.col("n") / pl.col("total")
     information = (both * pl.col("total") / pl.col("users") * pl.col("total") / pl.col("users_b")).log()
@@ -84,7 +85,7 @@ def with_npmi(pairs: pl.DataFrame, popular: pl.DataFrame, users: dict[bool, int]
         pairs.join(popular, left_on=["a", "test"], right_on=["item", "test"], how="left")
         .join(popular, left_on=["b", "test"], right_on=["item", "test"], how="left", suffix="_b")
         .with_columns(total=pl.when("test").then(users[True]).otherwise(users[False]))
-        # A pair that all users share has probability 1: its information is 0, and its limit 1.
+        # A pair that all users share has probability 1: its information is 0, and the limit of its NPMI is 1.
         .with_columns(strength=pl.when(both >= 1).then(1.0).otherwise(information / -both.log()).cast(pl.Float32))
         .select("a", "b", "test", "n", "strength")
     )

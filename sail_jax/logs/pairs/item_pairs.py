@@ -1,15 +1,15 @@
-"""From counted candidates to a table of item pairs: thresholds, the two sides of the cut, the cap of an item, ids.
+"""Turns counted candidates into a table of item pairs: thresholds, splits, pairs per item, ids.
 
-Candidates lie in a folder of Parquet parts: a < b (UInt32), test (Boolean), n (UInt32, how many users, queries, hashtags, n-grams
-support the pair in this part) and, with some builders, strength (Float32). Every step takes a part of the pairs, or of the
-items, at a time.
+Candidates are a folder of Parquet parts: a < b (UInt32), test (Boolean), n (UInt32, how many users, queries, hashtags
+or n-grams of this part support the pair) and, with some builders, strength (Float32). Every step handles one part of
+the pairs, or of the items, at a time.
 
 Rules, in this order:
-1. the counts of a pair are added up on each side of the cut; it stays from `min_support` on,
-2. a pair with a strength below `min_strength` goes,
-3. a test pair that is a candidate of train too, however weak, goes,
-4. a pair stays if it is among the `per_item` best of both its items, on its side of the cut: no item has more. The best are the
-   strongest, then those with most support, then by a seeded hash.
+1. the counts of a pair are added up per split; a pair needs at least `min_support`,
+2. a pair needs a strength of at least `min_strength`,
+3. a test pair that is also a train candidate is dropped, however weak that candidate is,
+4. a pair must be among the `per_item` best of both its items in its split, so that no item has more pairs. Pairs are
+   ranked by strength, then by support, then by a seeded hash.
 """
 
 import dataclasses
@@ -21,21 +21,22 @@ import polars as pl
 import pyarrow as pa
 
 from sail_jax.data.tables import write_pair_columns
-from sail_jax.logs.pairs.mixing import mix, mix_two
-from sail_jax.logs.pairs.spool import Build, count, ranges
+from sail_jax.logs.pairs.context import BuildContext, count, ranges
+from sail_jax.logs.pairs.hashing import hash_one, hash_two
 
 _SPLITS = {"test": True, "train": False}
 
 
 @dataclasses.dataclass(frozen=True)
 class PairRules:
-    """What a candidate must have to be a pair.
+    """The thresholds that a candidate must pass to become a pair.
 
     Attributes:
         min_support: least n.
-        per_item: pairs of an item on a side, at most.
-        min_strength: least strength; None for any.
-        strength: frame with a, b, test, n -> the same with `strength` (Float32); by default n, or what the candidates have.
+        per_item: most pairs of an item in a split.
+        min_strength: least strength; None for no limit.
+        strength: maps a frame with a, b, test, n to the same with `strength` (Float32). None: the candidates' own
+            strength if they have one, else n.
     """
 
     min_support: int
@@ -44,27 +45,29 @@ class PairRules:
     strength: Callable[[pl.DataFrame], pl.DataFrame] | None = None
 
 
-def write_item_pairs(build: Build, name: str, candidates: Path, rules: PairRules, output: Path) -> dict[str, int]:
-    """Writes the pairs of a builder.
+def write_item_pairs(
+    build: BuildContext, name: str, candidates: Path, rules: PairRules, output: Path
+) -> dict[str, int]:
+    """Writes the pair table of a builder.
 
     Args:
-        build: what all builders share.
-        name: of the builder.
+        build: the context of the build.
+        name: the name of the builder.
         candidates: the folder of the candidates.
-        rules: what stays.
-        output: the table.
+        rules: the thresholds.
+        output: the path of the table.
 
     Returns:
         Counts: candidates, dropped_*, train, test, distinct_items.
     """
-    build.say(f"{name}: candidates")
+    build.show(f"{name}: candidates")
     kept = build.folder(f"{name}.kept")
     counts = _apply_thresholds(build, candidates, rules, kept)
-    build.say(f"{name}: cap of an item")
+    build.show(f"{name}: limiting pairs per item")
     best = _best_of_items(build, name, kept, counts.pop("kept"), rules.per_item)
-    build.say(f"{name}: writing")
+    build.show(f"{name}: writing")
     used = np.zeros(len(build.catalogue), bool)
-    written = write_pair_columns(output, {split: _rows(build, best, side, used) for split, side in _SPLITS.items()})
+    written = write_pair_columns(output, {split: _rows(build, best, test, used) for split, test in _SPLITS.items()})
     train, test = written.get("train", 0), written.get("test", 0)
     counts["dropped_over_per_item"] = (
         counts["candidates"] - sum(value for key, value in counts.items() if key.startswith("dropped")) - train - test
@@ -72,7 +75,7 @@ def write_item_pairs(build: Build, name: str, candidates: Path, rules: PairRules
     return counts | {"train": train, "test": test, "distinct_items": int(used.sum())}
 
 
-def _apply_thresholds(build: Build, candidates: Path, rules: PairRules, kept: Path) -> dict[str, int]:
+def _apply_thresholds(build: BuildContext, candidates: Path, rules: PairRules, kept: Path) -> dict[str, int]:
     counts = dict.fromkeys(("candidates", "dropped_support", "dropped_strength", "dropped_test_in_train", "kept"), 0)
     files = sorted(candidates.glob("*.parquet"))
     if not files:
@@ -83,7 +86,7 @@ def _apply_thresholds(build: Build, candidates: Path, rules: PairRules, kept: Pa
         totals.append(pl.col("strength").max())
     parts = build.parts(count(scan))
     for part in range(parts):
-        mine = scan if parts == 1 else scan.filter(mix_two(pl.col("a"), pl.col("b"), 1) % parts == part)
+        mine = scan if parts == 1 else scan.filter(hash_two(pl.col("a"), pl.col("b"), 1) % parts == part)
         pairs = mine.group_by("a", "b", "test").agg(totals).collect(engine="streaming")
         trained = pairs.filter(~pl.col("test")).select("a", "b")
         enough = pairs.filter(pl.col("n") >= rules.min_support)
@@ -103,18 +106,18 @@ def _apply_thresholds(build: Build, candidates: Path, rules: PairRules, kept: Pa
     return counts
 
 
-def _best_of_items(build: Build, name: str, kept: Path, pairs: int, per_item: int) -> Path:
-    """Marks, item by item, the pairs that are among its best: each pair stands in the result once for each such item."""
+def _best_of_items(build: BuildContext, name: str, kept: Path, pairs: int, per_item: int) -> Path:
+    """Writes (a, b, test) once for each of the two items that has the pair among its best."""
     best = build.folder(f"{name}.best")
     if not pairs:
         return best
     scan = pl.scan_parquet(sorted(kept.glob("*.parquet")), glob=False)
     parts = build.parts(2 * pairs)
-    draw = mix_two(pl.col("a"), pl.col("b"), build.config.seed)
+    draw = hash_two(pl.col("a"), pl.col("b"), build.config.seed)
     for part in range(parts):
         sides = []
         for end in ("a", "b"):
-            mine = scan if parts == 1 else scan.filter(mix(pl.col(end), 2) % parts == part)
+            mine = scan if parts == 1 else scan.filter(hash_one(pl.col(end), 2) % parts == part)
             sides.append(mine.with_columns(end=pl.col(end)))
         ranked = (
             pl.concat(sides)
@@ -127,12 +130,12 @@ def _best_of_items(build: Build, name: str, kept: Path, pairs: int, per_item: in
     return best
 
 
-def _rows(build: Build, best: Path, side: bool, used: np.ndarray) -> Iterator[pa.Table]:
-    """The pairs that both items hold for one of their best, by their first item; fills `used`."""
+def _rows(build: BuildContext, best: Path, test: bool, used: np.ndarray) -> Iterator[pa.Table]:
+    """Yields the pairs that are among the best of both items, sorted by the first item; marks their items in `used`."""
     files = sorted(best.glob("*.parquet"))
     if not files:
         return
-    scan = pl.scan_parquet(files, glob=False).filter(pl.col("test") == side)
+    scan = pl.scan_parquet(files, glob=False).filter(pl.col("test") == test)
     ids = build.catalogue.ids()
     for low, high in ranges(len(ids), build.parts(count(scan))):
         pairs = (
@@ -142,8 +145,8 @@ def _rows(build: Build, best: Path, side: bool, used: np.ndarray) -> Iterator[pa
             .filter(pl.col("n") == 2)
             .collect(engine="streaming")
             .sort("a", "b")
-            # Which of the two is the query is drawn: by their ids, the first in the alphabet would always be.
-            .with_columns(turn=mix_two(pl.col("a"), pl.col("b"), build.config.seed + 1) % 2 == 1)
+            # A hash decides which item is the query: otherwise it would always be the one whose id sorts first.
+            .with_columns(turn=hash_two(pl.col("a"), pl.col("b"), build.config.seed + 1) % 2 == 1)
             .select(query=pl.when("turn").then("b").otherwise("a"), target=pl.when("turn").then("a").otherwise("b"))
         )
         query, target = pairs["query"].to_numpy(), pairs["target"].to_numpy()

@@ -1,4 +1,4 @@
-"""Pairs of the rows of a group: each row with the few that follow it, so that nothing grows with the square of a group."""
+"""Pairs each row of a group with the few rows that follow it, in time linear in the group's size."""
 
 import polars as pl
 
@@ -6,17 +6,17 @@ CANDIDATES = {"a": pl.UInt32, "b": pl.UInt32, "test": pl.Boolean, "n": pl.UInt32
 
 
 def neighbour_pairs(rows: pl.DataFrame, group: list[str], neighbours: int, window: int | None = None) -> pl.DataFrame:
-    """Pairs every row with at most `neighbours` that follow it in its group, and counts the groups of each pair.
+    """Pairs every row with at most `neighbours` following rows of its group, and counts groups per pair.
 
     Args:
-        rows: item (UInt32), test (Boolean), the columns of the group and, with a window, time (Int64); sorted by group,
-            and within a group in the order in which rows follow each other. An item stands once in a group.
-        group: columns of the group.
-        neighbours: rows that follow.
-        window: largest difference of their times; None for any.
+        rows: item (UInt32), test (Boolean), the columns of the group and, with a window, time (Int64); sorted by group
+            and, within a group, in the order in which rows follow each other. An item occurs once in a group.
+        group: the columns of the group.
+        neighbours: how many following rows are paired.
+        window: largest difference of the times; None for no limit.
 
     Returns:
-        a < b (UInt32), test, n (UInt32, the groups that have the pair). Rows of the two sides of the cut make no pair.
+        a < b (UInt32), test, n (UInt32, how many groups have the pair). Rows of different splits make no pair.
     """
     found = []
     for step in range(1, neighbours + 1):
@@ -32,7 +32,7 @@ def neighbour_pairs(rows: pl.DataFrame, group: list[str], neighbours: int, windo
             .collect()
         )
         if not len(pairs):
-            break  # neither a group nor a window reaches further
+            break  # no group and no window contains rows further apart
         found.append(pairs)
     if not found:
         return pl.DataFrame(schema=CANDIDATES)

@@ -1,7 +1,7 @@
-"""Pairs from searches: items clicked for one query, queries with the items clicked for them, and graded scores.
+"""Builds pairs from searches: items clicked for one query, queries with items, graded scores.
 
-The text of a query is compared, and written, in lower case, NFKC, with single spaces. Clicks and impressions are added up for each
-query, item and side of the cut.
+Query texts are compared and written in lower case, NFKC, with single spaces. Clicks and impressions are added up for
+each query, item and split.
 """
 
 import dataclasses
@@ -14,21 +14,21 @@ import pyarrow as pa
 
 from sail_jax.data.tables import write_pair_columns
 from sail_jax.logs.pairs.catalogue import number_texts
+from sail_jax.logs.pairs.context import BuildContext, count, ranges, sink
+from sail_jax.logs.pairs.hashing import hash_two
 from sail_jax.logs.pairs.item_pairs import PairRules, write_item_pairs
-from sail_jax.logs.pairs.mixing import mix_two
 from sail_jax.logs.pairs.neighbours import neighbour_pairs
-from sail_jax.logs.pairs.spool import Build, count, ranges, sink
 from sail_jax.logs.reader import count_rows, scan_results
 
 
 @dataclasses.dataclass(frozen=True)
 class Clicks:
-    """What searches came to.
+    """The clicks and impressions of the search log, aggregated.
 
     Attributes:
-        path: Parquet of query, item (UInt32), test, clicks and shown (UInt32), in no order.
+        path: Parquet of query, item (UInt32), test, clicks and shown (UInt32), unordered.
         texts: text, code: the queries.
-        rows: rows of this table.
+        rows: number of rows of the Parquet file.
         counts: rows_read, dropped_rows_*.
     """
 
@@ -39,14 +39,14 @@ class Clicks:
 
 
 def plain_text(text: pl.Expr) -> pl.Expr:
-    """A text in lower case, NFKC, with single spaces and none at its ends; null where nothing is left."""
+    """Normalises a text: lower case, NFKC, single spaces, stripped; null if nothing is left."""
     plain = text.str.normalize("NFKC").str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
     return pl.when(plain != "").then(plain)
 
 
-def count_clicks(build: Build) -> Clicks:
-    """Adds up clicks and impressions; the result is kept for the other builders of this build."""
-    folder = build.spool / "clicks"
+def count_clicks(build: BuildContext) -> Clicks:
+    """Adds up clicks and impressions; the result is cached for the other builders of the same build."""
+    folder = build.scratch / "clicks"
     rows = count_rows(build.config, build.source, "searches")
     shown = (
         scan_results(build.config, build.source)
@@ -55,7 +55,7 @@ def count_clicks(build: Build) -> Clicks:
         .select("text", "item", "clicked", test=pl.col("time") > build.cut)
     )
     if not (folder / "clicks.parquet").exists():
-        build.say(f"searches: reading {build.config.logs.searches.path}")
+        build.show(f"searches: reading {build.config.logs.searches.path}")
         build.folder("clicks")
         number_texts(shown, "text").write_parquet(folder / "texts.parquet")
         codes = pl.scan_parquet(folder / "texts.parquet").select("text", query="code")
@@ -70,7 +70,7 @@ def count_clicks(build: Build) -> Clicks:
     return Clicks(path, pl.read_parquet(folder / "texts.parquet"), count(pl.scan_parquet(path)), counts)
 
 
-def build_search(build: Build, output: Path) -> dict[str, int]:
+def build_search(build: BuildContext, output: Path) -> dict[str, int]:
     """Writes the pairs of items clicked for one query; returns counts."""
     rules, clicks = build.config.builders.search, count_clicks(build)
     candidates = build.folder("search.candidates")
@@ -84,8 +84,8 @@ def build_search(build: Build, output: Path) -> dict[str, int]:
     return clicks.counts | write_item_pairs(build, "search", candidates, thresholds, output)
 
 
-def build_q2i_search(build: Build, output: Path) -> dict[str, int]:
-    """Writes queries with clicked items; returns counts."""
+def build_q2i_search(build: BuildContext, output: Path) -> dict[str, int]:
+    """Writes pairs of a query and a clicked item; returns counts."""
     rules, clicks = build.config.builders.q2i_search, count_clicks(build)
 
     def choose(rows: pl.DataFrame) -> pl.DataFrame:
@@ -97,19 +97,19 @@ def build_q2i_search(build: Build, output: Path) -> dict[str, int]:
     return _write_queries(build, clicks, output, choose, rules.per_query, seen=pl.col("clicks") > 0)
 
 
-def build_q2i_score(build: Build, output: Path) -> dict[str, int]:
-    """Writes queries with items and graded scores; returns counts."""
+def build_q2i_score(build: BuildContext, output: Path) -> dict[str, int]:
+    """Writes pairs of a query and an item with graded scores; returns counts."""
     rules, clicks = build.config.builders.q2i_score, count_clicks(build)
     only_clicks = not build.config.logs.searches.clicked
     rate = _average_rate(clicks, only_clicks)
 
     def choose(rows: pl.DataFrame) -> pl.DataFrame:
         if only_clicks:
-            # Without impressions, all clicks of the query stand for them.
+            # Without impressions, the query's clicks on all items take their place.
             rows = rows.with_columns(shown=pl.col("clicks").sum().over("query", "test"))
         smoothed = (pl.col("clicks") + rules.prior * rate) / (pl.col("shown") + rules.prior)
         steps = (smoothed / rules.top_rate).clip(0, 1) * rules.levels
-        # Halves go up, so that equal rates make equal scores.
+        # Halves are rounded up, so that equal rates give equal scores.
         score = ((steps + 0.5).floor() / rules.levels).cast(pl.Float32)
         return rows.filter(pl.col("shown") >= rules.min_shown).with_columns(score=score, rank=pl.col("shown"))
 
@@ -117,7 +117,7 @@ def build_q2i_score(build: Build, output: Path) -> dict[str, int]:
 
 
 def _average_rate(clicks: Clicks, only_clicks: bool) -> float:
-    """Clicks by impressions on the train side; without impressions, what an item has of the clicks of its query."""
+    """Click rate of the train split; without impressions, the mean share of an item in its query's clicks."""
     rows = pl.scan_parquet(clicks.path).filter(~pl.col("test"))
     totals = rows.select(
         pl.col("clicks").sum(), pl.col("shown").sum(), pl.len(), pl.col("query").n_unique().alias("queries")
@@ -128,34 +128,34 @@ def _average_rate(clicks: Clicks, only_clicks: bool) -> float:
     return clicked / shown if shown else 0.0
 
 
-def _by_query(build: Build, clicks: Clicks) -> Iterator[pl.DataFrame]:
-    """The table of clicks, in consecutive ranges of queries."""
+def _by_query(build: BuildContext, clicks: Clicks) -> Iterator[pl.DataFrame]:
+    """Yields the clicks in consecutive ranges of queries."""
     scan = pl.scan_parquet(clicks.path)
     for low, high in ranges(len(clicks.texts), build.parts(clicks.rows)):
         yield scan.filter(pl.col("query").is_between(low, high - 1)).collect(engine="streaming")
 
 
 def _best_of_query(rows: pl.DataFrame, column: str, per_query: int, seed: int) -> pl.DataFrame:
-    """Of each query and side the rows with the highest values, sorted by query and side; ties are drawn by a seeded hash."""
-    drawn = rows.with_columns(draw=mix_two(pl.col("query"), pl.col("item"), seed))
+    """The rows with the highest values per query and split, sorted by both; a seeded hash breaks ties."""
+    drawn = rows.with_columns(draw=hash_two(pl.col("query"), pl.col("item"), seed))
     ranked = drawn.sort("query", "test", column, "draw", descending=[False, False, True, False])
     return ranked.filter(pl.int_range(pl.len()).over("query", "test") < per_query)
 
 
 def _write_queries(
-    build: Build,
+    build: BuildContext,
     clicks: Clicks,
     output: Path,
     choose: Callable[[pl.DataFrame], pl.DataFrame],
     per_query: int,
     seen: pl.Expr,
 ) -> dict[str, int]:
-    """Writes a table of free-text queries; a test row goes where its query is seen on the train side."""
+    """Writes a table of free-text queries; drops test rows whose query occurs in the train split."""
     counts = dict.fromkeys(
         ("candidates", "dropped_threshold", "dropped_over_per_query", "dropped_test_query_in_train"), 0
     )
     used = np.zeros(len(build.catalogue), bool)
-    queries = 0  # a query lies in one part alone
+    queries = 0  # each query is in one part only
     kept = build.folder(f"{output.stem}.kept")
     for part, rows in enumerate(_by_query(build, clicks)):
         rows = rows.filter(seen)
@@ -178,10 +178,10 @@ def _write_queries(
     return clicks.counts | counts | sizes | {"distinct_items": int(used.sum()), "distinct_queries": queries}
 
 
-def _query_rows(build: Build, clicks: Clicks, kept: Path, side: bool) -> Iterator[pa.Table]:
+def _query_rows(build: BuildContext, clicks: Clicks, kept: Path, test: bool) -> Iterator[pa.Table]:
     ids, texts = build.catalogue.ids(), clicks.texts["text"].to_arrow()
     for file in sorted(kept.glob("*.parquet"), key=lambda path: int(path.stem)):
-        rows = pl.read_parquet(file).filter(pl.col("test") == side)
+        rows = pl.read_parquet(file).filter(pl.col("test") == test)
         columns = {
             "query_text": texts.take(rows["query"].to_arrow()),
             "target_id": ids.take(rows["item"].to_arrow()),

@@ -1,7 +1,8 @@
-"""i2i pairs from a recommender's vectors: close dense features, and neighbours within a cluster of an ID embedding.
+"""Builds i2i pairs from vectors: near dense features, and neighbours in clusters of ID embeddings.
 
-Vectors are spooled to a file in the order of the items' numbers, so that neither the order of the rows nor the parts count. Items of
-the two sides of the cut, by their publication, are never compared. Rows of zeros and rows that are not finite are left out.
+Vectors are written to a scratch file in the order of the items' numbers, so that the result does not depend on the
+order of the rows or on the number of parts. Items of different splits, by publication, are never compared. Rows of
+zeros and rows with non-finite values are dropped.
 
 Axis letters: N items, D width, K neighbours.
 """
@@ -14,9 +15,9 @@ import faiss
 import numpy as np
 import polars as pl
 
+from sail_jax.logs.pairs.context import BuildContext
+from sail_jax.logs.pairs.hashing import hash_one
 from sail_jax.logs.pairs.item_pairs import PairRules, write_item_pairs
-from sail_jax.logs.pairs.mixing import mix
-from sail_jax.logs.pairs.spool import Build
 from sail_jax.logs.reader import read_vectors
 from sail_jax.vectors.faiss_kmeans import faiss_kmeans, nearest_centroids
 from sail_jax.vectors.unit import unit_rows
@@ -27,28 +28,28 @@ _ROUNDS = 20  # of k-means
 
 
 class _Vectors(NamedTuple):
-    """Vectors of unit length: [N, D] float32 on disk, by number, the numbers that have one, and counts."""
+    """Unit vectors: [N, D] float32 on disk, by item number; the numbers that have a vector; and counts."""
 
     rows: np.ndarray
     present: np.ndarray
     counts: dict[str, int]
 
 
-def build_rsdf(build: Build, output: Path) -> dict[str, int]:
-    """Writes the pairs of items with close dense features; returns counts."""
+def build_rsdf(build: BuildContext, output: Path) -> dict[str, int]:
+    """Writes the pairs of items with similar dense features; returns counts."""
     rules, setting = build.config.builders.rsdf, "config.logs.dense_features"
-    vectors = _spool(build, "rsdf", build.config.logs.dense_features, setting)
+    vectors = _write_vectors(build, "rsdf", build.config.logs.dense_features, setting)
     candidates = build.folder("rsdf.candidates")
-    late = build.catalogue.test()
-    for side in (False, True):
-        codes = vectors.present[late[vectors.present] == side]
+    is_test = build.catalogue.test()
+    for test in (False, True):
+        codes = vectors.present[is_test[vectors.present] == test]
         if len(codes) > 1:
-            _near(build, vectors.rows, codes, side, candidates)
+            _near(build, vectors.rows, codes, test, candidates)
     thresholds = PairRules(min_support=1, per_item=rules.per_item, min_strength=rules.min_cosine)
     return vectors.counts | write_item_pairs(build, "rsdf", candidates, thresholds, output)
 
 
-def _near(build: Build, rows: np.ndarray, codes: np.ndarray, side: bool, candidates: Path) -> None:
+def _near(build: BuildContext, rows: np.ndarray, codes: np.ndarray, test: bool, candidates: Path) -> None:
     rules = build.config.builders.rsdf
     index = faiss.IndexFlatIP(rows.shape[1])
     if len(codes) > rules.exact_items:
@@ -61,43 +62,43 @@ def _near(build: Build, rows: np.ndarray, codes: np.ndarray, side: bool, candida
         index.add(rows[codes[start : start + _BLOCK]])
     neighbours = min(rules.neighbours + 1, len(codes))
     for start in range(0, len(codes), _BLOCK):
-        build.say(f"rsdf: nearest items, {start:,} of {len(codes):,}")
+        build.show(f"rsdf: nearest items, {start:,} of {len(codes):,}")
         mine = codes[start : start + _BLOCK]
         cosine, found = index.search(rows[mine], neighbours)
         near = (found >= 0) & (cosine >= rules.min_cosine)
         query, slot = np.nonzero(near)
         other, score = codes[found[query, slot]], cosine[query, slot]
-        _write(candidates / f"{int(side)}-{start:012d}.parquet", mine[query], other, score, side)
+        _write(candidates / f"{int(test)}-{start:012d}.parquet", mine[query], other, score, test)
 
 
-def build_id(build: Build, output: Path) -> dict[str, int]:
-    """Writes the pairs of items that are neighbours within a cluster of some ID embedding; returns counts."""
+def build_id(build: BuildContext, output: Path) -> dict[str, int]:
+    """Writes the pairs of items that are neighbours within a cluster of an ID embedding; returns counts."""
     rules, candidates = build.config.builders.id, build.folder("id.candidates")
     counts: dict[str, int] = {}
-    late = build.catalogue.test()
+    is_test = build.catalogue.test()
     for number, (name, path) in enumerate(sorted(build.config.logs.id_embeddings.items())):
-        vectors = _spool(build, f"id.{number}", path, f"config.logs.id_embeddings.{name}")
+        vectors = _write_vectors(build, f"id.{number}", path, f"config.logs.id_embeddings.{name}")
         for key, value in vectors.counts.items():
             counts[key] = counts.get(key, 0) + value
         codes = vectors.present
         if len(codes) < 2:
             continue
-        clusters = _clusters(build, vectors.rows, codes, late)
-        # Items of a cluster and a side stand together, in an order that is drawn: a large cluster is split at random.
-        draw = pl.select(mix(pl.Series(codes), build.config.seed)).to_series().to_numpy()
-        order = np.lexsort((draw, late[codes], clusters))
-        codes, group = codes[order], clusters[order].astype(np.int64) * 2 + late[codes[order]]
-        build.say(f"id: neighbours within the clusters of {name}")
-        _within(vectors.rows, codes, group, rules.max_items, rules.neighbours, candidates / str(number), late)
+        clusters = _clusters(build, vectors.rows, codes, is_test)
+        # Sorted by cluster and split, and shuffled within, so that a large cluster is split at random.
+        draw = pl.select(hash_one(pl.Series(codes), build.config.seed)).to_series().to_numpy()
+        order = np.lexsort((draw, is_test[codes], clusters))
+        codes, group = codes[order], clusters[order].astype(np.int64) * 2 + is_test[codes[order]]
+        build.show(f"id: neighbours within the clusters of {name}")
+        _within(vectors.rows, codes, group, rules.max_items, rules.neighbours, candidates / str(number), is_test)
     thresholds = PairRules(min_support=1, per_item=rules.per_item)
     return counts | write_item_pairs(build, "id", candidates, thresholds, output)
 
 
-def _clusters(build: Build, rows: np.ndarray, codes: np.ndarray, late: np.ndarray) -> np.ndarray:
-    """[n] the cluster of each item; the centroids come from a sample of the items of the train side, where there are any."""
+def _clusters(build: BuildContext, rows: np.ndarray, codes: np.ndarray, is_test: np.ndarray) -> np.ndarray:
+    """[n] the cluster of each item; centroids come from a sample of the train split's items, if there are any."""
     rules, seed = build.config.builders.id, build.config.seed
-    build.say("id: clusters")
-    early = codes[~late[codes]]
+    build.show("id: clusters")
+    early = codes[~is_test[codes]]
     trained = early if len(early) else codes
     number = max(1, min(len(codes) // rules.cluster_items, rules.max_clusters, len(trained)))
     sample = _sample(rows, trained, number * _POINTS_PER_CENTROID, seed)
@@ -113,9 +114,9 @@ def _within(
     max_items: int,
     neighbours: int,
     candidates: Path,
-    late: np.ndarray,
+    is_test: np.ndarray,
 ) -> None:
-    """Pairs each item with its nearest of its group, and writes candidates to files that begin with `candidates`."""
+    """Pairs each item with its nearest neighbours in its group; file names of candidates begin with `candidates`."""
     starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
     waiting, size, written = [], 0, 0
     for first, last in zip(starts, [*starts[1:], len(codes)], strict=True):
@@ -126,7 +127,7 @@ def _within(
             x = rows[mine]
             cosine, found = faiss.knn(x, x, min(neighbours + 1, len(mine)), metric=faiss.METRIC_INNER_PRODUCT)
             query = np.repeat(mine, found.shape[1])
-            waiting.append((query, mine[found.ravel()], cosine.ravel(), late[query]))
+            waiting.append((query, mine[found.ravel()], cosine.ravel(), is_test[query]))
             size += len(query)
         if size >= _BLOCK * 64:
             _write(
@@ -142,7 +143,7 @@ def _within(
 
 
 def _write(path: Path, one: np.ndarray, other: np.ndarray, cosine: np.ndarray, test: np.ndarray | bool) -> None:
-    """Writes candidates, each pair once."""
+    """Writes candidates without duplicates."""
     apart = one != other
     pairs = pl.DataFrame(
         {
@@ -156,8 +157,8 @@ def _write(path: Path, one: np.ndarray, other: np.ndarray, cosine: np.ndarray, t
     unique.select("a", "b", "test", "n", "strength").write_parquet(path, compression="lz4")
 
 
-def _spool(build: Build, name: str, path: str, setting: str) -> _Vectors:
-    build.say(f"{name}: reading {path}")
+def _write_vectors(build: BuildContext, name: str, path: str, setting: str) -> _Vectors:
+    build.show(f"{name}: reading {path}")
     folder, items = build.folder(name), build.catalogue.frame.select("item", "code")
     rows, present, read, bad, unknown = None, np.zeros(len(items), bool), 0, 0, 0
     for ids, vectors in read_vectors(build.source / path, setting):

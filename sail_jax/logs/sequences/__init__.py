@@ -1,1 +1,1 @@
-"""Tables of users' histories, made of logs (arXiv 2510.12709, sec. 3.3.5)."""
+"""Builds tables of users' histories from logs (arXiv 2510.12709, sec. 3.3.5)."""

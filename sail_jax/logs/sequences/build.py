@@ -1,4 +1,4 @@
-"""Builds tables of sequences from a recommender's logs: the histories, then each construction, and the account of it."""
+"""Builds tables of sequences from a recommender's logs, with counts of what was dropped."""
 
 import collections
 import dataclasses
@@ -22,7 +22,7 @@ from sail_jax.files import commit_json
 from sail_jax.logs.reader import count_rows, cut_time, has_log, scan_events, scan_items
 from sail_jax.logs.scratch import scratch_folder
 from sail_jax.logs.sequences.constructions import CONSTRUCTIONS, Candidates, Construction
-from sail_jax.logs.sequences.histories import Histories, histories_of, known_items, read_part, spool
+from sail_jax.logs.sequences.histories import Histories, histories_of, known_items, partition, read_part
 from sail_jax.logs.sequences.item_facts import (
     Consumers,
     Embeddings,
@@ -35,23 +35,23 @@ from sail_jax.logs.sequences.item_lists import ranges
 from sail_jax.logs.sequences.windows import Windows, first_of_each, test_windows, train_windows
 
 SUMMARY = "sequences.json"
-_SPOOL = ".sequences.spool"
-_MOST_PARTS = 1024  # each is an open file while the events are scattered
+_SCRATCH = ".sequences.spool"
+_MAX_PARTS = 1024  # each is an open file while the events are scattered
 
 
 @dataclasses.dataclass
 class Tally:
-    """What became of the targets of one split of one construction.
+    """Counts of kept and dropped targets for one split of one construction.
 
     Attributes:
-        users: who have a positive item on this side of the cut.
-        targets: items that were to become a target.
-        short_history: of these, dropped as fewer than `min_items` items stand before them.
-        unknown_target: dropped as the target has no label, or no vector.
-        few_kept: dropped as the construction kept fewer than `min_items` items.
-        sequences: what is left.
-        candidates: items that stand before the targets.
-        kept: of these, those that the construction kept.
+        users: users with a positive item in this split.
+        targets: items considered as targets.
+        short_history: targets dropped because fewer than `min_items` items precede them.
+        unknown_target: targets dropped because they have no label, or no vector.
+        few_kept: targets dropped because the construction kept fewer than `min_items` items.
+        sequences: targets that remain.
+        candidates: items that precede the targets.
+        kept: candidates that the construction kept.
         lengths: length -> sequences.
     """
 
@@ -66,31 +66,31 @@ class Tally:
     lengths: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The counts as a dict for JSON."""
         return dataclasses.asdict(self) | {"lengths": {str(size): self.lengths[size] for size in sorted(self.lengths)}}
 
 
 def build_sequences(
     config: Config, source: Path, output: Path, *, embeddings: Path | None = None, store: ItemStore | None = None
 ) -> dict[str, Any]:
-    """Writes a sequence table for each of `config.sequences.constructions`, and `sequences.json` with counts.
+    """Writes a sequence table per construction in the settings, and `sequences.json` with counts.
 
     Args:
         config: the experiment.
         source: the folder to which the paths of `config.logs` are relative.
         output: the folder of the tables.
-        embeddings: content embeddings; a folder that `embed` wrote, or Parquet of `id` and `vector`. None for none.
-        store: items that it lacks are left out; None for all items.
+        embeddings: content embeddings: a folder written by `embed`, or Parquet of `id` and `vector`; None for none.
+        store: restricts the items; None for all items.
 
     Returns:
-        What sequences.json holds. "skipped" says of a construction that was not made what it lacks.
+        The content of sequences.json. "skipped" maps each construction that was not built to its missing input.
 
     Raises:
-        SailError: a log, a column, a vector or a setting is wrong, or no construction has what it needs.
+        SailError: a log, a column, a vector or a setting is wrong, or no construction has its input.
     """
     chosen, skipped = _choose(config, embeddings)
     output.mkdir(parents=True, exist_ok=True)
-    with scratch_folder(output / _SPOOL) as folder:
+    with scratch_folder(output / _SCRATCH) as folder:
         build = _Build(config, source, folder, chosen, embeddings, store)
         tallies = build.run()
         for name in chosen:
@@ -112,7 +112,7 @@ def build_sequences(
 
 
 def _choose(config: Config, embeddings: Path | None) -> tuple[dict[str, Construction], dict[str, str]]:
-    """The constructions that can be made; and for others what they lack."""
+    """The constructions that can be built; and for each other one, its missing input."""
     lacks = {}
     if embeddings is None:
         lacks["embeddings"] = "content embeddings: give --embeddings"
@@ -133,15 +133,15 @@ def _choose(config: Config, embeddings: Path | None) -> tuple[dict[str, Construc
     for name, made in chosen.items():
         if made.positives(settings) > flags:
             raise SailError(
-                f"{name} takes items with {made.positives(settings)} positive behaviours, but config.logs.events.flags names "
-                f"{len(config.logs.events.flags)}: lower config.sequences.{made.peak}_positives, or leave {name} out of "
-                "config.sequences.constructions."
+                f"{name} takes items with {made.positives(settings)} positive behaviours, but config.logs.events.flags "
+                f"names {len(config.logs.events.flags)}: lower config.sequences.{made.peak}_positives, or leave {name} "
+                "out of config.sequences.constructions."
             )
     return chosen, skipped
 
 
 class _Build:
-    """One run, in a folder for intermediate files."""
+    """The state of one build, with a folder for intermediate files."""
 
     def __init__(
         self,
@@ -156,7 +156,7 @@ class _Build:
         self._seed, self._folder, self._chosen, self._store = config.seed, folder, chosen, store
         self.cut = cut_time(config, source)
         least = min(made.positives(self._settings) for made in chosen.values())
-        # Who consumed an item counts from the multi-peak's number on, whichever constructions are made.
+        # Consumers of an item always use the multi-peak threshold, whichever constructions are built.
         if self._needs("consumers"):
             least = min(least, self._settings.multi_positives)
         events = scan_events(config, source).filter(pl.col("positives") >= least)
@@ -167,9 +167,9 @@ class _Build:
             "not_in_store": 0,
             "users": 0,
         }
-        parts = min(_MOST_PARTS, max(1, -(-positive // self._settings.rows_per_part)))
+        parts = min(_MAX_PARTS, max(1, -(-positive // self._settings.rows_per_part)))
         columns = events.select("user", "item", "time", "positives")
-        self._parts = spool(columns, folder / "events", "user", parts) if positive else []
+        self._parts = partition(columns, folder / "events", "user", parts) if positive else []
         self._labels = write_labels(folder / "labels", scan_items(config, source)) if self._needs("labels") else None
         self._embeddings = write_embeddings(folder / "vectors", embeddings) if self._needs("embeddings") else None
         self._consumers = None
@@ -179,7 +179,7 @@ class _Build:
             self._consumers = write_consumers(folder / "consumers", before.select("item", "user"), users, parts)
 
     def run(self) -> dict[str, dict[str, Tally]]:
-        """Makes all rows, to be read with `rows_of`; returns construction -> split -> what became of its targets."""
+        """Writes the rows of all constructions (see `rows_of`); returns construction -> split -> counts."""
         tallies = {
             name: {split: Tally() for split in (("test",) if made.evaluation else ("train", "test"))}
             for name, made in self._chosen.items()
@@ -189,7 +189,7 @@ class _Build:
         return tallies
 
     def rows_of(self, name: str) -> Iterator[pa.RecordBatch]:
-        """The rows of a construction, in the order of the hashes of the users."""
+        """Yields the rows of a construction, sorted by the hash of the user."""
         for number in range(len(self._parts)):
             with pq.ParquetFile(self._rows_path(name, number)) as file:
                 yield from file.iter_batches()
@@ -208,7 +208,7 @@ class _Build:
                     self._make(name, made, histories, facts, self._rows_path(name, number), tallies[name])
 
     def _facts(self, histories: Histories, positives: int) -> dict[str, Any]:
-        """What the constructions at hand read of the items."""
+        """The facts about items that constructions with this threshold need."""
         needs = {
             need for made in self._chosen.values() if made.positives(self._settings) == positives for need in made.needs
         }
@@ -265,7 +265,7 @@ _ROWS = pa.schema(
 
 
 def _sequences(made: Construction, candidates: Candidates, split: str, tally: Tally) -> pa.Table:
-    """The sequences of some windows, counted."""
+    """Builds the sequences of some windows, and adds to the counts."""
     settings, histories, windows = candidates.settings, candidates.histories, candidates.windows
     window, entry = candidates.places
     choice = made.choose(candidates)

@@ -1,7 +1,7 @@
-"""The constructions of sequences: which items before a target are kept, and which of these make the sequence.
+"""The constructions of sequences: which items before a target are kept, and in which order.
 
-The four of training are those of arXiv 2510.12709, sec. 3.3.5; the two of evaluation those of sec. 4.2. Axis letters as in
-`sequence_windows`.
+The four train constructions are those of arXiv 2510.12709, sec. 3.3.5; the two test constructions those of sec. 4.2.
+Axis letters as in `sail_jax.logs.sequences.windows`.
 """
 
 import dataclasses
@@ -18,16 +18,16 @@ from sail_jax.logs.sequences.windows import Windows, draw_keys, proportional_ran
 
 @dataclasses.dataclass(frozen=True)
 class Candidates:
-    """Windows with all that may stand in their sequences, and what is known of the items.
+    """Windows, the candidates before their targets, and facts about the items.
 
     Attributes:
         settings: the thresholds.
-        seed: of the draws.
+        seed: the seed of the draws.
         histories: the histories.
         windows: W targets.
-        labels: of the items; None for a construction that does not read them. Likewise the other two.
-        embeddings: of the items.
-        consumers: of the items.
+        labels: labels of the items; None if the construction does not read them. Likewise the next two.
+        embeddings: content embeddings of the items.
+        consumers: consumers of the items.
     """
 
     settings: SequencesConfig
@@ -40,12 +40,12 @@ class Candidates:
 
     @functools.cached_property
     def places(self) -> tuple[np.ndarray, np.ndarray]:
-        """([C] window, [C] entry)."""
+        """([C] the window of each candidate, [C] its entry)."""
         return self.windows.candidates()
 
     @property
     def window(self) -> np.ndarray:
-        """[C] int64."""
+        """[C] int64, the window of each candidate."""
         return self.places[0]
 
     @property
@@ -60,23 +60,23 @@ class Candidates:
 
     @functools.cached_property
     def draw(self) -> np.ndarray:
-        """[C] uint64 random numbers."""
+        """[C] uint64, a random number for each candidate."""
         return draw_keys(self.seed, self.histories, self.windows, *self.places)
 
     @functools.cached_property
-    def oldness(self) -> np.ndarray:
-        """[C] int64, the lower the nearer to the target."""
+    def age(self) -> np.ndarray:
+        """[C] int64, lower for candidates nearer to the target."""
         return -self.places[1]
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """What a construction says of candidates.
+    """The candidates that a construction keeps, and their order of priority.
 
     Attributes:
-        known: [W] bool, whether what the construction needs of the target is known.
+        known: [W] bool, whether the target has the label or vector that the construction needs.
         kept: [C] bool.
-        priority: keys [C], the first of them the most important; of the kept ones, those with the lowest make the sequence.
+        priority: keys [C], the most important first; the kept candidates with the lowest keys form the sequence.
     """
 
     known: np.ndarray
@@ -85,39 +85,39 @@ class Choice:
 
 
 def _content_single(c: Candidates) -> Choice:
-    """Close to the target in content embedding; the most recent of these."""
+    """Keeps candidates close to the target in content embedding; prefers the most recent."""
     known, targets = c.embeddings.known, c.targets[c.window]
     kept = known[c.item] & known[targets]
     kept[kept] = c.embeddings.cosine(c.item[kept], targets[kept]) >= c.settings.cosine
-    return Choice(known[c.targets], kept, (c.oldness,))
+    return Choice(known[c.targets], kept, (c.age,))
 
 
 def _content_multi(c: Candidates) -> Choice:
-    """Labels that overlap the target's; the most recent of these."""
+    """Keeps candidates with labels that overlap the target's; prefers the most recent."""
     kept = c.labels.jaccard(c.item, c.targets[c.window]) > c.settings.label_jaccard
-    return Choice(c.labels.known[c.targets], kept, (c.oldness,))
+    return Choice(c.labels.known[c.targets], kept, (c.age,))
 
 
 def _collab_single(c: Candidates) -> Choice:
-    """Consumed by the same other users as the target; of these, in proportion to the clusters of the history."""
+    """Keeps candidates consumed by the same other users as the target; draws in proportion to the clusters."""
     users = c.histories.user_hashes[c.histories.user[c.windows.target]][c.window]
     kept = c.consumers.jaccard(c.item, c.targets[c.window], users) >= c.settings.behaviour_jaccard
     return Choice(_all(c), kept, (_proportion(c, kept), c.draw))
 
 
 def _collab_multi(c: Candidates) -> Choice:
-    """In proportion to the clusters of the history."""
+    """Keeps all candidates; draws in proportion to the clusters of the history."""
     kept = np.ones(len(c.window), bool)
     return Choice(_all(c), kept, (_proportion(c, kept), c.draw))
 
 
 def _vanilla(c: Candidates) -> Choice:
-    """At random."""
+    """Keeps all candidates; draws at random."""
     return Choice(_all(c), np.ones(len(c.window), bool), (c.draw,))
 
 
 def _filtered(c: Candidates) -> Choice:
-    """At random out of the target's cluster."""
+    """Keeps candidates in the target's cluster; draws at random."""
     cluster = c.labels.cluster
     known = c.labels.known[c.targets]
     return Choice(known, known[c.window] & (cluster[c.item] == cluster[c.targets[c.window]]), (c.draw,))
@@ -133,13 +133,13 @@ def _all(c: Candidates) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Construction:
-    """A construction.
+    """A way to build sequences, with the inputs that it needs.
 
     Attributes:
-        choose: what it keeps.
-        peak: "single" or "multi": whose number of positive behaviours makes an item count.
-        needs: what it reads of the items: "labels", "embeddings", "consumers".
-        evaluation: whether it makes test sequences alone.
+        choose: keeps candidates and ranks them.
+        peak: "single" or "multi", which chooses the threshold of positive behaviours.
+        needs: the facts about items that it reads: "labels", "embeddings", "consumers".
+        evaluation: whether it builds test sequences only.
     """
 
     choose: Callable[[Candidates], Choice]
@@ -148,7 +148,7 @@ class Construction:
     evaluation: bool = False
 
     def positives(self, settings: SequencesConfig) -> int:
-        """Positive behaviours of one play from which an item counts."""
+        """The least number of positive behaviours with which an event counts."""
         return settings.single_positives if self.peak == "single" else settings.multi_positives
 
 

@@ -1,7 +1,7 @@
-"""Users' histories of items that they were positive about, from the events of a log, some users at a time.
+"""Builds users' histories of positive items from the events of a log, by partitions of users.
 
-A history holds each item once, at the first of its events that has enough positive behaviours, in the order of (time, item id).
-What stands before a place of a history therefore says nothing about what came after it.
+A history holds each item once, at its first event with enough positive behaviours, in the order of (time, item id). The
+entries before a position therefore contain no information about later ones.
 
 Axis letters: U users, N entries of the histories, I items.
 """
@@ -29,7 +29,7 @@ class Histories:
         user_keys: [U] uint64 hashes of the ids, the same everywhere (`item_key`).
         user_hashes: [U] uint64 other hashes of the ids, those of `user_hash`.
         starts: [U + 1] int64; entries starts[u] to starts[u + 1] - 1 are of user u, the oldest first.
-        item: [N] int64, the entry's item, as a place in `items`.
+        item: [N] int64, the entry's item, as an index into `items`.
         time: [N] int64 seconds.
         items: I ids, ascending.
         item_keys: [I] uint64 hashes of the ids (`item_key`).
@@ -46,51 +46,51 @@ class Histories:
 
     @functools.cached_property
     def user(self) -> np.ndarray:
-        """[N] int64, the entry's user, as a place in `users`."""
+        """[N] int64, the entry's user, as an index into `users`."""
         return np.repeat(np.arange(len(self.users)), np.diff(self.starts))
 
 
 def user_hash() -> pl.Expr:
-    """A hash of the column `user`, as fast as polars has it: 64 bits, the same in every process."""
+    """A fast 64-bit hash of the column `user`, the same in every process."""
     return pl.col("user").hash(seed=0)
 
 
-def spool(frame: pl.LazyFrame, folder: Path, column: str, parts: int) -> list[Path]:
-    """Scatters rows to parts by a hash of a column, in one streaming pass.
+def partition(frame: pl.LazyFrame, folder: Path, column: str, parts: int) -> list[Path]:
+    """Partitions rows by a hash of a column, in one streaming pass.
 
     Args:
         frame: the rows.
-        folder: where the parts go.
-        column: rows with the same value go to the same part.
-        parts: how many.
+        folder: the folder of the parts.
+        column: rows with the same value get into the same part.
+        parts: the number of parts.
 
     Returns:
-        The folders of the parts that have rows. Their order is that of the hash, whatever the number of parts.
+        The folders of the non-empty parts, in the order of the hash, which does not depend on the number of parts.
     """
-    # The high 32 bits, scaled to [0, parts): parts in order hold hashes in order.
+    # The high 32 bits, scaled to [0, parts): the order of parts is the order of hashes.
     part = pl.col(column).hash(seed=0) // _HALF * parts // _HALF
     frame.with_columns(part=part).sink_parquet(pl.PartitionBy(folder, key="part", include_key=False), mkdir=True)
     return sorted(folder.glob("part=*"), key=lambda path: int(path.name.partition("=")[2]))
 
 
 def read_part(folder: Path) -> pl.DataFrame:
-    """The rows of a part, in no particular order."""
+    """Reads the rows of a part, in no particular order."""
     return pl.read_parquet(folder / "*.parquet", hive_partitioning=False)
 
 
 def known_items(events: pl.DataFrame, store: ItemStore) -> pl.DataFrame:
-    """The events of items that the store has."""
+    """Filters the events to items of the store."""
     items = events["item"].unique()
     known = items.filter(pl.Series(store.positions(items.to_list()) >= 0))
     return events.filter(pl.col("item").is_in(known.implode()))
 
 
 def histories_of(events: pl.DataFrame, positives: int) -> Histories:
-    """Builds the histories of the users of a part.
+    """Builds the histories of the users of one part.
 
     Args:
         events: user, item, time, positives.
-        positives: positive behaviours of an event from which it counts.
+        positives: the least number of positive behaviours with which an event counts.
     """
     rows = (
         events.lazy()
@@ -103,7 +103,7 @@ def histories_of(events: pl.DataFrame, positives: int) -> Histories:
     )
     users = rows.select("user", "hash").unique(maintain_order=True)
     items, item = np.unique(rows["item"].to_numpy().astype(object), return_inverse=True)
-    # Users are together, so that their sizes, in the order in which they appear, say where each begins.
+    # The rows of a user are consecutive, so that the sizes, in order of appearance, give where each user begins.
     sizes = rows.group_by("user", maintain_order=True).len()["len"].to_numpy()
     return Histories(
         users=users["user"].to_numpy().astype(object),

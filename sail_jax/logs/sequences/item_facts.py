@@ -1,4 +1,4 @@
-"""What is known of the items of histories, and the rules that compare an item with a target.
+"""Facts about items (labels, vectors, consumers), and the similarity of an item and a target.
 
 Axis letters: I items of the histories at hand, P pairs (item, target), D width of the vectors.
 """
@@ -12,24 +12,24 @@ import scipy.sparse as sp
 
 from sail_jax.errors import SailError
 from sail_jax.logs.reader import read_vectors
-from sail_jax.logs.sequences.histories import hashes_of, read_part, spool, user_hash
+from sail_jax.logs.sequences.histories import hashes_of, partition, read_part, user_hash
 from sail_jax.logs.sequences.item_lists import ItemLists, ranges
 from sail_jax.vectors.embedding_set import EmbeddingSet, is_complete
 from sail_jax.vectors.unit import unit_rows
 
 _BATCH = 65_536
-_PAIRS = 8192  # whose vectors, or users, are in memory at a time
+_PAIRS = 8192  # pairs whose vectors, or users, are in memory at a time
 
 
 # ---------------------------------------------------------------------------------------------------------- labels
 
 
 def write_labels(folder: Path, items: pl.LazyFrame) -> ItemLists:
-    """Writes the labels of items as numbers; all labels that there are, but not those of each item, are held in memory.
+    """Writes the labels of items as numbers; holds only the distinct labels in memory.
 
     Args:
-        folder: where they go.
-        items: item, labels; see `logs.scan_items`.
+        folder: the folder to write to.
+        items: item, labels; see `sail_jax.logs.reader.scan_items`.
     """
     numbers: dict[str, int] = {}
 
@@ -46,9 +46,9 @@ class Labels:
     """The labels of the items at hand.
 
     Args:
-        lists: see `write_labels`.
+        lists: what `write_labels` returned.
         keys: [I] uint64.
-        level: which label of an item is its cluster; the last one where there are fewer.
+        level: the position of the cluster among an item's labels; the last label if there are fewer.
 
     Attributes:
         known: [I] bool, whether an item has labels.
@@ -61,14 +61,14 @@ class Labels:
         self.known = sizes > 0
         self.cluster = np.full(len(keys), -1, np.int64)
         self.cluster[self.known] = values[(starts[:-1] + np.minimum(level, sizes - 1))[self.known]]
-        _, values = np.unique(values, return_inverse=True)  # few columns, whatever the numbers
+        _, values = np.unique(values, return_inverse=True)  # consecutive numbers keep the matrix narrow
         self._sets = sp.csr_matrix((np.ones(len(values), np.int32), values, starts), (len(keys), len(values)))
         self._sets.sum_duplicates()
         self._sets.data[:] = 1
         self._sizes = np.diff(self._sets.indptr)
 
     def jaccard(self, item: np.ndarray, target: np.ndarray) -> np.ndarray:
-        """[P] float64, the Jaccard of two items' sets of labels; 0 where neither has any."""
+        """[P] float64, the Jaccard similarity of two items' label sets; 0 if both are empty."""
         both = np.asarray(self._sets[item].multiply(self._sets[target]).sum(axis=1)).ravel()
         return both / np.maximum(self._sizes[item] + self._sizes[target] - both, 1)
 
@@ -77,14 +77,14 @@ class Labels:
 
 
 def write_embeddings(folder: Path, path: Path) -> tuple[ItemLists, int]:
-    """Copies content embeddings to where they are found by item.
+    """Copies content embeddings into lists that can be looked up by item.
 
     Args:
-        folder: where they go.
-        path: a folder that `embed` wrote, or Parquet of `id` (or `item_id`) and `vector`, or a folder of its parts.
+        folder: the folder to write to.
+        path: a folder written by `embed`, or Parquet of `id` (or `item_id`) and `vector`, or a folder of its parts.
 
     Returns:
-        The vectors, of unit length; and their width.
+        The unit vectors, and their width.
 
     Raises:
         SailError: there are no vectors, or they cannot be read.
@@ -107,12 +107,12 @@ class Embeddings:
     """The content embeddings of the items at hand.
 
     Args:
-        lists: see `write_embeddings`.
+        lists: the lists that `write_embeddings` returned.
         width: D.
         keys: [I] uint64.
 
     Attributes:
-        known: [I] bool, whether an item has a vector, and one that is not zero.
+        known: [I] bool, whether an item has a non-zero vector.
     """
 
     def __init__(self, lists: ItemLists, width: int, keys: np.ndarray):
@@ -129,7 +129,7 @@ class Embeddings:
         return vectors
 
     def cosine(self, item: np.ndarray, target: np.ndarray) -> np.ndarray:
-        """[P] float64; 0 where one of the two has no vector."""
+        """[P] float64, the cosine of item and target; 0 if one of them has no vector."""
 
         def some(part: slice) -> np.ndarray:
             targets, place = np.unique(target[part], return_inverse=True)
@@ -142,19 +142,19 @@ class Embeddings:
 
 
 def write_consumers(folder: Path, events: pl.LazyFrame, users: int, parts: int) -> ItemLists:
-    """Writes who consumed each item: the users with the lowest hashes, so many at most.
+    """Writes the consumers of each item: up to `users` of them, those with the lowest hashes.
 
-    The hashes of different items' users are the same hashes, so that such samples can be compared ("bottom-k sketches",
+    All items use the same hash of a user, so that the samples of two items can be compared ("bottom-k sketches",
     Cohen and Kaplan 2007).
 
     Args:
-        folder: where they go.
-        events: item, user, of the events that count; a user may stand there several times.
-        users: users of an item that are kept.
-        parts: parts in which the items are worked on.
+        folder: the folder to write to.
+        events: item, user, of the events that count; may contain duplicates.
+        users: most users kept per item.
+        parts: the number of parts in which the items are processed.
     """
     scattered = folder.with_name(f"{folder.name}.parts")
-    paths = spool(events.select("item", users=user_hash()), scattered, "item", parts)
+    paths = partition(events.select("item", users=user_hash()), scattered, "item", parts)
 
     def batches() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         for path in paths:
@@ -170,33 +170,33 @@ class Consumers:
     """The users who consumed the items at hand.
 
     Args:
-        lists: see `write_consumers`.
-        users: users of an item that were kept, at most.
+        lists: what `write_consumers` returned.
+        users: the limit that `write_consumers` was given.
         keys: [I] uint64.
     """
 
     def __init__(self, lists: ItemLists, users: int, keys: np.ndarray):
         self._starts, hashes = lists.find(keys)
-        # Ranks in place of hashes: with the number of a pair they fit one integer, which sorts fast.
+        # Ranks replace hashes: a rank and the number of a pair fit into one integer, which sorts fast.
         self._hashes, self._ranks = np.unique(hashes, return_inverse=True)
         sizes = np.diff(self._starts)
-        # Up to this rank, all users of an item are known.
+        # Up to this rank, all users of an item are in its list.
         self._limit = np.full(len(keys), len(self._hashes))
         full = sizes >= users
         self._limit[full] = self._ranks[self._starts[1:][full] - 1]
 
     def jaccard(self, item: np.ndarray, target: np.ndarray, user: np.ndarray) -> np.ndarray:
-        """The Jaccard of the sets of users who consumed two items, one user left out.
+        """The Jaccard similarity of the sets of users who consumed two items, without one user.
 
-        It is that of the users whose hashes lie below the limit of both items: exact where neither has more users than are kept.
+        It is estimated from users whose hashes are below both items' limits, and exact if both lists are complete.
 
         Args:
             item: [P].
             target: [P].
-            user: [P] uint64, the hash of the user who is left out, as they consumed both.
+            user: [P] uint64, the hash of the user to leave out, who consumed both.
 
         Returns:
-            [P] float64; 0 where nobody else consumed either.
+            [P] float64; 0 if no other user consumed either.
         """
 
         def some(part: slice) -> np.ndarray:
@@ -209,15 +209,15 @@ class Consumers:
         own = np.searchsorted(self._hashes, user)
         own[~np.isin(user, self._hashes)] = -1
         pairs, ranks = [], []
-        for side in (item, target):
-            begins, ends = self._starts[side], self._starts[side + 1]
-            pair, rank = np.repeat(np.arange(len(side)), ends - begins), self._ranks[ranges(begins, ends)]
+        for items in (item, target):
+            begins, ends = self._starts[items], self._starts[items + 1]
+            pair, rank = np.repeat(np.arange(len(items)), ends - begins), self._ranks[ranges(begins, ends)]
             counts = (rank <= limit[pair]) & (rank != own[pair])
             pairs.append(pair[counts])
             ranks.append(rank[counts])
         pair = np.concatenate(pairs)
         keys = np.sort(pair * len(self._hashes) + np.concatenate(ranks))
-        twice = keys[1:][keys[1:] == keys[:-1]] // max(len(self._hashes), 1)  # a list holds a user once
+        twice = keys[1:][keys[1:] == keys[:-1]] // max(len(self._hashes), 1)  # a list has no duplicates
         both = np.bincount(twice, minlength=len(item))
         return both / np.maximum(np.bincount(pair, minlength=len(item)) - both, 1)
 

@@ -1,11 +1,11 @@
-"""Lists of numbers of items (labels, users, vectors) on disk, found by the hashes of the items' ids.
+"""Lists of numbers per item (labels, users, vectors) on disk, looked up by the hash of the item's id.
 
 FOLDER/
   keys.npy      [n] uint64 hashes of the ids, ascending
-  bounds.npy    [n, 2] int64, where the list of each begins and ends
-  values.bin    the lists, one after the other
+  bounds.npy    [n, 2] int64, where each list begins and ends
+  values.bin    the lists, concatenated
 
-All are memory-mapped; while they are written, 32 bytes for each item are held in memory.
+All files are memory-mapped for reading. Writing holds 32 bytes per item in memory.
 """
 
 from collections.abc import Iterable
@@ -15,27 +15,27 @@ import numpy as np
 
 
 class ItemLists:
-    """The lists in a folder.
+    """Opens the lists in a folder.
 
     Args:
-        folder: what `write` wrote.
+        folder: the folder that `write` filled.
         dtype: of the values.
     """
 
     def __init__(self, folder: Path, dtype: np.dtype | type):
         self._keys = np.load(folder / "keys.npy", mmap_mode="r")
         self._bounds = np.load(folder / "bounds.npy", mmap_mode="r")
-        empty = not (folder / "values.bin").stat().st_size  # an empty file cannot be mapped
+        empty = not (folder / "values.bin").stat().st_size  # an empty file cannot be memory-mapped
         self._values = np.zeros(0, dtype) if empty else np.memmap(folder / "values.bin", dtype, mode="r")
 
     @classmethod
     def write(
         cls, folder: Path, dtype: np.dtype | type, batches: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]
     ) -> "ItemLists":
-        """Writes lists as they come; of an item that comes several times, the first is kept.
+        """Writes lists to a folder, batch by batch; if an item occurs several times, its first list counts.
 
         Args:
-            folder: where they go.
+            folder: the folder to create.
             dtype: of the values.
             batches: (keys [n] uint64, lengths [n], values [sum of the lengths]).
         """
@@ -54,7 +54,7 @@ class ItemLists:
         return cls(folder, dtype)
 
     def find(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The lists of some items.
+        """Looks up the lists of some items.
 
         Args:
             keys: [n] uint64.
@@ -72,6 +72,11 @@ class ItemLists:
 
 
 def ranges(begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """The numbers of several ranges, one after the other: begins[0], ..., ends[0] - 1, begins[1], ...; [n] int64 both."""
+    """Concatenates integer ranges: begins[0], ..., ends[0] - 1, begins[1], ...
+
+    Args:
+        begins: [n] int64.
+        ends: [n] int64, exclusive.
+    """
     sizes = ends - begins
     return np.repeat(begins - np.cumsum(sizes) + sizes, sizes) + np.arange(sizes.sum())

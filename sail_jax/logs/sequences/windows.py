@@ -1,4 +1,4 @@
-"""Windows of histories: which items are targets, what stands before them, and how a few of these are drawn.
+"""Windows of histories: chooses the targets of each user, and draws items from those before a target.
 
 Axis letters: W windows, C candidates (all windows' entries before their targets, one window after the other).
 """
@@ -11,7 +11,7 @@ import numpy as np
 from sail_jax.logs.sequences.histories import Histories
 from sail_jax.logs.sequences.item_lists import ranges
 
-_CANDIDATES = 1 << 20  # that are worked on at a time
+_CANDIDATES = 1 << 20  # most candidates processed at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Windows:
         return len(self.target)
 
     def chunks(self) -> Iterator["Windows"]:
-        """The windows some at a time, so that their candidates are not too many."""
+        """Yields consecutive chunks of the windows, each with a bounded number of candidates."""
         ends = np.cumsum(self.target - self.begin)
         first = 0
         while first < len(self):
@@ -40,23 +40,23 @@ class Windows:
             first = last
 
     def candidates(self) -> tuple[np.ndarray, np.ndarray]:
-        """([C] the window of each candidate, [C] its entry), in the order of the windows and of the histories."""
+        """([C] the window of each candidate, [C] its entry), sorted by window and then by entry."""
         window = np.repeat(np.arange(len(self)), self.target - self.begin)
         return window, ranges(self.begin, self.target)
 
 
 def train_windows(histories: Histories, cut: int, *, history: int, windows: int, stride: int) -> Windows:
-    """The train targets of each user: the last entry up to the cut, and those a multiple of `stride` before it.
+    """Chooses each user's train targets: the last entry up to the cut, and each `stride`-th before it.
 
     Args:
         histories: the histories.
         cut: the last second of the train split.
-        history: entries before a target, at most.
-        windows: targets of a user, at most.
+        history: most entries before a target.
+        windows: most targets of a user.
         stride: entries from one target to the next.
 
     Returns:
-        The windows. A user's latest target is there even where nothing stands before it, so that it can be counted.
+        The windows. A user's latest target is included even if nothing precedes it, so that it can be counted.
     """
     before = np.concatenate([[0], np.cumsum(histories.time <= cut)])
     begins = histories.starts[:-1]
@@ -69,7 +69,7 @@ def train_windows(histories: Histories, cut: int, *, history: int, windows: int,
 
 
 def test_windows(histories: Histories, cut: int, *, history: int) -> Windows:
-    """The test target of each user: the latest entry, where it lies after the cut; what stands before it is its history.
+    """Chooses each user's test target: the latest entry, if it is after the cut.
 
     Args and returns as for `train_windows`.
     """
@@ -79,7 +79,7 @@ def test_windows(histories: Histories, cut: int, *, history: int) -> Windows:
 
 
 def draw_keys(seed: int, histories: Histories, windows: Windows, window: np.ndarray, entry: np.ndarray) -> np.ndarray:
-    """Random numbers of candidates, that depend on the seed, the user, the target and the item alone.
+    """Draws random numbers for candidates; they depend only on seed, user, target and item.
 
     Args:
         seed: of the draw.
@@ -103,7 +103,7 @@ def _item_keys(histories: Histories, entry: np.ndarray) -> np.ndarray:
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64 (Steele et al. 2014)."""
+    """Hashes uint64 with the finaliser of SplitMix64 (Steele et al. 2014)."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -111,10 +111,10 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 
 def proportional_ranks(window: np.ndarray, cluster: np.ndarray, kept: np.ndarray, draw: np.ndarray) -> np.ndarray:
-    """Ranks the kept candidates of each window so that the first n of them follow the window's clusters, for every n.
+    """Ranks the kept candidates of each window in proportion to the window's clusters.
 
-    The seats go to the clusters by the method of Sainte-Lague: the r-th item of a cluster (from 0) has the priority
-    share / (r + 1/2). Which items of a cluster come first, and which of two clusters with equal priority, is drawn.
+    For every n, the first n of a window follow the shares of its clusters, by the method of Sainte-Lague: the r-th item
+    of a cluster (from 0) has the priority share / (r + 1/2). Ties, and the order within a cluster, follow `draw`.
 
     Args:
         window: [C] ascending.
@@ -123,7 +123,7 @@ def proportional_ranks(window: np.ndarray, cluster: np.ndarray, kept: np.ndarray
         draw: [C] uint64 random numbers.
 
     Returns:
-        [C] float64, the lower the earlier; among equals the lower `draw` comes first.
+        [C] float64; lower comes first, and among equals the lower `draw`.
     """
     groups, group, counts = np.unique(np.stack([window, cluster]), axis=1, return_inverse=True, return_counts=True)
     del groups
@@ -136,16 +136,16 @@ def proportional_ranks(window: np.ndarray, cluster: np.ndarray, kept: np.ndarray
 
 
 def first_of_each(window: np.ndarray, kept: np.ndarray, count: int, *priority: np.ndarray) -> np.ndarray:
-    """Picks some of the kept candidates of each window.
+    """Picks the kept candidates of each window with the lowest priority.
 
     Args:
         window: [C] ascending.
         kept: [C] bool.
-        count: candidates of a window that are picked, at most.
-        priority: keys [C], the first of them the most important; the lowest are picked.
+        count: most candidates picked of a window.
+        priority: keys [C], the most important first; the lowest are picked.
 
     Returns:
-        Places of the candidates that are picked, ascending.
+        Indices of the picked candidates, ascending.
     """
     places = np.flatnonzero(kept)
     order = places[np.lexsort([*(key[places] for key in reversed(priority)), window[places]])]

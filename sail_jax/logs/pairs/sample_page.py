@@ -1,4 +1,4 @@
-"""The contact sheet: a few pairs of each table, with the pictures and texts of their items where there is an item store."""
+"""Writes a sample page: a few pairs of each table, with pictures and texts if there is an item store."""
 
 import html
 from pathlib import Path
@@ -23,8 +23,8 @@ h2 { margin: 2rem 0 .5rem; } h2 small { font-weight: normal; color: #5c6675; }
 """
 
 
-def write_sheet(output: Path, names: list[str], pairs: int, store: ItemStore | None) -> None:
-    """Writes `pairs.html` into the folder of the tables: `pairs` rows of each table, evenly spaced."""
+def write_sample_page(output: Path, names: list[str], pairs: int, store: ItemStore | None) -> None:
+    """Writes `pairs.html` next to the tables: up to `pairs` evenly spaced rows of each table."""
     sections = "".join(_section(output / f"{name}.parquet", name, pairs, store) for name in names)
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Pairs</title><style>{_STYLE}</style>'
