@@ -19,7 +19,7 @@ from sail_jax.aot.report import AheadReport, Memory
 from sail_jax.batch import Batch
 from sail_jax.config import Config
 from sail_jax.config.schema import nearest
-from sail_jax.data.batch_shapes import batch_kinds, batch_shapes, foretold_room
+from sail_jax.data.batch_shapes import batch_kinds, batch_shapes, estimated_token_room
 from sail_jax.errors import SailError
 from sail_jax.models.model import make_model
 from sail_jax.objectives.matching import Recipe
@@ -144,7 +144,7 @@ def _batch(config: Config, dataset: str, shards: int) -> tuple[tuple[str, ...], 
 
     def described(kind: tuple[str, ...]) -> tuple[tuple[str, ...], Batch, Recipe]:
         recipe = objective.recipe([names.index(name) for name in kind])
-        recipe = recipe._replace(room=foretold_room(config, kind, shards))
+        recipe = recipe._replace(room=estimated_token_room(config, kind, shards))
         return kind, batch_shapes(config, kind, shards), recipe
 
     def size(entry: tuple[tuple[str, ...], Batch, Recipe]) -> tuple[int, ...]:

@@ -1,1 +1,1 @@
-"""From a user's raw export to device-ready batches."""
+"""Turns a user's raw export into batches of arrays for the device."""

@@ -1,4 +1,4 @@
-"""The shapes of training batches, as a function of the config alone: what is known of a batch before there is any data."""
+"""Computes the shapes of training batches from the config alone, before there is any data."""
 
 from collections.abc import Sequence
 
@@ -12,30 +12,32 @@ from sail_jax.data.collate import capacity, collate
 from sail_jax.data.features import View, blank_features
 from sail_jax.data.token_budget import text_budget, token_room
 from sail_jax.data.training_set import dataset_weights
-from sail_jax.data.views import carried_teachers, dataset_patterns, sides_shown
+from sail_jax.data.views import dataset_patterns, side_views, teacher_widths
 
-# Of English under the tokenizers of Qwen, tokens of the chat template among them.
+# For English and Qwen's tokenizers, including the tokens of the chat template.
 _LETTERS_PER_TOKEN = 4
 
 
 def batch_kinds(config: Config) -> list[tuple[str, ...]]:
-    """The training sets that may meet in a batch, for each kind of batch that the config draws.
+    """The kinds of batches that the config draws, each a tuple of training sets that may occur in it.
 
-    Each set with a weight on its own where sampling is specialized, all of them together where it is mixed.
+    With sampling "specialized", each set with a weight is a kind; with "mixed", all of them together are the only kind.
     """
     drawn = [name for name, weight in dataset_weights(config).items() if weight > 0]
     return [tuple(drawn)] if config.data.sampling == "mixed" else [(name,) for name in drawn]
 
 
 def media_room(config: Config, views: Sequence[Sequence[View]], modality: str, pairs: int, groups: int) -> int:
-    """Length of the flat axis of a modality: a function of the data sets alone, so the same on all hosts.
+    """Length of the flat axis of a modality.
+
+    It depends only on the settings of the data sets, so that it is the same on all hosts.
 
     Args:
-        config: its budgets, or the most frames and clips of an item where they are 0.
-        views: what the sides show, for each training set that may occur in the batch.
+        config: its budgets, or the most frames and clips of an item where a budget is 0.
+        views: the views of the sides, for each training set that may occur in the batch.
         modality: "V" or "A".
         pairs: pairs of the batch, or of this host's part of it.
-        groups: equal groups of these pairs; each has frames and clips in a block of its own.
+        groups: number of equal groups of pairs; each has its own block of frames and clips.
     """
     budget, most = {
         "V": (config.data.frame_budget, config.model.perceiver.max_frames),
@@ -47,21 +49,22 @@ def media_room(config: Config, views: Sequence[Sequence[View]], modality: str, p
 
 
 def batch_shapes(config: Config, names: Sequence[str], shards: int) -> Batch:
-    """Shapes and types of a global micro-batch in which some training sets may occur; `BatchSource` makes the same.
+    """Shapes and types of a global micro-batch in which some training sets may occur.
+
+    They equal those of the batches that `BatchSource` makes.
 
     Args:
         config: the experiment, or a stage of it.
         names: one of `batch_kinds`.
         shards: data-parallel shards.
-
     Returns:
         A `Batch` of `jax.ShapeDtypeStruct`.
     """
-    views = [sides_shown(config, name) for name in names]
+    views = [side_views(config, name) for name in names]
     pairs = config.data.batch_size // config.train.micro_batches
     groups = shards * config.model.media_chunks(pairs // shards)
     sides = max(len(shown) for shown in views)
-    # One pair of blanks, collated as any other, has the types and all axes but the first.
+    # Collating one pair of blanks gives the types, and all axes but the first.
     one, _ = collate(
         [[blank_features(config)] * sides],
         [0],
@@ -70,7 +73,7 @@ def batch_shapes(config: Config, names: Sequence[str], shards: int) -> Batch:
         frame_capacity=0,
         clip_capacity=0,
         audio_width=config.model.audio.projection,
-        teachers=carried_teachers(config, names),
+        teachers=teacher_widths(config, names),
     )
     settings = config.data.datasets[names[0]]
     if settings.kind == "sequences":
@@ -84,7 +87,7 @@ def batch_shapes(config: Config, names: Sequence[str], shards: int) -> Batch:
 
 
 def _of_sequences(one: Batch, settings: DatasetConfig) -> Batch:
-    """The batch of one row as it is for sequences."""
+    """The batch of one row with the shapes of sequences."""
     return one._replace(
         members=np.zeros((1, 1 + settings.history), np.int32),
         seen_keys=np.zeros((1, settings.history + settings.seen, 2), np.uint32),
@@ -94,8 +97,10 @@ def _of_sequences(one: Batch, settings: DatasetConfig) -> Batch:
     )
 
 
-def foretold_room(config: Config, names: Sequence[str], shards: int) -> int | None:
-    """Tokens of a shard for which the fusion has room, near what `BatchSource` finds: the tokens of prompts are guessed.
+def estimated_token_room(config: Config, names: Sequence[str], shards: int) -> int | None:
+    """Estimates the token capacity of a shard from the config alone.
+
+    `BatchSource` counts the tokens of prompts; this function estimates them from their numbers of characters.
 
     Args:
         config: the experiment, or a stage of it.
@@ -103,14 +108,14 @@ def foretold_room(config: Config, names: Sequence[str], shards: int) -> int | No
         shards: data-parallel shards.
 
     Returns:
-        None where nothing is packed.
+        Tokens, or None if the model does not pack.
     """
     budget = text_budget(config)
     if not budget:
         return None
     pairs = config.data.batch_size // config.train.micro_batches // shards
     patterns = [pattern for name in names for pattern in dataset_patterns(config, name)]
-    views = [sides_shown(config, name) for name in names]
+    views = [side_views(config, name) for name in names]
     template = len(config.prompt.template)
     return token_room(
         patterns,

@@ -1,4 +1,4 @@
-"""From the features of pairs to the arrays of a batch: stacking, and packing of frames and clips on flat axes."""
+"""Collates the features of pairs into the arrays of a batch; packs frames and clips on flat axes."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ from sail_jax.batch import Batch
 from sail_jax.data.features import ItemFeatures
 from sail_jax.vectors.unit import unit_rows
 
-# (shape, dtype) -> an array with anything in it.
+# (shape, dtype) -> an uninitialised array.
 Empty = Callable[[tuple[int, ...], Any], np.ndarray]
 
 
@@ -18,28 +18,29 @@ def capacity(items: int, budget: float, groups: int) -> int:
     """Length of a flat axis.
 
     Args:
-        items: items of the batch that show the modality.
-        budget: frames (or clips) per item, averaged over a group, that there is room for.
-        groups: equal groups of pairs; each gets a block of the same length.
+        items: number of items of the batch that show the modality.
+        budget: frames (or clips) per item, averaged over a group.
+        groups: number of equal groups of pairs; each gets a block of the same length.
     """
     return math.ceil(items / groups * budget) * groups
 
 
 def thin(counts: np.ndarray, room: int) -> np.ndarray:
-    """How many frames each item keeps when all do not fit: the longest items give first, as equally as possible.
+    """Reduces the counts of frames per item to fit into a limit; items with the most frames lose first.
 
     Args:
         counts: [items] int, frames per item.
-        room: frames that fit.
+        room: the limit of the sum.
 
     Returns:
-        [items] int, at most `counts`, with a sum of at most `room`.
+        [items] int, at most `counts`, with a sum of at most `room`, as equal as possible.
     """
     kept = counts.copy()
     while (excess := kept.sum() - room) > 0:
         tallest = np.flatnonzero(kept == kept.max())
         lower = kept[kept < kept.max()].max(initial=0)
-        # All of the tallest go down together, to the next lower count at most; what is less than one each, the first give.
+        # Lower all of the largest to the next lower count at most; the first ones give a remainder of less than one
+        # each.
         kept[tallest] -= min(kept.max() - lower, excess // len(tallest))
         if excess < len(tallest):
             kept[tallest[:excess]] -= 1
@@ -64,15 +65,15 @@ def collate(
         pairs: B pairs of S items each.
         datasets: [B] index of each pair's data set.
         scores: [B] graded similarity of each pair, or None.
-        groups: equal groups of pairs, one per data-parallel shard or media chunk of one.
+        groups: number of equal groups of pairs, one per data-parallel shard or media chunk of a shard.
         frame_capacity: F, length of the flat frames axis, a multiple of `groups`.
         clip_capacity: C, length of the flat clips axis, a multiple of `groups`.
         audio_width: K, width of precomputed audio embeddings.
-        teachers: ID embedding -> width, those that the batch carries.
-        empty: makes the arrays of pixels and of sound.
+        teachers: ID embedding -> width, for the embeddings in the batch.
+        empty: allocates the arrays of pixels and of sound.
 
     Returns:
-        The batch of numpy arrays, and the number of frames and clips left out because they did not fit.
+        The batch of numpy arrays, and the number of frames and clips dropped because they did not fit.
     """
     items = [item for pair in pairs for item in pair]
     sides = len(pairs[0])
@@ -109,7 +110,7 @@ def collate(
 
 
 def _id_vectors(items: Sequence[ItemFeatures], teachers: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
-    """([n, E] float32 unit vectors, one teacher after the other, [n, T] bool); a vector of zeros says nothing, so it is none."""
+    """([n, E] float32 concatenated unit vectors of the teachers, [n, T] bool, false for a missing or zero vector)."""
     parts, has = [], []
     for name, width in teachers.items():
         vectors = [item.id_vectors.get(name) for item in items]
@@ -119,7 +120,7 @@ def _id_vectors(items: Sequence[ItemFeatures], teachers: Mapping[str, int]) -> t
 
 
 def as_halves(keys: Sequence[int]) -> np.ndarray:
-    """64-bit keys as [n, 2] uint32, as devices have no 64-bit integers by default."""
+    """Splits 64-bit keys into [n, 2] uint32, because devices have no 64-bit integers by default."""
     whole = np.array(keys, np.uint64)
     return np.stack([whole >> np.uint64(32), whole & np.uint64(0xFFFFFFFF)], -1).astype(np.uint32)
 
@@ -127,9 +128,9 @@ def as_halves(keys: Sequence[int]) -> np.ndarray:
 def _pack(
     media: Sequence[np.ndarray], groups: int, room: int, empty: Empty
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Lays the media of all items on one flat axis of `room` places, in `groups` blocks.
+    """Packs the media of all items on one flat axis of length `room`, in `groups` blocks.
 
-    Returns (flat [room, ...], item [room], slot [room], number left out).
+    Returns (flat [room, ...], item [room], slot [room], number of media dropped).
     """
     flat = empty((room, *media[0].shape[1:]), media[0].dtype)
     item = np.full(room, -1, np.int32)

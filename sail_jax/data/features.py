@@ -1,4 +1,4 @@
-"""From an item to arrays of fixed shape: what a view shows of it, tokenized, decoded and resampled."""
+"""Turns items into arrays of fixed shape: text is tokenized, media are decoded and resampled."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ from sail_jax.patterns import check_modalities
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """What is shown of an item, and under which instruction.
+    """The modalities and text fields of an item that the model gets, and the instruction.
 
     Attributes:
         modalities: a subset of "VTA".
-        fields: text fields that are shown.
+        fields: the text fields.
         instruction: the system prompt.
 
     Raises:
@@ -45,10 +45,10 @@ class ItemFeatures:
         frames: [f, H, W, 3] uint8, f frames of the item.
         clips: [c, samples] int16, c clips of the item.
         audio_vector: [K] float32, or None.
-        id_vectors: ID embedding -> [k] float32, those that the item has.
+        id_vectors: ID embedding -> [k] float32, for the embeddings that the item has.
         item_key: 64-bit hash of the item's id (see `Batch.item_keys`).
-        text_key: 64-bit hash of the text that is shown (see `Batch.text_keys`).
-        valid: False when nothing of the item is shown.
+        text_key: 64-bit hash of the shown text (see `Batch.text_keys`).
+        valid: False if the view shows nothing of the item.
     """
 
     tokens: np.ndarray
@@ -63,7 +63,7 @@ class ItemFeatures:
 
 
 def blank_features(config: Config) -> ItemFeatures:
-    """Features that stand in for an item that could not be loaded: nothing is shown."""
+    """Features in place of an item that could not be loaded; they show nothing."""
     vit, audio, tokens = config.model.vit, config.model.audio, np.zeros(config.prompt.max_tokens, np.int32)
     return ItemFeatures(
         tokens=tokens,
@@ -80,9 +80,9 @@ def blank_features(config: Config) -> ItemFeatures:
 def _text_key(text: str, record: str) -> int:
     try:
         return item_key(text)
-    except UnicodeEncodeError as error:  # halves of surrogate pairs, as in JSON or a command line in another encoding
+    except UnicodeEncodeError as error:  # half of a surrogate pair, as in JSON or a command line in another encoding
         raise BadRecordError(
-            f"the text is no valid Unicode ({error})", remedy="Write it in UTF-8", record=record
+            f"the text is not valid Unicode ({error})", remedy="Write it in UTF-8", record=record
         ) from error
 
 
@@ -110,22 +110,23 @@ class FeatureExtractor:
         rng: np.random.Generator | None = None,
         teachers: Mapping[str, int] = {},
     ) -> ItemFeatures:
-        """Features of an item.
+        """Extracts the features of an item.
 
         Args:
             item: the item.
-            view: what is shown of it.
-            dropout: probability with which a text field is dropped, when `rng` is given.
-            rng: draws what is dropped.
-            teachers: ID embedding -> width, those that are taken along.
+            view: the modalities, text fields and instruction.
+            dropout: probability with which a text field is dropped; only with `rng`.
+            rng: draws the dropped fields.
+            teachers: ID embedding -> width, for the embeddings to include.
 
         Raises:
-            BadRecordError: when a frame or the sound cannot be decoded, something has the wrong size, or the text is no Unicode.
+            BadRecordError: a frame or the sound cannot be decoded, an array has the wrong size, or the text is not
+                valid Unicode.
         """
         frames = self._frames(item) if "V" in view.modalities else self._blank.frames
         clips, vector = self._sound(item) if "A" in view.modalities else (self._blank.clips, None)
         whole = shown_fields(item, view.fields) if "T" in view.modalities else ""
-        # Of the text before fields are dropped: what counts as the same content must not depend on the draw.
+        # The key is of the text before fields are dropped: equal content must not depend on the draw.
         text_key = _text_key(whole, item.item_id)
         text = whole if rng is None else drop_fields(item, whole, dropout, rng)
         has_audio = vector is not None or len(clips) > 0
@@ -152,7 +153,7 @@ class FeatureExtractor:
             return self._blank.frames
         chosen = np.linspace(0, len(item.frames) - 1, count).round().astype(int)
         frames = [self._frame(item, i) for i in chosen]
-        return frames[0][None] if count == 1 else np.stack(frames)  # a picture is not copied
+        return frames[0][None] if count == 1 else np.stack(frames)  # avoids a copy of a single picture
 
     def _frame(self, item: Item, index: int) -> np.ndarray:
         try:
@@ -165,7 +166,7 @@ class FeatureExtractor:
         if vector is not None:
             if vector.shape != (self.audio.projection,):
                 raise BadRecordError(
-                    f"the audio embedding has shape {vector.shape}, the model takes ({self.audio.projection},)",
+                    f"the audio embedding has shape {vector.shape}, but the model takes ({self.audio.projection},)",
                     remedy="Ingest vectors of the width config.model.audio.projection, or the sound itself",
                     record=item.item_id,
                     field="audio_embedding",
@@ -181,12 +182,12 @@ class FeatureExtractor:
 
 
 def _id_vectors(item: Item, teachers: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """The ID embeddings of an item that are asked for and that it has."""
+    """The requested ID embeddings that the item has."""
     found = {name: item.id_embeddings[name] for name in teachers if name in item.id_embeddings}
     for name, vector in found.items():
         if vector.shape != (teachers[name],):
             raise BadRecordError(
-                f"the ID embedding has shape {vector.shape}, config.objective.teachers.{name} says ({teachers[name]},)",
+                f"the ID embedding has shape {vector.shape}, but config.objective.teachers.{name} is {teachers[name]}",
                 remedy="Set the width there, or ingest vectors of that width",
                 record=item.item_id,
                 field=f"id_embeddings.{name}",

@@ -1,10 +1,10 @@
-"""The table of hard negatives: for each query of a data set the items that a model takes for its targets, wrongly.
+"""The table of hard negatives: for each query, the items that a model wrongly ranks as its targets.
 
     NAME.parquet    one row per query, sorted by the 64-bit key of the query
     NAME.keys.npy   the keys alone, [rows] uint64, memory-mapped by readers
 
-Training looks rows up at random. A search in the mapped keys touches log2(rows) of their pages, and one row group of the
-table is read, so a reader holds nothing that grows with the data set.
+Training looks rows up at random. A binary search in the mapped keys touches log2(rows) of their pages, and then one row
+group of the table is read, so that a reader's memory does not grow with the data set.
 """
 
 import bisect
@@ -43,7 +43,7 @@ _REMEDY = "Write it with `python -m sail_jax mine`."
 
 
 def query_key(query_id: str | None, query_text: str | None) -> int:
-    """A 64-bit hash of a query, the same on every machine; an id and a text of the same letters differ.
+    """A 64-bit hash of a query, the same on every machine; an id and an equal text have different hashes.
 
     Raises:
         ValueError: the query has neither an id nor a text.
@@ -51,12 +51,12 @@ def query_key(query_id: str | None, query_text: str | None) -> int:
     if query_id is not None:
         return item_key(f"id:{query_id}")
     if query_text is None:
-        raise ValueError("a query has an id or a text")
+        raise ValueError("a query needs an id or a text")
     return item_key(f"text:{query_text}")
 
 
 def keys_path(path: str | pathlib.Path) -> pathlib.Path:
-    """The file of keys that belongs to the table at `path`."""
+    """The file of keys of the table at `path`."""
     return pathlib.Path(path).with_suffix(".keys.npy")
 
 
@@ -67,19 +67,19 @@ def write_negatives(
 ) -> int:
     """Streams hard negatives into a table, which appears under its name when it is complete.
 
-    Of what is written, the keys stay in memory, 8 bytes per query.
+    The keys stay in memory, 8 bytes per query.
 
     Args:
         path: the table, NAME.parquet.
-        rows: (query id, query text, ids of the negatives, their scores), in the order of `query_key`; the id is None for
-            a free-text query, the text for an item.
-        metadata: what is known of the mining as a whole (lambda* and so on), kept as JSON.
+        rows: (query id, query text, ids of the negatives, their scores), sorted by `query_key`; the id is None for a
+            free-text query, the text for an item.
+        metadata: facts about the mining run (lambda* and so on), stored as JSON.
 
     Returns:
         The number of rows.
 
     Raises:
-        ValueError: rows that are not in the order of their keys, or with unequal numbers of negatives and scores.
+        ValueError: rows are not sorted by their keys, or a row has unequal numbers of negatives and scores.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def write_negatives(
     everything = np.concatenate(keys)
     with keys_partial.open("wb") as file:  # np.save appends .npy to the names of files that lack it
         np.save(file, everything)
-    # A table without keys of its own is never seen: readers compare the two.
+    # Commit the keys first: readers compare keys and table, and must never see a table without its keys.
     path.unlink(missing_ok=True)
     commit(keys_partial, keys_path(path))
     commit(partial, path)
@@ -104,12 +104,12 @@ def write_negatives(
 
 
 def _groups(rows: Iterable[tuple]) -> Iterable[list[tuple]]:
-    """Rows with their keys, in lists of one row group each."""
+    """Yields rows with their keys, in lists of one row group each."""
     group, last = [], 0
     for query_id, query_text, negatives, scores in rows:
         key = query_key(query_id, query_text)
         if key < last:
-            raise ValueError(f"the row of {query_id or query_text!r} is not in the order of the keys")
+            raise ValueError(f"the row of {query_id or query_text!r} is not sorted by its key")
         if len(negatives) != len(scores):
             raise ValueError(f"the row of {query_id or query_text!r} needs a score for each negative")
         last = key
@@ -131,10 +131,10 @@ class NegativesTable:
         path: the table, NAME.parquet.
 
     Attributes:
-        metadata: what the miner wrote down of the whole: lambda* and so on.
+        metadata: what `write_negatives` was given.
 
     Raises:
-        SailError: a file is missing, damaged, of another kind, or the two files do not belong together.
+        SailError: a file is missing, damaged or of another kind, or the two files do not belong together.
     """
 
     def __init__(self, path: str | pathlib.Path):
@@ -161,14 +161,14 @@ class NegativesTable:
         return self._ends[-1] if self._ends else 0
 
     def get(self, query_id: str | None, query_text: str | None) -> tuple[list[str], list[float]]:
-        """The hard negatives of a query.
+        """Looks up the hard negatives of a query.
 
         Args:
             query_id: id of the query item, or None.
             query_text: text of a free-text query, or None.
 
         Returns:
-            ids: of the negatives, the highest score first; empty where the table does not have the query.
+            ids: of the negatives, the highest score first; empty if the table does not have the query.
             scores: their cosines to the query.
 
         Raises:
@@ -180,7 +180,9 @@ class NegativesTable:
         while row < len(self) and self._keys[row] == key:  # two queries may share a hash
             stored, *query, ids, scores = self._row(row)
             if stored != key:
-                raise SailError(f"{keys_path(self.path)} holds the keys of another table than {self.path}. {_REMEDY}")
+                raise SailError(
+                    f"{keys_path(self.path)} holds the keys of another table, not of {self.path}. {_REMEDY}"
+                )
             if query == [query_id, text]:
                 return ids, scores
             row += 1
@@ -191,7 +193,7 @@ class NegativesTable:
         return [column[row - (self._ends[group - 1] if group else 0)].as_py() for column in self._columns(group)]
 
     def _read_group(self, group: int) -> list[pa.Array]:
-        with self._lock:  # a ParquetFile has one reader's state
+        with self._lock:  # a ParquetFile is not safe for several threads
             try:
                 self._file = self._file or pq.ParquetFile(self.path, memory_map=True)
                 table = self._file.read_row_group(group, columns=SCHEMA.names, use_threads=False)
@@ -207,13 +209,13 @@ def _read_metadata(path: pathlib.Path) -> pq.FileMetaData:
         metadata = pq.read_metadata(path)
         columns = metadata.schema.to_arrow_schema()
     except (OSError, pa.ArrowException) as error:
-        raise SailError(f"{path} is no Parquet file, or damaged ({error}). {_REMEDY}") from error
+        raise SailError(f"{path} is not a Parquet file, or it is damaged ({error}). {_REMEDY}") from error
     for field in SCHEMA:
         if field.name not in columns.names:
             raise SailError(f"{missing_column(str(path), field.name, columns.names)} {_REMEDY}")
         if columns.field(field.name).type != field.type:
             found = columns.field(field.name).type
-            raise SailError(f"{path} has {found} in column {field.name!r} instead of {field.type}. {_REMEDY}")
+            raise SailError(f"{path} has {found} in column {field.name!r}, not {field.type}. {_REMEDY}")
     if _METADATA_KEY not in (metadata.metadata or {}):
         raise SailError(f"{path} was not written by the miner. {_REMEDY}")
     return metadata

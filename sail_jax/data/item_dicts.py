@@ -1,4 +1,4 @@
-"""From what a caller has at hand, texts and dicts with files, bytes or pictures, to items."""
+"""Converts texts, and dicts with files, bytes or pictures, to items."""
 
 import io
 import os
@@ -15,26 +15,26 @@ from sail_jax.errors import BadRecordError
 from sail_jax.items import QUERY_FIELD, TEXT_FIELDS, Item, text_item
 
 KEYS = ("id", "text", *TEXT_FIELDS, "image", "video", "audio", "audio_embedding")
-# What Pillow writes as PNG as it is.
+# Image modes that Pillow writes to PNG without conversion.
 _PNG_MODES = ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")
 
 
 def to_item(value: Item | str | Mapping[str, Any], config: IngestConfig) -> Item:
-    """An item out of an item, a free text, or a dict.
+    """Converts an item, a free text or a dict to an item.
 
     Args:
         value: a dict has any of
             - "id";
-            - "text", a free text that is shown without a label, or else "title", "asr", "ocr", "nickname", "tags";
-            - "image": a file's path, its bytes, a Pillow image or an array [H, W, 3] uint8; or a list of these, frames in
-              temporal order. Or else "video": a file's path or its bytes;
-            - "audio": a file's path or its bytes; without it, a video's own sound is taken;
+            - "text", a free text without a label, or else "title", "asr", "ocr", "nickname", "tags";
+            - "image": a file's path, its bytes, a Pillow image or an array [H, W, 3] uint8; or a list of these, frames
+              in temporal order. Or else "video": a file's path or its bytes;
+            - "audio": a file's path or its bytes; by default a video's own sound is used;
             - "audio_embedding": a precomputed CLAP vector, [K] float32.
             Entries that are None count as missing.
         config: how many frames are taken from a video, and the limits on media.
 
     Raises:
-        BadRecordError: on an unknown key, or an entry that cannot be used; the error names the field.
+        BadRecordError: a key is unknown, or an entry cannot be used; the error names the field.
     """
     if isinstance(value, Item):
         return value
@@ -42,7 +42,7 @@ def to_item(value: Item | str | Mapping[str, Any], config: IngestConfig) -> Item
         return text_item(value)
     if not isinstance(value, Mapping):
         raise BadRecordError(
-            f"a {type(value).__name__} is no item", remedy="Give a text, an Item or a dict such as {'title': ...}"
+            f"a {type(value).__name__} is not an item", remedy="Give a text, an Item or a dict such as {'title': ...}"
         )
     parts = {key: entry for key, entry in value.items() if entry is not None}
     _check_keys(parts)
@@ -63,11 +63,11 @@ def to_item(value: Item | str | Mapping[str, Any], config: IngestConfig) -> Item
 def _check_keys(parts: Mapping[str, Any]) -> None:
     for key in parts:
         if key not in KEYS:
-            raise BadRecordError("there is no such key", remedy=f"Use {', '.join(KEYS)}", field=str(key))
+            raise BadRecordError("the key is unknown", remedy=f"Use {', '.join(KEYS)}", field=str(key))
     labelled = [field for field in TEXT_FIELDS if field in parts]
     if "text" in parts and labelled:
         raise BadRecordError(
-            f"'text' is shown bare and cannot stand beside {labelled[0]!r}",
+            f"'text' has no label and cannot be combined with {labelled[0]!r}",
             remedy="Name the text by a field, for example 'title'",
             field="text",
         )
@@ -88,7 +88,7 @@ def _field(key: str) -> str:
 
 def _text(entry: Any) -> str:
     if not isinstance(entry, str):
-        raise BadRecordError(f"a {type(entry).__name__} is no text", remedy="Give a string")
+        raise BadRecordError(f"a {type(entry).__name__} is not a text", remedy="Give a string")
     return entry
 
 
@@ -102,7 +102,7 @@ def _image(entry: Any) -> bytes:
     if isinstance(entry, np.ndarray):
         if entry.dtype != np.uint8 or entry.ndim != 3 or entry.shape[-1] not in (1, 3):
             raise BadRecordError(
-                f"an array of shape {entry.shape} and type {entry.dtype} is no picture",
+                f"an array of shape {entry.shape} and type {entry.dtype} is not a picture",
                 remedy="Give [height, width, 3] uint8",
             )
         return encode_image(entry)
@@ -114,7 +114,7 @@ def _png(image: Image.Image) -> bytes:
     out = io.BytesIO()
     try:
         (upright if upright.mode in _PNG_MODES else upright.convert("RGB")).save(out, "PNG", compress_level=1)
-    except (OSError, ValueError, SyntaxError) as error:  # a Pillow image decodes its file only now
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow decodes an opened file only now
         raise BadRecordError(f"the picture cannot be read ({error})", remedy="Open the file again") from error
     return out.getvalue()
 
@@ -137,7 +137,7 @@ def _bytes(entry: Any) -> bytes:
 
 def _path(entry: Any) -> Path:
     if not isinstance(entry, str | os.PathLike):
-        raise BadRecordError(f"a {type(entry).__name__} is no media file", remedy="Give its path, or its bytes")
+        raise BadRecordError(f"a {type(entry).__name__} is not a media file", remedy="Give its path, or its bytes")
     path = Path(entry)
     if not path.is_file():
         raise BadRecordError(f"there is no file {str(path)!r}", remedy="Check the path")
@@ -148,7 +148,7 @@ def _vector(entry: Any) -> np.ndarray:
     try:
         vector = np.asarray(entry, np.float32)
     except (ValueError, TypeError) as error:
-        raise BadRecordError(f"the entry is no vector ({error})", remedy="Give one vector, [K]") from error
+        raise BadRecordError(f"the entry is not a vector ({error})", remedy="Give one vector, [K]") from error
     if vector.ndim != 1:
-        raise BadRecordError(f"an array of shape {vector.shape} is no vector", remedy="Give one vector, [K]")
+        raise BadRecordError(f"an array of shape {vector.shape} is not a vector", remedy="Give one vector, [K]")
     return vector

@@ -1,11 +1,13 @@
-"""The joined, shuffled records of a training set as sequential shards, for storage on which random reads are slow.
+"""Materialized records: a training set, joined and shuffled, in shards that are read sequentially.
+
+They are for storage on which random reads are slow.
 
     OUTPUT/
       records-00000.array_record   the examples of a shard, one msgpack record each: a pair and its items
-      identity.json                what decides the examples; written first
+      identity.json                the settings and inputs that determine the examples; written first
 
-Example number e of the training set is record e of the folder, counted through the shards, so a batch stays a function of its
-step. The shards are written in order: the folder is complete when the last one is there.
+Example number e of the training set is record e of the folder, counted through the shards, so that a batch stays a
+function of its step. Shards are written in order: the folder is complete when the last one exists.
 """
 
 import functools
@@ -27,9 +29,9 @@ from sail_jax.items import Item
 
 _IDENTITY = "identity.json"
 _FORMAT = {"format": "sail_jax materialized records", "version": 1}
-# Groups of one record, as a block of examples may begin anywhere; media come compressed.
+# Groups of one record, because a block of examples may begin anywhere; media are compressed already.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
-# Examples that are read at once: batches take them in order, and a request of an object storage takes long.
+# Examples per read: batches take them in order, and each request to an object store is slow.
 _BLOCK = 32
 _CACHED_BLOCKS = 4
 
@@ -39,7 +41,7 @@ class Example(NamedTuple):
 
     Attributes:
         pair: the row of the table.
-        items: id -> item of its sides, as far as they were stored beside it.
+        items: id -> item, for those items of the pair that are materialized.
     """
 
     pair: Pair
@@ -53,24 +55,26 @@ def write_materialized(
     identity: Mapping[str, Any],
     examples_per_shard: int,
 ) -> None:
-    """Writes examples, shard by shard; an interrupted writer goes on after its last whole shard, with the same bytes.
+    """Writes examples, shard by shard.
+
+    An interrupted run continues after its last complete shard, and writes the same bytes.
 
     Args:
         path: the folder.
         pairs: `identity["examples"]` pairs in the order in which training reads them.
         store: their items.
-        identity: what decides the examples, as JSON values.
+        identity: the settings and inputs that determine the examples, as JSON values.
         examples_per_shard: examples per shard.
 
     Raises:
-        SailError: the folder holds examples of another identity, or other files.
+        SailError: the folder holds examples with another identity, or other files.
     """
     path = pathlib.Path(path)
     whole = {**_FORMAT, **identity, "examples_per_shard": examples_per_shard}
     if (path / _IDENTITY).is_file():
         _check_identity(path, whole, "Write into another folder, or remove this one.")
     elif path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise SailError(f"{path} is not empty, and not a folder of materialized records. Write into another one.")
+        raise SailError(f"{path} is not empty and holds no materialized records. Write into another folder.")
     path.mkdir(parents=True, exist_ok=True)
     commit_json(path / _IDENTITY, whole)
     total = identity["examples"]
@@ -102,7 +106,7 @@ def _encode(pair: Pair, store: ItemStore) -> bytes:
         try:
             items[item_id] = encode_item(store.get(item_id))
         except BadRecordError:
-            continue  # training asks the store in its place, and reports what the store says
+            continue  # training reads this item from the store, and reports the store's error
     return msgpack.packb([*pair, items])
 
 
@@ -112,14 +116,16 @@ def _decode(data: bytes) -> Example:
 
 
 class MaterializedSet:
-    """The examples that `write_materialized` wrote, opened for reading; they may be pickled, and used by several threads.
+    """The examples that `write_materialized` wrote, opened for reading.
+
+    The object may be pickled, and used by several threads.
 
     Args:
         path: the folder.
-        identity: what the examples have to be; the number of epochs and of examples is free.
+        identity: the expected identity, without the numbers of epochs and examples.
 
     Attributes:
-        epochs: how often the table was written, each time in an order of its own.
+        epochs: how often the table was written, each time in another order.
         examples: the number of examples.
 
     Raises:
@@ -130,13 +136,13 @@ class MaterializedSet:
         self.path, self._expected = pathlib.Path(path), dict(identity)
         if not (self.path / _IDENTITY).is_file():
             raise SailError(f"There are no materialized records in {self.path}. Write them with `materialize`.")
-        remedy = "Write them anew with `materialize`, or leave config.data.datasets.*.materialized empty."
+        remedy = "Write them again with `materialize`, or leave config.data.datasets.*.materialized empty."
         found = _check_identity(self.path, _FORMAT | self._expected, remedy)
         self.epochs, self.examples, self._per_shard = (found[k] for k in ("epochs", "examples", "examples_per_shard"))
         for shard in range(-(-self.examples // self._per_shard)):
             if not _shard_path(self.path, shard).exists():
                 raise SailError(
-                    f"{_shard_path(self.path, shard)} is missing. Run the same `materialize` again: it goes on."
+                    f"{_shard_path(self.path, shard)} is missing. Run the same `materialize` again: it continues."
                 )
         self._reader = functools.lru_cache(2)(self._open)
         self._block = functools.lru_cache(_CACHED_BLOCKS)(self._read_block)
@@ -145,7 +151,7 @@ class MaterializedSet:
         return MaterializedSet, (self.path, self._expected)
 
     def __getitem__(self, example: int) -> Example:
-        """The example of a number, counted over epochs.
+        """The example with a number, counted over epochs.
 
         Raises:
             SailError: the number is beyond the epochs that were written, or the shard is damaged.
@@ -173,7 +179,7 @@ class MaterializedSet:
 
 
 def _check_identity(path: pathlib.Path, wanted: Mapping[str, Any], remedy: str) -> dict[str, Any]:
-    """Returns the identity of a folder, once it has the wanted values."""
+    """Checks the identity of a folder against the wanted values, and returns it."""
     try:
         found = json.loads((path / _IDENTITY).read_text())
     except ValueError as error:

@@ -1,7 +1,7 @@
 """Decodes, checks and resamples images, sound and video.
 
-Everything that a broken file can provoke ends as a `BadRecordError`; sizes and lengths are read from the header, so
-that an oversized file is refused before it is decoded.
+Every error on a broken file is raised as a `BadRecordError`. Sizes and lengths are read from the header, so that an
+oversized file is refused before it is decoded.
 """
 
 import contextlib
@@ -19,11 +19,11 @@ from PIL import Image, UnidentifiedImageError
 
 from sail_jax.errors import BadRecordError, SailError
 
-# The formats that are tried; Pillow knows more, among them ones that start external programs.
+# The formats that are tried. Pillow knows more, and some of those start external programs.
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 Image.init()
 _READABLE = tuple(name for name in _FORMATS if name in Image.OPEN)
-# Our own limit, a setting, takes the place of Pillow's fixed one, which warns first and raises only at twice its size.
+# Our own limit, a setting, replaces Pillow's fixed one, which warns first and raises only at twice its size.
 Image.MAX_IMAGE_PIXELS = None
 
 _ORIENTATION_TAG = 0x0112
@@ -39,24 +39,24 @@ _ORIENTATIONS = {
 
 _MAX_PIXELS = 50_000_000
 _MAX_SECONDS = 3600.0
-# Side to which an image is decoded when it is only checked.
+# Image size for decoding checks.
 _CHECK_SIZE = 64
 _BLOCK = 1 << 18
-# libsndfile's word for "the header doesn't say".
+# libsndfile's value for an unknown number of frames.
 _UNKNOWN_FRAMES = 1 << 62
-# A shorter rest of a long sound, as a share of a clip, says too little to be heard as a clip of its own.
+# A shorter rest of a long sound, as a share of a clip, is dropped: it carries too little information for a clip.
 _SHORTEST_REST = 0.1
 _REPAIR = "Export the file again, or leave the cell empty"
 
 
 @contextlib.contextmanager
 def _decoding(what: str) -> Iterator[None]:
-    """Turns whatever a decoder raises on hostile bytes into a `BadRecordError`."""
+    """Turns any error of a decoder into a `BadRecordError`."""
     try:
         yield
     except (SailError, MemoryError):
         raise
-    except UnidentifiedImageError as error:  # its text shows the address of a buffer
+    except UnidentifiedImageError as error:  # its message has the address of a buffer
         raise BadRecordError(f"{what} cannot be decoded: it is in no known format", remedy=_REPAIR) from error
     except Exception as error:
         raise BadRecordError(f"{what} cannot be decoded ({type(error).__name__}: {error})", remedy=_REPAIR) from error
@@ -68,21 +68,21 @@ def _decoding(what: str) -> Iterator[None]:
 def decode_image(data: bytes, size: int, *, max_pixels: int = _MAX_PIXELS) -> np.ndarray:
     """Decodes an image and resizes it to a square, with antialiasing and without a crop.
 
-    The resize is that of the Hugging Face image processors (Pillow's bicubic on uint8), but for a JPEG that is larger
-    than needed: its own decoder scales it down, and an area filter does the rest, which on photos differs from
-    the bicubic of all its pixels by about one level of 255 on the average. EXIF orientation is applied, transparency is laid on
-    white, 16-bit grey is scaled to 8 bits; of an animation the first frame is taken.
+    The resize is that of the Hugging Face image processors (Pillow's bicubic on uint8). A JPEG larger than needed is
+    first scaled down by its own decoder and then by an area filter; on photos the result differs from the bicubic of
+    all pixels by about one level of 255 on average. EXIF orientation is applied, transparency is composed over white,
+    16-bit grey is scaled to 8 bits; an animation gives its first frame.
 
     Args:
         data: the encoded image (JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, AVIF or JPEG 2000).
         size: side of the result in pixels.
-        max_pixels: pixels over which the image is refused, undecoded.
+        max_pixels: larger images are refused without being decoded.
 
     Returns:
         [size, size, 3] uint8 RGB.
 
     Raises:
-        BadRecordError: the image is too large, truncated, corrupt or of no format or mode that we read.
+        BadRecordError: the image is too large, truncated, corrupt, or in an unsupported format or mode.
     """
     with _decoding("the image"), Image.open(io.BytesIO(data), formats=_READABLE) as image:
         _check_pixels(*image.size, max_pixels)
@@ -91,14 +91,14 @@ def decode_image(data: bytes, size: int, *, max_pixels: int = _MAX_PIXELS) -> np
         if square is None:
             image.draft(None, (size, size))
             square = np.array(_to_rgb(image).resize((size, size), Image.Resampling.BICUBIC))
-        # On a square, turning after the resize is the same as before it, and cheaper.
+        # A square may be turned after the resize, which is cheaper and gives the same.
         return square if orientation is None else np.array(Image.fromarray(square).transpose(orientation))
 
 
 def _scaled_jpeg(data: bytes, image: Image.Image, size: int) -> np.ndarray | None:
-    """A JPEG that its decoder can make smaller, but not smaller than `size`, as [size, size, 3] uint8; else None.
+    """Decodes a JPEG at a reduced scale, to [size, size, 3] uint8; None if it is not large enough for that.
 
-    What the decoder objects to is left to Pillow too, which tells the harmless from the truncated.
+    It is also None on a decoder error: Pillow then tells harmless errors from truncated files.
     """
     if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
         return None
@@ -111,13 +111,13 @@ def _scaled_jpeg(data: bytes, image: Image.Image, size: int) -> np.ndarray | Non
     except ValueError:
         return None
     # FFmpeg's scaler takes less than half the time of Pillow's, and its area filter half that of its bicubic.
-    # One thread: the workers are what runs in parallel, and threads of theirs would stand in each other's way.
+    # One thread: the worker processes run in parallel already, and more threads would compete with them.
     frame = av.VideoFrame.from_numpy_buffer(pixels, format="rgb24")
     return frame.reformat(size, size, interpolation="AREA", threads=1).to_ndarray()
 
 
 def check_image(data: bytes, *, max_pixels: int = _MAX_PIXELS) -> None:
-    """Decodes an image to see that it can be decoded.
+    """Decodes an image to check that it can be decoded.
 
     Raises:
         BadRecordError: as `decode_image`.
@@ -147,7 +147,7 @@ def _check_pixels(width: int, height: int, max_pixels: int) -> None:
 def _orientation(image: Image.Image) -> int:
     try:
         return image.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:  # broken EXIF is common beside sound pixels, and Pillow raises all sorts of errors on it
+    except Exception:  # EXIF is often broken in good pictures, and Pillow raises many types of errors on it
         return 1
 
 
@@ -157,7 +157,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         grey = np.asarray(image).astype(np.float32) / 257.0
         return Image.fromarray(np.clip(np.round(grey), 0, 255).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise BadRecordError("the image holds floating-point values, whose range is not known", remedy=_REPAIR)
+        raise BadRecordError("the image holds floating-point values of unknown range", remedy=_REPAIR)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGB", rgba.size, "white")
@@ -178,14 +178,14 @@ def decode_audio(
         data: the encoded sound: what libsndfile reads (WAV, FLAC, Ogg, MP3, AIFF, ...), else what FFmpeg reads (AAC,
             MP4, WebM, ...).
         sample_rate: samples per second of the result.
-        max_seconds: length over which the sound is refused, undecoded where the header tells the length.
+        max_seconds: longer sound is refused, without being decoded if the header gives the length.
         keep_seconds: only so much from the beginning is decoded and returned.
 
     Returns:
-        [samples] int16 mono; full scale is 32768, so that 16-bit sound at its own rate comes back bit for bit.
+        [samples] int16 mono; full scale is 32768, so that 16-bit sound at its own rate is returned unchanged.
 
     Raises:
-        BadRecordError: the sound is empty, too long, truncated, corrupt or of no format that we read.
+        BadRecordError: the sound is empty, too long, truncated, corrupt, or in an unsupported format.
     """
     blocks, samples = [], 0
     with _decoding("the sound"), _open_sound(data, max_seconds) as (rate, stream):
@@ -202,7 +202,7 @@ def decode_audio(
 
 
 def check_audio(data: bytes, *, max_seconds: float = _MAX_SECONDS) -> None:
-    """Decodes sound, block by block, to see that it can be decoded.
+    """Decodes sound, block by block, to check that it can be decoded.
 
     Raises:
         BadRecordError: as `decode_audio`.
@@ -236,7 +236,7 @@ def clip_audio(samples: np.ndarray, clip_samples: int, max_clips: int) -> np.nda
     Args:
         samples: [samples] int16, at least one.
         clip_samples: length of a clip.
-        max_clips: clips that are kept, from the beginning.
+        max_clips: most clips returned, from the beginning of the sound.
 
     Returns:
         [C, clip_samples] int16, 1 <= C <= max_clips.
@@ -269,7 +269,7 @@ def _too_long(seconds: float, max_seconds: float) -> BadRecordError:
 
 @contextlib.contextmanager
 def _open_sound(data: bytes, max_seconds: float) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
-    """Yields (sample rate, stream of [n] float32 mono blocks), after a look at the length in the header."""
+    """Yields (sample rate, stream of [n] float32 mono blocks), after a check of the length in the header."""
     try:
         file = soundfile.SoundFile(io.BytesIO(data))
     except soundfile.LibsndfileError:
@@ -286,13 +286,13 @@ def _open_sound(data: bytes, max_seconds: float) -> Iterator[tuple[int, Iterator
 
 def _soundfile_blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
     samples = 0
-    # Not SoundFile.blocks, which fills up a block that breaks off with whatever was in memory.
+    # Not SoundFile.blocks, which leaves uninitialised memory in a block of truncated sound.
     while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
         samples += len(block)
         yield block.mean(axis=1)
-    # The headers of some MP3 files are a little off, so that only a clear gap means a truncated file.
+    # The headers of some MP3 files are slightly wrong, so that only a clear gap means a truncated file.
     if samples < 0.9 * file.frames:
-        raise BadRecordError(f"the sound breaks off after {samples} of {file.frames} samples", remedy=_REPAIR)
+        raise BadRecordError(f"the sound ends after {samples} of {file.frames} samples", remedy=_REPAIR)
 
 
 def _av_blocks(container: av.container.InputContainer, max_seconds: float) -> tuple[int, Iterator[np.ndarray]]:
@@ -330,21 +330,21 @@ def _stream_seconds(container: av.container.InputContainer, stream: av.stream.St
 
 
 def video_frames(source: pathlib.Path | bytes, count: int, *, max_pixels: int = _MAX_PIXELS) -> list[bytes]:
-    """Takes evenly spaced frames out of a video, by seeking: one decoded frame is held at a time.
+    """Extracts evenly spaced frames of a video by seeking; holds one decoded frame at a time.
 
-    The video is cut into `count` equal stretches of time, and the frame in the middle of each is taken. A video with
-    fewer frames gives fewer.
+    The video is divided into `count` equal time spans; the middle frame of each is taken. A video with fewer frames
+    gives fewer.
 
     Args:
         source: the video file or its content.
-        count: frames to take.
-        max_pixels: pixels of a frame over which the video is refused, undecoded.
+        count: number of frames.
+        max_pixels: a video with larger frames is refused without being decoded.
 
     Returns:
         Frames in temporal order, upright, as JPEG.
 
     Raises:
-        BadRecordError: the file is no video, or it is corrupt or too large.
+        BadRecordError: the file is not a video, or it is corrupt or too large.
     """
     with _decoding("the video"), _open_video(source) as container:
         if not container.streams.video:
@@ -363,10 +363,10 @@ def video_frames(source: pathlib.Path | bytes, count: int, *, max_pixels: int = 
 
 
 def video_audio(source: pathlib.Path | bytes, *, max_seconds: float = _MAX_SECONDS) -> bytes | None:
-    """The sound of a video as 16-bit mono FLAC at its own sample rate, or None where the video is silent.
+    """Extracts the sound of a video as 16-bit mono FLAC at its own sample rate; None for a silent video.
 
     Raises:
-        BadRecordError: the sound is too long or corrupt, or the file is no video.
+        BadRecordError: the sound is too long or corrupt, or the file is not a video.
     """
     with _decoding("the sound of the video"), _open_video(source) as container:
         if not container.streams.audio:
@@ -388,13 +388,13 @@ def _length(container: av.container.InputContainer, stream: av.VideoStream) -> i
     seconds = _stream_seconds(container, stream)
     if seconds is not None:
         return int(seconds / stream.time_base)
-    # Recorded live: no header tells the length, but the packets do, without being decoded.
+    # A live recording: the header has no length, but the packets have times and need not be decoded.
     stamps = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
     return max(stamps, default=0) - (stream.start_time or 0) + 1
 
 
 def _frame_at(container: av.container.InputContainer, stream: av.VideoStream, pts: int) -> av.VideoFrame | None:
-    """The frame that is shown at a time: the last one that begins by then."""
+    """The frame that is on screen at a time: the last one that begins at or before it."""
     container.seek(pts, stream=stream)
     shown = None
     for frame in container.decode(stream):

@@ -1,8 +1,8 @@
-"""The input pipeline: (seed, step) -> data set -> rows of its table -> items -> features -> batch, through Grain.
+"""The input pipeline: (seed, step) -> data set -> table rows -> items -> features -> batch, by Grain.
 
-A batch is a pure function of the config and the step number. So the state of the pipeline is the number of the next
-step; a resumed run continues exactly, whatever the number of worker processes, and hosts agree without talking. A whole
-batch is prepared inside one worker: batches, not records, cross between processes.
+A batch is a pure function of the config and the step number, so the state of the pipeline is the number of the next
+step. A resumed run continues exactly, with any number of worker processes, and hosts agree without communication. A
+whole batch is prepared inside one worker: batches, not records, are sent between processes.
 """
 
 import contextlib
@@ -35,11 +35,11 @@ from sail_jax.data.shared_batches import BlockReader, BlockWriter, shared_folder
 from sail_jax.data.store import FOLDER, ItemStore
 from sail_jax.data.token_budget import fit_texts, text_budget, token_room
 from sail_jax.data.training_set import TrainingSet, dataset_weights
-from sail_jax.data.views import carried_teachers
+from sail_jax.data.views import teacher_widths
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import Item, text_item
 
-# Keeps the draws of hard negatives apart from those of the sides, which are numbered from 0.
+# Separates the draws of hard negatives from those of the sides, which are numbered from 0.
 _NEGATIVES = 1 << 20
 
 
@@ -59,16 +59,16 @@ class HostShare:
 
 
 class LoadedBatch(NamedTuple):
-    """A batch with what the training loop reports of it.
+    """A batch, with figures that the training loop reports.
 
     Attributes:
-        parts: this host's part of each micro-batch, numpy arrays; one where the batch is encoded as a whole.
-        step: the step it is for.
+        parts: this host's part of each micro-batch, numpy arrays; one part if the batch is not split.
+        step: the step of the batch.
         datasets: the data sets that may occur in the global batch.
-        room: tokens of a data-parallel shard of a micro-batch for which the fusion has room; None where it does not pack.
+        room: token capacity of a data-parallel shard of a micro-batch; None if the model does not pack.
         bad_records: messages of the records that could not be loaded; their items are masked out.
-        media_cut: frames and clips that did not fit the budgets.
-        text_cut: tokens of texts that did not fit.
+        media_cut: frames and clips dropped because of the budgets.
+        text_cut: text tokens dropped because of the budget.
         items_cut: items of histories that did not fit.
     """
 
@@ -83,20 +83,20 @@ class LoadedBatch(NamedTuple):
 
     @property
     def arrays(self) -> Batch:
-        """The batch, where it is in one part."""
+        """The batch, if it has only one part."""
         (batch,) = self.parts
         return batch
 
 
 def open_store(config: Config) -> ItemStore:
-    """The item store of a config's data folder."""
+    """Opens the item store of a config's data folder."""
     if not config.data.dir:
         raise SailError("config.data.dir is empty: set it to the folder that `ingest` wrote.")
     return ItemStore.open(Path(config.data.dir) / FOLDER)
 
 
 def make_extractor(config: Config) -> FeatureExtractor:
-    """The feature extractor of a config, with its tokenizer loaded."""
+    """Loads the tokenizer of a config and returns its feature extractor."""
     tokenizer = load_tokenizer(config.prompt, Path(config.data.dir), config.model.text_vocab)
     return FeatureExtractor(config, PromptEncoder(config.prompt, tokenizer, config.model.perceiver.latents))
 
@@ -108,13 +108,13 @@ class BatchSource:
         config: the experiment, or a stage of it.
         share: the pairs of the global batch that this process prepares.
         begin: the first step of the stage.
-        drawn: how often each data set was drawn before it, so that its rows go on where they were; empty for never.
+        drawn: how often each data set was drawn before this stage, so that its rows continue; empty for never.
 
     Attributes:
-        empty: makes the arrays of pixels and of sound; `np.empty`, or in a worker process what they are sent from.
+        empty: allocates the arrays of pixels and of sound; `np.empty`, or shared memory in a worker process.
 
     Raises:
-        SailError: when there is no data set, or one has fewer rows than a batch.
+        SailError: there is no data set, or one has fewer rows than a batch.
     """
 
     def __init__(self, config: Config, share: HostShare, *, begin: int = 0, drawn: Sequence[int] = ()) -> None:
@@ -124,7 +124,7 @@ class BatchSource:
         self._store = open_store(config)
         self._extract = make_extractor(config)
         self._sampler = Sampler(list(self._weights.values()), config.seed)
-        # A set that is never drawn is not opened: its table may be made by a later stage.
+        # A set with weight 0 is not opened: a later stage may create its table.
         self._sets = {
             index: TrainingSet(config, name, index)
             for index, (name, weight) in enumerate(self._weights.items())
@@ -135,9 +135,9 @@ class BatchSource:
         self._most_sides = max(len(dataset.views) for dataset in self._sets.values())
         names = [dataset.name for dataset in self._sets.values()]
         mixed = config.data.sampling == "mixed"
-        # Data set -> the ID embeddings of the batches in which it may occur.
+        # Data set -> the ID embeddings in the batches in which it may occur.
         self._teachers = {
-            index: carried_teachers(config, names if mixed else [dataset.name]) for index, dataset in self._sets.items()
+            index: teacher_widths(config, names if mixed else [dataset.name]) for index, dataset in self._sets.items()
         }
         for dataset in self._sets.values():
             self._check_size(dataset)
@@ -159,7 +159,7 @@ class BatchSource:
         return self._config.train.steps
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides the batches; a run can only be resumed when it is the same."""
+        """Values that determine the batches; a run can be resumed only if they are unchanged."""
         data = self._config.data
         return {
             "seed": self._config.seed,
@@ -206,7 +206,7 @@ class BatchSource:
     def _pairs(
         self, step: int, rows: np.ndarray, examples: list[tuple[int, int]], bad: list[str]
     ) -> tuple[Batch, int, int, int]:
-        """A micro-batch of pairs, and what of its media, of its texts and of its histories did not fit."""
+        """A micro-batch of pairs, and the numbers of media, text tokens and history items that did not fit."""
         read = [self._sets[dataset].example(number) for dataset, number in examples]
         datasets = [dataset for dataset, _ in examples]
         features = [
@@ -218,7 +218,7 @@ class BatchSource:
     def _sequences(
         self, step: int, rows: np.ndarray, examples: list[tuple[int, int]], bad: list[str]
     ) -> tuple[Batch, int, int, int]:
-        """A micro-batch of sequences: the distinct items of each shard in its places, and which of them make a sequence."""
+        """A micro-batch of sequences; each shard holds its distinct items once. Counts as for `_pairs`."""
         chosen = self._sets[examples[0][0]]
         read = [chosen.sequence(number) for _, number in examples]
         layout = lay_out(
@@ -241,7 +241,7 @@ class BatchSource:
     def _collate(
         self, features: list[tuple[ItemFeatures, ...]], datasets: list[int], scores: list[float | None]
     ) -> tuple[Batch, int, int]:
-        """A micro-batch, and what of its media and of its texts did not fit."""
+        """A micro-batch, and the numbers of media and text tokens that did not fit."""
         model, text_cut = self._config.model, 0
         if budget := text_budget(self._config):
             features, text_cut = fit_texts(features, self._share.groups, budget)
@@ -282,7 +282,7 @@ class BatchSource:
     def _pair_features(
         self, step: int, row: int, dataset: int, example: Example, bad: list[str]
     ) -> tuple[ItemFeatures, ...]:
-        """The sides of a pair; a mixed batch is padded with blanks to the sides of the set that has the most."""
+        """The features of a pair's sides; in a mixed batch padded with blanks to the largest number of sides."""
         chosen, pair = self._sets[dataset], example.pair
         rng = np.random.default_rng([self._config.seed, step, self._share.start + row, _NEGATIVES])
         ids = [pair.query_id, pair.target_id, *chosen.negatives(pair, rng)][: len(chosen.views)]
@@ -311,7 +311,7 @@ class BatchSource:
         teachers: Mapping[str, int],
         bad: list[str],
     ) -> ItemFeatures:
-        """The features of an item, of that with an id, or of nothing."""
+        """The features of an item or of an item id; blank for None."""
         if item is None:
             return self._extract.blank()
         try:
@@ -323,7 +323,7 @@ class BatchSource:
 
 
 class _SentBatches:
-    """The batches of a `BatchSource` as a worker process sends them."""
+    """The batches of a `BatchSource`, pickled for the pipe from a worker process."""
 
     def __init__(self, source: BatchSource, folder: Path) -> None:
         self._source, self._folder = source, folder
@@ -333,7 +333,7 @@ class _SentBatches:
         return len(self._source)
 
     def __getitem__(self, step: int) -> bytes:
-        if self._writer is None:  # in the worker, which has blocks of its own
+        if self._writer is None:  # created in the worker process, each of which has its own blocks
             self._writer = BlockWriter(self._folder)
             self._source.empty = self._writer.empty
         try:
@@ -343,13 +343,13 @@ class _SentBatches:
 
 
 def make_iterator(source: BatchSource, config: Config, start: int) -> Generator[LoadedBatch, None, None]:
-    """Iterates over the batches of steps `start`, `start + 1`, ... in order, prepared ahead.
+    """Iterates over the batches of steps `start`, `start + 1`, ... in order, with prefetching.
 
-    Close it (`contextlib.closing`) to end the workers and to free the batches that were prepared and not used.
+    Close it (`contextlib.closing`) to stop the workers and to free prefetched batches.
 
     Args:
         source: the batches by step.
-        config: `data.workers` processes prepare whole batches, `data.prefetch` of them ahead each.
+        config: `data.workers` processes prepare whole batches, each with a prefetch of `data.prefetch`.
         start: the first step.
     """
     if not config.data.workers:
@@ -366,7 +366,7 @@ def make_iterator(source: BatchSource, config: Config, start: int) -> Generator[
 def _prepared(
     source: Any, config: Config, start: int, begin_worker: Callable[..., None] | None = None
 ) -> Generator[Any, None, None]:
-    """What a source has at `start`, `start + 1`, ..., read ahead by a thread, or by worker processes, which begin so."""
+    """Yields the elements of a source from `start` on, read ahead by a thread or by worker processes."""
     data = config.data
     reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=max(1, data.prefetch))
     steps = grain.MapDataset.source(source)[start:].to_iter_dataset(reading)
@@ -382,12 +382,12 @@ def _prepared(
 
 
 def _begin_worker(folder: Path, *_: int) -> None:
-    """Runs first in a worker process: it is the training process that ends the workers, and they end with it."""
+    """Initialises a worker process: it ignores Ctrl-C, and ends when the training process ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal
     threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
 
 
 def _end_with_parent(folder: Path) -> None:
     multiprocessing.parent_process().join()
-    shutil.rmtree(folder, ignore_errors=True)  # which a process that is killed leaves behind
+    shutil.rmtree(folder, ignore_errors=True)  # a killed training process leaves it behind
     os._exit(1)

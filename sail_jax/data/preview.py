@@ -1,4 +1,4 @@
-"""What the model reads: the filled prompts of every data set and task, with an example record where there is data."""
+"""Previews the filled prompts of every data set and task, with an example record if there is data."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ from sail_jax.data.pipeline import make_extractor, open_store
 from sail_jax.data.prompts import shown_fields
 from sail_jax.data.sequence_tables import LatestItems, open_pairs
 from sail_jax.data.tables import PairTable
-from sail_jax.data.views import retrieval_tasks, sides_shown, task_views
+from sail_jax.data.views import retrieval_tasks, side_views, task_views
 from sail_jax.errors import BadRecordError
 from sail_jax.items import Item, text_item
 
@@ -23,10 +23,10 @@ class Preview(NamedTuple):
 
     Attributes:
         name: for example "data.datasets.copair, query".
-        view: what it shows.
-        text: the filled template; media stand as <vision x N> and <audio>.
-        tokens: tokens it takes, media included; 0 without data to tokenize.
-        problem: why the example cannot be shown, empty where it can.
+        view: the view of this side.
+        text: the filled template; media appear as <vision x N> and <audio>.
+        tokens: the number of tokens, media included; 0 without data.
+        problem: why the example cannot be shown; empty if it can.
     """
 
     name: str
@@ -37,10 +37,10 @@ class Preview(NamedTuple):
 
 
 def previews(config: Config, row: int = 0) -> Iterator[Preview]:
-    """The two sides of every training set, then of every evaluation task.
+    """Yields previews of both sides of every training set, then of every evaluation task.
 
     Args:
-        config: the experiment; without `data.dir` the slots of the templates stay.
+        config: the experiment; without `data.dir` the slots of the templates are not filled.
         row: the row of each table that serves as the example.
 
     Raises:
@@ -58,9 +58,9 @@ def previews(config: Config, row: int = 0) -> Iterator[Preview]:
 
 
 def _views(config: Config) -> Iterator[tuple[str, str, str, tuple[View, ...], str]]:
-    """(place in the config, table, split, views, kind) of every training set and task; of a history, the latest item is shown."""
+    """Yields (place in the config, table, split, views, kind) of every training set and task."""
     for name, dataset in config.data.datasets.items():
-        yield f"data.datasets.{name}", dataset.table, dataset.split, sides_shown(config, name)[:2], dataset.kind
+        yield f"data.datasets.{name}", dataset.table, dataset.split, side_views(config, name)[:2], dataset.kind
     for name in retrieval_tasks(config):
         task = config.eval.tasks[name]
         yield f"eval.tasks.{name}", task.table, task.split, task_views(config, name), "pairs"

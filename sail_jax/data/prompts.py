@@ -1,4 +1,4 @@
-"""From the text fields of an item to token ids: cleaning, field dropping, the chat template, the tokenizer."""
+"""Turns the text fields of items into token ids: cleaning, field dropping, chat template, tokenizer."""
 
 import copy
 import functools
@@ -17,7 +17,7 @@ from sail_jax.config.data import PromptConfig
 from sail_jax.errors import SailError
 from sail_jax.items import QUERY_FIELD, TEXT_FIELDS, Item
 
-# Special tokens of the Qwen chat template; a trained tokenizer has the same.
+# Special tokens of the Qwen chat template; trained tokenizers have the same ones.
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _SLOTS = {"audio": TokenType.AUDIO, "vision": TokenType.VISION, "text": TokenType.TEXT}
 _SPACE = re.compile(r"\s+")
@@ -35,13 +35,14 @@ def clean_text(text: str) -> str:
 
 
 def shown_fields(item: Item, fields: Sequence[str]) -> str:
-    """The text of an item as the model reads it: one labelled line per field; a free-text query is shown bare.
+    """The text of an item that the model reads: one labelled line per field.
 
-    Fields are cleaned, and a field that repeats another one is left out (arXiv 2510.12709, sec. 3.2.2).
+    A free-text query has no label. Fields are cleaned, and a field that repeats another one is left out (arXiv
+    2510.12709, sec. 3.2.2).
 
     Args:
         item: the item.
-        fields: text fields to show, out of `TEXT_FIELDS`.
+        fields: a subset of `TEXT_FIELDS`.
     """
     if QUERY_FIELD in item.text:
         return clean_text(item.text[QUERY_FIELD])
@@ -54,15 +55,15 @@ def shown_fields(item: Item, fields: Sequence[str]) -> str:
 
 
 def drop_fields(item: Item, text: str, dropout: float, rng: np.random.Generator) -> str:
-    """Drops lines of what `shown_fields` shows of an item, each with probability `dropout`.
+    """Drops lines of the text that `shown_fields` returned, each with probability `dropout`.
 
-    So a field that is missing online is nothing new (arXiv 2510.12709, sec. 3.2.2). An item that has nothing but text keeps
-    at least one field; a free-text query is left as it is.
+    This trains the model for fields that are missing online (arXiv 2510.12709, sec. 3.2.2). An item with nothing but
+    text keeps at least one field; a free-text query is returned unchanged.
 
     Args:
         item: the item.
-        text: what is shown of it.
-        dropout: probability with which a field is dropped.
+        text: its text.
+        dropout: the probability with which a field is dropped.
         rng: the source of the draws.
     """
     if QUERY_FIELD in item.text or not text or dropout == 0:
@@ -75,14 +76,14 @@ def drop_fields(item: Item, text: str, dropout: float, rng: np.random.Generator)
 
 
 def check_fields(fields: Sequence[str], *, setting: str) -> None:
-    """Raises SailError when `fields` holds a name that is no text field; the message names `setting`."""
+    """Raises SailError if `fields` has a name that is not a text field; the message names `setting`."""
     unknown = [field for field in fields if field not in TEXT_FIELDS]
     if unknown:
         raise SailError(f"{setting} names unknown text fields {unknown}; the fields are {', '.join(TEXT_FIELDS)}.")
 
 
 def instruction(config: PromptConfig, own: str) -> str:
-    """The instruction that is shown: the unified one where the config asks for it, else a view's own."""
+    """The instruction of a view: the unified one if the config sets it, else the view's own."""
     return config.unified or own
 
 
@@ -92,10 +93,10 @@ class PromptEncoder:
     Args:
         config: template and length.
         tokenizer: a fast tokenizer of transformers.
-        vision_tokens: positions that the vision of an item takes (the latents of the perceiver).
+        vision_tokens: positions of an item's vision (the latents of the perceiver).
 
     Raises:
-        SailError: when the template lacks a slot or names an unknown one.
+        SailError: the template lacks a slot or has an unknown one.
     """
 
     def __init__(
@@ -109,9 +110,9 @@ class PromptEncoder:
                 f"config.prompt.template has the slots {slots}; it needs {{instruction}}, {{audio}}, {{vision}} and "
                 "{text}, each once."
             )
-        # The call of a transformers tokenizer changes its settings, which threads that share it would read half-way.
+        # Calling a transformers tokenizer changes its settings, which is not safe for threads that share it.
         self._template_backend = _backend(tokenizer, split_special_tokens=False)
-        # What users write must not be able to close a turn of the chat template.
+        # Users' text must not be able to end a turn of the chat template.
         self._content_backend = _backend(tokenizer, split_special_tokens=True)
         self._literal = functools.lru_cache(maxsize=256)(self._tokenize_literal)
 
@@ -129,7 +130,7 @@ class PromptEncoder:
         return self._content_backend.encode(text, add_special_tokens=False).ids
 
     def _segments(self, instruction: str) -> list[tuple[TokenType, tuple[int, ...]]]:
-        """Runs of prompt tokens and empty runs that stand for the slots, in the order of the template."""
+        """The template in order: runs of prompt tokens, and an empty run for each slot."""
         segments, literal = [], ""
         for i, piece in enumerate(self._pieces):
             if i % 2 == 0:
@@ -142,7 +143,7 @@ class PromptEncoder:
         return [*segments, (TokenType.PROMPT, self._literal(literal))]
 
     def prompt_tokens(self, instruction: str) -> int:
-        """Tokens of the filled template without text, vision and sound."""
+        """The number of tokens of the filled template without text, vision and sound."""
         return sum(len(tokens) for _, tokens in self._segments(instruction))
 
     def __call__(self, instruction: str, text: str, *, vision: bool, audio: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -150,7 +151,7 @@ class PromptEncoder:
 
         Args:
             instruction: the system prompt.
-            text: what is shown of the text fields; cut to what the length leaves.
+            text: the text fields; truncated to the remaining length.
             vision: whether the item shows frames; a missing modality takes no position at all.
             audio: whether the item shows sound.
 
@@ -159,7 +160,7 @@ class PromptEncoder:
             token_types: [max_tokens] int8, `TokenType`.
 
         Raises:
-            SailError: when prompt and media alone are longer than `config.prompt.max_tokens`.
+            SailError: prompt and media alone are longer than `config.prompt.max_tokens`.
         """
         segments = self._segments(instruction)
         media = {TokenType.VISION: self.vision_tokens * vision, TokenType.AUDIO: int(audio)}
@@ -186,7 +187,7 @@ class PromptEncoder:
 
 
 def _backend(tokenizer: transformers.PreTrainedTokenizerBase, *, split_special_tokens: bool) -> tokenizers.Tokenizer:
-    """A copy of what tokenizes, whose settings nothing changes any more: threads may share it."""
+    """A copy of the backend tokenizer whose settings never change, so that threads may share it."""
     backend = copy.deepcopy(tokenizer.backend_tokenizer)
     backend.no_padding()
     backend.no_truncation()
@@ -195,7 +196,10 @@ def _backend(tokenizer: transformers.PreTrainedTokenizerBase, *, split_special_t
 
 
 def prompt_texts(config: Config) -> list[str]:
-    """The filled templates, without content, of all views of a config; one with an empty instruction if there is none."""
+    """The filled templates of all views of a config, without content.
+
+    One with an empty instruction if the config has no views.
+    """
     views = [*config.data.datasets.values(), *config.eval.tasks.values()]
     own = [text for view in views for text in (view.query_instruction, view.target_instruction)]
     instructions = dict.fromkeys(instruction(config.prompt, text) for text in own or [""])
@@ -204,12 +208,12 @@ def prompt_texts(config: Config) -> list[str]:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, output: Path) -> None:
-    """Trains a byte-level BPE tokenizer with the special tokens of Qwen and writes it in Hugging Face's format.
+    """Trains a byte-level BPE tokenizer with Qwen's special tokens and saves it for transformers.
 
     Args:
         texts: the corpus, streamed.
-        vocab_size: number of tokens, the 256 bytes and the special tokens included.
-        output: directory that is written; it appears under its name when it is complete.
+        vocab_size: number of tokens, including the 256 bytes and the special tokens.
+        output: the directory to write; it appears under its name when it is complete.
     """
     bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
     bpe.normalizer = tokenizers.normalizers.NFC()
@@ -242,7 +246,7 @@ def load_tokenizer(config: PromptConfig, data_dir: Path, vocab_size: int) -> tra
         vocab_size: rows of the model's embedding table.
 
     Raises:
-        SailError: when there is none, or when it has more tokens than the model has embeddings.
+        SailError: there is no such tokenizer, or it has more tokens than the model has embeddings.
     """
     local = data_dir / config.tokenizer
     source = str(local) if local.is_dir() else config.tokenizer
@@ -256,7 +260,7 @@ def load_tokenizer(config: PromptConfig, data_dir: Path, vocab_size: int) -> tra
         ) from error
     if len(tokenizer) > vocab_size:
         raise SailError(
-            f"The tokenizer {source} has {len(tokenizer)} tokens, the model embeds {vocab_size}: set vocab_size of "
+            f"The tokenizer {source} has {len(tokenizer)} tokens, but the model embeds {vocab_size}: set vocab_size of "
             f"config.model.llm (of config.model.bert for a dual tower) to at least {len(tokenizer)}."
         )
     return tokenizer

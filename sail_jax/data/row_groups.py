@@ -1,7 +1,7 @@
-"""Tables of rows in Parquet files that are sorted by split, written as a stream and read at random without loading them.
+"""Parquet tables sorted by split, written as a stream and read at random without loading them.
 
-A split is a range of rows; the ranges stand in the file's metadata. What a row is, the tables say that build on this:
-`tables.PairTable` and `sequence_tables.SequenceTable`.
+A split is a range of rows; the ranges are in the file's metadata. Subclasses define the rows: `tables.PairTable` and
+`sequence_tables.SequenceTable`.
 """
 
 import bisect
@@ -37,24 +37,24 @@ _OPEN_FILES = 64
 def write_by_split(
     path: str | pathlib.Path, schema: pa.Schema, chunks: Iterable[tuple[str, pa.Table]]
 ) -> dict[str, int]:
-    """Streams rows into a table, sorted by split and otherwise in their order.
+    """Streams rows into a table, sorted by split; within a split they keep their order.
 
-    Rows are spooled to one file per split next to `path`; the table appears under its name when it is complete. Held in memory
-    are one row group for each split, and the chunk at hand.
+    Rows are written to one spill file per split next to `path`; the table appears under its name when it is complete.
+    One row group per split, and the current chunk, are in memory.
 
     Args:
-        path: the file that is written.
+        path: the file to write.
         schema: of the table; its last field is `SPLIT_FIELD`.
-        chunks: (split, rows), the rows with the fields of the schema but for the last, in their order.
+        chunks: (split, rows); the rows have the fields of the schema in order, without the last.
 
     Returns:
         The number of rows of each split.
     """
     path = pathlib.Path(path)
-    spool = path.with_name(f"{path.name}.spool")
-    shutil.rmtree(spool, ignore_errors=True)
-    spool.mkdir(parents=True)
-    counts = _spool_splits(spool, schema, chunks)
+    spill = path.with_name(f"{path.name}.spool")
+    shutil.rmtree(spill, ignore_errors=True)
+    spill.mkdir(parents=True)
+    counts = _spill_splits(spill, schema, chunks)
     splits, stop = {}, 0
     for split in sorted(counts):
         splits[split] = (stop, stop + counts[split])
@@ -62,15 +62,15 @@ def write_by_split(
     partial = path.with_name(f"{path.name}.partial")
     with pq.ParquetWriter(partial, schema.with_metadata({SPLITS_KEY: json.dumps(splits)})) as writer:
         for split in splits:
-            with pq.ParquetFile(_spool_path(spool, split, counts)) as file:
+            with pq.ParquetFile(_spill_path(spill, split, counts)) as file:
                 for group in range(file.num_row_groups):
                     writer.write_table(file.read_row_group(group))
-    shutil.rmtree(spool)
+    shutil.rmtree(spill)
     commit(partial, path)
     return {split: counts[split] for split in splits}
 
 
-def _spool_splits(spool: pathlib.Path, schema: pa.Schema, chunks: Iterable[tuple[str, pa.Table]]) -> dict[str, int]:
+def _spill_splits(spill: pathlib.Path, schema: pa.Schema, chunks: Iterable[tuple[str, pa.Table]]) -> dict[str, int]:
     counts: dict[str, int] = {}
     waiting: dict[str, list[pa.Table]] = {}
     writers: dict[str, pq.ParquetWriter] = {}
@@ -85,7 +85,7 @@ def _spool_splits(spool: pathlib.Path, schema: pa.Schema, chunks: Iterable[tuple
         for split, rows in chunks:
             if split not in writers:
                 counts[split], waiting[split] = 0, []
-                writers[split] = stack.enter_context(pq.ParquetWriter(_spool_path(spool, split, counts), schema))
+                writers[split] = stack.enter_context(pq.ParquetWriter(_spill_path(spill, split, counts), schema))
             counts[split] += len(rows)
             waiting[split].append(rows)
             held = sum(map(len, waiting[split]))
@@ -99,27 +99,27 @@ def _spool_splits(spool: pathlib.Path, schema: pa.Schema, chunks: Iterable[tuple
     return counts
 
 
-def _spool_path(spool: pathlib.Path, split: str, order: dict[str, int]) -> pathlib.Path:
-    # A number, as the name of a split may hold characters that a file name may not.
-    return spool / f"{list(order).index(split)}.parquet"
+def _spill_path(spill: pathlib.Path, split: str, order: dict[str, int]) -> pathlib.Path:
+    # A number, because the name of a split may hold characters that are not allowed in file names.
+    return spill / f"{list(order).index(split)}.parquet"
 
 
 class RowGroupTable(Generic[Row]):
-    """The rows of one split of a table, opened for reading. The base of tables of pairs and of sequences.
+    """The rows of one split of a table, opened for reading; the base of pair and sequence tables.
 
     A few row groups are cached. The table may be pickled (a worker process reopens the files) and used by several
     threads.
 
     Args:
-        path: a Parquet file, or a folder of parts that are read in the order of their names.
-        split: the split; the empty string stands for all rows.
+        path: a Parquet file, or a folder of parts, which are read in the order of their names.
+        split: the split; an empty string for all rows.
 
     Raises:
-        SailError: the path does not exist, a column is missing, or there is no such split.
+        SailError: the path or the split does not exist, or a column is missing.
     """
 
     schema: ClassVar[pa.Schema]  # its last field is `SPLIT_FIELD`
-    what: ClassVar[str]  # what the table is called in messages
+    what: ClassVar[str]  # the kind of table, for messages
     writer: ClassVar[str]  # the function that writes such a table, for messages
     make_row: ClassVar[Callable[..., tuple]]  # cells in the order of the schema -> Row
 
@@ -167,7 +167,7 @@ class RowGroupTable(Generic[Row]):
         return self.make_row(*(column[row].as_py() for column in self._columns(number)))
 
     def digest(self) -> str:
-        """A hash of the footers of the files, which hold sizes and statistics of all columns: it tells tables apart."""
+        """A hash of the footers of the files, which hold sizes and statistics of all columns."""
         digest = hashlib.blake2b(digest_size=16)
         for part in self._parts:
             with part.open("rb") as file:
@@ -178,7 +178,7 @@ class RowGroupTable(Generic[Row]):
         return digest.hexdigest()
 
     def iter_batches(self) -> Iterator[list[Row]]:
-        """All rows in order, in lists of at most 4,096."""
+        """Yields all rows in order, in lists of at most 4,096."""
         for number, (_, _, first) in enumerate(self._groups):
             rows = self._ends[number] - (self._ends[number - 1] if number else 0)
             columns = [column.slice(first, rows).to_pylist() for column in self._read_group(number)]
@@ -189,7 +189,7 @@ class RowGroupTable(Generic[Row]):
 
     def _read_group(self, number: int) -> list[pa.Array]:
         part, group, _ = self._groups[number]
-        with self._lock:  # a ParquetFile has one reader's state
+        with self._lock:  # a ParquetFile is not safe for several threads
             table = self._file(part).read_row_group(group, columns=self._names, use_threads=False)
         return [table.column(name).combine_chunks() for name in self._names]
 
@@ -210,12 +210,12 @@ class RowGroupTable(Generic[Row]):
         ranges = (metadata.metadata or {}).get(SPLITS_KEY)
         if ranges is None and self.split:
             raise SailError(
-                f"{file} does not say which rows belong to which split. Write it with {self.writer}, "
-                "or use all its rows with an empty split."
+                f"{file} has no metadata that maps rows to splits. Write it with {self.writer}, or use all its rows "
+                "with an empty split."
             )
         return json.loads(ranges or "{}")
 
 
 def splits_of(path: pathlib.Path) -> set[str]:
-    """The splits that a file of a table says it has."""
+    """The splits in the metadata of a table's file."""
     return set(json.loads((pq.read_schema(path).metadata or {}).get(SPLITS_KEY, b"{}")))

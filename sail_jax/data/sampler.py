@@ -1,7 +1,7 @@
-"""Stochastic specialization: the draw number decides the data set, the same on every host (arXiv 2510.12709, sec. 3.3.3).
+"""Stochastic specialization: draws the data set of each step or row (arXiv 2510.12709, sec. 3.3.3).
 
-A draw is a pure function of (seed, draw number), so a resumed run continues the same draws and hosts agree without
-talking. In the specialized mode a step is one draw that yields the whole global batch; in the mixed mode (the ablation)
+A draw is a pure function of (seed, draw number), so that a resumed run continues the same draws and hosts agree without
+communication. In the specialized mode a step is one draw for the whole global batch; in the mixed mode (the ablation)
 every row of the batch is a draw.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 from sail_jax.errors import SailError
 
 _BLOCK = 4096
-_STREAM = 0x5A11  # keeps the sampler's draws apart from others with the same seed
+_STREAM = 0x5A11  # separates the sampler's draws from others with the same seed
 
 
 class Sampler:
@@ -23,7 +23,7 @@ class Sampler:
         seed: the experiment's seed.
 
     Raises:
-        SailError: when a weight is negative or not finite, or all are zero.
+        SailError: a weight is negative or not finite, or all are zero.
     """
 
     def __init__(self, weights: Sequence[float], seed: int) -> None:
@@ -52,7 +52,7 @@ class Sampler:
         return self._totals[block] + head
 
     def _block(self, block: int) -> np.ndarray:
-        number, draws = self._cached  # read once: another thread may replace it
+        number, draws = self._cached  # read once, because another thread may replace it
         if number != block:
             rng = np.random.default_rng([self._seed, _STREAM, block])
             draws = rng.choice(len(self._probabilities), size=_BLOCK, p=self._probabilities)

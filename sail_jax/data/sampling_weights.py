@@ -1,4 +1,4 @@
-"""The sampling weights that `balance` wrote, read for training."""
+"""Reads the sampling weights that `balance` wrote."""
 
 import json
 import math
@@ -10,19 +10,21 @@ from sail_jax.errors import SailError
 
 
 def read_weights(path: pathlib.Path, datasets: Sequence[str], setting: str) -> dict[str, float]:
-    """Reads the sampling weights of the training sets from a JSON file, {"weights": {data set: weight}, ...}.
+    """Reads the sampling weights of the training sets from a JSON file.
+
+    Its format is {"weights": {data set: weight}, ...}.
 
     Args:
         path: the file.
-        datasets: the data sets of the config; the file has to name exactly these.
-        setting: the setting that names the file, for messages.
+        datasets: the data sets of the config; the file must name exactly these.
+        setting: the setting that holds the path, for messages.
 
     Returns:
         Data set -> weight, in the order of `datasets`; the weights need not sum to one.
 
     Raises:
-        SailError: when the file is missing, is no such JSON, leaves out a data set or names an unknown one, or a weight is
-            negative or not finite, or all are zero.
+        SailError: the file is missing or malformed, its data sets are not those of the config, or a weight is negative
+            or not finite, or all are zero.
     """
     where = f"{path} ({setting})"
     weights = _weights(path, where)
@@ -38,7 +40,7 @@ def read_weights(path: pathlib.Path, datasets: Sequence[str], setting: str) -> d
     for name, weight in weights.items():
         if not _is_weight(weight):
             raise SailError(
-                f"{where}, field weights.{name}: {weight!r} is no weight; write a finite number of at least 0."
+                f"{where}, field weights.{name}: {weight!r} is not a weight; write a finite number of at least 0."
             )
     if not any(weights.values()):
         raise SailError(f"{where} gives every data set the weight 0; give one of them more, or run `balance` again.")

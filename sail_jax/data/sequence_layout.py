@@ -1,4 +1,4 @@
-"""Where the items of sequences lie in a batch: each distinct item of a group has one place, so that it is encoded once.
+"""Assigns the distinct items of sequences to the places of a batch, so that each is encoded once.
 
 Axes: B sequences, S places per sequence, L items of a history.
 """
@@ -21,7 +21,7 @@ class Layout(NamedTuple):
     Attributes:
         places: B lists of S item ids, None where a place is empty.
         members: [B, 1 + L] int32, see `batch.Batch`.
-        left_out: items of histories that found no place.
+        left_out: number of items of histories without a place.
     """
 
     places: list[list[str | None]]
@@ -32,12 +32,12 @@ class Layout(NamedTuple):
 def lay_out(
     histories: Sequence[Sequence[str]], targets: Sequence[str], *, groups: int, length: int, sides: int
 ) -> Layout:
-    """Gives places to the targets first, then to the items of the histories, the latest of all first.
+    """Assigns places to the targets first, then to the items of the histories, the latest of all first.
 
-    Neighbouring places lie in different rows, so that media are spread evenly over a group.
+    Consecutive places are in different rows, so that media are spread evenly over a group.
 
     Args:
-        histories: B lists of item ids, oldest first; of longer ones the last L count.
+        histories: B lists of item ids, oldest first; only the last L of each are used.
         targets: B item ids.
         groups: equal groups of sequences.
         length: L.
@@ -74,16 +74,16 @@ def sequence_keys(
     length: int,
     seen: int,
 ) -> dict[str, np.ndarray]:
-    """What tells the negatives of sequences: "item_keys", "text_keys", "valid" and "seen_keys" of `batch.Batch`.
+    """Keys that exclude false negatives: the `Batch` fields item_keys, text_keys, valid and seen_keys.
 
-    Two sequences of one user count as the same query, so that the target of one is no negative of the other.
+    Two sequences of one user count as the same query, so that the target of one is not a negative of the other.
 
     Args:
-        sequences: B of them.
+        sequences: B sequences.
         layout: their places.
         features: B lists of S features, of the items in these places.
         length: L.
-        seen: items that a user has seen, the latest ones, besides the L of the history; W is the sum of both.
+        seen: number of latest items that a user has seen, in addition to the L of the history; W is the sum of both.
     """
     user_keys = [item_key(f"user:{sequence.user_id}") for sequence in sequences]
     flat = [item for row in features for item in row]

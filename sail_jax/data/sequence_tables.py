@@ -1,4 +1,4 @@
-"""Sequence tables: Parquet files of histories of items, each against the item that came next, read at random."""
+"""Sequence tables: Parquet files of users' histories with the item that came next."""
 
 import pathlib
 from collections.abc import Iterable, Iterator
@@ -34,7 +34,7 @@ class Sequence(NamedTuple):
         user_id: id of the user.
         item_ids: ids of the items, the oldest first; at least one.
         target_id: id of the target item.
-        seen_ids: ids of items that the user is known to have seen, the oldest first; they are no negatives of the history.
+        seen_ids: ids of items that the user has seen, the oldest first; they are not used as negatives of the history.
     """
 
     user_id: str
@@ -46,15 +46,15 @@ class Sequence(NamedTuple):
 def write_sequences(path: str | pathlib.Path, batches: Iterable[pa.Table | pa.RecordBatch]) -> dict[str, int]:
     """Streams batches of rows into a sequence table, sorted by split and otherwise in their order.
 
-    Rows are spooled to one file per split next to `path`; the table appears under its name when it is complete.
+    Rows are written to one spill file per split next to `path`; the table appears under its name when it is complete.
 
     Args:
         path: the file that is written.
-        batches: rows with the columns user_id, item_ids (a list of strings, the oldest first), target_id and split, of
-            any mixture of splits, and perhaps seen_ids; other columns are left out.
+        batches: rows with the columns user_id, item_ids (a list of strings, the oldest first), target_id, split, in any
+            order of splits, and optionally seen_ids; other columns are ignored.
 
     Returns:
-        The number of rows of each split; empty where there are no rows, and the table is then empty too.
+        The number of rows of each split; empty if there are no rows, and the table is then empty too.
 
     Raises:
         SailError: a column is missing or of another type, or a row lacks a user, an item, a target or a split.
@@ -147,7 +147,7 @@ def stream_sequences(path: pathlib.Path, split: str) -> Iterator[tuple[list[list
 
 
 class LatestItems:
-    """A sequence table seen as pairs of the latest item and the target: what is shown and sampled where a side is one item.
+    """A sequence table as pairs of the latest item and the target, for displays and samples.
 
     Args:
         path: the table.
@@ -166,5 +166,5 @@ class LatestItems:
 
 
 def open_pairs(path: pathlib.Path, split: str, kind: str) -> PairTable | LatestItems:
-    """The table of a training set of some kind, row by row as pairs."""
+    """Opens the table of a training set as pairs, whatever its kind."""
     return LatestItems(path, split) if kind == "sequences" else PairTable.open(path, split)

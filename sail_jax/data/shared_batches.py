@@ -1,8 +1,8 @@
-"""Batches that go from worker processes to the training process in shared memory that is used again and again.
+"""Sends batches from worker processes to the training process in shared memory that is reused.
 
-Pages that a process sees for the first time cost several times what it costs to fill them, and Grain makes its shared memory anew for
-every batch. So a worker lays the large arrays of a batch in blocks that it keeps; the training process reads them where they
-lie, and a block is free again when no array is left there that looks at it.
+A process pays several times more for the first access to a page than for filling it, and Grain allocates new shared
+memory for every batch. So a worker writes the large arrays of a batch into blocks that it keeps; the training process
+reads them in place, and a block is free again when no array refers to it.
 """
 
 import contextlib
@@ -19,18 +19,18 @@ import numpy as np
 
 from sail_jax.errors import SailError
 
-# Smaller arrays are sent through the pipe with the rest.
+# Smaller arrays are pickled and sent through the pipe.
 _LEAST_BYTES = 1 << 16
-# Where the array lies in its block; before it is a byte that says whether the block is taken.
+# Offset of the array in its block; the first byte is 1 while the block is in use.
 _OFFSET = mmap.PAGESIZE
 _FREE, _TAKEN = 0, 1
-# Memory that looks like a folder, where the system has it.
+# A folder in memory, if the system has one.
 _MEMORY = Path("/dev/shm")
 
 
 @contextlib.contextmanager
 def shared_folder() -> Iterator[Path]:
-    """A folder for blocks, which is removed at the end; arrays that look at them stay as they are."""
+    """Yields a folder for blocks and removes it at the end; arrays in the blocks stay valid."""
     parent = _MEMORY if os.access(_MEMORY, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="sail_jax-", dir=parent, ignore_cleanup_errors=True) as folder:
         yield Path(folder)
@@ -40,19 +40,19 @@ class BlockWriter:
     """The blocks of a worker process.
 
     Args:
-        folder: where the blocks lie.
+        folder: the folder of the blocks.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._blocks: list[_Block] = []
-        self._given: list[_Block] = []  # those of arrays that were given out and not sent
+        self._given: list[_Block] = []  # blocks of arrays that were allocated and not sent yet
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """An array with anything in it, as `np.empty`; a large one lies in a block, and is sent from there.
+        """Allocates an uninitialised array like `np.empty`; a large one is in a block, sent without a copy.
 
         Raises:
-            SailError: when there is no room for another block.
+            SailError: there is no room for another block.
         """
         array = np.empty(0, dtype)
         size = int(np.prod(shape)) * array.itemsize
@@ -63,10 +63,10 @@ class BlockWriter:
         return np.frombuffer(block.memory, dtype, size // array.itemsize, _OFFSET).reshape(shape)
 
     def dumps(self, value: Any) -> bytes:
-        """Pickles a value; its large arrays become what `BlockReader.loads` finds them by.
+        """Pickles a value; its large arrays are replaced by references to blocks for `BlockReader.loads`.
 
         Raises:
-            SailError: when there is no room for another block.
+            SailError: there is no room for another block.
         """
         buffers: list[pickle.PickleBuffer] = []
         data = pickle.dumps(value, protocol=5, buffer_callback=lambda buffer: self._in_band(buffer, buffers))
@@ -76,7 +76,7 @@ class BlockWriter:
         return pickle.dumps((data, [(block.number, block.path.name, size) for block, size in blocks]))
 
     def reclaim(self) -> None:
-        """Frees the blocks of arrays that were given out and not sent; due after every batch."""
+        """Frees the blocks of arrays that were allocated and not sent; call it after every batch."""
         for block in self._given:
             block.memory[0] = _FREE
         self._given.clear()
@@ -89,7 +89,7 @@ class BlockWriter:
         return False
 
     def _holding(self, raw: memoryview) -> tuple["_Block", int]:
-        """The block in which an array lies, or into which it is copied, and its bytes."""
+        """The block of an array, copied into one if necessary, and its number of bytes."""
         array = np.frombuffer(raw, np.uint8)
         block = next((block for block in self._given if block.address == _address(array)), None)
         if block is None:
@@ -98,7 +98,7 @@ class BlockWriter:
         return block, array.nbytes
 
     def _block(self, size: int) -> "_Block":
-        """A free block of at least so many bytes: the smallest, else a larger one in place of the largest, else a new one."""
+        """A free block of at least `size` bytes, else a new one that replaces the largest free one, if any."""
         free = sorted((block for block in self._blocks if block.memory[0] == _FREE), key=lambda block: block.size)
         block = next((block for block in free if block.size >= size), None)
         if block is None:
@@ -110,7 +110,7 @@ class BlockWriter:
 
 
 class _Block:
-    """A file of shared memory, of which the reader takes the name away when it has opened it."""
+    """A file of shared memory; the reader unlinks its name after opening it."""
 
     def __init__(self, folder: Path, number: int, size: int) -> None:
         self.number, self.size = number, size
@@ -123,14 +123,14 @@ class _Block:
         except OSError as error:
             self.path.unlink(missing_ok=True)
             raise SailError(
-                f"There is no room for {size:,} bytes of a batch in {folder} ({error.strerror}). Give the container more "
-                "shared memory (docker run --shm-size), or lower config.data.workers or config.data.prefetch."
+                f"There is no room for {size:,} bytes of a batch in {folder} ({error.strerror}). Give the container "
+                "more shared memory (docker run --shm-size), or lower config.data.workers or config.data.prefetch."
             ) from error
         self.address = _address(np.frombuffer(self.memory, np.uint8, size, _OFFSET))
 
 
 def _reserve(file: int, size: int) -> None:
-    # On Linux a page that cannot be had later would kill the process.
+    # Without this, Linux kills the process later when a page cannot be allocated.
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file, 0, size)
     else:
@@ -142,10 +142,10 @@ def _address(array: np.ndarray) -> int:
 
 
 class BlockReader:
-    """Reads in the training process what workers sent.
+    """Reads, in the training process, what workers sent.
 
     Args:
-        folder: where their blocks lie.
+        folder: the folder of the workers' blocks.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -154,7 +154,7 @@ class BlockReader:
         self._memory: dict[tuple[str, int], tuple[str, mmap.mmap]] = {}
 
     def loads(self, data: bytes) -> Any:
-        """The value; its large arrays look at their blocks."""
+        """Unpickles a value; its large arrays refer to the blocks."""
         pickled, sent = pickle.loads(data)
         return pickle.loads(pickled, buffers=[self._lease(*where) for where in sent])
 
@@ -165,14 +165,14 @@ class BlockReader:
             path = self._folder / name
             with path.open("rb+") as file:
                 memory = mmap.mmap(file.fileno(), 0)
-            # A process that is killed leaves behind what has a name.
+            # Unlink the name now, because a killed process would leave the file behind.
             path.unlink()
             self._memory[key] = name, memory
         return np.asarray(_Lease(memory, size))
 
 
 class _Lease:
-    """What all arrays that look at a block hold on to; when it goes, the block is free."""
+    """The object that all arrays in a block reference; its end marks the block as free."""
 
     def __init__(self, memory: mmap.mmap, size: int) -> None:
         address = _address(np.frombuffer(memory, np.uint8, size, _OFFSET))

@@ -6,8 +6,8 @@
       index/                     the memory-mapped index of `store_index`
       store.json                 written last: the store is complete
 
-A "record number" counts the records of all shards in order; a "position" counts the items in the same order, without
-the records whose id stood in the store before.
+A "record number" counts the records of all shards in order; a "position" counts items in the same order, without the
+records whose id occurred before.
 """
 
 import functools
@@ -30,14 +30,15 @@ FOLDER = "items"
 
 _MARKER = "store.json"
 _FORMAT = {"format": "sail_jax item store", "version": 1}
-# Media come compressed. With groups of one record, compression would also cost more room than it saves on short texts.
+# Media are compressed already. With groups of one record, compression would cost more space than it saves on short
+# texts.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
-# Without read-ahead and with a small buffer, as for random access in array_record's own data source.
+# No read-ahead and a small buffer for random access, as in array_record's own data source.
 _READER_OPTIONS = {"options": "readahead_buffer_size:0", "file_reader_buffer_size": 32768}
 
 
 def encode_item(item: Item) -> bytes:
-    """An item as one msgpack record; what it lacks is left out."""
+    """Encodes an item as one msgpack record; missing parts are left out."""
     fields = {
         "text": dict(item.text),
         "frames": list(item.frames),
@@ -50,7 +51,7 @@ def encode_item(item: Item) -> bytes:
 
 
 def decode_item(data: bytes) -> Item:
-    """The inverse of `encode_item`; vectors are read-only [K] float32."""
+    """Decodes a record of `encode_item`; vectors are read-only [K] float32."""
     fields = msgpack.unpackb(data)
     vector = fields.get("audio_embedding")
     return Item(
@@ -71,16 +72,16 @@ def _vector_bytes(vector: np.ndarray) -> bytes:
 class ItemStore:
     """A complete item store, opened for reading.
 
-    What it holds in memory does not grow with the number of items, but for the pages of the index that lookups have
-    touched, at most 16 bytes per item, which the system may drop again. It may be pickled (a worker process reopens the
-    files) and used by several threads.
+    Its memory does not grow with the number of items, except for the pages of the index that lookups have touched, at
+    most 16 bytes per item, which the system may reclaim. It may be pickled (a worker process reopens the files) and
+    used by several threads.
 
     Args:
         path: the folder.
-        max_open_shards: shards that are kept open; each takes a file handle and 8 bytes per record.
+        max_open_shards: shards kept open; each takes a file handle and 8 bytes per record.
 
     Raises:
-        SailError: the folder is missing, unfinished, foreign or of another version.
+        SailError: the folder is missing, unfinished, or not an item store of this version.
     """
 
     def __init__(self, path: str | pathlib.Path, *, max_open_shards: int = 512):
@@ -108,16 +109,16 @@ class ItemStore:
         return self._read(self._index.record(position))
 
     def positions(self, ids: Sequence[str]) -> np.ndarray:
-        """The positions of a batch of items; no record is read.
+        """The positions of a batch of items, without reading records.
 
-        Ids are told apart by their 64-bit hash, and by the ids themselves where two ids of the store share a hash: an
+        Ids are distinguished by their 64-bit hash, and by the ids themselves if two ids of the store share a hash: an
         unknown id is taken for a known one with probability len(store) / 2^64.
 
         Args:
             ids: [n] item ids.
 
         Returns:
-            [n] int64, -1 where the id is unknown.
+            [n] int64, -1 for an unknown id.
         """
         keys = np.fromiter((item_key(item_id) for item_id in ids), np.uint64, len(ids))
         positions, shared = self._index.lookup(keys)
@@ -126,12 +127,12 @@ class ItemStore:
         return positions
 
     def position(self, item_id: str) -> int | None:
-        """The position of one item, checked against the id in its record, or None where the id is unknown."""
+        """The position of one item, verified by the id in its record; None for an unknown id."""
         position, item = self._search(item_id, np.uint64(item_key(item_id)))
         return None if item is None else position
 
     def get(self, item_id: str) -> Item:
-        """The item with an id.
+        """Reads the item with an id.
 
         Raises:
             BadRecordError: there is no such item.
@@ -145,7 +146,7 @@ class ItemStore:
         return item
 
     def item_ids(self) -> Iterator[str]:
-        """All ids in the order of the positions; no media are read."""
+        """Yields all ids in the order of the positions, without reading media."""
         hidden = set(self._index.hidden.tolist())
         shards = range(len(self._index.starts) - 1)
         ids = itertools.chain.from_iterable(read_ids(self.path, shard) for shard in shards)
@@ -193,7 +194,7 @@ def known_positions(ids: list[str], store: ItemStore, table: str) -> np.ndarray:
 
 
 class ItemStoreWriter:
-    """Writes an item store, shard by shard; nothing stands under its final name before it is complete.
+    """Writes an item store, shard by shard; a file gets its final name when it is complete.
 
     Args:
         path: the folder, which may hold the finished shards of an interrupted writer.
@@ -208,9 +209,9 @@ class ItemStoreWriter:
         return _shard_path(self.path, shard).exists()
 
     def write_shard(self, shard: int, items: Iterable[Item]) -> int:
-        """Writes shard number `shard`, anew if it is there, and returns its number of items.
+        """Writes a shard, replacing an existing one, and returns its number of items.
 
-        Items are taken one at a time, so the shard need not fit in memory. The same items make the same bytes.
+        Items are taken one at a time, so the shard need not fit in memory. The same items give the same bytes.
         """
         path = _shard_path(self.path, shard)
         partial = path.with_suffix(".partial")
@@ -227,7 +228,7 @@ class ItemStoreWriter:
         return len(ids)
 
     def read(self, shard: int, record: int) -> Item:
-        """A record of a finished shard."""
+        """Reads a record of a finished shard."""
         return decode_item(_open_reader(self.path, shard).read([record])[0])
 
     def finalize(
@@ -235,7 +236,7 @@ class ItemStoreWriter:
     ) -> None:
         """Builds the index and marks the store as complete.
 
-        Of several records with one id the first counts, and the others are hidden.
+        Of several records with one id the first is visible; the others are hidden.
 
         Args:
             shards: number of shards.
@@ -243,7 +244,7 @@ class ItemStoreWriter:
                 of the shard) of the two.
 
         Raises:
-            SailError: a shard is missing, or there are no items at all.
+            SailError: a shard is missing, or there are no items.
         """
         missing = [shard for shard in range(shards) if not self.finished(shard)]
         if missing:
@@ -274,7 +275,9 @@ def _check_marker(path: pathlib.Path) -> None:
     if not (path / _MARKER).is_file():
         if any(path.glob("items-*")):
             raise SailError(f"The item store {path} is unfinished. Run the same ingest again: it continues.")
-        raise SailError(f"{path} is no item store: it holds no {_MARKER}. Set config.data.dir to what ingest wrote.")
+        raise SailError(
+            f"{path} is not an item store: it holds no {_MARKER}. Set config.data.dir to what ingest wrote."
+        )
     try:
         marker = json.loads((path / _MARKER).read_text())
         found = {key: marker[key] for key in _FORMAT}

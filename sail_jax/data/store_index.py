@@ -1,11 +1,11 @@
-"""The index of an item store: from the hash of an id to its record, and from positions to shards, on disk.
+"""The index of an item store on disk: from the hash of an id to its record, from positions to shards.
 
     index/
       keys.u64      [items] hashes of the ids, sorted
       records.u64   [items] the record number of each
       starts.u64    [shards + 1] number of the first record of each shard, and of all records
       hidden.u64    record numbers that repeat an id, sorted
-      shared.u64    hashes that several ids of the store have, sorted
+      shared.u64    hashes that several ids of the store share, sorted
 
 The first two grow with the store and are memory-mapped, 16 bytes per item; the others are small.
 """
@@ -22,7 +22,7 @@ FOLDER = "index"
 
 _U64 = np.dtype("<u8")
 _ENTRY = np.dtype([("key", _U64), ("record", _U64)])
-# Entries that are sorted in memory at a time.
+# Entries sorted in memory at a time.
 _BUCKET = 1 << 22
 
 
@@ -36,13 +36,13 @@ class Index:
 
     def __init__(self, path: pathlib.Path):
         folder = path / FOLDER
-        # Seen as plain arrays, on which a search takes half the time.
+        # Plain array views, in which a search takes half the time of one in a memmap.
         self._keys = np.memmap(folder / "keys.u64", _U64, mode="r").view(np.ndarray)
         self._records = np.memmap(folder / "records.u64", _U64, mode="r").view(np.ndarray)
         self._shared = np.fromfile(folder / "shared.u64", _U64)
         self.starts = np.fromfile(folder / "starts.u64", _U64).astype(np.int64)
         self.hidden = np.fromfile(folder / "hidden.u64", _U64).astype(np.int64)
-        # Position before which each hidden record falls.
+        # The number of positions before each hidden record.
         self._gaps = self.hidden - np.arange(len(self.hidden))
 
     def __len__(self) -> int:
@@ -55,8 +55,8 @@ class Index:
             keys: [n] uint64.
 
         Returns:
-            [n] int64 positions, -1 where unknown; [n] bool, whether several ids share the key, so that the position may
-            be that of another id.
+            [n] int64 positions, -1 for an unknown key; [n] bool, whether several ids share the key, so that the
+            position may be that of another id.
         """
         slots = np.minimum(np.searchsorted(self._keys, keys), len(self) - 1)
         records = self._records[slots].astype(np.int64)
@@ -90,8 +90,8 @@ def build(
 ) -> int:
     """Writes the index of the store in folder `path` and returns its number of items.
 
-    Entries are first scattered to files by the high bits of the key, then each file is sorted in memory: the memory
-    taken does not depend on the size of the store.
+    Entries are first partitioned into files by the high bits of the key, then each file is sorted in memory: the memory
+    used does not depend on the size of the store.
 
     Args:
         path: the store.
@@ -153,7 +153,7 @@ def _scatter(folder: pathlib.Path, starts: np.ndarray, buckets: int, read_ids: C
 
 
 def _append(folder: pathlib.Path, entries: np.ndarray, buckets: int) -> None:
-    # The high 32 bits, scaled to [0, buckets): buckets in order hold keys in order.
+    # The high 32 bits, scaled to [0, buckets): the order of buckets is the order of keys.
     bucket = (entries["key"] >> np.uint64(32)) * np.uint64(buckets) >> np.uint64(32)
     order = np.argsort(bucket, kind="stable")
     bounds = np.searchsorted(bucket[order], np.arange(buckets + 1, dtype=np.uint64))
@@ -163,7 +163,7 @@ def _append(folder: pathlib.Path, entries: np.ndarray, buckets: int) -> None:
 
 
 def _resolve(entries: np.ndarray, id_of: Callable[[int], str], shared: list[int]) -> dict[int, int]:
-    """Looks into equal keys of sorted entries: repeated record -> first record of the same id; fills `shared`."""
+    """Compares the ids of equal keys: repeated record -> first record of the same id; fills `shared`."""
     keys = entries["key"]
     repeated: dict[int, int] = {}
     for key in np.unique(keys[1:][keys[1:] == keys[:-1]]):

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-# What else there is to say of a table in general is looked for here, too.
 from sail_jax.data.row_groups import ROW_GROUP, SPLIT_FIELD, RowGroupTable, write_by_split
 from sail_jax.data.store import ItemStore, known_positions
 from sail_jax.items import item_key
@@ -54,7 +53,7 @@ def is_held_out(item_id: str, seed: int, share: float) -> bool:
 def write_pairs(path: str | pathlib.Path, rows: Iterable[tuple[Pair, str]]) -> dict[str, int]:
     """Streams (pair, split) rows into a pair table, sorted by split and otherwise in their order.
 
-    Rows are spooled to one file per split next to `path`; the table appears under its name when it is complete.
+    Rows are written to one spill file per split next to `path`; the table appears under its name when it is complete.
 
     Returns:
         The number of rows of each split.
@@ -63,14 +62,14 @@ def write_pairs(path: str | pathlib.Path, rows: Iterable[tuple[Pair, str]]) -> d
 
 
 def write_pair_columns(path: str | pathlib.Path, splits: Mapping[str, Iterable[pa.Table]]) -> dict[str, int]:
-    """Streams columns into a pair table, split by split in the order of their names, without looking at single rows.
+    """Streams columns into a pair table, split by split in the order of their names.
 
     Args:
         path: the table; it appears under its name when it is complete.
-        splits: split -> tables with the columns of `SCHEMA` but the split; columns left out are null.
+        splits: split -> tables with the columns of `SCHEMA` except the split; missing columns are null.
 
     Returns:
-        The number of rows of each split that has any.
+        The number of rows of each non-empty split.
     """
     chunks = ((split, _as_pairs(table)) for split in sorted(splits) for table in splits[split] if len(table))
     return write_by_split(path, SCHEMA, chunks)

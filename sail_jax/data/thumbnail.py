@@ -1,4 +1,4 @@
-"""Small pictures for pages."""
+"""Small pictures and captions for HTML pages."""
 
 import base64
 import io
@@ -7,18 +7,19 @@ from PIL import Image
 
 
 def webp_thumbnail(encoded: bytes, side: int) -> bytes | None:
-    """A small WebP that fits into a square.
+    """Scales a picture down to a WebP that fits into a square.
 
     Args:
         encoded: a picture.
         side: of the square, in pixels.
 
     Returns:
+        The encoded thumbnail, or None if the picture cannot be decoded.
         The encoded thumbnail, or None where the picture cannot be decoded.
     """
     try:
         with Image.open(io.BytesIO(encoded)) as image:
-            # JPEG decodes at a fraction of its size from here on.
+            # From here on, JPEG decodes at a fraction of its size.
             image.draft("RGB", (2 * side, 2 * side))
             small = image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
@@ -31,15 +32,15 @@ def webp_thumbnail(encoded: bytes, side: int) -> bytes | None:
 
 _SIDE = 96
 
-_CAPTION = 90  # characters of an item's text that are shown
+_CAPTION = 90  # most characters of a caption
 
 
 def short_caption(text: str) -> str:
-    """As much of an item's text as a card shows."""
+    """Truncates an item's text to the length of a caption."""
     return text if len(text) <= _CAPTION else text[: _CAPTION - 1].rstrip() + "…"
 
 
 def thumbnail(encoded: bytes | None) -> str | None:
-    """A picture as stored -> a small WebP as a data URI; None where there is no picture or it cannot be decoded."""
+    """Converts a stored picture to a small WebP data URI; None if it is missing or cannot be decoded."""
     small = None if encoded is None else webp_thumbnail(encoded, _SIDE)
     return None if small is None else "data:image/webp;base64," + base64.b64encode(small).decode()

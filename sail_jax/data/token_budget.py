@@ -1,4 +1,4 @@
-"""How many tokens a batch may have where the rows of the fusion are packed, and how texts are cut to fit."""
+"""Computes the token capacity of a packed batch, and cuts texts to fit."""
 
 import dataclasses
 import math
@@ -12,10 +12,10 @@ from sail_jax.data.collate import thin
 from sail_jax.data.features import ItemFeatures, View
 from sail_jax.patterns import Pattern, shown_modalities, views_of
 
-# The packed axis is a multiple of this, as matrix units like it.
+# The packed axis is a multiple of this, which suits matrix units.
 _MULTIPLE = 128
 
-Sides = tuple[ItemFeatures, ...]
+RowFeatures = tuple[ItemFeatures, ...]
 
 
 def text_budget(config: Config) -> float:
@@ -24,7 +24,7 @@ def text_budget(config: Config) -> float:
 
 
 def text_room(pairs: int, budget: float) -> int:
-    """Text tokens that one side of some pairs may have together."""
+    """The text tokens that one side of some pairs may have together."""
     return math.ceil(pairs * budget)
 
 
@@ -37,11 +37,13 @@ def token_room(
     latents: int,
     prompt_tokens: Callable[[str], int],
 ) -> int:
-    """Tokens for which the fusion needs room: a function of the data sets alone, so the same on all hosts and at all steps.
+    """The number of tokens that the fusion needs capacity for.
+
+    It depends only on the settings of the data sets, so that it is the same on all hosts and at all steps.
 
     Args:
         patterns: those of the data sets; every view of a side takes a row of each of its items.
-        sets: for each data set, what the sides show: query, target, hard negatives.
+        sets: for each data set, the views of its sides: query, target, hard negatives.
         pairs: pairs of a data-parallel shard.
         budget: text tokens per item.
         latents: tokens of the vision of an item.
@@ -59,12 +61,12 @@ def token_room(
     return math.ceil(total / _MULTIPLE) * _MULTIPLE
 
 
-def fit_texts(pairs: Sequence[Sides], groups: int, budget: float) -> tuple[list[Sides], int]:
+def fit_texts(pairs: Sequence[RowFeatures], groups: int, budget: float) -> tuple[list[RowFeatures], int]:
     """Cuts the longest texts of each side, group by group, until they fit.
 
     Args:
-        pairs: the features of pairs, of equal numbers of sides.
-        groups: equal groups of pairs, one per data-parallel shard.
+        pairs: the features of pairs, with equal numbers of sides.
+        groups: number of equal groups of pairs, one per data-parallel shard.
         budget: text tokens per item, averaged over a group.
 
     Returns:
@@ -84,7 +86,7 @@ def fit_texts(pairs: Sequence[Sides], groups: int, budget: float) -> tuple[list[
 
 
 def _cut(item: ItemFeatures, kept: int) -> ItemFeatures:
-    """The item with the first `kept` tokens of its text; the others leave a gap that takes no part."""
+    """The item with the first `kept` tokens of its text; the others become padding."""
     last = np.flatnonzero(item.token_types == TokenType.TEXT)[kept:]
     if not len(last):
         return item

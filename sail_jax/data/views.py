@@ -1,4 +1,4 @@
-"""What a config shows of queries and of targets: the views of training sets and of evaluation tasks."""
+"""The views that a config gives to queries and targets of training sets and evaluation tasks."""
 
 from collections.abc import Sequence
 
@@ -12,19 +12,19 @@ from sail_jax.patterns import Pattern, check_modalities, parse_patterns, shown_m
 
 
 def dataset_patterns(config: Config, name: str) -> tuple[Pattern, ...]:
-    """What a training set matches with what.
+    """Parses the patterns of a training set.
 
     Raises:
-        SailError: on a wrong pattern, none at all, or one that stands twice.
+        SailError: a pattern is wrong or repeated, or there is none.
     """
     return parse_patterns(config.data.datasets[name].patterns, setting=f"config.data.datasets.{name}.patterns")
 
 
 def dataset_views(config: Config, name: str) -> tuple[View, View]:
-    """What a training set shows of queries and of targets: all that its patterns need.
+    """The views of queries and of targets of a training set; they show all modalities in its patterns.
 
     Raises:
-        SailError: on a wrong pattern, none at all, or an unknown field.
+        SailError: a pattern is wrong, there is none, or a field is unknown.
     """
     settings, where = config.data.datasets[name], f"config.data.datasets.{name}"
     patterns = dataset_patterns(config, name)
@@ -32,13 +32,14 @@ def dataset_views(config: Config, name: str) -> tuple[View, View]:
     return _views(config, settings, where, query, target)
 
 
-def sides_shown(config: Config, name: str) -> tuple[View, ...]:
-    """What each side of a training set's rows shows: query, target, and hard negatives, which are seen as targets are.
+def side_views(config: Config, name: str) -> tuple[View, ...]:
+    """The view of each side of a training set's rows: query, target, and hard negatives.
 
-    Sequences have as many sides as there is room for distinct items, all seen as targets are; items have a query side alone.
+    Hard negatives have the target's view. Sequences have one side per distinct item, all with the target's view; items
+    have only a query side.
 
     Raises:
-        SailError: as `dataset_views`; when sequences ask for more of one side than of the other, or for hard negatives.
+        SailError: as `dataset_views`; or the patterns of sequences have different views, or hard negatives.
     """
     query, target = dataset_views(config, name)
     settings = config.data.datasets[name]
@@ -55,22 +56,24 @@ def _check_sequences(config: Config, name: str) -> None:
     for pattern in dataset_patterns(config, name):
         if pattern.query != pattern.target:
             raise SailError(
-                f"{where}.patterns has '{pattern}'; the items of a sequence are seen as their target is: write "
+                f"{where}.patterns has '{pattern}'; items of sequences have the same view as their target: write "
                 f"'{pattern.target}->{pattern.target}'."
             )
     if settings.hard_negatives or settings.materialized:
         raise SailError(f"{where} is of kind 'sequences', which takes neither hard_negatives nor materialized records.")
     if config.data.sampling == "mixed":
         raise SailError(
-            f"{where} is of kind 'sequences'; its batches are its own: set config.data.sampling to 'specialized'."
+            f"{where} is of kind 'sequences', which cannot be mixed: set config.data.sampling to 'specialized'."
         )
 
 
-def carried_teachers(config: Config, names: Sequence[str]) -> dict[str, int]:
-    """The ID embeddings with their widths that batches of some training sets carry: all where one of the sets is taught by them.
+def teacher_widths(config: Config, names: Sequence[str]) -> dict[str, int]:
+    """The ID embeddings in the batches of some training sets, with their widths.
+
+    All of `config.objective.teachers` if one of the sets has the loss `distill`, else none.
 
     Raises:
-        SailError: when a set is taught by ID embeddings and `config.objective.teachers` names none.
+        SailError: a set has the loss `distill`, and `config.objective.teachers` is empty.
     """
     default = config.objective.weights.distill
     for name in names:
@@ -79,18 +82,18 @@ def carried_teachers(config: Config, names: Sequence[str]) -> dict[str, int]:
             continue
         if not config.objective.teachers:
             raise SailError(
-                f"config.data.datasets.{name} gives the loss `distill` a weight, and config.objective.teachers is empty: name the ID "
-                "embeddings of the items with their widths."
+                f"config.data.datasets.{name} gives the loss `distill` a weight, but config.objective.teachers is "
+                "empty: name the ID embeddings of the items with their widths."
             )
         return dict(config.objective.teachers)
     return {}
 
 
 def task_views(config: Config, name: str) -> tuple[View, View]:
-    """What an evaluation task shows of queries and of the corpus.
+    """The views of queries and of the corpus of an evaluation task.
 
     Raises:
-        SailError: on unknown modalities or fields.
+        SailError: a modality or a field is unknown.
     """
     settings, where = config.eval.tasks[name], f"config.eval.tasks.{name}"
     query = check_modalities(settings.query, setting=f"{where}.query")
@@ -99,7 +102,7 @@ def task_views(config: Config, name: str) -> tuple[View, View]:
 
 
 def retrieval_tasks(config: Config) -> list[str]:
-    """The evaluation tasks that are pair tables."""
+    """The names of the evaluation tasks that are pair tables."""
     return [name for name, task in config.eval.tasks.items() if task.kind == "retrieval"]
 
 

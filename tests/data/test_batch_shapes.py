@@ -5,7 +5,7 @@ import pytest
 import tiny
 
 from sail_jax import config as config_lib
-from sail_jax.data.batch_shapes import batch_kinds, batch_shapes, foretold_room
+from sail_jax.data.batch_shapes import batch_kinds, batch_shapes, estimated_token_room
 from sail_jax.data.hard_negative_table import query_key, write_negatives
 from sail_jax.data.pipeline import BatchSource, HostShare
 from sail_jax.data.tables import PairTable
@@ -67,4 +67,4 @@ def test_micro_batches_and_chunks_have_them_too(settings):
     for part in loaded.parts:
         assert described(part) == described(batch_shapes(config, names, 2))
     # The tokens of prompts can only be guessed without a tokenizer.
-    assert 0.7 < foretold_room(config, names, 2) / loaded.room < 1.4
+    assert 0.7 < estimated_token_room(config, names, 2) / loaded.room < 1.4

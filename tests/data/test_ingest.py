@@ -261,10 +261,10 @@ def test_video(tmp_path):
         ({"audio": "bad.wav"}, "audio", "cannot be decoded"),
         ({"audio": "empty.wav"}, "audio", "no samples"),
         ({"audio": "long.wav"}, "audio", "10,800 s long"),
-        ({"clap": "1|two"}, "clap", "no vector"),
+        ({"clap": "1|two"}, "clap", "not a vector"),
         ({"clap": "1|nan|3"}, "clap", "finite"),
-        ({"clap": "1|2"}, "audio_embedding", "has 2 numbers, those before it have 3"),
-        ({"gid": "1|2|3"}, "id_embeddings.gid", "has 3 numbers, those before it have 2"),
+        ({"clap": "1|2"}, "audio_embedding", "has 2 numbers, but earlier ones have 3"),
+        ({"gid": "1|2|3"}, "id_embeddings.gid", "has 3 numbers, but earlier ones have 2"),
         ({"title": "", "tags": "", "frames": "", "audio": "", "clap": ""}, "", "no text, frames or sound"),
     ],
 )
@@ -304,7 +304,7 @@ def test_repeated_ids(source, tmp_path):
     assert (report.items, report.bad_records, report.tables["self"]["train"]) == (COUNT - 3, 3, COUNT - 3)
     assert sum(report.modalities.values()) == COUNT - 3
     places = [(bad["record"], bad["problem"]) for bad in bad_records(tmp_path / "output")[1:]]
-    assert places == [(f"id6 (row {row})", "the id stands in row 7 already") for row in (9, 21)]
+    assert places == [(f"id6 (row {row})", "row 7 has the same id") for row in (9, 21)]
     assert ItemStore.open(tmp_path / "output/items").get("id6").text["title"].endswith("line 6")
 
 
@@ -342,7 +342,7 @@ def test_bad_rows_of_tables(source, tmp_path):
         ("pairs.csv", "row 26", "query", "there is no item 'none'"),
         ("pairs.csv", "row 27", "query", "the cell is empty"),
         ("pairs.csv", "row 28", "target", "the cell is empty"),
-        ("pairs.csv", "row 29", "score", "the score 'high' is no finite number"),
+        ("pairs.csv", "row 29", "score", "the score 'high' is not a finite number"),
         ("pairs.csv", "row 30", "split", "the cell is empty"),
         ("queries.csv", "row 6", "targets", "there is no item 'none'"),
         ("queries.csv", "row 7", "query", "the cell is empty"),

@@ -61,7 +61,7 @@ def store_of(output):
 
 @pytest.fixture
 def microlens(tmp_path):
-    """Item 1 has cover, sound and video; 2 a cover alone; 3 a video alone; 4 a title alone; 5 a video and a sound of its own."""
+    """Item 1 has cover, sound, video; 2 only a cover; 3 only a video; 4 only a title; 5 a video and its own sound."""
     titles = [(n, f'Title, with "quotes" {n}') for n in range(1, 6)]
     write_csv(tmp_path / "MicroLens-100k_title_en.csv", None, titles)
     write_csv(
@@ -181,7 +181,7 @@ def test_a_broken_file_is_a_bad_record_that_names_the_file(tmp_path):
     [
         ({"frames_pattern": "covers/{id}.jpg"}, "one file for all items"),
         ({"frames_pattern": "{item_id}.jpg", "frames": "title"}, "both set"),
-        ({"path": "items.jsonl", "header": ("item_id", "title")}, "names its columns itself"),
+        ({"path": "items.jsonl", "header": ("item_id", "title")}, "has its own column names"),
         ({"header": ("item_id", "name")}, "name.*Change config.ingest.source.text.title"),
     ],
 )

@@ -226,7 +226,7 @@ def test_shards_may_be_empty(items, tmp_path):
 def test_folders_that_are_no_store(items, tmp_path):
     with pytest.raises(SailError, match="There is no item store .*missing"):
         ItemStore.open(tmp_path / "missing")
-    with pytest.raises(SailError, match="is no item store"):
+    with pytest.raises(SailError, match="is not an item store"):
         ItemStore.open(tmp_path)
     ItemStoreWriter(tmp_path).write_shard(0, items[:3])
     with pytest.raises(SailError, match="unfinished"):

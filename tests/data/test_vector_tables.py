@@ -108,7 +108,7 @@ def test_bad_rows_are_reported_with_the_remedy_and_their_items_lack_the_vector(s
         ("i6 (row 7)", "the vector holds numbers that are not finite"),
         ("(row 8)", "the vector has no id"),
         ("i7 (row 10)", "the vector holds numbers that are not finite"),
-        ("i0", "the table has a vector of this id already"),
+        ("i0", "the table already has a vector with this id"),
     ]
     assert bad[0]["file"].endswith("v.parquet") and bad[0]["field"] == "vector"
     with pytest.raises(SailError, match="7"):
@@ -135,7 +135,7 @@ def test_wrong_tables_are_refused(source):
     pq.write_table(pa.table({"item_id": ["a"], "vector": ["1|2"]}), source / "text.parquet")
     for path, message in [
         ("w.parquet", "Did you mean v.parquet.* Change config.ingest.vectors.x"),
-        ("items.jsonl", "no Parquet file"),
+        ("items.jsonl", "not a Parquet file"),
         ("typo.parquet", "vectr.*config.ingest.vectors.x"),
         ("text.parquet", "list of numbers"),
     ]:

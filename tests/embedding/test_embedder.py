@@ -175,8 +175,8 @@ def test_a_video_gives_frames_and_sound(embedder, tmp_path):
     ("item", "message"),
     [
         ({"titel": "x"}, "record 'item 2', field 'titel'.*title"),
-        ({"title": 3}, "record 'item 2', field 'title'.*no text"),
-        ({"text": "a", "title": "b"}, "record 'item 2', field 'text'.*bare"),
+        ({"title": 3}, "record 'item 2', field 'title'.*not a text"),
+        ({"text": "a", "title": "b"}, "record 'item 2', field 'text'.*no label"),
         ({"image": "absent.jpg"}, "record 'item 2', field 'image'.*absent.jpg"),
         ({"image": np.zeros((4, 4, 3), np.float32)}, "record 'item 2', field 'image'.*uint8"),
         ({"image": [b"no picture"]}, "record 'item 2', field 'frames.0.'.*decoded"),
@@ -186,7 +186,7 @@ def test_a_video_gives_frames_and_sound(embedder, tmp_path):
         ({"audio": 3}, "record 'item 2', field 'audio'.*path"),
         ({"audio_embedding": "loud"}, "record 'item 2', field 'audio_embedding'"),
         ({"audio_embedding": [[1.0]]}, "record 'item 2', field 'audio_embedding'.*one vector"),
-        (3, "record 'item 2'.*a int is no item"),
+        (3, "record 'item 2'.*a int is not an item"),
         ({}, "record 'item 2'.*none of the modalities"),
     ],
 )
@@ -225,7 +225,7 @@ def test_wrong_arguments_are_refused(embedder, arguments, message):
 
 
 def test_text_that_is_no_unicode_is_named(embedder):
-    with pytest.raises(BadRecordError, match="item 1.*no valid Unicode"):
+    with pytest.raises(BadRecordError, match="item 1.*not valid Unicode"):
         embedder.encode(["glass", "half a pair \ud800"])
 
 

@@ -19,7 +19,7 @@ from sail_jax.data.pipeline import BatchSource, HostShare, make_extractor, open_
 from sail_jax.data.sequence_tables import write_sequences
 from sail_jax.data.store import ItemStore
 from sail_jax.data.training_set import materialize
-from sail_jax.data.views import sides_shown
+from sail_jax.data.views import side_views
 from sail_jax.embedding.embedder import Embedder
 from sail_jax.errors import SailError
 from sail_jax.items import item_key
@@ -104,7 +104,7 @@ def test_the_loss_equals_brute_force(settings, table):
 
 
 def _embed(embedder, config, ids):
-    store, view = open_store(config), sides_shown(config, "histories")[0]
+    store, view = open_store(config), side_views(config, "histories")[0]
     return np.concatenate([z[0] for z, _ in embedder.stream([store.get(i) for i in ids], view, ("O",))])
 
 

@@ -1,1 +1,1 @@
-"""From a raw export to an item store and tables."""
+"""Ingests a raw export into an item store and tables."""

@@ -1,14 +1,14 @@
-"""From a user's raw export to what training reads: an item store, pair tables and a tokenizer.
+"""Ingests a user's raw export into an item store, pair tables and a tokenizer.
 
     OUTPUT/
       items/              the item store
       tables/NAME.parquet the pair tables
-      tokenizer/          where one is trained
-      bad_records.jsonl   the records that were skipped, and why
+      tokenizer/          if one is trained
+      bad_records.jsonl   the skipped records, with reasons
       ingest.json         written last: counts, settings and source
 
-The work is cut into stages (shards, index, tables, tokenizer). What a finished stage wrote is never redone: an
-ingestion that was killed goes on where it stopped, and ends with the same files as one that was not.
+The work is divided into stages (shards, index, tables, tokenizer). The output of a finished stage is kept: an
+interrupted ingestion continues after it, and ends with the same files as one that was not interrupted.
 """
 
 import collections
@@ -45,22 +45,22 @@ from sail_jax.items import Item
 
 _MARKER = "ingest.json"
 _TOKENIZER = "tokenizer"
-# Tables of vectors as they are joined to the items; gone when all items are written.
+# The vector tables that are joined to the items; removed when all items are written.
 _VECTORS = "vectors.partial"
 _THREADS = min(16, os.cpu_count() or 1)
-# Rows that are loaded ahead of the writer.
+# Rows loaded ahead of the writer.
 _WINDOW = 4 * _THREADS
 
 
 @dataclasses.dataclass(frozen=True)
 class IngestReport:
-    """What an ingestion wrote.
+    """Counts of what an ingestion wrote.
 
     Attributes:
         items: items in the store.
-        modalities: number of items by the modalities they have, for example {"VTA": 10, "T": 2}.
+        modalities: modalities -> number of items with exactly these, for example {"VTA": 10, "T": 2}.
         tables: table -> split -> rows.
-        bad_records: records that were skipped.
+        bad_records: number of skipped records.
     """
 
     items: int
@@ -80,16 +80,16 @@ class IngestReport:
 def ingest(
     config: Config, source: str | pathlib.Path, output: str | pathlib.Path, *, resume: bool = True
 ) -> IngestReport:
-    """Ingests the raw export in folder `source` as `config.ingest` describes it.
+    """Ingests the raw export in folder `source` as `config.ingest` describes.
 
     Args:
         config: the experiment; its `ingest` and `seed` are read.
         source: the folder to which tables and media files are relative; for a TFDS data set, the TFDS data folder.
         output: the folder to write.
-        resume: go on with what an interrupted ingestion left in `output`; else it is removed first.
+        resume: continue an interrupted ingestion in `output`; if False, it is removed first.
 
     Raises:
-        SailError: wrong settings, a missing file or column, too many bad records, or `output` holds an ingestion of
+        SailError: wrong settings, a missing file or column, too many bad records, or `output` holds an ingestion with
             other settings or another source.
     """
     source, output = pathlib.Path(source), pathlib.Path(output)
@@ -128,7 +128,7 @@ def ingest(
 def _open_sources(
     config: Config, source: pathlib.Path, reader: RecordReader
 ) -> tuple[RowSource, dict[str, RowSource | None]]:
-    """Opens the items and the tables (None for one that pairs items with themselves) and checks their columns."""
+    """Opens the items and the tables (None for one of self-pairs), and checks their columns."""
     settings = config.ingest.source
     if bool(settings.path) == bool(settings.tfds):
         raise SailError(
@@ -152,12 +152,13 @@ def _check_names(config: Config) -> None:
     twice = config.ingest.vectors.keys() & config.ingest.source.id_embeddings.keys()
     if twice:
         raise SailError(
-            f"config.ingest.vectors and config.ingest.source.id_embeddings both have {min(twice)!r}. Rename one of them."
+            f"config.ingest.vectors and config.ingest.source.id_embeddings both have {min(twice)!r}. "
+            "Rename one of them."
         )
 
 
 def _identity(config: Config) -> dict:
-    """The settings on which the output depends. The limit of bad records may be raised for another try."""
+    """The settings that determine the output; not the limit of bad records, which may be raised on a resume."""
     settings = to_dict(config.ingest)
     del settings["max_bad_records"]
     return {"config.seed": config.seed} | {f"config.ingest.{name}": value for name, value in settings.items()}
@@ -213,7 +214,7 @@ class _Run:
         return dict(sorted((total - collections.Counter(hidden)).items()))
 
     def _vectors(self, sources: Mapping[str, RowSource]) -> dict[str, VectorTable]:
-        """The tables of vectors, ready for look-up; made again by a run that goes on, which notes their bad rows once."""
+        """Builds the vector tables for look-up; a resumed run builds them again, and reports bad records only once."""
         tables = {}
         for number, (name, source) in enumerate(sources.items()):
             stage = f"vectors {name}"
@@ -231,7 +232,7 @@ class _Run:
         return tables
 
     def _write_index(self, writer: ItemStoreWriter, source: RowSource, results: list[dict]) -> dict[str, int]:
-        """Completes the store; returns the number of repeated items by modalities."""
+        """Completes the store; returns the number of duplicate items by modalities."""
         if (done := self._journal.result("index")) is not None:
             return done
         hidden = collections.Counter()
@@ -242,7 +243,7 @@ class _Run:
 
         def on_duplicate(item_id: str, first: tuple[int, int], repeated: tuple[int, int]) -> None:
             hidden[writer.read(*repeated).modalities] += 1
-            problem = f"the id stands in row {row_of(*first)} already"
+            problem = f"row {row_of(*first)} has the same id"
             error = BadRecordError(problem, remedy="Give each item an id of its own; the first one is used")
             record = f"{item_id} (row {row_of(*repeated)})"
             self._journal.bad(error.at(source=source.name, record=record, field=self._config.source.id))
@@ -272,9 +273,9 @@ class _Run:
         return self._journal.finish(stage, counts)
 
     def write_tokenizer(self, store: ItemStore) -> None:
-        """Trains the tokenizer, where one is asked for, on the text of all items and queries.
+        """Trains the tokenizer, if configured, on the text of all items and queries.
 
-        With every item goes one of the prompts, as the model will read them, so that prompts take few tokens.
+        Each item adds one prompt to the corpus, so that prompts take few tokens.
         """
         if not self._config.tokenizer_vocab or self._journal.result(_TOKENIZER) is not None:
             return
@@ -304,7 +305,7 @@ class _Run:
         self._progress.update(task, advance=rows, bad=self._journal.bad_records)
 
     def _close(self, task: int) -> None:
-        """Sets the total, which was an estimate, to what there was."""
+        """Replaces the estimated total of a task by the actual count."""
         self._progress.update(task, total=self._progress.tasks[task].completed)
 
     def _counted(self, rows: Iterator, task: int) -> Iterator:
@@ -314,14 +315,14 @@ class _Run:
 
 
 class _Shard:
-    """The rows of one shard, on their way to the writer."""
+    """Reads the rows of one shard for the writer, and counts them."""
 
     def __init__(self, journal: Journal, widths: dict[str, int]):
         self._journal, self._widths = journal, widths
         self._rows, self._skipped, self._modalities = 0, [], collections.Counter()
 
     def items(self, loaded: Iterator[tuple[Row, Future]], on_row: Callable[[], None]) -> Iterator[Item]:
-        """The usable items; the journal is told of the others."""
+        """Yields the usable items; records the others in the journal."""
         for row, future in loaded:
             try:
                 item = future.result()
@@ -336,7 +337,7 @@ class _Shard:
             on_row()
 
     def result(self) -> dict:
-        """What the journal keeps of the shard."""
+        """The result of the shard for the journal."""
         return {
             "rows": self._rows,
             "skipped": self._skipped,
@@ -345,14 +346,14 @@ class _Shard:
         }
 
     def _check_widths(self, item: Item, row: Row) -> None:
-        """All vectors of a kind have the width of the first one."""
+        """Checks that all vectors of a kind have the width of the first one."""
         vectors = {f"id_embeddings.{name}": vector for name, vector in item.id_embeddings.items()}
         if item.audio_embedding is not None:
             vectors["audio_embedding"] = item.audio_embedding
         for name, vector in vectors.items():
             if len(vector) != self._widths.setdefault(name, len(vector)):
                 raise BadRecordError(
-                    f"the vector has {len(vector)} numbers, those before it have {self._widths[name]}",
+                    f"the vector has {len(vector)} numbers, but earlier ones have {self._widths[name]}",
                     remedy="Write vectors of one width",
                     source=row.file,
                     record=f"{item.item_id} (row {row.number})",
@@ -365,7 +366,7 @@ def _shard_stage(shard: int) -> str:
 
 
 def _ahead(pool: ThreadPoolExecutor, reader: RecordReader, rows: Iterator[Row]) -> Iterator[tuple[Row, Future]]:
-    """Loads rows in threads (decoders release the interpreter lock) and hands them on in their order."""
+    """Loads rows in threads (decoders release the interpreter lock), and yields them in order."""
     waiting: collections.deque[tuple[Row, Future]] = collections.deque()
     for row in rows:
         waiting.append((row, pool.submit(reader, row)))
@@ -375,10 +376,10 @@ def _ahead(pool: ThreadPoolExecutor, reader: RecordReader, rows: Iterator[Row]) 
 
 
 class _RateColumn(ProgressColumn):
-    """Rows per second since the task began."""
+    """A progress column: rows per second since the start of the task."""
 
     def render(self, task: Task) -> Text:
-        """The cell of the task's line."""
+        """Renders the rate of a task."""
         rate = (task.completed - task.fields["resumed"]) / task.elapsed if task.elapsed else 0
         return Text(f"{rate:,.0f}/s")
 

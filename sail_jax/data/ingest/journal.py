@@ -1,4 +1,4 @@
-"""What an ingestion has finished, so that it can be interrupted at any time, and the bad records that it met.
+"""The journal of finished stages and bad records, with which an interrupted ingestion resumes.
 
 `journal.jsonl` starts with the identity of the ingestion (settings and source); each further line is a finished stage:
 its name, its result and its bad records. A stage counts once its line is complete.
@@ -23,14 +23,14 @@ class Journal:
 
     Args:
         path: the folder.
-        identity: settings and source; a later ingestion into this folder must have the same.
-        max_bad_records: bad records beyond which the ingestion stops.
+        identity: settings and source; a resumed ingestion must have the same.
+        max_bad_records: with more bad records the ingestion stops.
 
     Attributes:
-        bad_records: number of bad records so far, those of finished stages included.
+        bad_records: number of bad records so far, including those of finished stages.
 
     Raises:
-        SailError: the folder holds an ingestion of another identity.
+        SailError: the folder holds an ingestion with another identity.
     """
 
     def __init__(self, path: pathlib.Path, identity: dict[str, Any], max_bad_records: int):
@@ -49,14 +49,14 @@ class Journal:
         commit_bytes(path / BAD_RECORDS, b"".join(map(_line, finished)))
 
     def result(self, stage: str) -> dict[str, Any] | None:
-        """What `finish` was told of a stage, or None where it isn't finished."""
+        """The result that `finish` stored for a stage, or None if the stage is not finished."""
         return self._stages.get(stage, {}).get("result")
 
     def bad(self, error: BadRecordError) -> None:
-        """Notes a bad record of the running stage.
+        """Records a bad record of the running stage.
 
         Raises:
-            SailError: it is one too many.
+            SailError: the limit is exceeded.
         """
         line = {
             "file": error.source,
@@ -73,14 +73,14 @@ class Journal:
             raise SailError(self._too_many())
 
     def finish(self, stage: str, result: dict[str, Any]) -> dict[str, Any]:
-        """Notes that a stage is finished, and returns its result."""
+        """Records a stage as finished, and returns its result."""
         line = {"stage": stage, "result": result, "bad": self._bad}
         _append(self._file, line)
         self._stages[stage], self._bad = line, []
         return result
 
     def remove(self) -> None:
-        """Removes the journal, when the whole ingestion is finished; the list of bad records stays."""
+        """Removes the journal after the whole ingestion; the list of bad records stays."""
         self._file.unlink()
 
     def _too_many(self) -> str:
@@ -100,16 +100,16 @@ class Journal:
 
 
 def check_identity(path: pathlib.Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Checks that folder `path` holds the ingestion that is asked for.
+    """Checks that the identity of the ingestion in folder `path` is the wanted one.
 
     Raises:
-        SailError: another one; the message names what differs.
+        SailError: it is not; the message names the differences.
     """
     wanted = json.loads(json.dumps(wanted))
     if found != wanted:
         changed = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
         raise SailError(
-            f"{path} holds an ingestion of other settings or another source; changed: {', '.join(changed)}. "
+            f"{path} holds an ingestion with other settings or another source; changed: {', '.join(changed)}. "
             "Ingest into another --workdir, or remove this one."
         )
 
@@ -126,7 +126,7 @@ def _append(path: pathlib.Path, value: dict[str, Any]) -> None:
 
 
 def _complete_lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
-    """The lines of a journal, without one that was cut off."""
+    """The complete lines of a journal; a truncated last line is skipped."""
     if path.is_file():
         with path.open("rb") as file:
             yield from (json.loads(line) for line in file if line.endswith(b"\n"))

@@ -14,15 +14,15 @@ from sail_jax.data.media import check_audio, check_image, encode_audio, encode_i
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import TEXT_FIELDS, Item
 
-# What stands for the id in a pattern of file names.
+# The placeholder of the id in a pattern of file names.
 ITEM_ID = "{item_id}"
 
 
 def text_cell(value: Any) -> str | None:
-    """The text of a cell; None where it is empty.
+    """The text of a cell; None if it is empty.
 
     Raises:
-        BadRecordError: it holds no valid Unicode text.
+        BadRecordError: the text is not valid Unicode.
     """
     if is_empty(value):
         return None
@@ -30,12 +30,15 @@ def text_cell(value: Any) -> str | None:
         text = value.decode() if isinstance(value, bytes) else str(value)
         text.encode()
     except UnicodeError as error:
-        raise BadRecordError(f"the text is no valid Unicode ({error})", remedy="Save the table as UTF-8") from error
+        raise BadRecordError(f"the text is not valid Unicode ({error})", remedy="Save the table as UTF-8") from error
     return text if text.strip() else None
 
 
 def list_cell(value: Any, separator: str) -> list[Any]:
-    """The entries of a cell that holds one value, a list, or text with separators; empty entries are left out."""
+    """The non-empty entries of a cell.
+
+    The cell holds a single value, a list, or text with separators.
+    """
     if is_empty(value):
         return []
     if isinstance(value, str):
@@ -46,7 +49,7 @@ def list_cell(value: Any, separator: str) -> list[Any]:
 
 
 def is_empty(value: Any) -> bool:
-    """Whether a cell holds nothing: null, blank text, an empty list or array, NaN."""
+    """Whether a cell is empty: null, blank text, an empty list or array, or NaN."""
     if isinstance(value, float):
         return math.isnan(value)
     if isinstance(value, str):
@@ -55,12 +58,13 @@ def is_empty(value: Any) -> bool:
 
 
 class RecordReader:
-    """Reads items out of rows; safe in threads.
+    """Reads items from rows; safe in threads.
 
     Args:
-        config: which column holds what, and the limits on media.
+        config: maps columns to the parts of an item, and limits media.
         folder: the source folder, to which media files are relative.
-        check: whether pictures and sounds are decoded once as a check; what decodes them next finds the same errors.
+        check: whether to decode pictures and sounds once to check them; without it, a later decoder finds the same
+            errors.
 
     Raises:
         SailError: the config names an unknown text field, or a file pattern that cannot be used.
@@ -75,11 +79,11 @@ class RecordReader:
         self._vectors: Mapping[str, VectorTable] = {}
 
     def join(self, vectors: Mapping[str, VectorTable]) -> None:
-        """Has the items read from now on take ID embeddings out of tables, by their ids; one that is not there lacks it."""
+        """Sets the tables of ID embeddings; items read from now on get their vectors by id, if there are any."""
         self._vectors = vectors
 
     def columns(self) -> dict[str, str]:
-        """Setting -> column of all columns that are read."""
+        """Setting -> column, for all columns that are read."""
         columns = self._columns
         named = {
             name: getattr(columns, name) for name in ("id", "frames", "video", "audio", "audio_embedding", "labels")
@@ -89,7 +93,7 @@ class RecordReader:
         return {f"config.ingest.source.{name}": column for name, column in named.items()}
 
     def __call__(self, row: Row) -> Item:
-        """The item of a row.
+        """Reads the item of a row.
 
         Raises:
             BadRecordError: the item cannot be used; the error names the file, the record and the field.
@@ -115,7 +119,8 @@ class RecordReader:
         columns = self._columns
         frames = self._media(item_id, cells, "frames", self._frames) or ()
         audio = self._media(item_id, cells, "audio", self._audio)
-        # A column of sounds says of each item whether it has one; a file by its id may be missing where a video has one.
+        # A column of sounds decides for each item whether it has one. A missing sound file may be replaced by the sound
+        # of the video.
         wants_audio = not columns.audio and audio is None
         video = self._media(item_id, cells, "video", lambda cell: self._video(cell, not frames, wants_audio))
         seen, heard = video or ((), None)
@@ -135,7 +140,7 @@ class RecordReader:
         )
 
     def _media(self, item_id: str, cells: Mapping[str, Any], kind: str, read: Any) -> Any:
-        """What `read` makes of the cell, or of the file of this item where the settings give a pattern in place of a column."""
+        """Reads a cell, or, if the settings have a file pattern instead of a column, the file of this item."""
         pattern = self._patterns.get(kind)
         if pattern is None:
             return self._field(cells, getattr(self._columns, kind), read)
@@ -145,11 +150,11 @@ class RecordReader:
                 "the id cannot be part of a file's name", remedy="Choose ids without '..'", field=self._columns.id
             )
         found = (self._folder / name).is_file()
-        # As a list, so that a separator in the id is none.
+        # Wrapped in a list, so that a separator in the id does not split it.
         return self._field({name: [name] if kind == "frames" else name} if found else {}, name, read)
 
     def _field(self, cells: Mapping[str, Any], column: str, read: Any) -> Any:
-        """What `read` makes of a cell; None where no column is set or the cell is empty."""
+        """Applies `read` to a cell; None if no column is set or the cell is empty."""
         if not column or is_empty(cells.get(column)):
             return None
         try:
@@ -158,7 +163,7 @@ class RecordReader:
             raise error.at(field=column) from error
 
     def _text(self, cells: Mapping[str, Any], name: str) -> str | None:
-        """Tags are a list by nature: however the source writes it, they become text with commas."""
+        """The text of a field; tags are always a list, whatever the source's type, and are joined with commas."""
 
         def read(cell: Any) -> str | None:
             if name == "tags" or isinstance(cell, (list, tuple)):
@@ -174,9 +179,9 @@ class RecordReader:
         try:
             vector = np.asarray(list_cell(cell, self._columns.separator) if isinstance(cell, str) else cell, np.float32)
         except (ValueError, TypeError) as error:
-            raise BadRecordError(f"the cell is no vector ({error})", remedy="Write a list of numbers") from error
+            raise BadRecordError(f"the cell is not a vector ({error})", remedy="Write a list of numbers") from error
         if vector.ndim != 1 or not np.isfinite(vector).all():
-            raise BadRecordError("the cell is no vector of finite numbers", remedy="Write a list of numbers")
+            raise BadRecordError("the cell is not a vector of finite numbers", remedy="Write a list of numbers")
         return vector
 
     def _frames(self, cell: Any) -> tuple[bytes, ...]:
@@ -202,7 +207,7 @@ class RecordReader:
             if not self._columns.audio_rate:
                 raise SailError(
                     f"Column {self._columns.audio!r} holds sound as numbers: set config.ingest.source.audio_rate to "
-                    "their number per second."
+                    "the number of samples per second."
                 )
             data = encode_audio(np.asarray(cell), self._columns.audio_rate)
         else:
@@ -212,7 +217,7 @@ class RecordReader:
         return data
 
     def _load(self, entry: Any) -> bytes:
-        """Encoded media: a file's path, its bytes, or a struct of both, as Hugging Face writes them into Parquet."""
+        """Encoded media from a path, from bytes, or from a struct of both as in Hugging Face's Parquet files."""
         if isinstance(entry, Mapping):
             entry = entry.get("bytes") or entry.get("path")
         if isinstance(entry, np.ndarray):
@@ -220,7 +225,7 @@ class RecordReader:
         if isinstance(entry, bytes):
             return entry
         if not isinstance(entry, str):
-            raise BadRecordError(f"a {type(entry).__name__} is no media file", remedy="Write its path, or its bytes")
+            raise BadRecordError(f"a {type(entry).__name__} is not a media file", remedy="Write its path, or its bytes")
         path = self._file(entry)
         try:
             return path.read_bytes()
@@ -237,7 +242,7 @@ class RecordReader:
 
 
 def _file_patterns(source: ItemSourceConfig) -> dict[str, str]:
-    """Kind of media -> pattern of its files' names, where one is set."""
+    """Kind of media -> file name pattern, for the patterns that are set."""
     named = {
         "frames": (source.frames_pattern, source.frames),
         "video": (source.video_pattern, source.video),
@@ -249,14 +254,14 @@ def _file_patterns(source: ItemSourceConfig) -> dict[str, str]:
         if named[kind][1]:
             raise SailError(f"{setting} and config.ingest.source.{kind} are both set. Empty one of them.")
         if ITEM_ID not in pattern:
-            raise SailError(f"{setting} is {pattern!r}, one file for all items. Write {ITEM_ID} where their ids stand.")
+            raise SailError(f"{setting} is {pattern!r}, one file for all items. Write {ITEM_ID} in place of the id.")
     return patterns
 
 
 def _pixels(pixels: np.ndarray) -> np.ndarray:
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] not in (1, 3):
         raise BadRecordError(
-            f"an array of shape {pixels.shape} and type {pixels.dtype} is no picture",
+            f"an array of shape {pixels.shape} and type {pixels.dtype} is not a picture",
             remedy="Write [height, width, 3] uint8",
         )
     return pixels

@@ -1,4 +1,4 @@
-"""Turns the rows of a source table into pairs of items that are in the store."""
+"""Turns the rows of a source table into pairs of items that exist in the store."""
 
 import dataclasses
 import itertools
@@ -20,7 +20,7 @@ TRAIN, TEST, HOLDOUT = "train", "test", "holdout"
 
 @dataclasses.dataclass(frozen=True)
 class Holdout:
-    """Which items are held out (see `tables.is_held_out`)."""
+    """The set of held-out items (see `tables.is_held_out`)."""
 
     seed: int
     share: float
@@ -33,7 +33,7 @@ def check_table(name: str, config: TableSourceConfig) -> None:
     """Checks the settings of a table.
 
     Raises:
-        SailError: a setting that the table needs is missing, or its name is no file name.
+        SailError: a required setting is missing, or the table's name is not a valid file name.
     """
     prefix = f"config.ingest.tables.{name}"
     if not name.replace("-", "_").replace(".", "_").isidentifier():
@@ -50,13 +50,13 @@ def check_table(name: str, config: TableSourceConfig) -> None:
 
 
 def table_columns(name: str, config: TableSourceConfig) -> dict[str, str]:
-    """Setting -> column of all columns that are read."""
+    """Setting -> column, for all columns that are read."""
     keys = ("query_id", "query_text", "target_id", "score", "split")
     return {f"config.ingest.tables.{name}.{key}": getattr(config, key) for key in keys}
 
 
 def self_pairs(store: ItemStore, holdout: Holdout) -> Iterator[tuple[Pair, str]]:
-    """Pairs every item with itself: split 'test' for held-out items, 'train' for the others."""
+    """Pairs every item with itself, in split 'test' for held-out items and 'train' for others."""
     for item_id in store.item_ids():
         yield Pair(item_id, None, item_id), TEST if item_id in holdout else TRAIN
 
@@ -69,18 +69,18 @@ def table_pairs(
     on_bad: Callable[[BadRecordError], None],
     on_rows: Callable[[int], None],
 ) -> Iterator[tuple[Pair, str]]:
-    """Streams the pairs of a table: one per target, without those whose items are not in the store.
+    """Streams the pairs of a table, one per target, without items that are not in the store.
 
-    A row that has both a query item and a query text counts as one with a query item. A training row that touches a
-    held-out item goes to the split 'holdout'.
+    A row with both a query item and a query text counts as one with a query item. A train row with a held-out item gets
+    the split 'holdout'.
 
     Args:
         source: the table.
-        config: which column holds what.
+        config: maps columns to the parts of a pair.
         store: the items.
         holdout: the held-out items.
-        on_bad: told of each bad row or target.
-        on_rows: told of the number of rows read since it was last told.
+        on_bad: called with the error of each bad row or target.
+        on_rows: called with the number of rows read since its last call.
     """
     rows = source.read(0)
     while batch := list(itertools.islice(rows, _BATCH)):
@@ -131,7 +131,7 @@ def _score(row: Row, column: str) -> float | None:
     except (TypeError, ValueError):
         score = math.nan
     if not math.isfinite(score):
-        raise BadRecordError(f"the score {value!r} is no finite number", remedy="Correct it", field=column)
+        raise BadRecordError(f"the score {value!r} is not a finite number", remedy="Correct it", field=column)
     return score
 
 
@@ -141,7 +141,7 @@ def _known(
     config: TableSourceConfig,
     on_bad: Callable[[BadRecordError], None],
 ) -> np.ndarray:
-    """[pairs] bool, whether the items of each pair are in the store; one look-up for all of them."""
+    """[pairs] bool, whether all items of each pair are in the store, by one look-up."""
     queries = [pair.query_id or pair.target_id for _, pair, _ in pairs]
     targets = [pair.target_id for _, pair, _ in pairs]
     known = store.positions([*queries, *targets]).reshape(2, len(pairs)) >= 0

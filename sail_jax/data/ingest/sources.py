@@ -25,11 +25,11 @@ from sail_jax.errors import BadRecordError, SailError
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 TABLE_SUFFIXES = (*_SEPARATORS, ".jsonl", ".parquet")
-# Lines of a JSONL file whose keys make up its columns.
+# Number of lines of a JSONL file that define its columns.
 _JSONL_HEAD = 1000
 _PARQUET_BATCH = 256
 _TFDS_SPEC = re.compile(r"(?P<name>[^\[\]]+)\[(?P<split>.+)\]")
-# Transcripts may be longer than the csv module's 128 KiB.
+# Transcripts may exceed the csv module's limit of 128 KiB.
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
 
 
@@ -37,10 +37,10 @@ class Row(NamedTuple):
     """One row of a table.
 
     Attributes:
-        file: the file, as messages show it.
+        file: the file, for messages.
         number: its number in the file, from 1, without the header.
         cells: column -> value: text, numbers, bytes, arrays, lists of them, or None.
-        problem: in place of the cells, what makes the row unreadable.
+        problem: the error of an unreadable row, which has no cells.
     """
 
     file: str
@@ -51,15 +51,15 @@ class Row(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class RowSource:
-    """A table of rows.
+    """A table of source rows, opened for streaming.
 
     Attributes:
-        name: the file, folder or data set, as messages show it.
+        name: the file, folder or data set, for messages.
         columns: its columns.
         rows: number of rows; for text files an estimate from the number of lines.
         fingerprint: a digest that changes when the source does.
-        read: read(start) streams the rows from the one with index `start` on.
-        files: the files that hold it, in their order; none for a TFDS data set.
+        read: read(start) streams the rows from index `start` on.
+        files: the files of the table in order; empty for a TFDS data set.
     """
 
     name: str
@@ -70,10 +70,10 @@ class RowSource:
     files: tuple[pathlib.Path, ...] = ()
 
     def require(self, wanted: Mapping[str, str]) -> None:
-        """Checks that the columns which settings name are there.
+        """Checks that the columns named by settings exist.
 
         Args:
-            wanted: setting -> column; settings with an empty column ask for none.
+            wanted: setting -> column; an empty column is not checked.
 
         Raises:
             SailError: a column is missing.
@@ -89,11 +89,11 @@ def open_table(folder: pathlib.Path, name: str, setting: str, header: Sequence[s
     Args:
         folder: the source folder.
         name: the file or folder, relative to the source folder.
-        setting: the setting that names it, for messages.
-        header: the names of the columns of a CSV or TSV file that does not begin with them.
+        setting: the setting that holds the path, for messages.
+        header: the column names of a CSV or TSV file without a header.
 
     Raises:
-        SailError: it is missing, or of another format.
+        SailError: the path is missing, or its format is unknown.
     """
     path = folder / name
     files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.suffix in TABLE_SUFFIXES)
@@ -109,7 +109,7 @@ def open_table(folder: pathlib.Path, name: str, setting: str, header: Sequence[s
         raise SailError(f"{path} is {' and '.join(sorted(suffixes))}; write it as one of {', '.join(TABLE_SUFFIXES)}.")
     suffix = files[0].suffix
     if header and suffix not in _SEPARATORS:
-        raise SailError(f"{path} names its columns itself. Empty the header that the settings give it.")
+        raise SailError(f"{path} has its own column names. Empty the header in the settings.")
     columns, reader = {
         ".csv": (_csv_columns, _csv_rows),
         ".tsv": (_csv_columns, _csv_rows),
@@ -139,7 +139,7 @@ def _measure(file: pathlib.Path) -> tuple[str, int]:
     """(digest, number of rows or lines) of a file."""
     digest, lines = hashlib.blake2b(digest_size=16), 0
     if file.suffix == ".parquet":
-        # The footer, with the sizes, places and ranges of all columns, stands for a file that may hold media.
+        # The footer has the sizes, offsets and statistics of all columns; the file may hold media, and is not read.
         with _readable(file), file.open("rb") as stream:
             lines = pq.read_metadata(file).num_rows
             stream.seek(-8, 2)
@@ -155,13 +155,13 @@ def _measure(file: pathlib.Path) -> tuple[str, int]:
 
 @contextlib.contextmanager
 def _readable(file: pathlib.Path) -> Iterator[None]:
-    """Names the file when its content isn't what its suffix says."""
+    """Turns errors of a reader into messages that name the file."""
     try:
         yield
     except UnicodeDecodeError as error:
         raise SailError(f"{file} is not UTF-8 text ({error}). Save it as UTF-8.") from error
     except pa.ArrowException as error:
-        raise SailError(f"{file} is damaged, or no Parquet file ({error}). Write it again.") from error
+        raise SailError(f"{file} is damaged, or not a Parquet file ({error}). Write it again.") from error
 
 
 def _csv_columns(file: pathlib.Path) -> list[str]:
@@ -197,12 +197,12 @@ def _jsonl_rows(file: pathlib.Path) -> Iterator[tuple[dict, BadRecordError | Non
             try:
                 cells = json.loads(line)
             except ValueError as error:
-                yield {}, BadRecordError(f"the line is no JSON ({error})", remedy="Write one JSON object per line")
+                yield {}, BadRecordError(f"the line is not JSON ({error})", remedy="Write one JSON object per line")
                 continue
             if isinstance(cells, dict):
                 yield cells, None
             else:
-                yield {}, BadRecordError("the line is no JSON object", remedy="Write one JSON object per line")
+                yield {}, BadRecordError("the line is not a JSON object", remedy="Write one JSON object per line")
 
 
 def _parquet_columns(file: pathlib.Path) -> list[str]:
@@ -222,14 +222,14 @@ def _parquet_rows(file: pathlib.Path) -> Iterator[tuple[dict, None]]:
 def open_tfds(folder: pathlib.Path, spec: str) -> RowSource:
     """Opens a prepared TFDS data set, without TensorFlow; its features are the columns.
 
-    Encoded images are passed on as they are, class labels by their names, sound with the sample rate of its feature.
+    Encoded images are passed through, class labels become names, and sound gets the sample rate of its feature.
 
     Args:
         folder: the TFDS data folder, in which the set was prepared with file_format="array_record".
         spec: name and split, for example "my_set/config:1.0.0[train]".
 
     Raises:
-        SailError: the specification is malformed, or the data set, version or split doesn't exist.
+        SailError: the specification is malformed, or the data set, version or split does not exist.
     """
     match = _TFDS_SPEC.fullmatch(spec)
     if not match:

@@ -1,11 +1,14 @@
-"""Tables of vectors that ingestion joins to the items by their ids: Parquet of `item_id` and `vector`, in any order.
+"""Tables of vectors that ingestion joins to items by id: Parquet of `item_id` and `vector`.
+
+The rows may be in any order. They are copied into:
 
     FOLDER/
       vectors.f32       [N, D] the vectors in the order of the table
       ids-00000.msgpack the ids of each batch of rows
       index/            `store_index`: from the hash of an id to its row
 
-All of it is memory-mapped: a look-up reads the pages that it touches, and making the table takes the memory of a batch.
+All files are memory-mapped: a look-up reads only the pages it touches, and building the table holds one batch in
+memory.
 """
 
 import pathlib
@@ -24,7 +27,7 @@ from sail_jax.data.parquet_files import missing_column
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import item_key
 
-# `id` is what folders of embeddings call it.
+# `id` is the name in folders of embeddings.
 _ID_COLUMNS = ("item_id", "id")
 _VECTOR = "vector"
 _BATCH = 16_384
@@ -34,7 +37,7 @@ class VectorTable:
     """A table of vectors that `build_vectors` wrote, opened for look-up; safe in threads.
 
     Attributes:
-        width: D; 0 for a table without a usable row.
+        width: D; 0 for a table without usable rows.
     """
 
     def __init__(self, folder: pathlib.Path):
@@ -48,9 +51,9 @@ class VectorTable:
         self.width = self._vectors.shape[1]
 
     def get(self, item_id: str) -> np.ndarray | None:
-        """The vector of an item, [D] float32, or None where the table has none.
+        """The vector of an item, [D] float32, or None if the table has none.
 
-        As in the item store, an id is told by its 64-bit hash, and by itself where two ids of the table share one.
+        As in the item store, ids are distinguished by their 64-bit hash, and by the ids themselves if two share a hash.
         """
         if self._index is None:
             return None
@@ -75,12 +78,12 @@ def open_vectors(folder: pathlib.Path, path: str, name: str) -> RowSource:
         name: its key in `config.ingest.vectors`.
 
     Raises:
-        SailError: it is missing, of another format, or lacks a column.
+        SailError: the path is missing, has another format, or lacks a column.
     """
     setting = f"config.ingest.vectors.{name}"
     source = open_table(folder, path, setting)
     if source.files[0].suffix != ".parquet":
-        raise SailError(f"{source.files[0]} is no Parquet file. Write the vectors as Parquet, or change {setting}.")
+        raise SailError(f"{source.files[0]} is not a Parquet file. Write the vectors as Parquet, or change {setting}.")
     for file in source.files:
         schema = pq.read_schema(file)
         id_column = _id_column(schema)
@@ -89,7 +92,8 @@ def open_vectors(folder: pathlib.Path, path: str, name: str) -> RowSource:
                 raise SailError(f"{missing_column(str(file), column, schema.names)} Write it, or change {setting}.")
         if not _is_list(schema.field(_VECTOR).type):
             raise SailError(
-                f"{file}: column {_VECTOR!r} is {schema.field(_VECTOR).type}. Write it as a list of numbers, or change {setting}."
+                f"{file}: column {_VECTOR!r} is {schema.field(_VECTOR).type}. Write it as a list of numbers, or "
+                f"change {setting}."
             )
     return source
 
@@ -100,14 +104,14 @@ def build_vectors(
     on_bad: Callable[[BadRecordError], None],
     on_rows: Callable[[int], None],
 ) -> VectorTable:
-    """Writes a table of vectors for look-up; rows without a vector are passed over.
+    """Writes a table of vectors for look-up; skips rows without a vector.
 
     Args:
-        source: what `open_vectors` opened.
-        folder: where it is written; what it held is removed.
-        on_bad: told of rows without an id, of a repeated id (the first one counts), of vectors whose width is not that of
-            the first one, and of numbers that are not finite.
-        on_rows: told of the number of rows read since it was last told.
+        source: the table, from `open_vectors`.
+        folder: the folder to write; its old content is removed.
+        on_bad: called with the error of a row without an id, a repeated id (the first one counts), a vector whose width
+            differs from the first one's, or numbers that are not finite.
+        on_rows: called with the number of rows read since its last call.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -127,7 +131,7 @@ def build_vectors(
                         batches, rows = batches + 1, rows + len(ids)
 
     def on_duplicate(item_id: str, first: tuple[int, int], repeated: tuple[int, int]) -> None:
-        problem = "the table has a vector of this id already"
+        problem = "the table already has a vector with this id"
         error = BadRecordError(problem, remedy="Write one row for each id; the first one is used")
         on_bad(error.at(source=source.name, record=item_id, field=id_column))
 
@@ -137,7 +141,7 @@ def build_vectors(
 
 
 class _Batch:
-    """A batch of rows: which of them are usable."""
+    """A batch of rows, and which of them are usable."""
 
     def __init__(self, batch: pa.RecordBatch, id_column: str, file: str, first: int):
         self._file, self._first, self._id_column = file, first, id_column
@@ -145,7 +149,7 @@ class _Batch:
         self._column = batch.column(_VECTOR)
 
     def read(self, width: int, on_bad: Callable[[BadRecordError], None]) -> tuple[list[str], np.ndarray, int]:
-        """The ids and vectors of the usable rows, and the width, which the first usable row sets where it is 0."""
+        """The ids and vectors of the usable rows, and their width; width 0 stands for that of the first one."""
         lengths = pc.list_value_length(self._column).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
         numbers = _floats(self._column.flatten())  # without the rows that have no vector
         same = len(lengths) > 0 and (lengths == (width or lengths[0])).all() and lengths[0] > 0
@@ -172,13 +176,13 @@ class _Batch:
                 "the vector holds numbers that are not finite", remedy="Write finite numbers, or null"
             )
         if width and len(vector) != width:
-            problem = f"the vector has {len(vector)} numbers, those before it have {width}"
+            problem = f"the vector has {len(vector)} numbers, but earlier ones have {width}"
             return BadRecordError(problem, remedy="Write vectors of one width")
         return None
 
 
 def _floats(values: pa.Array) -> np.ndarray:
-    """[n] float32; a null becomes NaN, and what float32 cannot hold becomes infinite."""
+    """[n] float32; a null becomes NaN, and a number too large for float32 becomes infinite."""
     with np.errstate(over="ignore"):
         return values.to_numpy(zero_copy_only=False).astype(np.float32)
 

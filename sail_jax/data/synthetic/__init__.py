@@ -1,1 +1,1 @@
-"""Generated data: items with media, users, and a recommender with its logs."""
+"""Generates data: items with media, users, and a recommender with its logs."""

@@ -1,4 +1,4 @@
-"""ID embeddings of a generated world: a factorisation of its logs, as a recommender learns them, and no hidden truth.
+"""Factorises the logs of a generated world into ID embeddings, without using the hidden truth.
 
 Axis letters: N items, U users, E events, D width.
 """
@@ -13,20 +13,20 @@ _ROUNDS = 5
 def factorise(
     user: np.ndarray, item: np.ndarray, weight: np.ndarray, width: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors of items by a truncated SVD of the matrix of items and users.
+    """Computes vectors of items by a truncated SVD of the item-user matrix.
 
-    Entries are divided by the square roots of the sums of their row and column, so that neither popular items nor busy
-    users make up the factors (the normalisation of spectral co-clustering, Dhillon 2001).
+    Entries are divided by the square roots of the sums of their row and column, so that popular items and active users
+    do not dominate the factors (the normalisation of spectral co-clustering, Dhillon 2001).
 
     Args:
         user: [E] indices of users.
         item: [E] indices of items.
-        weight: [E] not negative; entries of a user and an item are added up.
-        width: D at most; a small matrix has fewer factors.
+        weight: [E] not negative; entries with the same user and item are added up.
+        width: largest D; a small matrix has fewer factors.
         seed: of the randomised SVD.
 
     Returns:
-        [n] indices of the items that have any weight, in order, and [n, D] float32.
+        [n] indices of the items with a positive weight, ascending, and [n, D] float32.
     """
     used = weight > 0
     users, columns = np.unique(user[used], return_inverse=True)

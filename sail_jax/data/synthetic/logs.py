@@ -1,11 +1,11 @@
-"""A generated recommender's logs, item table and vectors, in the layout of the defaults of `config.logs`.
+"""Generates a recommender's logs, item table and vectors, in the default layout of `config.logs`.
 
-    logs/events, logs/searches, logs/live   one part for each week, rows in order of time
-    logs/hashtags, logs/items               what authors submitted, and labels and summaries
-    vectors/dense, vectors/id_*             `item_id`, `vector`: factors of the training time of the logs
+    logs/events, logs/searches, logs/live   one part per week, rows sorted by time
+    logs/hashtags, logs/items               hashtags from authors, and labels and summaries
+    vectors/dense, vectors/id_*             `item_id`, `vector`: factors of the train period of the logs
     tastes.jsonl, styles.jsonl, communities.jsonl, behaviour.json   the hidden truth, and counts
 
-Users are those of `synthetic_users`; another log, `logs.parquet`, has users of its own, with plain interests in topics.
+Users come from `synthetic.users`. The other log, `logs.parquet`, has different users, with plain interests in topics.
 """
 
 import dataclasses
@@ -34,14 +34,15 @@ from sail_jax.data.synthetic.users import (
     draw_users,
     fit,
     make_catalogue,
-    shown,
+    show_probability,
 )
 
 DENSE_WIDTH = 64
-# Name -> width, and the flags whose events it is factorised from.
+# Name -> width, and the flags whose events are factorised.
 ID_EMBEDDINGS = {"id_finish": (32, ("finish",)), "id_like": (24, ("like", "share", "follow"))}
 QUERIES_PER_TOPIC = 10
-# Queries of a topic that are asked at one time; new ones come up and old ones go, so that the test time has some of its own.
+# Queries of a topic in use at one time; new ones replace old ones, so that the test period has some that the train
+# period lacks.
 QUERIES_ASKED = 2
 SEARCHES_PER_USER = 3.0
 RESULTS_ON_TOPIC, RESULTS_OF_THEME = 4, 2
@@ -55,11 +56,11 @@ _WEEK = 7 * 86_400
 
 @dataclasses.dataclass(frozen=True)
 class LogSummary:
-    """What the logs hold, in numbers.
+    """Counts of what the logs hold.
 
     Attributes:
-        train_until: the last second of the training time, from which the vectors come.
-        vectors: name -> items with a vector.
+        train_until: the last second of the train period, from which the vectors are computed.
+        vectors: name -> number of items with a vector.
     """
 
     users: int
@@ -82,15 +83,16 @@ def write_logs(
     test_share: float,
     folder: pathlib.Path,
 ) -> LogSummary:
-    """Generates users with hidden tastes and writes what a recommender would have of them.
+    """Generates users with hidden tastes, and writes the logs that a recommender would record.
 
     Args:
         topics: the topics.
         topic_of: [N] index of each item's topic.
         ids: [N] item ids.
-        config: `communities` is not 0.
+        config: `communities` must not be 0.
         seed: seed of all draws.
-        test_share: share of the time of the events, at its end, that the vectors know nothing of (`config.logs.test_share`).
+        test_share: share of the events' time span, at its end, that the vectors are not computed from
+            (`config.logs.test_share`).
         folder: the raw export.
     """
     catalogue = make_catalogue(topics, topic_of, ids, config, seed)
@@ -125,7 +127,7 @@ def write_logs(
 
 
 def _cut(times: np.ndarray, test_share: float) -> int:
-    """The last second of the training time, as the builders of pair tables cut it."""
+    """The last second of the train period, cut as by the builders of pair tables."""
     first, last = int(times.min()), int(times.max())
     return first + int((last - first) * (1 - test_share))
 
@@ -140,7 +142,7 @@ def _event_columns(events: Events, names: np.ndarray, ids: np.ndarray) -> dict[s
 
 
 def _searches(users: Sequence[User], communities: Sequence[Community], catalogue: Catalogue, seed: int) -> dict:
-    """Results of searches: a few items of the topic that is searched, and of others of its theme; what fits is clicked."""
+    """Results of searches: items of the searched topic, and others of its theme; fitting ones are clicked."""
     queries = [_queries(topic, draws(seed, "log queries", index)) for index, topic in enumerate(catalogue.topics)]
     theme_of = np.array([topic.theme for topic in catalogue.topics])[catalogue.topic_of]
     fits = [fit(community, catalogue) for community in communities]
@@ -168,7 +170,7 @@ def _searches(users: Sequence[User], communities: Sequence[Community], catalogue
 
 
 def _queries(topic: Topic, rng: np.random.Generator) -> list[str]:
-    """Different texts, in the order in which they come up."""
+    """Distinct query texts, in the order in which they come into use."""
     texts: list[str] = []
     while len(texts) < QUERIES_PER_TOPIC:
         first, second = visual_words(topic.visual) if len(texts) % 2 else sound_words(topic.sound)
@@ -186,10 +188,10 @@ def _ranked(eligible: np.ndarray, count: int, catalogue: Catalogue, rng: np.rand
 
 
 def _live(users: Sequence[User], communities: Sequence[Community], catalogue: Catalogue, seed: int) -> dict:
-    """Visits of live streams: a fitting one is watched for longer."""
+    """Visits of live streams; fitting ones are watched longer."""
     streams = np.flatnonzero(catalogue.streams)
     fits = [fit(community, catalogue) for community in communities]
-    odds = [shown(each, catalogue)[streams] for each in fits]
+    odds = [show_probability(each, catalogue)[streams] for each in fits]
     rows = []
     for index, user in enumerate(users):
         rng = draws(seed, "log live", index)
@@ -204,7 +206,7 @@ def _live(users: Sequence[User], communities: Sequence[Community], catalogue: Ca
 
 
 def _hashtags(catalogue: Catalogue, seed: int) -> dict:
-    """Hashtags: of the theme, of what is seen, and ones that say nothing; some items have none."""
+    """Hashtags of the theme, of the visual motif, and uninformative ones; some items have none."""
     rows = []
     for index, item_id in enumerate(catalogue.ids):
         rng, topic = draws(seed, "log hashtags", index), catalogue.topics[catalogue.topic_of[index]]
@@ -216,7 +218,7 @@ def _hashtags(catalogue: Catalogue, seed: int) -> dict:
 
 
 def _item_columns(catalogue: Catalogue, seed: int) -> dict[str, Any]:
-    """Labels from coarse to fine, and summaries in words, which some items lack."""
+    """Labels from coarse to fine, and summaries; some items have no summary."""
     labels, summaries = [], []
     for index in range(len(catalogue.ids)):
         rng, topic = draws(seed, "log summaries", index), catalogue.topics[catalogue.topic_of[index]]
@@ -235,7 +237,7 @@ def _motifs(topic: Topic) -> tuple:
 
 
 def _columns(names: Sequence[str], rows: Sequence[tuple]) -> dict[str, np.ndarray]:
-    """Columns of rows, in order of time where there is one and they are many users'; ties keep their order."""
+    """Columns from rows, sorted by time if they have one; the sort is stable."""
     columns = {name: np.array([row[place] for row in rows]) for place, name in enumerate(names)}
     order = np.argsort(columns["timestamp"], kind="stable")
     return {name: column[order] for name, column in columns.items()}
@@ -247,7 +249,7 @@ def _columns(names: Sequence[str], rows: Sequence[tuple]) -> dict[str, np.ndarra
 def _write_vectors(
     folder: pathlib.Path, events: Events, training: np.ndarray, ids: np.ndarray, seed: int
 ) -> dict[str, int]:
-    """Factorises the training time and writes the vectors; items without events there have none."""
+    """Factorises the train period and writes the vectors; items without events in it have none."""
     flags = {name: events.flags[:, place] for place, name in enumerate(FLAGS)}
     weights = {"dense": (DENSE_WIDTH, events.watch_share + events.flags.sum(1))}
     for name, (width, wanted) in ID_EMBEDDINGS.items():

@@ -1,4 +1,4 @@
-"""Pictures and sounds of the generated world: a motif fixes what is told apart, everything else varies at random.
+"""Renders pictures and sounds of the generated world: a motif with random nuisance variation.
 
 A visual motif is a colour and a shape, a sound motif a contour and a timbre; both are written as one index.
 """
@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 FRAME_SIDE = 64
 SAMPLE_RATE = 16_000
 
-# Words by which searches name a facet. The hue of a colour is its index times 45 degrees.
+# Words by which searches name a motif. The hue of a colour is its index times 45 degrees.
 COLOURS = (
     ("red", "scarlet"),
     ("amber", "orange"),
@@ -37,10 +37,10 @@ CONTOURS = (("rising", "climbing"), ("falling", "sinking"), ("repeating", "pulsi
 
 
 def render_frames(rng: np.random.Generator, motif: int) -> list[bytes]:
-    """One to four JPEG frames in which the shapes of a visual motif move over a cluttered ground.
+    """Renders one to four JPEG frames in which the shapes of a visual motif move over clutter.
 
     Args:
-        rng: source of all nuisance: ground, clutter, place, size, speed, turn, tint, noise.
+        rng: source of the nuisance: background, clutter, position, size, speed, rotation, tint, noise.
         motif: index of the visual motif, below `len(COLOURS) * len(SHAPES)`.
     """
     hue = (motif % len(COLOURS)) / len(COLOURS) + rng.uniform(-0.025, 0.025)
@@ -82,10 +82,10 @@ def _draw_shape(draw: ImageDraw.ImageDraw, shape: int, circle: tuple, turn: floa
 
 
 def render_sound(rng: np.random.Generator, motif: int) -> bytes:
-    """A WAV file of a melody: the sound motif fixes the contour and the timbre, everything else varies.
+    """Renders a WAV file of a melody with the contour and timbre of a sound motif.
 
     Args:
-        rng: source of all nuisance: length, tempo, key, start within the contour, loudness, noise.
+        rng: source of the nuisance: length, tempo, key, start within the contour, loudness, noise.
         motif: index of the sound motif, below `len(TIMBRES) * len(CONTOURS)`.
     """
     time = np.arange(int(rng.uniform(0.5, 2.5) * SAMPLE_RATE)) / SAMPLE_RATE

@@ -1,4 +1,4 @@
-"""What a generated world is about: topics, the words and motifs that show them, and how its draws are seeded."""
+"""The topics of a generated world, the words and motifs that express them, and seeds of its draws."""
 
 import dataclasses
 import zlib
@@ -43,7 +43,7 @@ THEMES = _vocabulary(
     sushi ramen wasabi tempura noodle soy chopsticks miso
     """
 )
-# Words that say nothing of the topic.
+# Words that carry no information about the topic.
 FILLERS = sum(
     _vocabulary(
         """
@@ -69,19 +69,19 @@ class Topic:
 
 
 def draws(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
-    """The generator of the draws for a purpose, such as (seed, "items", 7)."""
+    """The random generator for one purpose, such as (seed, "items", 7)."""
     return np.random.default_rng([seed, zlib.crc32(purpose.encode()), index])
 
 
 def draw_topics(count: int, seed: int) -> list[Topic]:
-    """Draws distinct combinations of facets, using every facet about equally often and at least about three times."""
+    """Draws distinct combinations of facets; each facet is used about equally often, at least thrice."""
     limits = (len(COLOURS) * len(SHAPES), len(TIMBRES) * len(CONTOURS), len(THEMES))
     sizes = [min(max(count // 3, 2), limit) for limit in limits]
     if count > np.prod(sizes):
         raise SailError(f"synthetic.items asks for {count} topics; there are {np.prod(sizes)} combinations. Lower it.")
     rng = draws(seed, "topics")
     combinations = rng.permutation(np.stack(np.meshgrid(*map(np.arange, sizes)), -1).reshape(-1, 3))
-    # A small world uses few motifs; which ones is drawn too.
+    # A small world uses few motifs, which are drawn too.
     motifs = [rng.permutation(limit) for limit in limits]
     used = [np.zeros(size) for size in sizes]
     topics = []
@@ -106,7 +106,7 @@ def sound_words(motif: int) -> tuple[Sequence[str], Sequence[str]]:
 
 
 def describe(topic: Topic) -> dict[str, str]:
-    """A topic in words, as `topics.jsonl` holds it."""
+    """Describes a topic in words, for `topics.jsonl`."""
     visual, sound = visual_words(topic.visual), sound_words(topic.sound)
     return {
         "topic": topic.name,

@@ -1,9 +1,9 @@
-"""Generated users whose interests cannot be read off content: who they are, and what they were shown and did.
+"""Generates users whose interests cannot be read off content, with their impressions and reactions.
 
-A community is a hidden taste: topics that share no motif and no theme, and one style. The style of an item shows in none
-of its frames, words and sounds; so items of two topics that one community consumes belong together in its behaviour alone,
-and of two items that look and read alike one may be loved where the other is passed over. Single-peak users have
-one community; multi-peak users have two to four and change between them from session to session.
+A community is a hidden taste: topics that share no motif and no theme, and one style. The style of an item does not
+show in its frames, words or sounds. So items of two topics that one community consumes are related by behaviour only,
+and of two items with similar content one may be consumed and the other ignored. Single-peak users have one community;
+multi-peak users have two to four and change between them from session to session.
 
 Axis letters: N items, E events.
 """
@@ -24,19 +24,19 @@ TOPICS_PER_COMMUNITY = 12
 SINGLE_PEAK = 0.5
 MOST_PEAKS = 4
 EVENTS_PER_SESSION = 10
-# A session goes on in the community of the one before with this probability.
+# Probability that a session stays in the community of the session before.
 STAY = 0.7
-# Sessions of a user start in different slots of this many seconds.
+# Each session of a user starts in its own slot of this many seconds.
 _SLOT = 3 * 3600
-# Share of impressions that are drawn by popularity alone, as a recommender explores.
+# Share of impressions drawn by popularity alone, as exploration.
 EXPLORED = 0.35
-# Weight of an item in its community by how well it fits: neither, the topic alone, topic and style.
+# Weight of an item in a community by fit level: neither, topic only, topic and style.
 APPEAL = np.array([0.0, 0.15, 1.0])
 _ZIPF = 0.8
 _PUBLISHED_BEFORE = 0.7
 _STREAMS = 0.02
 
-# What a user does, by fit. Now and then one is taken with an item, and does many things at once.
+# Probabilities of reactions by fit level. Some events have many reactions at once.
 _TAKEN = np.array([0.004, 0.04, 0.30])
 _WATCHED = np.array([0.20, 0.50, 0.70])
 _TAKEN_WATCHED = 0.97
@@ -53,7 +53,7 @@ _TAKEN_RATES = {"like": 0.9, "share": 0.6, "comment": 0.5, "follow": 0.35}
 
 @dataclasses.dataclass(frozen=True)
 class Catalogue:
-    """The items as users meet them.
+    """The items with the properties that determine users' behaviour.
 
     Attributes:
         topics: the topics.
@@ -89,7 +89,11 @@ class User(NamedTuple):
 
 
 class Events(NamedTuple):
-    """What users were shown and did: [E] indices of users and items, int64 seconds, float32 share watched, [E, 5] bool `FLAGS`."""
+    """Impressions and reactions of users.
+
+    Attributes are arrays of length E: indices of users and of items, int64 seconds, float32 share watched, and
+    [E, 5] bool `FLAGS`.
+    """
 
     user: np.ndarray
     item: np.ndarray
@@ -101,7 +105,7 @@ class Events(NamedTuple):
 def make_catalogue(
     topics: Sequence[Topic], topic_of: np.ndarray, ids: np.ndarray, config: SyntheticConfig, seed: int
 ) -> Catalogue:
-    """Gives items what users see of them beyond content: style, popularity, time of publication; some are live streams."""
+    """Draws style, popularity and time of publication of the items, and which are live streams."""
     rng, count = draws(seed, "catalogue"), len(ids)
     popularity = 1 / (1 + rng.permutation(count)) ** _ZIPF
     early = rng.random(count) < _PUBLISHED_BEFORE
@@ -120,7 +124,7 @@ def make_catalogue(
 
 
 def draw_communities(topics: Sequence[Topic], config: SyntheticConfig, seed: int) -> list[Community]:
-    """Communities of topics of which no two share a motif or a theme."""
+    """Draws communities, each of topics that share no motif and no theme."""
     communities = []
     for index in range(config.communities):
         chosen: list[int] = []
@@ -135,7 +139,7 @@ def draw_communities(topics: Sequence[Topic], config: SyntheticConfig, seed: int
 
 
 def draw_users(communities: Sequence[Community], config: SyntheticConfig, seed: int) -> list[User]:
-    """Users, about half of them with one community."""
+    """Draws users, about half of them with one community."""
     users = []
     for index in range(config.log_users):
         rng = draws(seed, "log users", index)
@@ -146,13 +150,16 @@ def draw_users(communities: Sequence[Community], config: SyntheticConfig, seed: 
 
 
 def fit(community: Community, catalogue: Catalogue) -> np.ndarray:
-    """[N] how well items fit a community: 0 neither, 1 the topic alone, 2 topic and style."""
+    """[N] the fit level of items for a community: 0 neither, 1 topic only, 2 topic and style."""
     topic = np.isin(catalogue.topic_of, community.topics)
     return topic.astype(np.int64) + (topic & (catalogue.style_of == community.style))
 
 
-def shown(fits: np.ndarray, catalogue: Catalogue) -> np.ndarray:
-    """[N] probability with which a recommender shows the items to one of a community: by fit and popularity, or explored."""
+def show_probability(fits: np.ndarray, catalogue: Catalogue) -> np.ndarray:
+    """[N] probability that a recommender shows each item to a member of a community.
+
+    It depends on fit and popularity, with a share of exploration.
+    """
     wanted = APPEAL[fits] * catalogue.popularity
     wanted = wanted / wanted.sum() if wanted.any() else catalogue.popularity
     return EXPLORED * catalogue.popularity + (1 - EXPLORED) * wanted
@@ -161,14 +168,14 @@ def shown(fits: np.ndarray, catalogue: Catalogue) -> np.ndarray:
 def draw_events(
     users: Sequence[User], communities: Sequence[Community], catalogue: Catalogue, config: SyntheticConfig, seed: int
 ) -> Events:
-    """All events in order of time; a user sees an item once, and none before it was published."""
+    """Draws all events, sorted by time; a user sees an item at most once, after its publication."""
     fits = [fit(community, catalogue) for community in communities]
-    odds = [shown(each, catalogue) for each in fits]
+    odds = [show_probability(each, catalogue) for each in fits]
     parts = []
     for index, user in enumerate(users):
         rng = draws(seed, "log events", index)
         times, tastes = _sessions(user, rng, config)
-        # Users of a community differ in which of its topics they like best.
+        # Users of a community prefer different topics of it.
         liking = 0.2 + rng.exponential(size=len(catalogue.topics))
         items = _impressions(tastes, [odds[taste] * liking[catalogue.topic_of] for taste in user.communities], rng)
         order = items >= 0
@@ -183,7 +190,7 @@ def draw_events(
 
 
 def _sessions(user: User, rng: np.random.Generator, config: SyntheticConfig) -> tuple[np.ndarray, np.ndarray]:
-    """([E] times in order, [E] places in user.communities) of a user's impressions."""
+    """([E] sorted times, [E] indices into user.communities) of a user's impressions."""
     count = max(EVENTS_PER_SESSION, round(config.log_events_per_user * rng.gamma(2.0, 0.5)))
     slots = PERIOD // _SLOT
     sessions = min(-(-count // EVENTS_PER_SESSION), slots)
@@ -200,7 +207,7 @@ def _sessions(user: User, rng: np.random.Generator, config: SyntheticConfig) -> 
 
 
 def _impressions(tastes: np.ndarray, odds: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """[E] the items shown, none twice, -1 where there is no other left: drawn without replacement by odds."""
+    """[E] the items shown, without repetition; -1 once no item is left."""
     items = np.full(len(tastes), -1)
     seen = np.zeros(len(odds[0]), bool)
     for taste, weights in enumerate(odds):
@@ -214,7 +221,7 @@ def _impressions(tastes: np.ndarray, odds: Sequence[np.ndarray], rng: np.random.
 
 
 def _reactions(levels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """([E] float32 share watched, [E, 5] flags) by how well each item fits."""
+    """([E] float32 share watched, [E, 5] flags) by the fit level of each item."""
     taken = rng.random(len(levels)) < _TAKEN[levels]
     mean = np.where(taken, _TAKEN_WATCHED, _WATCHED[levels])
     watched = rng.beta(_SPREAD * mean, _SPREAD * (1 - mean)).astype(np.float32)

@@ -1,9 +1,10 @@
-"""A small generated world of items, users and logs: the raw export that the quickstart starts from.
+"""Generates a small world of items, users and logs: the raw export of the quickstart.
 
-An item has a topic. A topic is a visual motif, a sound motif and a text theme, and each of the three is shared with other
-topics: no single modality tells the topic, the three together do. Users like a few topics, so items that are consumed
-together share one. Titles never name what is seen or heard; searches do, so finding an item for a search takes
-knowledge that crosses modalities.
+An item has a topic. A topic is a visual motif, a sound motif and a text theme, and each of the three is shared with
+other
+topics: one modality alone cannot identify the topic, but all three together can. Users like a few topics, so that items
+consumed together share one. Titles never name what is seen or heard, but searches do, so that matching an item to a
+search needs knowledge across modalities.
 """
 
 import dataclasses
@@ -34,9 +35,9 @@ from sail_jax.data.synthetic.topics import (
 )
 from sail_jax.errors import SailError
 
-# Raised whenever the same settings would give other files, so that an older export is not taken for a new one.
+# Increase this whenever the same settings would give other files, so that an older export is not reused.
 GENERATOR_VERSION = 2
-# Settings that say nothing of a world without a recommender's logs.
+# Settings that have no effect without a recommender's logs.
 _OF_LOGS = ("communities", "styles", "log_users", "log_events_per_user")
 
 ITEMS_PER_TOPIC = 16
@@ -45,7 +46,7 @@ SEARCHES_PER_TOPIC = 10
 SCORED_ITEMS_PER_SEARCH = 9
 THEME_PAIRS_PER_ITEM = 3
 EVENTS_PER_SESSION = 8
-# Two positive events of a user belong together when they are this close.
+# Two positive events of a user form a pair if they are this close in time.
 PAIR_WINDOW_SECONDS = 600
 PAIR_NEIGHBOURS = 3
 OFF_TOPIC_EVENTS = 0.05
@@ -60,7 +61,7 @@ _NAME_PARTS = ("ka", "mi", "ro", "lu", "sen", "ta", "vi", "no", "zel", "bri", "d
 
 @dataclasses.dataclass(frozen=True)
 class WorldSummary:
-    """What a generated world holds, in numbers."""
+    """Counts of what a generated world holds."""
 
     items: int
     topics: int
@@ -77,31 +78,32 @@ class WorldSummary:
 
 
 def make_world(config: SyntheticConfig, seed: int, output: pathlib.Path, *, test_share: float = 0.1) -> WorldSummary:
-    """Generates the world and writes it as a raw export; a finished one with the same settings is left as it is.
+    """Generates the world and writes it as a raw export; keeps a complete one with the same settings.
 
-    Files: `items.jsonl` (item_id, title, asr, ocr, nickname, tags, frames, audio, label; null where the item has
-    none), `frames/*.jpg` (64 x 64), `audio/*.wav` (16 kHz mono, 16 bit, 0.5 to 2.5 s), `users.jsonl` (user_id,
-    interests), `logs.parquet` (user_id, item_id, event, timestamp in seconds), `pairs.parquet` (query_id, target_id,
-    split), `searches.jsonl` (query, item_ids that were clicked, split), `scores.jsonl` (query, item_id, score: 1 where the
-    item fits both things that the query names, 0.5 for one of them, 0 for none; split as the search's), `themes.parquet`
-    (query_id, target_id: items that share the theme, but not the topic, a weak relation; all train), `topics.jsonl` (the truth behind the labels)
-    and `world.json` (settings and summary). With `config.communities` come a recommender's logs and vectors (see `synthetic.logs`),
-    and the others stay as they are.
-    Every draw comes from a generator of (seed, purpose, index): the same settings give the same bytes.
+    Files: `items.jsonl` (item_id, title, asr, ocr, nickname, tags, frames, audio, label; null if the item has none),
+    `frames/*.jpg` (64 x 64), `audio/*.wav` (16 kHz mono, 16 bit, 0.5 to 2.5 s), `users.jsonl` (user_id, interests),
+    `logs.parquet` (user_id, item_id, event, timestamp in seconds), `pairs.parquet` (query_id, target_id, split),
+    `searches.jsonl` (query, item_ids that were clicked, split), `scores.jsonl` (query, item_id, score: 1 if the item
+    fits both parts of the query, 0.5 for one of them, 0 for none; split as the search's), `themes.parquet` (query_id,
+    target_id: items that share the theme, but not the topic, a weak relation; all train), `topics.jsonl` (the truth
+    behind the labels) and `world.json` (settings and summary). `config.communities` adds a recommender's logs and
+    vectors (see `synthetic.logs`), and does not change the other files. Every draw uses a generator of (seed, purpose,
+    index): the same settings give the same bytes.
 
     Args:
         config: sizes of the world.
         seed: seed of all draws, not negative.
         output: folder to write; it appears under this name when complete.
-        test_share: share of the time of the recommender's logs, at its end, that its vectors know nothing of.
+        test_share: share of the time span of the recommender's logs, at its end, that its vectors are not computed
+            from.
 
     Raises:
-        SailError: on sizes that are too small, or when `output` holds anything else than this world.
+        SailError: a size is too small, or `output` holds other files or another world.
     """
     if config.num_items < 12 or config.num_users < 1 or config.events_per_user < 2 or seed < 0:
         raise SailError(
-            f"synthetic: {config.num_items} items, {config.num_users} users, {config.events_per_user} events per user, seed {seed} "
-            "make no world. It takes at least 12 items, 1 user, 2 events per user and a seed that is not negative."
+            f"synthetic: {config.num_items} items, {config.num_users} users, {config.events_per_user} events per user, "
+            f"seed {seed} make no world. Use at least 12 items, 1 user, 2 events per user and a seed of at least 0."
         )
     settings = _settings(config, seed, test_share)
     finished = _finished(output, settings)
@@ -119,7 +121,7 @@ def make_world(config: SyntheticConfig, seed: int, output: pathlib.Path, *, test
 
 
 def _settings(config: SyntheticConfig, seed: int, test_share: float) -> dict[str, Any]:
-    """The settings on which the world depends."""
+    """The settings that determine the world."""
     settings = {"generator": GENERATOR_VERSION, "seed": seed, **dataclasses.asdict(config)}
     if config.communities:
         return settings | {"test_share": test_share}
@@ -136,7 +138,7 @@ def _finished(output: pathlib.Path, settings: dict[str, Any]) -> WorldSummary | 
     world = json.loads((output / "world.json").read_text())
     if world["settings"] != settings:
         raise SailError(
-            f"{output} holds a world of other settings ({world['settings']}, asked for: {settings}). "
+            f"{output} holds a world with other settings ({world['settings']}, asked for: {settings}). "
             "Remove it, or name another folder."
         )
     return WorldSummary(**world["summary"])
@@ -218,7 +220,7 @@ def _write_item(folder: pathlib.Path, item_id: str, topic: Topic, seed: int, ind
 
 
 def _text(rng: np.random.Generator, theme: int) -> dict:
-    """Text fields: a few of the theme's words among words that say nothing, and now and then one of another theme."""
+    """Text fields: words of the theme among uninformative words, and occasionally one of another theme."""
 
     def words(of_theme: int, of_fillers: int) -> list[str]:
         chosen = [*rng.choice(THEMES[theme], of_theme, replace=False), *rng.choice(FILLERS, of_fillers, replace=False)]
@@ -236,7 +238,7 @@ def _text(rng: np.random.Generator, theme: int) -> dict:
         "nickname": "".join(rng.choice(_NAME_PARTS, 3)),
         "tags": words(int(rng.random() < 0.4), rng.integers(0, 3)),
     }
-    # With neither title nor speech, the tags at least say what the item is about.
+    # Without title and speech, the tags must carry the topic.
     if fields["title"] is None and fields["asr"] is None:
         fields["tags"] = words(2, 1)
     return fields
@@ -248,7 +250,7 @@ def _text(rng: np.random.Generator, theme: int) -> dict:
 def _behaviour(
     config: SyntheticConfig, seed: int, topics: Sequence[Topic], members: Sequence[np.ndarray], ids: np.ndarray
 ) -> tuple[list[dict], pa.Table]:
-    """Users with their interests, and their logs: sessions of one topic each, with a small share of stray events."""
+    """Users with their interests, and their logs: sessions of one topic each, with a few random events."""
     users, rows = [], []
     for index in range(config.num_users):
         rng = draws(seed, "users", index)
@@ -256,7 +258,7 @@ def _behaviour(
         likes = rng.choice(len(topics), min(TOPICS_PER_USER, len(topics)), replace=False)
         users.append({"user_id": user_id, "interests": [topics[topic].name for topic in likes]})
         sessions = -(-config.events_per_user // EVENTS_PER_SESSION)
-        # Sessions start hours apart, so that no two fall into one pairing window.
+        # Sessions start hours apart, so that no pairing window spans two of them.
         starts = 1_700_000_000 + 43_200 * np.sort(rng.choice(4 * sessions, sessions, replace=False))
         starts += rng.integers(0, 36_000, sessions)
         for number, start in enumerate(starts):
@@ -274,11 +276,13 @@ def _behaviour(
 
 
 def co_consumption(logs: pa.Table, seed: int) -> pa.Table:
-    """Pairs of items that one user consumed positively close in time, each unordered pair once, earlier item first.
+    """Pairs items that one user consumed positively close in time; the earlier item is the query.
+
+    Each unordered pair occurs once.
 
     Args:
         logs: user_id, item_id, event, timestamp in seconds; each user's rows in temporal order.
-        seed: together with the unordered pair it decides the split, 85 % train.
+        seed: with the unordered pair it determines the split, 85 % train.
 
     Returns:
         query_id, target_id, split.
@@ -301,24 +305,24 @@ def co_consumption(logs: pa.Table, seed: int) -> pa.Table:
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted:
-    """What a search names: a text theme, and a visual or a sound motif."""
+class SearchContent:
+    """The content of a search: a text theme, and a visual or a sound motif."""
 
     theme: int
     facet: str
     motif: int
 
     def score(self, topic: Topic) -> float:
-        """Share of what is named that an item of a topic fits."""
+        """The share of the query's parts that an item of a topic fits."""
         return ((topic.theme == self.theme) + (getattr(topic, self.facet) == self.motif)) / 2
 
 
 def _searches(
     topics: Sequence[Topic], members: Sequence[np.ndarray], seed: int
-) -> tuple[list[dict], dict[str, Wanted]]:
-    """Searches that name the theme and, in words, the look or the sound; clicked are a few items of the topic."""
+) -> tuple[list[dict], dict[str, SearchContent]]:
+    """Searches that name the theme and a visual or sound motif; a few items of the topic are clicked."""
     clicked: dict[str, set[str]] = {}
-    wanted: dict[str, Wanted] = {}
+    wanted: dict[str, SearchContent] = {}
     for index, topic in enumerate(topics):
         rng = draws(seed, "searches", index)
         for number in range(SEARCHES_PER_TOPIC):
@@ -327,7 +331,7 @@ def _searches(
             query = f"{rng.choice(THEMES[topic.theme])} with {rng.choice(first)} {rng.choice(second)}"
             clicks = rng.choice(members[index], min(len(members[index]), rng.integers(3, 6)), replace=False)
             clicked.setdefault(query, set()).update(map(str, clicks))
-            wanted[query] = Wanted(topic.theme, facet, getattr(topic, facet))
+            wanted[query] = SearchContent(topic.theme, facet, getattr(topic, facet))
     rows = [
         {"query": query, "item_ids": sorted(items), "split": _split(seed, query, SEARCH_TRAIN_SHARE)}
         for query, items in clicked.items()
@@ -337,12 +341,12 @@ def _searches(
 
 def _scores(
     searches: Sequence[dict],
-    wanted: dict[str, Wanted],
+    wanted: dict[str, SearchContent],
     topics: Sequence[Topic],
     members: Sequence[np.ndarray],
     seed: int,
 ) -> list[dict]:
-    """Searches with items of each grade, as far as the world has them, in about equal numbers."""
+    """Searches with items of each grade, in about equal numbers if the world has them."""
     rows = []
     for index, search in enumerate(searches):
         rng = draws(seed, "scores", index)
@@ -356,7 +360,7 @@ def _scores(
 
 
 def _theme_pairs(topics: Sequence[Topic], topic_of: np.ndarray, ids: np.ndarray, seed: int) -> pa.Table:
-    """Pairs of items of one theme and two topics: what a shared hashtag or a similar summary would pair."""
+    """Pairs of items of one theme and two topics, as from a shared hashtag or similar summaries."""
     theme_of = np.array([topic.theme for topic in topics])[topic_of]
     queries, targets = [], []
     for index in range(len(ids)):
