@@ -1,7 +1,7 @@
-"""Glyphs of Noto Color Emoji with their names, keywords and synthesised speech: a small real set of three modalities.
+"""Glyphs of Noto Color Emoji with names, keywords and synthesised speech: a small real data set.
 
-Expects `items.csv`, `pairs.csv` and `queries.csv` beside media folders; see docs/extending.md for them and the commands. A query is a
-keyword, and the keywords of an item stand in its tags: tags are ingested, but never shown to the model.
+Expects `items.csv`, `pairs.csv` and `queries.csv` beside media folders; see docs/extending.md for them and the commands.
+A query is a keyword. The keywords of an item are its tags, which are ingested, but never shown to the model.
 """
 
 import ml_collections
@@ -15,7 +15,7 @@ FIND_SAME = "Represent what is shown so that the same thing can be found in anot
 
 
 def _same() -> dict:
-    """An item shown in one modality against the same item shown in another."""
+    """Settings that pair an item in one modality with the same item in another."""
     instructions = {"query_instruction": FIND_SAME, "target_instruction": FIND_SAME}
     return {"table": "tables/same.parquet", **_shown(), **instructions}
 

@@ -1,7 +1,6 @@
 """MicroLens (arXiv 2309.15379): short videos with covers, titles and users' comments as interactions.
 
-Reads a folder as it is published, MicroLens-100k; what is missing of covers, audio and videos is done without. For the
-commands see docs/public_data.md.
+Reads MicroLens-100k as published; covers, audio and videos may be missing. For the commands see docs/public_data.md.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""MovieLens (20M, 25M, 32M, latest): films with titles, genres and ratings, and posters where there are any.
+"""MovieLens (20M, 25M, 32M, latest): films with titles, genres and ratings, and optional posters.
 
-Reads `movies.csv` and `ratings.csv` as they are published. MovieLens has no pictures: posters that you have lie in `posters/ID.jpg`.
+Reads `movies.csv` and `ratings.csv` as published. MovieLens has no pictures: put your posters into `posters/ID.jpg`.
 For the commands see docs/public_data.md.
 """
 

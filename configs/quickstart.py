@@ -1,4 +1,4 @@
-"""A tiny omni-modal model on a generated world: what `python -m sail_jax quickstart` runs."""
+"""A tiny omni-modal model on a generated world: the config of `python -m sail_jax quickstart`."""
 
 import ml_collections
 
@@ -9,7 +9,7 @@ FIND_ITEM = "Represent the search so that fitting items can be found."
 
 
 def tiny_model(config: ml_collections.ConfigDict) -> None:
-    """Real architecture, small widths: what two CPU cores train in minutes."""
+    """Sets the real architecture with small widths, which two CPU cores train in minutes."""
     config.model.dtype = "float32"
     config.model.llm.update(
         vocab_size=2048, width=96, layers=2, heads=4, kv_heads=2, head_dim=24, mlp_width=256, rope_theta=10_000.0

@@ -1,14 +1,16 @@
-"""The quickstart's world with a recommender: users whose interests cannot be read off content, their logs, and ID embeddings.
+"""The quickstart's world with a recommender: users' hidden tastes, their logs, and ID embeddings.
 
-    python -m sail_jax world --config configs/recommender.py --output exports/recommender
-    python -m sail_jax ingest --config configs/recommender.py --source exports/recommender --workdir data/recommender
-    python -m sail_jax pairs --config configs/recommender.py --source exports/recommender --output data/recommender/tables --workdir data/recommender
-    python -m sail_jax sequences --config configs/recommender.py --source exports/recommender --output data/recommender/tables --workdir data/recommender
-    python -m sail_jax train --config configs/recommender.py --config.data.dir=data/recommender --workdir runs/recommender
+    DATA=data/recommender LOGS=exports/recommender CONFIG=configs/recommender.py
+    python -m sail_jax world --config $CONFIG --output $LOGS
+    python -m sail_jax ingest --config $CONFIG --source $LOGS --workdir $DATA
+    python -m sail_jax pairs --config $CONFIG --source $LOGS --output $DATA/tables --workdir $DATA
+    python -m sail_jax sequences --config $CONFIG --source $LOGS --output $DATA/tables --workdir $DATA
+    python -m sail_jax train --config $CONFIG --config.data.dir=$DATA --workdir runs/recommender
 
-The items get their ID embeddings out of `vectors/`, pairs and sequences come from `logs/`. Training goes in three stages: content, then
-sequences of users, then the ID embeddings. `seq_content_single` needs content embeddings of an earlier run (`sequences --embeddings`) and is left out
-here; `experiments/enhancement.py` has it, and says what each stage is worth.
+The items get their ID embeddings from `vectors/`, pairs and sequences are built from `logs/`. Training has three
+stages: content, then sequences of users, then the ID embeddings. `seq_content_single` needs content embeddings of an
+earlier run (`sequences --embeddings`) and is left out here; `experiments/enhancement.py` includes it, and measures each
+stage.
 """
 
 from pathlib import Path
@@ -28,13 +30,13 @@ def get_config() -> ml_collections.ConfigDict:
     config = config_lib.default_config()
     config.update(to_dict(config_lib.load(Path(__file__).with_name("quickstart.py"))))
     config.synthetic.update(num_items=3000, communities=24, styles=4, log_users=3000, log_events_per_user=100)
-    # The last ten days: enough for test pairs of every kind.
+    # The last ten days, which give enough test pairs of every kind.
     config.logs.test_share = 0.25
     config.ingest.vectors = ID_EMBEDDINGS
     config.logs.id_embeddings = ID_EMBEDDINGS
-    # Visits of live streams are few here.
+    # There are few visits of live streams.
     config.builders.live.update(window_seconds=7 * 86_400, min_users=1, min_npmi=0.0)
-    # The tables of pairs come from the logs, but for those that need no user.
+    # The pair tables come from the logs, except those that need no user.
     config.ingest.tables = {"theme": config.ingest.tables.theme, "items": {}}
     search = config.data.datasets.search
     search.table = "tables/q2i_search.parquet"
@@ -44,7 +46,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.batch_size = 32
     config.stages = {
         "1_content": {"steps": 150, "weights": {"copair": 2.0, "search": 1.0, "hashtag": 1.0}},
-        # Pairs of items beside the sequences, and beside the ID embeddings, keep what content says.
+        # Pairs of items in these stages keep the model from forgetting the content.
         "2_sequences": {
             "steps": 150,
             "weights": {"copair": 1.0, **dict.fromkeys(SEQUENCES[1:], 1.0)},
@@ -56,7 +58,7 @@ def get_config() -> ml_collections.ConfigDict:
 
 
 def _name_data(config: ml_collections.ConfigDict) -> None:
-    """The training sets and tasks that are made of logs."""
+    """Adds the training sets and tasks that are built from logs."""
     related = {"query_instruction": FIND_RELATED, "target_instruction": FIND_RELATED}
     items = {"table": "tables/items.parquet", "loss_weights": {"distill": 1.0}, "weight": 0.0}
     config.data.datasets.update(
@@ -64,7 +66,7 @@ def _name_data(config: ml_collections.ConfigDict) -> None:
         ids={"kind": "items", **items, **related},
     )
     for name in SEQUENCES:
-        # Sequences of a batch share items; for 6 of the 11 of each there is room.
+        # Sequences of a batch share items, so that 6 places for the 11 items of each are enough.
         config.data.datasets[name] = {
             "kind": "sequences",
             "table": f"tables/{name}.parquet",
@@ -75,7 +77,7 @@ def _name_data(config: ml_collections.ConfigDict) -> None:
     pairs = {"corpus": "items", "both_ways": True, **related}
     config.eval.tasks = {
         "copair": {"table": "tables/copair.parquet", **pairs},
-        # Neighbours by an ID embedding; it has none of items that are new in the test time.
+        # Neighbours by an ID embedding, which lacks items that are new in the test period.
         "gid": {"table": "tables/id.parquet", "split": "train", **pairs},
         "q2i": config.eval.tasks.q2i,
         "vanilla": {"kind": "sequence", "table": "tables/eval_vanilla.parquet", **related},

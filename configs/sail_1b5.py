@@ -12,8 +12,8 @@ RELATED = "Summarise the video so that related videos can be found."
 SEARCH = "Represent the search query so that fitting videos can be found."
 CLASS = "Summarise the video so that its topic tags can be told."
 
-# Name -> sampling weight: here in proportion to the sizes in the report, in billions of pairs. A table is a Parquet file or a
-# folder of them; those that `ingest` writes are called tables/NAME.parquet.
+# Name -> sampling weight: here in proportion to the sizes in the report, in billions of pairs. A table is a Parquet
+# file or a folder of them; those that `ingest` writes are called tables/NAME.parquet.
 ITEM_TO_ITEM = {
     "copair": 2.9,
     "search_i2i": 0.6,
@@ -37,9 +37,10 @@ def get_config() -> ml_collections.ConfigDict:
         "vit": "apple/aimv2-large-patch14-448",
         "audio": "laion/clap-htsat-unfused",
     }
-    # With --config.model.kind=dual_tower, the CLIP-like baseline, the text tower is BERT base: name it and its tokenizer instead,
-    # init_from = {"bert": "google-bert/bert-base-uncased", "vit": ..., "audio": ...}, prompt.tokenizer the same, and a
-    # prompt.template in its special tokens, "[CLS] {instruction} {audio}{vision}{text} [SEP]".
+    # With --config.model.kind=dual_tower, the CLIP-like baseline, the text tower is BERT base: name it and its
+    # tokenizer instead, init_from = {"bert": "google-bert/bert-base-uncased", "vit": ..., "audio": ...},
+    # prompt.tokenizer the same, and a prompt.template in its special tokens, "[CLS] {instruction} {audio}{vision}{text}
+    # [SEP]".
     config.prompt.tokenizer = "Qwen/Qwen2.5-1.5B"
     config.prompt.max_tokens = 320
     item = {
@@ -54,7 +55,7 @@ def get_config() -> ml_collections.ConfigDict:
     }
     datasets = {name: {"table": f"tables/{name}", "weight": weight, **item} for name, weight in ITEM_TO_ITEM.items()}
     datasets |= {name: {"table": f"tables/{name}", "weight": weight, **query} for name, weight in QUERY_TO_ITEM.items()}
-    # Pairs that people scored low are no positives of the contrastive losses; COSENT ranks all of them.
+    # Pairs with a low score are not positives of the contrastive losses; COSENT ranks all of them.
     datasets["score"] |= {"min_score": 0.5, "loss_weights": {"cosent": 1.0}}
     datasets["cls"] = {
         "table": "tables/cls",
@@ -75,7 +76,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.workers = 8
     config.optimizer.temperature_rate = 100.0
     config.objective.weights.update(micl=0.1, late_fusion=0.1)
-    # Everything; then what is close to the target tasks; then clean sets, with hard negatives mined by the model so far.
+    # Everything; then what is close to the target tasks; then clean sets, with hard negatives from the
+    # model so far.
     close = ("copair", "search_i2i", "search_q2i", "score", "cls")
     clean = ("hashtag", "id", "score")
     config.stages = {

@@ -1,10 +1,11 @@
-"""All that the report trains with, small: patterns, COSENT, mICL, late fusion, and stages with mined hard negatives.
+"""A small config with all of the report's training: patterns, COSENT, mICL, late fusion, stages.
 
-The data are those of the quickstart's generated world, of which `python -m sail_jax quickstart` leaves an ingested folder:
+The stages have mined hard negatives. The data are those of the quickstart's generated world; the `quickstart` verb
+leaves an ingested folder:
 
     python -m sail_jax train --config configs/world.py --config.data.dir=runs/quickstart/data --workdir runs/world
 
-`experiments/ablations.py` changes one line of this file at a time and says what each is worth.
+`experiments/ablations.py` changes one line of this file at a time and measures the effect.
 """
 
 from pathlib import Path
@@ -28,7 +29,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.datasets = {
         "copair": {"table": "tables/copair.parquet", "weight": 2.0, "patterns": ("O->O", "V->V"), **related},
         "search": {"table": "tables/search.parquet", "weight": 1.0, "patterns": ("T->O", "T->V"), **search},
-        # Graded from 0 to 1: only what fits in full is a positive, COSENT ranks the rest.
+        # Graded from 0 to 1: only a full fit is a positive; COSENT ranks all pairs.
         "score": {
             "table": "tables/score.parquet",
             "weight": 1.0,

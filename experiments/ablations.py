@@ -1,10 +1,10 @@
-"""What each ingredient of the training is worth: the main config, and the same with one line changed, over several seeds.
+"""Measures the worth of each training ingredient: the main config against variants with one change.
 
     python -m experiments.ablations --workdir runs/ablations
 
-trains configs/world.py on the quickstart's generated world, once per ingredient and seed with the same steps, evaluates each
-run, and writes experiments/results/ablations.json and a table with mean and standard error. Runs that are finished are not
-repeated, so it may be stopped and started again.
+trains configs/world.py on the quickstart's generated world, once per variant and seed with the same number of steps,
+evaluates each run, and writes experiments/results/ablations.json and a table with mean and standard error. Finished
+runs are not repeated, so the script may be stopped and started again.
 """
 
 import argparse
@@ -26,7 +26,8 @@ from sail_jax.data.synthetic.world import make_world
 
 REPO = Path(__file__).parents[1]
 METRICS = ("i2i/recall@1", "i2i/recall@10", "i2i/recall@50", "q2i/recall@1", "q2i/recall@10", "q2i/recall@50")
-# Shared by all runs: a smaller model and fewer pairs and steps than in the quickstart, as there are some forty of them.
+# Common to all runs: a smaller model and fewer pairs and steps than in the quickstart, because there are about forty
+# runs.
 COMMON = (
     "model.llm.layers=1",
     "model.llm.mlp_width=128",
@@ -40,7 +41,7 @@ COMMON = (
     "eval.untrained=False",
     "eval.tfidf=False",
 )
-# Name -> what is changed of the main config. "without X" leaves X out; the others put a baseline in its place.
+# Name -> changes of the main config. "without X" leaves X out; the others replace it by a baseline.
 ABLATIONS: dict[str, tuple[str, ...]] = {
     "main": (),
     "without several patterns": (
@@ -63,9 +64,9 @@ BALANCED = "with balanced weights in the first stage"
 
 
 def main() -> None:
-    """Runs what is missing and writes the table."""
+    """Runs the missing variants and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", type=Path, default=REPO / "runs" / "ablations", help="where the runs lie")
+    parser.add_argument("--workdir", type=Path, default=REPO / "runs" / "ablations", help="folder of the runs")
     parser.add_argument(
         "--output",
         type=Path,
@@ -88,7 +89,7 @@ def main() -> None:
     data = prepare(options.workdir.absolute())
     options.only = list(dict.fromkeys(["main", *options.only]))
     names = [name for name in options.only if name != BALANCED]
-    # As many ingredients side by side as there are jobs: the first seed of each compiles its steps for the others.
+    # Runs of different variants go in parallel: the first seed of each compiles the steps for its other seeds.
     groups = [names[i : i + options.jobs] for i in range(0, len(names), options.jobs)]
     runs = [(name, seed) for group in groups for seed in range(options.seeds) for name in group]
     train_all(runs, options.workdir.absolute(), data, options.jobs)
@@ -101,7 +102,7 @@ def main() -> None:
 
 
 def prepare(workdir: Path) -> Path:
-    """Generates and ingests the world; one that is there is left alone."""
+    """Generates and ingests the world, unless it exists."""
     config = config_lib.load(REPO / "configs" / "quickstart.py", [f"data.dir={workdir / 'data'}"])
     make_world(config.synthetic, config.seed, workdir / "world")
     ingest(config, workdir / "world", workdir / "data")
@@ -109,12 +110,12 @@ def prepare(workdir: Path) -> Path:
 
 
 def run_path(workdir: Path, name: str, seed: int) -> Path:
-    """The run directory of an ingredient and a seed."""
+    """The run directory of a variant and a seed."""
     return workdir / name.replace(" ", "_") / str(seed)
 
 
 def train_all(runs: list[tuple[str, int]], workdir: Path, data: Path, jobs: int) -> None:
-    """Trains and evaluates, several at a time; prints each as it ends."""
+    """Trains and evaluates several runs in parallel; prints the result of each."""
     counted, lock = [0], threading.Lock()
 
     def one(run: tuple[str, int]) -> None:
@@ -134,7 +135,7 @@ def train_all(runs: list[tuple[str, int]], workdir: Path, data: Path, jobs: int)
 
 
 def call(*arguments: str, one_thread: bool = True) -> None:
-    """Runs a verb in a process of its own, with compiled steps shared between runs."""
+    """Runs a verb in its own process; runs share the compilation cache."""
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sail_jax"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
@@ -148,7 +149,7 @@ def call(*arguments: str, one_thread: bool = True) -> None:
 
 
 def balance(workdir: Path, data: Path) -> None:
-    """Weighs the data sets with an early model: that of the main config after its first stage would do; its last is taken."""
+    """Balances the data sets with the last model of a main run; one after its first stage would be enough."""
     if not (data / "balanced.json").is_file():
         call("balance", "--workdir", str(run_path(workdir, "main", 0)), "--output", str(data / "balanced.json"))
 
@@ -159,7 +160,7 @@ def read(path: Path) -> dict[str, float]:
 
 
 def summarise(workdir: Path, names: list[str], seeds: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Ingredient -> metric -> mean, standard error, and mean difference to the main config with its standard error.
+    """Variant -> metric -> mean and change from the main config, each with its standard error.
 
     Differences are taken seed by seed: two runs of one seed start from the same parameters and draw the same batches.
     """
@@ -182,7 +183,7 @@ def summarise(workdir: Path, names: list[str], seeds: int) -> dict[str, dict[str
 
 
 def standard_error(values: np.ndarray) -> float:
-    """Of the mean of at least two values."""
+    """The standard error of the mean of at least two values."""
     return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
@@ -206,7 +207,7 @@ def markdown(table: dict[str, dict[str, dict[str, float]]]) -> str:
 
 
 def machine() -> dict[str, object]:
-    """Where the figures come from."""
+    """A description of the machine, for the results."""
     return {"cores": os.cpu_count(), "python": platform.python_version(), "jax": jax.__version__}
 
 

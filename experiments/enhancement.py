@@ -1,11 +1,12 @@
-"""What learning from the recommender is worth: a model of content, then sequence-to-item, then ID-to-item with it.
+"""Measures the worth of a recommender's logs: a content model, then sequence-to-item and ID-to-item.
 
     python -m experiments.enhancement --workdir runs/enhancement
 
-generates the world of configs/recommender.py, makes its tables, trains one model of content, and goes on from it with the last two stages of that config, once per
-seed. It is evaluated before, and at the end of each stage. It writes experiments/results/enhancement.json and a table with mean and standard error in the
-shape of tables 4 and 5 of the report (arXiv 2510.12709). All seeds start from the one model of content, so that the errors are those of
-what comes after it. What is finished is not repeated, so it may be stopped and started again.
+generates the world of configs/recommender.py, builds its tables, trains one content model, and continues from it with
+the last two stages of that config, once per seed. It evaluates the content model and the end of each stage. It writes
+experiments/results/enhancement.json and a table with mean and standard error in the format of tables 4 and 5 of the
+report (arXiv 2510.12709). All seeds start from the same content model, so that the errors are those of the two stages.
+Finished parts are not repeated, so the script may be stopped and started again.
 """
 
 import argparse
@@ -22,17 +23,17 @@ from sail_jax.data.tables import Pair, PairTable, is_held_out, write_pairs
 
 REPO = Path(__file__).parents[1]
 CONFIG = REPO / "configs" / "recommender.py"
-# Steps of the model of content, in batches of 64 pairs, and of each of the two stages after it, in batches of 32.
+# Steps of the content model, in batches of 64 pairs, and of each of the two later stages, in batches of 32.
 CONTENT_STEPS, STEPS = 400, 150
 CONTENT_WEIGHTS = {"hashtag": 2.0, "search": 2.0, "copair": 1.0}
 SEQUENCE_WEIGHTS = {
     "copair": 1.0,
     "seq_content_single": 1.0,
-    "seq_content_multi": 0.2,  # there are few of them
+    "seq_content_multi": 0.2,  # it has few rows
     "seq_collab_single": 1.0,
     "seq_collab_multi": 1.0,
 }
-# Share of the items whose ID embeddings are not taught.
+# Share of the items whose ID embeddings are excluded from distillation.
 HOLDOUT = 0.2
 GID = "gid_held_out.parquet"
 COMMON = (
@@ -48,7 +49,7 @@ COMMON = (
     "eval.tasks.gid.metrics=('recall',)",
     "eval.tasks.q2i.metrics=('recall',)",
 )
-# Figure -> where the evaluation has it, and by what it is multiplied.
+# Figure -> its key in the evaluation, and its factor.
 FIGURES = {
     "NMI": ("copair/clustering/nmi", 1),
     "Kendall x 10^4": ("copair/agreement/kendall", 1e4),
@@ -65,14 +66,14 @@ FIGURES = {
     "Filtered R@10": ("filtered/recall@10", 100),
     "Filtered R@25": ("filtered/recall@25", 100),
 }
-# The report's rows after the base, and after how many steps they are.
+# The report's rows after the base -> their step.
 ROWS = {"+ sequence-to-item": STEPS, "+ ID-to-item": 2 * STEPS}
 
 
 def main() -> None:
-    """Runs what is missing and writes the table."""
+    """Runs the missing parts and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", type=Path, default=REPO / "runs" / "enhancement", help="where the runs lie")
+    parser.add_argument("--workdir", type=Path, default=REPO / "runs" / "enhancement", help="folder of the runs")
     parser.add_argument(
         "--output", type=Path, default=REPO / "experiments" / "results" / "enhancement.json", help="the table as JSON"
     )
@@ -92,7 +93,7 @@ def main() -> None:
 
 
 def prepare(workdir: Path) -> None:
-    """The world, its store and pairs, the model of content with its evaluation, export and embeddings, and the sequences."""
+    """Creates the world, its store and pairs, the content model with all its outputs, and the sequences."""
     raw, data, content = workdir / "world", workdir / "data", workdir / "content"
     tables, export, vectors = data / "tables", workdir / "content_export", workdir / "content_embeddings"
     config, logs = ("--config", str(CONFIG), f"--config.ingest.holdout={HOLDOUT}"), ("--source", str(raw))
@@ -112,7 +113,7 @@ def prepare(workdir: Path) -> None:
 
 
 def hold_out(tables: Path) -> None:
-    """Neighbours by an ID embedding of which the distillation sees neither: Gid-like pairs that were not taught."""
+    """Writes Gid-like test pairs of items whose ID embeddings are excluded from distillation."""
     seed = config_lib.load(CONFIG, []).seed
 
     def held_out() -> Iterator[tuple[Pair, str]]:
@@ -126,7 +127,7 @@ def hold_out(tables: Path) -> None:
 
 
 def train(workdir: Path, seed: int) -> None:
-    """The two stages of one seed; they go on where they were stopped."""
+    """Trains the two stages of one seed; continues an interrupted run."""
     stages = config_lib.to_dict(config_lib.load(CONFIG, []))["stages"]
     stages = {name: stages[name] | {"steps": STEPS} for name in ("2_sequences", "3_ids")}
     stages["2_sequences"]["weights"] = SEQUENCE_WEIGHTS
@@ -143,12 +144,12 @@ def train(workdir: Path, seed: int) -> None:
 
 
 def overrides(data: Path, *words: str) -> list[str]:
-    """Words of the command line that change settings."""
+    """Command-line words that override settings."""
     return [f"--config.{word}" for word in (f"data.dir={data}", *COMMON, *words)]
 
 
 def once(result: Path, *arguments: str, one_thread: bool = True) -> None:
-    """Runs a verb in a process of its own unless its result is there."""
+    """Runs a verb in its own process, unless its result exists."""
     if not result.exists():
         print(arguments[0], "->", result, flush=True)
         call(*arguments, one_thread=one_thread)
@@ -160,7 +161,7 @@ def run_path(workdir: Path, seed: int) -> Path:
 
 
 def read(path: Path, step: int) -> dict[str, float]:
-    """The evaluation of a run after some steps."""
+    """The evaluation of a run at a step."""
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     found = {}
     for line in lines:
@@ -170,7 +171,7 @@ def read(path: Path, step: int) -> dict[str, float]:
 
 
 def summarise(workdir: Path, seeds: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Row -> figure -> mean and standard error over seeds, and the change to the base."""
+    """Row -> figure -> mean and standard error over seeds, and the change from the base."""
     base = json.loads((workdir / "content" / "metrics.json").read_text())["trained"]
     table = {"base": {figure: {"mean": base[key] * factor} for figure, (key, factor) in FIGURES.items()}}
     for row, step in ROWS.items():

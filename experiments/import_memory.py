@@ -1,10 +1,10 @@
-"""Peak host memory of importing a checkpoint of 1.5 B parameters, made here with the shapes of Qwen2.5-1.5B.
+"""Measures the peak host memory of importing a checkpoint of 1.5 B parameters.
 
     python experiments/import_memory.py
 
-Imports it from one file and from several, each in a process of its own, and writes experiments/results/import_memory.json. On a
-CPU the parameters lie in host memory too; what counts is what the import takes beyond them, which has to stay under 1.25
-times the largest file plus 1 GB.
+It creates a checkpoint with the shapes of Qwen2.5-1.5B, imports it from one file and from several, each in its own
+process, and writes experiments/results/import_memory.json. On a CPU the parameters are in host memory too; the figure
+is the memory beyond them, which must stay under 1.25 times the largest file plus 1 GB.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def abstract_llm() -> dict:
 
 
 def make_checkpoint(directory: Path, files: int) -> None:
-    """Random bfloat16 tensors under the names of Qwen2ForCausalLM, in `files` files of about one size."""
+    """Writes random bfloat16 tensors named as in Qwen2ForCausalLM, in `files` files of similar size."""
     leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(abstract_llm())[0]}
     plan = plan_rows(qwen(CONFIG), "model.", leaves)
     shapes = {name: entry.expected() for entry in plan.values() for name in entry.names}

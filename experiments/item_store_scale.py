@@ -1,9 +1,9 @@
-"""Measures what an item store of millions of items costs to open and to look into.
+"""Measures time and memory of opening and reading an item store of millions of items.
 
     python experiments/item_store_scale.py --items 5000000 --workdir runs/item_store_scale
 
-Writes {workdir}/items, unless it is there, and the figures to --output. The memory is that of the process
-(anonymous and file-backed) over what it was before the store was opened.
+Writes {workdir}/items, unless it exists, and the figures to --output. The memory is that of the process (anonymous and
+file-backed), minus its memory before the store was opened.
 """
 
 import argparse
@@ -47,9 +47,9 @@ def memory() -> tuple[int, int]:
 
 
 def measure(path: pathlib.Path) -> dict:
-    """Opens the store and looks items up."""
+    """Measures opening the store and looking items up."""
     items = json.loads((path / "store.json").read_text())["items"]
-    # All items are drawn from, so that the pages of the index that a long training touches are touched here.
+    # The draws are from all items, so that they touch all pages of the index, as a long training does.
     ids = [f"item-{i}" for i in np.random.default_rng(0).integers(0, items, LOOKUPS)]
     before = memory()
     began = time.perf_counter()
@@ -89,7 +89,7 @@ def main() -> None:
     options = parser.parse_args()
     path = options.workdir / "items"
     seconds = None if (path / "store.json").exists() else write_store(path, options.items)
-    # In a process of its own, whose memory the writing has not shaped.
+    # In a separate process, whose memory the writing has not affected.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         figures = pool.submit(measure, path).result()
     size = sum(file.stat().st_size for file in (path / "index").iterdir())

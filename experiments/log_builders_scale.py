@@ -1,12 +1,13 @@
-"""Time and memory of the pair builders on generated logs, all ten in one run of the verb.
+"""Measures time and memory of the pair builders on generated logs, all ten in one run of the verb.
 
     python -m experiments.log_builders_scale --rows 50000000 --folder FOLDER
 
-writes logs of that many events (and a tenth as many results of searches, a twentieth as many visits of live streams, and so on) as Parquet
-parts, runs `python -m sail_jax pairs` on them in a process of its own, and writes experiments/results/log_builders_scale.json with the
-wall time, the processor time, the largest resident memory of that process and what was counted.
+writes logs of that many events (and a tenth as many results of searches, a twentieth as many visits of live streams,
+and so on) as Parquet parts, runs `python -m sail_jax pairs` on them in its own process, and writes
+experiments/results/log_builders_scale.json with the wall time, the processor time, the largest resident memory of that
+process and the counts of the builders.
 
-Items are drawn from a Zipf law and from the taste of the user, one of 2,000, so that there is something to find.
+Items are drawn from a Zipf law and from the taste of the user, one of 2,000, so that there are pairs to find.
 """
 
 import argparse
@@ -33,7 +34,7 @@ _DENSE, _ID = 64, 32
 
 
 def main() -> None:
-    """Generates the logs where they are missing, runs the verb, and writes the figures."""
+    """Generates the logs unless they exist, runs the verb, and writes the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000, help="events")
     parser.add_argument("--folder", type=Path, required=True, help="folder for the logs and the tables")
@@ -75,14 +76,14 @@ def _names(prefix: str, numbers: np.ndarray) -> pl.Expr:
 
 
 def _draw_items(rng: np.random.Generator, size: int, items: int, taste: np.ndarray) -> np.ndarray:
-    """A third by popularity, the rest of the taste: items whose number leaves the taste as remainder."""
+    """Draws a third by popularity, the rest from the taste: items whose number has the taste as remainder."""
     popular = np.minimum(rng.zipf(1.2, size), items) - 1
     inside = (rng.random(size) ** 3 * (items // _TASTES + 1)).astype(np.int64) * _TASTES + taste
     return np.where(rng.random(size) < 1 / 3, popular, inside % items)
 
 
 def _visits(rng: np.random.Generator, size: int, items: int, users: int) -> dict:
-    """Users in sessions: ten visits of a user within minutes."""
+    """Draws users in sessions: ten visits of a user within minutes."""
     session = np.repeat(np.arange(size // 10 + 1), 10)[:size]
     user = rng.integers(0, users, size // 10 + 1)[session]
     began = rng.integers(0, _SPAN, size // 10 + 1)[session]
@@ -124,7 +125,7 @@ def _hashtags(rng: np.random.Generator, size: int, items: int) -> pl.DataFrame:
 def _items(rng: np.random.Generator, size: int, start: int) -> pl.DataFrame:
     number = np.arange(start, start + size)
     topic = number % _TASTES
-    # Eight words of a topic's phrase book, so that items of a topic share n-grams, and eight words of its own.
+    # Eight words from the topic's phrases, so that items of a topic share n-grams, and eight words of the item's own.
     phrase = (topic * 50 + rng.integers(0, 40, size))[:, None] * 8 + np.arange(8)
     words = np.concatenate([phrase, np.minimum(rng.zipf(1.2, (size, 8)), _WORDS)], axis=1)
     summary = pl.Series(words).cast(pl.List(pl.String)).list.eval("w" + pl.element()).list.join(" ")
@@ -142,7 +143,7 @@ def _vectors(size: int, start: int, width: int) -> pl.DataFrame:
 
 
 def measure(source: Path, tables: Path) -> dict:
-    """Runs the verb in a process of its own."""
+    """Runs the verb in its own process and measures it."""
     config = tables.with_name(f"{tables.name}.json")
     config.write_text(json.dumps({"logs": {"id_embeddings": {"id": "vectors/id"}}}))
     words = ["--config", str(config), "--source", str(source), "--output", str(tables)]

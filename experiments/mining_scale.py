@@ -1,12 +1,12 @@
-"""Measures hard negative mining on many queries and targets, beside a search with faiss.
+"""Measures hard negative mining on many queries and targets, and a search with faiss for comparison.
 
     python experiments/mining_scale.py --size 200000
 
-The vectors are drawn: clusters of ten queries and ten targets, two listed positives per query, so that most targets of a
-cluster are unlisted positives. Mining scores all pairs twice (for lambda*, then for the negatives). faiss is timed on
-searches for as many neighbours by some of the queries, and its time is scaled to all; it neither counts scores, nor leaves
-known pairs out, nor cuts at a threshold. It is timed before and after mining, and the processor's time stands beside the
-clock's, as others may use the machine. The memory is the peak of the process that mines, over what it took before.
+The vectors are drawn: clusters of ten queries and ten targets, two listed positives per query, so that most targets of
+a cluster are unlisted positives. Mining scores all pairs twice (for lambda*, then for the negatives). faiss is timed on
+searches for as many neighbours by some of the queries, and its time is scaled to all; it does not count scores, exclude
+known pairs, or cut at a threshold. It is timed before and after mining. Processor time is given beside wall time,
+because others may use the machine. The memory is the peak of the mining process, minus its memory before mining.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def draw(size: int, width: int, seed: int, folder: pathlib.Path) -> np.ndarray:
     rng = np.random.default_rng(seed)
     topics = -(-size // CLUSTER)
     centres = unit_rows(rng.normal(size=(topics, width)).astype(np.float32))
-    members = [rng.permutation(size) for _ in range(2)]  # of a cluster, wherever they stand
+    members = [rng.permutation(size) for _ in range(2)]  # of a cluster, at any position
     for name, order in zip(("queries", "targets"), members, strict=True):
         noise = rng.normal(size=(size, width)).astype(np.float32) * np.float32(SPREAD / np.sqrt(width))
         vectors = np.empty((size, width), np.float32)
@@ -54,7 +54,7 @@ def draw(size: int, width: int, seed: int, folder: pathlib.Path) -> np.ndarray:
 
 
 def measure_mining(folder: pathlib.Path, pairs: np.ndarray, settings: MiningConfig) -> dict:
-    """Mines, and takes time and memory."""
+    """Measures time and memory of mining."""
     queries, targets = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("queries", "targets"))
     jax.block_until_ready(jax.numpy.zeros(1) + 1)
     before, began, cpu = psutil.Process().memory_info().rss, time.perf_counter(), time.process_time()
@@ -84,7 +84,7 @@ def measure_mining(folder: pathlib.Path, pairs: np.ndarray, settings: MiningConf
 
 
 def measure_faiss(folder: pathlib.Path, k: int) -> dict:
-    """Searches for the nearest targets of some queries."""
+    """Measures a search for the nearest targets of some queries."""
     queries, targets = (unit_rows(np.load(folder / f"{name}.npy")) for name in ("queries", "targets"))
     index = faiss.IndexFlatIP(targets.shape[1])
     index.add(targets)
@@ -116,7 +116,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         pairs = draw(options.size, options.width, options.seed, folder)
-        # In processes of their own, whose memory nothing else has shaped.
+        # In separate processes, whose memory nothing else has affected.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
             for name, measure, arguments in (

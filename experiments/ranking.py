@@ -1,18 +1,18 @@
-"""Does a ranking model gain from the embeddings? A small one, with and without match features and semantic IDs.
+"""Measures whether a small ranking model gains from the embeddings and from semantic IDs.
 
-    python -m experiments.ranking --config configs/recommender.py --source exports/recommender --embeddings embeddings/recommender \
-        --semantic-ids sids/ids.parquet
+    python -m experiments.ranking --config configs/recommender.py --source exports/recommender \\
+        --embeddings embeddings/recommender --semantic-ids sids/ids.parquet
 
-trains a ranking model on the impressions of the logs before the cut of `config.logs.test_share`, and measures its AUC on those after it, of
-"was there any positive behaviour". What the model knows of an impression:
+trains a ranking model on the impressions of the logs before the cut of `config.logs.test_share`, and measures its AUC
+on those after it; the label is "was there any positive behaviour". The inputs of the model for an impression:
 
-  base            learned vectors of the candidate and of the user's latest positive items, how often the candidate was shown, and the share of
-                  positives among these; all counted before the impression's day
+  base            learned vectors of the candidate and of the user's latest positive items, how often the candidate was
+                  shown, and the share of positives among these; all counted before the impression's day
   + embeddings    the cosines of the candidate to the user's items, by our vectors: mean, maximum, and that of the mean
   + semantic IDs  learned vectors of the codes of the candidate and of the user's items, level by level
 
-Each is trained with several seeds. The confidence intervals are those of a bootstrap over users, of the mean over seeds; gains are taken user sample by
-user sample against `base`. It writes experiments/results/ranking.json and prints a table.
+Each variant is trained with several seeds. The confidence intervals are from a bootstrap over users, of the mean over
+seeds; gains over `base` are paired by user sample. It writes experiments/results/ranking.json and prints a table.
 """
 
 import argparse
@@ -55,7 +55,7 @@ VARIANTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Impressions:
-    """Impressions as the ranking model reads them; item 0 stands for none.
+    """Impressions as inputs of the ranking model; item 0 is padding.
 
     Attributes:
         user: [n] int32.
@@ -72,20 +72,18 @@ class Impressions:
     label: np.ndarray
 
     def rows(self, chosen: np.ndarray) -> "Impressions":
-        """Some of them."""
+        """The chosen rows."""
         return Impressions(**{f.name: getattr(self, f.name)[chosen] for f in dataclasses.fields(self)})
 
 
 def main() -> None:
     """Trains all variants and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--config", type=Path, default=REPO / "configs" / "recommender.py", help="says how the logs look"
-    )
+    parser.add_argument("--config", type=Path, default=REPO / "configs" / "recommender.py", help="describes the logs")
     parser.add_argument("--source", type=Path, required=True, help="folder of the logs")
     parser.add_argument("--embeddings", type=Path, required=True, help="folder that `embed` wrote")
     parser.add_argument(
-        "--semantic-ids", type=Path, help="table that `semantic-ids assign` wrote; without it, they are left out"
+        "--semantic-ids", type=Path, help="table that `semantic-ids assign` wrote; without it, the variant is left out"
     )
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each variant (3)")
     parser.add_argument("--output", type=Path, default=REPO / "experiments" / "results" / "ranking.json", help="JSON")
@@ -158,7 +156,7 @@ def _fill_counts(rows: Impressions, day: np.ndarray, size: int) -> None:
 
 
 def read_vectors(folder: Path, items: Mapping[str, int]) -> np.ndarray:
-    """[items + 1, D] unit vectors by number; zeros for none."""
+    """[items + 1, D] unit vectors by item number; zeros for items without a vector."""
     opened = EmbeddingSet(folder)
     table = np.zeros((len(items) + 1, opened.info.dims), np.float32)
     for ids, z in opened.batches():
@@ -169,7 +167,7 @@ def read_vectors(folder: Path, items: Mapping[str, int]) -> np.ndarray:
 
 
 def read_codes(path: Path, items: Mapping[str, int]) -> np.ndarray:
-    """[items + 1, L] int32 codes by number, from 1; zeros for none."""
+    """[items + 1, L] int32 codes by item number, from 1; zeros for items without codes."""
     rows = pq.read_table(path, columns=["id", "codes"]).to_pylist()
     table = np.zeros((len(items) + 1, len(rows[0]["codes"])), np.int32)
     for row in rows:
@@ -182,7 +180,7 @@ def read_codes(path: Path, items: Mapping[str, int]) -> np.ndarray:
 
 
 class Ranker(nn.Module):
-    """An MLP over learned vectors of the candidate and of the mean of the history, their product, counts, and match features.
+    """An MLP over vectors of candidate and history, their product, counts, and match features.
 
     Attributes:
         items: rows of the table of learned vectors.
@@ -196,7 +194,15 @@ class Ranker(nn.Module):
     def __call__(
         self, item: jax.Array, history: jax.Array, counts: jax.Array, match: jax.Array, codes: jax.Array
     ) -> jax.Array:
-        """Logits [B] of items [B], histories [B, HISTORY], counts [B, 2], match features [B, 0 or 3]; codes [items, levels] are those of all."""
+        """Logits [B] of impressions.
+
+        Args:
+            item: [B], the candidates.
+            history: [B, HISTORY].
+            counts: [B, 2].
+            match: [B, 0 or 3] match features.
+            codes: [items, levels], of all items.
+        """
         mask = (history > 0)[..., None].astype(jnp.float32)
 
         def sides(table: jax.Array, of_items: jax.Array) -> list[jax.Array]:
@@ -217,7 +223,7 @@ class Ranker(nn.Module):
 
 
 def match_features(vectors: np.ndarray | None, item: jax.Array, history: jax.Array) -> jax.Array:
-    """[B, 3]: mean and maximum of the cosines of the candidate to the items of the history, and the cosine to their mean."""
+    """[B, 3] cosines of the candidate to the history: mean and maximum over items, and that to their mean."""
     if vectors is None:
         return jnp.zeros((len(item), 0))
     candidate, seen = jnp.asarray(vectors)[item], jnp.asarray(vectors)[history]
@@ -232,7 +238,7 @@ def match_features(vectors: np.ndarray | None, item: jax.Array, history: jax.Arr
 def train_and_score(
     train: Impressions, test: Impressions, items: int, tables: Mapping[str, np.ndarray], seed: int, name: str
 ) -> np.ndarray:
-    """Trains one model for `EPOCHS` passes; its logits of the test impressions, [n] float32."""
+    """Trains one model for `EPOCHS` passes; returns its logits of the test impressions, [n] float32."""
     codes = jnp.asarray(tables.get("codes", np.zeros((items, 0), np.int32)))
     model = Ranker(items, tuple(int(most) + 1 for most in codes.max(axis=0)))
     match = functools.partial(match_features, tables.get("match"))

@@ -1,8 +1,9 @@
-"""Semantic IDs of a mixture of Gaussians: residual k-means against the learned residual VQ, same sample, same levels.
+"""Compares residual k-means and the learned residual VQ on a mixture of Gaussians.
 
     python -m experiments.semantic_ids
 
-Writes experiments/results/semantic_ids.json: the figures of each method on all vectors, and the seconds that fit and assignment took.
+Both have the same sample and the same levels. Writes experiments/results/semantic_ids.json: the figures of each method
+on all vectors, and the seconds of fit and assignment.
 """
 
 import json
@@ -24,7 +25,7 @@ METHODS = {"kmeans": None, "device-kmeans": None, "vq": VQSettings(steps=300)}
 
 
 def write_vectors(folder: Path) -> EmbeddingSet:
-    """A folder of embeddings drawn from Gaussians around random centres."""
+    """Writes a folder of embeddings drawn from Gaussians around random centres."""
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((CENTRES, WIDTH), np.float32)
     z = centres[rng.integers(0, CENTRES, VECTORS)] + 0.7 * rng.standard_normal((VECTORS, WIDTH), np.float32)

@@ -1,10 +1,10 @@
-"""Runs the benchmarks that this machine can run, one after the other, and writes the table of docs/benchmarks.md from their figures.
+"""Runs the benchmarks that this machine supports, and writes the table of docs/benchmarks.md.
 
     python -m experiments.benchmarks                  # all of them, then the table
     python -m experiments.benchmarks packing search   # some of them, then the table
-    python -m experiments.benchmarks --table          # the table alone, from the JSON that is there
+    python -m experiments.benchmarks --table          # only the table, from the existing JSON
 
-Each is a process of its own; one that fails is reported and the others go on. They want the machine for themselves.
+Each runs in its own process; a failure is reported, and the others continue. Run them on an idle machine.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from experiments.benchmarks.common import RESULTS
 
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- table: benchmarks -->\n", "<!-- end -->"
-# Benchmark -> the package without which it cannot run.
+# Benchmark -> the package that it needs.
 NEEDS = {
     "packing": "numpy",
     "input_pipeline": "simplejpeg",
@@ -33,7 +33,7 @@ NEEDS = {
 
 
 def table() -> str:
-    """The table of docs/benchmarks.md, of all figures that are there."""
+    """The table of docs/benchmarks.md, of all existing figures."""
     lines = ["| what | ours | peer | ratio | where |", "| --- | --- | --- | --- | --- |"]
     for path in sorted(RESULTS.glob("*.json")):
         figures = json.loads(path.read_text(encoding="utf-8"))
@@ -50,7 +50,7 @@ def _where(name: str, figures: dict) -> str:
 
 
 def with_table(page: str) -> str:
-    """The page with the table of the figures that are there."""
+    """The page with the table replaced."""
     head, rest = page.split(BEGIN)
     return head + BEGIN + table() + END + rest.split(END, 1)[1]
 

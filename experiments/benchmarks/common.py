@@ -1,4 +1,4 @@
-"""What the benchmarks share: a description of the machine, medians, and where figures are written."""
+"""Helpers of the benchmarks: a description of the machine, medians, reading and writing figures."""
 
 import importlib.metadata
 import json
@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
-# Other jobs disturb timings, so the load is kept from before the measurement too.
+# Other jobs disturb timings, so the load before the measurement is recorded too.
 _LOAD_BEFORE = os.getloadavg()
 
 
@@ -35,7 +35,7 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def median_of(function: Callable[[], Any], repeats: int) -> float:
-    """Median time of a call in seconds, after one to warm up; the results are waited for."""
+    """Median time of a call in seconds, after a warm-up call; waits for the results."""
     jax.block_until_ready(function())
     times = []
     for _ in range(repeats):
@@ -46,7 +46,7 @@ def median_of(function: Callable[[], Any], repeats: int) -> float:
 
 
 def read(name: str) -> dict[str, Any]:
-    """The figures that `write` left."""
+    """Reads the figures of a benchmark."""
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 

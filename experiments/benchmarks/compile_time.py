@@ -1,9 +1,10 @@
-"""Compile times: a train step whose layers are scanned, the same step with its layers one by one, and what the persistent cache saves.
+"""Compile times of a step with scanned layers, with unrolled layers, and with the persistent cache.
 
     python -m experiments.benchmarks.compile_time
 
-A Qwen2 stack of the depth of the full-size model and of a small width, as the time hardly follows the width. Each is compiled in a
-process of its own, with an empty cache; then again in another process, with the cache that the first one left.
+The model is a Qwen2 stack with the depth of the full-size model and a small width, because the time hardly depends on
+the width. Each step is compiled in its own process with an empty cache, and then again in another process with the
+cache that the first one left.
 
 Axis letters: B sequences, N tokens, D width.
 """
@@ -28,13 +29,13 @@ SEQUENCES, LENGTH = 4, 64
 
 
 def scanned_loss(params: Any, x: jax.Array, positions: jax.Array, mask: jax.Array) -> jax.Array:
-    """The mean square of what comes out of the stack, [] float32; x is [B, N, D]."""
+    """The mean square of the output of the stack, [] float32; x is [B, N, D]."""
     hidden, _ = Llm(CONFIG).apply({"params": params}, x, positions, mask)
     return jnp.mean(hidden**2)
 
 
 def unrolled_loss(params: Any, x: jax.Array, positions: jax.Array, mask: jax.Array) -> jax.Array:
-    """The same, each layer traced on its own."""
+    """As `scanned_loss`, with each layer traced separately."""
     angles = transformer.rotary_angles(positions, CONFIG.head_dim, CONFIG.rope_theta)
     block = transformer.Block(
         heads=CONFIG.heads,
@@ -70,7 +71,7 @@ def compile_seconds(name: str, cache: str) -> float:
 
 
 def check_equal() -> float:
-    """How far the two losses are apart, relative."""
+    """The relative difference of the two losses; fails if it is too large."""
     x = jax.random.normal(jax.random.key(1), (SEQUENCES, LENGTH, CONFIG.width))
     positions = jnp.broadcast_to(jnp.arange(LENGTH), x.shape[:2])
     mask = jnp.ones(x.shape[:2], bool)
@@ -82,7 +83,7 @@ def check_equal() -> float:
 
 
 def in_a_process(name: str, cache: str) -> float:
-    """`compile_seconds` where nothing was compiled before."""
+    """`compile_seconds` in a new process."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(compile_seconds, name, cache).result()
 
@@ -97,7 +98,8 @@ def main() -> None:
     ours, peer = seconds["scanned"], seconds["unrolled"]
     rows = [
         {
-            "what": f"compile the gradient of a stack of {CONFIG.layers} layers: ours scanned over layers, peer the same layers unrolled (time)",
+            "what": f"compile the gradient of a stack of {CONFIG.layers} layers: ours scanned over layers, "
+            "peer the same layers unrolled (time)",
             "ours": f"{ours['first']:.1f} s; {ours['from the cache']:.1f} s with the persistent cache",
             "peer": f"{peer['first']:.1f} s; {peer['from the cache']:.1f} s with the cache",
             "ratio": ours["first"] / peer["first"],

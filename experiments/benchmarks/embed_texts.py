@@ -72,7 +72,7 @@ def timed(embed: Callable[[], np.ndarray]) -> dict[str, float]:
 
 
 def measure(passes: dict[str, Callable[[], np.ndarray]]) -> dict[str, dict[str, float]]:
-    """Medians of passes that take turns; what they compile is compiled before, by the pass that is compared."""
+    """Medians of alternating passes; a first pass of each compiles, and its vectors are compared."""
     vectors = {name: embed() for name, embed in passes.items()}
     first = next(iter(vectors.values()))
     apart = max(float(np.abs(z - first).max()) for z in vectors.values())
@@ -126,8 +126,8 @@ def main() -> None:
             "best": best,
             "rows": [
                 {
-                    "what": f"short texts embedded per second on CPU, {threads} threads, {LLM['layers']} layers of width "
-                    f"{LLM['width']}, float32, wall clock",
+                    "what": f"short texts embedded per second on CPU, {threads} threads, {LLM['layers']} layers "
+                    f"of width {LLM['width']}, float32, wall clock",
                     "ours": f"{ours:.0f}/s",
                     "peer": f"{theirs:.0f}/s (sentence-transformers, exported model)",
                     "ratio": ours / theirs,

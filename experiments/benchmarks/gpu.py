@@ -1,11 +1,12 @@
-"""Training and bulk embedding on one GPU: this package against the exported model in PyTorch, with the same weights and inputs.
+"""Training and bulk embedding on one GPU: this package against the exported model in PyTorch.
 
     python -m experiments.benchmarks.gpu
 
-At paper size in bfloat16: the whole train step of ours (forward, backward, AdamW) and the share of the device's peak that it
-reaches (MFU), beside forward and backward of the exported model under torch.compile with fused attention; and items embedded
-per second, beside sentence-transformers. The FLOPs of the model are what PyTorch counts in one forward pass, times three.
-`--tiny` takes the same path at toy size on any machine, to see that it works; its figures say nothing.
+Both have the same weights and inputs, at paper size in bfloat16. Training compares our whole train step (forward,
+backward, AdamW), with its share of the device's peak (MFU), with forward and backward of the exported model under
+torch.compile with fused attention. Embedding compares items per second with sentence-transformers. The FLOPs of the
+model are those that PyTorch counts in one forward pass, times three. `--tiny` runs the same code at toy size on any
+machine, as a check; its figures mean nothing.
 
 Axis letters: I items, N tokens, F frames.
 """
@@ -57,7 +58,7 @@ COSINE = 0.98
 
 
 def make_config(directory: Path, *, tiny: bool) -> Config:
-    """The full-size model, or that of the quickstart; with a tokenizer trained on the spot."""
+    """The full-size config, or that of the quickstart, with a newly trained tokenizer."""
     values = quickstart.get_config() if tiny else config_lib.default_config()
     values.data.datasets = {"pairs": {"table": "pairs.parquet", "patterns": ("VT->VT",)}}
     values.eval.tasks = {}
@@ -73,7 +74,7 @@ def make_config(directory: Path, *, tiny: bool) -> Config:
 
 
 def make_run(config: Config, directory: Path) -> Any:
-    """A run whose checkpoint holds fresh parameters; returns them."""
+    """Creates a run whose checkpoint holds random parameters; returns them."""
     params = jax.jit(lambda: init_params(config.model, config.seed))()
     run = RunDirectory(directory)
     config_lib.save(config, run.config)
@@ -84,7 +85,7 @@ def make_run(config: Config, directory: Path) -> Any:
 
 
 def training_batch(config: Config, pairs: int, tokens: int) -> Batch:
-    """Pairs of items with all frames that fit and with text, of noise."""
+    """A batch of noise: pairs of items with text and all frames that fit."""
     rng, model = np.random.default_rng(0), config.model
     items, frames, latents = 2 * pairs, model.perceiver.max_frames, model.perceiver.latents
     types = np.full((pairs, 2, tokens), TokenType.TEXT, np.int8)
@@ -124,7 +125,7 @@ def our_step(config: Config, params: Any, batch: Batch) -> Callable[[], Any]:
 
 
 def torch_inputs(config: Config, batch: Batch, device: str) -> dict[str, torch.Tensor]:
-    """The same batch as the exported model takes it."""
+    """Converts a batch to the inputs of the exported model."""
     vit, items = config.model.vit, batch.tokens.shape[0] * 2
     mean, std = (torch.tensor(values)[:, None, None] for values in (vit.image_mean, vit.image_std))
     arrays = {
@@ -141,7 +142,7 @@ def check_equal(config: Config, params: Any, batch: Batch, theirs: torch.Tensor)
     """The least cosine between our vectors and theirs [I, D].
 
     Raises:
-        AssertionError: when it is too small.
+        AssertionError: it is too small.
     """
     model = make_model(config.model)
     (query, target), _ = jax.jit(lambda params, batch: model.apply({"params": params}, batch, RECIPE.views))(
@@ -183,7 +184,7 @@ def pictures(count: int, size: int) -> list[bytes]:
 
 
 def bulk(embedder: Any, peer: SentenceTransformer, count: int, batch_size: int) -> dict[str, float]:
-    """Items with a title and a picture that each embeds per second, decoding included."""
+    """Items with a title and a picture embedded per second by each, including decoding."""
     files = pictures(count, embedder.config.model.vit.image_size)
     titles = [f"title {i} of an item" for i in range(count)]
     ours = [Item(str(i), {"title": t}, (f,)) for i, (t, f) in enumerate(zip(titles, files, strict=True))]
@@ -223,7 +224,7 @@ def measure(config: Config, directory: Path, *, device: str, pairs: int, tokens:
 
 
 def rows(figures: dict[str, Any], items: int, peak: float | None) -> list[dict[str, Any]]:
-    """The figures as they are shown."""
+    """The rows of the table of docs/benchmarks.md."""
     ours, theirs = figures["train_seconds"].values()
     mfu = "" if peak is None else f", MFU {figures['flops_per_step'] / ours / peak:.0%}"
     own, peer = figures["embedded_per_second"].values()

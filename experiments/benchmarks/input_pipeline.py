@@ -1,9 +1,10 @@
-"""Measures the input pipeline: reading records, decoding with workers, scaling JPEG files down, log-mel spectrograms.
+"""Measures the input pipeline: reading records, decoding with workers, scaling JPEGs, spectrograms.
 
     python -m experiments.benchmarks.input_pipeline
 
-What is compared runs in turn, round after round, on one core but for the workers. Beside the time of the clock stands that of
-the processor, which other jobs on the machine disturb less; the ratios of single-core figures are taken from it.
+The compared functions run in turn, round after round, on one core except for the workers. Processor time is given
+beside wall time, because other jobs on the machine disturb it less; the ratios of single-core figures are computed from
+it.
 """
 
 import collections
@@ -191,11 +192,11 @@ def measure_workers(folder: Path) -> dict[str, dict[str, float]]:
     }
 
 
-# ------------------------------------------------------------------------------------------------------ JPEG and log-mel
+# ---------------------------------------------------------------------------------------------------- JPEG and log-mel
 
 
 def measure_jpeg(width: int, height: int) -> dict[str, Any]:
-    """Seconds per JPEG that is larger than needed: ours, Pillow's draft, and how far both lie from the bicubic of all pixels."""
+    """Seconds per oversized JPEG, ours and Pillow's draft, and both errors against the bicubic of all pixels."""
     data = photo(width, height)
     square = (IMAGE_SIZE, IMAGE_SIZE)
 
@@ -244,7 +245,8 @@ def rows(figures: dict[str, Any]) -> list[dict[str, Any]]:
     pure = workers["decode"]
     table = [
         {
-            "what": f"records of {RECORD_BYTES // 1000} KB, undecoded, through store, table and Grain; peer: ArrayRecord's read alone",
+            "what": f"records of {RECORD_BYTES // 1000} KB, undecoded, through store, table and Grain; "
+            "peer: ArrayRecord's read alone",
             "ours": f"{1e6 * records['pipeline']['cpu']:.0f} us",
             "peer": f"{1e6 * records['raw']['cpu']:.0f} us",
             "ratio": records["raw"]["cpu"] / records["pipeline"]["cpu"],
@@ -273,7 +275,8 @@ def rows(figures: dict[str, Any]) -> list[dict[str, Any]]:
     times = mel["seconds"]
     table.append(
         {
-            "what": f"log-mel of 10 s at 48 kHz, one core, {mel['greatest_difference_in_db']:.1e} dB apart; peer: ClapFeatureExtractor",
+            "what": f"log-mel of 10 s at 48 kHz, one core, {mel['greatest_difference_in_db']:.1e} dB apart; "
+            "peer: ClapFeatureExtractor",
             "ours": f"{1e3 * times['ours']['cpu']:.1f} ms",
             "peer": f"{1e3 * times['transformers']['cpu']:.1f} ms",
             "ratio": times["transformers"]["cpu"] / times["ours"]["cpu"],

@@ -1,10 +1,10 @@
-"""Memory of the contrastive loss, compiled ahead of time for 16 TPU v5e chips: the ring against all scores at once.
+"""Memory of the contrastive loss, compiled for 16 TPU v5e chips: the ring against all scores at once.
 
     python -m experiments.benchmarks.loss_memory
 
-Forward and backward pass of InfoNCE with three Matryoshka slices, both directions, masks of duplicates and temperatures, at
-width 1536. What is given is the temporary memory of a device by the compiler's account: beside it a device holds its share of the
-embeddings and of their gradients. Nothing is run; libtpu (the `tpu` extra) is all that is needed.
+Forward and backward pass of InfoNCE with three Matryoshka slices, both directions, masks of duplicates and
+temperatures, at width 1536. The figure is the temporary memory of a device by the compiler's account; a device also
+holds its share of the embeddings and of their gradients. Nothing is run; only libtpu (the `tpu` extra) is needed.
 """
 
 import argparse
@@ -67,8 +67,8 @@ def rows(found: dict[str, dict[int, int | None]]) -> list[dict]:
 
     return [
         {
-            "what": f"InfoNCE of {pairs:,} pairs, width {WIDTH}, forward and backward, on 16 TPU v5e (compiled): temporaries per device; "
-            "peer: all scores at once",
+            "what": f"InfoNCE of {pairs:,} pairs, width {WIDTH}, forward and backward, on 16 TPU v5e (compiled): "
+            "temporaries per device; peer: all scores at once",
             "ours": mebibytes("ring", pairs),
             "peer": mebibytes("plain", pairs),
             "ratio": None,

@@ -1,9 +1,10 @@
-"""How much of what the towers compute is not padding: batches of items with 1 to 8 frames and short texts, packed and padded.
+"""The share of the towers' computation that is not padding, for packed and for padded batches.
 
     python -m experiments.benchmarks.packing
 
-The frames and texts of a device's part of a batch are drawn, and laid out by the code that makes training batches. A frame is 1,024 patch
-tokens, as at full size. Nothing is timed: the figures are the same on any machine.
+Items have 1 to 8 frames and short texts. The frames and texts of a device's part of a batch are drawn, and laid out by
+the code that builds training batches. A frame is 1,024 patch tokens, as at full size. Nothing is timed: the figures are
+the same on any machine.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from sail_jax.patterns import Pattern
 
 PATCHES, LATENTS, MOST_FRAMES, MOST_TOKENS = 1024, 16, 8, 320
 PROMPT, MEAN_TEXT, MOST_TEXT = 24, 78, 256
-# A little under the means, 4.5 frames and 78 tokens: what does not fit is cut where most is.
+# A little under the means, 4.5 frames and 78 tokens: the items with most are cut to fit.
 FRAME_BUDGET, TEXT_BUDGET = 4.4, 76.0
 
 
@@ -77,7 +78,8 @@ def main() -> None:
         cut = f"{mean['frames_cut']:.1%} of frames and {mean['text_cut']:.1%} of tokens cut"
         figures["rows"].append(
             {
-                "what": f"Useful over executed tokens, 1 to 8 frames, 78 text tokens on average, {pairs} pairs per device",
+                "what": "Useful over executed tokens, 1 to 8 frames, 78 text tokens on average, "
+                f"{pairs} pairs per device",
                 "ours": f"{mean['packed']:.3f} packed; {cut}",
                 "peer": f"{mean['padded']:.3f} padded",
                 "ratio": mean["packed"] / mean["padded"],

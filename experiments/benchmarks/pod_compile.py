@@ -1,9 +1,10 @@
-"""Time and memory that it takes to compile the full-size step for slices of 256 chips, on this machine.
+"""Time and memory of compiling the full-size step for slices of 256 chips, on this machine.
 
     python -m experiments.benchmarks.pod_compile
 
-What `python -m sail_jax describe --config configs/sail_1b5.py --topology v5e:16x16` compiles, all patterns and losses, for each slice in a process
-of its own that reads nothing from a compilation cache. Nothing is run; libtpu (the `tpu` extra) is all that is needed.
+It compiles the same as `python -m sail_jax describe --config configs/sail_1b5.py --topology v5e:16x16`, all patterns
+and losses, for each slice in its own process without a compilation cache. Nothing is run; only libtpu (the `tpu` extra)
+is needed.
 """
 
 import argparse
@@ -25,7 +26,7 @@ PAIRS = 512
 
 
 def compile_for(topology: str) -> dict[str, Any]:
-    """Compiles in this process; what it took, and what a chip of the slice would hold."""
+    """Compiles in this process; returns its time and memory, and the memory of a chip of the slice."""
     jax.config.update("jax_enable_compilation_cache", False)
     report = compile_ahead(config_lib.load("configs/sail_1b5.py", [f"data.batch_size={PAIRS}"]), topology)
     used = resource.getrusage(resource.RUSAGE_SELF)
@@ -46,9 +47,11 @@ def rows(found: dict[str, dict]) -> list[dict]:
     """The lines of the table in docs/benchmarks.md."""
     return [
         {
-            "what": f"compile the full-size step for {topology}, {PAIRS} pairs (time; memory of the compiler; memory of a chip)",
+            "what": f"compile the full-size step for {topology}, {PAIRS} pairs (time; memory of the compiler; "
+            "memory of a chip)",
             "ours": f"{told['seconds'] / 60:.0f} min; {told['peak_bytes'] / GIB:.1f} GiB; "
-            f"{told['chip_bytes'] / GIB:.1f} of {told['chip_room'] / GIB:.0f} GiB{'' if told['fits'] else ', does not fit'}",
+            f"{told['chip_bytes'] / GIB:.1f} of {told['chip_room'] / GIB:.0f} GiB"
+            f"{'' if told['fits'] else ', does not fit'}",
             "peer": "",
             "ratio": None,
         }

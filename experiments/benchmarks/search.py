@@ -1,12 +1,13 @@
-"""Exact search and residual k-means beside faiss, on the same vectors, each call of ours next to one of faiss.
+"""Compares exact search and residual k-means with faiss, on the same vectors and in turn.
 
     python -m experiments.benchmarks.search
 
-Search: the `evaluation.recall.top_k` of drawn vectors, and faiss' flat index of inner products on the same vectors at unit
-length, which it is given before the clock starts. k-means: both go from the same first centroids through as many rounds
-over all rows and then assign the rows. Residual k-means: three codebooks, from the same drawn rows at each level.
-What is compiled is compiled before the clock starts. Memory is the peak of a process of its own, which draws the vectors
-and calls once, over what it took before the call; compilation counts.
+Search: the `vectors.top_k` of drawn vectors, and faiss' flat index of inner products on the same vectors at unit
+    length,
+which it gets before the timing. k-means: both start from the same first centroids, run as many rounds over all rows and
+then assign the rows. Residual k-means: three codebooks, from the same drawn rows at each level. Compilation is not
+timed. Memory is the peak of a separate process, which draws the vectors and calls once, minus its memory before the
+call; compilation counts.
 """
 
 import multiprocessing
@@ -50,7 +51,7 @@ def mixture() -> np.ndarray:
 def interleaved(
     calls: dict[str, Callable[[], Any]], repeats: int
 ) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
-    """What each call returns, and its median seconds of the clock and of the processor; in turn, after one call of each."""
+    """The result of each call, and its median wall and processor seconds; calls alternate after a warm-up."""
     results = {name: call() for name, call in calls.items()}
     times = {name: [] for name in calls}
     for _ in range(repeats):
@@ -65,7 +66,7 @@ def interleaved(
 
 
 def peak_of(call: Callable[[], Any]) -> int:
-    """Bytes that the process grows by at the most during a call."""
+    """The largest growth of the process in bytes during a call."""
     jax.block_until_ready(jax.numpy.zeros(1) + 1)
     before = psutil.Process().memory_info().rss
     call()
@@ -87,13 +88,13 @@ def kmeans_peak() -> int:
 
 
 def in_a_process(measure: Callable[..., int], *arguments: int) -> int:
-    """What a function returns in a process whose memory nothing else has shaped."""
+    """The result of a function in a separate process, whose memory nothing else has affected."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(measure, *arguments).result()
 
 
 def compare_search() -> dict[str, Any]:
-    """Times of both searches, how far they agree, and our memory, by number of results."""
+    """Times of both searches, their agreement, and our memory, by number of results."""
     queries, targets = vectors()
     unit, index = unit_rows(queries), faiss.IndexFlatIP(WIDTH)
     index.add(unit_rows(targets))

@@ -1,10 +1,11 @@
-"""Memory and operations of a train step of the full-size model, compiled ahead of time for TPU v5p.
+"""Memory and operations of a full-size train step, compiled ahead of time for TPU v5p.
 
     python -m experiments.benchmarks.step_memory
 
-The model of configs/sail_1b5.py with items of 8 frames at 448 px, one clip of sound and up to 320 tokens, bfloat16, one pattern, on four chips
-that each have a copy of everything, and once more with the moments split over them. Memory is the compiler's account, of a batch whose media go through the towers in chunks; operations are
-counted on the jaxpr. Nothing is run; libtpu (the `tpu` extra) is all that is needed.
+The model of configs/sail_1b5.py with items of 8 frames at 448 px, one clip of sound and up to 320 tokens, bfloat16, one
+pattern, on four chips that each have a copy of everything, and again with the moments sharded over them. Memory is the
+compiler's account, for a batch whose media go through the towers in chunks; operations are counted on the jaxpr.
+Nothing is run; only libtpu (the `tpu` extra) is needed.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from sail_jax.config import Config
 
 GIB = 2**30
 TOPOLOGY, CHIPS = "v5p:2x2x1", 4
-SMALL, LARGE = 45, 135  # pairs of a chip in two batches, whose difference says what an item takes
+SMALL, LARGE = 45, 135  # pairs of a chip in two batches; their difference gives the memory of an item
 MODES = {
     "selective": ("model.remat=dots",),
     "full": ("model.remat=full",),
@@ -55,7 +56,7 @@ def ratios(attention: str) -> dict[str, float]:
 
 
 def memory(pairs: int, *overrides: str) -> dict[str, float]:
-    """What the compiler says of a chip, in bytes, and how long it took."""
+    """The memory of a chip in bytes by the compiler's account, and the seconds of compilation."""
     report = compile_ahead(experiment(pairs, "model.remat=full", "model.media_chunk=3", *overrides), TOPOLOGY)
     kinds = vars(report.memory) | {"total": report.memory.total}
     return {"pairs": pairs, "seconds": report.seconds, "refusal": report.refusal, **kinds}

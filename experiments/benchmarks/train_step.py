@@ -1,11 +1,11 @@
-"""A training step of a small text tower on CPU: this package against PyTorch, with the same weights, inputs and maths.
+"""A training step of a small text tower on CPU: this package against PyTorch.
 
     python -m experiments.benchmarks.train_step
 
-A Qwen2 stack with bidirectional attention, the mean of the tanh of its valid tokens, InfoNCE over the pairs of the batch, clipping
-by global norm and AdamW, in float32; ours computes what lies between the products of matrices again in the backward pass (`model.remat`, "dots"),
-which on CPU takes less time than to keep it. Ours and the peers take turns, step by step, so that other jobs on
-the machine disturb all alike.
+Weights, inputs and computation are the same: a Qwen2 stack with bidirectional attention, the mean of the tanh of its
+valid tokens, InfoNCE over the pairs of the batch, clipping by global norm and AdamW, in float32. Ours recomputes what
+is between the matrix products in the backward pass (`model.remat`, "dots"), which on CPU is faster than storing it.
+Ours and the peers take turns, step by step, so that other jobs on the machine disturb all alike.
 
 Axis letters: B sequences, N tokens, D width.
 """
@@ -96,7 +96,7 @@ class Ours:
         return optax.apply_updates(params, optax.tree.scale(RATE, updates)), moments, loss
 
     def step(self) -> float:
-        """Does a step; the loss before it."""
+        """Does a step and returns the loss before it."""
         self.params, self.moments, loss = self._step(self.params, self.moments)
         return float(jax.block_until_ready((self.params, loss))[1])
 
@@ -149,7 +149,7 @@ class Peer:
         return (F.cross_entropy(scores, labels) + F.cross_entropy(scores.T, labels)) / 2
 
     def step(self) -> float:
-        """Does a step; the loss before it."""
+        """Does a step and returns the loss before it."""
         self.optimizer.zero_grad()
         loss = self._loss()
         loss.backward()
@@ -168,10 +168,10 @@ class Peer:
 
 
 def check_equal(ours: Ours, peers: dict[str, Peer]) -> dict[str, float]:
-    """Compares a gradient and the losses of three steps, and says how far they are apart.
+    """Compares a gradient and the losses of three steps, and returns their differences.
 
     Raises:
-        AssertionError: when they are further apart than the tolerances.
+        AssertionError: they exceed the tolerances.
     """
     expected = ours.gradient()
     losses = [ours.step() for _ in range(3)]
@@ -228,7 +228,8 @@ def main() -> None:
             "median_ms": medians,
             "rows": [
                 {
-                    "what": f"train step on CPU, {CONFIG.layers} layers of width {CONFIG.width}, {SEQUENCES} x {LENGTH} tokens, float32",
+                    "what": f"train step on CPU, {CONFIG.layers} layers of width {CONFIG.width}, "
+                    f"{SEQUENCES} x {LENGTH} tokens, float32",
                     "ours": f"{medians['ours']['wall']:.0f} ms",
                     "peer": f"{medians[name]['wall']:.0f} ms ({name})",
                     "ratio": medians[name]["wall"] / medians["ours"]["wall"],
