@@ -1,1 +1,1 @@
-"""The exact train step, compiled for machines that are not at hand, and what it needs there."""
+"""Compiles the exact train step for other machines ahead of time, and reports what it needs there."""

@@ -1,7 +1,7 @@
-"""What a chip can do, from its maker's data sheet, and the machines that a step can be compiled for without having them.
+"""Data sheets of chips, and devices to compile for without having the hardware.
 
-Names are NAME:SHAPE, "v5e:16x16" for a slice of TPUs, "h100:64" for a number of GPUs. TPUs are compiled for by libtpu itself.
-For GPUs there is no such compiler without a GPU: their program is that of as many devices of the host's CPU.
+Names are NAME:SHAPE, "v5e:16x16" for a slice of TPUs, "h100:64" for a number of GPUs. libtpu compiles for TPUs without
+having one. There is no such compiler for GPUs here: their program is compiled for as many devices of the host's CPU.
 """
 
 import contextlib
@@ -19,15 +19,15 @@ _GIGA, _TERA = 10**9, 10**12
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One accelerator.
+    """The data sheet of one accelerator.
 
     Attributes:
-        name: as people call it.
+        name: its common name.
         flops: peak bfloat16 operations per second, dense.
         memory: bytes.
-        memory_rate: bytes per second, to and from its memory.
+        memory_rate: bytes per second to and from its memory.
         link_rate: bytes per second that it can send to its neighbours, over all links.
-        node: chips that these links join; 0 for all of a slice.
+        node: number of chips that these links connect; 0 for a whole slice.
         network_rate: bytes per second of its share of the network between nodes.
     """
 
@@ -41,17 +41,17 @@ class Chip:
 
     @property
     def is_gpu(self) -> bool:
-        """Whether it stands in nodes, as GPUs do."""
+        """Whether it is in a node with a network, as GPUs are."""
         return self.node > 0
 
     def send_rate(self, devices: int) -> float:
-        """Bytes per second at which one of so many chips can send; beyond a node, the network's."""
+        """Bytes per second that one of `devices` chips can send; limited by the network beyond one node."""
         return self.network_rate if self.is_gpu and devices > self.node else self.link_rate
 
 
-# TPUs: cloud.google.com/tpu/docs, pages v5e, v5p and v6e; the links' rates are given there in Gbit/s per chip (1,600, 4,800 and
-# 3,584). GPUs: NVIDIA's data sheets of A100 80GB SXM, H100 SXM and H200 SXM; NVLink's rates there count both directions, half
-# of which is sent. The network is that of DGX systems: one port of 200 or 400 Gbit/s per GPU.
+# TPUs: cloud.google.com/tpu/docs, pages v5e, v5p and v6e; the rates of links are given there in Gbit/s per chip (1,600,
+# 4,800 and 3,584). GPUs: NVIDIA's data sheets of A100 80GB SXM, H100 SXM and H200 SXM; NVLink's rates there count both
+# directions, half of which is sent. The network is that of DGX systems: one port of 200 or 400 Gbit/s per GPU.
 CHIPS = {
     "v5e": Chip("TPU v5e", 197 * _TERA, 16 * 2**30, 819 * _GIGA, 200 * _GIGA),
     "v5p": Chip("TPU v5p", 459 * _TERA, 95 * 2**30, 2765 * _GIGA, 600 * _GIGA),
@@ -64,21 +64,21 @@ CHIPS["gpu"] = CHIPS["h100"]
 
 
 def find_devices(topology: str) -> tuple[Chip, list[jax.Device]]:
-    """The chip that a topology names, and devices to compile for; none of them can run anything but those of the host.
+    """The chip of a topology, and devices to compile for; only host devices can also run programs.
 
-    Call it before JAX has been used for anything else: host devices are made only once in a process.
+    Call it before any other use of JAX: host devices are created only once in a process.
 
     Raises:
-        SailError: on a name that is none, on a shape that there is not, or without libtpu.
+        SailError: the name or the shape is unknown, or libtpu is missing.
     """
     name, _, shape = topology.partition(":")
     if name not in CHIPS or not shape:
         raise SailError(
-            f"The topology is {topology!r}; write 'v5e:16x16', 'v5p:4x4x4', 'v6e:16x16', or a number of GPUs as 'h100:64'. "
-            f"Known chips: {', '.join(CHIPS)}."
+            f"The topology is {topology!r}; write 'v5e:16x16', 'v5p:4x4x4', 'v6e:16x16', or a number of GPUs as "
+            f"'h100:64'. Known chips: {', '.join(CHIPS)}."
         )
     chip = CHIPS[name]
-    jax.config.update("jax_platforms", "cpu")  # the machine is none of those that are compiled for
+    jax.config.update("jax_platforms", "cpu")  # this machine has none of the chips to compile for
     if not chip.is_gpu:
         return chip, _tpu_devices(topology)
     if not shape.isdecimal() or int(shape) < 1:
@@ -87,7 +87,7 @@ def find_devices(topology: str) -> tuple[Chip, list[jax.Device]]:
 
 
 def _tpu_devices(topology: str) -> list[jax.Device]:
-    # Else libtpu asks the cloud which TPU this machine has, warns of what it has not, and locks out a second process.
+    # Without these, libtpu asks the cloud which TPU this machine has, warns, and locks out a second process.
     for variable, value in (
         ("TPU_SKIP_MDS_QUERY", "1"),
         ("TPU_ACCELERATOR_TYPE", "v5litepod-4"),
@@ -105,9 +105,9 @@ def _tpu_devices(topology: str) -> list[jax.Device]:
 
 
 def _host_devices(count: int) -> list[jax.Device]:
-    with contextlib.suppress(RuntimeError):  # JAX is in use already, as it is in tests; its devices may be enough
+    with contextlib.suppress(RuntimeError):  # JAX is in use already, as in tests; its devices may be enough
         jax.config.update("jax_num_cpu_devices", count)
     devices = jax.devices("cpu")
     if len(devices) < count:
-        raise SailError(f"{count} devices are asked for, and JAX was started with {len(devices)}; use a fresh process.")
+        raise SailError(f"{count} devices are needed, but JAX was started with {len(devices)}; use a fresh process.")
     return devices[:count]

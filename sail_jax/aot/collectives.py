@@ -1,8 +1,8 @@
-"""What a compiled program moves between devices, read from its HLO text, loops counted by their length.
+"""Counts the bytes that a compiled program moves between devices, from its HLO text with loop lengths.
 
-Counted are the bytes that each device sends when every collective runs along a ring of its n devices: for a buffer of s
-bytes, (n - 1) / n s for an all-gather of it, a reduce-scatter of it and an all-to-all within it, twice that for an
-all-reduce, and s for a permutation.
+The count is of the bytes that each device sends if every collective runs along a ring of its n devices: for a buffer of
+s bytes, (n - 1) / n s for its all-gather, reduce-scatter or all-to-all, twice that for an all-reduce, and s for a
+permutation.
 """
 
 import math
@@ -16,7 +16,7 @@ KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
-_SHARED = "1"  # the channel that JAX gives to all collectives that are written within a `shard_map`
+_SHARED = "1"  # the channel that JAX gives to all collectives written within a `shard_map`
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
 _CALLED = re.compile(r"(?:calls|to_apply)=%?([\w.-]+)")
 _BRANCHES = re.compile(r"(?:branch_computations=\{|(?:true|false)_computation=)([^}]*?)(?:\}|, (?=\w+=)|$)")
@@ -30,11 +30,11 @@ _GROUPS_OF_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}")
 
 
 def collective_bytes(hlo: str, devices: int) -> dict[str, float]:
-    """Bytes that each device sends in one run of a program, by kind of collective.
+    """Counts the bytes that each device sends in one run of a program, by kind of collective.
 
     Args:
         hlo: the optimised program, `compiled.as_text()`.
-        devices: devices that it runs on.
+        devices: the number of devices of the program.
 
     Returns:
         Kind (one of `KINDS`) -> bytes; 0 for a kind that does not occur.
@@ -61,10 +61,10 @@ class _Program:
             lines.append(line)
 
     def collectives(self, name: str) -> Collectives:
-        """What a device sends in one run of a computation."""
+        """The bytes that a device sends in one run of a computation."""
         if name not in self._known:
-            # On TPUs the start, the middle and the end of an asynchronous collective are fusions that each hold it, so a
-            # channel counts once.
+            # On TPUs the start, the middle and the end of an asynchronous collective are fusions that each contain it,
+            # so a channel counts once.
             self._known[name] = _once(map(self._of_line, self._computations[name]))
         return self._known[name]
 
@@ -99,17 +99,17 @@ def _once(parts: Iterable[Collectives]) -> Collectives:
 
 
 def _of_site(name: str, sent: Collectives, times: int = 1) -> Collectives:
-    """What a computation sends that is run from an instruction of its own, apart from all others that run it."""
+    """The bytes of a computation called at one instruction, keyed apart from its other call sites."""
     return {(kind, f"{name}/{channel}"): times * count for (kind, channel), count in sent.items()}
 
 
 def _scattered(sent: Collectives) -> Collectives:
-    """An all-reduce of which only a slice is kept; TPUs run such a fusion as a reduce-scatter, which sends half as much."""
+    """Counts an all-reduce of which only a slice is kept as a reduce-scatter, as TPUs run it: half the bytes."""
     return {("reduce-scatter", channel): count / 2 for (_, channel), count in sent.items()}
 
 
 def _sent(kind: str, shape: str, n: int, *, is_start: bool) -> float:
-    """Bytes that a device sends; the result of an asynchronous start holds its operand beside what will be the result."""
+    """Bytes that a device sends; the shape of an asynchronous start includes the operand and the result."""
     size = _size(shape, scalars=not (is_start and kind == "collective-permute"))
     if is_start:
         size *= {"all-reduce": 1, "all-gather": n / (n + 1), "reduce-scatter": 1 / (n + 1)}.get(kind, 0.5)
@@ -118,7 +118,7 @@ def _sent(kind: str, shape: str, n: int, *, is_start: bool) -> float:
         * {
             "all-reduce": 2 * (n - 1) / n,
             "all-gather": (n - 1) / n,
-            "reduce-scatter": n - 1,  # of the part that it leaves to each device
+            "reduce-scatter": n - 1,  # of the part that each device keeps
             "all-to-all": (n - 1) / n,
             "collective-permute": 1,
         }[kind]
@@ -137,7 +137,7 @@ def _bits(kind: str) -> int:
 
 
 def _group_size(rest: str, devices: int) -> int:
-    """Devices that take part together; all of them where no groups are written."""
+    """The number of devices in a group; all devices if no groups are given."""
     if found := _GROUPS_LISTED.search(rest):
         return found.group(1).count(",") + 1
     if found := _GROUPS_COUNTED.search(rest):
@@ -150,7 +150,7 @@ def _group_size(rest: str, devices: int) -> int:
 
 
 def _trips(rest: str, condition: list[str]) -> int:
-    """How often a loop runs: as XLA knows it, else the bound in its condition, else once."""
+    """The trip count of a loop: from XLA if known, else the bound in its condition, else 1."""
     if found := _TRIPS.search(rest):
         return int(found.group(1))
     return max((int(found.group(1)) for line in condition for found in _CONSTANT.finditer(line)), default=1)

@@ -1,8 +1,8 @@
 """Floating-point operations of a traced function, counted on its jaxpr.
 
-XLA's `cost_analysis` counts the body of a loop once, whatever its length, so it cannot be used where layers are scanned.
-Counted are the multiplications and additions of matrix products and convolutions, two for each multiply-add; what works
-element by element is left out, as is customary: it takes time by its memory traffic, not by its arithmetic.
+XLA's `cost_analysis` counts the body of a loop once, whatever its length, so that it cannot be used if layers are
+scanned. This module counts the multiplications and additions of matrix products and convolutions, two per multiply-add.
+It ignores element-wise operations, as is customary: their time is memory traffic, not arithmetic.
 """
 
 import math
@@ -17,22 +17,22 @@ from jax.interpreters import partial_eval
 def executed_flops(
     function: Callable, *arguments: Any, static_argnums: tuple[int, ...] = (), platform: str = ""
 ) -> int:
-    """Operations of one call, over all devices together; results that nothing uses are not counted.
+    """Counts the operations of one call, over all devices; unused results are not counted.
 
     Args:
-        function: traced, not run; jitted or not.
+        function: is traced, not run; jitted or not.
         *arguments: arrays or `jax.ShapeDtypeStruct`s, and the static arguments.
-        static_argnums: which of the arguments are static.
-        platform: of what depends on the platform, "tpu" counts what is meant for it; else what serves any.
+        static_argnums: the positions of the static arguments.
+        platform: "tpu" counts the TPU branches of platform-dependent code; otherwise the default branches count.
 
     Raises:
-        ValueError: when there are products in a `while` loop, whose length is not known.
+        ValueError: there are products in a `while` loop of unknown length.
     """
     return jaxpr_flops(jax.make_jaxpr(function, static_argnums=static_argnums)(*arguments), platform)
 
 
 def jaxpr_flops(closed: ClosedJaxpr, platform: str = "") -> int:
-    """As `executed_flops`, of what is traced already."""
+    """Counts the operations of a traced function, as `executed_flops` does."""
     jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
     return _of_jaxpr(jaxpr, platform)
 
@@ -53,7 +53,7 @@ def _dot(equation: JaxprEqn, _: str) -> int:
 
 def _convolution(equation: JaxprEqn, _: str) -> int:
     kernel, layout = equation.invars[1].aval.shape, equation.params["dimension_numbers"].rhs_spec
-    # Each output is a sum over the window and over the input channels of its group, which are those of the kernel.
+    # Each output is a sum over the window and over the input channels of its group, which are the kernel's.
     summed = math.prod(kernel) // kernel[layout[0]]
     return 2 * summed * math.prod(equation.outvars[0].aval.shape)
 
@@ -65,7 +65,8 @@ def _scan(equation: JaxprEqn, platform: str) -> int:
 def _while(equation: JaxprEqn, platform: str) -> int:
     if _inner(equation, platform):
         raise ValueError(
-            "a `while` loop has matrix products and no known length; write it as `scan`, or as `fori_loop` with fixed bounds"
+            "a `while` loop has matrix products and no known length; write it as `scan`, or as `fori_loop` with fixed "
+            "bounds"
         )
     return 0
 
@@ -75,7 +76,7 @@ def _branches(equation: JaxprEqn, platform: str) -> int:
     meant_for = equation.params.get("branches_platforms")
     if meant_for is None:
         return max(branches)
-    # `platform_dependent`: the branch for any platform, whose entry is None, comes last.
+    # `platform_dependent`: the default branch, whose entry is None, comes last.
     return next(
         (flops for flops, names in zip(branches, meant_for, strict=True) if names and platform in names), branches[-1]
     )
@@ -87,14 +88,14 @@ def _on_all_shards(equation: JaxprEqn, platform: str) -> int:
 
 
 def _kernel(equation: JaxprEqn, platform: str) -> int:
-    """A Pallas kernel: what its author says that it costs, else the work of one program times their number."""
+    """Operations of a Pallas kernel: its author's cost estimate, else those of one program times their number."""
     if equation.params.get("cost_estimate"):
         return equation.params["cost_estimate"].flops
     return math.prod(equation.params["grid_mapping"].grid) * _inner(equation, platform)
 
 
 def _inner(equation: JaxprEqn, platform: str) -> int:
-    """The work of all jaxprs that an equation holds: those of `jit`, `checkpoint`, `custom_vjp` and the like."""
+    """Operations of all jaxprs in an equation: those of `jit`, `checkpoint`, `custom_vjp` and the like."""
     return sum(_of_jaxpr(jaxpr, platform) for jaxpr in _jaxprs(equation))
 
 

@@ -1,4 +1,4 @@
-"""What a step needs that was compiled for a machine which is not there: memory, operations, traffic, and the time they bound."""
+"""Reports what a step compiled ahead of time needs: memory, operations, traffic and time bounds."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,28 +6,29 @@ from collections.abc import Mapping
 from sail_jax.aot.chips import Chip
 from sail_jax.batch import Batch
 
-# Share of the peak that large matrix products reach in practice; the roofline alone is a bound that nothing attains.
+# Share of the peak that large matrix products reach in practice; the roofline alone is an unattainable bound.
 EFFICIENCY = 0.5
-# GPUs keep a part of their memory to the driver, the communication library and fragmentation.
+# On GPUs, the driver, the communication library and fragmentation take part of the memory.
 _GPU_SHARE = 0.9
 _REMEDY = (
-    "Set config.model.remat='full', config.model.media_chunk, config.data.text_budget or config.train.micro_batches, raise "
-    "config.mesh.fsdp or config.mesh.tensor, set config.mesh.shard_optimizer, lower config.data.batch_size, or take more devices."
+    "Set config.model.remat='full', config.model.media_chunk, config.data.text_budget or config.train.micro_batches, "
+    "raise config.mesh.fsdp or config.mesh.tensor, set config.mesh.shard_optimizer, lower config.data.batch_size, or "
+    "take more devices."
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes of one device.
+    """The memory of one device in bytes.
 
     Attributes:
-        parameters: those of the model, trained or not, and of the objective.
+        parameters: the parameters of the model, trained or not, and of the objective.
         optimizer: the optimiser's state.
         batch: this device's part of the batch, or of two micro-batches.
-        gradients: the sums that micro-batches add to; 0 where there are none.
-        padding: what the tiles of the device add to these three.
-        temporaries: activations, gradients and buffers at their peak, as the compiler lays them out.
-        outputs: results that do not take the place of an argument.
+        gradients: the accumulators of micro-batches; 0 without micro-batches.
+        padding: padding of the first three to the tiles of the device.
+        temporaries: activations, gradients and buffers at their peak, as laid out by the compiler.
+        outputs: results that do not reuse the memory of an argument.
         code: the program.
     """
 
@@ -42,30 +43,30 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum of all parts."""
         return sum(dataclasses.astuple(self))
 
 
 @dataclasses.dataclass(frozen=True)
 class AheadReport:
-    """What `compile_ahead` found.
+    """The result of `compile_ahead`.
 
     Attributes:
-        topology: the name that was asked for.
+        topology: the requested name.
         chip: its chips.
         devices: their number.
         mesh: axis -> size.
-        stage: of the run; empty for one without stages.
+        stage: the stage of the run; empty without stages.
         datasets: the training sets that may occur in the batch.
         batch: shapes of the global batch, or of a micro-batch.
         micro_batches: their number.
-        larger_stages: stages of the run that have larger ones.
-        memory: bytes of a device; where the compiler refused, only what it said.
-        refusal: why the compiler refused for lack of memory; empty when it did not.
+        larger_stages: stages of the run with larger batches.
+        memory: bytes of a device; only the compiler's figure if it refused.
+        refusal: the compiler's message if it refused for lack of memory; else empty.
         executed: operations of a step, over all devices.
-        model: of those, what the loss and its gradient need with nothing computed twice.
-        sent: bytes that a device sends in a step, by kind of collective; empty where the compiler refused.
-        seconds: what tracing and compiling took.
+        model: the operations of the loss and its gradient without recomputation.
+        sent: bytes that a device sends in a step, by kind of collective; empty if the compiler refused.
+        seconds: time of tracing and compiling.
     """
 
     topology: str
@@ -86,25 +87,25 @@ class AheadReport:
 
     @property
     def room(self) -> float:
-        """Bytes of a device that the step may take."""
+        """Bytes of a device that the step may use."""
         return self.chip.memory * (_GPU_SHARE if self.chip.is_gpu else 1)
 
     @property
     def fits(self) -> bool:
-        """Whether the memory suffices: for TPUs as their compiler says, which knows what they keep for themselves."""
+        """Whether the memory suffices; for TPUs the compiler decides, as it knows what they reserve."""
         return not self.refusal and self.memory.total <= self.room
 
     @property
     def items(self) -> int:
-        """Items of a step: all sides of all pairs."""
+        """The number of items in a step: all sides of all pairs."""
         pairs, sides = self.batch.valid.shape
         return pairs * sides * self.micro_batches
 
     @property
     def bounds(self) -> dict[str, float]:
-        """Seconds below which no step can get, by what it waits for, where the work is split evenly."""
+        """Lower bounds of the seconds per step, by resource, if the work is split evenly."""
         state = self.memory.parameters + self.memory.optimizer
-        moved = self.memory.batch + 2 * state  # at the least: read once, the state written once
+        moved = self.memory.batch + 2 * state  # at least: everything is read once, and the state written once
         return {
             "arithmetic": self.executed / self.devices / self.chip.flops,
             "memory": moved / self.chip.memory_rate,
@@ -112,23 +113,23 @@ class AheadReport:
         }
 
     def sections(self) -> dict[str, list[tuple[str, str]]]:
-        """Heading -> rows (what, figure), for people."""
+        """Heading -> rows (name, figure), for display."""
         return {
-            f"{self.topology}: {self.devices} x {self.chip.name}": self._what(),
+            f"{self.topology}: {self.devices} x {self.chip.name}": self._setup(),
             "Memory of a device": self._memory(),
             "A step": self._work(),
             "Time of a step": self._time(),
         }
 
     def verdict(self) -> str:
-        """Whether it fits, and what to change where it does not."""
+        """Whether it fits, and what to change if not."""
         needed = f"{_gib(self.memory.total)} of {_gib(self.room)}."
         lines = [f"It fits: {needed}"] if self.fits else [f"It does not fit: {needed}", self.refusal, _REMEDY]
         if self.larger_stages:
             lines.append(f"Larger batches come in: {', '.join(self.larger_stages)}. Check them with --stage.")
         return "\n".join(filter(None, lines))
 
-    def _what(self) -> list[tuple[str, str]]:
+    def _setup(self) -> list[tuple[str, str]]:
         pairs, sides = self.batch.valid.shape
         axes = ", ".join(f"{axis}={size}" for axis, size in self.mesh.items())
         rows = [
@@ -141,8 +142,8 @@ class AheadReport:
         return [("stage", self.stage), *rows] if self.stage else rows
 
     def _memory(self) -> list[tuple[str, str]]:
-        told = dataclasses.asdict(self.memory) | {"total": self.memory.total, "there is": self.room}
-        rows = [(name, _gib(count)) for name, count in told.items()]
+        sizes = dataclasses.asdict(self.memory) | {"total": self.memory.total, "available": self.room}
+        rows = [(name, _gib(count)) for name, count in sizes.items()]
         if self.chip.is_gpu:
             rows.append(("note", "temporaries as XLA lays them out for CPUs, which hold some bfloat16 in float32"))
         return rows

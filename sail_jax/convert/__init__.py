@@ -1,1 +1,1 @@
-"""Weights in and out: Hugging Face checkpoints to our parameters, and our parameters to PyTorch, by the same tables."""
+"""Converts Hugging Face checkpoints to our parameters, and ours to PyTorch, by the same tables."""

@@ -1,7 +1,7 @@
-"""The published architectures that can be read: how to tell them, what their config.json means for us, and their tables.
+"""The published architectures that can be read: how to recognise and configure them, and their tables.
 
-A checkpoint may hold one tower (Qwen2.5, AIMv2) or several (SAIL-VL, CLAP, SigLIP, a model that we exported): then its config.json has
-a config of its own for each.
+A checkpoint may hold one tower (Qwen2.5, AIMv2) or several (SAIL-VL, CLAP, SigLIP, a model that we exported). With
+several, its config.json has a config for each.
 """
 
 import dataclasses
@@ -26,12 +26,12 @@ EXPORTED_TYPE = "sail_embedding"  # the model_type of a model that we exported
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """A tower as it is published.
+    """A published tower architecture.
 
     Attributes:
         tower: which of our towers it is: "llm", "vit", "audio" or "bert".
         settings: config.json of the tower -> the settings of ours that it fixes.
-        layouts: the ways in which it is published; export writes the first.
+        layouts: the layouts in which it is published; export writes the first.
     """
 
     tower: str
@@ -40,12 +40,12 @@ class Architecture:
 
 
 def _refuse(values: Mapping[str, Any], allowed: Mapping[str, tuple[Any, ...]]) -> None:
-    """Raises SailError where config.json asks for something that our modules do not compute; absent keys pass."""
+    """Raises SailError if config.json sets values that our modules do not support; absent keys pass."""
     wrong = [f"{key} = {values[key]!r}" for key, fine in allowed.items() if key in values and values[key] not in fine]
     if wrong:
         raise SailError(
-            f"The checkpoint's config.json has {', '.join(wrong)}, which the {values.get('model_type')} tower here does not "
-            "compute; choose another checkpoint."
+            f"The checkpoint's config.json has {', '.join(wrong)}, which our {values.get('model_type')} tower does not "
+            "support; choose another checkpoint."
         )
 
 
@@ -113,7 +113,7 @@ def _vit(kind: str, norm_eps: tuple[str, float], activation: str) -> Callable[[M
 
 
 def _side(key: str, value: Any) -> int:
-    """A size that some write once and some as [height, width]."""
+    """A size that is stored either once or as [height, width]."""
     sides = set(value) if isinstance(value, list | tuple) else {value}
     if len(sides) != 1:
         raise SailError(f"The checkpoint's {key} is {value}; only squares are supported.")
@@ -143,7 +143,7 @@ def _clap(values: Mapping[str, Any]) -> Settings:
         "projection": values.get("projection_dim", 512),
         "norm_eps": values.get("layer_norm_eps", 1e-5),
     }
-    # Fused checkpoints were trained on filters of the other scale.
+    # Fused checkpoints were trained on filters of the other mel scale.
     return settings | {"mel_scale": "htk" if values.get("enable_fusion") else "slaney"}
 
 
@@ -162,7 +162,7 @@ def _bert(values: Mapping[str, Any]) -> Settings:
 
 
 def _clap_constants(config: ClapConfig) -> Iterator[tuple[str, np.ndarray]]:
-    """Buffers that ClapAudioModelWithProjection keeps in its file."""
+    """The buffers that ClapAudioModelWithProjection stores in its file."""
     encoder = "audio_model.audio_encoder"
     yield f"{encoder}.batch_norm.num_batches_tracked", np.zeros((), np.int64)
     index = relative_position_index(config.window).astype(np.int64)
@@ -171,7 +171,7 @@ def _clap_constants(config: ClapConfig) -> Iterator[tuple[str, np.ndarray]]:
             yield f"{encoder}.layers.{stage}.blocks.{block}.attention.self.relative_position_index", index
 
 
-# Where a tower's module may lie: alone, under a head, in a composite of transformers or of SAIL-VL, in an export of ours.
+# Prefixes of a tower's module: alone, under a head, in a composite of transformers or SAIL-VL, in an export of ours.
 _LLM_AT = ("", "model.", "language_model.model.", "model.language_model.", "llm.")
 _VIT_AT = ("", "vision_model.", "model.vision_model.", "vision_tower.", "model.vision_tower.", "vision.")
 _AUDIO_AT = ("", "audio.")
@@ -192,7 +192,7 @@ _INTERNVIT = Architecture(
     ),
 )
 
-# By the `model_type` of a config.json.
+# Keys are the `model_type` of a config.json.
 ARCHITECTURES: Mapping[str, Architecture] = {
     "qwen2": Architecture("llm", _qwen, _QWEN),
     "qwen3": Architecture("llm", _qwen, _QWEN),
@@ -211,12 +211,12 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "bert": Architecture("bert", _bert, (Layout("transformers", weight_map.bert, _BERT_AT),)),
 }
 
-# Where a composite's config.json keeps the config of a tower, and the type of tower where that config does not say it.
+# The keys of a tower's config in a composite's config.json, and the type of tower if that config does not name it.
 _SUB_CONFIGS = {"llm": ("llm_config", "text_config"), "vit": ("vision_config",), "audio": ("audio_config",), "bert": ()}
 _UNSAID = {"siglip": "siglip_vision_model", "aimv2": "aimv2_vision_model", "clap": "clap_audio_model"}
 
 
-# transformers leaves out of a composite's config.json what is the default of its class.
+# transformers omits class defaults from a composite's config.json.
 _DEFAULTS = {
     "qwen2": transformers.Qwen2Config,
     "qwen3": transformers.Qwen3Config,
@@ -229,14 +229,14 @@ _DEFAULTS = {
 
 
 def _completed(part: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A tower's part of config.json with the defaults that it leaves out; rotary settings, which have two forms, as they are."""
+    """A tower's part of config.json with omitted defaults filled in, except those of rotary settings."""
     cls = _DEFAULTS.get(part["model_type"])
     defaults = cls().to_dict() if cls else {}
     return {key: value for key, value in defaults.items() if not key.startswith(("rope", "layer_types"))} | part
 
 
 def find_architecture(values: Mapping[str, Any], tower: str) -> tuple[Architecture, Mapping[str, Any]] | None:
-    """The architecture of a tower in a checkpoint, and its part of config.json; None where there is no such tower."""
+    """Finds the architecture of a tower in a checkpoint and its part of config.json; None without one."""
     for key in _SUB_CONFIGS[tower]:
         if isinstance(values.get(key), Mapping):
             part = dict(values[key])
@@ -247,7 +247,7 @@ def find_architecture(values: Mapping[str, Any], tower: str) -> tuple[Architectu
     return (found, _completed(values)) if found and found.tower == tower else None
 
 
-# Tensors that a checkpoint may have beyond a tower, by design of the architectures; whatever else is left over is an error.
+# Tensors outside of a tower that a checkpoint may have by design of the architectures; any other is an error.
 EXEMPT: Mapping[str, str] = {
     "language-model head": r"(^|\.)lm_head\.",
     "rotary frequencies": r"rotary_emb\.inv_freq$",
@@ -269,7 +269,7 @@ _OTHER_TOWERS = {
 
 
 def exemption(name: str, tower: str) -> str | None:
-    """Why a tensor of a checkpoint may be left over when `tower` is read from it; None where it may not."""
+    """Why a tensor of a checkpoint may remain unused when `tower` is read from it; None if it may not."""
     if re.search(_OTHER_TOWERS[tower], name):
         return "other towers of the composite"
     return next((reason for reason, pattern in EXEMPT.items() if re.search(pattern, name)), None)

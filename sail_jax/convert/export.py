@@ -1,13 +1,13 @@
-"""Writes a trained model as a directory that sentence-transformers and plain PyTorch load.
+"""Exports a trained model as a directory for sentence-transformers and plain PyTorch.
 
 DIR/
-  model.safetensors          the parameters, under the names of transformers' modules (several files and an index when large)
+  model.safetensors          the parameters, named as in transformers' modules (large ones: several files, an index)
   config.json                sizes, a config of transformers for each tower
   processor_config.json, tokenizer*    tokens, pixels and log-mel features as in training
   modules.json, config_sentence_transformers.json    for sentence-transformers, with the prompts
   *_sail_embedding.py, ...   the code that loads it (sail_jax/convert/exported_code)
   README.md                  the model card
-  adapter/                   LoRA adapters in PEFT's format, where they are not merged
+  adapter/                   LoRA adapters in PEFT's format, if they are not merged
 """
 
 import json
@@ -44,29 +44,29 @@ def export(
     license_name: str = "other",
     adapters: bool = False,
 ) -> int:
-    """Writes the latest checkpoint of a run as a directory for PyTorch.
+    """Exports the latest checkpoint of a run as a directory for PyTorch.
 
     Args:
         workdir: the run directory.
-        output: the directory that is written; it appears under its name when it is complete.
-        config: settings to use instead of those the run was started with, for example where its data has moved.
+        output: the directory to write; it appears under its name when it is complete.
+        config: replaces the settings of the run, for example if its data has moved.
         dtype: "float32", or "bfloat16" for half the size.
-        license_name: what the model card says under `license`.
-        adapters: whether LoRA adapters are written beside the base model, in PEFT's format, instead of merged into it.
+        license_name: the `license` of the model card.
+        adapters: whether to write LoRA adapters beside the base model, in PEFT's format, instead of merging them.
 
     Returns:
-        Steps done at the checkpoint.
+        The steps done at the checkpoint.
 
     Raises:
-        SailError: when there is no run or no checkpoint, its model is no fusion model, the output exists, transformers has no
-            class that computes a tower, or the run has no adapters to write.
+        SailError: there is no run or no checkpoint, the model is not a fusion model, the output exists, transformers
+            has no class for a tower, or the run has no adapters to write.
     """
     run = RunDirectory(workdir)
     config = config or run.load_config()
     if config.model.kind != "fusion":
         raise SailError(
-            f"{run.path} holds a model of config.model.kind {config.model.kind!r}, and the exported code computes the fusion "
-            "model alone. Use the baseline from Python, with sail_jax.load()."
+            f"{run.path} holds a model of config.model.kind {config.model.kind!r}, but only the fusion model can be "
+            "exported. Use the baseline from Python, with sail_jax.load()."
         )
     output = output.resolve()
     if output.exists():
@@ -74,7 +74,7 @@ def export(
     if adapters and not config.lora.rank:
         raise SailError(f"{run.path} was trained without LoRA (config.lora.rank is 0): there are no adapters to write.")
     values = config_json(config)
-    # All that may be refused comes before the weights, which take long.
+    # Raise all errors before loading the weights, which takes long.
     tokenizer = load_tokenizer(config.prompt, Path(config.data.dir), config.model.text_vocab)
     steps, params, lora = _restore(run, config, merged=not adapters)
     card = model_card(config, run, steps, output, license_name, adapters=adapters)
@@ -96,7 +96,7 @@ def export(
 
 
 def _restore(run: RunDirectory, config: Config, *, merged: bool) -> tuple[int, Any, Any | None]:
-    """Steps done at the latest checkpoint, the parameters of the model, and the adapters unless they are merged."""
+    """The steps done at the latest checkpoint, the model's parameters, and the adapters unless they are merged."""
     mesh = make_mesh(MeshConfig(), jax.local_devices()[:1])
     checkpoints = Checkpoints(run)
     try:
@@ -108,10 +108,10 @@ def _restore(run: RunDirectory, config: Config, *, merged: bool) -> tuple[int, A
 
 
 def config_json(config: Config) -> dict[str, Any]:
-    """What config.json holds.
+    """The content of config.json.
 
     Raises:
-        SailError: when transformers has no class that computes a tower.
+        SailError: transformers has no class for a tower.
     """
     model = config.model
     return {

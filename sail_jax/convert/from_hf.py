@@ -1,4 +1,4 @@
-"""Reads a tower out of a Hugging Face directory, tensor by tensor, straight onto the mesh."""
+"""Reads a tower from a Hugging Face directory, tensor by tensor, directly onto the mesh."""
 
 import dataclasses
 import functools
@@ -19,9 +19,9 @@ from sail_jax.errors import SailError
 from sail_jax.models.bicubic import resize_grid
 from sail_jax.sharding.parameters import path_name
 
-# The towers that published checkpoints have; a model has "llm" or "bert".
+# The towers of published checkpoints; a model has "llm" or "bert".
 TOWERS = ("llm", "vit", "audio", "bert")
-# Settings of CLAP's feature extractor, and what we call them.
+# Settings of CLAP's feature extractor -> our names.
 _SOUND = {
     "feature_size": "mel_bins",
     "sampling_rate": "sample_rate",
@@ -32,20 +32,20 @@ _SOUND = {
     "frequency_max": "f_max",
 }
 _FLOATS = ("F64", "F32", "F16", "BF16")
-# Settings of ours that need not be those of the checkpoint: positions are resized to the images.
+# Settings of ours that may differ from the checkpoint: tables of positions are resized to the images.
 _FREE = ("image_size",)
 
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """What was read.
+    """The result of reading a part from a checkpoint.
 
     Attributes:
-        params: the tower's parameters, on the mesh.
+        params: the parameters, on the mesh.
         source: the directory.
-        tensors: how many tensors were used.
+        tensors: the number of tensors used.
         resized: parameters that were resized to another resolution.
-        left_over: reason -> how many tensors of the checkpoint were not used for it.
+        left_over: reason -> number of tensors of the checkpoint that were not used.
     """
 
     params: Any
@@ -56,15 +56,15 @@ class Loaded:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of a checkpoint.
+    """Reads a JSON file of a checkpoint.
 
     Raises:
-        SailError: when it is missing or broken.
+        SailError: it is missing or malformed.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
-            raise ValueError("it holds no mapping")
+            raise ValueError("it is not a mapping")
         return values
     except (OSError, ValueError) as error:
         raise SailError(
@@ -73,21 +73,21 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def checkpoint_settings(directory: Path, tower: str) -> dict[str, Any]:
-    """The settings of a tower's config that a checkpoint fixes, from its config.json and its preprocessor's.
+    """The settings of a tower that a checkpoint fixes, from config.json and preprocessor files.
 
     Args:
         directory: a Hugging Face directory.
         tower: "llm", "vit", "audio" or "bert".
 
     Raises:
-        SailError: when the checkpoint has no such tower, or one that our modules do not compute.
+        SailError: the checkpoint has no such tower, or one that our modules do not support.
     """
     values = read_json(directory / "config.json")
     found = find_architecture(values, tower)
     if found is None:
         raise SailError(
-            f"{directory} (model_type {values.get('model_type')!r}) has no {tower} tower of a kind that can be read; "
-            "see sail_jax/convert/architectures.py for those that can."
+            f"{directory} (model_type {values.get('model_type')!r}) has no supported {tower} tower; see "
+            "sail_jax/convert/architectures.py for the supported ones."
         )
     architecture, part = found
     if values.get("quantization_config"):
@@ -97,42 +97,40 @@ def checkpoint_settings(directory: Path, tower: str) -> dict[str, Any]:
         return settings | architecture.settings(part) | _preprocessing(directory, tower)
     except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise SailError(
-            f"{directory / 'config.json'} lacks what a {part['model_type']} tower needs, or has it in another form ({error!r}). "
-            "Download the checkpoint again."
+            f"{directory / 'config.json'} lacks settings of a {part['model_type']} tower, or has them in another form "
+            f"({error!r}). Download the checkpoint again."
         ) from error
 
 
 def inspect_checkpoint(directory: Path) -> dict[str, dict[str, Any]]:
-    """Tower -> the settings that a checkpoint fixes, for every tower of the model that it holds.
+    """Tower -> the settings that a checkpoint fixes, for every tower that it holds.
 
     Raises:
-        SailError: when it holds none.
+        SailError: it holds no supported tower.
     """
     values = read_json(directory / "config.json")
     found = {tower: checkpoint_settings(directory, tower) for tower in TOWERS if find_architecture(values, tower)}
     if not found:
-        raise SailError(
-            f"{directory} (model_type {values.get('model_type')!r}) has no tower of a kind that can be read."
-        )
+        raise SailError(f"{directory} (model_type {values.get('model_type')!r}) has no supported tower.")
     return found
 
 
 def _preprocessing(directory: Path, tower: str) -> dict[str, Any]:
-    """Settings of ours that stand in the file of the image processor or the feature extractor, where there is one."""
+    """Our settings in the file of the image processor or feature extractor, if there is one."""
     if tower == "vit":
         values = _processor(directory, "image_processor")
         return {key: tuple(values[key]) for key in ("image_mean", "image_std") if key in values}
     if tower == "audio":
         values = _processor(directory, "feature_extractor")
         settings = {ours: values[key] for key, ours in _SOUND.items() if key in values}
-        # The extractor of fused checkpoints uses filters of HTK's scale.
+        # The extractor of fused checkpoints uses HTK's mel scale.
         scales = {"fusion": "htk", "rand_trunc": "slaney"}
         return settings | ({"mel_scale": scales[values["truncation"]]} if values.get("truncation") in scales else {})
     return {}
 
 
 def _processor(directory: Path, name: str) -> dict[str, Any]:
-    """A processor's settings: in a file of its own, or in one of all processors of a model."""
+    """The settings of a processor, from its own file or from the common file of all processors."""
     own, all_of_them = directory / "preprocessor_config.json", directory / "processor_config.json"
     if own.is_file():
         return read_json(own)
@@ -140,7 +138,7 @@ def _processor(directory: Path, name: str) -> dict[str, Any]:
 
 
 def check_settings(directory: Path, tower: str, config: Any) -> None:
-    """Checks that a tower of ours computes what the checkpoint's does: sizes, epsilons, frequencies, activations.
+    """Checks that our tower has the checkpoint's sizes, epsilons, frequencies and activations.
 
     Raises:
         SailError: listing every setting that differs, with the value to set.
@@ -170,10 +168,10 @@ def load_tower(
     allow_bin: bool = False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Loaded:
-    """Reads a tower.
+    """Reads a tower from a checkpoint.
 
-    Every tensor is read when its turn comes, only the part that this host's devices need of it, cast to the type of the
-    parameter, and placed on its shards.
+    Tensors are read one by one. Each host reads only the part that its devices need, casts it to the type of the
+    parameter, and places it on its shards.
 
     Args:
         directory: a Hugging Face directory.
@@ -181,11 +179,11 @@ def load_tower(
         config: the tower's config.
         abstract: the tower's parameters as `jax.ShapeDtypeStruct`s with shardings.
         allow_bin: see `WeightFiles`.
-        progress: called with the number of parameters that are done, after each.
+        progress: called after each parameter with the number of parameters done.
 
     Raises:
-        SailError: when the config differs from the checkpoint's, or listing every tensor that is missing, has another
-            shape, or is neither used nor exempt.
+        SailError: the config differs from the checkpoint's; or tensors are missing, have another shape, or are neither
+            used nor exempt (the message lists all of them).
     """
     check_settings(directory, tower, config)
     architecture, _ = find_architecture(read_json(directory / "config.json"), tower)
@@ -213,7 +211,8 @@ def _find_layout(files: WeightFiles, layouts: Sequence[Layout], config: Any) -> 
     anchors = " or ".join(sorted({layout.rows(config)[0].theirs for layout in layouts}))
     roots = sorted({name.split(".")[0] for name in files.shapes})
     raise SailError(
-        f"{files.directory} has no tensor {anchors} under any known prefix; its tensors lie under {', '.join(roots)}."
+        f"{files.directory} has no tensor {anchors} under any known prefix; its tensors have the prefixes "
+        f"{', '.join(roots)}."
     )
 
 
@@ -231,9 +230,9 @@ def load_rows(
     Args:
         files: the checkpoint.
         rows: the table.
-        prefix: what stands before the table's names in the checkpoint.
-        abstract: the parameters that are wanted.
-        left_over: tensor -> why it may be left over, or None.
+        prefix: the prefix of the table's names in the checkpoint.
+        abstract: the parameters to read.
+        left_over: tensor -> why it may remain unused, or None.
         progress: see `load_tower`.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(abstract)
@@ -246,13 +245,13 @@ def load_rows(
     if problems:
         shown = "\n  ".join(problems)
         raise SailError(
-            f"{files.directory} does not fit the model, {len(problems)} tensors:\n  {shown}\nChoose the config of that checkpoint, "
-            "or extend sail_jax/convert/weight_map.py."
+            f"{files.directory} does not fit the model, {len(problems)} tensors:\n  {shown}\nChoose the config of that "
+            "checkpoint, or extend sail_jax/convert/weight_map.py."
         )
     arrays = []
     for done, name in enumerate(wanted, start=1):
         arrays.append(plan[name].place(files, wanted[name]))
-        files.close()  # so that the pages of the file that were read do not add up
+        files.close()  # unmaps the file, so that its pages do not stay resident
         progress(done)
     reasons = [left_over(name) for name in unused]
     return Loaded(
@@ -266,13 +265,13 @@ def load_rows(
 
 @dataclasses.dataclass(frozen=True)
 class _Entry:
-    """How one parameter is read: its row, the tensors by layer, and which part of them it is.
+    """The plan for reading one parameter: its row, the tensors by layer, and its part of them.
 
     Attributes:
         row: the row.
-        names: the tensors, one for each layer, or one.
-        shape: shape of ours without the layers.
-        start: where its part begins along `row.axis` of the tensor.
+        names: the tensors, one per layer, or one.
+        shape: our shape without the layers.
+        start: start of its part along `row.axis` of the tensor.
         size: length of its part.
         whole: length of the tensor along `row.axis`, all parts together.
         flexible: whether one of the parts is a grid, so that the tensor fits at any resolution.
@@ -287,7 +286,7 @@ class _Entry:
     flexible: bool
 
     def expected(self) -> tuple[int, ...]:
-        """Shape of the tensor that fits."""
+        """The shape of a tensor that fits."""
         theirs = list(_their_shape(self.row, self.shape))
         if theirs:
             theirs[self.row.axis] = self.whole
@@ -297,7 +296,7 @@ class _Entry:
         """Whether a tensor of this shape can be read."""
         expected = self.expected()
         if self.flexible and len(shape) == len(expected):
-            # Positions are the last but one axis in every form of a grid.
+            # Positions are the second-to-last axis in every form of a grid.
             shape, expected = (s[:-2] + s[-1:] for s in (shape, expected))
         return shape == expected
 
@@ -306,7 +305,7 @@ class _Entry:
         return self.row.grid and files.shapes[self.names[0]] != self.expected()
 
     def place(self, files: WeightFiles, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        """Reads the parameter onto its shards; of stacked layers, one at a time is in host memory."""
+        """Reads the parameter onto its shards; holds one of its stacked layers in host memory at a time."""
         if not self.row.stacked:
             return self._array(files, self.names[0], leaf.dtype, leaf.sharding)
         sharding = NamedSharding(leaf.sharding.mesh, PartitionSpec(*leaf.sharding.spec[1:]))
@@ -314,7 +313,7 @@ class _Entry:
         fill = _layer_filler(leaf.sharding)
         for layer, name in enumerate(self.names):
             stack = fill(stack, self._array(files, name, leaf.dtype, sharding), layer)
-            stack.block_until_ready()  # else layers would queue up in host memory
+            stack.block_until_ready()  # without this, layers pile up in host memory
         return stack
 
     def _array(self, files: WeightFiles, name: str, dtype: Any, sharding: NamedSharding) -> jax.Array:
@@ -324,7 +323,7 @@ class _Entry:
         return jax.make_array_from_callback(self.shape, sharding, read)
 
     def _piece(self, files: WeightFiles, name: str, index: tuple[slice, ...]) -> np.ndarray:
-        """The values of one tensor at an index of ours (without the layers)."""
+        """The values of one tensor at an index into our array (without the layers)."""
         index = tuple(slice(*s.indices(n)[:2]) for s, n in zip(index, self.shape, strict=True))
         row = self.row
         if row.form.slices is not None and not row.grid and index:
@@ -341,7 +340,7 @@ class _Entry:
 
 @functools.lru_cache
 def _layer_filler(sharding: NamedSharding) -> Callable[[jax.Array, jax.Array, int], jax.Array]:
-    """A function (stack, layer, index) -> stack with that layer, in the memory of the one it is given."""
+    """A jitted function (stack, layer, index) -> stack with that layer replaced; donates the stack."""
 
     def fill(stack: jax.Array, layer: jax.Array, index: int) -> jax.Array:
         return jax.lax.dynamic_update_index_in_dim(stack, layer, index, 0)
@@ -354,12 +353,12 @@ def _to_grid(table: np.ndarray, positions: int) -> np.ndarray:
 
 
 def _their_shape(row: Row, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that an array of ours takes as their tensor; nothing is allocated."""
+    """The shape of the tensor for an array of ours, without allocating memory."""
     return row.form.to_theirs(np.broadcast_to(np.float32(0), shape)).shape
 
 
 def plan_rows(rows: Sequence[Row], prefix: str, wanted: Mapping[str, Any]) -> dict[str, _Entry]:
-    """Path of ours -> how it is read."""
+    """Our path -> the plan for reading it."""
     tables = {row.ours: row for row in rows}
     if set(tables) != set(wanted):
         raise ValueError(f"the table and the tower differ in {sorted(set(tables) ^ set(wanted))}")

@@ -1,4 +1,4 @@
-"""Our settings as the configs of transformers' classes: what the config.json of an exported model holds."""
+"""Our settings as configs of transformers' classes, for the config.json of an exported model."""
 
 from typing import Any
 
@@ -13,14 +13,14 @@ def llm_config(config: LlmConfig) -> dict[str, Any]:
     """The config of Qwen2Model or Qwen3Model.
 
     Raises:
-        SailError: when neither computes what our LLM does.
+        SailError: neither class supports our settings.
     """
     classes = {(True, False): Qwen2Config, (False, True): Qwen3Config}
     cls = classes.get((config.qkv_bias, config.qk_norm))
     if cls is None:
         raise SailError(
-            f"config.model.llm has qkv_bias={config.qkv_bias} and qk_norm={config.qk_norm}, which no class of transformers computes: "
-            "Qwen2 has the bias alone, Qwen3 the norm alone."
+            f"config.model.llm has qkv_bias={config.qkv_bias} and qk_norm={config.qk_norm}, which no class of "
+            "transformers supports: Qwen2 has only the bias, Qwen3 only the norm."
         )
     return cls(
         vocab_size=config.vocab_size,
@@ -60,13 +60,13 @@ def audio_config(config: ClapConfig) -> dict[str, Any]:
     """The config of ClapAudioModelWithProjection.
 
     Raises:
-        SailError: when a window is larger than its map, which transformers does not compute.
+        SailError: a window is larger than its map, which transformers does not support.
     """
     last = config.spec_size // config.patch_size // 2 ** (len(config.depths) - 1)
     if last < config.window:
         raise SailError(
-            f"config.model.audio.window is {config.window}, larger than the last map, {last} x {last}: transformers' CLAP has no such "
-            "model. Train with a window of at most that size to export."
+            f"config.model.audio.window is {config.window}, larger than the last map, {last} x {last}, which "
+            "transformers' CLAP does not support. Train with a window of at most that size to export."
         )
     return ClapAudioConfig(
         window_size=config.window,
@@ -86,6 +86,6 @@ def audio_config(config: ClapConfig) -> dict[str, Any]:
 
 
 def perceiver_config(config: ModelConfig) -> dict[str, Any]:
-    """The settings of the Visual Perceiver that its parameters do not show, and its sizes."""
+    """The sizes of the Visual Perceiver, and settings that its parameters do not show."""
     keys = ("latents", "width", "layers", "heads", "mlp_width", "max_frames", "attention")
     return {key: getattr(config.perceiver, key) for key in keys} | {"vision_width": config.vit.width}

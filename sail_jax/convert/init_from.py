@@ -1,4 +1,4 @@
-"""The parameters that training starts from: towers out of checkpoints (`config.init_from`), the rest drawn anew."""
+"""The initial parameters of training: towers from checkpoints (`config.init_from`), others random."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -31,11 +31,11 @@ PARTS = {
 
 @dataclasses.dataclass(frozen=True)
 class InitReport:
-    """Where the parameters came from.
+    """The origin of the initial parameters.
 
     Attributes:
-        loaded: part -> what was read for it.
-        fresh: parts that were drawn anew.
+        loaded: part -> the result of reading it.
+        fresh: parts with random initial values.
     """
 
     loaded: Mapping[str, Loaded]
@@ -52,14 +52,14 @@ class InitReport:
 
 
 def initial_params(config: Config, mesh: Mesh) -> tuple[Any, InitReport]:
-    """Parameters of the model at step 0, each leaf on its shards.
+    """The parameters of the model at step 0, each leaf on its shards.
 
     Args:
         config: its `init_from` maps parts of the model to checkpoints.
-        mesh: where they are placed.
+        mesh: the mesh for the parameters.
 
     Raises:
-        SailError: on an unknown part, a checkpoint that cannot be found or does not fit.
+        SailError: a part is unknown, or a checkpoint cannot be found or does not fit.
     """
     sources = check_sources(config)
     abstract = abstract_params(config, mesh)
@@ -77,18 +77,18 @@ def initial_params(config: Config, mesh: Mesh) -> tuple[Any, InitReport]:
 
 
 def check_sources(config: Config) -> dict[str, Path]:
-    """Part -> directory of its checkpoint, of all that `config.init_from` names; cheap, as no weight is read.
+    """Part -> directory of its checkpoint, for all parts in `config.init_from`; reads no weights.
 
     Raises:
-        SailError: on an unknown part, a checkpoint that cannot be found, or one that another config fits.
+        SailError: a part is unknown, or a checkpoint cannot be found or needs another config.
     """
     directories = {}
     for part, source in _sources(config).items():
         directory = directories[part] = find_checkpoint(source, allow_bin=config.init_allow_bin)
         if (directory / "adapter").is_dir() or (directory / "adapter_config.json").is_file():
             raise SailError(
-                f"config.init_from.{part}: {directory} holds LoRA adapters that are not merged, so that its weights are another "
-                "model's. Export without --adapters, or merge them."
+                f"config.init_from.{part}: {directory} holds unmerged LoRA adapters, and its weights are those of the "
+                "base model. Export without --adapters, or merge them."
             )
         if part in TOWERS:
             check_settings(directory, part, getattr(config.model, part))
@@ -96,10 +96,10 @@ def check_sources(config: Config) -> dict[str, Path]:
 
 
 def check_tokenizer(config: Config) -> None:
-    """Checks that the text tower's checkpoint and the training data agree on what a token id means.
+    """Checks that the text tower's checkpoint and the training data use the same vocabulary.
 
     Raises:
-        SailError: when that checkpoint, of the LLM or of BERT, has a tokenizer, and another vocabulary than
+        SailError: the checkpoint of the LLM or of BERT has a tokenizer with another vocabulary than
             `config.prompt.tokenizer`.
     """
     tower = config.model.text_tower
@@ -111,13 +111,13 @@ def check_tokenizer(config: Config) -> None:
     ours = load_tokenizer(config.prompt, Path(config.data.dir), config.model.text_vocab)
     if theirs.get_vocab() != ours.get_vocab():
         raise SailError(
-            f"The {tower} tower of {directory} was trained with another tokenizer than config.prompt.tokenizer, {config.prompt.tokenizer}: "
-            f"set config.prompt.tokenizer={directory.absolute()}."
+            f"The {tower} tower of {directory} was trained with another tokenizer than config.prompt.tokenizer, "
+            f"{config.prompt.tokenizer}: set config.prompt.tokenizer={directory.absolute()}."
         )
 
 
 def _sources(config: Config) -> dict[str, str]:
-    """Part -> checkpoint; what is named by itself goes before "model"."""
+    """Part -> checkpoint; a part's own entry overrides "model"."""
     init_from, kind = config.init_from, config.model.kind
     unknown = [part for part in init_from if part not in (*PARTS[kind], "model")]
     if unknown:
@@ -130,8 +130,8 @@ def _sources(config: Config) -> dict[str, str]:
     own = [part for part in sources if part not in TOWERS]
     if own and kind == "dual_tower":
         raise SailError(
-            f"config.init_from names {', '.join(own)}, which no checkpoint has for a dual tower, as it is not exported. Name "
-            "bert, vit and audio one by one; what is left out is drawn anew."
+            f"config.init_from names {', '.join(own)}, but no checkpoint has these parts of a dual tower, because it "
+            "is not exported. Name bert, vit and audio one by one; the other parts are initialised at random."
         )
     return sources
 
@@ -146,11 +146,11 @@ def _load(part: str, directory: Path, config: Config, abstract: Any, progress: C
 def _load_own(
     directory: Path, part: str, config: Config, abstract: Any, *, allow_bin: bool, progress: Callable[[int], None]
 ) -> Loaded:
-    """A part that no published checkpoint has: from a directory that we exported."""
+    """Loads a part that only directories exported by us have."""
     values = read_json(directory / "config.json")
     if values.get("model_type") != EXPORTED_TYPE:
         raise SailError(
-            f"config.init_from.{part}: {directory} is no exported sail_jax model, and nothing else has this part."
+            f"config.init_from.{part}: {directory} is not an exported sail_jax model, and only those have this part."
         )
     if part == "perceiver":
         theirs = values.get("perceiver_config")
@@ -179,7 +179,7 @@ def _load_own(
 
 
 def _draw(config: Config, abstract: Any) -> Any:
-    """The parts of `abstract`, drawn anew; what is not asked for is never computed."""
+    """Random initial values for the parts in `abstract`; other parts are not computed."""
     return jax.jit(
         lambda: {part: init_params(config.model, config.seed)[part] for part in abstract},
         out_shardings=shardings_of(abstract),

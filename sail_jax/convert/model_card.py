@@ -1,4 +1,4 @@
-"""The model card of an exported model, and the prompts that it names."""
+"""Writes the model card of an exported model, with its prompts."""
 
 import importlib.metadata
 import json
@@ -23,8 +23,9 @@ _CARD = """---
 
 # {name}
 
-An omni-modal embedding model: one vector of {width} numbers for any subset of pictures or video frames, text and sound. Trained with
-[sail_jax](https://arxiv.org/abs/2510.12709) {version}, an implementation of SAIL-Embedding (arXiv 2510.12709).
+An omni-modal embedding model: one vector of {width} numbers for any subset of pictures or video frames, text and sound.
+Trained with [sail_jax](https://arxiv.org/abs/2510.12709) {version}, an implementation of SAIL-Embedding
+(arXiv 2510.12709).
 
 ## With sentence-transformers
 
@@ -45,8 +46,8 @@ items = model.encode(
 scores = model.similarity(texts, items)
 ```
 
-A dict takes the text fields `title`, `asr`, `ocr`, `nickname` and `tags`, or a bare `text`; `image` (one or a list) or `video` (a list of
-frames); `audio`, or `audio_embedding` for a precomputed CLAP vector. What an item lacks is left out.
+A dict takes the text fields `title`, `asr`, `ocr`, `nickname` and `tags`, or a bare `text`; `image` (one or a list) or
+`video` (a list of frames); `audio`, or `audio_embedding` for a precomputed CLAP vector. What an item lacks is left out.
 
 ## With transformers
 
@@ -61,8 +62,9 @@ with torch.no_grad():
 z = torch.nn.functional.normalize(z, dim=-1)
 ```
 
-`trust_remote_code` runs the Python files of this folder, which reuse transformers' own Qwen, vision and CLAP modules and add what transformers
-has not: the Visual Perceiver, the fusion with bidirectional attention, and the chat template. They open no network connection.
+`trust_remote_code` runs the Python files of this folder, which reuse transformers' own Qwen, vision and CLAP modules
+and add the Visual Perceiver, the fusion with bidirectional attention, and the chat template. They open no network
+connection.
 
 {adapters}## Sizes
 
@@ -71,7 +73,8 @@ Trained at the Matryoshka sizes {matryoshka}. Cut a vector to one of them, then 
 
 ## Prompts
 
-A prompt is the instruction of the system turn. Use the one of the task for queries and the one of the task for what is searched.
+A prompt is the instruction of the system turn. Use the prompt of the task for queries, and that for documents for the
+items that are searched.
 
 | prompt_name | instruction |
 | --- | --- |
@@ -92,8 +95,8 @@ A prompt is the instruction of the system turn. Use the one of the task for quer
 
 _ADAPTERS = """## Adapters
 
-The weights of this folder are those of the base model. What was trained are the LoRA adapters in `adapter/`, and the figures below are
-with them:
+The weights of this folder are those of the base model. Training changed only the LoRA adapters in `adapter/`, and the
+figures below are with them:
 
 ```python
 model.load_adapter("{path}/adapter")  # of a SentenceTransformer
@@ -104,8 +107,8 @@ model = peft.PeftModel.from_pretrained(model, "{path}/adapter")  # of transforme
 
 
 def prompts(config: Config) -> dict[str, str]:
-    """Name -> instruction: "query" and "document" of the first task that searches by text, then those of every task."""
-    tasks = config.eval.tasks | config.data.datasets  # of two of one name, the one that was trained
+    """Name -> instruction: "query" and "document" of the first text search task, then all tasks' prompts."""
+    tasks = config.eval.tasks | config.data.datasets  # a training set overrides a task of the same name
     pairs = {
         name: tuple(instruction(config.prompt, own) for own in (task.query_instruction, task.target_instruction))
         for name, task in tasks.items()
@@ -126,20 +129,20 @@ def _searches_by_text(task: DatasetConfig | EvalTaskConfig) -> bool:
 def model_card(
     config: Config, run: RunDirectory, steps: int, output: Path, license_name: str, *, adapters: bool = False
 ) -> str:
-    """The card: what the model is, how to load it, what it was trained on, and its figures.
+    """The model card: usage, training data, settings and figures.
 
     Args:
         config: the experiment.
-        run: the run; its `metrics.json` is read where there is one.
+        run: the run; its `metrics.json` is read if it exists.
         steps: steps done.
         output: the exported directory.
-        license_name: what the front matter says under `license`.
-        adapters: whether LoRA adapters lie beside the model, not merged into it.
+        license_name: the `license` of the front matter.
+        adapters: whether LoRA adapters are in a folder beside the model, not merged into it.
 
     Raises:
-        SailError: when `metrics.json` is broken.
+        SailError: `metrics.json` is malformed.
     """
-    # A local folder's name may tell of it; its path is nobody's business.
+    # The card may show the name of a local folder, but never its path, which is private.
     start = {part: source if is_hub_id(source) else Path(source).name for part, source in config.init_from.items()}
     front = ModelCardData(
         license=license_name,
@@ -185,5 +188,5 @@ def _metrics(run: RunDirectory) -> str:
 
 
 def _cell(text: str) -> str:
-    """A text that cannot break a table."""
+    """Escapes a text for a cell of a Markdown table."""
     return " ".join(text.split()).replace("|", "\\|")

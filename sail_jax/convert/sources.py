@@ -11,38 +11,41 @@ from sail_jax.config import Config
 from sail_jax.errors import SailError
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-# What a checkpoint is read from: no code, and no pickles unless they are allowed.
+# Patterns of the files to download: no code, and no pickles unless they are allowed.
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether a source of weights is meant for the hub: "owner/name" or "owner/name@revision", and no local directory."""
+    """Whether a source of weights is a hub id, "owner/name" or "owner/name@revision".
+
+    A local directory of that name takes precedence.
+    """
     return bool(_HUB_ID.fullmatch(source)) and not Path(source).expanduser().is_dir()
 
 
 def absolute_sources(config: Config) -> Config:
-    """The config with absolute paths in `init_from`, so that what is saved means the same in every working directory."""
+    """The config with absolute paths in `init_from`, so that it is valid in every working directory."""
     directories = {part: Path(source).expanduser() for part, source in config.init_from.items()}
     absolute = {part: str(path.absolute()) for part, path in directories.items() if path.is_dir()}
     return dataclasses.replace(config, init_from=config.init_from | absolute)
 
 
 def find_checkpoint(source: str, *, allow_bin: bool = False) -> Path:
-    """The local directory of a checkpoint.
+    """Finds a checkpoint, downloading it if necessary, and returns its local directory.
 
     Args:
-        source: a directory, or a hub id "owner/name" with an optional "@revision"; from the hub it is downloaded to the
-            cache of huggingface_hub, or taken from there.
+        source: a directory, or a hub id "owner/name" with an optional "@revision", which is downloaded to the cache of
+            huggingface_hub unless it is there.
         allow_bin: whether pickled weights may be downloaded too.
 
     Raises:
-        SailError: when there is no such directory, and the hub has no such repository or cannot be reached.
+        SailError: there is no such directory, and the hub has no such repository or cannot be reached.
     """
     directory = Path(source).expanduser()
     if directory.is_dir():
         return directory
     if not is_hub_id(source):
-        raise SailError(f"There is no directory {source}, and that is no hub id (owner/name, or owner/name@revision).")
+        raise SailError(f"There is no directory {source}, and it is not a hub id (owner/name, or owner/name@revision).")
     name, _, revision = source.partition("@")
     try:
         patterns = [*_FILES, *(["*.bin"] if allow_bin else [])]
@@ -50,5 +53,6 @@ def find_checkpoint(source: str, *, allow_bin: bool = False) -> Path:
     except (OSError, OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError, HFValidationError) as error:
         raise SailError(
             f"There is no directory {source}, and {name} could not be fetched from the Hugging Face hub "
-            f"({str(error).splitlines()[0]}). Without a network, download it elsewhere (`hf download {name}`) and name the directory."
+            f"({str(error).splitlines()[0]}). Without a network, download it elsewhere (`hf download {name}`) and name "
+            "the directory."
         ) from error

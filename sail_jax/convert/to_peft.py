@@ -18,12 +18,14 @@ _ROOT = "base_model.model."
 
 
 def write_adapters(lora: Any, config: Config, directory: Path) -> None:
-    """Writes adapter_config.json and adapter_model.safetensors, which `peft.PeftModel.from_pretrained(base, directory)` loads.
+    """Writes adapter_config.json and adapter_model.safetensors.
+
+    `peft.PeftModel.from_pretrained(base, directory)` loads them.
 
     Args:
         lora: the tree of adapters (`models.lora`).
         config: the experiment.
-        directory: is made.
+        directory: the directory to create.
     """
     directory.mkdir()
     tensors = dict(_adapters(lora, config))
@@ -46,7 +48,7 @@ def write_adapters(lora: Any, config: Config, directory: Path) -> None:
 
 
 def _adapters(lora: Any, config: Config) -> Iterator[tuple[str, np.ndarray]]:
-    """PEFT's names and tensors."""
+    """Yields PEFT's names and tensors."""
     flat = flatten_dict(lora, sep="/")
     for part, module in MODULES.items():
         for row in part_layout(part, config.model).rows(getattr(config.model, part, None)):
@@ -56,7 +58,7 @@ def _adapters(lora: Any, config: Config) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _pair(row: Row, prefix: str, a: jax.Array, b: jax.Array) -> Iterator[tuple[str, np.ndarray]]:
-    """A and B of one parameter, or of all its layers."""
+    """Yields A and B of one parameter, or of all its layers."""
     layers = range(a.shape[0]) if row.stacked else (None,)
     for layer in layers:
         module = (prefix + row.theirs.format(layer)).removesuffix(".weight")
@@ -65,7 +67,7 @@ def _pair(row: Row, prefix: str, a: jax.Array, b: jax.Array) -> Iterator[tuple[s
             yield f"{module}.lora_embedding_A", a_layer.T
             yield f"{module}.lora_embedding_B", b_layer.T
             continue
-        # A takes the place of the matrix with R outputs; of a convolution, B is one of 1 x 1.
+        # A has the form of a matrix with R outputs; for a convolution, B is a 1 x 1 convolution.
         a_theirs = row.form.to_theirs(a_layer)
         b_theirs = b_layer.T
         yield f"{module}.lora_A.weight", a_theirs

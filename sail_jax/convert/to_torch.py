@@ -1,4 +1,4 @@
-"""Our parameters as the tensors of the exported PyTorch model, and the files that hold them."""
+"""Converts our parameters to the tensors of the exported PyTorch model, and writes them to files."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ _SHARD_BYTES = 4 << 30
 
 @dataclasses.dataclass(frozen=True)
 class _Tensor:
-    """A tensor to be written: made when its turn comes."""
+    """A tensor to write, computed on demand."""
 
     name: str
     bytes: int
@@ -42,7 +42,7 @@ def part_layout(part: str, config: ModelConfig) -> Layout:
 
 
 def model_tensors(params: Any, config: ModelConfig) -> Iterator[_Tensor]:
-    """The tensors of the exported model, float32, in the order of the tables.
+    """Yields the tensors of the exported model, float32, in the order of the tables.
 
     Args:
         params: the model's parameters.
@@ -68,14 +68,17 @@ def _tensors(rows: list[Row], leaves: Mapping[str, jax.Array], prefix: str) -> I
 
 
 def _join(group: list[Row], leaves: Mapping[str, jax.Array], layer: int | None) -> np.ndarray:
-    """One tensor of theirs out of the parameters that share it."""
+    """Joins the parameters that share a tensor of the exported model."""
     ours = [leaves[row.ours] if layer is None else leaves[row.ours][layer] for row in group]
     parts = [row.form.to_theirs(np.asarray(array)) for row, array in zip(group, ours, strict=True)]
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=group[0].axis)
 
 
 def write_weights(tensors: Iterator[_Tensor], directory: Path, dtype: str, shard_bytes: int = _SHARD_BYTES) -> None:
-    """Writes safetensors, in several files with an index when they are large; one file's tensors are in memory at a time."""
+    """Writes safetensors, in several files with an index if they are large.
+
+    The tensors of one file are in memory at a time.
+    """
     shards: list[list[_Tensor]] = [[]]
     room = shard_bytes
     for tensor in tensors:
@@ -90,7 +93,7 @@ def write_weights(tensors: Iterator[_Tensor], directory: Path, dtype: str, shard
         file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         values = {tensor.name: _cast(tensor.make(), dtype) for tensor in shard}
         save_file(values, directory / file, metadata={"format": "pt"})
-        (directory / file).chmod(0o644)  # safetensors writes files that the owner alone can read
+        (directory / file).chmod(0o644)  # safetensors creates files that only the owner can read
         index |= dict.fromkeys(values, file)
         written += sum(value.nbytes for value in values.values())
     if len(shards) > 1:

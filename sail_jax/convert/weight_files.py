@@ -1,4 +1,4 @@
-"""The weight files of a Hugging Face directory: names and shapes at once, values tensor by tensor when they are asked for."""
+"""The weight files of a Hugging Face directory: reads names and shapes at once, values on demand."""
 
 import contextlib
 import json
@@ -16,17 +16,17 @@ _SAFE, _PICKLED = "model.safetensors", "pytorch_model.bin"
 
 
 class WeightFiles:
-    """Lazy access to safetensors files, sharded or not, or to pickled ones where that is allowed.
+    """Lazy access to safetensors files, sharded or not, or to pickled files if allowed.
 
-    One file is mapped into memory at a time, so that what is resident never exceeds the largest file.
+    One file is mapped into memory at a time, so that resident memory never exceeds the largest file.
 
     Args:
         directory: a Hugging Face directory.
-        allow_bin: whether pickled files (`pytorch_model.bin`) are read where there are no safetensors; needs PyTorch, which
-            reads them with its restricted unpickler.
+        allow_bin: whether to read pickled files (`pytorch_model.bin`) if there are no safetensors; this needs PyTorch,
+            which reads them with its restricted unpickler.
 
     Raises:
-        SailError: when there are no weights, or pickled ones alone and they are not allowed, or a file is missing or broken.
+        SailError: there are no weights, or only pickled ones that are not allowed, or a file is missing or damaged.
     """
 
     def __init__(self, directory: Path, *, allow_bin: bool = False) -> None:
@@ -43,7 +43,7 @@ class WeightFiles:
         self._read_headers(files)
 
     def _find(self, single: str) -> dict[Path, set[str] | None]:
-        """File -> the names that an index promises in it; None where no index says."""
+        """File -> the names that an index lists for it; None without an index."""
         index = self.directory / f"{single}.index.json"
         if index.is_file():
             promised: dict[Path, set[str]] = {}
@@ -57,10 +57,12 @@ class WeightFiles:
             names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
             outside = [file for file in names.values() if Path(file).name != file]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise SailError(f"{index} is no index of weights ({error!r}). Download the checkpoint again.") from error
+            raise SailError(
+                f"{index} is not an index of weights ({error!r}). Download the checkpoint again."
+            ) from error
         if outside:
             raise SailError(
-                f"{index} names {outside[0]}, which is no file beside it. Choose a checkpoint that you trust."
+                f"{index} names {outside[0]}, which is not a file beside it. Choose a checkpoint that you trust."
             )
         return names
 
@@ -68,12 +70,12 @@ class WeightFiles:
         if not files:
             raise SailError(
                 f"{self.directory} holds no weights: neither {_SAFE} nor its index. Download the checkpoint again; "
-                "if it has .bin files alone, set config.init_allow_bin=True."
+                "if it has only .bin files, set config.init_allow_bin=True."
             )
         if not allow_bin:
             raise SailError(
-                f"{self.directory} holds pickled weights alone ({', '.join(path.name for path in files)}). A pickle can run code: "
-                "convert it to safetensors, or, if you trust its source, set config.init_allow_bin=True."
+                f"{self.directory} holds only pickled weights ({', '.join(path.name for path in files)}). A pickle can "
+                "run code: convert it to safetensors, or, if you trust its source, set config.init_allow_bin=True."
             )
 
     def _read_headers(self, files: Mapping[Path, set[str] | None]) -> None:
@@ -84,7 +86,7 @@ class WeightFiles:
             absent = (promised or set()) - set(names)
             if absent:
                 raise SailError(
-                    f"{path} lacks {sorted(absent)[:5]}, which the index promises. Download the checkpoint again."
+                    f"{path} lacks {sorted(absent)[:5]}, which the index lists. Download the checkpoint again."
                 )
             for name in names:
                 if name in where:
@@ -94,7 +96,7 @@ class WeightFiles:
         self._where = where
 
     def _header(self, handle: Any, name: str) -> tuple[tuple[int, ...], str]:
-        """Shape and type of a tensor; the type in safetensors' words."""
+        """Shape and type of a tensor; the type in safetensors' notation."""
         if self._pickled:
             tensor = handle[name]
             return tuple(tensor.shape), "F32" if tensor.is_floating_point() else str(tensor.dtype)
@@ -102,7 +104,7 @@ class WeightFiles:
         return tuple(header.get_shape()), header.get_dtype()
 
     def _file(self, path: Path) -> Any:
-        """The opened file; the one opened before is unmapped."""
+        """Opens a file, and unmaps the one opened before."""
         if self._open is None or self._open[0] != path:
             self.close()
             try:
@@ -114,7 +116,7 @@ class WeightFiles:
 
     def _map(self, path: Path) -> Any:
         if not self._pickled:
-            # As a context manager alone it can be closed again.
+            # Used as a context manager, because that is the only way to close it.
             return safetensors.safe_open(path, framework="np").__enter__()
         try:
             import torch  # noqa: PLC0415
@@ -122,14 +124,14 @@ class WeightFiles:
             raise SailError(f"Reading {path} needs PyTorch: pip install 'sail_jax[torch]'.") from error
         try:
             tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:  # a file of before PyTorch 1.6, which cannot be mapped
+        except RuntimeError:  # a file from before PyTorch 1.6, which cannot be mapped
             tensors = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
-            raise SailError(f"{path} holds no mapping of names to tensors. Convert it to safetensors.")
+            raise SailError(f"{path} does not map names to tensors. Convert it to safetensors.")
         return {name: tensor.detach() for name, tensor in tensors.items()}
 
     def read(self, name: str, index: tuple[slice, ...] | None = None) -> np.ndarray:
-        """A tensor, or a part of it, in the type in which it is stored (bfloat16 comes from a pickled file as float32)."""
+        """Reads a tensor, or a part of it, in its stored type; pickled bfloat16 becomes float32."""
         handle = self._file(self._where[name])
         if self._pickled:
             tensor = handle[name] if index is None else handle[name][index]
@@ -137,11 +139,11 @@ class WeightFiles:
         return handle.get_tensor(name) if index is None else handle.get_slice(name)[index]
 
     def largest_file(self) -> int:
-        """Bytes of the largest file."""
+        """The size of the largest file in bytes."""
         return max(path.stat().st_size for path in set(self._where.values()))
 
     def close(self) -> None:
-        """Unmaps the file that is open."""
+        """Unmaps the open file."""
         if self._open is not None and not self._pickled:
             with contextlib.suppress(safetensors.SafetensorError):
                 self._open[1].__exit__(None, None, None)

@@ -1,11 +1,11 @@
-"""The tables that say which of our parameters is which tensor of a published checkpoint; import and export read the same.
+"""The tables that map our parameters to tensors of published checkpoints, for import and export.
 
-A table is a list of `Row`s. `ours` is the path of a parameter within its tower, `theirs` the name of the tensor within its module;
-"{}" in a name stands for the number of the layer, and such a parameter holds all layers, stacked on a leading axis. Rows
-that share a tensor hold parts of it, in the order of the table.
+A table is a list of `Row`s. `ours` is the path of a parameter within its tower, `theirs` the name of the tensor within
+its module. "{}" in a name stands for the number of the layer; such a parameter holds all layers, stacked on a leading
+axis. Rows that share a tensor hold parts of it, in the order of the table.
 
-Sources of the names: transformers' modules (the first layout of every architecture, which export writes), and the published
-repositories of AIMv2 (SAIL-ViT has its layout) and InternViT, whose code differs from transformers'.
+Sources of the names: transformers' modules (the first layout of every architecture, which export writes), and the
+published repositories of AIMv2 (SAIL-ViT has its layout) and InternViT, whose code differs from transformers'.
 """
 
 import dataclasses
@@ -20,13 +20,13 @@ from sail_jax.config.model import BertConfig, ClapConfig, LlmConfig, VitConfig
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """How an array of ours and a tensor of theirs hold the same numbers; the two maps are exact inverses.
+    """How an array of ours and a tensor of theirs store the same numbers; the two maps are exact inverses.
 
     Attributes:
         to_ours: tensor -> array of ours.
         to_theirs: array of ours -> tensor.
-        slices: the part of ours that an index asks for -> the index of that part in theirs; None where the whole tensor has
-            to be read.
+        slices: an index into our array -> the index of the same part in the tensor; None if the whole tensor must be
+            read.
     """
 
     to_ours: Callable[[np.ndarray], np.ndarray]
@@ -35,7 +35,7 @@ class Form:
 
 
 def _conv(channels: int) -> Form:
-    """A strided convolution [D, channels, p, p] and the dense layer [p * p * channels, D] on flat patches."""
+    """A strided convolution [D, channels, p, p], for us a dense layer [p * p * channels, D] on patches."""
 
     def to_theirs(kernel: np.ndarray) -> np.ndarray:
         side = math.isqrt(kernel.shape[0] // channels)
@@ -54,14 +54,14 @@ LEADING_ONES = Form(lambda w: w[0, 0], lambda w: w[None, None])  # [1, 1, D]
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One parameter.
+    """The mapping of one parameter to a tensor.
 
     Attributes:
         ours: path of the parameter within its tower.
         theirs: name of the tensor, "{}" for the layer.
-        form: how the two lie.
-        axis: axis of the tensor along which parts are joined, where rows share it.
-        grid: whether it is a table of positions on a square grid, which is resized where the resolution differs.
+        form: how the two store the same numbers.
+        axis: axis of the tensor along which the parts of rows that share it are joined.
+        grid: whether it is a table of positions on a square grid, which is resized to another resolution.
     """
 
     ours: str
@@ -78,15 +78,14 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """One way in which an architecture is published.
+    """One layout in which an architecture is published.
 
     Attributes:
         name: for messages.
         rows: the table, a function of the tower's config.
-        prefixes: where the module may lie in a checkpoint; the first at which the checkpoint has the table's first tensor
-            is taken.
-        constants: tensors that the PyTorch module wants in its file and that are no parameters, a function of the
-            tower's config; export writes them.
+        prefixes: possible prefixes of the module in a checkpoint; the first one with the table's first tensor is used.
+        constants: tensors in the PyTorch module's file that are not parameters, a function of the tower's config;
+            export writes them.
     """
 
     name: str
@@ -106,7 +105,7 @@ def _norm(ours: str, theirs: str, bias: bool) -> list[Row]:
 
 
 def _attention(ours: str, theirs: Sequence[str], qkv_bias: bool, output_bias: bool) -> list[Row]:
-    """Rows of query, key, value and output, `theirs` in this order."""
+    """Rows of query, key, value and output, with `theirs` in this order."""
     rows = [
         row
         for name, t in zip(("query", "key", "value"), theirs, strict=False)
@@ -116,7 +115,7 @@ def _attention(ours: str, theirs: Sequence[str], qkv_bias: bool, output_bias: bo
 
 
 def qwen(config: LlmConfig) -> list[Row]:
-    """transformers' Qwen2Model and Qwen3Model."""
+    """The table of transformers' Qwen2Model and Qwen3Model."""
     layer = "layers.{}"
     rows = [Row("embedding", "embed_tokens.weight"), *_norm("final_norm", "norm", False)]
     rows += _norm("layers/attention_norm", f"{layer}.input_layernorm", False)
@@ -151,7 +150,7 @@ def aimv2(config: VitConfig) -> list[Row]:
 
 
 def aimv2_original(config: VitConfig) -> list[Row]:
-    """The published AIMv2 repositories, and SAIL-ViT within SAIL-VL: query, key and value in one tensor."""
+    """The table of the published AIMv2 and of SAIL-ViT in SAIL-VL: query, key and value in one tensor."""
     block = "trunk.blocks.{}"
     rows = [
         Row("patch_embedding/kernel", "preprocessor.patchifier.proj.weight", RGB_CONV),
@@ -172,7 +171,7 @@ def aimv2_original(config: VitConfig) -> list[Row]:
 
 
 def siglip(config: VitConfig) -> list[Row]:
-    """transformers' SiglipVisionModel, of SigLIP and of SigLIP 2 at a fixed resolution."""
+    """The table of transformers' SiglipVisionModel, of SigLIP and of SigLIP 2 at a fixed resolution."""
     layer = "encoder.layers.{}"
     rows = [
         Row("patch_embedding/kernel", "embeddings.patch_embedding.weight", RGB_CONV),
@@ -191,7 +190,10 @@ def siglip(config: VitConfig) -> list[Row]:
 
 
 def internvit(config: VitConfig) -> list[Row]:
-    """transformers' InternVLVisionModel; the class token's position is the first row of the table of positions."""
+    """The table of transformers' InternVLVisionModel.
+
+    The class token's position is the first row of the table of positions.
+    """
     layer = "encoder.layer.{}"
     rows = [
         Row("patch_embedding/kernel", "embeddings.patch_embeddings.projection.weight", RGB_CONV),
@@ -204,7 +206,7 @@ def internvit(config: VitConfig) -> list[Row]:
 
 
 def internvit_original(config: VitConfig) -> list[Row]:
-    """The published InternViT repositories: query, key and value in one tensor."""
+    """The table of the published InternViT repositories: query, key and value in one tensor."""
     layer = "encoder.layers.{}"
     rows = [
         Row("patch_embedding/kernel", "embeddings.patch_embedding.weight", RGB_CONV),
@@ -234,7 +236,7 @@ def _internvit_layers(layer: str, norms: tuple[str, str], scales: tuple[str, str
 
 
 def bert(config: BertConfig) -> list[Row]:
-    """transformers' BertModel without its pooler."""
+    """The table of transformers' BertModel without its pooler."""
     layer = "encoder.layer.{}"
     rows = [
         Row("word_embedding", "embeddings.word_embeddings.weight"),
@@ -254,7 +256,7 @@ def bert(config: BertConfig) -> list[Row]:
 
 
 def clap(config: ClapConfig) -> list[Row]:
-    """transformers' ClapAudioModelWithProjection; a fused checkpoint has the same tensors and more."""
+    """The table of transformers' ClapAudioModelWithProjection; a fused checkpoint has extra tensors."""
     encoder = "audio_model.audio_encoder"
     rows = [
         Row("patch_embed/kernel", f"{encoder}.patch_embed.proj.weight", GREY_CONV),
@@ -289,7 +291,7 @@ def _clap_block(ours: str, theirs: str) -> list[Row]:
 
 
 def perceiver() -> list[Row]:
-    """The Visual Perceiver of the exported model."""
+    """The table of the exported model's Visual Perceiver."""
     layer = "layers.{}"
     rows = [Row("latents", "latents"), Row("temporal_embedding", "temporal_embedding")]
     rows += _dense("input_projection", "input_projection", True) + _norm("final_norm", "final_norm", True)
@@ -303,11 +305,11 @@ def perceiver() -> list[Row]:
 
 
 def adapter() -> list[Row]:
-    """An adapter of the exported model: one dense layer."""
+    """The table of an adapter of the exported model: one dense layer."""
     return [Row("kernel", "weight", LINEAR), Row("bias", "bias")]
 
 
-# Parts of the model that are ours alone: published checkpoints have none, exported models do, under the same names.
+# Parts that only our model has: exported models have them, under the same names, but published checkpoints do not.
 OWN_PARTS: Mapping[str, Callable[[], list[Row]]] = {
     "perceiver": perceiver,
     "vision_adapter": adapter,

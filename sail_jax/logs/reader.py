@@ -323,7 +323,7 @@ def _files(path: Path, setting: str, suffixes: tuple[str, ...] = TABLE_SUFFIXES)
     """The file, or the parts of the folder sorted by name."""
     files = [path] if path.is_file() else sorted(file for file in path.glob("*") if file.suffix in suffixes)
     found = {file.suffix for file in files}
-    change = f"Change {setting}, or set it to '' where there is none." if setting else ""
+    change = f"Change {setting}, or set it to '' if there is none." if setting else ""
     if not files:
         near = difflib.get_close_matches(
             path.name, [entry.name for entry in path.parent.glob("*") if entry != path], n=3

@@ -138,7 +138,7 @@ def test_bfloat16_and_several_files(settings, tmp_path):
 
 def test_a_dual_tower_is_refused(settings, tmp_path):
     settings.model.kind = "dual_tower"
-    with pytest.raises(SailError, match="'dual_tower', and the exported code computes the fusion model alone"):
+    with pytest.raises(SailError, match="'dual_tower', but only the fusion model can be exported"):
         export(tmp_path / "run", tmp_path / "out", config_lib.build(settings))
     assert not (tmp_path / "out.partial").exists()
 

@@ -265,7 +265,7 @@ def test_defaults_that_a_composite_leaves_out_are_those_of_transformers(tmp_path
     (tmp_path / "config.json").write_text('{"model_type": "siglip", "vision_config": {}}')
     assert checkpoint_settings(tmp_path, "vit")["image_size"] == 224
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(SailError, match="holds no mapping"):
+    with pytest.raises(SailError, match="cannot be read .it is not a mapping"):
         checkpoint_settings(tmp_path, "vit")
 
 
@@ -278,8 +278,8 @@ def test_defaults_that_a_composite_leaves_out_are_those_of_transformers(tmp_path
         ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types = .*sliding_attention"),
         ({"rope_parameters": {"type": "linear", "rope_theta": 1000.0, "factor": 2.0}}, "rope_type = 'linear'"),
         ({"quantization_config": {"bits": 4}}, "quantised weights"),
-        ({"hidden_size": None}, "config.json lacks what a qwen2 tower needs"),
-        ({"model_type": "llama"}, "model_type 'llama'.*no llm tower"),
+        ({"hidden_size": None}, "config.json lacks settings of a qwen2 tower"),
+        ({"model_type": "llama"}, "model_type 'llama'.*no supported llm tower"),
     ],
 )
 def test_what_our_modules_do_not_compute_is_refused(changes, message, tmp_path):
@@ -294,8 +294,8 @@ def test_an_index_cannot_lead_out_of_the_folder(tmp_path):
     index = tmp_path / "model.safetensors.index.json"
     for content, message in (
         ('{"weight_map": {"model.norm.weight": "../other.safetensors"}}', "names ../other.safetensors"),
-        ('{"weight_map": ["model.norm.weight"]}', "is no index of weights"),
-        ("{", "is no index of weights"),
+        ('{"weight_map": ["model.norm.weight"]}', "is not an index of weights"),
+        ("{", "is not an index of weights"),
     ):
         index.write_text(content)
         with pytest.raises(SailError, match=message):

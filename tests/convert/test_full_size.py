@@ -1,4 +1,4 @@
-"""The tables against the published models at full size, built abstractly from their config.json: every tensor has its place."""
+"""The tables against the published models at full size, built abstractly from config.json: each tensor is mapped."""
 
 import jax
 import numpy as np

@@ -69,7 +69,7 @@ def test_training_starts_from_them_and_resumes_without_them(towers, tmp_path, ca
     [
         ({"vision": "x"}, r"unknown parts \['vision'\] of a model of kind 'fusion'; choose from llm, vit"),
         ({"bert": "x"}, r"unknown parts \['bert'\].*choose from llm, vit, audio, perceiver, vision_adapter"),
-        ({"llm": "/no/such/folder"}, "no directory /no/such/folder, and that is no hub id"),
+        ({"llm": "/no/such/folder"}, "no directory /no/such/folder, and it is not a hub id"),
         ({"llm": "Qwen/Qwen2.5-1.5B"}, "could not be fetched from the Hugging Face hub.*hf download Qwen/Qwen2.5-1.5B"),
     ],
 )
@@ -99,13 +99,13 @@ def test_a_failed_start_can_be_corrected(towers, tmp_path):
 
 def test_adapters_that_are_not_merged_are_no_start(towers, tmp_path):
     (tmp_path / "qwen" / "adapter").mkdir()
-    with pytest.raises(SailError, match="config.init_from.llm: .* adapters that are not merged"):
+    with pytest.raises(SailError, match="config.init_from.llm: .* holds unmerged LoRA adapters"):
         initial_params(config_lib.build(towers), make_mesh(MeshConfig()))
 
 
 def test_our_own_parts_need_an_export_of_ours(towers):
     towers.init_from["perceiver"] = towers.init_from["vit"]
-    with pytest.raises(SailError, match="config.init_from.perceiver: .*siglip is no exported sail_jax model"):
+    with pytest.raises(SailError, match="config.init_from.perceiver: .*siglip is not an exported sail_jax model"):
         initial_params(config_lib.build(towers), make_mesh(MeshConfig()))
 
 
@@ -138,8 +138,11 @@ def test_a_dual_tower_starts_from_bert(dual_tower, tmp_path):
             "llm",
             r"\['llm'\] of a model of kind 'dual_tower'; choose from bert, vit, audio, vision_adapter, .*text_adapter",
         ),
-        ("text_adapter", "names text_adapter, which no checkpoint has for a dual tower.*Name bert, vit and audio"),
-        ("model", "names vision_adapter, audio_adapter, text_adapter, which no checkpoint has"),
+        (
+            "text_adapter",
+            "names text_adapter, but no checkpoint has these parts of a dual tower.*Name bert, vit and audio",
+        ),
+        ("model", "names vision_adapter, audio_adapter, text_adapter, but no checkpoint has"),
     ],
 )
 def test_parts_that_a_dual_tower_lacks_are_named(dual_tower, part, message):

@@ -8,7 +8,7 @@ from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
 
 class TokenType(enum.IntEnum):
-    """What stands at a position of the token sequence. VISION and AUDIO positions are filled by the towers."""
+    """The kind of a position in the token sequence; the towers fill VISION and AUDIO positions."""
 
     PAD = 0
     PROMPT = 1
@@ -21,13 +21,14 @@ class SailEmbeddingConfig(PreTrainedConfig):
     """Sizes of an omni-modal embedding model.
 
     Attributes:
-        llm_config: the fusion backbone, of model type "qwen2" or "qwen3"; its hidden size is the width of the embedding.
+        llm_config: the fusion backbone, of model type "qwen2" or "qwen3"; its hidden size is the width of the
+            embedding.
         vision_config: the vision tower, of model type "aimv2_vision_model", "siglip_vision_model" or "internvl_vision",
             without a pooling head.
         audio_config: the audio tower, of model type "clap_audio_model".
-        perceiver_config: sizes of the Visual Perceiver: "latents", "width", "layers", "heads", "mlp_width", "max_frames",
-            "vision_width" (of the patches that it reads), and "attention": "joint" (latents and patches attend to each
-            other) or "latents" (the latents alone ask, the patches stay as they are).
+        perceiver_config: sizes of the Visual Perceiver: "latents", "width", "layers", "heads", "mlp_width",
+            "max_frames", "vision_width" (of the patches that it reads), and "attention": "joint" (latents and patches
+            attend to each other) or "latents" (the latents alone ask, the patches stay as they are).
         causal: whether a token sees the tokens up to itself alone; by default all tokens see each other.
         embedding_dim: width of the embedding.
         matryoshka_dims: widths at which the embedding may be cut, longest first.

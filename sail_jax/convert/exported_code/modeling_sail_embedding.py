@@ -239,7 +239,10 @@ class PerceiverBlock(nn.Module):
         self.mlp = PerceiverMlp(width, mlp_width)
 
     def forward(self, x: Tensor, context: Tensor | None, mask: Tensor) -> Tensor:
-        """Updates x [V, N, D], which attends to itself and to `context` [V, S - N, D] where `mask` [V, 1, 1, S] allows."""
+        """Updates x [V, N, D], with attention to itself and to `context`.
+
+        `context` is [V, S - N, D]; `mask` [V, 1, 1, S] is true for allowed positions.
+        """
         normed = self.attention_norm(x)
         source = normed if context is None else torch.cat([normed, self.attention_norm(context)], dim=1)
         x = x + self.attention(normed, source, mask)

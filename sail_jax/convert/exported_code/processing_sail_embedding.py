@@ -1,4 +1,4 @@
-"""From texts, images and sound to the arrays that SAIL-Embedding takes; needs transformers 5.23 or later."""
+"""Turns texts, images and sound into the inputs of SAIL-Embedding; needs transformers 5.23 or later."""
 
 import dataclasses
 import os
@@ -65,7 +65,7 @@ class _Shown:
 
 
 class SailEmbeddingProcessor(ProcessorMixin):
-    """Cleans and tokenizes text, resizes and normalises images, cuts sound into clips and makes spectrograms of them.
+    """Tokenizes text, resizes and normalises images, and turns sound into clips and spectrograms.
 
     Args:
         image_processor: its "height" is the side of the frames, which are resized without a crop; its mean and
@@ -111,7 +111,8 @@ class SailEmbeddingProcessor(ProcessorMixin):
                 - a text, shown as it is; the path of an image or sound file;
                 - an image: a Pillow image, or an array [H, W, 3] uint8;
                 - frames in temporal order: a list of images or image paths, or an array [F, H, W, 3] uint8;
-                - sound: {"array": samples, "sampling_rate": ...}, samples [n] or [channels, n], int16 or float in [-1, 1];
+                - sound: {"array": samples, "sampling_rate": ...}, samples [n] or [channels, n], int16 or float in
+                  [-1, 1];
                 - a dict of any of "text" (shown as it is) or else "title", "asr", "ocr", "nickname", "tags" (shown with
                   their labels); "image" (one or a list) or "video" (frames); "audio"; and "audio_embedding", a
                   precomputed CLAP vector that takes the place of the sound. Entries that are None count as missing.
@@ -378,7 +379,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _load_sound(source: Any, sample_rate: int) -> np.ndarray:
-    """Sound (a file, or samples with their rate) as mono samples at `sample_rate`, [n] float32, of 16 bits' precision."""
+    """Loads sound (a file, or samples with their rate) as [n] float32 mono at `sample_rate`, rounded to 16 bits."""
     if isinstance(source, str | Path):
         samples, rate = soundfile.read(source, dtype="float32", always_2d=True)
         mono = samples.mean(axis=1)

@@ -1,4 +1,4 @@
-"""SAIL-Embedding as the first module of a `SentenceTransformer`; needs sentence-transformers 6 or later."""
+"""SAIL-Embedding as first module of a `SentenceTransformer`; needs sentence-transformers 6 or later."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,14 +9,13 @@ from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel, 
 
 
 class SailEmbeddingModule(InputModule):
-    """Texts, images, sound, and dicts of them, to embeddings; see `SailEmbeddingProcessor` for what an item may be.
+    """Embeds texts, images, sound, and dicts of them; see `SailEmbeddingProcessor` for the items.
 
-    A prompt is the instruction in the system turn of the chat template; without one, it is the default instruction of the
-    processor.
+    A prompt is the instruction in the system turn of the chat template; without one, it is the default instruction of
+    the processor.
 
-    The module is followed by `Normalize`. `truncate_dim` of `SentenceTransformer` cuts the vectors after that, so that they
-    no longer have unit length: their directions are right, and `encode(..., normalize_embeddings=True)` brings the length
-    back.
+    The module is followed by `Normalize`. `truncate_dim` of `SentenceTransformer` cuts the vectors after that, so that
+    they no longer have unit length: use `encode(..., normalize_embeddings=True)` to normalise them again.
 
     Args:
         model: a `SailEmbeddingModel`.
