@@ -30,7 +30,7 @@ def is_setter(node):
 
 
 def fault(docstring):
-    """What is wrong with the first line of a docstring, with the remedy; None where nothing is."""
+    """The fault of a docstring's first line, with the remedy; None if it has none."""
     if not docstring:
         return "has no docstring: say in one line what it does or returns."
     first = docstring.splitlines()[0]
@@ -42,7 +42,7 @@ def fault(docstring):
 
 
 def line_of(node):
-    """The line of the docstring, or of the definition where there is none."""
+    """The line of the docstring, or of the definition if there is none."""
     body = node.body
     if body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
         return body[0].lineno
@@ -66,15 +66,15 @@ def faults_by_room():
     return rooms
 
 
-def test_first_lines_say_what_a_thing_does():
+def test_first_lines_are_short_sentences():
     rooms = faults_by_room()
     unknown = set(ROOMS_DONE) - set(rooms)
-    assert not unknown, f"ROOMS_DONE names {sorted(unknown)}, which are no rooms of {PACKAGE}."
+    assert not unknown, f"ROOMS_DONE names {sorted(unknown)}, which are not rooms of {PACKAGE}."
     wrong = [f"sail_jax/{message}" for room in ROOMS_DONE for message in rooms[room]]
     assert not wrong, "\n".join(wrong)
 
 
-def test_faults_are_told_with_line_and_remedy():
+def test_faults_name_line_and_remedy():
     source = '"""A module."""\n\n\ndef one():\n    pass\n\n\nclass Two:\n    """No end\n    here."""\n'
     source += f'\n    def three(self):\n        """{"x" * 101}."""\n\n    def _four(self):\n        pass\n'
     found = list(faults_of(source))
