@@ -1,7 +1,7 @@
 """Glyphs of Noto Color Emoji with names, keywords and synthesised speech: a small real data set.
 
-Expects `items.csv`, `pairs.csv` and `queries.csv` beside media folders; see docs/extending.md for them and the commands.
-A query is a keyword. The keywords of an item are its tags, which are ingested, but never shown to the model.
+Expects `items.csv`, `pairs.csv` and `queries.csv` beside media folders; see docs/extending.md for the commands. A
+query is a keyword. The keywords of an item are its tags, which are ingested, but never shown to the model.
 """
 
 import ml_collections

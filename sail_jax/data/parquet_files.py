@@ -1,4 +1,4 @@
-"""Parquet files that users hand over: their parts, and messages that name the file and the column."""
+"""Users' Parquet files: their parts, and messages that name the file and the column."""
 
 import contextlib
 import difflib
@@ -11,13 +11,17 @@ from sail_jax.errors import SailError
 
 
 def parquet_parts(path: pathlib.Path) -> list[pathlib.Path]:
-    """The file itself, or the parts of a folder in the order of their names; none where there is nothing."""
+    """The file, or the parts of a folder in the order of their names; empty if there are none."""
     return sorted(path.glob("*.parquet")) if path.is_dir() else [path] * path.is_file()
 
 
 @contextlib.contextmanager
 def readable(file: pathlib.Path) -> Iterator[None]:
-    """Reads a Parquet file within the block; raises SailError that names it when it is another kind of file, or damaged."""
+    """Turns errors of reading a Parquet file within the block into messages that name the file.
+
+    Raises:
+        SailError: the file has another format, or is damaged.
+    """
     try:
         yield
     except (OSError, pa.ArrowException) as error:
@@ -25,7 +29,7 @@ def readable(file: pathlib.Path) -> Iterator[None]:
 
 
 def missing_column(file: str, name: str, columns: Iterable[str]) -> str:
-    """The message for a column that a file lacks, with the columns it has and the nearest of them."""
+    """The message for a missing column, with the columns that exist and similar names."""
     columns = list(columns)
     near = difflib.get_close_matches(name, columns, n=1, cutoff=0.5)
     nearest = f" Did you mean {near[0]!r}?" if near else ""

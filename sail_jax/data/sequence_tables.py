@@ -109,9 +109,10 @@ class SequenceTable(RowGroupTable[Sequence]):
 
 
 def stream_sequences(path: pathlib.Path, split: str) -> Iterator[tuple[list[list[str]], list[str]]]:
-    """Reads the rows of a split in order, of any table that has `item_ids` and `target_id`; all rows where it has no `split`.
+    """Streams the rows of a split, from any table with the columns `item_ids` and `target_id`.
 
-    Unlike `SequenceTable`, it takes tables that were not written by `write_sequences`, and gives no access at random.
+    A table without the column `split` gives all its rows. Unlike `SequenceTable`, this reads tables that were not
+    written by `write_sequences`, and has no random access.
 
     Args:
         path: a Parquet file, or a folder of parts that are read in the order of their names.
@@ -139,8 +140,8 @@ def stream_sequences(path: pathlib.Path, split: str) -> Iterator[tuple[list[list
             for row in rows:
                 if not row["item_ids"] or None in row["item_ids"] or row["target_id"] is None:
                     raise SailError(
-                        f"{part} has a row without items or without a target ({row}); fill in item_ids and target_id, or leave "
-                        "it out."
+                        f"{part} has a row without items or without a target ({row}); fill in item_ids and target_id, "
+                        "or leave it out."
                     )
             if rows:
                 yield [row["item_ids"] for row in rows], [row["target_id"] for row in rows]

@@ -115,12 +115,12 @@ class PairTable(RowGroupTable[Pair]):
 
 
 def pair_positions(pairs: Sequence[Pair], store: ItemStore, table: str) -> tuple[list[int | str], list[int]]:
-    """What rows of a table refer to: the positions or texts of their queries, and the positions of their targets.
+    """The positions or texts of the queries of some rows, and the positions of their targets.
 
     Args:
         pairs: the rows.
-        store: where the items lie.
-        table: what refers to them, for messages.
+        store: the items.
+        table: the table of the rows, for messages.
 
     Raises:
         SailError: an item is not in the store; the message names it and the table.
