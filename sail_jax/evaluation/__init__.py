@@ -1,1 +1,1 @@
-"""Evaluation: one metric family per file; `suite` runs them, `report` draws them."""
+"""Evaluation: `suite` runs the tasks, `metrics` computes the figures, `report` draws them."""

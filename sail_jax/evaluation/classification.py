@@ -1,4 +1,7 @@
-"""Classification by nearest label: items against the texts of all labels (METHOD table 1, CLS; arXiv 2510.12709, sec. 3.1)."""
+"""Classification: finds the label whose text is nearest to an item.
+
+Sources: METHOD table 1, CLS; arXiv 2510.12709, sec. 3.1.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,17 +18,17 @@ from sail_jax.errors import SailError
 from sail_jax.evaluation.metrics.recall import relevant_hits
 from sail_jax.evaluation.retrieval import RetrievalTask, relevant_rows
 
-# Labels among the nearest of which one of the item's own must be.
+# Cut-offs: an item counts as correct at k if one of its labels is among the k nearest.
 ACCURACY_KS = (1, 5)
 
 
 def accuracy_at_k(
     rows: np.ndarray, relevant: Sequence[np.ndarray], ks: Sequence[int] = ACCURACY_KS
 ) -> dict[str, float]:
-    """The share of items one of whose labels is among the k nearest.
+    """Returns the share of items that have one of their labels among the k nearest.
 
     Args:
-        rows: [Q, K] int, the nearest labels of each item, best first; -1 is none.
+        rows: [Q, K] int, the nearest labels of each item, best first; -1 is no label.
         relevant: Q arrays of the labels of each item, none empty.
         ks: cut-offs, at most K.
 
@@ -37,13 +40,13 @@ def accuracy_at_k(
 
 
 def load_classification(config: Config, name: str, store: ItemStore) -> RetrievalTask:
-    """Resolves a task of kind "classification": items that have labels, and the texts of all their labels.
+    """Resolves a task of kind "classification": items with labels, and the texts of all their labels.
 
-    The items are those of a pair table, on either side, or all of the store where the task names no table. Labels are
-    embedded as free text is, under the instruction of the target side. Each record is read once for its labels.
+    The items are those of either side of a pair table, or all items of the store if the task names no table. Labels are
+    embedded like free text, under the instruction of the target side. Each record is read once for its labels.
 
     Raises:
-        SailError: when a setting is wrong, no item has a label, or an id is unknown.
+        SailError: a setting is wrong, no item has a label, or an id is unknown.
     """
     settings = config.eval.tasks[name]
     query_view, target_view = task_views(config, name)
@@ -57,8 +60,8 @@ def load_classification(config: Config, name: str, store: ItemStore) -> Retrieva
             queries.append(int(position))
     if not queries:
         raise SailError(
-            f"config.eval.tasks.{name} classifies items, but none of its {len(positions)} items has a label; name their column "
-            "in config.ingest.source.labels and ingest again, or leave the task out."
+            f"config.eval.tasks.{name} classifies items, but none of its {len(positions)} items has a label; name the "
+            "column of the labels in config.ingest.source.labels and ingest again, or remove the task."
         )
     labels = sorted({label for _, label in pairs})
     row_of = {label: row for row, label in enumerate(labels)}
@@ -79,7 +82,7 @@ def load_classification(config: Config, name: str, store: ItemStore) -> Retrieva
 
 
 def _table_positions(config: Config, name: str, store: ItemStore) -> np.ndarray:
-    """Positions of the items of a pair table, each once, ascending."""
+    """Returns the positions of the items of a pair table, each once, ascending."""
     settings = config.eval.tasks[name]
     table = PairTable.open(Path(config.data.dir) / settings.table, split=settings.split)
     found = np.zeros(0, np.int64)

@@ -1,11 +1,11 @@
-"""A run or an export as a model that mteb evaluates (https://github.com/embeddings-benchmark/mteb, version 2).
+"""Wraps a run or an export as a model of mteb, version 2 (github.com/embeddings-benchmark/mteb).
 
     import mteb
     from sail_jax.evaluation.mteb_model import mteb_model
 
     mteb.evaluate(mteb_model("runs/glyphs"), mteb.get_tasks(["NFCorpus"]))
 
-Texts and pictures are embedded; mteb's prompts are the instructions under which the model reads them.
+Texts and pictures are embedded; mteb's prompts become the instructions of the model.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,16 +32,16 @@ _MODALITIES = ("text", "image")
 
 
 def mteb_model(path: str | Path, *, dims: int | None = None, prompts: Mapping[str, str] | None = None) -> AbsEncoder:
-    """What `mteb.evaluate` takes as its model.
+    """Returns the model of a run or an export, as `mteb.evaluate` takes it.
 
     Args:
-        path: a run directory, or an export, which sentence-transformers loads with the code that lies in it.
-        dims: how many of the first dimensions are kept; None for all.
-        prompts: key -> instruction, beside those that the run trained with ("query" and "document"). As everywhere in mteb a
-            key is a task ("NFCorpus"), a type of task ("Retrieval"), a side ("query"), or "TASK-SIDE".
+        path: a run directory, or an export, which sentence-transformers loads with the code inside it.
+        dims: number of leading dimensions to keep; None for all.
+        prompts: key -> instruction, in addition to those used in training ("query" and "document"). As everywhere in
+            mteb, a key is a task ("NFCorpus"), a type of task ("Retrieval"), a side ("query"), or "TASK-SIDE".
 
     Raises:
-        SailError: `path` holds neither a run nor an export, or has not that many dimensions.
+        SailError: `path` is neither a run nor an export, or the model has fewer dimensions.
     """
     if not (Path(path) / "modules.json").is_file():
         return MtebModel(load(path), name=Path(path).resolve().name, dims=dims, prompts=prompts)
@@ -52,16 +52,16 @@ def mteb_model(path: str | Path, *, dims: int | None = None, prompts: Mapping[st
 
 
 class MtebModel(AbsEncoder):
-    """mteb's encoder protocol for an embedder.
+    """Implements mteb's encoder protocol for an embedder.
 
     Args:
         embedder: the model.
-        name: what results call it, after "sail_jax/".
-        dims: how many of the first dimensions are kept; None for all.
+        name: its name in results, after "sail_jax/".
+        dims: number of leading dimensions to keep; None for all.
         prompts: see `mteb_model`.
 
     Raises:
-        SailError: the model has not that many dimensions.
+        SailError: the model has fewer dimensions.
     """
 
     def __init__(
@@ -128,5 +128,5 @@ def _items(batches: Iterable[Mapping[str, list[Any]]]) -> Iterator[dict[str, Any
 
 
 def _sides(prompts: Mapping[str, str]) -> dict[str, str]:
-    """Those for queries and documents in general; the others are of tasks that mteb does not know."""
+    """Returns the prompts of queries and documents; the others are for tasks that mteb does not know."""
     return {side: prompts[side] for side in ("query", "document") if side in prompts}

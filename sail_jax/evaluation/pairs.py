@@ -1,4 +1,4 @@
-"""Pairs of a query and a corpus row that figures on pairs are taken from: listed ones, sampled ones, and their cosines.
+"""Samples pairs of a query and a corpus row for the metrics on pairs, and computes their cosines.
 
 Axes: P pairs, Q queries, N corpus rows, D width. A pair is (query, row).
 """
@@ -8,12 +8,12 @@ import numpy as np
 from sail_jax.vectors.unit import unit_rows
 
 _BLOCK = 8192
-# Draws of negatives, in multiples of what is wanted, after which those found have to do.
+# Rounds of drawing negatives, after which fewer than asked for are returned.
 _MOST_DRAWS = 20
 
 
 def pair_cosines(queries: np.ndarray, corpus: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """[P] float32 cosines of pairs; 0 where a side is zero.
+    """Returns the cosines of pairs, [P] float32; 0 if a side is zero.
 
     Args:
         queries: [Q, D]; may be memory-mapped, as may the corpus.
@@ -29,7 +29,7 @@ def pair_cosines(queries: np.ndarray, corpus: np.ndarray, pairs: np.ndarray) -> 
 
 
 def sample_rows(rng: np.random.Generator, values: np.ndarray, most: int) -> np.ndarray:
-    """`most` of the values without repetition, in their order; all of them where there are no more."""
+    """Draws at most `most` of the values without replacement, and returns them in their order."""
     if len(values) <= most:
         return values
     return values[np.sort(rng.choice(len(values), most, replace=False))]
@@ -38,16 +38,16 @@ def sample_rows(rng: np.random.Generator, values: np.ndarray, most: int) -> np.n
 def sample_negatives(
     rng: np.random.Generator, present: tuple[np.ndarray, np.ndarray], known: np.ndarray, count: int
 ) -> np.ndarray:
-    """Draws pairs that are not known, each once, evenly among all of them.
+    """Draws pairs that are not among the known ones, uniformly and without replacement.
 
     Args:
         rng: the source of the draws.
         present: ([Q] bool, [N] bool), which queries and rows may be drawn.
-        known: [E, 2] int, pairs that are left out.
-        count: pairs that are wanted.
+        known: [E, 2] int, pairs to leave out.
+        count: number of pairs.
 
     Returns:
-        [P, 2] int64 in ascending order: `count` of them, or fewer where there are fewer or they are rare.
+        [P, 2] int64 in ascending order: `count` of them, or fewer if there are fewer or they are rare.
     """
     queries, rows = (np.flatnonzero(side) for side in present)
     total = len(queries) * len(rows)

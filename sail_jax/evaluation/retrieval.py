@@ -1,4 +1,4 @@
-"""A task, resolved against the item store: what is asked, the corpus that is searched, and what is relevant.
+"""Resolves a task against the item store: its queries, corpus, and the relevant rows of each query.
 
 Axes: Q queries, N rows of the corpus, P listed pairs.
 """
@@ -27,17 +27,17 @@ class RetrievalTask:
     Attributes:
         name: its name in the config.
         settings: its settings.
-        queries: what is embedded on the query side, each a position in the store (int) or a free text (str): the queries, or
-            the items of the sequences.
+        queries: the entries to embed on the query side, each a position in the store (int) or a free text (str): the
+            queries, or the items of the sequences.
         corpus: [N] int64 positions in the store, ascending; or N texts, the labels of a classification.
-        relevant: Q arrays of rows of `corpus`, ascending; empty where a query has none.
-        exclude: [Q] int64 row of `corpus` that a query must not find, itself, or -1.
-        query_view: what is shown of a query.
-        target_view: what is shown of the corpus.
+        relevant: Q arrays of rows of `corpus`, ascending; empty for a query without relevant rows.
+        exclude: [Q] int64 row of `corpus` that is the query itself, which a search must not return, or -1.
+        query_view: how queries are shown to the model.
+        target_view: how the corpus is shown to the model.
         pairs: [P, 2] int64, query and row of the corpus of each listed pair, each once, ascending.
-        positive: [P] bool, whether the pair is relevant; others have a score below `min_score`.
-        sequences: Q arrays of places in `queries`, where a query is a sequence of items; None where it is not.
-        left_out: queries that have nothing relevant and are not among `queries`.
+        positive: [P] bool, whether the pair is relevant; the others have a score below `min_score`.
+        sequences: Q arrays of places in `queries`, if each query is a sequence of items; else None.
+        left_out: number of queries that have nothing relevant and are not among `queries`.
     """
 
     name: str
@@ -55,25 +55,25 @@ class RetrievalTask:
 
     @property
     def own_view(self) -> Pattern:
-        """The modalities of the query and of the corpus that the task shows."""
+        """Returns the modalities of the query and of the corpus under the task's own view."""
         return Pattern(self.query_view.modalities, self.target_view.modalities)
 
     def further_views(self) -> list[Pattern]:
-        """Modality sets that are reported besides the task's own, each shown on both sides; labels are always text."""
+        """Returns the further views, each with the same modalities on both sides; labels are always text."""
         views = [check_modalities(v, setting=f"config.eval.tasks.{self.name}.views") for v in self.settings.views]
         labels = isinstance(self.corpus, list)
         return [Pattern(view, self.target_view.modalities if labels else view) for view in views]
 
     def query_items(self, store: ItemStore) -> Iterator[Item]:
-        """What is embedded on the query side as items, read one at a time."""
+        """Yields the entries of `queries` as items, read one at a time."""
         return (_item(query, store) for query in self.queries)
 
     def corpus_item(self, row: int, store: ItemStore) -> Item:
-        """A row of the corpus as an item."""
+        """Returns a row of the corpus as an item."""
         return _item(self.corpus[row], store)
 
     def corpus_items(self, store: ItemStore) -> Iterator[Item]:
-        """The corpus, read one item at a time."""
+        """Yields the rows of the corpus as items, read one at a time."""
         return (_item(entry, store) for entry in self.corpus)
 
 
@@ -82,13 +82,13 @@ def _item(entry: int | np.integer | str, store: ItemStore) -> Item:
 
 
 def load_retrieval(config: Config, name: str, store: ItemStore) -> RetrievalTask:
-    """Resolves the task `name` of a config, whose queries and relevant items are rows of a pair table.
+    """Resolves a task of kind "retrieval", whose queries and relevant items are the rows of a pair table.
 
-    An item is never looked for as its own neighbour, unless the task shows it differently on the two sides (image to
-    text, say) and asks for just that.
+    The search leaves out the query itself, unless the table lists it as relevant, as it does where the two sides show
+    different modalities of one item.
 
     Raises:
-        SailError: when a setting is wrong, the table has no row in the split, or an id is unknown.
+        SailError: a setting is wrong, the table has no row in the split, or an id is unknown.
     """
     settings = config.eval.tasks[name]
     query_view, target_view = task_views(config, name)
@@ -113,7 +113,7 @@ def load_retrieval(config: Config, name: str, store: ItemStore) -> RetrievalTask
 
 
 def rows_in(corpus: np.ndarray | list[str], queries: list[int | str]) -> np.ndarray:
-    """[n] int64, the row of the corpus that each query is, or -1; `corpus` as in `RetrievalTask`."""
+    """Returns the row of the corpus that each query is, [n] int64, or -1; `corpus` as in `RetrievalTask`."""
     if isinstance(corpus, list) or not len(corpus):
         return np.full(len(queries), -1, np.int64)
     positions = np.array([-1 if isinstance(query, str) else query for query in queries], np.int64)
@@ -122,12 +122,12 @@ def rows_in(corpus: np.ndarray | list[str], queries: list[int | str]) -> np.ndar
 
 
 def relevant_rows(pairs: np.ndarray, queries: int) -> list[np.ndarray]:
-    """The rows of each query in ascending [P, 2] pairs of query and row."""
+    """Returns the corpus rows of each query, given pairs of query and row, [P, 2], in ascending order."""
     return np.split(pairs[:, 1], np.searchsorted(pairs[:, 0], np.arange(1, queries)))
 
 
 def merge_pairs(pairs: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs in ascending order, each once; one that is listed as relevant anywhere is relevant."""
+    """Returns the pairs in ascending order, each once; a pair is relevant if any listing of it is."""
     merged, place = np.unique(pairs, axis=0, return_inverse=True)
     any_positive = np.zeros(len(merged), bool)
     any_positive[place.ravel()[positive]] = True
@@ -135,7 +135,11 @@ def merge_pairs(pairs: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np
 
 
 def _read_pairs(config: Config, name: str, store: ItemStore) -> tuple[list[int | str], np.ndarray, np.ndarray]:
-    """Queries in the order of the table; [P, 2] int64 query and position of the target; [P] bool, whether it is relevant."""
+    """Reads the queries, in table order, and the pairs of a task.
+
+    Returns:
+        The queries; [P, 2] int64 query and position of the target; [P] bool, whether the pair is relevant.
+    """
     settings = config.eval.tasks[name]
     table = PairTable.open(Path(config.data.dir) / settings.table, split=settings.split)
     places: dict[int | str, int] = {}

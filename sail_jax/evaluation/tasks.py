@@ -1,4 +1,4 @@
-"""The tasks of a config, resolved against the item store."""
+"""Resolves the tasks of a config against the item store."""
 
 from sail_jax.config import Config
 from sail_jax.data.store import ItemStore
@@ -11,10 +11,10 @@ _LOADERS = {"retrieval": load_retrieval, "classification": load_classification, 
 
 
 def load_tasks(config: Config, store: ItemStore) -> dict[str, RetrievalTask]:
-    """Resolves all tasks of a config.
+    """Resolves all tasks of a config, and returns them by name.
 
     Raises:
-        SailError: when there is no task or no cut-off, a setting or a table is wrong, or an id is unknown.
+        SailError: there is no task or no cut-off, a setting or a table is wrong, or an id is unknown.
     """
     if not config.eval.tasks:
         raise SailError("config.eval.tasks is empty: name at least one task.")

@@ -1,4 +1,4 @@
-"""The TF-IDF baseline: cosine of word weights, for tasks with text on both sides."""
+"""The TF-IDF baseline: searches by the cosine of word weights, for tasks with text on both sides."""
 
 from collections.abc import Sequence
 
@@ -11,16 +11,18 @@ _QUERY_BLOCK = 1024
 def tfidf_top_k(
     queries: Sequence[str], corpus: Sequence[str], k: int, *, exclude: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k texts of the corpus nearest to each query under scikit-learn's TF-IDF (words, sublinear term frequency).
+    """Returns the k texts of the corpus nearest to each query under scikit-learn's TF-IDF.
+
+    Terms are words; term frequencies are sublinear.
 
     Args:
         queries: Q texts.
         corpus: N texts; the vocabulary and the document frequencies come from them.
-        k: results per query.
-        exclude: [Q] int, the row that a query must not find, or -1.
+        k: number of results per query.
+        exclude: [Q] int, the row that a search must not return, or -1.
 
     Returns:
-        rows: [Q, k] int64, -1 where fewer than k texts share a word with the query.
+        rows: [Q, k] int64, -1 if fewer than k texts share a word with the query.
         cosines: [Q, k] float32.
     """
     vectorizer = TfidfVectorizer(sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")

@@ -36,7 +36,7 @@ def test_kendall_counts_ties_as_neither(rng, levels):
         assert kendall(left, right) == pytest.approx(kendalltau(left, right).statistic)
 
 
-def test_kendall_of_ties_alone_is_undefined():
+def test_kendall_of_only_ties_is_undefined():
     assert np.isnan(kendall(np.zeros(5), np.arange(5.0)))
 
 
@@ -81,7 +81,7 @@ def test_separability_equals_its_definition(rng):
     )
 
 
-def test_separability_at_the_ends():
+def test_separability_of_separate_and_of_equal_distributions():
     assert separability(np.ones(3), np.zeros(3))[0]["overlap"] == 0
     assert separability(np.ones(3), np.zeros(3))[0]["dprime"] == np.inf
     alike = separability(np.ones(3), np.ones(5))[0]
@@ -164,7 +164,7 @@ def test_negatives_are_pairs_that_are_not_known_each_once(rng, count):
     np.testing.assert_array_equal(drawn, again)
 
 
-def test_negatives_are_drawn_evenly():
+def test_negatives_are_drawn_uniformly():
     present = np.ones(30, bool), np.ones(300, bool)
     counts = np.zeros(30)
     for seed in range(20):

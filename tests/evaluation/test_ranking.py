@@ -36,7 +36,7 @@ def of_trec_eval(rows, relevant):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_they_are_those_of_trec_eval(seed):
+def test_ranking_metrics_equal_trec_eval(seed):
     rows, relevant = random_results(seed)
     measured, expected = ranking_metrics(rows, relevant, KS), of_trec_eval(rows, relevant)
     assert measured.keys() == expected.keys()

@@ -33,7 +33,7 @@ def test_blocked_search_equals_numpy(block):
 
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("block", [160, 640])
-def test_many_blocks_whose_scores_are_ever_more_seldom_among_the_best(block, ties):
+def test_many_blocks_of_which_ever_fewer_scores_are_among_the_best(block, ties):
     rng = np.random.default_rng(3)
     corpus = rng.normal(size=(6400, 8)).astype(np.float32)
     if ties:  # one of 60 rows, so that equal scores stand in all blocks

@@ -1,4 +1,4 @@
-"""The page: that it stands alone, shows the right figures, marks the best, and stays small; and the files it is drawn from."""
+"""The report's page (self-contained, right figures, best values marked, small), and the files that it is drawn from."""
 
 import base64
 import dataclasses
@@ -120,7 +120,7 @@ def assert_ids_are_sound(text, page):
 
 
 @pytest.mark.parametrize("which", ["full", "compared"])
-def test_page_is_well_formed_and_stands_alone(which, request):
+def test_page_is_well_formed_and_self_contained(which, request):
     text, page = request.getfixturevalue(which)
     assert_stands_alone(text, page)
     assert_ids_are_sound(text, page)
@@ -165,7 +165,7 @@ def rows_of(table):
     }
 
 
-def test_best_of_each_row_is_bold_and_of_some_the_lowest():
+def test_best_of_each_row_is_bold_and_for_some_metrics_it_is_the_lowest():
     a, b = report_runs.run("a"), report_runs.run("b", 0.52)
     rows = rows_of(task_table([a, b], "i2i"))
     assert rows["recall@10"] == [("3.0 %", False), ("45.0 %", False), ("3.0 %", False), ("52.0 %", True)]
@@ -198,7 +198,7 @@ def test_best_of():
     assert best_of("recall@10", []) is None
 
 
-def test_metrics_are_shown_in_their_own_way():
+def test_shares_are_shown_in_per_cent_and_other_metrics_as_numbers():
     assert format_metric("recall@10", 0.4567) == format_metric("bijective", 0.4567) == "45.7 %"
     assert format_metric("kendall", -0.0734) == "-0.073" and format_metric("nmi", 0.65) == "0.650"
     assert format_metric("recall@10", None) == format_metric("auc", float("nan")) == "–"
@@ -287,7 +287,7 @@ def test_histograms_are_shares_of_their_pairs():
     assert chart.figure.axes[0].get_xlim() == pytest.approx((-0.02, 1.02))
 
 
-def test_training_curves_are_those_of_the_log():
+def test_training_curves_equal_the_training_log():
     charts = {chart.name: chart for chart in training_charts([report_runs.run()])}
     labels = [line.get_label() for line in charts["loss"].figure.axes[0].lines]
     assert [label.strip("\u200b") for label in labels if not label.startswith("_")] == ["copair", "search"]
@@ -336,7 +336,7 @@ def test_thumbnail_shows_the_picture():
     assert thumbnail(None) is None and thumbnail(b"not a picture") is None
 
 
-def test_relevance_is_told_by_more_than_colour(full):
+def test_relevance_is_marked_by_more_than_colour(full):
     text, page = full
     assert page.text.count("✓ relevant") == 3
     assert page.classes("relevant") == 3
@@ -381,7 +381,7 @@ def test_empty_report_and_parts_left_out(tmp_path):
     assert not {tag for tag, _ in page.elements} & {"svg", "details", "table"}
 
 
-def test_embeddings_that_were_read_take_the_place_of_the_trained_model(tmp_path):
+def test_stored_embeddings_replace_the_trained_model(tmp_path):
     figures = [dataclasses.replace(f, model="embeddings") for f in report_runs.all_figures() if f.model == "trained"]
     text, page = write(tmp_path / "r.html", RunReport("r", figures))
     assert page.classes("tile") == 2 and "45.0 %" in page.text
@@ -406,7 +406,7 @@ def large_row(task, seed=0):
     return GalleryRow(task, card, [card] * 8)
 
 
-def test_large_report_stays_below_three_megabytes_and_says_so(tmp_path):
+def test_large_report_stays_below_three_megabytes_and_counts_what_it_leaves_out(tmp_path):
     rows = [large_row("i2i")] * 90 + [large_row("q2i")] * 10
     text, page = write(tmp_path / "r.html", report_runs.run(figures=(), log=(), gallery=rows))
     assert 2_500_000 < len(text.encode()) < 3_000_000
@@ -426,7 +426,7 @@ def test_charts_beyond_the_limit_are_pngs_only(tmp_path, monkeypatch):
     monkeypatch.setattr("sail_jax.evaluation.report.page._CHART_LIMIT", 40_000)
     text, page = write(tmp_path / "r.html", report_runs.run(figures=(), maps=(), gallery=()))
     assert 0 < text.count("<svg") < 6 and len(list(png_folder(tmp_path / "r.html").iterdir())) == 6
-    assert "lie only in r_files/" in page.text
+    assert "are only in r_files/" in page.text
 
 
 def test_same_report_gives_same_bytes_and_replaces_the_old_one(tmp_path):
@@ -508,7 +508,7 @@ def evaluated(folder, **changes):
     return run
 
 
-def test_figures_come_back_from_the_file(tmp_path):
+def test_figures_are_read_back_from_the_file(tmp_path):
     run = evaluated(tmp_path / "run")
     assert "NaN" not in run.evaluation.read_text()  # which other readers of JSON refuse
     (read,) = read_runs([run.path])
@@ -521,7 +521,7 @@ def test_figures_come_back_from_the_file(tmp_path):
     )
 
 
-def test_what_the_page_needs_comes_back_from_the_file(tmp_path):
+def test_report_data_is_read_back_from_the_file(tmp_path):
     run, made = evaluated(tmp_path / "run"), report_runs.run("run")
     write_report_data(run.report_data, made)
     (read,) = read_runs([run.path])
@@ -557,7 +557,7 @@ def test_gallery_shows_what_was_found(gathered):
     assert sum(card.thumbnail is not None for card in row.results) > 3
 
 
-def test_map_has_a_place_for_every_item_that_was_embedded(gathered):
+def test_map_shows_every_embedded_item(gathered):
     made, task, store, *_ = gathered
     (space,) = made.maps
     assert len(space.points) == len(space.labels) == len(task.corpus) - 1
@@ -588,7 +588,7 @@ def test_the_verb_draws_one_run_and_several(tmp_path, capsys):
     assert "b/run" not in (tmp_path / "one.html").read_text()
 
 
-def test_mistakes_are_told_with_their_remedy(tmp_path, capsys):
+def test_error_messages_name_the_remedy(tmp_path, capsys):
     def said(*folders, more=()):
         command = ["report", *(f"--workdir={folder}" for folder in folders), "--output", str(tmp_path / "r.html")]
         assert main([*command, *more]) == 2

@@ -1,4 +1,4 @@
-"""The page in a browser: nothing is fetched, nothing fails, nothing overflows, on a desk and on a phone, light and dark."""
+"""The page in a browser: nothing is fetched, fails or overflows, on a desktop and on a phone, in light and dark."""
 
 import numpy as np
 import pytest

@@ -98,7 +98,7 @@ def test_scored_pairs_with_several_targets_or_none(settings, store, stored, tmp_
     assert [r.rows is None for r in results] == [False, True]
 
 
-def test_all_families_are_there_and_can_be_chosen(settings, stored, tmp_path):
+def test_all_families_of_metrics_can_be_chosen(settings, stored, tmp_path):
     settings.eval.tasks = {"i2i": settings.eval.tasks.i2i}
     figures, _ = run(settings, tmp_path)
     wanted = ("ndcg@10", "mrr@10", "map@10", "separability/overlap", "separability/dprime", "clustering/nmi")

@@ -1,1 +1,1 @@
-"""The metrics, a family per file (arXiv 2510.12709, sec. 4.2)."""
+"""The metrics of evaluation, one family per file (arXiv 2510.12709, sec. 4.2)."""

@@ -1,11 +1,13 @@
-"""AUC of the cosine: how likely a matching pair scores higher than another pair (arXiv 2510.12709, sec. 4.2)."""
+"""AUC of the cosine: how often a matching pair scores above another (arXiv 2510.12709, sec. 4.2)."""
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
 
 def auc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """The area under the ROC curve of the cosines of matching pairs against those of others; ties count half.
+    """Returns the area under the ROC curve of the cosines of matching pairs against those of other pairs.
+
+    Ties count half.
 
     Args:
         positive: [P] cosines of matching pairs, P > 0.

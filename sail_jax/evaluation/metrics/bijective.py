@@ -11,22 +11,22 @@ from sail_jax.vectors.top_k import top_k
 def bijective_alignment(
     queries: np.ndarray, targets: np.ndarray, nearest: np.ndarray, own: np.ndarray, *, block: int
 ) -> float:
-    """The share of queries that are the nearest query of their nearest target.
+    """Returns the share of queries that are the nearest query of their nearest target.
 
     Args:
-        queries: [Q, D]; queries of zeros do not count.
+        queries: [Q, D]; queries of zeros are ignored.
         targets: [N, D]; may be memory-mapped.
-        nearest: [Q] int, the target nearest to each query, or -1 where it has none: such a query does not come back.
-        own: [Q] int, the target that is the query itself, or -1; it does not look for itself among the queries.
-        block: queries that are scored at a time.
+        nearest: [Q] int, the target nearest to each query, or -1 if there is none: such a query counts as a miss.
+        own: [Q] int, the target that is the query itself, or -1; its search among the queries skips that query.
+        block: number of queries scored at a time.
 
     Returns:
-        The share in [0, 1], NaN where there is no query. Of queries equally near to a target, the first one counts.
+        The share in [0, 1], NaN if there is no query. Of queries equally near to a target, the first one counts.
     """
     counts = queries.any(axis=-1)
     if not counts.any():
         return float("nan")
-    # One row per query, though several may share a target: of one shape for all models, so that one search is compiled.
+    # One row per query, even if several share a target: the shape is the same for all models, so it is compiled once.
     reached = np.where((nearest >= 0)[:, None], targets[np.maximum(nearest, 0)], 0)
     query_of = dict(zip(own.tolist(), range(len(own)), strict=True))
     itself = np.array([query_of.get(target, -1) if target >= 0 else -1 for target in nearest.tolist()])

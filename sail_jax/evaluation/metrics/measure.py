@@ -1,4 +1,4 @@
-"""All figures of one model on one task, under one view and at one width.
+"""Measures one model on one task, under one view and at one width.
 
 Axes: Q queries, N rows of the corpus, D width, P pairs, K results.
 """
@@ -21,23 +21,23 @@ from sail_jax.evaluation.pairs import pair_cosines, sample_negatives, sample_row
 from sail_jax.evaluation.retrieval import RetrievalTask
 from sail_jax.vectors.top_k import top_k
 
-GALLERY = 8  # results kept per query for the report's pictures
-# What figures on pairs are taken from, at most; drawn from the seed, and the same for all models.
+GALLERY = 8  # results kept per query for the report's gallery
+# Limits of the samples from which metrics on pairs are computed. The seed decides the sample, which all models share.
 _PAIRS = 20_000
 _CLUSTERED_PAIRS = 10_000
-_RANKED_THINGS = 512
+_RANKED_PAIRS = 512
 _ANCHORS = 32
 _RANKED_KS = (10,)
 
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """What was measured.
+    """The metrics of one model on one task, under one view and at one width.
 
     Attributes:
-        metrics: name -> value; families other than recall and ranking have a prefix, "separability/overlap".
-        queries: queries that count for recall.
-        skipped: queries that do not.
+        metrics: name -> value; families other than recall and ranking have a prefix: "separability/overlap".
+        queries: number of queries scored.
+        skipped: number of queries left out.
         rows: [Q, K] int64, the nearest rows of the corpus.
         cosines: [Q, K] float32.
         histograms: cosines of matching and of other pairs, or None; see `separability`.
@@ -52,7 +52,7 @@ class Measurement:
 
 
 def families_of(task: RetrievalTask) -> tuple[str, ...]:
-    """The families of metrics of a task; recall, or accuracy, always."""
+    """Returns the families of metrics of a task, always with "recall" or "accuracy"."""
     if task.settings.kind == "classification":
         return ("accuracy",)
     asked = ("recall", *task.settings.metrics)
@@ -70,20 +70,20 @@ def measure(
 ) -> Measurement | None:
     """Measures some families of metrics.
 
-    Under the task's own view, a query counts where it has an embedding and something relevant that has one. A further view is
-    compared with it on the same queries, so there what is not seen counts as missed. Figures on pairs are always of pairs with
-    embeddings on both sides, and are left out where there are none.
+    Under the task's own view, a query is scored if it and at least one of its relevant items have an embedding. Other
+    views are scored on the queries with relevant items, whether or not these have an embedding: a missing one counts as
+    a miss. Metrics on pairs use only pairs with embeddings on both sides, and are left out if there are none.
 
     Args:
         task: the task.
-        queries: [Q, D] embeddings; zeros where there is none.
+        queries: [Q, D] embeddings; zeros for a query without one.
         corpus: [N, D] likewise; may be memory-mapped.
-        config: `eval` and `seed` count.
+        config: the experiment; `eval` and `seed` are read.
         families: names as in `families_of`.
         own_view: whether the view is the task's own.
 
     Returns:
-        The figures; None where no query counts, or one of the sides has no embedding at all.
+        The measurement; None if no query can be scored, or one of the sides has no embedding at all.
     """
     present = queries.any(axis=-1), corpus.any(axis=-1)
     relevant = [rows[present[1][rows]] for rows in task.relevant] if own_view else task.relevant
@@ -112,7 +112,7 @@ def measure(
 def ranked_metrics(
     rows: np.ndarray, relevant: Sequence[np.ndarray], ks: Sequence[int], families: Sequence[str]
 ) -> dict[str, float]:
-    """The figures that need the results alone; arguments as in `recall_at_k`."""
+    """Returns the metrics that need only the results of the search; arguments as in `recall_at_k`."""
     metrics = recall_at_k(rows, relevant, ks) if "recall" in families else {}
     if "accuracy" in families:
         metrics |= accuracy_at_k(rows, relevant)
@@ -120,7 +120,7 @@ def ranked_metrics(
 
 
 class _Pairs:
-    """Figures on the pairs of a task that have embeddings on both sides."""
+    """Computes the metrics on pairs that have embeddings on both sides."""
 
     def __init__(
         self,
@@ -136,7 +136,7 @@ class _Pairs:
         self.negative = task.pairs[usable & ~task.positive]
 
     def metrics(self, families: Sequence[str]) -> tuple[dict[str, float], dict[str, list] | None]:
-        """The figures by name, and the histograms of separability."""
+        """Returns the metrics by name, and the histograms of separability."""
         metrics: dict[str, float] = {}
         histograms = None
         if len(self.positive) and {"separability", "auc"} & set(families):
@@ -169,11 +169,11 @@ class _Pairs:
         return clustering_nmi(self.queries[left], self.corpus[right], clusters=settings.clusters, seed=self.config.seed)
 
     def _agreement(self) -> dict[str, float]:
-        """Of pairs of different queries, each with one of its targets."""
+        """Returns the rank agreement on pairs of different queries, each with one of its targets."""
         rng = self._rng()
         shuffled = self.positive[rng.permutation(len(self.positive))]
         _, first = np.unique(shuffled[:, 0], return_index=True)
-        left, right = sample_rows(rng, shuffled[first], _RANKED_THINGS).T
+        left, right = sample_rows(rng, shuffled[first], _RANKED_PAIRS).T
         ks = [k for k in _RANKED_KS if k < len(left)]
         if not ks:
             return {}

@@ -1,6 +1,6 @@
-"""Whether two spaces rank the same things alike by similarity (arXiv 2510.12709, sec. 4.2).
+"""Agreement of the similarity rankings of the same items in two spaces (arXiv 2510.12709, sec. 4.2).
 
-Axes: n things, D width.
+Axes: n items, D width.
 """
 
 from collections.abc import Sequence
@@ -12,17 +12,18 @@ from sail_jax.vectors.unit import unit_rows
 
 
 def kendall(left: np.ndarray, right: np.ndarray) -> float:
-    """Kendall's tau = (C - D) / (C + D) of two lists of scores, C and D being the concordant and the discordant pairs.
+    """Returns Kendall's tau = (C - D) / (C + D) of two lists of scores.
 
-    A pair that is tied in either list is neither. Goodman and Kruskal call this gamma; without ties it is scipy's tau. It
-    comes from tau-b by the counts of ties, in O(n log n).
+    C and D are the numbers of concordant and of discordant pairs; a pair that is tied in either list is neither. This
+    is Goodman and Kruskal's gamma; without ties it is scipy's tau. It is computed from tau-b and the counts of ties,
+    in O(n log n).
 
     Args:
         left: [n] scores.
-        right: [n] scores of the same things.
+        right: [n] scores of the same items.
 
     Returns:
-        tau in [-1, 1]; NaN where all pairs are tied.
+        tau in [-1, 1]; NaN if all pairs are tied.
     """
     pairs = len(left) * (len(left) - 1) // 2
     tied_left, tied_right = _tied(left), _tied(right)
@@ -35,26 +36,26 @@ def kendall(left: np.ndarray, right: np.ndarray) -> float:
 
 
 def _tied(values: np.ndarray) -> int:
-    """How many pairs of rows are equal."""
+    """Returns the number of pairs of equal rows."""
     _, counts = np.unique(values, axis=0, return_counts=True)
     return int((counts * (counts - 1) // 2).sum())
 
 
 def rank_agreement(left: np.ndarray, right: np.ndarray, anchors: np.ndarray, ks: Sequence[int]) -> dict[str, float]:
-    """Kendall's tau and top-k intersection of the similarity rankings of two spaces, averaged over anchors.
+    """Returns Kendall's tau and the top-k overlap of the rankings of two spaces, averaged over anchors.
 
-    For each anchor all other things are ranked by their cosine to it, once in each space.
+    For each anchor, all other items are ranked by their cosine to it, once in each space.
 
     Args:
-        left: [n, D] the things in one space.
-        right: [n, E] the same things in the other space.
-        anchors: rows of the things that the others are compared with.
+        left: [n, D] vectors of the items in one space.
+        right: [n, E] vectors of the same items in the other space.
+        anchors: rows of the anchors.
         ks: cut-offs below n; of equal cosines, the lower row counts as nearer.
 
     Returns:
-        "kendall" in [-1, 1], NaN where no anchor has a pair without ties; "top@k" -> share of the k nearest that both have.
+        "kendall" in [-1, 1], NaN if no anchor has an untied pair; "top@k" -> share of the k nearest items in common.
     """
-    # Equal vectors must score equally, wherever they stand: summed in double precision, and rounded after.
+    # Sum in double precision and round after, so that equal vectors score equally in every row.
     spaces = [unit_rows(space).astype(np.float64) for space in (left, right)]
     taus, shared = [], {k: [] for k in ks}
     for anchor in anchors:

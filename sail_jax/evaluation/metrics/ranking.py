@@ -1,4 +1,4 @@
-"""Retrieval metrics that count at which rank something relevant is found: nDCG, MRR and MAP.
+"""Retrieval metrics that depend on the ranks of relevant items: nDCG, MRR and MAP.
 
 Axes: Q queries, K results of a query.
 """
@@ -11,11 +11,12 @@ from sail_jax.evaluation.metrics.recall import relevant_hits
 
 
 def ranking_metrics(rows: np.ndarray, relevant: Sequence[np.ndarray], ks: Sequence[int]) -> dict[str, float]:
-    """nDCG, MRR and MAP at several cut-offs, averaged over queries; what is relevant is so to the same degree.
+    """Returns nDCG, MRR and MAP at several cut-offs, averaged over queries; relevance is binary.
 
-    They are those of trec_eval: nDCG@k is the sum of 1 / log2(rank + 1) over the relevant of the first k, over the sum that is
-    the most possible (`ndcg_cut`); MRR@k is one over the rank of the first relevant one, 0 beyond k (`recip_rank`); MAP@k is the
-    sum of the precision at each relevant rank up to k, over the number of all relevant (`map_cut`).
+    They are defined as in trec_eval: nDCG@k is the sum of 1 / log2(rank + 1) over the relevant rows among the first k,
+    over the highest possible sum (`ndcg_cut`); MRR@k is one over the rank of the first relevant row, 0 if it is beyond
+    k (`recip_rank`); MAP@k is the sum of the precision at each relevant rank up to k, over the number of all relevant
+    rows (`map_cut`).
 
     Args:
         rows: [Q, K] int, the results of each query, best first; -1 is no result.

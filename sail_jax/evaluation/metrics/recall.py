@@ -1,4 +1,4 @@
-"""Recall at k.
+"""Recall at k: the share of the relevant items found among the first k results.
 
 Axes: Q queries, N corpus rows, D width, K results.
 """
@@ -9,13 +9,18 @@ import numpy as np
 
 
 def relevant_hits(rows: np.ndarray, relevant: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Where something relevant is found, [Q, K] bool, and how much is relevant to each query, [Q] int; see `recall_at_k`."""
+    """Returns which results are relevant, [Q, K] bool, and how many rows are, for each query, [Q] int.
+
+    Arguments as in `recall_at_k`.
+    """
     hits = np.stack([np.isin(found, wanted) for found, wanted in zip(rows, relevant, strict=True)])
     return hits, np.array([len(np.unique(wanted)) for wanted in relevant])
 
 
 def recall_at_k(rows: np.ndarray, relevant: Sequence[np.ndarray], ks: Sequence[int]) -> dict[str, float]:
-    """Recall at several cut-offs: relevant found in the top k over all relevant, averaged over queries.
+    """Returns recall at several cut-offs: relevant rows in the top k over all relevant rows.
+
+    It is averaged over queries.
 
     Source: arXiv 2510.12709, sec. 4.2.
 

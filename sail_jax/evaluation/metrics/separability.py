@@ -1,4 +1,4 @@
-"""How far the cosines of matching pairs lie from those of other pairs (arXiv 2510.12709, sec. 4.2)."""
+"""Separation of the cosines of matching and of other pairs (arXiv 2510.12709, sec. 4.2)."""
 
 import numpy as np
 
@@ -6,17 +6,18 @@ _BINS = 50
 
 
 def separability(positive: np.ndarray, negative: np.ndarray) -> tuple[dict[str, float], dict[str, list]]:
-    """Gap, d' and overlap of two distributions of cosines, and their histograms over shared edges.
+    """Returns gap, d' and overlap of two distributions of cosines, and histograms over shared edges.
 
-    The gap is the difference of the means; d' is the gap over the root of the mean of the two variances; the overlap is the sum
-    over the bins of the smaller of the two shares, 0 where a threshold tells them apart and 1 where they are alike.
+    The gap is the difference of the means; d' is the gap over the root of the mean of the two variances; the overlap is
+    the sum over the bins of the smaller of the two shares: 0 if a threshold separates the two, 1 if they are equal.
 
     Args:
         positive: [P] cosines of matching pairs, P > 0.
         negative: [M] cosines of other pairs, M > 0.
 
     Returns:
-        figures: "gap", "dprime" (infinite where neither side varies, and they differ), "overlap", "positive_mean", "negative_mean".
+        figures: "gap", "dprime" (infinite if both have variance 0 and their means differ), "overlap", "positive_mean",
+            "negative_mean".
         histograms: "edges" [51] from the lowest to the highest cosine, "positive" [50] and "negative" [50] counts.
     """
     edges = np.histogram_bin_edges(np.concatenate([positive, negative]).astype(np.float64), bins=_BINS)

@@ -1,1 +1,1 @@
-"""The report: an evaluation as one HTML page with its charts."""
+"""The report: draws an evaluation, with its charts, as one HTML page."""

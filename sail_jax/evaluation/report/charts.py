@@ -1,4 +1,4 @@
-"""Which charts a report has: picks their data from the runs, one run or several side by side."""
+"""Builds the charts of a report from the data of one run, or of several runs side by side."""
 
 import dataclasses
 import re
@@ -32,14 +32,15 @@ from sail_jax.evaluation.report.tables import (
 )
 from sail_jax.patterns import Pattern
 
-_NAMED_LABELS = 8  # of the map
+_NAMED_LABELS = 8  # labels with a colour of their own on the map
 
 
 @dataclasses.dataclass(frozen=True)
 class _Curve:
-    """A chart of metrics.jsonl.
+    """A training curve drawn from metrics.jsonl.
 
-    A key of its lines is `key` itself, or `key`, "/" and what it is of; where there are such parts, the whole is left out.
+    The curve has a line for each logged value "KEY/PART", where PART is a data set or a task. The value "KEY" is drawn
+    only where there are no parts.
     """
 
     name: str
@@ -61,7 +62,7 @@ _CURVES = (
 
 
 def file_name(*parts: str) -> str:
-    """A name for a file made of any texts."""
+    """Returns a safe file name made of some texts, joined by "-"."""
     return "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", part).strip("_.") or "x" for part in parts if part)
 
 
@@ -70,12 +71,12 @@ def _titled(runs: Sequence[RunReport], run: RunReport, title: str) -> str:
 
 
 def _of_run(runs: Sequence[RunReport], run: RunReport) -> str:
-    """What tells the run's PNGs from those of the others."""
+    """Returns the part of a PNG's name that names the run; empty if there is only one run."""
     return run.name if len(runs) > 1 else ""
 
 
 def _metric_of(runs: Sequence[RunReport], task: str) -> str | None:
-    """The share that stands for the task in charts; None for a task that has none, such as one scored by AUC."""
+    """Returns the recall or accuracy that charts show for a task; None if the task has neither."""
     mains = [main_figures(run, task, subject(run)) for run in runs]
     metric = next((headline_metric(main) for main in mains if main is not None and main.metrics), "")
     return metric if metric.startswith(("recall@", "accuracy@")) else None
@@ -85,7 +86,7 @@ def _metric_of(runs: Sequence[RunReport], task: str) -> str | None:
 
 
 def separability_charts(runs: Sequence[RunReport]) -> list[Chart]:
-    """A chart per task and run, with a panel per model that has histograms."""
+    """Returns a chart per task and run, with a panel per model that has histograms."""
     charts = []
     for task in tasks_of(runs):
         for run in runs:
@@ -114,7 +115,7 @@ def _separability_heading(model: str, main: StoredResult) -> str:
 
 
 def widths_charts(runs: Sequence[RunReport]) -> list[Chart]:
-    """A chart per task with a line per run and model that was evaluated at several widths."""
+    """Returns a chart per task, with a line per run and model evaluated at several widths."""
     charts = []
     for task in tasks_of(runs):
         metric = _metric_of(runs, task)
@@ -136,7 +137,7 @@ def _width_lines(runs: Sequence[RunReport], run: RunReport, place: int, task: st
 
 
 def figures_by_width(run: RunReport, task: str, model: str, metric: str) -> dict[int, float]:
-    """Matryoshka size -> the metric under the task's own view, ascending."""
+    """Returns {Matryoshka size: value of the metric} under the task's own view, by ascending size."""
     main = main_figures(run, task, model)
     if main is None:
         return {}
@@ -149,7 +150,10 @@ def figures_by_width(run: RunReport, task: str, model: str, metric: str) -> dict
 
 
 def modality_charts(runs: Sequence[RunReport]) -> list[Chart]:
-    """Per task: bars of the views that show the same on both sides, and the matrix of all views of each run."""
+    """Returns the charts by modality of each task: bars, and a matrix per run.
+
+    The bars show the views with the same modalities on both sides; the matrix shows all pairs of views.
+    """
     charts = []
     for task in tasks_of(runs):
         metric = _metric_of(runs, task)
@@ -184,7 +188,10 @@ def _is_bar(runs: Sequence[RunReport], task: str, view: Pattern) -> bool:
 
 
 def _values_by_view(run: RunReport, task: str, model: str, metric: str) -> dict[Pattern, float]:
-    """View -> the metric at full width; where a view was scored twice, as the task itself and in the matrix, the former."""
+    """Returns {view: value of the metric} at full width.
+
+    A view may be scored twice, as the task's own view and in the matrix; then the task's own value counts.
+    """
     main = main_figures(run, task, model)
     if main is None:
         return {}
@@ -209,7 +216,7 @@ def _matrices(runs: Sequence[RunReport], task: str, metric: str) -> list[Chart]:
 
 
 def _matrix(run: RunReport, task: str, metric: str) -> dict[Pattern, float]:
-    """View -> value; empty where the views were not crossed."""
+    """Returns {view: value}; empty if the matrix was not evaluated."""
     main = main_figures(run, task, subject(run))
     values = _values_by_view(run, task, subject(run), metric)
     crossed = [view for view in values if view.query != view.target and main is not None and view != main.view]
@@ -220,7 +227,11 @@ def _matrix(run: RunReport, task: str, metric: str) -> dict[Pattern, float]:
 
 
 def training_charts(runs: Sequence[RunReport]) -> list[Chart]:
-    """The curves of metrics.jsonl. One run: a line per data set or task. Several: a chart for each, a line per run."""
+    """Returns the charts of the training log.
+
+    One run: a chart per quantity, with a line per data set or task. Several runs: a chart per quantity and data set or
+    task, with a line per run.
+    """
     charts = []
     for kind in _CURVES:
         of_runs = [_curves(run.log, kind.key) for run in runs]
@@ -246,7 +257,7 @@ def _run_lines(runs: Sequence[RunReport], of_runs: Sequence[Mapping[str, Any]], 
 
 
 def _curves(log: Sequence[Mapping[str, Any]], key: str) -> dict[str, tuple[list[int], list[float]]]:
-    """What the curve is of ("" for the whole) -> (steps, values)."""
+    """Returns {data set or task ("" for the whole): (steps, values)} of the logged values of a key."""
     curves: dict[str, tuple[list[int], list[float]]] = {}
     for line in log:
         for name, value in line.items():
@@ -273,7 +284,10 @@ def _part(name: str, key: str) -> str | None:
 
 
 def map_charts(runs: Sequence[RunReport]) -> list[Chart]:
-    """A map per task and run; the labels that are most frequent in all of them have the same colours everywhere."""
+    """Returns a map per task and run.
+
+    The labels most frequent over all runs of a task have the same colour in each of its maps.
+    """
     charts = []
     for task in dict.fromkeys(space.task for run in runs for space in run.maps):
         spaces = [(run, space) for run in runs for space in run.maps if space.task == task]

@@ -1,8 +1,8 @@
-"""What the report knows of a run, and the files of the run directory that hold it.
+"""Reads and writes what the report shows of a run.
 
 evaluation.json     the figures of every model on every task, under every view and at every width
-metrics.jsonl       one line per logged step
-report_data.json    what takes the model and the items to make: facts, thumbnails of the gallery, places on the map
+metrics.jsonl       the training log: one line per logged step
+report_data.json    what needs the model and the items to make: facts, thumbnails of the gallery, places on the map
 """
 
 import dataclasses
@@ -27,15 +27,15 @@ class StoredResult:
     """Figures of one model on one task under one view, as evaluation.json holds them.
 
     Attributes:
-        model: "trained", "untrained", "embeddings" (vectors that were read) or "tfidf".
+        model: "trained", "untrained", "embeddings" (vectors read from a folder) or "tfidf".
         task: name of the task.
         view: the modalities of queries and of the corpus; the file has them as "QUERY->TARGET".
         main: whether it is the task's own view.
-        width: the Matryoshka size; 0 where there is none.
-        metrics: name -> value; what could not be computed is missing or NaN.
-        queries: queries that count.
-        skipped: queries left out.
-        corpus: items that are searched.
+        width: the Matryoshka size; 0 for TF-IDF.
+        metrics: name -> value; a value that could not be computed is missing or NaN.
+        queries: number of queries scored.
+        skipped: number of queries left out.
+        corpus: number of items searched.
         histograms: {"edges": [B + 1], "positive": [B], "negative": [B]} of cosines, or None.
     """
 
@@ -53,12 +53,12 @@ class StoredResult:
 
 @dataclasses.dataclass(frozen=True)
 class SpaceMap:
-    """Some items of a task's corpus in the plane.
+    """A 2-D map of some items of a task's corpus.
 
     Attributes:
         task: name of the task.
         points: [N, 2].
-        labels: [N] first label of each item; empty where it has none.
+        labels: [N] first label of each item; empty for an item without labels.
     """
 
     task: str
@@ -68,16 +68,16 @@ class SpaceMap:
 
 @dataclasses.dataclass(frozen=True)
 class RunReport:
-    """What the report draws of a run; empty parts are left out.
+    """Everything that the report draws of a run; the page leaves out empty parts.
 
     Attributes:
-        name: what the run is called.
-        figures: of all models, tasks, views and widths.
+        name: name of the run on the page.
+        figures: results of all models, tasks, views and widths.
         log: lines of metrics.jsonl.
-        step: steps that the evaluated model was trained for.
+        step: number of steps for which the evaluated model was trained; None for embeddings read from a folder.
         facts: label -> value: steps, parameters, duration, versions.
         gallery: queries with their nearest items.
-        maps: one per task.
+        maps: one map per task.
         settings: the config as nested dicts.
     """
 
@@ -92,7 +92,7 @@ class RunReport:
 
 
 def write_report_data(path: Path, run: RunReport) -> None:
-    """Writes the parts of `run` that cannot be made again without its model and items."""
+    """Writes report_data.json: the parts of `run` that cannot be made again without its model and items."""
     parts = {
         "facts": dict(run.facts),
         "gallery": [dataclasses.asdict(row) for row in run.gallery],
@@ -107,15 +107,15 @@ def _write(path: Path, tree: Mapping[str, Any]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's values as JSON's."""
+    """Returns the JSON value of a NumPy value, or the text of another object."""
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
 
 
 def read_runs(folders: Sequence[Path]) -> list[RunReport]:
-    """Reads evaluated runs; each is called by as much of the end of its path as tells it from the others.
+    """Reads the reports of evaluated runs; `run_names` gives their names.
 
     Raises:
-        SailError: when a folder is named twice, was not evaluated, or holds a damaged file.
+        SailError: a folder is named twice, was not evaluated, or holds a damaged file.
     """
     runs = [RunDirectory(folder) for folder in folders]
     names = run_names([run.path.resolve() for run in runs])
@@ -123,14 +123,14 @@ def read_runs(folders: Sequence[Path]) -> list[RunReport]:
 
 
 def run_names(paths: Sequence[Path]) -> list[str]:
-    """The shortest ends of some paths that are all different, such as "a/run" and "b/run".
+    """Returns the shortest suffix of each path that no other path shares, such as "a/run" and "b/run".
 
     Raises:
-        SailError: when a path is named twice.
+        SailError: a path is named twice.
     """
     for path in paths:
         if paths.count(path) > 1:
-            raise SailError(f"{path} is named twice: leave one --workdir out.")
+            raise SailError(f"{path} is named twice: remove one --workdir.")
     names = []
     for path in paths:
         depth = 1
@@ -148,7 +148,7 @@ def _read_run(run: RunDirectory, name: str) -> RunReport:
     try:
         figures = [_figures(line) for line in tree["results"]]
     except (SailError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise SailError(f"{run.evaluation} does not hold what `evaluate` writes ({error!r}): {again} again.") from error
+        raise SailError(f"{run.evaluation} is not a file that `evaluate` wrote ({error!r}): {again} again.") from error
     parts = _read_parts(run.report_data, again) if run.report_data.is_file() else {}
     return RunReport(name=name, figures=figures, log=read_training_log(run), step=tree.get("step"), **parts)
 
@@ -159,7 +159,7 @@ def _read(path: Path, again: str) -> dict[str, Any]:
     except ValueError as error:
         raise SailError(f"{path} is damaged ({error}): {again} again.") from error
     if not isinstance(tree, dict):
-        raise SailError(f"{path} does not hold what `evaluate` writes: {again} again.")
+        raise SailError(f"{path} is not a file that `evaluate` wrote: {again} again.")
     return tree
 
 
@@ -173,7 +173,7 @@ def _figures(line: Mapping[str, Any]) -> StoredResult:
 def _read_parts(path: Path, again: str) -> dict[str, Any]:
     tree = _read(path, again)
     if {key: tree.get(key) for key in _FORMAT} != _FORMAT:
-        raise SailError(f"{path} is of another version of sail_jax: {again} again.")
+        raise SailError(f"{path} was written by another version of sail_jax: {again} again.")
     try:
         return {
             "facts": tree["facts"],
@@ -182,7 +182,7 @@ def _read_parts(path: Path, again: str) -> dict[str, Any]:
             "settings": tree["settings"],
         }
     except (KeyError, TypeError) as error:
-        raise SailError(f"{path} does not hold what `evaluate` writes ({error!r}): {again} again.") from error
+        raise SailError(f"{path} is not a file that `evaluate` wrote ({error!r}): {again} again.") from error
 
 
 def _gallery_row(row: Mapping[str, Any]) -> GalleryRow:

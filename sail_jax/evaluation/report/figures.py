@@ -1,4 +1,4 @@
-"""The charts of the report, drawn by matplotlib: once as SVG inside the page, once as a PNG beside it."""
+"""Draws the charts of the report with matplotlib, as SVG inside the page and as PNG files beside it."""
 
 import contextlib
 import dataclasses
@@ -19,20 +19,20 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from sail_jax.evaluation.report.style import GREY, INK, LINES
 from sail_jax.patterns import MODALITY_SETS
 
-_WIDTH = 4.6  # inches; charts stand in a grid of columns of about this width
+_WIDTH = 4.6  # inches; about the width of a column of the page's grid of charts
 _DPI = 180
-_MAX_POINTS = 400  # of a curve
+_MAX_POINTS = 400  # drawn of a curve
 _DASHES = ("-", "--", "-.", ":")
 
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """A chart.
+    """A chart, its file name and its description.
 
     Attributes:
-        name: of its PNG, without the ending.
-        label: what it shows, for those who cannot see it.
-        figure: the drawing; what has the colour `INK` takes the colour of the text.
+        name: file name of its PNG, without the suffix.
+        label: a description for screen readers.
+        figure: the drawing; on the page, the colour `INK` becomes the colour of the text.
     """
 
     name: str
@@ -48,8 +48,8 @@ class Line:
         label: its name in the legend.
         x: [N].
         y: [N]; NaNs leave gaps.
-        colour: its colour; by default that of its place.
-        dash: its dashes; by default those of its place.
+        colour: its colour; if empty, chosen by its place among the lines.
+        dash: its dash pattern; if empty, chosen likewise.
     """
 
     label: str
@@ -60,12 +60,15 @@ class Line:
 
 
 def inline_svg(chart: Chart) -> str:
-    """The chart as part of a page: no prolog, metadata, fixed size or repeated ids; ink follows the colour scheme."""
+    """Returns the chart as an SVG element for an HTML page.
+
+    The element has no prolog, metadata, fixed size or repeated ids; its text has the colour of the page's text.
+    """
     buffer = io.StringIO()
-    # Text stays text, and the salt makes the same chart give the same bytes, and ids that no other chart has.
+    # "none" keeps text as text. The salt makes the bytes reproducible and the ids unique to the chart.
     with _settings({"svg.fonttype": "none", "svg.hashsalt": f"sail_jax {chart.name}"}):
         chart.figure.savefig(buffer, format="svg", transparent=True, dpi=_DPI)
-    chart.figure.set_layout_engine("none")  # what has been laid out stays so for the PNG
+    chart.figure.set_layout_engine("none")  # keeps this layout for the PNG
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
@@ -77,14 +80,14 @@ def inline_svg(chart: Chart) -> str:
 
 
 def save_png(chart: Chart, folder: Path) -> None:
-    """Writes the chart as FOLDER/NAME.png, on white."""
+    """Writes the chart as FOLDER/NAME.png, on a white background."""
     with _settings({}):
         chart.figure.savefig(folder / f"{chart.name}.png", dpi=_DPI, facecolor="white")
 
 
 @contextlib.contextmanager
 def _settings(values: Mapping[str, object]) -> Iterator[None]:
-    """matplotlib with these settings; labels are in any script, which its own font may lack but the browser has."""
+    """Sets matplotlib's settings, and hides its warnings of missing glyphs, which the browser has."""
     with matplotlib.rc_context(dict(values)), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         yield
@@ -113,7 +116,7 @@ def _percent(share: float, _: int) -> str:
 
 
 def _legend(figure: Figure, **settings: object) -> None:
-    """A legend under the axes, where it hides nothing; panels of a figure share that of the first."""
+    """Adds one legend for all panels, under the axes, where it hides nothing."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     longest = max(map(len, labels))
     columns = 3 if longest < 16 else 2 if longest < 28 else 1
@@ -123,7 +126,10 @@ def _legend(figure: Figure, **settings: object) -> None:
 
 
 def _literal(name: str, longest: int = 48) -> str:
-    """A name, cut to `longest`, that matplotlib neither typesets as a formula nor hides from the legend, nor breaks into lines."""
+    """Returns a name, cut to `longest`, that matplotlib draws as it is.
+
+    matplotlib would typeset "$" as a formula, break lines, and hide names that begin with "_" from the legend.
+    """
     plain = re.sub(r"[\x00-\x1f]", " ", name)
     return "\u200b" + (plain if len(plain) <= longest else plain[: longest - 1] + "…").replace("$", r"\$")
 
@@ -131,15 +137,15 @@ def _literal(name: str, longest: int = 48) -> str:
 def curves_chart(
     name: str, title: str, unit: str, lines: Sequence[Line], *, smooth: bool = False, share: bool = False
 ) -> Chart:
-    """Training curves.
+    """Draws training curves.
 
     Args:
-        name: of the chart's PNG.
+        name: file name of the chart's PNG, without the suffix.
         title: its heading.
-        unit: what stands at the y axis.
-        lines: of which there is at least one.
-        smooth: also draw the running mean, and the line itself faintly.
-        share: the values are shares, shown in per cent from 0.
+        unit: label of the y axis.
+        lines: the curves, at least one.
+        smooth: whether to draw the running mean too, and the curve itself faintly.
+        share: whether the values are shares, shown in per cent from 0.
     """
     figure, (axes,) = _canvas(title, 2.7)
     for number, line in enumerate(lines):
@@ -165,7 +171,7 @@ def curves_chart(
 
 
 def smoothed(values: Sequence[float]) -> np.ndarray:
-    """Centred running mean over a twentieth of the points, over fewer at the ends; NaNs are left out.
+    """Returns the centred running mean over a twentieth of the points, fewer at the ends; ignores NaNs.
 
     Args:
         values: [N].
@@ -185,7 +191,7 @@ def smoothed(values: Sequence[float]) -> np.ndarray:
 
 
 def widths_chart(name: str, title: str, metric: str, lines: Sequence[Line]) -> Chart:
-    """Matryoshka size (logarithmic) against a metric that is a share."""
+    """Draws a metric, which is a share, by Matryoshka size on a logarithmic axis."""
     figure, (axes,) = _canvas(title, 2.7)
     for line in lines:
         style = {"color": line.colour, "linestyle": line.dash, "linewidth": 1.7, "marker": "o", "markersize": 4}
@@ -206,12 +212,12 @@ def widths_chart(name: str, title: str, metric: str, lines: Sequence[Line]) -> C
 
 
 def separability_chart(name: str, title: str, panels: Sequence[tuple[str, Mapping[str, Sequence[float]]]]) -> Chart:
-    """Cosines of relevant and of other pairs, a panel per model on one axis.
+    """Draws histograms of the cosines of relevant and of other pairs, a panel per model on one axis.
 
     Args:
-        name: of the chart's PNG.
+        name: file name of the chart's PNG, without the suffix.
         title: its heading.
-        panels: (what stands above it, {"edges": [B + 1], "positive": [B], "negative": [B]}), counts or densities.
+        panels: (heading, {"edges": [B + 1], "positive": [B], "negative": [B]}) of each; counts or densities.
     """
     figure, axes = _canvas(title, 1.1 + 1.25 * len(panels), len(panels), pad=20)
     low, high = _range([histogram for _, histogram in panels])
@@ -234,7 +240,7 @@ def separability_chart(name: str, title: str, panels: Sequence[tuple[str, Mappin
 
 
 def _range(histograms: Sequence[Mapping[str, Sequence[float]]]) -> tuple[float, float]:
-    """The cosines between which there is anything, with a small margin."""
+    """Returns the range of cosines in which any bin is filled, with a small margin."""
     low, high = [], []
     for histogram in histograms:
         filled = np.flatnonzero(np.asarray(histogram["positive"]) + np.asarray(histogram["negative"]))
@@ -245,14 +251,14 @@ def _range(histograms: Sequence[Mapping[str, Sequence[float]]]) -> tuple[float, 
 
 
 def bars_chart(name: str, title: str, metric: str, views: Sequence[str], groups: Sequence[Line]) -> Chart:
-    """A metric that is a share by what is shown of the items: a bar per view and group.
+    """Draws a metric, which is a share, by view: a bar per view and group.
 
     Args:
-        name: of the chart's PNG.
+        name: file name of the chart's PNG, without the suffix.
         title: its heading.
-        metric: what is drawn.
-        views: [N] what stands at the bars.
-        groups: x is the view's place, y the value, NaN where there is none.
+        metric: name of the metric.
+        views: [N] labels of the views.
+        groups: one per model or run; x is the place of the view, y the value, NaN if there is none.
     """
     thick = 0.8 / len(groups)
     figure, (axes,) = _canvas(title, 1.0 + max(0.3, 0.17 * len(groups)) * len(views))
@@ -276,14 +282,14 @@ def bars_chart(name: str, title: str, metric: str, views: Sequence[str], groups:
 
 
 def matrix_chart(name: str, title: str, metric: str, values: Mapping[tuple[str, str], float], limit: float) -> Chart:
-    """A metric that is a share, by the modalities of the query (rows) and of the target (columns), in per cent.
+    """Draws a metric, which is a share, by the modalities of the query (rows) and target (columns).
 
     Args:
-        name: of the chart's PNG.
+        name: file name of the chart's PNG, without the suffix.
         title: its heading.
-        metric: what is drawn.
+        metric: name of the metric.
         values: (query's modalities, target's modalities) -> value.
-        limit: the value of the strongest colour.
+        limit: value with the strongest colour.
     """
     figure, (axes,) = _canvas(title, 4.1)
     for row, query in enumerate(MODALITY_SETS):
@@ -292,7 +298,7 @@ def matrix_chart(name: str, title: str, metric: str, values: Mapping[tuple[str, 
             if not np.isfinite(value):
                 axes.text(column, row, "–", ha="center", va="center", fontsize=8, color=INK, alpha=0.5)
                 continue
-            # Never so strong that the number, which has the colour of the text, cannot be read in either scheme.
+            # Weak enough that the number, in the colour of the text, can be read in the light and the dark scheme.
             strength = 0.05 + 0.65 * value / max(limit, 1e-12)
             axes.add_patch(Rectangle((column - 0.47, row - 0.47), 0.94, 0.94, color=LINES[0], alpha=strength, lw=0))
             axes.text(column, row, f"{100 * value:.1f}", ha="center", va="center", fontsize=8, color=INK)
@@ -310,13 +316,13 @@ def matrix_chart(name: str, title: str, metric: str, values: Mapping[tuple[str, 
 def map_chart(
     name: str, title: str, points: Sequence[Sequence[float]], labels: Sequence[str], named: Sequence[str]
 ) -> Chart:
-    """Items in the plane, coloured by label.
+    """Draws items in the plane, coloured by label.
 
     Args:
-        name: of the chart's PNG.
+        name: file name of the chart's PNG, without the suffix.
         title: its heading.
         points: [N, 2].
-        labels: [N], empty where an item has none.
+        labels: [N], empty for an item without labels.
         named: labels with a colour of their own; the others are grey.
     """
     figure, (axes,) = _canvas(title, 4.6)
@@ -326,7 +332,7 @@ def map_chart(
     groups += [(LINES[i % len(LINES)], label, labels == label) for i, label in enumerate(named)]
     for colour, label, chosen in groups:
         if chosen.any():
-            # Pixels inside the SVG: thousands of circles would be most of the page.
+            # Rasterized inside the SVG: thousands of circles would fill most of the page's size.
             style = {"s": size, "color": colour, "alpha": 0.35 if colour == GREY else 0.9, "linewidths": 0}
             axes.scatter(*places[chosen].T, label=_literal(label), rasterized=True, **style)
     axes.set(xticks=[], yticks=[], aspect="equal", adjustable="datalim")

@@ -1,4 +1,4 @@
-"""The sheet of queries with their nearest items as thumbnails, right and wrong marked."""
+"""Draws the gallery: queries with thumbnails of their nearest items, relevant ones marked."""
 
 import dataclasses
 import html
@@ -14,11 +14,11 @@ class Card:
 
     Attributes:
         item_id: its id; empty for a free-text query.
-        caption: its text, of any length; a long one is cut when it is drawn.
+        caption: its text, of any length; the gallery shortens it.
         thumbnail: a small picture as a data URI (see `thumbnail`), or None.
         has_audio: whether it has sound.
-        relevant: for a result, whether it is relevant to the query.
-        score: for a result, its cosine to the query.
+        relevant: of a result, whether it is relevant to the query.
+        score: of a result, its cosine to the query.
     """
 
     item_id: str
@@ -39,14 +39,16 @@ class GalleryRow:
 
 
 def gallery_html(galleries: Sequence[tuple[str, Sequence[GalleryRow]]], limit: int) -> tuple[str, int, int]:
-    """The sheets of one run or of several; a query that several runs share is shown once, with the finds of each.
+    """Returns the HTML of the gallery of one run or several.
+
+    A query that several runs share is shown once, with the results of each run.
 
     Args:
-        galleries: (name of the run, its rows) of every run; the names are shown where there are several.
-        limit: length that the result may have; further queries are left out, of all tasks alike.
+        galleries: (name of the run, its rows) of every run; the names are shown if there are several runs.
+        limit: maximum length of the HTML; queries beyond it are left out, from all tasks equally.
 
     Returns:
-        The sheets, how many queries they show, and how many there are.
+        The HTML, the number of queries it shows, and the number of all queries.
     """
     queries = _by_query(galleries)
     blocks: dict[tuple, str] = {}
@@ -66,7 +68,10 @@ def gallery_html(galleries: Sequence[tuple[str, Sequence[GalleryRow]]], limit: i
 
 
 def _by_query(galleries: Sequence[tuple[str, Sequence[GalleryRow]]]) -> dict[tuple, list[tuple[str, GalleryRow]]]:
-    """(task, id, text, how often before) -> (name of the run, row) of each run that has the query; tasks stand together."""
+    """Groups the rows by query: {(task, id, text, number of equal queries before): [(run, row)]}.
+
+    The result is ordered by task.
+    """
     queries: dict[tuple, list[tuple[str, GalleryRow]]] = {}
     for name, rows in galleries:
         seen: dict[tuple, int] = {}
@@ -79,7 +84,7 @@ def _by_query(galleries: Sequence[tuple[str, Sequence[GalleryRow]]]) -> dict[tup
 
 
 def _in_turns(keys: Sequence[tuple]) -> list[tuple]:
-    """The first query of every task, then the second of every task, and so on."""
+    """Returns the queries in the order: the first of every task, the second of every task, and so on."""
     by_task = [list(of_task) for _, of_task in itertools.groupby(keys, key=lambda key: key[0])]
     return [key for turn in itertools.zip_longest(*by_task) for key in turn if key is not None]
 

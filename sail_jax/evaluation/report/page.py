@@ -1,7 +1,7 @@
-"""Draws one run, or several side by side, as one HTML file.
+"""Writes the report of one run, or of several side by side, as one HTML file.
 
-The file stands alone: pictures are data URIs, charts are inline SVG that follows the light or dark colour scheme, and
-there is no script. The charts lie beside it as PNGs too.
+The file needs no other file: pictures are data URIs, charts are inline SVG that follows the light or dark colour
+scheme, and there is no script. The charts are written beside it as PNGs too.
 """
 
 import html
@@ -22,45 +22,54 @@ from sail_jax.evaluation.report.style import STYLE
 from sail_jax.evaluation.report.tables import facts, further_table, headline, settings, task_table, tasks_of
 from sail_jax.files import commit_bytes
 
-# The page stays below 3 MB: charts beyond the first limit are PNGs only, and the gallery gets what is left of the second.
+# Keep the page below 3 MB: charts beyond the first limit are PNGs only, and the gallery fills the page to the second.
 _CHART_LIMIT = 1_500_000
 _PAGE_LIMIT = 2_900_000
 
 _TABLES = (
-    "Each task with what is searched as its own view says; the best of each row is bold. Recall@k is the share of all relevant items "
-    "that are among the k nearest of the corpus. Higher is better, but for separability/overlap: the share that the cosines of relevant "
-    "and of other pairs have in common. The untrained model is the same network before its first step."
+    "Each task under its own view; the best value of each row is bold. Recall@k is the share of all relevant items "
+    "that are among the k nearest items of the corpus. Higher is better, except for separability/overlap, the "
+    "share that the cosines of relevant and of other pairs have in common. The untrained model is the same network "
+    "before its first step."
 )
 _MODALITIES = (
-    "What is shown of the items: V frames, T text, A sound. A model that uses all of them should find more with VTA than with any single "
-    "letter. Bars show the same of both sides, or the task's own view; the matrix crosses every query with every target."
+    "Results by modality: V frames, T text, A sound. A model that uses all of them should find more with VTA than with "
+    "any single letter. Bars are views with the same modalities on both sides, and the task's own view; the matrix "
+    "combines every set of modalities of the query with every set of the target."
 )
-_WIDTHS = "How much is kept when only the first dimensions of the embeddings are. With Matryoshka training the curve is flat over a wide range."
+_WIDTHS = (
+    "Results with only the first dimensions of the embeddings. With Matryoshka training the curve is flat over a wide "
+    "range."
+)
 _SEPARABILITY = (
-    "Cosines of queries with relevant items and with others; trained, the two should lie apart. The overlap is the share that both have "
-    "in common, d′ the distance of the means in standard deviations."
+    "Cosines of queries with relevant items and with other items; in a trained model the two should lie apart. The "
+    "overlap is the share that both have in common, d′ the distance of the means in standard deviations."
 )
 _TRAINING = (
-    "As logged (faint) and as a running mean (strong). Losses of different data sets differ in scale and are not comparable. "
-    "Time waited for data is time in which the devices had nothing to do."
+    "Logged values (faint) and their running mean (strong). Losses of different data sets differ in scale and are not "
+    "comparable. While training waited for data, the devices were idle."
 )
 _MAP = (
-    "Items of the corpus, placed by principal components and t-SNE so that neighbours stay together; far distances and the axes mean "
-    "nothing. Colours are the items' first labels, of which the most frequent are named."
+    "Items of the corpus, placed by principal components and t-SNE so that neighbours stay together; far distances and "
+    "the axes mean nothing. The colour is the first label of the item; the most frequent labels are named."
 )
 _GALLERY = (
-    "Each row is a query and its nearest items, best first. A check mark and a solid frame mark the items that the test set lists as "
-    "relevant; an item without them may still be a sensible find. The number is the cosine; ♪ marks items with sound."
+    "Each row is a query and its nearest items, best first. A check mark and a solid frame mark the items that the "
+    "test set lists as relevant; other items may still be sensible results. The number is the cosine; ♪ marks items "
+    "with sound."
 )
 
 
 def png_folder(path: Path) -> Path:
-    """Where the PNGs of a report lie: NAME_files beside NAME.html."""
+    """Returns the folder of a report's PNGs: NAME_files beside NAME.html."""
     return path.with_name(f"{path.stem}_files")
 
 
 def write_report(path: Path, runs: Sequence[RunReport]) -> None:
-    """Writes a report of at least one run, and its charts as PNGs into `png_folder`; the page appears when complete."""
+    """Writes the report of at least one run, and its charts as PNGs into `png_folder`.
+
+    An earlier page is replaced only when the new one is complete.
+    """
     folder = png_folder(path)
     folder.mkdir(parents=True, exist_ok=True)
     page = _Page(folder)
@@ -74,15 +83,15 @@ def write_report(path: Path, runs: Sequence[RunReport]) -> None:
     _add_gallery(page, runs)
     page.add("Notes", "", _notes(runs))
     text = page.text(title, facts(runs) + headline(runs), settings(runs))
-    # Text from the web may hold halves of surrogate pairs, which no encoding can write.
+    # Text from the web may contain unpaired surrogates, which no encoding can write.
     commit_bytes(path, text.encode(errors="replace"))
 
 
 class _Page:
-    """Collects sections, and writes the PNGs of their charts.
+    """Collects the sections of the page, and writes the PNGs of their charts.
 
     Args:
-        folder: of the PNGs.
+        folder: folder of the PNGs.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -91,7 +100,7 @@ class _Page:
 
     @property
     def size(self) -> int:
-        """Length of what was added."""
+        """Returns the length of all sections added."""
         return sum(len(section) for _, section in self._sections)
 
     def add(self, heading: str, caption: str, body: str) -> None:
@@ -103,7 +112,7 @@ class _Page:
             self._sections.append((f'<a href="#{name}">{html.escape(heading)}</a>', section))
 
     def charts(self, heading: str, caption: str, charts: Sequence[Chart]) -> None:
-        """Adds a section of charts; those for which the page has no room are only written as PNGs."""
+        """Adds a section of charts; charts that would make the page too large are only written as PNGs."""
         shown, left_out = [], 0
         for chart in charts:
             chart = self._renamed(chart)
@@ -116,11 +125,12 @@ class _Page:
             shown.append(f"<figure>{svg}</figure>")
         body = f'<div class="charts">{"".join(shown)}</div>' if shown else ""
         if left_out:
-            body += f'<p class="caption">{left_out} charts lie only in {html.escape(self._folder.name)}/, to keep the page small.</p>'
+            folder = html.escape(self._folder.name)
+            body += f'<p class="caption">{left_out} charts are only in {folder}/, to keep the page small.</p>'
         self.add(heading, caption, body)
 
     def _renamed(self, chart: Chart) -> Chart:
-        """The chart under a name that no other has: different texts may give the same file name."""
+        """Returns the chart under a unique name: different texts may give the same file name."""
         name, number = chart.name, 1
         while name.lower() in self._names:
             number += 1
@@ -129,7 +139,7 @@ class _Page:
         return Chart(name, chart.label, chart.figure)
 
     def text(self, title: str, head: str, tail: str) -> str:
-        """The page."""
+        """Returns the HTML of the page."""
         links = "".join(link for link, _ in self._sections)
         sections = "".join(section for _, section in self._sections)
         return f"""<!doctype html>
@@ -150,7 +160,7 @@ def _tables(runs: Sequence[RunReport]) -> str:
         f"<div><h3>{html.escape(task)}</h3>{task_table(runs, task)}{further_table(runs, task)}</div>"
         for task in tasks_of(runs)
     ]
-    # Those of one run are narrow enough to stand side by side.
+    # Tables of one run are narrow enough to stand side by side.
     kind = "tables" if len(runs) == 1 else "wide"
     return f'<div class="{kind}">{"".join(tables)}</div>' if tables else ""
 
@@ -169,13 +179,13 @@ def _notes(runs: Sequence[RunReport]) -> str:
     for run in runs:
         of = f"{run.name}, " if len(runs) > 1 else ""
         notes += [
-            f"{of}{f.task}, {f.model}, {f.view}: {f.skipped:,} queries are left out, because they, or all that is relevant to them, "
-            "lack the modalities of the task."
+            f"{of}{f.task}, {f.model}, {f.view}: {f.skipped:,} queries are left out, because they or all their "
+            "relevant items lack the modalities of the task."
             for f in run.figures
             if f.main and f.skipped
         ]
         if not run.gallery and not run.maps:
             notes.append(
-                f"{run.name} holds no report_data.json, so its nearest items and its map are missing; evaluate it again."
+                f"{run.name} has no report_data.json, so its nearest items and its map are missing; evaluate it again."
             )
     return "".join(f"<p>{html.escape(note)}</p>" for note in dict.fromkeys(notes))

@@ -1,8 +1,8 @@
-"""The looks of the report: its style sheet and the colours of its charts."""
+"""The style sheet of the report, and the colours of its charts."""
 
-# Stands for the colour of the text in charts, and is replaced by it; a colour that nothing else uses.
+# Placeholder in charts for the colour of the page's text, which replaces it; nothing else uses this colour.
 INK = "#010203"
-# Told apart with any colour vision, and legible on light and dark ground (after Okabe and Ito).
+# Distinct with any colour vision, and legible on light and dark backgrounds (after Okabe and Ito).
 LINES = ("#2f7fd6", "#e08214", "#1b9e77", "#c2559d", "#8c6bd1", "#b8860b", "#3aa6b9", "#d1495b")
 GREY = "#8f9baa"
 
@@ -40,7 +40,8 @@ section p { overflow-wrap: anywhere; font-size: 0.9rem; }
 .was { font-size: 1.3rem; font-weight: 450; }
 .now { font-size: 2.1rem; font-weight: 650; line-height: 1.25; font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 0.8125rem; font-variant-numeric: tabular-nums; min-width: min(100%, 30rem); }
+table { border-collapse: collapse; font-size: 0.8125rem; font-variant-numeric: tabular-nums;
+  min-width: min(100%, 30rem); }
 th, td { padding: 0.35rem 0.75rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 thead th { color: var(--soft); font-weight: 500; }
 tbody th { font-weight: 500; }
@@ -49,7 +50,8 @@ tbody th:first-child, thead th { max-width: min(18rem, 40vw); overflow: hidden; 
 header > .scroll th:first-child { background: var(--ground); }
 td.best { font-weight: 750; }
 th.group { text-align: center; color: var(--ink); border-left: 1px solid var(--line); }
-.texts th, .texts td { text-align: left; white-space: normal; overflow-wrap: anywhere; vertical-align: top; min-width: 8rem; }
+.texts th, .texts td { text-align: left; white-space: normal; overflow-wrap: anywhere; vertical-align: top;
+  min-width: 8rem; }
 .code td { font-family: ui-monospace, monospace; font-size: 0.75rem; }
 section details { margin-top: 0.75rem; font-size: 0.875rem; }
 summary { cursor: pointer; font-weight: 600; }

@@ -1,4 +1,4 @@
-"""Gathers of an evaluated run what the report cannot make without its model and items: facts, gallery and map."""
+"""Collects the facts, gallery and maps of an evaluated run, which need its model and items."""
 
 import importlib.metadata
 import platform
@@ -27,7 +27,7 @@ _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers"
 def gather(
     config: Config, run: RunDirectory, results: list[TaskResult], tasks: dict[str, RetrievalTask], store: ItemStore
 ) -> RunReport:
-    """The parts that report_data.json keeps."""
+    """Returns the parts of a run's report that report_data.json keeps."""
     mains = _mains(results)
     return RunReport(
         name=run.path.name,
@@ -41,7 +41,7 @@ def gather(
 
 
 def _mains(results: list[TaskResult]) -> list[TaskResult]:
-    """Of each task, the result that the report is about: under the task's own view at its full width."""
+    """Returns the result of each task under its own view at full width."""
     mains: dict[str, TaskResult] = {}
     for result in results:
         if result.model in ("trained", "embeddings") and result.main:
@@ -64,7 +64,7 @@ def _facts(config: Config, log: list[dict], store: ItemStore) -> dict[str, str]:
 
 def _gallery(result: TaskResult, task: RetrievalTask, store: ItemStore) -> list[GalleryRow]:
     if result.rows is None or task.sequences is not None:
-        return []  # a sequence of items is no card
+        return []  # a sequence of items cannot be shown as a card
     count = len(task.queries)
     chosen = sorted({i * count // _QUERIES_PER_TASK for i in range(min(_QUERIES_PER_TASK, count))})
     rows = []
@@ -92,7 +92,7 @@ def _card(item: Item, *, relevant: bool = False, score: float | None = None) -> 
 
 def _map(result: TaskResult, task: RetrievalTask, store: ItemStore, seed: int) -> SpaceMap:
     rows, vectors = (np.asarray(part) for part in result.sample)
-    shown = np.flatnonzero(vectors.any(axis=-1))  # an item that lacks what the task shows has no place
+    shown = np.flatnonzero(vectors.any(axis=-1))  # items that lack the task's modalities have no embedding
     chosen = shown[draw_rows(len(shown), seed)]
     items = (task.corpus_item(row, store) for row in rows[chosen])
     labels = [item.labels[0] if item.labels else "" for item in items]

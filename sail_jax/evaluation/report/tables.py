@@ -1,4 +1,4 @@
-"""The tables of the report: metrics by model and run, the best in bold."""
+"""Draws the tables of the report: metrics by model and run, the best value in bold."""
 
 import html
 import json
@@ -17,53 +17,53 @@ MODELS = {"untrained": "untrained", "tfidf": "TF-IDF", "embeddings": "embeddings
 _LOWER_IS_BETTER = {"separability/overlap"}
 # Shares, shown in per cent; other metrics are plain numbers.
 _SHARES = ("recall@", "ndcg@", "mrr@", "map@", "accuracy", "agreement/top@", "bijective", "separability/overlap")
-# Of these families one cut-off stands in the table, this one where it was measured; the others are folded away.
+# The table shows one cut-off of each of these families, `_CUT_OFF` if it was measured; the others are folded away.
 _ONE_CUT_OFF = re.compile(r"(ndcg|mrr|map)@(\d+)")
 _CUT_OFF = 10
 
 
 def format_metric(name: str, value: float | None) -> str:
-    """A value as tables show it: shares in per cent, others with three digits, a dash where there is none."""
+    """Returns a value as tables show it: a share in per cent, others with three digits, "–" for none."""
     if value is None or not np.isfinite(value):
         return "–"
     return f"{100 * value:.1f} %" if name.startswith(_SHARES) else f"{value:.3f}"
 
 
 def headline_metric(figures: StoredResult) -> str:
-    """The metric that stands for some figures where there is room for one."""
+    """Returns the metric to show if there is room for only one."""
     names = [name for name in figures.metrics if name.startswith(("recall@", "accuracy@"))] or list(figures.metrics)
     return HEADLINE_METRIC if HEADLINE_METRIC in names or not names else names[0]
 
 
 def tasks_of(runs: Sequence[RunReport]) -> list[str]:
-    """The tasks of all runs, each once."""
+    """Returns the names of the tasks of all runs, each once."""
     return list(dict.fromkeys(figures.task for run in runs for figures in run.figures))
 
 
 def main_figures(run: RunReport, task: str, model: str) -> StoredResult | None:
-    """The figures of a model under the task's own view at its full width, or None."""
+    """Returns the figures of a model under the task's own view at full width, or None."""
     own = [figures for figures in run.figures if (figures.task, figures.model) == (task, model) and figures.main]
     return max(own, key=lambda figures: figures.width, default=None)
 
 
 def subject(run: RunReport) -> str:
-    """The model that the report of a run is about: the trained one, or where there is none, embeddings that were read."""
+    """Returns the model that a run's report is about: "trained", or "embeddings" if there is none."""
     return "trained" if any(figures.model == "trained" for figures in run.figures) else "embeddings"
 
 
 def models_of(run: RunReport, task: str) -> list[str]:
-    """The models that have main figures on a task, in the order of the columns."""
+    """Returns the models that have main figures on a task, in the order of the columns."""
     models = dict.fromkeys(figures.model for figures in run.figures if figures.task == task and figures.main)
     return sorted(models, key=lambda model: list(MODELS).index(model) if model in MODELS else -1)
 
 
 def show_view(view: Pattern) -> str:
-    """A view as it is read: "VTA", or "T → VTA" where the two sides differ."""
+    """Returns a view as the page shows it: "VTA", or "T → VTA" if the two sides differ."""
     return view.short.replace("->", " → ")
 
 
 def best_of(metric: str, values: Sequence[float | None]) -> float | None:
-    """The best of some values of a metric; None where there are fewer than two to compare."""
+    """Returns the best of some values of a metric; None if there are fewer than two to compare."""
     present = [v for v in values if v is not None and np.isfinite(v)]
     if len(present) < 2:
         return None
@@ -71,7 +71,10 @@ def best_of(metric: str, values: Sequence[float | None]) -> float | None:
 
 
 def headline(runs: Sequence[RunReport]) -> str:
-    """One run: a tile per task, untrained against trained. Several: a table of tasks by runs."""
+    """Returns the HTML of the main figures.
+
+    One run: a tile per task, untrained against trained. Several runs: a table of tasks by runs.
+    """
     return _tiles(runs[0]) if len(runs) == 1 else _overview(runs)
 
 
@@ -89,8 +92,8 @@ def _tiles(run: RunReport) -> str:
         tiles.append(
             f'<div class="tile"><div class="what">{html.escape(task)} · {html.escape(metric)}</div>'
             f'<div class="now">{was}{format_metric(metric, main.metrics.get(metric))}</div>'
-            f'<div class="what">{html.escape(models)} · {html.escape(show_view(main.view))} · {main.queries:,} queries in '
-            f"{main.corpus:,} items</div></div>"
+            f'<div class="what">{html.escape(models)} · {html.escape(show_view(main.view))} · {main.queries:,} queries '
+            f"in {main.corpus:,} items</div></div>"
         )
     return f'<div class="tiles">{"".join(tiles)}</div>\n' if tiles else ""
 
@@ -107,7 +110,10 @@ def _overview(runs: Sequence[RunReport]) -> str:
 
 
 def task_table(runs: Sequence[RunReport], task: str) -> str:
-    """The main figures of a task: a row per metric, a column per model, a group of columns per run; `main_metrics` first, the rest folded."""
+    """Returns the HTML table of a task's main figures: a row per metric, a column per model.
+
+    Several runs have a group of columns each. Metrics that are not in `main_metrics` are folded away.
+    """
     groups = [(run.name, [main_figures(run, task, model) for model in models_of(run, task)]) for run in runs]
     groups = [(name, columns) for name, columns in groups if columns]
     columns = [figures for _, of_run in groups for figures in of_run]
@@ -130,13 +136,15 @@ def task_table(runs: Sequence[RunReport], task: str) -> str:
     if not folded:
         return scroll_table(heads, rows)
     summary = f"Further cut-offs of {html.escape(task)} ({len(folded)})"
-    return f"{scroll_table(heads, rows)}<details><summary>{summary}</summary>{scroll_table(heads, rows_of(folded))}</details>"
+    further = f"<details><summary>{summary}</summary>{scroll_table(heads, rows_of(folded))}</details>"
+    return scroll_table(heads, rows) + further
 
 
 def main_metrics(names: Sequence[str]) -> list[str]:
-    """The metrics that are shown at once: all but further cut-offs of nDCG, MRR and MAP, in their order.
+    """Returns the metrics that are not folded away, in their order.
 
-    Of each of these families nDCG@10 and the like stay; where there is none, that of the highest cut-off.
+    They are all metrics but further cut-offs of nDCG, MRR and MAP. Each of these families keeps one cut-off: 10, or the
+    highest if 10 was not measured.
     """
     cut_offs: dict[str, list[int]] = {}
     for name in names:
@@ -172,14 +180,14 @@ def _row(label: str, cells: Sequence[str]) -> str:
 
 
 def scroll_table(head: str, rows: Sequence[str], kind: str = "") -> str:
-    """A table in a box that scrolls sideways when it is wider than the page."""
+    """Returns the HTML of a table in a box that scrolls sideways if the table is wider than the page."""
     return (
         f'<div class="scroll"><table class="{kind}"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
     )
 
 
 def further_table(runs: Sequence[RunReport], task: str) -> str:
-    """All figures besides the main ones (further views, the modality matrix, smaller widths), folded away."""
+    """Returns the HTML of all other figures (views, modality matrix, smaller widths), folded away."""
     chosen = [
         (run, figures)
         for run in runs
@@ -210,7 +218,7 @@ def further_table(runs: Sequence[RunReport], task: str) -> str:
 
 
 def facts(runs: Sequence[RunReport]) -> str:
-    """What was run: a list for one run, a table for several."""
+    """Returns the HTML of the facts: a list for one run, a table for several."""
     if len(runs) == 1:
         entries = (
             f"<div><dt>{html.escape(k)}</dt><dd>{html.escape(str(v))}</dd></div>" for k, v in _facts(runs[0]).items()
@@ -228,7 +236,7 @@ def _facts(run: RunReport) -> dict[str, str]:
 
 
 def settings(runs: Sequence[RunReport]) -> str:
-    """One run: all settings. Several: those in which they differ. Folded away."""
+    """Returns the HTML of the settings, folded away: all of one run, or those that differ between runs."""
     flat = [dict(_flat(run.settings, "")) for run in runs]
     keys = list(dict.fromkeys(key for of_run in flat for key in of_run))
     if len(runs) > 1:
