@@ -1,8 +1,8 @@
-"""Semantic IDs: vectors as short sequences of discrete codes (arXiv 2510.12709, sec. 4.4.6).
+"""Fits codebooks that turn vectors into short sequences of codes (arXiv 2510.12709, sec. 4.4.6).
 
 FOLDER/
-  codebooks.safetensors  `level_0`, `level_1`, ... [K, W] float32; the parameters of encoder and decoder where there are any
-  semantic_ids.json      written last: how they were fitted, and the vectors of which model
+  codebooks.safetensors  `level_0`, `level_1`, ... [K, W] float32; the parameters of encoder and decoder, if any
+  semantic_ids.json      written last: settings of the fit, and the model of the vectors
   utilisation.png        how often each code is used
 
 Axes: N rows, D width of the vectors, W width that is quantised, K codes of a level, L levels.
@@ -45,16 +45,16 @@ _PARAMS = "params/"
 
 @dataclasses.dataclass(frozen=True)
 class CodebookInfo:
-    """What codebooks are.
+    """How codebooks were fitted, and for which vectors.
 
     Attributes:
         method: one of `METHODS`.
         levels: L sizes of codebooks.
-        seed: of the fit.
-        rows: vectors they were fitted on.
-        settings: of the method.
-        fingerprint: of the codebooks; IDs of different codebooks cannot be compared.
-        vectors: what they quantise; vectors of another model are refused.
+        seed: seed of the fit.
+        rows: number of vectors used in the fit.
+        settings: settings of the method.
+        fingerprint: fingerprint of the codebooks; IDs of different codebooks cannot be compared.
+        vectors: the vectors that they quantise; vectors of another model are refused.
     """
 
     method: str
@@ -70,9 +70,9 @@ class SemanticIds:
     """Codebooks that turn vectors into codes and codes into vectors. Any prefix of codes is a coarser ID.
 
     Args:
-        info: what they are.
+        info: how they were fitted.
         codebooks: L arrays [K, W] float32.
-        params: parameters of encoder and decoder; empty where there are none.
+        params: parameters of encoder and decoder; empty if there are none.
         path: the folder they were read from, for messages.
     """
 
@@ -86,17 +86,17 @@ class SemanticIds:
 
     @property
     def levels(self) -> tuple[int, ...]:
-        """L sizes of codebooks."""
+        """Returns the L sizes of the codebooks."""
         return self.info.levels
 
     @property
     def codebooks(self) -> list[np.ndarray]:
-        """L arrays [K, W] float32."""
+        """Returns the codebooks, L arrays [K, W] float32."""
         return list(self._codebooks)
 
     @classmethod
     def load(cls, folder: str | Path) -> "SemanticIds":
-        """Reads codebooks.
+        """Reads codebooks from a folder.
 
         Raises:
             SailError: they are missing, unfinished, damaged, or of another format.
@@ -105,11 +105,12 @@ class SemanticIds:
         marker = path / _MARKER
         if not marker.is_file():
             raise SailError(
-                f"{path} holds no complete codebooks (no {_MARKER}): name the --output of `semantic-ids fit`, or run it again."
+                f"{path} has no complete codebooks (no {_MARKER}): name the --output of `semantic-ids fit`, or run it "
+                "again."
             )
         fields = json.loads(marker.read_text(encoding="utf-8"))
         if {key: fields.get(key) for key in _FORMAT} != _FORMAT:
-            raise SailError(f"{marker} is of another format or version; fit again.")
+            raise SailError(f"{marker} has another format or version; fit again.")
         vectors = EmbeddingInfo(**fields["vectors"] | {"fields": tuple(fields["vectors"]["fields"])})
         names = [field.name for field in dataclasses.fields(CodebookInfo)]
         given = {name: fields[name] for name in names} | {"levels": tuple(fields["levels"]), "vectors": vectors}
@@ -119,17 +120,17 @@ class SemanticIds:
         except (OSError, SafetensorError) as error:
             raise SailError(f"{path / _CODEBOOKS} cannot be read ({error}); fit again.") from error
         if _fingerprint(arrays) != info.fingerprint:
-            raise SailError(f"{path / _CODEBOOKS} is not what {marker} was written for; fit again.")
+            raise SailError(f"{path / _CODEBOOKS} does not match {marker}; fit again.")
         codebooks = [arrays.pop(f"level_{level}") for level in range(len(info.levels))]
         flat = {name.removeprefix(_PARAMS): array for name, array in arrays.items()}
         return cls(info, codebooks, traverse_util.unflatten_dict(flat, sep="/"), path)
 
     def save(self, folder: str | Path, figures: dict[str, Any]) -> None:
-        """Writes the folder.
+        """Writes the codebooks to a folder.
 
         Args:
             folder: the folder; see `require_new`.
-            figures: kept under "figures".
+            figures: figures to store with them, under "figures".
         """
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
@@ -139,38 +140,39 @@ class SemanticIds:
         self.path = path
 
     def assign(self, z: np.ndarray) -> np.ndarray:
-        """The codes of vectors.
+        """Returns the codes of vectors.
 
         Args:
-            z: [N, D], any float type; brought to unit length first.
+            z: [N, D], any float type; normalised to unit length first.
 
         Returns:
             [N, L] int32.
 
         Raises:
-            SailError: the width is another, or a row is not finite or all zeros.
+            SailError: the width is wrong, or a row is not finite or all zeros.
         """
         if z.ndim != 2 or z.shape[1] != self.info.vectors.dims:
             raise SailError(
-                f"The codebooks take vectors of shape (N, {self.info.vectors.dims}), not {z.shape}; embed at that width."
+                f"The codebooks take vectors of shape (N, {self.info.vectors.dims}), not {z.shape}; embed at that "
+                "width."
             )
         bad = np.flatnonzero(~usable(z))
         if len(bad):
-            raise SailError(f"Vector {bad[0]} is not finite or all zeros, and has no semantic ID; leave it out.")
+            raise SailError(f"Vector {bad[0]} is not finite or all zeros, so it has no semantic ID; leave it out.")
         unit = unit_rows(z)
         return quantize(self._apply(unit, "encode"), self._codebooks)
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
-        """The vectors that codes stand for, [N, D] float32, not of unit length.
+        """Returns the vectors of codes, [N, D] float32, not of unit length.
 
         Args:
-            codes: [N, l] integers, of the first l levels.
+            codes: [N, l] integers, codes of the first l levels.
 
         Raises:
-            SailError: there are no or too many levels, or a code is outside its codebook.
+            SailError: there are no levels or too many, or a code is outside its codebook.
         """
         if codes.ndim != 2 or not 1 <= codes.shape[1] <= len(self.levels):
-            raise SailError(f"Codes are of shape (N, 1 to {len(self.levels)}), not {codes.shape}.")
+            raise SailError(f"Codes have the shape (N, 1 to {len(self.levels)}), not {codes.shape}.")
         for level in range(codes.shape[1]):
             if np.any((codes[:, level] < 0) | (codes[:, level] >= self.levels[level])):
                 raise SailError(f"Level {level + 1} has the codes 0 to {self.levels[level] - 1}; one is outside.")
@@ -180,37 +182,37 @@ class SemanticIds:
         return np.asarray(apply(self._autoencoder, self._params, x, method)) if self._params else x
 
     def require(self, embeddings: EmbeddingSet) -> None:
-        """Checks that embeddings are of the model and of the width that the codebooks were fitted on.
+        """Checks that embeddings have the model and the width that the codebooks were fitted on.
 
         Raises:
-            SailError: they are not.
+            SailError: the model or the width differs.
         """
         place = str(self.path or "unsaved")
         embeddings.require_model(self.info.vectors.fingerprint, what=f"the codebooks in {place}")
         if embeddings.info.dims != self.info.vectors.dims:
             raise SailError(
-                f"{embeddings.path} holds vectors of {embeddings.info.dims} dimensions, but the codebooks in {place} were fitted on "
-                f"{self.info.vectors.dims}; embed the items at that width, or fit codebooks on these."
+                f"{embeddings.path} has vectors of {embeddings.info.dims} dimensions, but the codebooks in {place} "
+                f"were fitted on {self.info.vectors.dims}; embed the items at that width, or fit codebooks on these."
             )
 
     def meter(self, anchors: Anchors) -> Meter:
-        """What measures the IDs of vectors that stream by."""
+        """Returns a meter that measures the IDs of vectors, which are added in batches."""
         return Meter(self.levels, self.info.vectors.dims, self.decode, anchors)
 
 
 def usable(z: np.ndarray) -> np.ndarray:
-    """[N] bool: rows that are finite and not all zeros."""
+    """Returns which rows are finite and not all zeros, [N] bool."""
     return np.isfinite(z).all(axis=1) & z.any(axis=1)
 
 
 def draw_rows(embeddings: EmbeddingSet, count: int, seed: int, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """Draws usable rows in one pass over the parts; the same for the same seed.
+    """Draws usable rows in one pass over the parts; the same rows for the same seed.
 
     Args:
         embeddings: the folder.
-        count: rows drawn at most; those that are not `usable` are left out of them.
-        seed: of the draw.
-        what: for the progress bar.
+        count: number of rows to draw, of which those that are not `usable` are then left out.
+        seed: seed of the draw.
+        what: label of the progress bar.
 
     Returns:
         rows: [n] int64, ascending.
@@ -222,7 +224,7 @@ def draw_rows(embeddings: EmbeddingSet, count: int, seed: int, what: str) -> tup
 
 
 def track_parts(embeddings: EmbeddingSet, what: str) -> Iterable[tuple[list[str], np.ndarray]]:
-    """The batches of a folder, with a progress bar."""
+    """Yields the batches of a folder, with a progress bar."""
     return track(embeddings.batches(_BATCH), what, total=-(-len(embeddings) // _BATCH))
 
 
@@ -235,22 +237,22 @@ def fit(
     seed: int = 0,
     vq: VQSettings | None = None,
 ) -> SemanticIds:
-    """Fits codebooks.
+    """Fits codebooks on vectors.
 
     Args:
         z: [N, D] float32 of unit length.
         levels: L sizes of codebooks.
-        vectors: what the vectors are.
-        method: "kmeans", residual k-means on the CPU (faiss); "device-kmeans", the same on the local devices (`vectors.kmeans`); or
-            "vq", a learned residual VQ (`residual_vq`).
-        seed: of all draws.
+        vectors: description of the vectors.
+        method: "kmeans", residual k-means on the CPU (faiss); "device-kmeans", the same on the local devices
+            (`vectors.kmeans`); or "vq", a learned residual VQ (`residual_vq`).
+        seed: seed of all draws.
         vq: settings of "vq".
 
     Raises:
         SailError: there are fewer vectors than codes of a level, or the settings are wrong.
     """
     if not levels or min(levels) < 2:
-        raise SailError(f"Codebooks have two codes at least, not {tuple(levels)}; give sizes such as 256,256,256.")
+        raise SailError(f"Codebooks need at least two codes, not {tuple(levels)}; give sizes such as 256,256,256.")
     if method == "kmeans":
         settings = {"rounds": KMEANS_ROUNDS}
         codebooks, params = residual_kmeans(z, levels, rounds=KMEANS_ROUNDS, seed=seed), {}
@@ -262,7 +264,7 @@ def fit(
         settings = dataclasses.asdict(vq)
         codebooks, params = fit_residual_vq(z, levels, vq, seed=seed)
     else:
-        raise SailError(f"There is no method {method!r} of fitting codebooks; choose one of {', '.join(METHODS)}.")
+        raise SailError(f"Unknown method {method!r} of fitting codebooks; choose one of {', '.join(METHODS)}.")
     fingerprint = _fingerprint(_arrays(codebooks, params))
     info = CodebookInfo(method, tuple(levels), seed, len(z), settings, fingerprint, vectors)
     return SemanticIds(info, codebooks, params)
@@ -278,19 +280,21 @@ def fit_folder(
     anchors: int = ANCHORS,
     vq: VQSettings | None = None,
 ) -> dict[Path, dict[str, Any]]:
-    """Fits codebooks on a sample of a folder of embeddings and writes them with their figures on that sample.
+    """Fits codebooks on a sample of a folder of embeddings, and writes them with their figures.
+
+    The figures are those of the sample.
 
     Args:
         embeddings: the folder.
-        outputs: folder that is written -> sizes of its codebooks; all are fitted on the same sample.
+        outputs: folder to write -> sizes of its codebooks; all are fitted on the same sample.
         method: as in `fit`.
-        seed: of all draws.
-        samples: vectors they are fitted on at most; these are held in memory.
-        anchors: items whose neighbourhoods are looked at.
+        seed: seed of all draws.
+        samples: maximum size of the sample, which is held in memory.
+        anchors: number of items whose nearest neighbours are compared.
         vq: as in `fit`.
 
     Returns:
-        folder -> figures, as they are written to semantic_ids.json.
+        folder -> figures, as written to semantic_ids.json.
 
     Raises:
         SailError: an output is complete already, or as for `fit`.
@@ -306,17 +310,17 @@ def fit_folder(
 
 
 def require_new(output: Path) -> None:
-    """Checks that a folder holds no complete codebooks.
+    """Checks that a folder has no complete codebooks.
 
     Raises:
-        SailError: it does, or the path is a file.
+        SailError: it has, or the path is a file.
     """
     if (output / _MARKER).exists() or output.is_file():
         raise SailError(f"{output} exists; name another --output, or remove it.")
 
 
 def _measure_and_save(sids: SemanticIds, z: np.ndarray, output: Path, anchors: int) -> dict[str, Any]:
-    """Figures on the vectors [N, D] of the fit."""
+    """Measures codebooks on the vectors [N, D] of the fit, writes them, and returns the figures."""
     rows = np.sort(np.random.default_rng(sids.info.seed).choice(len(z), min(anchors, len(z)), replace=False))
     meter = sids.meter(Anchors(rows, z[rows], sids.assign(z[rows]), NEIGHBOURS))
     for start in track(range(0, len(z), _BATCH), "measuring"):
@@ -331,10 +335,10 @@ def _measure_and_save(sids: SemanticIds, z: np.ndarray, output: Path, anchors: i
 
 
 def parse_levels(text: str) -> tuple[int, ...]:
-    """The sizes of codebooks in "256,256,64".
+    """Parses sizes of codebooks, such as "256,256,64".
 
     Raises:
-        SailError: it is something else.
+        SailError: the text has another form.
     """
     if not re.fullmatch(r"\d+(,\d+)*", text):
         raise SailError(f"--levels takes the sizes of codebooks, such as 256,256,256, not {text!r}.")
@@ -347,7 +351,7 @@ def _arrays(codebooks: Sequence[np.ndarray], params: dict[str, Any]) -> dict[str
 
 
 def _fingerprint(arrays: dict[str, np.ndarray]) -> str:
-    """Changes with any entry."""
+    """Returns a hash of the names, shapes, types and bytes of arrays."""
     digest = hashlib.blake2b(digest_size=8)
     for name in sorted(arrays):
         digest.update(f"{name} {arrays[name].shape} {arrays[name].dtype}".encode())

@@ -1,4 +1,4 @@
-"""How good semantic IDs are, gathered while vectors stream by: use of the codes, collisions, reconstruction, neighbours.
+"""Measures semantic IDs batch by batch: use of codes, collisions, reconstruction, neighbours.
 
 Axes: N rows, D width, L levels, U distinct IDs, A anchors, k neighbours.
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 
 class IdTally:
-    """Counts items by ID; in memory there is an entry per distinct ID.
+    """Counts items by ID; memory grows with the number of distinct IDs.
 
     Args:
         levels: L.
@@ -23,7 +23,7 @@ class IdTally:
         self._counts: dict[bytes, int] = {}
 
     def add(self, codes: np.ndarray) -> np.ndarray:
-        """Counts items with codes [N, L] int32; returns how many earlier ones had the same codes, [N] int64."""
+        """Counts items by codes [N, L] int32; returns how many earlier items have equal codes, [N] int64."""
         earlier, counts = np.zeros(len(codes), np.int64), self._counts
         for row, key in enumerate(map(bytes, np.ascontiguousarray(codes, np.int32))):
             earlier[row] = counts.get(key, 0)
@@ -31,26 +31,33 @@ class IdTally:
         return earlier
 
     def distinct(self) -> tuple[np.ndarray, np.ndarray]:
-        """The distinct IDs [U, L] int32 in the order of their first item, and the number of their items [U] int64."""
+        """Returns the distinct IDs [U, L] int32, by first item, and their numbers of items [U] int64."""
         codes = np.frombuffer(b"".join(self._counts), np.int32).reshape(-1, self._levels)
         return codes, np.fromiter(self._counts.values(), np.int64, len(self._counts))
 
 
 def code_counts(codes: np.ndarray, counts: np.ndarray, size: int, level: int) -> np.ndarray:
-    """[size] int64, the items of each code of a level, from distinct IDs [U, L] and their items [U]."""
+    """Counts the items of each code of a level, [size] int64.
+
+    Args:
+        codes: [U, L] distinct IDs.
+        counts: [U] number of items of each.
+        size: number of codes of the level.
+        level: the level, from 0.
+    """
     # float64 weights count exactly up to 2^53 items.
     return np.bincount(codes[:, level], weights=counts, minlength=size).astype(np.int64)
 
 
 def level_figures(of_code: np.ndarray) -> dict[str, Any]:
-    """How a level uses its codes.
+    """Returns how a level uses its codes.
 
     Args:
-        of_code: items of each code.
+        of_code: number of items of each code.
 
     Returns:
-        "codes", "used", "utilisation" (the share of codes that are used), "entropy_bits" (of the distribution of items over
-        codes), "perplexity" (2 to its power: the number of equally frequent codes that would have it).
+        "codes", "used", "utilisation" (the share of codes that are used), "entropy_bits" (of the distribution of items
+        over codes), "perplexity" (2 to the power of the entropy: the number of equally frequent codes of that entropy).
     """
     used, bits = int(np.sum(of_code > 0)), _entropy(of_code)
     figures = {"codes": len(of_code), "used": used, "utilisation": used / len(of_code)}
@@ -58,16 +65,16 @@ def level_figures(of_code: np.ndarray) -> dict[str, Any]:
 
 
 def prefix_figures(codes: np.ndarray, counts: np.ndarray) -> dict[str, Any]:
-    """How well IDs tell items apart.
+    """Returns how well IDs distinguish items.
 
     Args:
         codes: [U, l] IDs, cut to a prefix; they need not differ.
-        counts: [U] their items.
+        counts: [U] number of items of each.
 
     Returns:
-        "distinct_ids"; "collision_rate", the share of items whose ID is shared by another; "largest", the items of the most
-        frequent ID; "entropy_bits" of the distribution of items over IDs; "purity_by_chance", the share of pairs of two
-        items drawn at random that have the same ID.
+        "distinct_ids"; "collision_rate", the share of items whose ID another item shares; "largest", the number of
+        items of the most frequent ID; "entropy_bits" of the distribution of items over IDs; "purity_by_chance", the
+        share of pairs of two items drawn at random that have the same ID.
     """
     _, row = np.unique(codes, axis=0, return_inverse=True)
     items = np.bincount(row.ravel(), weights=counts)
@@ -87,7 +94,7 @@ def _entropy(items: np.ndarray) -> float:
 
 
 class Reconstruction:
-    """Error and cosine of reconstructed vectors.
+    """Measures the error and the cosine of reconstructed vectors.
 
     Args:
         dims: D.
@@ -99,7 +106,7 @@ class Reconstruction:
         self._error, self._cosine = np.zeros(prefixes), np.zeros(prefixes)
 
     def add(self, z: np.ndarray, reconstructed: Sequence[np.ndarray]) -> None:
-        """Adds vectors [N, D] and what each prefix makes of them [N, D]."""
+        """Adds vectors [N, D] and their reconstruction [N, D] from each prefix."""
         self._rows += len(z)
         self._sum += z.sum(axis=0, dtype=np.float64)
         self._square += float(np.sum(np.square(z), dtype=np.float64))
@@ -110,19 +117,22 @@ class Reconstruction:
             self._cosine[prefix] += np.sum(np.sum(z * other, axis=1) / np.where(norms > 0, norms, 1), dtype=np.float64)
 
     def figures(self, prefix: int) -> dict[str, float]:
-        """ "relative_error", the squared error over the variance (1 for the mean of all vectors), and "cosine", the mean."""
+        """Returns "relative_error" and "cosine" of a prefix.
+
+        The relative error is the squared error over the variance: 1 if all vectors are reconstructed as their mean.
+        """
         variance = self._square - np.sum(self._sum**2) / max(self._rows, 1)
         error = self._error[prefix] / variance if variance > 0 else 0.0
         return {"relative_error": float(error), "cosine": float(self._cosine[prefix] / max(self._rows, 1))}
 
 
 class Neighbourhoods:
-    """The exact nearest neighbours of some anchors by cosine, and their codes, from vectors that stream by.
+    """Finds the exact nearest neighbours of anchors by cosine, with their codes, batch by batch.
 
     Args:
         anchors: [A, D] float32 of unit length.
         rows: [A] their row numbers; no anchor is its own neighbour.
-        k: neighbours of each.
+        k: number of neighbours of each.
         levels: L.
     """
 
@@ -135,7 +145,7 @@ class Neighbourhoods:
         """Adds vectors with row numbers [N], [N, D] float32 of unit length, and codes [N, L]."""
         if not len(self._anchors) or not len(z):
             return
-        # One more than k, as an anchor may find itself.
+        # One more than k, since an anchor may find itself.
         found, which = faiss.knn(self._anchors, z, min(self._k + 1, len(z)), metric=faiss.METRIC_INNER_PRODUCT)
         found[rows[which] == self._rows[:, None]] = -np.inf
         scores = np.concatenate([self._scores, found], axis=1)
@@ -144,9 +154,12 @@ class Neighbourhoods:
         self._codes = np.take_along_axis(np.concatenate([self._codes, codes[which]], axis=1), best[:, :, None], axis=1)
 
     def purity(self, codes: np.ndarray) -> list[float | None]:
-        """For each prefix, the share of neighbours that have the prefix of their anchor, whose codes are [A, L].
+        """Returns, for each prefix length, the share of neighbours that have the prefix of their anchor.
 
-        None where no anchor has a neighbour.
+        It is None if no anchor has a neighbour.
+
+        Args:
+            codes: [A, L] codes of the anchors.
         """
         there = np.isfinite(self._scores)
         same = np.logical_and.accumulate(self._codes == codes[:, None, :], axis=2)
@@ -155,7 +168,7 @@ class Neighbourhoods:
 
 @dataclasses.dataclass(frozen=True)
 class Anchors:
-    """Items whose neighbourhoods are looked at.
+    """Items whose nearest neighbours are compared by their IDs.
 
     Attributes:
         rows: [A] row numbers.
@@ -171,13 +184,13 @@ class Anchors:
 
 
 class Meter:
-    """All figures of the IDs of vectors that stream by.
+    """Computes all figures of the IDs of vectors, batch by batch.
 
     Args:
         sizes: L sizes of codebooks.
         dims: D.
         decode: codes [N, l] of any prefix -> vectors [N, D].
-        anchors: whose neighbourhoods are looked at.
+        anchors: items whose nearest neighbours are compared.
     """
 
     def __init__(
@@ -189,18 +202,18 @@ class Meter:
         self._neighbourhoods = Neighbourhoods(anchors.z, anchors.rows, anchors.neighbours, len(sizes))
 
     def add(self, rows: np.ndarray, z: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        """Adds rows [N], vectors [N, D] and codes [N, L]; returns how many earlier items had the same codes, [N]."""
+        """Adds rows [N], vectors [N, D], codes [N, L]; returns how many earlier items have equal codes, [N]."""
         self._reconstruction.add(z, [self._decode(codes[:, : level + 1]) for level in range(len(self._sizes))])
         self._neighbourhoods.add(rows, z, codes)
         return self._tally.add(codes)
 
     def code_counts(self) -> list[np.ndarray]:
-        """For each level, the items of each code."""
+        """Returns the number of items of each code, for each level."""
         codes, counts = self._tally.distinct()
         return [code_counts(codes, counts, size, level) for level, size in enumerate(self._sizes)]
 
     def figures(self) -> dict[str, Any]:
-        """Everything as plain values: of each level and of each prefix, that is, granularity."""
+        """Returns all figures, of each level and of each length of prefix, as plain values."""
         codes, counts = self._tally.distinct()
         purity = self._neighbourhoods.purity(self._anchors.codes)
         prefixes = [

@@ -1,4 +1,4 @@
-"""The figures of semantic IDs for people: a table, and a picture of how often each code is used."""
+"""Shows the figures of semantic IDs: a table, and a plot of how often each code is used."""
 
 import io
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _COLORS = ("#2f7fd6", "#1b9e77", "#e08214", "#c2559d", "#5c6675", "#8c6bb1")
 
 
 def figures_table(figures: dict[str, Any]) -> Table:
-    """One row per level, with the figures of the level and of the IDs that end with it."""
+    """Returns a table with a row per level: figures of the level, and of the IDs up to that level."""
     table = Table(title=f"{figures['items']:,} items", title_justify="left")
     for name in ("level", "codes", "used %", "bits", "perplexity", "IDs", "collide %", "error %", "cosine", "purity %"):
         table.add_column(name, justify="right")
@@ -39,12 +39,14 @@ def figures_table(figures: dict[str, Any]) -> Table:
 
 
 def draw_frequencies(path: Path, title: str, of_codes: Sequence[np.ndarray]) -> None:
-    """Draws the items of each code, most frequent first, a curve per level, as PNG; unused codes end the curve.
+    """Draws how many items each code has, as a PNG: a curve per level, the most frequent code first.
+
+    A curve ends before its unused codes.
 
     Args:
         path: the file.
-        title: of the picture.
-        of_codes: for each level, the items of each code.
+        title: title of the plot.
+        of_codes: for each level, the number of items of each code.
     """
     with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(8, 4.2), layout="constrained")

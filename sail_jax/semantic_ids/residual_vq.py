@@ -1,8 +1,8 @@
-"""A learned residual vector quantiser: codebooks that follow moving averages, and an optional small autoencoder around them.
+"""Learns a residual vector quantiser: codebooks by moving averages, and optionally an autoencoder.
 
-Sources: residual quantisation and its k-means start, SoundStream (arXiv 2107.03312, sec. III-C); semantic IDs from it, TIGER
-(arXiv 2305.05065, sec. 3.1); moving averages with Laplace smoothing, VQ-VAE (arXiv 1711.00937, appendix A.1) and its reference
-implementation (Sonnet, `VectorQuantizerEMA`).
+Sources: residual quantisation and its k-means start, SoundStream (arXiv 2107.03312, sec. III-C); semantic IDs from it,
+TIGER (arXiv 2305.05065, sec. 3.1); moving averages with Laplace smoothing, VQ-VAE (arXiv 1711.00937, appendix A.1) and
+its reference implementation (Sonnet, `VectorQuantizerEMA`).
 
 Axes: B batch, N rows, D width of the vectors, W width that is quantised, K codes of a level, L levels.
 """
@@ -24,25 +24,25 @@ from rich.progress import track
 from sail_jax.errors import SailError
 from sail_jax.semantic_ids.residual_kmeans import quantize, require_rows, residual_kmeans
 
-_FIRST_ROUNDS = 10  # of the k-means that the codebooks start from
+_FIRST_ROUNDS = 10  # of the k-means that initialises the codebooks
 _FIRST_ROWS_PER_CODE = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class VQSettings:
-    """How a residual VQ is trained.
+    """Settings of the training of a residual VQ.
 
     Attributes:
-        steps: updates.
-        batch: rows of an update, B; all of them where there are fewer.
-        latent: W, the width between encoder and decoder; 0 quantises the vectors as they are, and nothing but the codebooks
-            is learned.
-        decay: of the moving averages.
-        epsilon: of the Laplace smoothing of the counts.
-        dead_after: a code is replaced by a row of the batch when no row chose it while this many rows per code of its level
-            went by; if all codes were chosen equally often, that would happen with probability exp(-dead_after).
+        steps: number of updates.
+        batch: rows per update, B; all rows if there are fewer.
+        latent: W, the width between encoder and decoder; 0 quantises the vectors themselves, and only the codebooks are
+            learned.
+        decay: decay of the moving averages.
+        epsilon: constant of the Laplace smoothing of the counts.
+        dead_after: a code is replaced by a row of the batch if none of the last `dead_after` rows per code of its level
+            chose it; if all codes are equally likely, that happens with probability exp(-dead_after).
         commitment: weight of the loss that keeps the encoder near the codes.
-        learning_rate: of encoder and decoder (Adam).
+        learning_rate: learning rate of encoder and decoder (Adam).
     """
 
     steps: int = 1000
@@ -57,12 +57,12 @@ class VQSettings:
 
 @flax.struct.dataclass
 class Codebook:
-    """One level.
+    """The codes of one level, with the moving averages that update them.
 
     Attributes:
         codes: [K, W] float32.
-        counts: [K] float32, moving average of the rows of a batch that choose a code.
-        sums: [K, W] float32, moving average of their sum.
+        counts: [K] float32, moving average of the number of rows of a batch that choose a code.
+        sums: [K, W] float32, moving average of the sum of these rows.
         idle: [K] int32, steps since a row chose a code.
     """
 
@@ -73,30 +73,30 @@ class Codebook:
 
     @staticmethod
     def start(codes: np.ndarray, counts: np.ndarray) -> "Codebook":
-        """A level that starts at codes [K, W], chosen by counts [K] rows of a batch."""
+        """Returns a new level with codes [K, W], each chosen by counts [K] rows of a batch."""
         codes, counts = jnp.asarray(codes, jnp.float32), jnp.asarray(counts, jnp.float32)
         return Codebook(codes, counts, codes * counts[:, None], jnp.zeros(len(codes), jnp.int32))
 
 
 @functools.partial(jax.jit, static_argnames="settings")
 def update(book: Codebook, x: jax.Array, chosen: jax.Array, settings: VQSettings, key: jax.Array) -> Codebook:
-    """Moves each code to the moving average of the rows that chose it, and revives dead ones.
+    """Moves each code to the moving average of the rows that chose it, and replaces dead codes.
 
         counts <- decay counts + (1 - decay) n,    sums <- decay sums + (1 - decay) (sum of the n rows)
         codes  <- sums / smoothed counts,          smoothed = (counts + eps) / (total + K eps) * total
 
-    A dead code (see `VQSettings.dead_after`) becomes a row of the batch (different rows while K <= B), as if one row of every
-    batch chose it.
+    A dead code (see `VQSettings.dead_after`) becomes a row of the batch (different rows while K <= B), as if one row of
+    every batch chose it.
 
     Args:
         book: the level.
-        x: [B, W] float32, what is quantised at this level.
+        x: [B, W] float32, the rows quantised at this level.
         chosen: [B] int32, the code of each row.
         settings: decay, epsilon and dead_after.
-        key: of the draw of rows.
+        key: key of the draw of rows.
     """
     size, keep = len(book.codes), settings.decay
-    rows = jax.nn.one_hot(chosen, size, dtype=jnp.float32)  # a product adds in the same order on every device
+    rows = jax.nn.one_hot(chosen, size, dtype=jnp.float32)  # a product sums in the same order on every device
     members = rows.sum(axis=0)
     counts = keep * book.counts + (1 - keep) * members
     sums = keep * book.sums + (1 - keep) * jnp.matmul(rows.T, x, precision=jax.lax.Precision.HIGHEST)
@@ -116,13 +116,13 @@ def update(book: Codebook, x: jax.Array, chosen: jax.Array, settings: VQSettings
 
 
 def choose(x: jax.Array, codes: jax.Array) -> jax.Array:
-    """[B] int32, the code [K, W] nearest to each row [B, W]; of equally near ones the first."""
+    """Returns the code [K, W] nearest to each row [B, W], [B] int32; of equally near codes the first."""
     products = jnp.matmul(x, codes.T, precision=jax.lax.Precision.HIGHEST)
     return jnp.argmax(products - jnp.sum(codes * codes, axis=-1) / 2, axis=-1).astype(jnp.int32)
 
 
 class Autoencoder(nn.Module):
-    """A dense layer, GELU and a dense layer on either side of the codebooks; without `latent`, both sides are the identity.
+    """Encoder and decoder around the codebooks: dense, GELU, dense each; the identity if `latent` is 0.
 
     Attributes:
         dims: D.
@@ -139,47 +139,47 @@ class Autoencoder(nn.Module):
             self.decoder = [nn.Dense(self.dims), nn.Dense(self.dims)]
 
     def encode(self, z: jax.Array) -> jax.Array:
-        """[B, D] -> [B, W]."""
+        """Encodes vectors, [B, D] -> [B, W]."""
         return self.encoder[1](nn.gelu(self.encoder[0](z))) if self.latent else z
 
     def decode(self, x: jax.Array) -> jax.Array:
-        """[B, W] -> [B, D]."""
+        """Decodes latents, [B, W] -> [B, D]."""
         return self.decoder[1](nn.gelu(self.decoder[0](x))) if self.latent else x
 
     def __call__(self, z: jax.Array) -> jax.Array:
-        """[B, D] -> [B, D], unquantised."""
+        """Encodes and decodes vectors without quantising them, [B, D] -> [B, D]."""
         return self.decode(self.encode(z))
 
 
 @functools.partial(jax.jit, static_argnames=("module", "method"))
 def apply(module: Autoencoder, params: Any, x: np.ndarray, method: str) -> jax.Array:
-    """What one side of an autoencoder, "encode" or "decode", makes of rows; with empty `params` for the identity."""
+    """Applies "encode" or "decode" of an autoencoder to rows; `params` are empty if `latent` is 0."""
     return module.apply({"params": params}, x, method=method)
 
 
 def loss_and_codes(
     params: Any, books: Sequence[Codebook], z: jax.Array, module: Autoencoder, settings: VQSettings
 ) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
-    """The loss of encoder and decoder, and what each level quantised.
+    """Returns the loss of encoder and decoder, and the residuals and codes of each level.
 
         loss = mean over prefixes l of |z - decode(x + sg(q_l - x))|^2 + commitment * sum over levels |r_l - sg(c_l)|^2
 
-    with x = encode(z), r_l what the levels before l leave of x, c_l the code chosen for it, q_l = c_1 + ... + c_l, and sg
-    the stopped gradient: the decoder's gradient reaches the encoder straight through the codes. Every prefix is decoded so
-    that each is a usable ID by itself (SoundStream draws a number of levels for the same end).
+    with x = encode(z), r_l = x - q_{l-1} the residual at level l, c_l the code chosen for it, q_l = c_1 + ... + c_l,
+    and sg the stopped gradient: the decoder's gradient passes straight through the codes to the encoder. Every prefix
+    is decoded, so that each is a usable ID by itself (SoundStream draws the number of levels for the same purpose).
 
     Returns:
         loss: scalar, mean over the batch.
-        levels: L pairs of r_l [B, W] without gradient, and the chosen codes [B] int32.
+        levels: L pairs of r_l [B, W], without gradient, and the chosen codes [B] int32.
     """
     x = module.apply({"params": params}, z, method="encode")
     total, levels, reconstruction, commitment = jnp.zeros_like(x), [], 0.0, 0.0
     for book in books:
-        left = x - jax.lax.stop_gradient(total)
-        chosen = choose(jax.lax.stop_gradient(left), book.codes)
-        levels.append((jax.lax.stop_gradient(left), chosen))
+        residual = x - jax.lax.stop_gradient(total)
+        chosen = choose(jax.lax.stop_gradient(residual), book.codes)
+        levels.append((jax.lax.stop_gradient(residual), chosen))
         code = jax.lax.stop_gradient(book.codes[chosen])
-        commitment += jnp.sum((left - code) ** 2, axis=-1).mean()
+        commitment += jnp.sum((residual - code) ** 2, axis=-1).mean()
         total += code
         decoded = module.apply({"params": params}, x + jax.lax.stop_gradient(total - x), method="decode")
         reconstruction += jnp.sum((z - decoded) ** 2, axis=-1).mean() / len(books)
@@ -188,21 +188,21 @@ def loss_and_codes(
 
 @functools.partial(jax.jit, static_argnames=("module", "settings"))
 def train_step(state: dict, z: jax.Array, key: jax.Array, *, module: Autoencoder, settings: VQSettings) -> dict:
-    """One update of encoder, decoder (Adam) and codebooks (moving averages).
+    """Updates encoder and decoder (Adam) and codebooks (moving averages) once, and returns the state.
 
     Args:
         state: "params", "optimizer", and "books", L of `Codebook`.
         z: [B, D] float32.
-        key: of this step's draws.
+        key: key of this step's draws.
         module: the autoencoder.
-        settings: how it is trained.
+        settings: settings of the training.
     """
     gradient, levels = jax.grad(loss_and_codes, has_aux=True)(state["params"], state["books"], z, module, settings)
     updates, optimizer = optax.adam(settings.learning_rate).update(gradient, state["optimizer"])
     keys = jax.random.split(key, len(levels))
     books = [
-        update(book, left, chosen, settings, keys[level])
-        for level, (book, (left, chosen)) in enumerate(zip(state["books"], levels, strict=True))
+        update(book, residual, chosen, settings, keys[level])
+        for level, (book, (residual, chosen)) in enumerate(zip(state["books"], levels, strict=True))
     ]
     return {"params": optax.apply_updates(state["params"], updates), "optimizer": optimizer, "books": books}
 
@@ -210,15 +210,16 @@ def train_step(state: dict, z: jax.Array, key: jax.Array, *, module: Autoencoder
 def fit_residual_vq(
     z: np.ndarray, sizes: Sequence[int], settings: VQSettings, *, seed: int
 ) -> tuple[list[np.ndarray], dict[str, Any]]:
-    """Trains codebooks, and encoder and decoder where `settings.latent` asks for them. The same on every call on a CPU.
+    """Trains codebooks, and encoder and decoder if `settings.latent` is not 0.
 
-    The codebooks start from the k-means of the first rows; the rows of a step depend on the seed and the step alone.
+    The codebooks start from the k-means of the first rows drawn; the rows of a step depend only on the seed and the
+    step. On a CPU, every call gives the same result.
 
     Args:
         z: [N, D] float32, finite.
         sizes: L sizes of codebooks.
-        settings: how it is trained.
-        seed: of all draws.
+        settings: settings of the training.
+        seed: seed of all draws.
 
     Returns:
         codebooks: L arrays [K, W] float32.
@@ -229,7 +230,7 @@ def fit_residual_vq(
     """
     require_rows(len(z), sizes)
     if settings.batch < 1:
-        raise SailError(f"An update needs one vector at least, not a batch of {settings.batch}.")
+        raise SailError(f"An update needs at least one vector, not a batch of {settings.batch}.")
     module = Autoencoder(z.shape[1], settings.latent)
     key = jax.random.key(seed)
     params = jax.jit(module.init)(key, z[:1]).get("params", {})
@@ -248,7 +249,7 @@ def fit_residual_vq(
 
 
 def _rows(count: int, wanted: int, seed: int, step: int) -> np.ndarray:
-    """Different rows, at most `wanted`."""
+    """Draws at most `wanted` rows without replacement."""
     return np.random.default_rng([seed, step]).choice(count, min(wanted, count), replace=False)
 
 

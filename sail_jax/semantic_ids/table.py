@@ -1,7 +1,7 @@
-"""The table of the semantic IDs of items: written from a folder of embeddings, and looked up from ID to items.
+"""Writes the table of the semantic IDs of items, and looks up the items of an ID.
 
-A Parquet file with the columns `id` (string), `codes` (a list of L int32) and `semantic_id` ("12-3-77", or "12-3-77-0" where
-IDs are made unique). What the codebooks and the vectors were stands in its metadata.
+The table is a Parquet file with the columns `id` (string), `codes` (a list of L int32) and `semantic_id` ("12-3-77", or
+"12-3-77-0" if IDs are made unique). Its metadata describe the codebooks and the vectors.
 
 Axes: N rows, L levels.
 """
@@ -29,7 +29,7 @@ from sail_jax.vectors.embedding_set import EmbeddingSet
 
 _METADATA = b"sail_jax semantic IDs"
 _BATCH = 65_536
-_NAMED = 100  # ids of left out items that the figures list
+_NAMED = 100  # maximum number of ids of skipped items listed in the figures
 
 
 def write_table(
@@ -41,25 +41,25 @@ def write_table(
     seed: int = 0,
     anchors: int = ANCHORS,
 ) -> dict[str, Any]:
-    """Assigns semantic IDs to the items of a folder of embeddings, in its order, with nothing fitted anew.
+    """Assigns semantic IDs to the items of a folder of embeddings, in its order, without fitting.
 
-    Items whose vector is not finite or all zeros get no ID; they are counted, and the first of them named. In memory are a
-    batch of vectors and an entry per distinct ID. The figures lie beside the table as .json and .png.
+    Items whose vector is not finite or all zeros get no ID; the figures count them and list the first ones. A batch of
+    vectors and an entry per distinct ID are held in memory. The figures are written beside the table as .json and .png.
 
     Args:
         sids: the codebooks.
         embeddings: the folder.
         output: the Parquet file; it appears when it is complete.
-        unique: whether a suffix is added to `semantic_id`: how many earlier items have the same codes (as the fourth code of
-            TIGER, arXiv 2305.05065, sec. 3.1, which counts from 0).
-        seed: of the draw of anchors.
-        anchors: items whose neighbourhoods are looked at; with 0 the vectors are read once, else twice.
+        unique: whether to add a suffix to `semantic_id`: the number of earlier items with the same codes (like the
+            fourth code of TIGER, arXiv 2305.05065, sec. 3.1, which counts from 0).
+        seed: seed of the draw of anchors.
+        anchors: number of items whose nearest neighbours are compared; with 0 the vectors are read once, else twice.
 
     Returns:
         The figures.
 
     Raises:
-        SailError: the vectors are of another model or width, the output is there already, or no item can be used.
+        SailError: the vectors have another model or width, the output exists already, or no item can be used.
     """
     sids.require(embeddings)
     if output.exists():
@@ -113,13 +113,13 @@ class Matches:
     """The items of a semantic ID or of a prefix of one.
 
     Attributes:
-        items: (id, semantic ID) of the first of them, in the order of the table.
-        count: all of them.
-        distinct: distinct codes among them.
-        next_codes: code of the next level -> items; empty where the ID has all levels.
-        nearest: the ID as codes with "-" between them, or, where no item has it, the longest prefix of it that items have; empty
-            where no item has its first code.
-        nearest_count: items of `nearest`.
+        items: (id, semantic ID) of the first items, in the order of the table.
+        count: number of all items.
+        distinct: number of distinct IDs among them.
+        next_codes: code of the next level -> number of items; empty if the ID has all levels.
+        nearest: the ID as codes with "-" between them, or, if no item has it, its longest prefix with items; empty if
+            no item has its first code.
+        nearest_count: number of items of `nearest`.
     """
 
     items: list[tuple[str, str]]
@@ -144,13 +144,13 @@ class Matches:
 
 
 class SemanticIdTable:
-    """A table that `write_table` wrote.
+    """Looks up items in a table that `write_table` wrote.
 
     Args:
         path: the file.
 
     Raises:
-        SailError: it is missing or another file.
+        SailError: the file is missing, or it is not such a table.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -162,22 +162,22 @@ class SemanticIdTable:
         except pa.ArrowException as error:
             raise SailError(f"{self.path} cannot be read ({error}); assign again.") from error
         if _METADATA not in metadata:
-            raise SailError(f"{self.path} is no table of semantic IDs: name the --output of `semantic-ids assign`.")
+            raise SailError(f"{self.path} is not a table of semantic IDs: name the --output of `semantic-ids assign`.")
         self.made_of: dict[str, Any] = json.loads(metadata[_METADATA])
         self.levels, self.unique = tuple(self.made_of["levels"]), bool(self.made_of["unique"])
 
     def find(self, semantic_id: str, limit: int | None = None) -> Matches:
-        """The items of an ID; one with fewer levels stands for all that begin with it.
+        """Finds the items of an ID, or of all IDs that begin with it if it has fewer levels.
 
         Args:
-            semantic_id: such as "12-3-77", "12-3", or with a suffix where the table's IDs have one.
-            limit: items named at most; all are counted.
+            semantic_id: such as "12-3-77", "12-3", or with a suffix if the table's IDs have one.
+            limit: maximum number of items returned; all are counted.
 
         Returns:
-            The items. Where no item has the ID, none, and the codes that follow its longest prefix with items.
+            The items. If no item has the ID, there are none, and `next_codes` are of its longest prefix with items.
 
         Raises:
-            SailError: the ID cannot be one of this table.
+            SailError: the ID is malformed, or has levels or codes that the table does not have.
         """
         codes, exact = self._parse(semantic_id)
         found = self._find(codes, exact, limit)
@@ -185,11 +185,11 @@ class SemanticIdTable:
             return found
         prefix = codes if exact else codes[:-1]
         while not (found := self._find(prefix, "", 0)).count:
-            prefix = prefix[:-1]  # the empty prefix is that of all items, and a table has one at least
+            prefix = prefix[:-1]  # all items have the empty prefix, and a table has at least one
         return dataclasses.replace(found, count=0, distinct=0)
 
     def _find(self, codes: list[int], exact: str, limit: int | None) -> Matches:
-        """The items whose codes begin with `codes` and, unless `exact` is empty, whose semantic ID is `exact`."""
+        """Returns the items whose codes begin with `codes`; only those of the semantic ID `exact`, if given."""
         items, count, distinct, following = [], 0, set(), collections.Counter()
         for batch in self._batches():
             found = batch["codes"].flatten().to_numpy().reshape(len(batch), -1)
@@ -212,10 +212,10 @@ class SemanticIdTable:
             yield from file.iter_batches(_BATCH)
 
     def _parse(self, semantic_id: str) -> tuple[list[int], str]:
-        """The codes of an ID; and where a suffix follows them, the ID as the table writes it."""
+        """Returns the codes of an ID; and if it has a suffix, the ID as the table writes it, else ""."""
         shape = f"{len(self.levels)} levels of {', '.join(map(str, self.levels))} codes"
         if not re.fullmatch(r"\d+(-\d+)*", semantic_id):
-            raise SailError(f"{semantic_id!r} is no semantic ID; write codes with '-' between them, such as 12-3.")
+            raise SailError(f"{semantic_id!r} is not a semantic ID; write codes with '-' between them, such as 12-3.")
         numbers = list(map(int, semantic_id.split("-")))
         suffix = self.unique and len(numbers) == len(self.levels) + 1
         codes = numbers[:-1] if suffix else numbers

@@ -44,7 +44,7 @@ def fitted(z):
     return fit_residual_vq(z, SIZES, FAST, seed=3)[0]
 
 
-def test_it_is_as_good_as_residual_k_means(z, fitted):
+def test_a_vq_is_as_good_as_residual_k_means(z, fitted):
     vq, kmeans = errors(z, fitted), errors(z, residual_kmeans(z, SIZES, rounds=25, seed=3))
     assert np.all(vq < 1.15 * kmeans)
 
@@ -60,7 +60,7 @@ def test_training_improves_on_its_start(z, fitted):
     assert errors(z, fitted)[2] < 0.99 * errors(z, start)[2]
 
 
-def test_it_is_the_same_for_the_same_seed_and_another_for_another(z):
+def test_the_seed_decides_the_result(z):
     short = dataclasses.replace(FAST, steps=5)
     first, again, other = (fit_residual_vq(z, (8, 4), short, seed=seed)[0] for seed in (1, 1, 2))
     for level in range(2):
@@ -102,7 +102,7 @@ def test_dead_codes_become_rows_of_the_batch():
     np.testing.assert_array_equal(book.sums[2:], book.codes[2:])
 
 
-def test_a_level_that_starts_far_away_comes_to_use_all_codes(z):
+def test_a_level_that_starts_far_away_ends_up_using_all_codes(z):
     settings = VQSettings(dead_after=20, decay=0.9)
     module = Autoencoder(16, 0)
     rng = np.random.default_rng(0)
@@ -117,7 +117,7 @@ def test_a_level_that_starts_far_away_comes_to_use_all_codes(z):
     assert errors(z, codebooks)[1] < 1.5 * errors(z, residual_kmeans(z, (16, 16), rounds=25, seed=0))[1]
 
 
-def test_a_rare_code_is_no_dead_code():
+def test_a_rare_code_is_not_dead():
     settings, x = VQSettings(dead_after=8), jnp.ones((8, 2))  # 8 rows for each of 2 codes are 2 batches
     book = Codebook.start(np.array([[1.0, 1], [5, 5]]), np.array([8.0, 1]))
     for step in range(20):

@@ -1,4 +1,4 @@
-"""Semantic IDs from a folder of embeddings to a lookup, and their figures, against brute force, scipy and scikit-learn."""
+"""Semantic IDs from embeddings to a lookup, and their figures, against brute force, scipy and scikit-learn."""
 
 import collections
 import dataclasses
@@ -96,7 +96,7 @@ def plain_codes(z, codebooks):
 # Codebooks
 
 
-def test_each_level_is_a_k_means_of_what_is_left(z):
+def test_each_level_is_a_k_means_of_the_residual(z):
     left = z
     for level, codebook in enumerate(residual_kmeans(z, (12, 6), rounds=25, seed=0)):
         ours = np.sum((left - codebook[plain_codes(left, [codebook])[:, 0]]) ** 2)
@@ -130,7 +130,7 @@ def test_one_fit_has_every_granularity(embeddings, sids):
     )
 
 
-def test_codebooks_come_back_as_they_were(z, tmp_path):
+def test_codebooks_are_read_back_unchanged(z, tmp_path):
     saved = fit(z, (4, 4), INFO, method="vq", seed=2, vq=VQSettings(steps=3, batch=64, latent=6))
     saved.save(tmp_path / "vq", {"items": 1})
     loaded = SemanticIds.load(tmp_path / "vq")
@@ -191,7 +191,7 @@ def test_damaged_or_unfinished_codebooks_are_refused(z, tmp_path):
     fit(z, (4, 4), INFO).save(tmp_path, {})
     arrays = (tmp_path / "codebooks.safetensors").read_bytes()
     (tmp_path / "codebooks.safetensors").write_bytes(arrays[:-1] + bytes([arrays[-1] ^ 1]))
-    with pytest.raises(SailError, match="is not what"):
+    with pytest.raises(SailError, match="does not match"):
         SemanticIds.load(tmp_path)
     (tmp_path / "codebooks.safetensors").write_bytes(arrays[:100])
     with pytest.raises(SailError, match="cannot be read"):
@@ -202,7 +202,7 @@ def test_damaged_or_unfinished_codebooks_are_refused(z, tmp_path):
         SemanticIds.load(tmp_path)
 
 
-def test_nothing_complete_is_overwritten(folder, embeddings, table, sids, new):
+def test_complete_outputs_are_not_overwritten(folder, embeddings, table, sids, new):
     with pytest.raises(SailError, match="exists; name another"):
         fit_folder(embeddings, {folder: (2,)})
     with pytest.raises(SailError, match="exists; name another"):
@@ -214,7 +214,7 @@ def test_wrong_settings(z, tmp_path):
         fit(z[:5], (4, 8), INFO)
     with pytest.raises(SailError, match="0 vectors cannot fill"):
         fit_folder(EmbeddingSet(write_folder(tmp_path / "empty", z[:0])), {tmp_path / "sids": (4,)})
-    with pytest.raises(SailError, match="two codes at least"):
+    with pytest.raises(SailError, match="at least two codes"):
         fit(z, (8, 1), INFO)
     with pytest.raises(SailError, match="kmeans, vq"):
         fit(z, (8,), INFO, method="pq")
@@ -227,7 +227,7 @@ def test_wrong_settings(z, tmp_path):
 # Reading and writing
 
 
-def test_the_sample_is_drawn_by_the_seed_alone(z, embeddings, tmp_path):
+def test_the_sample_depends_only_on_the_seed(z, embeddings, tmp_path):
     rows, sample = draw_rows(embeddings, 300, 5, "")
     assert len(rows) == 300 and np.all(np.diff(rows) > 0) and rows.max() > 1100 and rows.min() < 100
     np.testing.assert_allclose(sample, z[rows], atol=1e-6)
@@ -242,7 +242,7 @@ def test_unusable_rows_are_not_drawn(new):
     assert len(rows) == 698 and not {3, 650} & set(rows) and np.isfinite(sample).all()
 
 
-def test_the_table_equals_an_assignment_in_one_piece(sids, new, table):
+def test_the_table_equals_an_assignment_of_all_vectors_at_once(sids, new, table):
     names, z = new.load()
     good = [row for row in range(700) if row not in (3, 650)]
     ids, codes, written = columns(table[0])
@@ -302,7 +302,7 @@ def test_lookup_equals_brute_force(table):
     assert len(found.items) == 2 < found.count
 
 
-def test_lookup_of_an_id_without_items_says_so_and_names_the_longest_prefix_with_items(tmp_path):
+def test_lookup_of_an_id_without_items_names_its_longest_prefix_with_items(tmp_path):
     codes = np.array([[5, 1, 0], [5, 1, 2], [5, 7, 0], [2, 0, 0]], np.int32)
     made_of = {"levels": (16, 16, 16), "unique": True, "fingerprint": "f"}
     columns = {
@@ -333,7 +333,7 @@ def test_lookup_of_an_id_without_items_says_so_and_names_the_longest_prefix_with
     assert "of the first level, and their items: 5 (3), 2 (1)" in SemanticIdTable(path).find("12-3").summary("12-3")
 
 
-def test_lookup_of_a_suffix_and_of_what_cannot_be_an_id(table):
+def test_lookup_of_a_suffix_and_of_malformed_ids(table):
     ids, codes, written = columns(table[0])
     if table[0].unique:
         row = next(row for row, name in enumerate(written) if name.endswith("-2"))
@@ -342,19 +342,19 @@ def test_lookup_of_a_suffix_and_of_what_cannot_be_an_id(table):
     else:
         with pytest.raises(SailError, match="has 4 numbers"):
             table[0].find("1-1-1-0")
-    for text, message in (("8", "code 8 at level 1"), ("1-1-4", "code 4 at level 3"), ("a-1", "no semantic ID")):
+    for text, message in (("8", "code 8 at level 1"), ("1-1-4", "code 4 at level 3"), ("a-1", "not a semantic ID")):
         with pytest.raises(SailError, match=message):
             table[0].find(text)
-    with pytest.raises(SailError, match="no semantic ID"):
+    with pytest.raises(SailError, match="not a semantic ID"):
         table[0].find("1-")
     with pytest.raises(SailError, match="has 5 numbers"):
         table[0].find("1-1-1-1-1")
 
 
-def test_another_file_is_no_table(tmp_path, embeddings):
+def test_another_file_is_refused_as_a_table(tmp_path, embeddings):
     with pytest.raises(SailError, match="There is no table"):
         SemanticIdTable(tmp_path / "none.parquet")
-    with pytest.raises(SailError, match="is no table of semantic IDs"):
+    with pytest.raises(SailError, match="is not a table of semantic IDs"):
         SemanticIdTable(embeddings.path / "part-00000.parquet")
     (tmp_path / "text.parquet").write_text("text")
     with pytest.raises(SailError, match="cannot be read"):
