@@ -1,1 +1,1 @@
-"""What decides which pairs are trained on: hard negatives, and the weights of the training sets."""
+"""Curation of training data: hard negative mining, and the sampling weights of training sets."""

@@ -1,4 +1,4 @@
-"""Balancing: clusters and transport against plain references, and worlds in which the right order of the sets is known."""
+"""Balancing: clusters and transport against plain references, and worlds with a known order of the sets."""
 
 import dataclasses
 import json
@@ -30,8 +30,8 @@ from sail_jax.vectors.unit import unit_rows
 # ------------------------------------------------------------------------------------------------------------ arrays
 
 
-def around(directions, per_direction, seed=0, noise=0.05):
-    """[n, D] rows around some unit vectors, of different lengths."""
+def rows_near(directions, per_direction, seed=0, noise=0.05):
+    """Draws rows near some unit vectors, of different lengths, [n, D]."""
     rng = np.random.default_rng(seed)
     z = np.repeat(directions, per_direction, axis=0) + noise * rng.normal(
         size=(len(directions) * per_direction, directions.shape[1])
@@ -64,7 +64,7 @@ def optimal_transport(left, right):
 
 def test_centroids_find_the_clusters_and_their_shares(capfd):
     directions = np.eye(4, 8)
-    z = np.concatenate([around(directions[:1], 60), around(directions[1:], 20), np.zeros((5, 8), np.float32)])
+    z = np.concatenate([rows_near(directions[:1], 60), rows_near(directions[1:], 20), np.zeros((5, 8), np.float32)])
     found = centroids(z, 4, seed=3)
     nearest = np.argmax(found.centroids @ directions.T, axis=1)
     assert sorted(nearest) == [0, 1, 2, 3]
@@ -131,10 +131,10 @@ def test_an_iteration_that_does_not_converge_is_an_error():
 
 def test_the_more_clusters_coincide_the_closer_the_sets():
     directions = np.eye(12)
-    target = centroids(around(directions[:4], 50, seed=1), 8, seed=0)
+    target = centroids(rows_near(directions[:4], 50, seed=1), 8, seed=0)
     overlap = {4: directions[:4], 3: directions[1:5], 2: directions[2:6], 0: directions[6:10]}
     values = [
-        similarity(centroids(around(rows, 50, seed=2), 8, seed=0), target, 0.01, size=8) for rows in overlap.values()
+        similarity(centroids(rows_near(rows, 50, seed=2), 8, seed=0), target, 0.01, size=8) for rows in overlap.values()
     ]
     # Of four equal clusters, a cosine of one for those that coincide and of zero for the others.
     np.testing.assert_allclose(values, [1, 0.75, 0.5, 0], atol=0.05)
@@ -149,7 +149,7 @@ def test_weights_are_the_softmax_of_the_means():
     np.testing.assert_allclose(sampling_weights(matrix, 1e-5), [0.5, 0, 0.5], atol=1e-6)
 
 
-def test_weights_do_not_depend_on_the_order_to_the_bit():
+def test_weights_are_bit_equal_in_any_order():
     rng = np.random.default_rng(0)
     for _ in range(50):
         matrix, rows, columns = rng.random((7, 5)), rng.permutation(7), rng.permutation(5)
@@ -269,7 +269,7 @@ def test_the_closest_set_weighs_most_and_training_reads_the_file(topics, tmp_pat
     assert {view.modalities for view in queries} == {"T"}
 
 
-def test_neither_the_order_of_the_sets_nor_other_sets_change_a_bit(topics, tmp_path):
+def test_the_order_of_the_sets_and_other_sets_change_no_bit_of_a_similarity(topics, tmp_path):
     first, _ = run(experiment(topics, DATASETS, TASKS), tmp_path / "a.json")
     turned = {name: DATASETS[name] for name in ("half", "tiny", "near", "far")}
     second, _ = run(experiment(topics, turned, dict(reversed(TASKS.items()))), tmp_path / "b.json")
@@ -282,7 +282,7 @@ def test_neither_the_order_of_the_sets_nor_other_sets_change_a_bit(topics, tmp_p
     assert not np.array_equal(other.similarity, first.similarity)
 
 
-def test_a_set_of_one_modality_is_compared_by_what_it_shares(topics, tmp_path):
+def test_a_set_of_one_modality_is_compared_by_the_modality_it_shares(topics, tmp_path):
     datasets = {
         "all": table("near"),
         "text": table("near", patterns=("T->T",)),
@@ -317,12 +317,10 @@ def test_several_shared_modalities_are_averaged(topics, tmp_path):
     assert result.similarity[2, 0] == pytest.approx(result.similarity[:2, 0].mean(), abs=0.02)
 
 
-def test_a_set_that_shares_nothing_with_any_task_is_an_error(topics, tmp_path):
+def test_a_set_that_shares_no_modality_with_any_task_is_an_error(topics, tmp_path):
     datasets = {"all": table("near"), "looks": table("near", patterns=("V->V",))}
     config = experiment(topics, datasets, {"text": table("queries", query="T", target="T")})
-    message = (
-        r"datasets.looks has no kind .* it has V \(60\) of 60 .*tasks.text has T \(\d+\) of .*leave the data set out"
-    )
+    message = r"datasets.looks has no kind .* it has V \(60\) of 60 .*tasks.text has T \(\d+\) of .*remove the data set"
     with pytest.raises(SailError, match=message):
         run(config, tmp_path / "weights.json")
     assert not list(tmp_path.iterdir())

@@ -190,7 +190,7 @@ def test_scores_at_the_threshold_are_left_out(settings):
 
 
 @pytest.mark.parametrize("settings", [SMALL, BLOCKED])
-def test_of_equal_f1_the_highest_threshold_counts(settings):
+def test_of_equal_f1_the_highest_threshold_is_taken(settings):
     """F1 is 2/3 at the score 1 (one of two positives, alone) and at 0 (both, and two negatives)."""
     q, t = np.array([[1, 0]], np.float32), np.array([[1, 0], [0, 1], [0, 2], [0, 3]], np.float32)
     mined = mine(q, t, np.array([[0, 0], [0, 1]]), np.zeros((0, 2), int), settings)
@@ -209,7 +209,7 @@ def test_all_scores_equal_or_no_negative(settings):
 
 
 @pytest.mark.parametrize("settings", [SMALL, BLOCKED])
-def test_nothing_to_mine_against(settings):
+def test_without_a_positive_there_is_no_threshold(settings):
     q, t, *_ = problem()
     for positives in (np.zeros((0, 2), int), np.array([[4, 1], [1, 123]])):
         with pytest.raises(SailError, match="No positive pair has embeddings on both sides"):
@@ -239,7 +239,7 @@ def test_the_same_vectors_from_a_mapped_file(tmp_path):
 
 
 @pytest.mark.parametrize("columns", [64, 352, 1024])
-def test_of_equal_scores_the_lower_row_goes_first(columns):
+def test_of_equal_scores_the_lower_row_comes_first(columns):
     rng = np.random.default_rng(3)
     q, t = coarse_vectors(rng, 50), coarse_vectors(rng, 1000)
     settings = dataclasses.replace(BLOCKED, target_block=columns)

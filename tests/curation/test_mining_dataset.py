@@ -59,7 +59,7 @@ def pair(i, j, score=None):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A data folder with an i2i table, a q2i table, a third table that no data set reads, and a table of another kind."""
+    """Writes a data folder with an i2i and a q2i table, one that no data set reads, and one of another kind."""
     writer = ItemStoreWriter(tmp_path / "items")
     writer.write_shard(0, (Item(f"item-{i}", {"title": f"Item {i}"}) for i in range(ITEMS)))
     writer.finalize(1)
@@ -151,7 +151,7 @@ def plain(folder, config, by_text=(False, False)):
 
 
 @pytest.mark.parametrize("exact", [10**6, 0])
-def test_what_is_mined_of_item_pairs(folder, exact):
+def test_hard_negatives_of_item_pairs(folder, exact):
     config = make_config(folder, exact_scores=exact)
     summary, _ = run(folder, config=config)
     expected, (f1, limit) = plain(folder, config)
@@ -200,7 +200,7 @@ def make_tag_config(folder, patterns, **mining):
 
 @pytest.mark.parametrize("exact", [10**6, 0])
 @pytest.mark.parametrize("patterns", [("O->T",), ("T->O",), ("T->T",), ("O->O", "O->T")])
-def test_items_of_the_same_text_are_one_where_text_alone_is_shown(tag_folder, patterns, exact):
+def test_items_of_equal_text_are_merged_if_only_text_is_shown(tag_folder, patterns, exact):
     config = make_tag_config(tag_folder, patterns, exact_scores=exact)
     summary, stub = run(tag_folder, config=config)
     by_text = [all(pattern.split("->")[side] == "T" for pattern in patterns) for side in (0, 1)]
@@ -227,13 +227,13 @@ def test_items_of_the_same_text_are_one_where_text_alone_is_shown(tag_folder, pa
     assert sorted(asked[2] for asked in stub.asked) == sorted([32 - 14 * by_text[0], 23 - 5 * by_text[1]])
 
 
-def test_targets_that_show_one_text_are_one_target(tag_folder):
+def test_targets_of_equal_text_are_merged(tag_folder):
     write_pairs(tag_folder / "tables/i2i.parquet", [(pair(1, 2), "train"), (pair(3, 32), "train")])
     with pytest.raises(SailError, match="has 1 target in the split, counting those of the same text once"):
         run(tag_folder, config=make_tag_config(tag_folder, ("O->T",)))
 
 
-def test_items_without_text_and_items_that_the_store_lacks_are_not_alike(tag_folder):
+def test_items_without_text_and_items_missing_from_the_store_are_not_merged(tag_folder):
     """Their embeddings may be given all the same."""
     rows = [(1, 2), (3, 32), (1, 99), (1, 57), (1, 59)]
     write_pairs(tag_folder / "tables/i2i.parquet", [(pair(*row), "train") for row in rows])
@@ -244,7 +244,7 @@ def test_items_without_text_and_items_that_the_store_lacks_are_not_alike(tag_fol
     assert (summary.targets, summary.targets_of_same_text) == (5, 1)
 
 
-def test_equal_keys_stand_where_the_first_of_them_does():
+def test_equal_keys_are_merged_into_the_first_of_them():
     first, rows = merge_equal(np.array([9, 4, 9, 7, 4, 9], np.uint64))
     assert first.tolist() == [True, True, False, True, False, False]
     assert rows.tolist() == [0, 1, 0, 2, 1, 0]
@@ -257,7 +257,7 @@ def test_a_pair_with_too_low_a_score_is_a_negative(folder):
     assert "item-5" in NegativesTable.open(summary.output).get("item-4", None)[0]
 
 
-def test_figures_and_picture(folder):
+def test_figures_and_plot(folder):
     summary, _ = run(folder)
     figures = json.loads(summary.output.with_suffix(".json").read_text())
     assert figures["dataset"] == "i2i"
@@ -279,7 +279,7 @@ def test_figures_and_picture(folder):
     assert {path.name for path in summary.output.parent.iterdir()} == names
 
 
-def test_queries_as_texts(folder):
+def test_text_queries(folder):
     summary, stub = run(folder, "q2i")
     table = NegativesTable.open(summary.output)
     assert summary.queries == len(table) == 2
@@ -302,7 +302,7 @@ def test_the_unified_instruction_is_shown(folder):
     assert {asked[0].instruction for asked in stub.asked} == {"One for all."}
 
 
-def test_an_item_shown_alike_on_both_sides_is_embedded_once(folder):
+def test_an_item_shown_equally_on_both_sides_is_embedded_once(folder):
     summary, stub = run(folder)
     ids = pq.read_table(folder / "tables/i2i.parquet").to_pylist()
     ids = {row[side] for row in ids if row["split"] == "train" for side in ("query_id", "target_id")}
@@ -332,7 +332,7 @@ def test_a_folder_of_parts_is_known_too(folder):
 
 
 @pytest.mark.parametrize("place", ["task", "task, absolute", "task, parts", "data set", "other split"])
-def test_tables_outside_of_the_folder_of_tables_are_known_too(folder, place):
+def test_pairs_of_tables_outside_of_the_tables_folder_are_known_too(folder, place):
     before, _ = run(folder)
     item = NegativesTable.open(before.output).get("item-0", None)[0][0]
     listed = [(Pair(item, None, "item-0"), "test")]
@@ -371,7 +371,7 @@ def test_a_table_that_is_named_in_several_ways_is_read_once(folder):
     assert "item-5" in NegativesTable.open(summary.output).get("item-4", None)[0]
 
 
-def test_without_a_folder_of_tables_and_before_a_later_stage_made_its_own(folder):
+def test_mining_without_a_tables_folder_and_before_a_later_stage_writes_its_table(folder):
     shutil.move(folder / "tables/i2i.parquet", folder / "i2i.parquet")
     shutil.rmtree(folder / "tables")
     values = to_dict(make_config(folder))
@@ -393,12 +393,12 @@ def killed_in_write(monkeypatch, folder, **options):
             run(folder, **options)
 
 
-def test_embeddings_are_found_after_a_kill(folder, monkeypatch):
+def test_embeddings_are_reused_after_a_kill(folder, monkeypatch):
     killed_in_write(monkeypatch, folder, model="run at 5")
     summary, stub = run(folder, model="run at 5")
     assert stub.asked == []
     again, stub = run(folder, model="run at 5")
-    assert stub.asked  # what is done is not kept
+    assert stub.asked  # a complete run keeps no embeddings
     assert summary.threshold.value == again.threshold.value
 
 
@@ -424,7 +424,7 @@ def test_a_table_is_never_without_its_figures(folder, monkeypatch, last):
 
 
 @pytest.mark.parametrize("name", ["i2i.json", "i2i.png", "i2i", "i2i.keys.npy"])
-def test_a_table_by_the_name_of_what_lies_beside_it(folder, name):
+def test_a_table_may_not_have_the_name_of_the_files_beside_it(folder, name):
     config = make_config(folder)
     stub = Stub(config)
     with pytest.raises(SailError, match=f"{name}: give it a name that ends in .parquet"):
@@ -451,7 +451,7 @@ def test_embeddings_of_another_kind_are_not_reused(folder, monkeypatch, change):
     assert stub.asked
 
 
-def test_a_kill_while_embedding_leaves_nothing_that_is_taken_for_complete(folder):
+def test_embeddings_of_a_killed_pass_are_not_taken_as_complete(folder):
     config = make_config(folder)
     broken = Stub(config)
     original = broken.stream
@@ -497,7 +497,7 @@ def test_given_embeddings(folder):
     assert mixed.threshold.value == summary.threshold.value
 
 
-def test_a_folder_of_embeddings_says_how_they_are_stored(folder):
+def test_embeddings_from_a_folder_that_embed_wrote(folder):
     expected, _ = run(folder, "q2i")
     before = [NegativesTable.open(expected.output).get(None, f"topic {t}") for t in (0, 3)]
     names = [f"item-{i}" for i in range(ITEMS)]
@@ -539,7 +539,7 @@ def test_damaged_embeddings(folder):
         ({"id": ["topic 0"], "vector": [1.0]}, "double in column 'vector'; it needs lists"),
         ({"id": ["topic 0", "topic 3"], "vector": [[1.0], [1.0, 2.0]]}, r"vectors of \[1, 2\] numbers"),
         ({"id": ["topic 0", "topic 3"], "vector": [[1.0], None]}, "no gaps"),
-        ({"id": ["topic 0", "topic 3"], "vector": [[1.0], [2.0]]}, "queries and targets have 1 and 8 numbers"),
+        ({"id": ["topic 0", "topic 3"], "vector": [[1.0], [2.0]]}, "queries and targets have 1 and 8 dimensions"),
         ({"id": ["topic 0", "topic 3"], "vector": [[float("nan")] * 8, [2.0] * 8]}, "data.datasets.q2i: .* not finite"),
     ):
         pq.write_table(pa.table(columns), path)
@@ -558,7 +558,7 @@ def test_no_table(folder):
         run(folder)
 
 
-def test_damaged_table_beside(folder):
+def test_damaged_table_beside_that_of_the_data_set(folder):
     (folder / "tables/watched.parquet").write_bytes(b"PAR1")
     with pytest.raises(SailError, match="watched.parquet is no Parquet file, or damaged"):
         run(folder)
@@ -569,9 +569,11 @@ def test_unknown_split(folder):
         run(folder, config=make_config(folder, positive_splits=("train", "tset")))
 
 
-def test_one_target(folder):
+def test_a_data_set_of_one_target_is_refused(folder):
     write_pairs(folder / "tables/i2i.parquet", [(pair(1, 2), "train"), (pair(3, 2), "train")])
-    with pytest.raises(SailError, match="datasets.i2i: .*i2i.parquet has 1 target in the split; mining needs two"):
+    with pytest.raises(
+        SailError, match="datasets.i2i: .*i2i.parquet has 1 target in the split; mining needs at least two"
+    ):
         run(folder)
 
 

@@ -1,4 +1,4 @@
-"""What balancing found, as the JSON that training reads and as a heat map for people."""
+"""Writes the result of balancing as JSON, which training reads, and as a heat map."""
 
 import dataclasses
 import io
@@ -17,16 +17,16 @@ from sail_jax.files import commit_bytes, commit_json
 
 @dataclasses.dataclass(frozen=True)
 class BalancingResult:
-    """How close m training sets are to n benchmarks, and the sampling weights that follow.
+    """The similarities of m training sets to n benchmarks, and the sampling weights computed from them.
 
     Attributes:
         datasets: m names of training sets.
         tasks: n names of benchmarks.
-        similarity: [m, n] float64; NaN where the two have no kind of embedding in common.
-        kinds: m tuples of n: the kinds of embedding that were compared, ("fused",) or single modalities; empty where NaN.
+        similarity: [m, n] float64; NaN if the two have no kind of embedding in common.
+        kinds: m tuples of n: the kinds of embedding compared, ("fused",) or single modalities; empty if NaN.
         weights: [m] float64, summing to one.
         samples: "datasets" and "tasks" -> name -> number of items embedded ("items"), and of those with each kind.
-        settings: the settings it was computed with.
+        settings: the settings of the computation.
         seed: the experiment's seed.
     """
 
@@ -41,7 +41,7 @@ class BalancingResult:
 
 
 def write_json(result: BalancingResult, path: Path) -> None:
-    """Writes the weights and what led to them; `sail_jax.data.sampling_weights.read_weights` reads them back."""
+    """Writes weights, similarities and settings as JSON, for `data.sampling_weights.read_weights`."""
     rows = range(len(result.datasets))
     values = [[None if math.isnan(value) else float(value) for value in row] for row in result.similarity]
     kinds = [[",".join(kinds) or None for kinds in row] for row in result.kinds]
@@ -57,9 +57,9 @@ def write_json(result: BalancingResult, path: Path) -> None:
 
 
 def write_heat_map(result: BalancingResult, path: Path) -> None:
-    """Draws the similarities with their values in the cells, and the weights as bars beside them, into a PNG file.
+    """Draws the similarities as a heat map, and the weights as bars beside it, into a PNG file.
 
-    Below a value stands what was compared, where it was not the fused embedding.
+    Each cell shows its value, and below it the kinds of embedding compared if it was not the fused one.
     """
     m, n = result.similarity.shape
     longest = max(map(len, (*result.datasets, *result.tasks)))
@@ -86,7 +86,7 @@ def _draw_cells(axes: Axes, result: BalancingResult) -> None:
         text = "nothing\nshared" if not kinds else f"{value:.3f}"
         if kinds and kinds != ("fused",):
             text += "\n" + ",".join(kinds)
-        # Viridis runs from dark to light.
+        # Viridis runs from dark to light: low values need white text.
         dark = bool(kinds) and image.norm(value) < 0.55
         axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
 
@@ -104,5 +104,5 @@ def _draw_weights(axes: Axes, result: BalancingResult) -> None:
 
 
 def _literal(name: str) -> str:
-    """A name that matplotlib does not typeset as a formula."""
+    """Returns a name that matplotlib does not typeset as a formula."""
     return name.replace("$", r"\$")

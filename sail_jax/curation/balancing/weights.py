@@ -1,8 +1,9 @@
-"""Adaptive balancing: training sets that lie close to the benchmarks are sampled more (arXiv 2510.12709, sec. 3.1.3).
+"""Computes sampling weights of training sets by adaptive balancing (arXiv 2510.12709, sec. 3.1.3).
 
-A few samples of every training set and of every benchmark are embedded by an early model and clustered. How close two sets
-are is the mean cosine between their centroids under the optimal transport of one onto the other. The similarities to the
-benchmarks, averaged and passed through a softmax, are the sampling weights.
+Training sets similar to the benchmarks are sampled more. An early model embeds a few samples of every training set and
+of every benchmark, which are then clustered. The similarity of two sets is the mean cosine between their centroids
+under the optimal transport of one onto the other. The sampling weights are the softmax of the mean similarities to the
+benchmarks.
 
 Axis letters: n samples, D width, k centroids, m training sets, n benchmarks of an [m, n] matrix.
 """
@@ -42,8 +43,8 @@ from sail_jax.patterns import MODALITIES
 from sail_jax.vectors.faiss_kmeans import faiss_kmeans
 from sail_jax.vectors.unit import unit_rows
 
-# A set has a kind of embedding when this share of its samples has it, and at least two: a few stray frames say nothing
-# about a set of texts.
+# A set has a kind of embedding if this share of its samples has it, and at least two: a few stray frames do not make a
+# set of texts a set of frames.
 _LEAST_SHARE = 0.05
 _LEAST_SAMPLES = 2
 # Deviation of the plan's marginals (L1, of a total mass of one); it bounds the error of a similarity.
@@ -55,11 +56,11 @@ _ROUNDS = 25  # of k-means
 
 
 class Clusters(NamedTuple):
-    """A set of embeddings, summarised.
+    """The clusters of a set of embeddings.
 
     Attributes:
         centroids: [k, D] float32, rows of unit length.
-        shares: [k] float64, the part of the embeddings that lies in each cluster; positive, summing to one.
+        shares: [k] float64, the share of the embeddings in each cluster; positive, summing to one.
     """
 
     centroids: np.ndarray
@@ -67,20 +68,20 @@ class Clusters(NamedTuple):
 
 
 def centroids(z: np.ndarray, k: int, seed: int) -> Clusters:
-    """Spherical k-means.
+    """Clusters embeddings by spherical k-means.
 
     Args:
-        z: [n, D] float32, at least one row that is not zero; rows of zeros are left out, lengths do not count.
-        k: clusters, at most: there are no more than distinct rows, and empty ones are left out.
-        seed: of the initial centroids; the same rows, k and seed give the same clusters.
+        z: [n, D] float32, at least one row that is not zero; rows are normalised, and rows of zeros left out.
+        k: maximum number of clusters: there are no more than distinct rows, and empty ones are left out.
+        seed: seed of the initial centroids; the same rows, k and seed give the same clusters.
 
     Raises:
-        SailError: when an embedding is not finite.
+        SailError: an embedding is not finite.
     """
     if not np.isfinite(z).all():
-        raise SailError("The model gives embeddings that are not finite: balance with another checkpoint.")
+        raise SailError("The model returns embeddings that are not finite: balance with another checkpoint.")
     z = unit_rows(z[z.any(axis=1)])
-    # Rows as bytes, which sort ten times faster than rows of numbers; adding zero turns -0 into 0.
+    # View rows as bytes, which sort ten times faster than rows of numbers; adding zero turns -0 into 0.
     rows = (z + 0.0).view(np.dtype((np.void, z.shape[1] * z.itemsize))).ravel()
     _, first, counts = np.unique(rows, return_index=True, return_counts=True)
     if len(first) <= k:
@@ -91,21 +92,21 @@ def centroids(z: np.ndarray, k: int, seed: int) -> Clusters:
 
 
 def similarity(left: Clusters, right: Clusters, epsilon: float, size: int = 0) -> float:
-    """The mean cosine between the centroids of two sets under the transport of one onto the other.
+    """Returns the mean cosine between the centroids of two sets under their optimal transport.
 
-    It is sum(P * C), with C the cosines and P the Sinkhorn plan of cost 1 - C. The marginals of P are the clusters' shares
-    of the samples (ours; the report does not say), so a small cluster counts for little.
+    It is sum(P * C), with C the cosines and P the Sinkhorn plan of cost 1 - C. The marginals of P are the clusters'
+    shares of the samples (our choice; the paper does not specify them), so a small cluster has little weight.
 
     Args:
         left: k centroids.
         right: k' centroids.
-        epsilon: entropic regularisation; towards 0 the plan becomes the optimal one, towards infinity the product of the
-            marginals.
-        size: clusters to which both are padded, with clusters without mass, which change nothing; all calls of one size
-            share one compilation. 0 for no padding.
+        epsilon: entropic regularisation; towards 0 the plan becomes the optimal one, towards infinity the product of
+            the marginals.
+        size: number of clusters to which both sets are padded, by clusters without mass, which do not change the
+            result; all calls of one size share one compilation. 0 for no padding.
 
     Raises:
-        SailError: when Sinkhorn's iteration does not converge.
+        SailError: Sinkhorn's iteration does not converge.
     """
     rows, columns = max(size, len(left.shares)), max(size, len(right.shares))
     cosines = np.zeros((rows, columns), np.float32)
@@ -116,7 +117,8 @@ def similarity(left: Clusters, right: Clusters, epsilon: float, size: int = 0) -
     value, converged = _transported(cosines, *(mass.astype(np.float32) for mass in masses), epsilon)
     if not converged:
         raise SailError(
-            f"Sinkhorn's iteration does not converge with config.balancing.epsilon = {epsilon:g}: raise it (0.05 is usual)."
+            f"Sinkhorn's iteration does not converge with config.balancing.epsilon = {epsilon:g}: raise it (0.05 is "
+            "usual)."
         )
     return float(value)
 
@@ -125,20 +127,20 @@ def similarity(left: Clusters, right: Clusters, epsilon: float, size: int = 0) -
 def _transported(
     cosines: jax.Array, rows: jax.Array, columns: jax.Array, epsilon: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """sum(P * C) for [k, k'] cosines and marginals [k] and [k'], and whether P converged."""
+    """Returns sum(P * C) for [k, k'] cosines and marginals [k] and [k'], and whether P converged."""
     problem = linear_problem.LinearProblem(geometry.Geometry(1 - cosines, epsilon=epsilon), a=rows, b=columns)
     out = sinkhorn.Sinkhorn(threshold=_TOLERANCE, max_iterations=_MAX_ITERATIONS)(problem)
     return jnp.sum(out.matrix * cosines), out.converged
 
 
 def sampling_weights(matrix: np.ndarray, temperature: float) -> np.ndarray:
-    """Sampling weights of training sets: the softmax of their mean similarity to the benchmarks.
+    """Returns the sampling weights of training sets: the softmax of their mean similarities.
 
-    Sums are exactly rounded, so that the order of the sets does not change a bit.
+    Sums are correctly rounded (`math.fsum`), so the result does not depend on the order of the sets.
 
     Args:
-        matrix: [m, n] similarities; NaNs are left out of the mean, and each row has at least one number.
-        temperature: divides the means; towards 0 the closest set takes all, towards infinity all weigh the same.
+        matrix: [m, n] similarities; the mean ignores NaNs, and each row has at least one number.
+        temperature: divides the means; towards 0 the closest set takes all, towards infinity all weights are equal.
 
     Returns:
         [m] float64, summing to one.
@@ -149,8 +151,11 @@ def sampling_weights(matrix: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def shared_kinds(left: Mapping[str, Clusters], right: Mapping[str, Clusters]) -> tuple[str, ...]:
-    """By which kinds of embedding two sets are compared, "fusion first": ("fused",) where both have it, else all single
-    modalities that both have (ours: the report says "a shared single modality"), which may be none."""
+    """Returns the kinds of embedding by which two sets are compared, "fusion first".
+
+    They are ("fused",) if both sets have it; else all single modalities that both have, which may be none (our choice:
+    the paper says "a shared single modality").
+    """
     if FUSED in left and FUSED in right:
         return (FUSED,)
     return tuple(kind for kind in MODALITIES if kind in left and kind in right)
@@ -160,7 +165,7 @@ def shared_kinds(left: Mapping[str, Clusters], right: Mapping[str, Clusters]) ->
 
 
 class ClusteredSet(NamedTuple):
-    """A sampled set after embedding.
+    """The clusters of a set's sample.
 
     Attributes:
         clusters: kind of embedding -> clusters, for the kinds that the set has.
@@ -174,17 +179,17 @@ class ClusteredSet(NamedTuple):
 def cluster_set(
     embedder: Embedder, chosen: SampledSet, config: Config, store: ItemStore, scratch: Path
 ) -> ClusteredSet:
-    """Samples a set, embeds the samples fused and by each single modality, and clusters each kind of embedding.
+    """Samples a set, embeds the samples fused and by each modality, and clusters each kind of embedding.
 
     Args:
         embedder: the model.
         chosen: the set.
-        config: `balancing` and `seed` count.
-        store: where the items lie.
+        config: the experiment; `balancing` and `seed` are read.
+        store: the item store.
         scratch: folder for embeddings, [views, n, D] float32 per side; the caller removes it.
 
     Raises:
-        SailError: when too many items could not be loaded, or the table refers to an unknown one.
+        SailError: too many items could not be loaded, or the table refers to an unknown one.
     """
     settings = config.balancing
     items = sample_items(chosen, store, settings.samples, config.seed)
@@ -205,21 +210,21 @@ def cluster_set(
 
 
 def balance(embedder: Embedder, config: Config, store: ItemStore, output: Path) -> BalancingResult:
-    """Computes the sampling weights of the training sets of a config from their similarity to its tasks.
+    """Computes and writes the sampling weights of training sets by their similarity to the tasks.
 
     Args:
-        embedder: the model, an early one is enough.
-        config: `data.datasets`, `eval.tasks`, `balancing` and `seed` count.
-        store: where the items lie.
-        output: the JSON file that is written, for config.data.weights; a heat map comes beside it, with the suffix .png.
+        embedder: the model; an early one is enough.
+        config: the experiment; `data.datasets`, `eval.tasks`, `balancing` and `seed` are read.
+        store: the item store.
+        output: the JSON file to write, for config.data.weights; a heat map is written beside it, with the suffix .png.
 
     Raises:
-        SailError: when there is no training set or no task, a setting is wrong, a training set has nothing in common with
-            any task, or Sinkhorn's iteration does not converge.
+        SailError: there is no training set or no task, a setting is wrong, a training set has no kind of embedding in
+            common with any task, or Sinkhorn's iteration does not converge.
     """
     _check(config, output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    # Every set is opened before the first is embedded, so that a mistake in the last shows at once.
+    # Open every set before embedding the first, so that an error in the last is reported at once.
     sources = [training_set(config, name) for name in config.data.datasets]
     tasks = [benchmark(config, name) for name in retrieval_tasks(config)]
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f"{output.name}.scratch-") as scratch:
@@ -253,10 +258,11 @@ def _check(config: Config, output: Path) -> None:
         raise SailError("config.data.datasets is empty: there is no training set to weigh. Name at least one.")
     if not retrieval_tasks(config):
         raise SailError(
-            "config.eval.tasks is empty, or has no retrieval task: balancing weighs training sets by benchmarks. Name at least one task."
+            "config.eval.tasks is empty, or has no retrieval task: balancing weighs training sets by benchmarks. Name "
+            "at least one task."
         )
     if output.suffix != ".json":
-        raise SailError(f"The output {output} is a JSON file; write a name that ends in .json.")
+        raise SailError(f"The output {output} must be a JSON file; give it a name that ends in .json.")
 
 
 def _check_overlap(
@@ -269,14 +275,14 @@ def _check_overlap(
         if not any(shared_kinds(row.clusters, column.clusters) for column in columns):
             has = "; ".join(f"{task.where} has {_has(column)}" for task, column in zip(tasks, columns, strict=True))
             raise SailError(
-                f"{chosen.where} has no kind of embedding in common with any task: it has {_has(row)}, but {has}. Show more "
-                "on its sides, add a task that shows its modalities, or leave the data set out."
+                f"{chosen.where} has no kind of embedding in common with any task: it has {_has(row)}, but {has}. Show "
+                "more modalities on its sides, add a task that shows its modalities, or remove the data set."
             )
 
 
 def _has(found: ClusteredSet) -> str:
     kinds = ", ".join(f"{kind} ({found.counts[kind]:,})" for kind in found.clusters)
-    return f"{kinds or 'none in enough'} of {found.counts['items']:,} samples"
+    return f"{kinds or 'no kind in enough'} of {found.counts['items']:,} samples"
 
 
 def _similarities(
@@ -285,7 +291,7 @@ def _similarities(
     kinds: Sequence[Sequence[tuple[str, ...]]],
     settings: BalancingConfig,
 ) -> np.ndarray:
-    """[m, n] float64, the mean over the kinds that are compared; NaN where there are none."""
+    """Returns the mean similarity over the kinds compared, [m, n] float64; NaN if there are none."""
     close = functools.partial(similarity, epsilon=settings.epsilon, size=settings.centroids)
     matrix = np.full((len(rows), len(columns)), np.nan)
     for i, j in track(list(np.ndindex(matrix.shape)), description="similarities"):

@@ -1,9 +1,9 @@
-"""Mining on arrays: lambda*, and for each query the highest-scoring targets below it.
+"""Mines hard negatives on arrays: finds lambda*, and each query's highest-scoring targets below it.
 
-Of all pairs (q_i, t_j) with the scores s_ij = cos(q_i, t_j), those of the set P are positives; all others but those that are
-known to be positive from elsewhere are negatives. lambda* is the threshold that tells the two apart best (see
-`f1_threshold`). Negatives with s_ij >= lambda* are taken for unlisted positives and left out; the hard negatives of a query
-are those with the highest scores below.
+A pair (q_i, t_j) has the score s_ij = cos(q_i, t_j). The pairs of the set P are positives; all others are negatives,
+except those known to be positive from other sources. lambda* is the threshold that best separates the two (see
+`find_threshold`). Negatives with s_ij >= lambda* are assumed to be unlisted positives and left out; the hard negatives
+of a query are the negatives with the highest scores below lambda*.
 
 Source: arXiv 2510.12709, sec. 3.1.2.
 
@@ -26,11 +26,11 @@ _ROWS_CHECKED = 8192
 
 @dataclasses.dataclass(frozen=True)
 class Mined:
-    """What was mined.
+    """The hard negatives of all queries, and the threshold used.
 
     Attributes:
-        rows: [Q, K] int64 rows of targets, the highest score first; -1 where a query has fewer negatives.
-        scores: [Q, K] float32; -inf there.
+        rows: [Q, K] int64 rows of targets, the highest score first; -1 if a query has fewer negatives.
+        scores: [Q, K] float32; -inf where `rows` is -1.
         threshold: lambda*, its figures and the curves.
     """
 
@@ -42,14 +42,14 @@ class Mined:
 def mine(
     queries: np.ndarray, targets: np.ndarray, positives: np.ndarray, excluded: np.ndarray, settings: MiningConfig
 ) -> Mined:
-    """Mines on arrays.
+    """Mines the hard negatives of all queries.
 
     Args:
-        queries: [Q, D], any length of rows; a row of zeros (nothing of the item could be embedded) takes no part.
+        queries: [Q, D], rows of any length; rows of zeros (items that could not be embedded) are ignored.
         targets: [N, D], likewise.
         positives: [P, 2] int, (row of the query, row of the target).
         excluded: [E, 2] int, further pairs, which are neither mined nor counted as negatives; may repeat positives.
-        settings: how many negatives, sizes of the blocks, and up to how many scores lambda* is exact.
+        settings: number of negatives, sizes of the blocks, and maximum number of scores for an exact lambda*.
 
     Raises:
         SailError: no positive pair has embeddings on both sides, or an embedding is not finite.
@@ -63,15 +63,15 @@ def mine(
 
 
 def pair_codes(rows: np.ndarray, columns: np.ndarray, targets: int) -> np.ndarray:
-    """Pairs as single numbers, ascending and each once: row of the query times `targets` plus row of the target, int64."""
+    """Returns pairs as codes, int64, ascending and each once: query row times `targets` plus target row."""
     return np.unique(np.asarray(rows, np.int64) * targets + columns)
 
 
 class Miner:
-    """Finds lambda*, and then the hard negatives of one stretch of queries after the other.
+    """Finds lambda*, and then the hard negatives of the queries, block by block.
 
-    Up to `settings.exact_scores` scores are held at once and lambda* is the best threshold of all. Beyond, they are
-    computed twice in blocks, and lambda* is the best of the edges of bins of 2^-15.
+    Up to `settings.exact_scores` scores are held in memory, and lambda* is the best of all thresholds. More scores are
+    computed twice, in blocks, and lambda* is the best edge of bins of width 2^-15.
 
     Args:
         queries: [Q, D] as in `mine`; may be memory-mapped.
@@ -79,12 +79,12 @@ class Miner:
         positives: [P] int64 `pair_codes`.
         excluded: [E] int64 `pair_codes`.
         settings: as in `mine`.
-        what: what the progress bars call it; empty for none.
+        what: label of the progress bars; empty for none.
 
     Attributes:
         threshold: lambda*, its figures and the curves.
-        positives: positives with embeddings on both sides.
-        excluded: excluded pairs, no positives, with embeddings on both sides.
+        positives: number of positives with embeddings on both sides.
+        excluded: number of excluded pairs, other than positives, with embeddings on both sides.
         present: ([Q] bool, [N] bool), which queries and targets have an embedding.
 
     Raises:
@@ -107,7 +107,7 @@ class Miner:
         self.positives = int(is_positive.sum())
         self.excluded = len(known) - self.positives
         if not self.positives:
-            raise SailError("No positive pair has embeddings on both sides, so there is nothing to mine against.")
+            raise SailError("No positive pair has embeddings on both sides, so lambda* cannot be computed.")
         self._k, exact = settings.per_query, len(queries) * len(targets) <= settings.exact_scores
         self._scores = (
             _HeldScores(queries, targets, present, known, settings)
@@ -130,18 +130,18 @@ class Miner:
         self.threshold = find_threshold(scores)
 
     def negatives(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """The hard negatives of all queries, in order.
+        """Yields the hard negatives of all queries, in order, block by block.
 
         Yields:
-            start: the first query of a stretch.
-            rows: [n, K] int64 rows of targets, the highest score first; -1 where a query has fewer.
-            scores: [n, K] float32; -inf there.
+            start: the first query of a block.
+            rows: [n, K] int64 rows of targets, the highest score first; -1 if a query has fewer.
+            scores: [n, K] float32; -inf where `rows` is -1.
         """
         return self._scores.top_below(self.threshold.value, self._k)
 
 
 class _HeldScores:
-    """The scores of a small set, all at once: the definition, in numpy.
+    """Holds all scores of a small set in memory, and mines by the definition, in numpy.
 
     Attributes:
         known: [E] float32 scores of the known pairs.
@@ -163,11 +163,11 @@ class _HeldScores:
         self._block = settings.query_block
 
     def negatives(self) -> np.ndarray:
-        """[M] float32 scores of all negatives."""
+        """Returns the scores of all negatives, [M] float32."""
         return self._scores[np.isfinite(self._scores)]
 
     def top_below(self, limit: float, k: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """As `ScoreBlocks.top_below`."""
+        """Yields the highest scores below a limit, as `ScoreBlocks.top_below`."""
         for start in range(0, len(self._scores), self._block):
             part = self._scores[start : start + self._block]
             part = np.where(part < np.float32(limit), part, -np.inf)
@@ -179,7 +179,11 @@ class _HeldScores:
 
 
 def _present(embeddings: np.ndarray, what: str) -> np.ndarray:
-    """[n] bool, which rows are not all zeros."""
+    """Returns which rows are not all zeros, [n] bool.
+
+    Raises:
+        SailError: a row is not finite.
+    """
     present = np.zeros(len(embeddings), bool)
     for start in range(0, len(embeddings), _ROWS_CHECKED):
         part = np.asarray(embeddings[start : start + _ROWS_CHECKED])

@@ -1,13 +1,13 @@
-"""Hard negative mining of a data set: its tables and items in, a table of hard negatives out (see `mining` for the method).
+"""Mines the hard negatives of a data set, and writes them as a table; `mining.arrays` has the method.
 
-    NAME.parquet, NAME.keys.npy   the table (`data.negatives`)
+    NAME.parquet, NAME.keys.npy   the table (`data.hard_negative_table`)
     NAME.json                     figures and curves
-    NAME.png                      the same as a picture
-    NAME.embeddings/              while it runs: what a run that was killed need not embed again, and what was mined so far
+    NAME.png                      the same as a plot
+    NAME.embeddings/              during the run: embeddings, which a killed run reuses, and the results so far
 
-The table appears when all else is written. Queries and targets are taken in the order of their keys, which is that of the
-table. Where a side shows text alone, rows of the same text are one (the first of them), as they are the same content to
-training (`objectives.negatives`).
+The table appears when everything else is written. Queries and targets have the order of their keys, as in the table. If
+a side shows only text, rows of equal text are merged into the first of them, since training treats them as the same
+content (`objectives.negatives`).
 
 Source: arXiv 2510.12709, sec. 3.1.2.
 """
@@ -40,17 +40,21 @@ _BATCH = 4096
 
 @dataclasses.dataclass(frozen=True)
 class MiningSummary:
-    """What was mined of a data set.
+    """The figures of mining a data set.
 
     Attributes:
-        dataset: its name.
+        dataset: name of the data set.
         output: the table of hard negatives.
-        queries: its queries, how many of them could not be embedded, and how many show the text of another one.
-        targets: its targets, likewise; of those of one text, one is left.
-        positives: its positives with embeddings on both sides; those of one text count once.
-        excluded: further pairs that are known to be positive, or join a query with itself.
-        threshold: lambda*, its figures and the curves; the false negatives left out among them.
-        short_queries: embedded queries with fewer than `per_query` negatives.
+        queries: number of its queries.
+        queries_without_embedding: number of queries that could not be embedded.
+        queries_of_same_text: number of queries merged into an earlier one of the same text.
+        targets: number of its targets.
+        targets_without_embedding: number of targets that could not be embedded.
+        targets_of_same_text: likewise for targets.
+        positives: number of positives with embeddings on both sides; those of the same texts count once.
+        excluded: number of further pairs that are known to be positive, or pair a query with itself.
+        short_queries: number of embedded queries with fewer than `per_query` negatives.
+        threshold: lambda*, its figures (with the number of likely false negatives left out) and the curves.
     """
 
     dataset: str
@@ -67,7 +71,7 @@ class MiningSummary:
     threshold: Threshold
 
     def figures(self) -> dict:
-        """The figures by name, without the curves."""
+        """Returns the figures by name, without the curves."""
         figures = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del figures["output"]
         return figures | threshold_figures(figures.pop("threshold"))
@@ -75,10 +79,10 @@ class MiningSummary:
     def __str__(self) -> str:
         found = self.threshold
         return (
-            f"{self.dataset}: {self.queries:,} queries, {self.targets:,} targets, {self.positives:,} positives; lambda* "
-            f"{found.value:.4f} with F1 {found.f1:.4f} (precision {found.precision:.4f}, recall {found.recall:.4f}); "
-            f"{found.false_negatives:,} likely false negatives left out; {self.short_queries:,} queries with too few "
-            "hard negatives"
+            f"{self.dataset}: {self.queries:,} queries, {self.targets:,} targets, {self.positives:,} positives; "
+            f"lambda* {found.value:.4f} with F1 {found.f1:.4f} (precision {found.precision:.4f}, "
+            f"recall {found.recall:.4f}); {found.false_negatives:,} likely false negatives left out; "
+            f"{self.short_queries:,} queries with too few hard negatives"
         )
 
 
@@ -93,40 +97,41 @@ def mine_dataset(
     target_embeddings: str | Path | None = None,
     model: str | None = None,
 ) -> MiningSummary:
-    """Mines the hard negatives of a data set.
+    """Mines the hard negatives of a data set and writes them.
 
-    Pairs that any pair table of the data folder or of the config lists are never mined, those of items neither way round.
-    Beside `output` stand its keys, `output` with the suffix .json (figures and curves) and with .png (the same as a
-    picture). Embeddings lie in a folder until all is done; a run that was killed finds them there.
+    Pairs listed in any pair table of the data folder or of the config are never mined; pairs of items in neither
+    direction. The files written are listed at the head of this module. Embeddings are kept in a folder until the table
+    is complete, so that a killed run can reuse them.
 
     Args:
         embedder: the model.
-        config: the experiment; `data`, `prompt` and `mining`.
-        store: the items.
-        name: the data set.
-        output: the table that is written, NAME.parquet.
-        query_embeddings: Parquet file of embeddings to use in place of the model (see `read_side`).
+        config: the experiment; `data`, `prompt` and `mining` are read.
+        store: the item store.
+        name: name of the data set.
+        output: the table to write, NAME.parquet.
+        query_embeddings: Parquet file of embeddings to use instead of the model (see `read_side`).
         target_embeddings: likewise.
-        model: what the model is called; goes into what is written, and tells its embeddings from those of others.
+        model: name of the model, which is written into the table; embeddings of another name are not reused.
 
     Raises:
-        SailError: `output` is no .parquet, there is no such data set or table, it has fewer than two targets (counting
-            those of one text once) or no positive that could be embedded, or embeddings are missing.
+        SailError: `output` does not end in .parquet, the data set or its table does not exist, it has fewer than two
+            targets (counting those of the same text once) or no positive that could be embedded, or embeddings are
+            missing.
     """
     settings, output = _settings(config, name), Path(output)
     if output.suffix != ".parquet":
         raise SailError(
-            f"The table of hard negatives cannot be {output}: give it a name that ends in .parquet. Its figures go beside it, "
-            "under the same name with .json and .png."
+            f"The table of hard negatives cannot be {output}: give it a name that ends in .parquet. Its figures are "
+            "written beside it, under the same name with .json and .png."
         )
     where = f"config.data.datasets.{name}"
     table = PairTable.open(Path(config.data.dir) / settings.table, settings.split)
     ends = read_ends(table)
-    problem = _pose(ends, table, config, name, store)
+    problem = _mining_problem(ends, table, config, name, store)
     targets = len(problem.sides[1].keys)
     if targets < 2:
         once = ", counting those of the same text once" if targets < len(ends.target_keys) else ""
-        raise SailError(f"{where}: {table.path} has {targets} target in the split{once}; mining needs two.")
+        raise SailError(f"{where}: {table.path} has {targets} target in the split{once}; mining needs at least two.")
     folder = output.parent / f"{output.stem}.embeddings"
     if query_embeddings or target_embeddings:
         embeddings = [
@@ -137,14 +142,14 @@ def mine_dataset(
         embeddings = embed_sides(*problem.sides, embedder, store, folder, model=model, what=name)
     if embeddings[0].shape[1] != embeddings[1].shape[1]:
         widths = " and ".join(str(z.shape[1]) for z in embeddings)
-        raise SailError(f"The embeddings of queries and targets have {widths} numbers; take both from one model.")
+        raise SailError(f"The embeddings of queries and targets have {widths} dimensions; take both from one model.")
     try:
         miner = Miner(*embeddings, problem.positives, problem.excluded, config.mining, what=name)
     except SailError as error:
         raise SailError(f"{where}: {error}") from error
     mined = _mine(miner, folder, config.mining.per_query)
     summary = _summarise(name, output, problem, miner, mined[0])
-    # Whoever finds a table may take it for done, and the figures beside it for its own: so it goes first and comes last.
+    # A table on disk means that the run is complete and that the figures are its own: remove it first, write it last.
     output.unlink(missing_ok=True)
     write_figures(output.with_suffix(".json"), summary.figures(), miner.threshold)
     draw(output.with_suffix(".png"), f"Hard negatives of {name}", miner.threshold)
@@ -157,21 +162,24 @@ def mine_dataset(
 def _settings(config: Config, name: str) -> DatasetConfig:
     if name not in config.data.datasets:
         raise SailError(
-            f"There is no data set {name!r} in config.data.datasets. Did you mean {nearest(name, config.data.datasets)}?"
+            f"There is no data set {name!r} in config.data.datasets. "
+            f"Did you mean {nearest(name, config.data.datasets)}?"
         )
     settings = config.data.datasets[name]
     if settings.kind != "pairs":
-        raise SailError(f"config.data.datasets.{name} is of kind {settings.kind!r}; hard negatives are mined of pairs.")
+        raise SailError(
+            f"config.data.datasets.{name} has the kind {settings.kind!r}; hard negatives are mined only for pairs."
+        )
     return settings
 
 
 @dataclasses.dataclass(frozen=True)
 class _Problem:
-    """What is embedded and scored of a data set of Q queries and N targets: q <= Q and n <= N of different content.
+    """The queries and targets to embed and score: of Q queries and N targets, q and n are distinct.
 
     Attributes:
         sides: the q queries and the n targets.
-        rows: [Q] and [N] int64, for each query and target of the data set its row in `sides`.
+        rows: [Q] and [N] int64, the row in `sides` of each query and target of the data set.
         positives: [P] int64 `pair_codes` of rows in `sides`.
         excluded: [E] int64, likewise.
     """
@@ -182,8 +190,8 @@ class _Problem:
     excluded: np.ndarray
 
 
-def _pose(ends: Ends, table: PairTable, config: Config, name: str, store: ItemStore) -> _Problem:
-    """Gathers what is known of a data set, by item, and takes together what is the same content."""
+def _mining_problem(ends: Ends, table: PairTable, config: Config, name: str, store: ItemStore) -> _Problem:
+    """Reads the positive and the excluded pairs of a data set, and merges rows of equal content."""
     positives = ends.pairs(table, min_score=config.data.datasets[name].min_score, both_ways=False)
     excluded = _excluded(ends, positives, config)
     sides = _sides(ends, config, name)
@@ -205,7 +213,7 @@ def _pose(ends: Ends, table: PairTable, config: Config, name: str, store: ItemSt
 
 
 def _sides(ends: Ends, config: Config, name: str) -> tuple[Side, Side]:
-    """Queries and targets, shown as in training: with all modalities that a pattern shows on that side."""
+    """Returns queries and targets, shown as in training: with all modalities of the patterns' sides."""
     query, target = dataset_views(config, name)
     return (
         Side("queries", ends.query_keys, ends.queries, query),
@@ -214,7 +222,7 @@ def _sides(ends: Ends, config: Config, name: str) -> tuple[Side, Side]:
 
 
 def _excluded(ends: Ends, positives: np.ndarray, config: Config) -> np.ndarray:
-    """`pair_codes` of what is never mined: each query with itself, and all that is listed anywhere."""
+    """Returns the `pair_codes` of pairs that are never mined: a query with itself, and listed pairs."""
     codes = np.union1d(ends.same_items(), ends.reverse(positives))
     for table, min_score in known_tables(config):
         codes = np.union1d(codes, ends.pairs(table, min_score=min_score, both_ways=True))
@@ -222,11 +230,13 @@ def _excluded(ends: Ends, positives: np.ndarray, config: Config) -> np.ndarray:
 
 
 def _mine(miner: Miner, folder: Path, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The hard negatives of all queries in files, as queries of one content share a row and need not stand together.
+    """Mines the hard negatives of all queries into memory-mapped files.
+
+    Files allow random access: queries of equal content share a row, and need not be neighbours in the table.
 
     Returns:
-        rows: [q, K] int64 rows of targets, the highest score first; -1 where a query has fewer.
-        scores: [q, K] float32; -inf there. Both are memory-mapped.
+        rows: [q, K] int64 rows of targets, the highest score first; -1 if a query has fewer.
+        scores: [q, K] float32; -inf where `rows` is -1.
     """
     shape = (len(miner.present[0]), k)
     rows, scores = (
@@ -239,7 +249,7 @@ def _mine(miner: Miner, folder: Path, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _summarise(name: str, output: Path, problem: _Problem, miner: Miner, mined: np.ndarray) -> MiningSummary:
-    """The summary; `mined` are the [q, K] rows of the hard negatives."""
+    """Returns the summary; `mined` are the [q, K] rows of the hard negatives."""
     (query_rows, target_rows), (queries, targets) = problem.rows, problem.sides
     embedded = [present[rows] for present, rows in zip(miner.present, problem.rows, strict=True)]
     return MiningSummary(
@@ -261,7 +271,14 @@ def _summarise(name: str, output: Path, problem: _Problem, miner: Miner, mined: 
 def _table_rows(
     ends: Ends, problem: _Problem, mined: np.ndarray, scores: np.ndarray
 ) -> Iterator[tuple[str | None, str | None, list[str], list[float]]]:
-    """The rows of the table of hard negatives, from [q, K] rows and scores; a query without any is left out."""
+    """Yields the rows of the table of hard negatives; skips queries without any.
+
+    Args:
+        ends: the queries and targets of the data set.
+        problem: the queries and targets that were scored.
+        mined: [q, K] rows of targets.
+        scores: [q, K] their scores.
+    """
     target_ids = problem.sides[1].items.column("query_id")
     for start in range(0, len(ends.queries), _BATCH):
         own = problem.rows[0][start : start + _BATCH]

@@ -1,4 +1,4 @@
-"""What a mining run leaves for people: the figures as JSON and the distributions as a picture."""
+"""Writes the figures of a mining run as JSON, and draws its distributions of scores."""
 
 import dataclasses
 from pathlib import Path
@@ -30,7 +30,7 @@ def write_figures(path: Path, figures: dict[str, Any], threshold: Threshold) -> 
 
 
 def draw(path: Path, title: str, threshold: Threshold) -> None:
-    """Draws the scores of positives and negatives, and precision, recall and F1 against the threshold, as PNG."""
+    """Draws the scores of positives and negatives, and precision, recall and F1 by threshold, as PNG."""
     curve, value = threshold.curve, threshold.value
     with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(8, 6.4), layout="constrained")
@@ -52,10 +52,10 @@ def draw(path: Path, title: str, threshold: Threshold) -> None:
 
 
 def _histograms(curve: Curve) -> list[tuple[str, str, tuple[np.ndarray, np.ndarray]]]:
-    """(name, colour, (edges, density)) of negatives and positives, from the counts above each threshold."""
+    """Returns (name, colour, (edges, density)) of negatives and of positives, from the curve's counts."""
     kept = np.unique(np.linspace(0, len(curve.thresholds) - 1, _HISTOGRAM_BINS + 1).astype(int))
     edges = curve.thresholds[kept]
-    # Beyond the last threshold there may be a few scores more, or one score alone where all are equal.
+    # A last bin for the scores beyond the last threshold, or for all scores if they are equal.
     edges = np.append(edges, edges[-1] + (edges[-1] - edges[0] or 1) / _HISTOGRAM_BINS)
     drawn = []
     for name, color, tail, total in (
@@ -68,7 +68,7 @@ def _histograms(curve: Curve) -> list[tuple[str, str, tuple[np.ndarray, np.ndarr
 
 
 def threshold_figures(threshold: Threshold) -> dict[str, Any]:
-    """lambda* and what it does, without the curve."""
+    """Returns lambda* and its figures by name, without the curve."""
     figures = {field.name: getattr(threshold, field.name) for field in dataclasses.fields(threshold)}
     del figures["curve"]
     return {"lambda": figures.pop("value")} | figures

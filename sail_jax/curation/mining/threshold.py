@@ -1,6 +1,6 @@
-"""The threshold that tells positives from negatives best, lambda* = argmax_t F1(t), and the curves around it.
+"""Finds the threshold that best separates positives from negatives, lambda* = argmax_t F1(t).
 
-A pair is predicted to be positive where its score is >= t. Of P positives, tp(t) are; of the negatives, fp(t) are.
+A pair is predicted to be positive if its score is >= t: so are tp(t) of the P positives, and fp(t) of the negatives.
 Precision = tp / (tp + fp), recall = tp / P, F1 = 2 tp / (tp + fp + P).
 
 Source: arXiv 2510.12709, sec. 3.1.2.
@@ -18,14 +18,14 @@ CURVE_POINTS = 512
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """Counts at a few thresholds.
+    """Counts of true and false positives at some thresholds.
 
     Attributes:
         thresholds: [T] float64, ascending.
-        true_positives: [T] int64 positives with a score of at least the threshold.
-        false_positives: [T] int64 negatives with such a score.
-        positives: all positives.
-        negatives: all negatives.
+        true_positives: [T] int64 number of positives with a score of at least the threshold.
+        false_positives: [T] int64 number of negatives with such a score.
+        positives: number of all positives.
+        negatives: number of all negatives.
     """
 
     thresholds: np.ndarray
@@ -36,34 +36,35 @@ class Curve:
 
     @property
     def precision(self) -> np.ndarray:
-        """[T] float64; 1 where nothing is predicted."""
+        """Returns the precision, [T] float64; 1 if no pair is predicted to be positive."""
         predicted = self.true_positives + self.false_positives
         return np.where(predicted, self.true_positives / np.maximum(predicted, 1), 1.0)
 
     @property
     def recall(self) -> np.ndarray:
-        """[T] float64."""
+        """Returns the recall, [T] float64."""
         return self.true_positives / self.positives
 
     @property
     def f1(self) -> np.ndarray:
-        """[T] float64."""
+        """Returns F1, [T] float64."""
         return 2 * self.true_positives / (self.true_positives + self.false_positives + self.positives)
 
 
 @dataclasses.dataclass(frozen=True)
 class Threshold:
-    """lambda* and what it does.
+    """lambda* with its figures.
 
     Attributes:
         value: lambda*.
         f1: F1 at lambda*.
-        precision: precision there.
-        recall: recall there.
-        false_negatives: negatives with a score >= lambda*, which are taken for unlisted positives.
-        resolution: 0 where lambda* is the best of all thresholds, else the distance between those of which it is the best.
-            F1 is then below its maximum by what lies in one bin; where F1 is flat, the maximum may be a few bins away.
-        curve: counts over the range of the scores, lambda* included.
+        precision: precision at lambda*.
+        recall: recall at lambda*.
+        false_negatives: number of negatives with a score >= lambda*, which are assumed to be unlisted positives.
+        resolution: 0 if lambda* is the best of all thresholds, else the width of the bins of whose edges it is the
+            best. F1 then misses its maximum by the scores of one bin at most; if F1 is flat, the maximum may be a few
+            bins away.
+        curve: counts over the range of the scores, including lambda*.
     """
 
     value: float
@@ -76,19 +77,19 @@ class Threshold:
 
 
 class Scores(Protocol):
-    """The scores of positives and negatives, seen through counts."""
+    """Counts the scores of positives and negatives above thresholds."""
 
     resolution: float
 
     def candidates(self) -> np.ndarray:
-        """Thresholds, ascending, one of which has the highest F1."""
+        """Returns thresholds, ascending, one of which has the highest F1."""
 
     def at(self, thresholds: np.ndarray) -> Curve:
-        """The counts at some thresholds, ascending multiples of `BIN` or candidates."""
+        """Returns the counts at some thresholds, ascending multiples of `BIN` or candidates."""
 
 
 class SortedScores:
-    """Scores that are held one by one.
+    """Counts scores that are all held in memory.
 
     Args:
         positives: [P] float32.
@@ -101,21 +102,24 @@ class SortedScores:
         self._positives, self._negatives = np.sort(positives), np.sort(negatives)
 
     def candidates(self) -> np.ndarray:
-        """The positives' scores: between two of them a higher threshold loses no positive and may lose negatives."""
+        """Returns the distinct scores of positives.
+
+        Raising a threshold up to the next of them loses no positive, and may drop negatives.
+        """
         return np.unique(self._positives).astype(np.float64)
 
     def at(self, thresholds: np.ndarray) -> Curve:
-        """The counts at any thresholds."""
+        """Returns the counts at any thresholds."""
         wanted = np.asarray(thresholds, np.float32)
         counts = [len(scores) - np.searchsorted(scores, wanted) for scores in (self._positives, self._negatives)]
         return Curve(thresholds, *counts, len(self._positives), len(self._negatives))
 
 
 class BinnedScores:
-    """Scores that are counted by bin.
+    """Counts scores by bin.
 
     Args:
-        positives: [BINS] int64; bin b holds the scores s with b = `bin_of`(s).
+        positives: [BINS] int64; bin b counts the scores s with b = `bin_of`(s).
         negatives: [BINS] int64.
     """
 
@@ -125,17 +129,17 @@ class BinnedScores:
         self._tails = [np.cumsum(counts[::-1])[::-1] for counts in (positives, negatives)]
 
     def candidates(self) -> np.ndarray:
-        """All edges of the bins."""
+        """Returns the edges of all bins."""
         return np.arange(BINS) * BIN - 1.0
 
     def at(self, thresholds: np.ndarray) -> Curve:
-        """The counts at edges of bins."""
+        """Returns the counts at edges of bins."""
         bins = bin_of(np.asarray(thresholds, np.float32))
         return Curve(thresholds, *(tail[bins] for tail in self._tails), *(int(tail[0]) for tail in self._tails))
 
 
 def find_threshold(scores: Scores) -> Threshold:
-    """lambda*; of several thresholds with the highest F1 the highest."""
+    """Returns lambda*; of several thresholds with the highest F1, the highest."""
     everywhere = scores.at(scores.candidates())
     best = len(everywhere.f1) - 1 - int(np.argmax(everywhere.f1[::-1]))
     value = everywhere.thresholds[best]
@@ -151,7 +155,7 @@ def find_threshold(scores: Scores) -> Threshold:
 
 
 def _curve_thresholds(scores: Scores, value: float) -> np.ndarray:
-    """Evenly spaced edges of bins over the range of the scores, and lambda*."""
+    """Returns evenly spaced edges of bins over the range of the scores, and lambda*."""
     edges = np.arange(BINS) * BIN - 1.0
     counts = scores.at(edges)
     seen = counts.true_positives + counts.false_positives
