@@ -139,7 +139,7 @@ def test_an_evaluation_without_a_checkpoint(run, tmp_path, capsys):
 def test_a_checkpoint_of_another_config(run, capsys):
     assert main(["evaluate", "--workdir", str(run), "--config.model.llm.mlp_width=64"]) == 2
     errors = capsys.readouterr().err
-    assert "is of another config" in errors and "llm/layers/mlp/up/kernel" in errors
+    assert "was saved with another config" in errors and "llm/layers/mlp/up/kernel" in errors
 
 
 def test_hard_negatives_from_the_command_line(run, tmp_path, capsys):

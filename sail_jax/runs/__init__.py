@@ -1,1 +1,1 @@
-"""What a run directory holds: config, checkpoints, training log."""
+"""Reads and writes the files of a run directory: config, checkpoints, training log."""

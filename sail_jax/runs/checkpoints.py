@@ -17,12 +17,12 @@ from sail_jax.sharding.parameters import abstract_on_mesh, path_name, shardings_
 
 
 class Checkpoints:
-    """Asynchronous checkpoints of a run.
+    """Saves the checkpoints of a run asynchronously, and restores them.
 
     Args:
         run: the run directory.
-        keep: how many checkpoints are kept, the latest.
-        always: steps that are kept besides.
+        keep: number of latest checkpoints to keep.
+        always: steps whose checkpoints are kept as well.
     """
 
     def __init__(self, run: RunDirectory, *, keep: int = 1, always: Sequence[int] = ()) -> None:
@@ -36,16 +36,16 @@ class Checkpoints:
         self._run = run
 
     def latest(self) -> int | None:
-        """Steps done at the latest complete checkpoint, or None."""
+        """Returns the step of the latest complete checkpoint, or None."""
         return self._manager.latest_step()
 
     def save(self, step: int, items: dict[str, Any], pipeline: dict[str, Any]) -> None:
-        """Starts to save; returns before it is written. A step that is saved already is left alone.
+        """Starts to save a checkpoint, and returns before it is written; skips a step saved last.
 
         Args:
-            step: steps done.
-            items: "model", the model's parameters; "lora", its adapters, where it has any; "training", the rest of
-                the training state.
+            step: number of steps done.
+            items: "model", the model's parameters; "lora", its adapters, if it has any; "training", the rest of the
+                training state.
             pipeline: the state of the input pipeline, as JSON values.
         """
         if step == self._manager.latest_step():
@@ -54,18 +54,18 @@ class Checkpoints:
         self._manager.save(step, args=ocp.args.Composite(**arguments, pipeline=ocp.args.JsonSave(pipeline)), force=True)
 
     def restore(self, items: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The latest (items, pipeline).
+        """Restores the latest checkpoint, and returns (items, pipeline).
 
         Args:
-            items: those to restore, of abstract arrays that say with which shardings; the mesh may be another than when
-                saving. "lora" must be among them where it was saved: without its adapters the model is another one.
+            items: the items to restore, as abstract arrays with their shardings; the mesh may differ from that of the
+                save. "lora" must be among them if it was saved: without its adapters the model is a different one.
 
         Raises:
-            SailError: when there is no checkpoint, or when its arrays do not fit.
+            SailError: there is no checkpoint, or its arrays have other names or shapes.
         """
         step = self.latest()
         if step is None:
-            raise SailError(f"{self._run.path} holds no checkpoint: train there first, or name another --workdir.")
+            raise SailError(f"{self._run.path} has no checkpoint: train there first, or name another --workdir.")
         saved = self._manager.item_metadata(step)
         for name in {*items, "lora"}:
             self._check_shapes(step, saved.get(name), items.get(name))
@@ -79,13 +79,13 @@ class Checkpoints:
         if wrong:
             shown = "; ".join(f"{n}: saved {have.get(n, 'absent')}, config {want.get(n, 'absent')}" for n in wrong[:5])
             raise SailError(
-                f"The checkpoint {self._run.checkpoints / str(step)} is of another config: {len(wrong)} arrays differ "
-                f"({shown}{', ...' if len(wrong) > 5 else ''}). Use the config of that run ({self._run.config}) or "
-                "another --workdir."
+                f"The checkpoint {self._run.checkpoints / str(step)} was saved with another config: {len(wrong)} "
+                f"arrays differ ({shown}{', ...' if len(wrong) > 5 else ''}). Use the config of that run "
+                f"({self._run.config}) or another --workdir."
             )
 
     def close(self) -> None:
-        """Waits for what is being written."""
+        """Waits until all checkpoints are written, and closes the files."""
         self._manager.wait_until_finished()
         self._manager.close()
 
@@ -94,16 +94,16 @@ _ITEMS = ("model", "lora", "training")
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Path -> shape of every array; named tuples, lists and mappings of the same content give the same paths."""
+    """Returns {path: shape} of every array; named tuples, lists and mappings give the same paths."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {path_name(path): tuple(leaf.shape) for path, leaf in leaves if hasattr(leaf, "shape")}
 
 
 def restore_params(checkpoints: Checkpoints, config: Config, mesh: Mesh) -> Any:
-    """The parameters of the model at the latest checkpoint, LoRA adapters merged into them.
+    """Restores the parameters of the model from the latest checkpoint, with LoRA adapters merged in.
 
     Raises:
-        SailError: when there is no checkpoint, or it is of another config.
+        SailError: there is no checkpoint, or it was saved with another config.
     """
     model, lora = restore_adapted(checkpoints, config, mesh)
     if lora is None:
@@ -113,7 +113,7 @@ def restore_params(checkpoints: Checkpoints, config: Config, mesh: Mesh) -> Any:
 
 
 def restore_adapted(checkpoints: Checkpoints, config: Config, mesh: Mesh) -> tuple[Any, Any | None]:
-    """The parameters of the model at the latest checkpoint, and the adapters beside them, None without LoRA.
+    """Restores the parameters of the model and, separately, its adapters (None without LoRA).
 
     Raises:
         SailError: as `restore_params`.

@@ -1,4 +1,4 @@
-"""A short name for the parameters of a model."""
+"""Computes a short hash that identifies the parameters of a model."""
 
 import hashlib
 import json
@@ -10,9 +10,9 @@ import numpy as np
 
 
 def fingerprint(params: Any) -> str:
-    """A short name for parameters that changes with any bit of their entries, and with their names, shapes and types.
+    """Returns a short hash of the bits, names, shapes and types of parameters.
 
-    It is the same on all processes, devices and meshes: integers are added, so their order does not matter.
+    It is the same on all processes, devices and meshes: it sums integers, whose order does not matter.
     """
     named, _ = jax.tree_util.tree_flatten_with_path(params)
     sums = jax.device_get(_sums([leaf for _, leaf in named]))
@@ -29,7 +29,7 @@ def _sums(leaves: list[jax.Array]) -> list[jax.Array]:
 
 
 def _sums_of_bits(leaf: jax.Array) -> jax.Array:
-    """[2] uint32, two sums over all entries of a hash of the entry's bits and of its place."""
+    """Returns two sums, [2] uint32, of a hash of each entry's bits and position."""
     bits = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")).astype(jnp.uint32)
     place, stride = jnp.zeros(leaf.shape, jnp.uint32), 1
     for axis in reversed(range(leaf.ndim)):
@@ -40,7 +40,7 @@ def _sums_of_bits(leaf: jax.Array) -> jax.Array:
 
 
 def _mixed(x: jax.Array) -> jax.Array:
-    """Every bit of the result depends on all bits of a uint32: the end of MurmurHash3 (`fmix32`)."""
+    """Mixes the bits of a uint32, so that each bit of the result depends on all: `fmix32` of MurmurHash3."""
     x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
     return x ^ (x >> 16)
