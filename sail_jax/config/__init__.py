@@ -1,8 +1,9 @@
-"""Every setting of the project: its type, its default, and one line on its meaning.
+"""Declares every setting of the project with type, default and meaning; loads and saves configs.
 
-The dataclasses of this package are the single source, a file per subject; `schema` says how they are declared and checked. An experiment file (`configs/*.py`) starts from `default_config()`, a locked
-`ml_collections.ConfigDict` of the same keys, and changes what it needs; the command line changes single keys;
-`build()` turns the result into the frozen dataclasses that the code reads. Unknown keys are errors in all three places.
+The dataclasses of this package are the only declarations of settings, a file per subject; `schema` declares and checks
+their fields. An experiment file (`configs/*.py`) starts from `default_config()`, a locked `ml_collections.ConfigDict`
+of the same keys, and changes some of them; the command line changes single keys; `build()` turns the result into the
+frozen dataclasses that the code reads. Unknown keys are errors in all three places.
 """
 
 import dataclasses
@@ -31,18 +32,18 @@ from sail_jax.files import commit_json
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """An experiment."""
+    """All settings of an experiment."""
 
     seed: int = setting(0, "seed of every random draw, together with the step", low=0, below=2**31)
     model: ModelConfig = section(ModelConfig, "the model")
     init_from: dict[str, str] = setting(
         {},
-        "part of the model ('llm', 'vit', 'audio', 'perceiver', 'vision_adapter', 'audio_adapter', or 'model' for all; of a "
-        "dual tower 'bert', 'vit', 'audio') -> checkpoint it starts from: a Hugging Face directory or hub id; parts left out are "
-        "drawn anew",
+        "part of the model ('llm', 'vit', 'audio', 'perceiver', 'vision_adapter', 'audio_adapter', or 'model' for all; "
+        "of a dual tower 'bert', 'vit', 'audio') -> checkpoint it starts from: a Hugging Face directory or hub id; "
+        "other parts are initialised randomly",
     )
     init_allow_bin: bool = setting(
-        False, "whether `init_from` may read pickled weights (.bin), where a checkpoint has no others"
+        False, "whether `init_from` may read pickled weights (.bin) if a checkpoint has no others"
     )
     prompt: PromptConfig = section(PromptConfig, "prompts and tokenizer")
     data: DataConfig = section(DataConfig, "the input pipeline")
@@ -56,7 +57,7 @@ class Config:
     lora: LoraConfig = section(LoraConfig, "low-rank adapters")
     train: TrainConfig = section(TrainConfig, "the training loop")
     stages: dict[str, StageConfig] = setting(
-        {}, "stages by name, run in the order of their names; their steps replace train.steps. Empty: one stage"
+        {}, "stages by name, run in the order of their names; their steps replace train.steps; empty for one stage"
     )
     mining: MiningConfig = section(MiningConfig, "hard negative mining")
     balancing: BalancingConfig = section(BalancingConfig, "balancing of the training sets", may_change=True)
@@ -65,19 +66,19 @@ class Config:
 
 
 def total_steps(config: Config) -> int:
-    """Steps of a whole run."""
+    """Returns the number of optimiser steps of a whole run."""
     return sum(settings.steps for settings in config.stages.values()) if config.stages else config.train.steps
 
 
 def default_config() -> ml_collections.ConfigDict:
-    """The defaults as a locked ConfigDict; experiment files change it and return it."""
+    """Returns the defaults as a locked ConfigDict, which experiment files change and return."""
     config = ml_collections.ConfigDict(to_dict(Config())).lock()
     _unlock_mappings(config)
     return config
 
 
 def _unlock_mappings(config: ml_collections.ConfigDict) -> None:
-    """Mappings whose keys are the user's own (data sets, tables, tasks, columns) start empty and take any key."""
+    """Unlocks mappings with keys of the user's choice (data sets, tasks, columns), which start empty."""
     for value in config.values():
         if isinstance(value, ml_collections.ConfigDict):
             _unlock_mappings(value)
@@ -92,7 +93,8 @@ def build(values: Mapping[str, Any]) -> Config:
         values: a ConfigDict or a plain dict; keys left out take their defaults.
 
     Raises:
-        SailError: on an unknown key (with the nearest valid names), or a value of the wrong type or outside its limits.
+        SailError: a key is unknown (the message names the nearest valid ones), or a value has the wrong type or is
+            outside its limits.
     """
     if isinstance(values, ml_collections.ConfigDict):
         values = values.to_dict()
@@ -104,10 +106,10 @@ def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Config:
 
     Args:
         path: a Python file with `get_config()`, or the `config.json` that a run saved.
-        overrides: words of the form "a.b=value"; the value is a Python literal, or else taken as a string.
+        overrides: words of the form "a.b=value"; the value is a Python literal, or else a string.
 
     Raises:
-        SailError: when the file cannot be read, or a key or a value is wrong.
+        SailError: the file cannot be read, or a key or a value is wrong.
     """
     return build(override(Config, _read(pathlib.Path(path)), overrides))
 
@@ -120,10 +122,10 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
         try:
             return json.loads(path.read_text())
         except ValueError as error:
-            raise SailError(f"{path} is no JSON ({error}). Repair it, or name the experiment file.") from error
+            raise SailError(f"{path} is not valid JSON ({error}). Repair it, or name the experiment file.") from error
     spec = importlib.util.spec_from_file_location(f"sail_jax_config_{path.stem}", path)
     if spec is None:
-        raise SailError(f"{path} is no config file; give a Python file with get_config(), or a run's config.json.")
+        raise SailError(f"{path} is not a config file; give a Python file with get_config(), or a run's config.json.")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -138,7 +140,7 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _failing_line(error: Exception, path: pathlib.Path) -> str:
-    """Where in an experiment file an error arose, as ", line N", or nothing where that is not known."""
+    """Returns the line of an experiment file that raised an error, as ", line N", or "" if unknown."""
     lines = [
         frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path.absolute())
     ]

@@ -1,4 +1,4 @@
-"""The settings of the sequences that are made from a recommender's logs (see `config`)."""
+"""Declares the settings of the sequence tables built from a recommender's logs."""
 
 import dataclasses
 
@@ -16,40 +16,43 @@ CONSTRUCTIONS = (
 
 @dataclasses.dataclass(frozen=True)
 class SequencesConfig:
-    """Histories of users against the item that came next (arXiv 2510.12709, sec. 3.3.5 and 4.2)."""
+    """Settings of sequences: users' histories and the next item (arXiv 2510.12709, sec. 3.3.5, 4.2)."""
 
-    constructions: tuple[str, ...] = setting(CONSTRUCTIONS, "the tables that are made", choices=CONSTRUCTIONS)
-    history: int = setting(1000, "items before the target that are looked at, the latest ones", low=1)
-    vanilla_history: int = setting(100, "the same, for `eval_vanilla`", low=1)
-    length: int = setting(10, "items of a sequence, at most", low=1)
-    min_items: int = setting(3, "items of a sequence, at least; a shorter one is dropped", low=1)
+    constructions: tuple[str, ...] = setting(CONSTRUCTIONS, "the tables to build", choices=CONSTRUCTIONS)
+    history: int = setting(1000, "number of latest items before the target to choose from", low=1)
+    vanilla_history: int = setting(100, "likewise, for `eval_vanilla`", low=1)
+    length: int = setting(10, "maximum number of items of a sequence", low=1)
+    min_items: int = setting(3, "minimum number of items of a sequence; shorter ones are dropped", low=1)
     seen: int = setting(
         100,
-        "the latest items before the target that are written beside a sequence, to be kept out of its negatives",
+        "number of latest items before the target that are written with a sequence, to be excluded from its negatives",
         low=0,
     )
-    windows: int = setting(4, "train sequences of a user, at most", low=1)
-    stride: int = setting(10, "items of the history between the targets of two train sequences of a user", low=1)
-    multi_positives: int = setting(1, "positive behaviours of one play from which an item counts", low=1)
-    single_positives: int = setting(3, "the same, for the single-peak constructions", low=1)
+    windows: int = setting(4, "maximum number of training sequences of a user", low=1)
+    stride: int = setting(10, "items of the history between the targets of two training sequences of a user", low=1)
+    multi_positives: int = setting(1, "minimum number of positive behaviours of a play for its item to count", low=1)
+    single_positives: int = setting(3, "likewise, for the single-peak constructions", low=1)
     cosine: float = setting(
-        0.5, "content single-peak: least cosine of an item's content embedding to that of the target", low=-1, high=1
+        0.5, "content single-peak: minimum cosine of the content embeddings of an item and the target", low=-1, high=1
     )
     label_jaccard: float = setting(
-        0.5, "content multi-peak: the Jaccard of an item's labels and the target's is above this", low=0, below=1
+        0.5,
+        "content multi-peak: the Jaccard index of the labels of an item and the target is above this",
+        low=0,
+        below=1,
     )
     behaviour_jaccard: float = setting(
         0.02,
-        "collaboration single-peak: least Jaccard of the other users who consumed an item and the target",
+        "collaboration single-peak: minimum Jaccard index of the other users who consumed an item and the target",
         above=0,
         high=1,
     )
     behaviour_users: int = setting(
-        128, "users of an item that this Jaccard is estimated from; exact where an item has no more", low=2
+        128, "users of an item from which this Jaccard index is estimated; exact if an item has no more users", low=2
     )
     cluster_level: int = setting(
-        0, "which of an item's labels is its cluster, 0 for the coarsest; the last one where there are fewer", low=0
+        0, "which of an item's labels is its cluster, 0 for the coarsest; the last label if it has fewer", low=0
     )
     rows_per_part: int = setting(
-        2_000_000, "positive events that are worked on at a time; of the users, a part is held in memory", low=1
+        2_000_000, "positive events processed at a time; only the users of that part are in memory", low=1
     )

@@ -1,16 +1,19 @@
-"""The settings of a recommender's logs: where they lie and which column holds what (see `config`)."""
+"""Declares the settings of a recommender's logs: their files and columns."""
 
 import dataclasses
 
 from sail_jax.config.schema import section, setting
 
-_PATH = "Parquet, CSV, TSV or JSONL file, or folder of its parts, relative to the source folder; empty where there is no such log"
+_PATH = (
+    "Parquet, CSV, TSV or JSONL file, or folder of its parts, relative to the source folder; empty if there is no such "
+    "log"
+)
 _TIME = "column of the time, a number (see logs.time_unit) or a timestamp"
 
 
 @dataclasses.dataclass(frozen=True)
 class EventLogConfig:
-    """What users were shown and did: one row for each impression or play of an item."""
+    """Columns of the event log: a row per impression or play of an item."""
 
     path: str = setting("logs/events", _PATH)
     user: str = setting("user_id", "column of the user's id")
@@ -18,40 +21,38 @@ class EventLogConfig:
     time: str = setting("timestamp", _TIME)
     flags: tuple[str, ...] = setting(
         ("like", "finish", "share", "comment", "follow"),
-        "positive behaviours: columns that are true or false (or 0 and 1), and conditions on a column such as 'rating>=4'; empty where "
-        "every row is a positive",
+        "positive behaviours: columns that are true or false (or 0 and 1), and conditions on a column such as "
+        "'rating>=4'; empty if every row is positive",
     )
     watch_share: str = setting("watch_share", "column of the share of the item that was watched; empty for none")
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchLogConfig:
-    """What users searched and clicked: one row for each result that was shown, or clicks alone."""
+    """Columns of the search log: a row per result shown, or only the clicks."""
 
     path: str = setting("logs/searches", _PATH)
     user: str = setting("user_id", "column of the user's id")
     query: str = setting("query", "column of the text of the search")
     item: str = setting("item_id", "column of the result's id")
     time: str = setting("timestamp", _TIME)
-    clicked: str = setting(
-        "clicked", "column that is true where the result was clicked; empty where all rows are clicks"
-    )
+    clicked: str = setting("clicked", "column that is true if the result was clicked; empty if all rows are clicks")
 
 
 @dataclasses.dataclass(frozen=True)
 class LiveLogConfig:
-    """Who watched which live stream: one row for each visit."""
+    """Columns of the live log: a row per visit of a user to a live stream."""
 
     path: str = setting("logs/live", _PATH)
     user: str = setting("user_id", "column of the user's id")
     item: str = setting("item_id", "column of the id of the stream, which is an item")
     time: str = setting("timestamp", _TIME)
-    seconds: str = setting("seconds", "column of the seconds that were watched")
+    seconds: str = setting("seconds", "column of the seconds watched")
 
 
 @dataclasses.dataclass(frozen=True)
 class HashtagLogConfig:
-    """Which hashtags authors submitted: one row for each item and hashtag."""
+    """Columns of the hashtag log: a row per item and hashtag that its author submitted."""
 
     path: str = setting("logs/hashtags", _PATH)
     item: str = setting("item_id", "column of the item's id")
@@ -61,18 +62,18 @@ class HashtagLogConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ItemLogConfig:
-    """What is known of each item: one row for each."""
+    """Columns of the catalogue: a row per item."""
 
     path: str = setting("logs/items", _PATH)
     item: str = setting("item_id", "column of the item's id")
-    time: str = setting("timestamp", "column of the time of publication; empty where it is not known")
+    time: str = setting("timestamp", "column of the time of publication; empty if it is not known")
     labels: str = setting("labels", "column of the list of its labels, from coarse to fine; empty for none")
     summary: str = setting("summary", "column of a summary of its content in words; empty for none")
 
 
 @dataclasses.dataclass(frozen=True)
 class LogsConfig:
-    """The logs and item tables of a recommender (arXiv 2510.12709, sec. 3.2.2 and 3.3.5)."""
+    """Settings of the logs and item tables of a recommender (arXiv 2510.12709, sec. 3.2.2 and 3.3.5)."""
 
     events: EventLogConfig = section(EventLogConfig, "impressions and plays")
     searches: SearchLogConfig = section(SearchLogConfig, "searches with clicks")
@@ -89,7 +90,7 @@ class LogsConfig:
     time_unit: str = setting("s", "unit of the times that are numbers", choices=("s", "ms", "us"))
     test_share: float = setting(
         0.1,
-        "share of the time, at its end, whose events make the test split; nothing joins the two sides of the cut",
+        "share of the time span, at its end, whose events form the test split; no pair or training sequence spans both",
         low=0,
         below=1,
     )

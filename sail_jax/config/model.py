@@ -1,4 +1,4 @@
-"""The settings of the model: kinds and sizes of its towers (see `config`)."""
+"""Declares the settings of the model: kinds and sizes of its towers."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from sail_jax.errors import SailError
 
 @dataclasses.dataclass(frozen=True)
 class LlmConfig:
-    """The fusion backbone: a Qwen2 or Qwen3 style decoder stack, used as an encoder."""
+    """Settings of the fusion backbone: a Qwen2 or Qwen3 style decoder stack, used as an encoder."""
 
     vocab_size: int = setting(151936, "rows of the token embedding table; at least the size of the tokenizer", low=1)
     width: int = setting(1536, "hidden width, and width of the embedding", low=1)
@@ -26,7 +26,7 @@ class LlmConfig:
 
 @dataclasses.dataclass(frozen=True)
 class VitConfig:
-    """The vision tower; every frame is patchified on its own."""
+    """Settings of the vision tower, which encodes every frame separately."""
 
     kind: str = setting(
         "aimv2",
@@ -49,15 +49,15 @@ class VitConfig:
 
     @property
     def patches(self) -> int:
-        """Patches per frame."""
+        """Returns the number of patches per frame."""
         return (self.image_size // self.patch_size) ** 2
 
 
 @dataclasses.dataclass(frozen=True)
 class PerceiverConfig:
-    """The Visual Perceiver: latent queries that summarise the patches of all frames of an item."""
+    """Settings of the Visual Perceiver, whose latents summarise the patches of all frames of an item."""
 
-    latents: int = setting(16, "number of latent query tokens, so of vision tokens that the LLM sees", low=1)
+    latents: int = setting(16, "number of latent query tokens, which are the vision tokens of the LLM", low=1)
     width: int = setting(1024, "latent width", low=1)
     layers: int = setting(6, "number of blocks", low=1)
     heads: int = setting(16, "attention heads", low=1)
@@ -65,7 +65,7 @@ class PerceiverConfig:
     max_frames: int = setting(8, "frames of an item that are used; also the number of temporal positions", low=1)
     attention: str = setting(
         "joint",
-        "'joint': latents and patches attend to each other; 'latents': only the latents ask, patches stay fixed",
+        "'joint': latents and patches attend to each other; 'latents': only the latents attend, patches stay fixed",
     )
     attention_block: int = setting(
         0, "queries per block of the attention, to bound its memory; 0 computes all at once", low=0, may_change=True
@@ -74,11 +74,11 @@ class PerceiverConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ClapConfig:
-    """The audio tower: CLAP's HTSAT on a log-mel spectrogram that is computed on the device."""
+    """Settings of the audio tower: CLAP's HTSAT on a log-mel spectrogram computed on the device."""
 
     sample_rate: int = setting(48_000, "samples per second", low=1)
     clip_seconds: float = setting(
-        10.0, "length of a clip; shorter sound is repeated and padded, longer sound is cut in clips", above=0
+        10.0, "seconds of a clip; shorter sound is repeated and padded, longer sound is cut into clips", above=0
     )
     n_fft: int = setting(1024, "samples of the Fourier window", low=2)
     hop: int = setting(480, "samples between two windows", low=1)
@@ -103,45 +103,46 @@ class ClapConfig:
 
     @property
     def clip_samples(self) -> int:
-        """Samples per clip."""
+        """Returns the number of samples per clip."""
         return int(round(self.clip_seconds * self.sample_rate))
 
 
 @dataclasses.dataclass(frozen=True)
 class BertConfig:
-    """The text tower of the CLIP-like baseline: a BERT encoder."""
+    """Settings of the text tower of the CLIP-like baseline: a BERT encoder."""
 
     vocab_size: int = setting(30_522, "rows of the word embedding table; at least the size of the tokenizer", low=1)
     width: int = setting(768, "hidden width", low=1)
     layers: int = setting(12, "number of blocks", low=1)
     heads: int = setting(12, "attention heads", low=1)
     mlp_width: int = setting(3072, "inner width of the MLP", low=1)
-    max_positions: int = setting(512, "learned positions, so the greatest length of a token sequence", low=1)
+    max_positions: int = setting(512, "number of learned positions: the maximum length of a token sequence", low=1)
     token_types: int = setting(2, "rows of the token type table; the first is used for all tokens", low=1)
     norm_eps: float = setting(1e-12, "epsilon of the norms", low=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class SequenceConfig:
-    """How the vectors of a history become one (arXiv 2510.12709, sec. 3.3.5)."""
+    """Settings of the pooling of a history's vectors into one (arXiv 2510.12709, sec. 3.3.5)."""
 
     pooling: str = setting(
         "mean",
-        "'mean' of the items' unit vectors, or a 'transformer' over them with a special token, whose output is the vector",
+        "'mean': the mean of the items' unit vectors; 'transformer': the output of a transformer over them at a "
+        "special token",
         choices=("mean", "transformer"),
     )
     layers: int = setting(3, "blocks of the transformer", low=1)
     heads: int = setting(12, "attention heads", low=1)
     mlp_width: int = setting(4096, "inner width of the MLP", low=1)
-    max_items: int = setting(100, "items of a history at most; also the number of positions", low=1)
+    max_items: int = setting(100, "maximum number of items of a history; also the number of positions", low=1)
     learn_history: bool = setting(
-        True, "whether the gradient flows through the items of the history; False teaches by the target alone"
+        True, "whether the gradient flows through the items of the history too; if False, only through the target"
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The omni-modal model (arXiv 2510.12709, sec. 3.2)."""
+    """Settings of the omni-modal model (arXiv 2510.12709, sec. 3.2)."""
 
     llm: LlmConfig = section(LlmConfig, "fusion backbone")
     vit: VitConfig = section(VitConfig, "vision tower")
@@ -149,49 +150,50 @@ class ModelConfig:
     audio: ClapConfig = section(ClapConfig, "audio tower")
     kind: str = setting(
         "fusion",
-        "'fusion': the LLM fuses the tokens of all modalities; 'dual_tower': a CLIP-like baseline with a BERT text tower, "
-        "whose towers meet in the mean of their vectors alone",
+        "'fusion': the LLM fuses the tokens of all modalities; 'dual_tower': a CLIP-like baseline with a BERT text "
+        "tower, which only averages the vectors of its towers",
         choices=("fusion", "dual_tower"),
     )
     bert: BertConfig = section(BertConfig, "text tower of the dual tower")
-    sequence: SequenceConfig = section(SequenceConfig, "from the items of a history to its vector")
+    sequence: SequenceConfig = section(SequenceConfig, "pooling of a history's items into one vector")
     dtype: str = setting(
         "bfloat16", "type of the computation; parameters are always float32", choices=("float32", "bfloat16", "float16")
     )
     media_chunk: int = setting(
         0,
-        "pairs of a device that go through the towers of vision and sound at a time, in the backward pass too: bounds their memory "
-        "for one more forward pass of theirs; 0 for all ('fusion' alone)",
+        "pairs of a device that the vision and audio towers process at a time, in the backward pass too: bounds their "
+        "memory at the cost of one more forward pass of the towers; 0 for all (only 'fusion')",
         low=0,
         may_change=True,
     )
     remat: str = setting(
         "none",
-        "rematerialisation of the blocks: 'none', 'dots' (keep the outputs of matrices and attention) or 'full' (keep those of attention)",
+        "rematerialisation of the blocks: 'none', 'dots' (keeps the outputs of matrix products and of attention) or "
+        "'full' (keeps those of attention)",
         may_change=True,
     )
 
     def media_chunks(self, pairs: int) -> int:
-        """Chunks into which the pairs that a device encodes at once are cut.
+        """Returns the number of chunks into which the pairs that a device encodes at once are cut.
 
         Raises:
-            SailError: when `media_chunk` does not divide them.
+            SailError: `media_chunk` does not divide the number of pairs.
         """
         if self.kind != "fusion" or not 0 < self.media_chunk < pairs:
             return 1
         if pairs % self.media_chunk:
             raise SailError(
-                f"config.model.media_chunk is {self.media_chunk}, which does not divide the {pairs} pairs of a device (of a "
-                "micro-batch on it); choose a divisor."
+                f"config.model.media_chunk is {self.media_chunk}, which does not divide the {pairs} pairs of a device "
+                "(of a micro-batch on it); choose a divisor."
             )
         return pairs // self.media_chunk
 
     @property
     def text_tower(self) -> str:
-        """Which part of the model embeds the text tokens: "llm" or "bert"."""
+        """Returns the part of the model that embeds the text tokens: "llm" or "bert"."""
         return {"fusion": "llm", "dual_tower": "bert"}[self.kind]
 
     @property
     def text_vocab(self) -> int:
-        """Tokens that the model embeds; the tokenizer may not have more."""
+        """Returns the number of tokens that the model can embed; the tokenizer may not have more."""
         return getattr(self, self.text_tower).vocab_size

@@ -1,4 +1,4 @@
-"""Settings of the loss, the optimiser, adapters, the loop, its stages and the mesh."""
+"""Declares the settings of the loss, optimiser, adapters, training loop, stages and device mesh."""
 
 import dataclasses
 
@@ -7,11 +7,14 @@ from sail_jax.config.schema import section, setting
 
 @dataclasses.dataclass(frozen=True)
 class LossWeights:
-    """The weights of the losses: L = nce L_nce-mrl + cosent L_cosent + micl L_micl + late_fusion L_lf + distill L_distill."""
+    """Weights of the losses.
+
+    L = nce L_nce-mrl + cosent L_cosent + micl L_micl + late_fusion L_lf + distill L_distill.
+    """
 
     nce: float = setting(1.0, "InfoNCE, summed over the Matryoshka widths", low=0)
     cosent: float = setting(0.0, "COSENT, on pairs with a graded score (lambda in the report)", low=0)
-    micl: float = setting(0.0, "mICL: InfoNCE on the visual and on the text positions alone (alpha)", low=0)
+    micl: float = setting(0.0, "mICL: InfoNCE on only the visual and on only the text positions (alpha)", low=0)
     late_fusion: float = setting(0.0, "InfoNCE on the gated mixture of fused and visual embedding (beta)", low=0)
     distill: float = setting(
         0.0, "distance to the recommender's ID embeddings, summed over `objective.teachers`", low=0
@@ -20,43 +23,43 @@ class LossWeights:
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveConfig:
-    """The loss (arXiv 2510.12709, sec. 3.3.2)."""
+    """Settings of the loss (arXiv 2510.12709, sec. 3.3.2)."""
 
     matryoshka: tuple[int, ...] = setting(
-        (1536, 768, 128), "widths at which the embedding is cut, normalised and scored"
+        (1536, 768, 128), "widths to which the embedding is cut, normalised and scored"
     )
-    temperature: float = setting(0.05, "temperature at the start, for every data set", above=0)
+    temperature: float = setting(0.05, "initial temperature of every data set", above=0)
     learn_temperature: bool = setting(True, "whether the temperatures are learned, one per data set")
     min_temperature: float = setting(0.01, "lower bound of the temperatures", above=0)
     max_temperature: float = setting(0.5, "upper bound of the temperatures", above=0)
     symmetric: bool = setting(True, "score targets against queries too, and average the two losses")
-    weights: LossWeights = section(LossWeights, "what each loss counts")
+    weights: LossWeights = section(LossWeights, "weights of the losses")
     teachers: dict[str, int] = setting(
         {},
-        "ID embedding of the items -> its width: what the loss `distill` pulls the vectors to, each through a projection of its own",
+        "ID embedding of the items -> its width: targets of the loss `distill`, each with a projection of its own",
     )
     distill: str = setting(
         "cosine",
-        "'cosine': 1 - cosine to the ID embedding; 'mse': squared distance of the unit vectors' coordinates; 'relational': squared "
-        "difference of the cosines among the items of a device",
+        "'cosine': 1 - cosine to the ID embedding; 'mse': squared distance of the unit vectors' coordinates; "
+        "'relational': squared difference of the cosines among the items of a device",
         choices=("cosine", "mse", "relational"),
     )
     cosent_temperature: float = setting(0.05, "temperature of COSENT, fixed", above=0)
     score_block: int = setting(
         1024,
-        "pairs per batch above which scores are computed in blocks of at most this side, around a ring of the devices, in memory "
-        "linear in the batch",
+        "pairs per batch above which scores are computed in square blocks of at most this many rows, around a ring of "
+        "the devices, so that memory grows linearly with the batch",
         low=1,
         may_change=True,
     )
     share_hard_negatives: bool = setting(
-        True, "hard negatives of a pair are negatives of all queries of the batch, not of its own query alone"
+        True, "hard negatives of a pair are negatives of all queries of the batch, not only of its own query"
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with warm-up and a cosine to a floor (arXiv 2510.12709, sec. 4.1)."""
+    """Settings of AdamW with warm-up and cosine decay to a floor (arXiv 2510.12709, sec. 4.1)."""
 
     peak: float = setting(1e-5, "peak learning rate", above=0)
     floor: float = setting(6e-6, "learning rate at the end of the cosine", low=0)
@@ -66,53 +69,53 @@ class OptimizerConfig:
     eps: float = setting(1e-8, "epsilon of Adam", low=0)
     first_moment: str = setting(
         "float32",
-        "type in which the first moment is kept; bfloat16 saves two bytes per parameter",
+        "type of the first moment; bfloat16 saves two bytes per parameter",
         choices=("float32", "bfloat16"),
     )
-    weight_decay: float = setting(1e-4, "weight decay, on matrices alone", low=0)
+    weight_decay: float = setting(1e-4, "weight decay, only on matrices", low=0)
     temperature_rate: float = setting(
         1.0,
-        "factor on the learning rate for the temperatures; raise it (to 100, say) when the rate is near 1e-5",
+        "factor on the learning rate of the temperatures; raise it (to 100, say) if the rate is near 1e-5",
         low=0,
     )
     clip_norm: float = setting(1.0, "global norm to which gradients are clipped", above=0)
     freeze: tuple[str, ...] = setting(
-        (), "regular expressions; parameters of the model whose path has a match stay fixed, for example r'^vit/'"
+        (), "regular expressions; parameters whose path matches one stay fixed, for example r'^vit/'"
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
-    """Low-rank adapters (arXiv 2106.09685) instead of full training; patterns are as in `optimizer.freeze`."""
+    """Settings of low-rank adapters (arXiv 2106.09685); patterns are as in `optimizer.freeze`."""
 
     rank: int = setting(0, "inner width of the adapters; 0 trains the model itself", low=0)
-    alpha: float = setting(16.0, "what the adapters add is multiplied by alpha / rank", above=0)
+    alpha: float = setting(16.0, "the output of the adapters is multiplied by alpha / rank", above=0)
     targets: tuple[str, ...] = setting(
         (r"^llm/layers/.*kernel$",),
         "patterns of the matrices that get adapters: kernels of dense layers, llm/embedding",
     )
     trained: tuple[str, ...] = setting(
-        (r"^perceiver/", r"_adapter/"), "patterns of the parameters that are trained themselves; all others stay fixed"
+        (r"^perceiver/", r"_adapter/"), "patterns of the parameters that are trained in full; all others stay fixed"
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """The training loop."""
+    """Settings of the training loop."""
 
-    steps: int = setting(20_000, "optimiser steps; where there are `stages`, their steps count instead", low=1)
+    steps: int = setting(20_000, "number of optimiser steps; with `stages`, their steps count instead", low=1)
     micro_batches: int = setting(
         1,
-        "parts in which a batch is encoded, one after the other, with the gradients of the whole (GradCache); more take less memory "
-        "and one more forward pass",
+        "micro-batches in which a batch is encoded, with the gradients of the whole batch (GradCache); more than one "
+        "take less memory and one more forward pass",
         low=1,
         may_change=True,
     )
-    log_every: int = setting(10, "steps between two log lines", low=1, may_change=True)
+    log_every: int = setting(10, "steps between two lines of the training log", low=1, may_change=True)
     checkpoint_every: int = setting(
         500, "steps between two checkpoints; the last step is always saved", low=1, may_change=True
     )
-    keep_checkpoints: int = setting(2, "checkpoints kept", low=1, may_change=True)
+    keep_checkpoints: int = setting(2, "number of latest checkpoints to keep", low=1, may_change=True)
     evaluate_every: int = setting(
         0,
         "steps between two evaluations of the model on all tasks of `eval`, logged as eval/TASK/METRIC; 0 for none",
@@ -121,38 +124,36 @@ class TrainConfig:
     )
     progressive: bool = setting(
         True,
-        "run `stages` one after the other; False trains all their data sets at once for as many steps (an ablation)",
+        "run `stages` one after another; False trains on all their data sets at once for as many steps (an ablation)",
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class StageConfig:
-    """A stage of content-aware progressive training (arXiv 2510.12709, sec. 3.3.1)."""
+    """Settings of a stage of content-aware progressive training (arXiv 2510.12709, sec. 3.3.1)."""
 
-    steps: int = setting(1000, "optimiser steps of the stage", low=1)
+    steps: int = setting(1000, "number of optimiser steps of the stage", low=1)
     weights: dict[str, float] = setting(
         {},
-        "data set -> sampling weight; data sets left out are not drawn. Empty: data.weights, else each set's `weight`",
+        "data set -> sampling weight; other data sets are not sampled; empty for data.weights or each set's `weight`",
     )
     loss_weights: dict[str, float] = setting(
-        {}, "loss -> weight in this stage, in place of objective.weights and of the data sets' own"
+        {}, "loss -> weight in this stage, instead of objective.weights and of the data sets' own"
     )
-    mine: tuple[str, ...] = setting(
-        (), "data sets whose hard negatives are mined with the model as it is when the stage begins"
-    )
-    hard_negatives: int = setting(4, "hard negatives shown with each pair of the data sets in `mine`", low=1)
-    peak: float = setting(0.0, "peak learning rate of the stage; 0 takes optimizer.peak", low=0)
-    floor: float = setting(-1.0, "learning rate at its end; -1 takes optimizer.floor", low=-1)
-    warmup_steps: int = setting(-1, "steps of linear warm-up; -1 takes optimizer.warmup_steps", low=-1)
+    mine: tuple[str, ...] = setting((), "data sets whose hard negatives are mined with the model at the stage's start")
+    hard_negatives: int = setting(4, "hard negatives per pair of the data sets in `mine`", low=1)
+    peak: float = setting(0.0, "peak learning rate of the stage; 0 for optimizer.peak", low=0)
+    floor: float = setting(-1.0, "learning rate at its end; -1 for optimizer.floor", low=-1)
+    warmup_steps: int = setting(-1, "steps of linear warm-up; -1 for optimizer.warmup_steps", low=-1)
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """The device mesh; one axis may be -1 and takes the devices that the others leave."""
+    """Settings of the device mesh; one axis may be -1 and gets the devices not used by the others."""
 
-    data: int = setting(-1, "data parallelism: pairs are split, parameters are copied")
+    data: int = setting(-1, "data parallelism: pairs are split, parameters are replicated")
     fsdp: int = setting(1, "data parallelism with the parameters split as well")
     tensor: int = setting(1, "tensor parallelism: heads and inner widths are split")
     shard_optimizer: bool = setting(
-        False, "split the moments of the optimiser over `data` too, while the parameters stay copied (ZeRO-2)"
+        False, "split the moments of the optimiser over `data` too; the parameters stay replicated (ZeRO-2)"
     )

@@ -103,8 +103,8 @@ def test_mistakes_in_a_config_file(tmp_path):
         ("x.py", "import no_such_module", "line 1: ModuleNotFoundError"),
         ("x.py", "a = 1", "no get_config"),
         ("x.py", "def get_config():\n    return None", "no get_config"),
-        ("x.json", '{"seed":', "no JSON"),
-        ("x.yaml", "seed: 1", "no config file"),
+        ("x.json", '{"seed":', "not valid JSON"),
+        ("x.yaml", "seed: 1", "not a config file"),
     ],
 )
 def test_config_files_that_cannot_be_read(name, content, message, tmp_path):
@@ -127,7 +127,7 @@ def test_sizes_that_do_not_fit_together(override, message):
         init_shapes(config.model)
 
 
-def test_the_config_in_the_documentation(tmp_path, monkeypatch):
+def test_the_config_in_the_documentation_builds(tmp_path, monkeypatch):
     monkeypatch.chdir(tiny.REPO)  # it reads a config beside it
     (block,) = re.findall(
         r"```python\n(from pathlib.*?)```", (tiny.REPO / "docs" / "training.md").read_text(), re.DOTALL
