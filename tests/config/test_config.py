@@ -1,4 +1,4 @@
-"""Config files, overrides, and the messages for mistakes; every file under configs/ is found by glob."""
+"""Config files, overrides and error messages; every file under configs/ is tested, found by glob."""
 
 import fnmatch
 import re

@@ -176,7 +176,7 @@ TOPICS = 6
 
 
 class StubEmbedder:
-    """Embeds an item by its topic, as written in its title or query; each modality turns the vector a little."""
+    """Embeds an item by the topic in its title or query; each modality rotates the vector a little."""
 
     width = TOPICS + 4
 
@@ -203,7 +203,7 @@ class StubEmbedder:
 
 @pytest.fixture(scope="module")
 def topics(tmp_path_factory):
-    """A store of items of six topics; tables of pairs, of queries, and of few rows."""
+    """Writes a store of items of six topics, and tables of pairs, of queries, and of few rows."""
     root = tmp_path_factory.mktemp("topics")
     writer = ItemStoreWriter(root / FOLDER)
     full = [

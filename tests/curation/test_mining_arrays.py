@@ -17,7 +17,7 @@ SIZES = [(7, 48), (1024, 8192), (3, 33), (50, 100), (64, 704)]
 
 
 def coarse_vectors(rng, rows):
-    """Unit vectors whose cosines are multiples of 1/4, exact in float32, so that ties abound."""
+    """Draws unit vectors whose cosines are multiples of 1/4, exact in float32, so that there are many ties."""
     z = np.zeros((rows, 12), np.float32)
     for row in z:
         row[rng.choice(12, 4, replace=False)] = rng.choice([-0.5, 0.5], 4)
@@ -32,7 +32,7 @@ def clustered(rng, rows, of=40, width=16, spread=0.25):
 
 
 def problem(kind="clustered", queries=90, targets=700):
-    """Vectors with rows of zeros, positives, and excluded pairs, some of which repeat positives."""
+    """Draws vectors with rows of zeros, positives, and excluded pairs, some of which repeat positives."""
     rng = np.random.default_rng(1)
     if kind == "coarse":
         q, t = coarse_vectors(rng, queries), coarse_vectors(rng, targets)
@@ -47,7 +47,7 @@ def problem(kind="clustered", queries=90, targets=700):
 
 
 def plain(queries, targets, positives, excluded, k):
-    """The definition, pair by pair."""
+    """Mines by the definition, pair by pair."""
     norm = [np.linalg.norm(z, axis=1) for z in (queries, targets)]
     label = {}
     listed, left_out = set(map(tuple, positives.tolist())), set(map(tuple, excluded.tolist()))
@@ -73,7 +73,7 @@ def plain(queries, targets, positives, excluded, k):
 
 
 def best_edge(queries, targets, positives, excluded):
-    """The edge of a bin with the highest F1, and that F1, from the matrix of scores."""
+    """Returns the edge of a bin with the highest F1, and that F1, from the matrix of scores."""
     with np.errstate(invalid="ignore"):
         unit = [z / np.linalg.norm(z, axis=1, keepdims=True) for z in (queries, targets)]
     scores = unit[0] @ unit[1].T
@@ -131,7 +131,7 @@ def test_blocked_path_equals_the_exact_one(kind, blocks):
     assert blocked.threshold.resolution == BIN
     value, f1 = best_edge(q, t, positives, excluded)
     assert (blocked.threshold.value, blocked.threshold.f1) == (value, pytest.approx(f1, rel=1e-6))
-    # An edge and the threshold just above it differ by what lies in one bin.
+    # An edge and the threshold just above it differ by the scores of one bin.
     assert exact.threshold.f1 * (1 - 2e-3) < f1 <= exact.threshold.f1
     counts = [np.array([c.positives, c.negatives]) for c in (exact.threshold.curve, blocked.threshold.curve)]
     np.testing.assert_array_equal(*counts)
@@ -152,13 +152,13 @@ def test_negatives_agree_given_the_same_threshold():
     blocked = Miner(q, t, *known, dataclasses.replace(settings, exact_scores=0))
     value, f1 = best_edge(q, t, positives, excluded)
     assert (blocked.threshold.value, blocked.threshold.f1) == (value, pytest.approx(f1, rel=1e-6))
-    # Where F1 is flat, the best edge may lie a few bins from the best threshold; its F1 is next to the same.
+    # Where F1 is flat, the best edge may be a few bins from the best threshold; its F1 is nearly equal.
     assert abs(exact.threshold.value - value) < 1e-3
     assert exact.threshold.f1 * (1 - 1e-3) < f1 <= exact.threshold.f1
     blocked.threshold = exact.threshold
     found = [[np.concatenate(parts) for parts in list(zip(*m.negatives(), strict=True))[1:]] for m in (exact, blocked)]
     np.testing.assert_allclose(found[0][1], found[1][1], atol=1e-6)
-    # Where two scores are equal but for rounding, either order is right: the rows found are held to their own scores.
+    # If two scores are equal but for rounding, either order is right: compare the rows found by their own scores.
     unit_q, unit_t = (z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-30) for z in (q, t))
     for rows, scores in found:
         kept = rows >= 0

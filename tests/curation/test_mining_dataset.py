@@ -1,4 +1,4 @@
-"""Mining of a data set: what is read, what is embedded, what is never mined, what is written."""
+"""Mining of a data set: the pairs read, the items embedded, the pairs never mined, and the files written."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ EMPTY = "item-8"  # has nothing that could be embedded
 
 
 def vector(item):
-    """Items of a topic (their number modulo six) lie close; texts are "topic N"."""
+    """Returns the vector of an item; items of a topic (their number modulo six) are close; texts are "topic N"."""
     name = item.item_id or item.text["query"]
     topic = int(name.split("-")[-1]) % 6 if item.item_id else int(name.split()[-1])
     noise = np.random.default_rng(item_key(name) % 2**32).normal(size=WIDTH)
@@ -35,7 +35,7 @@ def vector(item):
 
 
 class Stub:
-    """Stands in for an embedder, and remembers what it was asked."""
+    """An embedder with made-up vectors, which records its calls."""
 
     width = WIDTH
 
@@ -64,7 +64,7 @@ def folder(tmp_path):
     writer.write_shard(0, (Item(f"item-{i}", {"title": f"Item {i}"}) for i in range(ITEMS)))
     writer.finalize(1)
     tables = tmp_path / "tables"
-    # Of the ten items of a topic, each is paired with two.
+    # Each of the ten items of a topic is paired with two others.
     i2i = [(pair(i, (i + 6 * step) % ITEMS), "train") for i in range(0, ITEMS, 2) for step in (1, 2)]
     write_pairs(
         tables / "i2i.parquet", [*i2i, (pair(0, 59), "test"), (pair(2, 2), "train"), (pair(4, 5, 0.1), "train")]
@@ -100,7 +100,7 @@ def run(folder, name="i2i", config=None, stub=None, **options):
 
 
 def listed(folder):
-    """All pairs of items of all tables, both ways round; (4, 5) has too low a score to be a positive."""
+    """Returns the pairs of items of all tables, in both directions; the score of (4, 5) is too low for a positive."""
     pairs = set()
     for name in ("i2i", "watched"):
         for row in pq.read_table(folder / "tables" / f"{name}.parquet").to_pylist():
@@ -110,12 +110,12 @@ def listed(folder):
 
 
 def tags(name):
-    """The tags of an item in `tag_folder`; two items of one topic have the same. (The empty item has none.)"""
+    """Returns the tags of an item in `tag_folder`; pairs of items of a topic have equal tags. (Item 8 has none.)"""
     return name if name == EMPTY else f"tag {int(name.split('-')[1]) % 30}"
 
 
-def stand_ins(names, by_text):
-    """Id -> the id of the first item, in the order of the keys, with its tags; without `by_text` itself."""
+def first_of_equal_tags(names, by_text):
+    """Returns {id: id of the first item of equal tags, by key}; with `by_text` False, of the item itself."""
     first = {}
     for name in sorted(names, key=lambda name: query_key(name, None)):
         first.setdefault(tags(name) if by_text else name, name)
@@ -123,10 +123,10 @@ def stand_ins(names, by_text):
 
 
 def plain(folder, config, by_text=(False, False)):
-    """What is to be mined for i2i: query -> ids and scores, and lambda*; `by_text` for sides that show tags alone."""
+    """Mines i2i by the definition: {query: ids and scores}, and lambda*; `by_text` if sides show only tags."""
     rows = [row for row in pq.read_table(folder / "tables/i2i.parquet").to_pylist() if row["split"] == "train"]
     queries, targets = (
-        stand_ins({row[side] for row in rows} - {EMPTY}, alone)
+        first_of_equal_tags({row[side] for row in rows} - {EMPTY}, alone)
         for side, alone in zip(("query_id", "target_id"), by_text, strict=True)
     )
     both = [row for row in rows if EMPTY not in row.values()]
@@ -172,7 +172,7 @@ def test_hard_negatives_of_item_pairs(folder, exact):
 
 @pytest.fixture
 def tag_folder(folder):
-    """Items i and i + 30 have the same tags; some of them are both targets, and some queries are no targets.
+    """Writes items i and i + 30 with equal tags; some of them are both targets, and some queries are not targets.
 
     Query 31 and target 1 have the same tags too, and neither of the two items is on both sides.
     """
@@ -221,7 +221,7 @@ def test_items_of_equal_text_are_merged_if_only_text_is_shown(tag_folder, patter
         assert not known & set(mined)
     if all(by_text):
         assert not any(tags(query) == text for query, text in mined)
-    # Item 8 has no tags, so 38 stands alone. Even targets are 0 to 40, even queries 0 to 58.
+    # Item 8 has no tags, so 38 has no equal. Even targets are 0 to 40, even queries 0 to 58.
     assert (summary.queries_of_same_text, summary.targets_of_same_text) == (14 * by_text[0], 5 * by_text[1])
     assert (summary.queries_without_embedding, summary.targets_without_embedding) == (1, 1)
     assert sorted(asked[2] for asked in stub.asked) == sorted([32 - 14 * by_text[0], 23 - 5 * by_text[1]])
@@ -234,7 +234,7 @@ def test_targets_of_equal_text_are_merged(tag_folder):
 
 
 def test_items_without_text_and_items_missing_from_the_store_are_not_merged(tag_folder):
-    """Their embeddings may be given all the same."""
+    """Their embeddings may still be given."""
     rows = [(1, 2), (3, 32), (1, 99), (1, 57), (1, 59)]
     write_pairs(tag_folder / "tables/i2i.parquet", [(pair(*row), "train") for row in rows])
     names = [f"item-{i}" for i in (1, 3, 2, 32, 99, 57, 59)]
@@ -311,7 +311,7 @@ def test_an_item_shown_equally_on_both_sides_is_embedded_once(folder):
 
 @pytest.mark.parametrize("splits, mined", [((), False), (("train",), True), (("train", "test"), False)])
 def test_splits_whose_pairs_are_known(folder, splits, mined):
-    """The pair (0, 59) stands in the test split; 59 is made a target, and close to 0, by the training split."""
+    """The pair (0, 59) is in the test split; the training split makes 59 a target close to 0."""
     extra = [(pair(i, 59), "train") for i in range(50, 58)]
     rows = [(pair(i, (i + 6 * step) % ITEMS), "train") for i in range(0, ITEMS, 2) for step in (1, 2)]
     write_pairs(folder / "tables/i2i.parquet", [*rows, *extra, (pair(0, 59), "test")])
@@ -356,7 +356,7 @@ def test_pairs_of_tables_outside_of_the_tables_folder_are_known_too(folder, plac
 
 
 def test_a_table_that_is_named_in_several_ways_is_read_once(folder):
-    """And its `min_score` holds, by whatever path the data set names it."""
+    """Its `min_score` applies, whatever path the data set names it by."""
     values = to_dict(make_config(folder))
     values["data"]["datasets"]["i2i"]["table"] = "items/../tables/i2i.parquet"
     values["eval"]["tasks"] = {"a": {"table": "tables/i2i.parquet"}, "b": {"table": str(folder / "tables")}, "c": {}}
@@ -404,7 +404,7 @@ def test_embeddings_are_reused_after_a_kill(folder, monkeypatch):
 
 @pytest.mark.parametrize("last", ["write_figures", "draw", "write_negatives", "shutil.rmtree"])
 def test_a_table_is_never_without_its_figures(folder, monkeypatch, last):
-    """Nor is one of an earlier run beside the figures of this one."""
+    """A table of an earlier run is never beside the figures of a later one."""
     run(folder)
 
     def kill(*_):
@@ -593,7 +593,7 @@ def test_block_too_large(folder):
 
 @pytest.mark.parametrize("is_listed", [True, False])
 def test_pairs_of_the_data_set_itself_are_known_both_ways_wherever_its_table_lies(folder, is_listed):
-    """Topics 4 and 3 are not alike, so nothing but the listed pair (10, 21) keeps (21, 10) from being mined."""
+    """Topics 4 and 3 are not similar, so only the listed pair (10, 21) keeps (21, 10) from being mined."""
     (folder / "tables/i2i.parquet").unlink()
     rows = [(pair(i, (i + 6 * step) % ITEMS), "train") for i in range(0, ITEMS, 2) for step in (1, 2)]
     write_pairs(folder / "i2i.parquet", [*rows, (pair(21, 27), "train"), *[(pair(10, 21), "train")] * is_listed])

@@ -34,7 +34,7 @@ def histograms(apart, seed=0):
 
 
 def all_figures(good=0.45):
-    """Two tasks; i2i has every kind of figures."""
+    """Returns a run of two tasks; i2i has every kind of figures."""
     full = {"ndcg_at_10": 0.31, "nmi": 0.612, "separability__overlap": 0.2, "separability__dprime": 2.5, "auc": 0.811}
     poor = {"ndcg_at_10": 0.02, "nmi": 0.212, "separability__overlap": 0.9, "separability__dprime": 0.1, "auc": 0.502}
 

@@ -1,4 +1,4 @@
-"""mteb evaluates a run and its export on a task out of local data: the figures are those of our own recall."""
+"""mteb's figures of a run and of its export on a task from local data equal those of our own recall."""
 
 import io
 
@@ -54,7 +54,7 @@ def run(world, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def searches(run):
-    """The searches of the world: texts of queries, texts of documents, rows of relevant documents."""
+    """Returns the searches of the world: texts of queries, texts of documents, rows of relevant documents."""
     config = config_lib.load(run / "config.json")
     store = open_store(config)
     task = load_retrieval(config, "q2i", store)
@@ -137,7 +137,7 @@ def open_png():
     return out.getvalue()
 
 
-def test_what_is_no_model(run, tmp_path):
+def test_a_folder_without_a_model_is_refused(run, tmp_path):
     with pytest.raises(SailError, match="no run"):
         mteb_model(tmp_path)
     with pytest.raises(SailError, match="1 to 32"):

@@ -89,7 +89,7 @@ def test_separability_of_separate_and_of_equal_distributions():
 
 
 def test_nmi_of_two_well_separated_groups_is_that_of_their_labels(rng):
-    """Where the clusters are plain to see, the NMI is that of the true labels, by entropies."""
+    """If clusters are well separated, the NMI equals that of the true labels, computed from entropies."""
     centres = np.eye(2, 8)
     left, right = rng.integers(0, 2, 300), (rng.random(300) < 0.7).astype(int)
     right[:150] = left[:150]

@@ -10,7 +10,7 @@ KS = (1, 3, 10)
 
 
 def random_results(seed):
-    """Results of 40 queries, some with more relevant rows than results, some with fewer results than asked for."""
+    """Draws results of 40 queries, some with more relevant rows than results, some with too few results."""
     rng = np.random.default_rng(seed)
     rows = np.stack([rng.permutation(60)[:10] for _ in range(40)])
     rows[5, 4:] = -1

@@ -47,7 +47,7 @@ VOID = {"meta", "img", "br", "hr", "link", "input"}
 
 
 class Page(html.parser.HTMLParser):
-    """Elements with their attributes, visible text, and whether every element that opens also closes."""
+    """Parses a page: elements with their attributes, visible text, and whether every element is closed."""
 
     def __init__(self, text):
         super().__init__(convert_charrefs=True)
@@ -158,7 +158,7 @@ def test_headline_compares_the_main_view_with_the_untrained_model(full):
 
 
 def rows_of(table):
-    """Label -> [(text, whether it is bold)]."""
+    """Returns the rows of the tables: {label: [(text, whether it is bold)]}."""
     rows = re.findall(r"<tr><th[^>]*>([^<]*)</th>(.*?)</tr>", table.partition("<tbody>")[2])
     return {
         label: [(text, bool(mark)) for mark, text in re.findall(r"<td([^>]*)>([^<]*)", cells)] for label, cells in rows
@@ -531,7 +531,7 @@ def test_report_data_is_read_back_from_the_file(tmp_path):
 
 @pytest.fixture(scope="module")
 def gathered(world):
-    """What is gathered of a model whose vectors are drawn at random, on the tiny world."""
+    """Gathers the report of a model with random vectors on the tiny world."""
     config = config_lib.build(tiny.experiment(world))
     store = open_store(config)
     task = load_retrieval(config, "i2i", store)

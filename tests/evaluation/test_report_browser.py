@@ -10,7 +10,7 @@ from sail_jax.evaluation.report.page import write_report
 pytestmark = pytest.mark.browser
 
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
-# What scrolls in its own box may be wide, and what a chart clips is not seen; its text has to lie inside.
+# Elements that scroll in their own box may be wide. Clipped parts of a chart are hidden, but its text must be inside.
 OVERFLOWING = """() => [...document.querySelectorAll('main *')].filter(element => {
     if (element.closest('.scroll') || (element.closest('svg') && element.tagName !== 'text')) return false;
     const box = element.getBoundingClientRect(), chart = element.closest('figure');
@@ -78,7 +78,7 @@ def test_wide_tables_scroll_in_their_own_box(pages, browser):
         "[...document.querySelectorAll('#figures > div > div > .scroll')].map(b => [b.scrollWidth, b.clientWidth])"
     )
     assert widths and max(wide - box for wide, box in widths) > 0
-    # The column that stays in its place leaves room for those that pass under it.
+    # The sticky first column leaves room for the columns that scroll under it.
     columns = page.evaluate(
         "[...document.querySelectorAll('.scroll tbody th:first-child')].map(cell => cell.offsetWidth)"
     )

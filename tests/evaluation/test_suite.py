@@ -42,7 +42,7 @@ def write_set(folder, ids, z, fingerprint="f"):
 
 @pytest.fixture
 def stored(store, tmp_path):
-    """Random vectors of all items, in a folder in an order of its own; [items, D] in the order of the store."""
+    """Writes random vectors of all items to a folder, shuffled; returns them, [items, D], in the store's order."""
     rng = np.random.default_rng(0)
     z = unit_rows(rng.normal(size=(len(store), WIDTH)))
     order = rng.permutation(len(store))
@@ -68,7 +68,7 @@ def write_table(path, store, rows):
 
 @pytest.mark.parametrize("block", [50, 1000])
 def test_scored_pairs_with_several_targets_or_none(settings, store, stored, tmp_path, block):
-    """Scores below the limit are no matches but the negatives of AUC, and a query with nothing else is skipped."""
+    """Pairs below the minimum score are the negatives of AUC; a query that has only such pairs is skipped."""
     rng = np.random.default_rng(1)
     rows = sorted({(int(q), int(t)) for q, t in rng.integers(0, 40, (90, 2)) if q != t and q < 25})
     scores = {pair: float(rng.integers(0, 3)) / 2 for pair in rows}
@@ -198,7 +198,7 @@ def test_a_folder_without_any_of_the_items(settings, stored, tmp_path):
 
 
 def test_the_matrix_of_modalities(settings, store, tmp_path):
-    """Each cell is the recall of a plain search among vectors that show the one set and the other."""
+    """Each cell equals the recall of a plain search by vectors under the two sets of modalities."""
     rows = [(i, j, None) for i, j in zip(range(0, 24, 2), range(1, 24, 2), strict=True)]
     write_table(tmp_path / "few.parquet", store, rows)
     task = {"table": str(tmp_path / "few.parquet"), "corpus": "targets", "both_ways": True}

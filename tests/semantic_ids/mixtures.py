@@ -9,14 +9,14 @@ INFO = EmbeddingInfo("runs/x", "0123abcd", 16, "float32", "VTA", ("title",), "Re
 
 
 def mixture(n, *, dims=16, centres=40, noise=0.35, seed=0):
-    """[n, dims] float32 of unit length."""
+    """Draws vectors of unit length, [n, dims] float32."""
     rng = np.random.default_rng(seed)
     at, weights = rng.normal(size=(centres, dims)), rng.dirichlet(np.ones(centres))
     return unit_rows(at[rng.choice(centres, n, p=weights)] + noise * rng.normal(size=(n, dims)))
 
 
 def write_folder(folder, z, sizes=(), info=INFO):
-    """A complete folder of embeddings, in parts of `sizes` rows and the rest; ids are item-0, item-1, ..."""
+    """Writes a complete folder of embeddings, in parts of `sizes` rows and the rest; ids are item-0, item-1, ..."""
     folder.mkdir(parents=True)
     ends = [*np.cumsum(sizes, dtype=int), len(z)]
     for number, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):

@@ -28,7 +28,7 @@ FAST = VQSettings(steps=200, batch=512, decay=0.97)
 
 
 def errors(z, codebooks):
-    """The squared error of each prefix over the variance."""
+    """Returns the squared error of each prefix over the variance."""
     codes, variance = quantize(z, codebooks), np.sum((z - z.mean(0)) ** 2)
     found = [reconstruct(codes[:, : level + 1], codebooks) for level in range(len(codebooks))]
     return np.array([np.sum((z - other) ** 2) / variance for other in found])

@@ -60,7 +60,7 @@ def sids(folder):
 
 @pytest.fixture(scope="module")
 def new(tmp_path_factory):
-    """Items that the codebooks have not seen; two of them without a usable vector."""
+    """Writes vectors of items that were not in the fit; two of them have no usable vector."""
     z = mixture(700, seed=0, noise=0.4)
     z[3], z[650, 5] = 0, np.nan
     return EmbeddingSet(write_folder(tmp_path_factory.mktemp("embeddings") / "new", z, (100, 400)))
@@ -271,7 +271,7 @@ def test_the_table_has_figures_beside_it(table):
 
 
 def test_purity_of_a_table_equals_brute_force(sids, new, tmp_path):
-    """Over all items as anchors; rows that are left out must not shift who is whose neighbour."""
+    """All items are anchors; skipped rows must not shift the row numbers of neighbours."""
     figures = write_table(sids, new, tmp_path / "ids.parquet", anchors=700)
     z = np.delete(new.load()[1], [3, 650], axis=0)
     assert figures["anchors"] == 698
