@@ -1,7 +1,7 @@
-"""Sequence sets: a history of items against the item that came next (arXiv 2510.12709, sec. 3.3.5 and 4.2).
+"""Sequence tasks: find the next item of a history (arXiv 2510.12709, sec. 3.3.5 and 4.2).
 
-A sequence is embedded by the mean of its items' unit embeddings, or by the model's sequence encoder where it has one. Tables are Parquet files of `item_ids` (a list of strings),
-`target_id`, and perhaps `split`.
+A sequence is embedded by the mean of its items' unit embeddings, or by the model's sequence encoder if it has one.
+Tables are Parquet files of `item_ids` (a list of strings), `target_id`, and optionally `split`.
 """
 
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ from sail_jax.vectors.unit import unit_rows
 
 
 def mean_pool(vectors: np.ndarray, sequences: Sequence[np.ndarray]) -> np.ndarray:
-    """The mean of the unit vectors of each sequence; an item that has no vector takes no part.
+    """Returns the mean of the unit vectors of each sequence; items without a vector are left out.
 
     Args:
         vectors: [n, D], may be memory-mapped; rows of zeros are items without a vector.
-        sequences: Q arrays of rows of `vectors`; an item may stand in a sequence several times.
+        sequences: Q arrays of rows of `vectors`; an item may occur several times in a sequence.
 
     Returns:
-        [Q, D] float32; zeros for a sequence that has no vector at all.
+        [Q, D] float32; zeros for a sequence without any vector.
     """
     pooled = np.zeros((len(sequences), vectors.shape[1]), np.float32)
     for place, rows in enumerate(sequences):
@@ -36,10 +36,12 @@ def mean_pool(vectors: np.ndarray, sequences: Sequence[np.ndarray]) -> np.ndarra
 
 
 def load_sequences(config: Config, name: str, store: ItemStore) -> RetrievalTask:
-    """Resolves a task of kind "sequence". The items of a history stay in the corpus: a target may be among them.
+    """Resolves a task of kind "sequence": histories of items, and the item that came next.
+
+    The items of a history stay in the corpus, since the target may be among them.
 
     Raises:
-        SailError: when a setting or the table is wrong, the table has no row in the split, or an id is unknown.
+        SailError: a setting or the table is wrong, the table has no row in the split, or an id is unknown.
     """
     settings = config.eval.tasks[name]
     query_view, target_view = task_views(config, name)

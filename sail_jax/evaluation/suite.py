@@ -1,4 +1,4 @@
-"""Runs the tasks of a config on the trained model, on the model as it was before training, and on the text baseline."""
+"""Runs the tasks of a config on the trained model, the untrained model, and the TF-IDF baseline."""
 
 import dataclasses
 import math
@@ -23,9 +23,9 @@ from sail_jax.evaluation.classification import ACCURACY_KS
 from sail_jax.evaluation.metrics.measure import GALLERY, Measurement, families_of, measure, ranked_metrics
 from sail_jax.evaluation.pairs import sample_rows
 from sail_jax.evaluation.retrieval import RetrievalTask
-from sail_jax.evaluation.sides import ModelSides, Sides, StoredSides
 from sail_jax.evaluation.tasks import load_tasks
 from sail_jax.evaluation.tfidf import tfidf_top_k
+from sail_jax.evaluation.vector_sources import ModelVectors, StoredVectors, VectorSource
 from sail_jax.patterns import MODALITY_SETS, Pattern
 from sail_jax.runs.checkpoints import Checkpoints
 from sail_jax.runs.directory import RunDirectory
@@ -39,21 +39,22 @@ class TaskResult:
     """Figures of one model on one task, under one view and at one width.
 
     Attributes:
-        model: "trained", "untrained", "embeddings" (vectors that were read) or "tfidf".
+        model: "trained", "untrained", "embeddings" (vectors read from a folder) or "tfidf".
         task: name of the task.
         view: the modalities of queries and of the corpus.
         main: whether it is the task's own view at full width.
         metrics: name -> value.
-        queries: queries that count.
-        skipped: queries left out: nothing is relevant to them, or they or all that is relevant lack the task's modalities.
-        corpus: items, or labels, that are searched.
-        width: how many dimensions of the vectors count; 0 for TF-IDF.
+        queries: number of queries scored.
+        skipped: number of queries left out: they have no relevant items, or they or all these items lack the task's
+            modalities.
+        corpus: number of items, or labels, searched.
+        width: number of dimensions of the vectors used; 0 for TF-IDF.
         rows: [Q, 8] int64, the nearest rows of the corpus; None unless it is a main result.
         cosines: [Q, 8] float32, likewise.
         histograms: "edges", "positive" and "negative" of the cosines; None where separability is not measured.
-        sample: rows of the corpus, at most 1,500, and their vectors [n, D]; of main results alone, and not of TF-IDF.
+        sample: rows of the corpus, at most 1,500, and their vectors [n, D]; only of main results, and not of TF-IDF.
         own_view: whether it is the task's own view.
-        full: whether the width is all there is.
+        full: whether `width` is the full width.
     """
 
     model: str
@@ -74,9 +75,10 @@ class TaskResult:
 
     @property
     def prefix(self) -> str:
-        """Where its figures stand in metrics.json: TASK, /VIEW unless it is the task's own, /dWIDTH unless it is the full one.
+        """Returns the prefix of its figures in metrics.json: TASK[/VIEW][/dWIDTH].
 
-        VIEW is "V" where both sides show the same, and "V->T" where they do not.
+        VIEW is left out for the task's own view, and dWIDTH for the full width. VIEW is "V" if both sides show the same
+        modalities, and "V->T" if they differ.
         """
         view = "" if self.own_view else f"/{self.view.short}"
         return f"{self.task}{view}{'' if self.full else f'/d{self.width}'}"
@@ -88,12 +90,12 @@ def run_suite(
     """Evaluates the run in `workdir`, or a folder of embeddings.
 
     Args:
-        config: the experiment; `eval` says what is measured.
-        workdir: the run directory; vectors lie there for the time.
-        embeddings: folder that `embed` wrote, to be evaluated in place of a checkpoint.
+        config: the experiment; `eval` has the tasks and metrics.
+        workdir: the run directory; vectors are stored in it during the evaluation.
+        embeddings: folder that `embed` wrote, to evaluate instead of a checkpoint.
 
     Raises:
-        SailError: when there is no task, no checkpoint or no embeddings, or a setting is wrong.
+        SailError: there is no task, no checkpoint or no embeddings, or a setting is wrong.
     """
     if config.eval.untrained and embeddings is None:
         try:
@@ -105,9 +107,9 @@ def run_suite(
     results: list[TaskResult] = []
     for make in _models(config, workdir, embeddings, tasks, store):
         with tempfile.TemporaryDirectory(prefix="embeddings-", dir=workdir) as scratch:
-            sides = make(Path(scratch))
+            source = make(Path(scratch))
             for task in tasks.values():
-                results += evaluate_task(sides, task, config)
+                results += evaluate_task(source, task, config)
     if config.eval.tfidf:
         results += [_run_tfidf(task, store, config) for task in tasks.values() if _has_text(task)]
     return results, tasks, store
@@ -115,82 +117,84 @@ def run_suite(
 
 def _models(
     config: Config, workdir: Path, embeddings: Path | None, tasks: dict[str, RetrievalTask], store: ItemStore
-) -> Iterator[Callable[[Path], Sides]]:
-    """What is evaluated, each made with a folder for its vectors."""
+) -> Iterator[Callable[[Path], VectorSource]]:
+    """Yields functions that each make a vector source to evaluate, given a folder for its vectors."""
     if embeddings is not None:
-        yield lambda scratch: StoredSides(embeddings, list(tasks.values()), store, scratch)
+        yield lambda scratch: StoredVectors(embeddings, list(tasks.values()), store, scratch)
         return
-    yield lambda scratch: ModelSides("trained", embedder_lib.load(workdir, config), store, scratch)
+    yield lambda scratch: ModelVectors("trained", embedder_lib.load(workdir, config), store, scratch)
     if config.eval.untrained:
-        yield lambda scratch: ModelSides("untrained", _untrained(config), store, scratch)
+        yield lambda scratch: ModelVectors("untrained", _untrained(config), store, scratch)
 
 
 def _untrained(config: Config) -> Embedder:
-    """The model as it was before the first step of training."""
+    """Returns the model as initialised, before the first step of training."""
     mesh = make_mesh(MeshConfig(), jax.local_devices())
     params, _ = initial_params(config, mesh)
     return Embedder(config, params, make_extractor(config), mesh)
 
 
-def evaluate_task(sides: Sides, task: RetrievalTask, config: Config, *, main_only: bool = False) -> list[TaskResult]:
-    """Measures a task: its own view first, then further ones and the matrix, each at all widths, the full one first.
+def evaluate_task(
+    source: VectorSource, task: RetrievalTask, config: Config, *, main_only: bool = False
+) -> list[TaskResult]:
+    """Measures a task under all views, its own first, each at all widths, the full one first.
 
     Args:
-        sides: where the vectors come from.
+        source: the source of the vectors.
         task: the task.
-        config: `eval`, `objective.matryoshka` and `seed` count.
-        main_only: the task's own view at full width alone.
+        config: the experiment; `eval`, `objective.matryoshka` and `seed` are read.
+        main_only: whether to measure only the task's own view at full width.
 
     Raises:
-        SailError: when no query can be scored under the task's own view.
+        SailError: no query can be scored under the task's own view.
     """
-    views = sides.views(task, [task.own_view] if main_only else _views(task))
-    queries, corpus = sides.vectors(task, views)
+    views = source.views(task, [task.own_view] if main_only else _views(task))
+    queries, corpus = source.vectors(task, views)
     results = []
     for number, view in enumerate(views):
-        for width in [sides.width] if main_only else _widths(config, sides.width):
+        for width in [source.width] if main_only else _widths(config, source.width):
             found = corpus[view.target]
-            cut = _cut(sides, task, queries[view.query], width), found[:, :width]
+            cut = _cut(source, task, queries[view.query], width), found[:, :width]
             own = number == 0
-            in_matrix_alone = not own and view not in task.further_views()
-            families = ("recall",) if in_matrix_alone else families_of(task)
+            only_in_matrix = not own and view not in task.further_views()
+            families = ("recall",) if only_in_matrix else families_of(task)
             measured = measure(task, *cut, config, families=families, own_view=own)
             if measured is not None:
-                results.append(_result(sides, task, view, own, width, measured, found, config))
+                results.append(_result(source, task, view, own, width, measured, found, config))
             elif own:
                 raise SailError(
                     f"No query of config.eval.tasks.{task.name} can be scored under the view {view}: none has an "
-                    "embedding and something relevant that has one."
+                    "embedding and a relevant item that has one."
                 )
     return results
 
 
 def _views(task: RetrievalTask) -> list[Pattern]:
-    """The views of a task, each once."""
+    """Returns the views of a task, each once."""
     views = [task.own_view, *task.further_views()]
     if task.settings.modality_matrix:
         views += [Pattern(query, target) for query in _sets(task.queries) for target in _sets(task.corpus)]
     return list(dict.fromkeys(views))
 
 
-def _sets(things: Sequence[int | str] | np.ndarray) -> tuple[str, ...]:
-    """Sets of modalities of one side of the matrix; texts show text alone."""
-    return ("T",) if all(isinstance(thing, str) for thing in things) else MODALITY_SETS
+def _sets(entries: Sequence[int | str] | np.ndarray) -> tuple[str, ...]:
+    """Returns the sets of modalities of one side of the matrix; texts have only "T"."""
+    return ("T",) if all(isinstance(entry, str) for entry in entries) else MODALITY_SETS
 
 
 def _widths(config: Config, full: int) -> list[int]:
-    """The sizes at which vectors are cut, the full one first."""
+    """Returns the widths to which vectors are cut, the full one first."""
     widths = config.eval.widths or config.objective.matryoshka
     return [full, *sorted({width for width in widths if width < full}, reverse=True)]
 
 
-def _cut(sides: Sides, task: RetrievalTask, vectors: np.ndarray, width: int) -> np.ndarray:
-    """[Q, width], the vectors of the queries."""
-    return vectors[:, :width] if task.sequences is None else sides.pool(vectors, task.sequences, width)
+def _cut(source: VectorSource, task: RetrievalTask, vectors: np.ndarray, width: int) -> np.ndarray:
+    """Returns the vectors of the queries at a width, [Q, width]."""
+    return vectors[:, :width] if task.sequences is None else source.pool(vectors, task.sequences, width)
 
 
 def _result(
-    sides: Sides,
+    source: VectorSource,
     task: RetrievalTask,
     view: Pattern,
     own: bool,
@@ -199,10 +203,10 @@ def _result(
     corpus: np.ndarray,
     config: Config,
 ) -> TaskResult:
-    full = width == sides.width
+    full = width == source.width
     main = own and full
     return TaskResult(
-        model=sides.name,
+        model=source.name,
         task=task.name,
         view=view,
         main=main,
@@ -221,7 +225,7 @@ def _result(
 
 
 def _sample(corpus: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the corpus that have a vector, in ascending order, and their vectors."""
+    """Draws rows of the corpus that have a vector, ascending, and returns them with their vectors."""
     rows = sample_rows(np.random.default_rng(seed), np.flatnonzero(corpus.any(axis=-1)), _SAMPLE)
     return rows, np.array(corpus[rows])
 
@@ -254,18 +258,18 @@ def _run_tfidf(task: RetrievalTask, store: ItemStore, config: Config) -> TaskRes
 
 
 def shown_results(results: list[TaskResult], tasks: dict[str, RetrievalTask]) -> list[TaskResult]:
-    """The results of the tables: at full width, without those of the matrix alone."""
+    """Returns the results for tables: at full width, without views that are only in the matrix."""
     further = {name: task.further_views() for name, task in tasks.items()}
     return [r for r in results if r.full and (r.own_view or r.view in further[r.task])]
 
 
 def headline(result: TaskResult) -> dict[str, float]:
-    """The figures of the tables: recall, or accuracy."""
+    """Returns the metrics for tables: recall, or accuracy."""
     return {name: value for name, value in result.metrics.items() if name.startswith(("recall@", "accuracy@"))}
 
 
 def evaluated_step(workdir: Path) -> int:
-    """Steps done at the checkpoint that is evaluated."""
+    """Returns the step of the checkpoint that is evaluated."""
     checkpoints = Checkpoints(RunDirectory(workdir))
     try:
         return checkpoints.latest()
@@ -274,7 +278,7 @@ def evaluated_step(workdir: Path) -> int:
 
 
 def metrics_tree(results: list[TaskResult]) -> dict[str, dict[str, float | None]]:
-    """Model -> "TASK/METRIC", "TASK/VIEW/METRIC", "TASK/dWIDTH/METRIC", ... -> value, as metrics.json holds it."""
+    """Returns the content of metrics.json: model -> "TASK[/VIEW][/dWIDTH]/METRIC" -> value."""
     tree: dict[str, dict[str, float | None]] = {}
     for result in results:
         counts = {"queries": result.queries, "skipped": result.skipped, "corpus": result.corpus}
@@ -284,11 +288,11 @@ def metrics_tree(results: list[TaskResult]) -> dict[str, dict[str, float | None]
 
 
 def evaluation_record(results: list[TaskResult], step: int | None) -> dict[str, Any]:
-    """All results with their histograms, as evaluation.json holds them.
+    """Returns the content of evaluation.json: all results with their histograms.
 
     Args:
         results: the results.
-        step: steps done at the checkpoint; None for embeddings that were read.
+        step: step of the checkpoint; None for embeddings read from a folder.
     """
     names = ("model", "task", "view", "main", "width", "queries", "skipped", "corpus", "histograms")
     rows = [{n: getattr(r, n) for n in names} | {"view": str(r.view), "metrics": _finite(r.metrics)} for r in results]
@@ -296,5 +300,5 @@ def evaluation_record(results: list[TaskResult], step: int | None) -> dict[str, 
 
 
 def _finite(metrics: dict[str, float]) -> dict[str, float | None]:
-    """JSON has no infinity, and no NaN."""
+    """Replaces infinity and NaN by None, since JSON has neither."""
     return {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()}

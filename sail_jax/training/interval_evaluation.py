@@ -11,9 +11,9 @@ from sail_jax.config import Config
 from sail_jax.config.training import MeshConfig
 from sail_jax.data.pipeline import make_extractor, open_store
 from sail_jax.embedding.embedder import Embedder
-from sail_jax.evaluation.sides import ModelSides
 from sail_jax.evaluation.suite import evaluate_task
 from sail_jax.evaluation.tasks import load_tasks
+from sail_jax.evaluation.vector_sources import ModelVectors
 from sail_jax.runs.directory import RunDirectory
 from sail_jax.sharding.mesh import make_mesh
 from sail_jax.training.stage_mining import on_local_devices
@@ -56,9 +56,9 @@ class IntervalEvaluation:
         if jax.process_index() == 0:
             embedder = Embedder(self._config, model, make_extractor(self._config), mesh)
             with tempfile.TemporaryDirectory(prefix="embeddings-", dir=self._run.path) as scratch:
-                sides = ModelSides("trained", embedder, self._store, Path(scratch))
+                source = ModelVectors("trained", embedder, self._store, Path(scratch))
                 for task in self._tasks.values():
-                    (result,) = evaluate_task(sides, task, self._config, main_only=True)
+                    (result,) = evaluate_task(source, task, self._config, main_only=True)
                     figures |= {f"eval/{task.name}/{name}": value for name, value in result.metrics.items()}
         multihost_utils.sync_global_devices("evaluated")
         return figures

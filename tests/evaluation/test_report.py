@@ -350,8 +350,12 @@ def test_relevance_is_marked_by_more_than_colour(full):
 def test_hostile_text_is_shown_and_does_nothing(tmp_path):
     card = Card(HOSTILE, HOSTILE, '"><script>x()</script>', True, True, 1.0)
     histogram = report_runs.histograms(0.3)
-    figures = [StoredResult(m, HOSTILE, Pattern(HOSTILE, HOSTILE), True, w, {HOSTILE: 0.5, "recall@10": 0.1}, 1, 1, 1, histogram)
-               for m in ("trained", HOSTILE) for w in (8, 16)]  # fmt: skip
+    view, metrics = Pattern(HOSTILE, HOSTILE), {HOSTILE: 0.5, "recall@10": 0.1}
+    figures = [
+        StoredResult(model, HOSTILE, view, True, width, metrics, 1, 1, 1, histogram)
+        for model in ("trained", HOSTILE)
+        for width in (8, 16)
+    ]
     run = RunReport(
         HOSTILE,
         figures,

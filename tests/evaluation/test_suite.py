@@ -15,9 +15,9 @@ from sail_jax.data.tables import Pair, write_pairs
 from sail_jax.embedding.embedder import Embedder
 from sail_jax.errors import SailError
 from sail_jax.evaluation.sequence_tasks import mean_pool
-from sail_jax.evaluation.sides import ModelSides
 from sail_jax.evaluation.suite import evaluate_task, metrics_tree, run_suite
 from sail_jax.evaluation.tasks import load_tasks
+from sail_jax.evaluation.vector_sources import ModelVectors
 from sail_jax.models.model import init_params
 from sail_jax.patterns import MODALITY_SETS
 from sail_jax.sharding.mesh import make_mesh
@@ -207,11 +207,11 @@ def test_the_matrix_of_modalities(settings, store, tmp_path):
     config = config_lib.build(settings)
     mesh = make_mesh(config.mesh, jax.local_devices()[:1])
     embedder = Embedder(config, jax.jit(lambda: init_params(config.model, 0))(), make_extractor(config), mesh)
-    task, sides = load_tasks(config, store)["i2i"], ModelSides("trained", embedder, store, tmp_path)
-    results = evaluate_task(sides, task, config)
+    task, source = load_tasks(config, store)["i2i"], ModelVectors("trained", embedder, store, tmp_path)
+    results = evaluate_task(source, task, config)
     assert len(results) == 2 * 49
     tree = metrics_tree(results)["trained"]
-    queries, corpus = sides.vectors(task, [(view, view) for view in MODALITY_SETS])
+    queries, corpus = source.vectors(task, [(view, view) for view in MODALITY_SETS])
     assert task.queries == list(range(24))  # of pairs of neighbours, both ways
     for query, target in (("V", "T"), ("VA", "VTA"), ("A", "A"), ("T", "T")):
         scores = unit_rows(queries[query]) @ unit_rows(corpus[target]).T

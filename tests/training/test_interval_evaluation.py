@@ -8,9 +8,9 @@ from sail_jax import config as config_lib
 from sail_jax.data.pipeline import open_store
 from sail_jax.embedding import embedder as embedder_lib
 from sail_jax.errors import SailError
-from sail_jax.evaluation.sides import ModelSides
 from sail_jax.evaluation.suite import evaluate_task
 from sail_jax.evaluation.tasks import load_tasks
+from sail_jax.evaluation.vector_sources import ModelVectors
 from sail_jax.runs.directory import RunDirectory, read_training_log
 from sail_jax.training.loop import train
 from sail_jax.training.training_log import TrainingLog
@@ -50,8 +50,8 @@ def test_training_with_it_and_without_it_gives_the_same_parameters(short, tmp_pa
 def figures_of_the_checkpoint(config, run, scratch):
     store = open_store(config)
     scratch.mkdir()
-    sides = ModelSides("trained", embedder_lib.load(run.path, config), store, scratch)
-    (result,) = evaluate_task(sides, load_tasks(config, store)["i2i"], config, main_only=True)
+    source = ModelVectors("trained", embedder_lib.load(run.path, config), store, scratch)
+    (result,) = evaluate_task(source, load_tasks(config, store)["i2i"], config, main_only=True)
     return result.metrics
 
 

@@ -1,4 +1,4 @@
-"""Whether queries and their targets fall into the same clusters (arXiv 2510.12709, sec. 4.2)."""
+"""Measures whether queries and targets fall into the same clusters (arXiv 2510.12709, sec. 4.2)."""
 
 import numpy as np
 from sklearn.metrics import normalized_mutual_info_score
@@ -11,20 +11,20 @@ _RUNS = 4
 
 
 def clustering_nmi(queries: np.ndarray, targets: np.ndarray, *, clusters: int, seed: int, runs: int = _RUNS) -> float:
-    """Group-wise clustering consistency: the NMI of the cluster labels of queries and of their targets.
+    """Returns the clustering consistency: the NMI of the cluster labels of queries and of their targets.
 
-    A k-means by cosine (faiss) is fit on both sides together; NMI = 2 I(L_q; L_t) / (H(L_q) + H(L_t)). Where k-means ends depends on
-    where it begins, so the mean of several is taken.
+    A k-means by cosine (faiss) is fitted on both sides together; NMI = 2 I(L_q; L_t) / (H(L_q) + H(L_t)). The result of
+    k-means depends on the initial centroids, so the mean over several runs is returned.
 
     Args:
         queries: [P, D] one side of P pairs, none zero.
         targets: [P, D] the other side, none zero.
         clusters: number of clusters; at most one per vector.
-        seed: of the first centroids; those of the next k-means are of the next seed.
-        runs: how many k-means.
+        seed: seed of the initial centroids of the first run; each further run adds one.
+        runs: number of runs of k-means.
 
     Returns:
-        The NMI, in [0, 1]; 1 where all lie in one cluster.
+        The NMI, in [0, 1]; 1 if all vectors are in one cluster.
     """
     points = np.concatenate([unit_rows(queries), unit_rows(targets)])
     clusters = min(clusters, len(points))
