@@ -1,4 +1,4 @@
-"""The samples by which balancing knows a set: drawn from a pair table by random access, and embedded.
+"""Draws samples of training sets and benchmarks from their tables, and embeds them, for balancing.
 
 Axis letters: n samples, D width.
 """
@@ -24,22 +24,22 @@ from sail_jax.errors import SailError
 from sail_jax.items import Item, item_key, text_item
 from sail_jax.patterns import MODALITIES
 
-# The kinds of embedding by which sets are compared: of all that an item shows, or of a single modality.
+# The kinds of embedding by which sets are compared: of all modalities of an item, or of a single one.
 FUSED = "fused"
 KINDS = (FUSED, *MODALITIES)
 
-_STREAM = 0xBA1A  # keeps these draws apart from others with the same seed
+_STREAM = 0xBA1A  # makes these draws independent of others with the same seed
 
 
 @dataclasses.dataclass(frozen=True)
 class SampledSet:
-    """A training set or a benchmark: a pair table, and what of the items is shown on each side.
+    """A training set or a benchmark: a pair table, and how items are shown on each side.
 
     Attributes:
         name: its name in the config.
-        where: the settings it comes from, for messages.
+        where: dotted key of its settings, for messages.
         table: the rows of its split.
-        views: what the query side and the target side show.
+        views: the views of the query side and of the target side.
     """
 
     name: str
@@ -49,17 +49,19 @@ class SampledSet:
 
 
 def training_set(config: Config, name: str) -> SampledSet:
-    """A training set; a side shows the modalities that at least one of its patterns shows. Of a history, the latest item counts.
+    """Opens a training set of a config.
+
+    A side shows all modalities that a pattern of the set shows on it. A history is represented by its latest item.
 
     Raises:
-        SailError: when a setting is wrong, or the split of the table has no row.
+        SailError: a setting is wrong, or the table has no row in the split.
     """
     settings = config.data.datasets[name]
     return _sampled_set(config, name, f"config.data.datasets.{name}", settings, dataset_views(config, name))
 
 
 def benchmark(config: Config, name: str) -> SampledSet:
-    """A task of the evaluation.
+    """Opens the table of an evaluation task as a benchmark.
 
     Raises:
         SailError: as `training_set`.
@@ -77,25 +79,25 @@ def _sampled_set(
 
 
 def sample_items(chosen: SampledSet, store: ItemStore, count: int, seed: int) -> dict[View, list[int | str]]:
-    """Draws items of a set, from both sides alike; the draw depends on the seed and the set's name alone.
+    """Draws items of a set, equally from both sides; only the seed and the set's name decide the draw.
 
     Args:
         chosen: the set.
-        store: where its items lie.
-        count: items at most, both sides together; an item that is shown in the same way counts once.
+        store: the item store.
+        count: maximum number of items of both sides together; an item shown in the same way on both counts once.
         seed: the experiment's seed.
 
     Returns:
-        View -> items shown under it, as positions in the store (int) or free texts (str). Where both sides show the same,
-        there is one view.
+        View -> items shown under it, as positions in the store (int) or free texts (str). If both sides have the same
+        view, there is only one.
 
     Raises:
-        SailError: when the table refers to an item that the store does not hold.
+        SailError: the table refers to an item that is not in the store.
     """
     rng = np.random.default_rng([seed, _STREAM, item_key(chosen.name)])
     rows = rng.choice(len(chosen.table), size=min(count, len(chosen.table)), replace=False)
     items: dict[View, dict[int | str, None]] = {view: {} for view in chosen.views}
-    # Unless items repeat, the first half of the rows is enough.
+    # If no item repeats, the first half of the rows is enough.
     for part in np.array_split(rows, 2):
         if len(part) and sum(map(len, items.values())) < count:
             _add_items(items, chosen, _references(chosen, part, store), count)
@@ -108,7 +110,7 @@ def _add_items(
     references: Iterable[tuple[int | str, int]],
     count: int,
 ) -> None:
-    """Adds both sides of each reference to what their views show, until there are `count` items."""
+    """Adds both sides of each reference to the items of their views, until there are `count` items."""
     for pair in references:
         for view, item in zip(chosen.views, pair, strict=True):
             if sum(map(len, items.values())) < count:
@@ -116,8 +118,11 @@ def _add_items(
 
 
 def _references(chosen: SampledSet, rows: np.ndarray, store: ItemStore) -> Iterator[tuple[int | str, int]]:
-    """(query, target) of rows of a table, in the order of `rows`: positions in the store, or the text of a query."""
-    # In ascending order no part of the file is read twice.
+    """Yields (query, target) of rows of a table, in the order of `rows`.
+
+    They are positions in the store; a free-text query is its text.
+    """
+    # Read rows in ascending order, so that no part of the file is read twice.
     pairs = {row: chosen.table[row] for row in np.sort(rows).tolist()}
     ordered = [pairs[row] for row in rows.tolist()]
     return zip(*pair_positions(ordered, store, f"{chosen.where}: the table {chosen.table.path}"), strict=True)
@@ -126,21 +131,21 @@ def _references(chosen: SampledSet, rows: np.ndarray, store: ItemStore) -> Itera
 def embed_samples(
     embedder: Embedder, chosen: SampledSet, items: dict[View, list[int | str]], store: ItemStore, scratch: Path
 ) -> list[dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """Embeds what `sample_items` drew, fused and by each single modality.
+    """Embeds the items drawn by `sample_items`, fused and by each single modality.
 
     Args:
         embedder: the model.
         chosen: the set.
         items: view -> items shown under it.
-        store: where the items lie.
+        store: the item store.
         scratch: folder for the embeddings; the caller removes it.
 
     Returns:
-        For each view: kind of embedding -> vectors [n, D] float32, memory-mapped, and which of them count [n] bool. A fused
-        one counts where the item has at least two modalities.
+        For each view: kind of embedding -> vectors [n, D] float32, memory-mapped, and which of them are valid, [n]
+        bool. A fused vector is valid if the item has at least two modalities.
 
     Raises:
-        SailError: when too many items could not be loaded.
+        SailError: too many items could not be loaded.
     """
     return [
         _embed_side(embedder, view, found, store, scratch, f"{chosen.name}: {_side_names(chosen, view)}")

@@ -25,7 +25,7 @@ from sail_jax.config.data import DatasetConfig
 from sail_jax.config.schema import nearest
 from sail_jax.curation.mining.arrays import Miner, pair_codes
 from sail_jax.curation.mining.embeddings import Side, embed_side, embed_sides, read_side
-from sail_jax.curation.mining.known_pairs import Ends, known_tables, merge_equal, read_ends
+from sail_jax.curation.mining.known_pairs import QueriesAndTargets, known_tables, merge_equal, read_queries_and_targets
 from sail_jax.curation.mining.report import draw, threshold_figures, write_figures
 from sail_jax.curation.mining.threshold import Threshold
 from sail_jax.data.hard_negative_table import write_negatives
@@ -126,11 +126,11 @@ def mine_dataset(
         )
     where = f"config.data.datasets.{name}"
     table = PairTable.open(Path(config.data.dir) / settings.table, settings.split)
-    ends = read_ends(table)
-    problem = _mining_problem(ends, table, config, name, store)
+    distinct = read_queries_and_targets(table)
+    problem = _mining_problem(distinct, table, config, name, store)
     targets = len(problem.sides[1].keys)
     if targets < 2:
-        once = ", counting those of the same text once" if targets < len(ends.target_keys) else ""
+        once = ", counting those of the same text once" if targets < len(distinct.target_keys) else ""
         raise SailError(f"{where}: {table.path} has {targets} target in the split{once}; mining needs at least two.")
     folder = output.parent / f"{output.stem}.embeddings"
     if query_embeddings or target_embeddings:
@@ -154,7 +154,7 @@ def mine_dataset(
     write_figures(output.with_suffix(".json"), summary.figures(), miner.threshold)
     draw(output.with_suffix(".png"), f"Hard negatives of {name}", miner.threshold)
     metadata = {"dataset": name, "model": model, **threshold_figures(miner.threshold)}
-    write_negatives(output, _table_rows(ends, problem, *mined), metadata)
+    write_negatives(output, _table_rows(distinct, problem, *mined), metadata)
     shutil.rmtree(folder)
     return summary
 
@@ -190,11 +190,13 @@ class _Problem:
     excluded: np.ndarray
 
 
-def _mining_problem(ends: Ends, table: PairTable, config: Config, name: str, store: ItemStore) -> _Problem:
+def _mining_problem(
+    distinct: QueriesAndTargets, table: PairTable, config: Config, name: str, store: ItemStore
+) -> _Problem:
     """Reads the positive and the excluded pairs of a data set, and merges rows of equal content."""
-    positives = ends.pairs(table, min_score=config.data.datasets[name].min_score, both_ways=False)
-    excluded = _excluded(ends, positives, config)
-    sides = _sides(ends, config, name)
+    positives = distinct.pairs(table, min_score=config.data.datasets[name].min_score, both_ways=False)
+    excluded = _excluded(distinct, positives, config)
+    sides = _sides(distinct, config, name)
     contents = [side.content_keys(store, what=name) for side in sides]
     (first_query, query_rows), (first_target, target_rows) = (merge_equal(keys) for keys in contents)
     targets = int(first_target.sum())
@@ -204,28 +206,28 @@ def _mining_problem(ends: Ends, table: PairTable, config: Config, name: str, sto
         return pair_codes(query_rows[rows], target_rows[columns], targets)
 
     excluded = merged(excluded)
-    if all(side.text_alone for side in sides):
+    if all(side.only_text for side in sides):
         shown = contents[0][first_query], contents[1][first_target]
         _, *same = np.intersect1d(*shown, assume_unique=True, return_indices=True)
         excluded = np.union1d(excluded, pair_codes(*same, targets))
-    merged_sides = sides[0].only(first_query), sides[1].only(first_target)
+    merged_sides = sides[0].select(first_query), sides[1].select(first_target)
     return _Problem(merged_sides, (query_rows, target_rows), merged(positives), excluded)
 
 
-def _sides(ends: Ends, config: Config, name: str) -> tuple[Side, Side]:
+def _sides(distinct: QueriesAndTargets, config: Config, name: str) -> tuple[Side, Side]:
     """Returns queries and targets, shown as in training: with all modalities of the patterns' sides."""
     query, target = dataset_views(config, name)
     return (
-        Side("queries", ends.query_keys, ends.queries, query),
-        Side("targets", ends.target_keys, ends.targets, target),
+        Side("queries", distinct.query_keys, distinct.queries, query),
+        Side("targets", distinct.target_keys, distinct.targets, target),
     )
 
 
-def _excluded(ends: Ends, positives: np.ndarray, config: Config) -> np.ndarray:
+def _excluded(distinct: QueriesAndTargets, positives: np.ndarray, config: Config) -> np.ndarray:
     """Returns the `pair_codes` of pairs that are never mined: a query with itself, and listed pairs."""
-    codes = np.union1d(ends.same_items(), ends.reverse(positives))
+    codes = np.union1d(distinct.same_items(), distinct.reverse(positives))
     for table, min_score in known_tables(config):
-        codes = np.union1d(codes, ends.pairs(table, min_score=min_score, both_ways=True))
+        codes = np.union1d(codes, distinct.pairs(table, min_score=min_score, both_ways=True))
     return codes
 
 
@@ -269,24 +271,24 @@ def _summarise(name: str, output: Path, problem: _Problem, miner: Miner, mined: 
 
 
 def _table_rows(
-    ends: Ends, problem: _Problem, mined: np.ndarray, scores: np.ndarray
+    distinct: QueriesAndTargets, problem: _Problem, mined: np.ndarray, scores: np.ndarray
 ) -> Iterator[tuple[str | None, str | None, list[str], list[float]]]:
     """Yields the rows of the table of hard negatives; skips queries without any.
 
     Args:
-        ends: the queries and targets of the data set.
+        distinct: the queries and targets of the data set.
         problem: the queries and targets that were scored.
         mined: [q, K] rows of targets.
         scores: [q, K] their scores.
     """
     target_ids = problem.sides[1].items.column("query_id")
-    for start in range(0, len(ends.queries), _BATCH):
+    for start in range(0, len(distinct.queries), _BATCH):
         own = problem.rows[0][start : start + _BATCH]
         rows, cosines = mined[own], scores[own]
         found = rows >= 0
         ids, cosines = target_ids.take(pa.array(rows[found])).to_pylist(), cosines[found].tolist()
         stops = np.cumsum(found.sum(axis=1)).tolist()
-        queries = ends.queries.slice(start, _BATCH).to_pylist()
+        queries = distinct.queries.slice(start, _BATCH).to_pylist()
         for query, begin, end in zip(queries, [0, *stops], stops, strict=False):
             if begin < end:
                 yield query["query_id"], query["query_text"], ids[begin:end], cosines[begin:end]

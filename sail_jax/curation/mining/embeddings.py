@@ -1,7 +1,7 @@
-"""The embeddings of one side of a data set, queries or targets, in a file that outlives a kill.
+"""Embeds one side of a data set, queries or targets, into a file that a killed run can reuse.
 
 FOLDER/queries.npy    [Q, D] float32, rows in the order of the keys of the side
-FOLDER/queries.json   written last: what the file was made of
+FOLDER/queries.json   written last: the model, settings and items of the embeddings
 """
 
 import contextlib
@@ -37,13 +37,13 @@ _BATCH = 4096
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """One side of a data set.
+    """One side of a data set: its queries or its targets.
 
     Attributes:
         name: "queries" or "targets".
         keys: [n] uint64, ascending.
         items: n rows, `query_id` or `query_text`, the other one null.
-        view: what is shown of them.
+        view: how they are shown to the model.
     """
 
     name: str
@@ -52,42 +52,42 @@ class Side:
     view: View
 
     @property
-    def text_alone(self) -> bool:
-        """Whether nothing but text is shown; then items of the same shown text are the same content."""
+    def only_text(self) -> bool:
+        """Returns whether only text is shown; then items of equal text have equal content."""
         return self.view.modalities == "T"
 
     def content_keys(self, store: ItemStore, *, what: str) -> np.ndarray:
-        """[n] uint64, equal where rows are the same content to training.
+        """Returns keys, [n] uint64, that are equal for rows of equal content to training.
 
-        Where text alone is shown that is a hash of the shown text (`ItemFeatures.text_key`), for which all items are read.
-        Else, and for an item that shows no text or cannot be read, it is the key of the row.
+        If only text is shown, the key is a hash of the shown text (`ItemFeatures.text_key`), for which all items are
+        read. Else, and for an item that shows no text or cannot be read, it is the key of the row.
 
         Args:
-            store: where the items are read.
-            what: what the side belongs to, for the progress bar.
+            store: the item store.
+            what: name of the data set, for the progress bar.
         """
-        if not self.text_alone:
+        if not self.only_text:
             return self.keys
         keys = self.keys.copy()
         for row, item in enumerate(track(self._rows(), f"{what}: texts of {self.name}", total=len(keys))):
-            with contextlib.suppress(BadRecordError):  # whoever embeds the item reports it
+            with contextlib.suppress(BadRecordError):  # reported when the item is embedded
                 text = shown_fields(_load(item, store), self.view.fields)
                 keys[row] = item_key(text) if text else keys[row]
         return keys
 
     def label(self, row: int) -> str:
-        """The id or the text of a row, for messages."""
+        """Returns the id or the text of a row, for messages."""
         item = self.items.slice(row, 1).to_pylist()[0]
         return repr(item["query_text"] if item["query_id"] is None else item["query_id"])
 
-    def only(self, wanted: np.ndarray) -> "Side":
-        """Some of the rows, [n] bool."""
+    def select(self, wanted: np.ndarray) -> "Side":
+        """Returns the side with only the rows of a mask, [n] bool."""
         if wanted.all():
             return self
         return dataclasses.replace(self, keys=self.keys[wanted], items=self.items.filter(pa.array(wanted)))
 
     def read(self, store: ItemStore) -> Iterator[Item]:
-        """The items, read one at a time."""
+        """Yields the items, read one at a time."""
         return (_load(item, store) for item in self._rows())
 
     def _rows(self) -> Iterator[dict[str, str | None]]:
@@ -102,19 +102,19 @@ def _load(item: dict[str, str | None], store: ItemStore) -> Item:
 def embed_sides(
     queries: Side, targets: Side, embedder: Embedder, store: ItemStore, folder: Path, *, model: str | None, what: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Embeds both sides; queries that are shown in the same way as targets are embedded once.
+    """Embeds both sides; items that are shown in the same way on both are embedded once.
 
     Args:
         queries: the queries.
         targets: the targets.
         embedder: the model.
-        store: where the items are read.
-        folder: where the files lie; what is there of the same model, shown in the same way, is taken.
-        model: what the model is called, where it has a name; its parameters are looked at in any case.
-        what: what they belong to, for the progress bar.
+        store: the item store.
+        folder: folder of the files; existing embeddings of the same model, items and view are reused.
+        model: name of the model, if it has one; its parameters are compared in any case.
+        what: name of the data set, for the progress bar.
 
     Returns:
-        [Q, D] and [N, D] float32, memory-mapped; rows of zeros where nothing could be embedded.
+        [Q, D] and [N, D] float32, memory-mapped; rows of zeros for items that could not be embedded.
 
     Raises:
         SailError: too many items could not be loaded (see `embed_pass`).
@@ -124,7 +124,9 @@ def embed_sides(
     if queries.view != targets.view or np.all(rows < 0):
         return embed_side(queries, embedder, store, folder, model=model, what=what), found
     missing = np.flatnonzero(rows < 0)
-    others = embed_side(queries.only(rows < 0), embedder, store, folder, model=model, what=what) if len(missing) else ()
+    others = (
+        embed_side(queries.select(rows < 0), embedder, store, folder, model=model, what=what) if len(missing) else ()
+    )
     copied = np.lib.format.open_memmap(
         folder / f"{queries.name}.copy.npy", mode="w+", dtype=np.float32, shape=(len(rows), found.shape[1])
     )
@@ -139,7 +141,7 @@ def embed_sides(
 def embed_side(
     side: Side, embedder: Embedder, store: ItemStore, folder: Path, *, model: str | None, what: str
 ) -> np.ndarray:
-    """Embeds a side, or finds it embedded already; arguments and errors as for `embed_sides`.
+    """Embeds a side, or reuses its embeddings; arguments and errors as for `embed_sides`.
 
     Returns:
         [n, D] float32, memory-mapped.
@@ -156,7 +158,7 @@ def embed_side(
 
 
 def _fingerprint(side: Side, embedder: Embedder, model: str | None) -> str:
-    """What the embeddings depend on."""
+    """Returns everything that the embeddings depend on, as JSON."""
     ids = hashlib.blake2b(side.keys.tobytes(), digest_size=16).hexdigest()
     made_of = {
         "ids": ids,
@@ -169,12 +171,13 @@ def _fingerprint(side: Side, embedder: Embedder, model: str | None) -> str:
 
 
 def read_side(side: Side, path: str | Path, folder: Path) -> np.ndarray:
-    """Takes the embeddings of a side from a Parquet file with the columns `id` and `vector`.
+    """Reads the embeddings of a side from a Parquet file with the columns `id` and `vector`.
 
     Args:
         side: the side.
-        path: the file, or a folder of them, or a folder that `embed` wrote; `id` holds item ids, or the texts of free-text queries, in any order, and may hold others too.
-        folder: where the embeddings are put in the order of the side.
+        path: the file, or a folder of such files, or a folder that `embed` wrote; `id` has item ids, or the texts of
+            free-text queries, in any order; others are ignored.
+        folder: folder to which the embeddings are written in the order of the side.
 
     Returns:
         [n, D] float32, memory-mapped.
@@ -191,7 +194,7 @@ def read_side(side: Side, path: str | Path, folder: Path) -> np.ndarray:
             shape = (len(side.keys), vectors.shape[1])
             out = np.lib.format.open_memmap(folder / f"{side.name}.npy", mode="w+", dtype=np.float32, shape=shape)
         if vectors.shape[1] != out.shape[1]:
-            raise SailError(f"{path} holds vectors of {out.shape[1]} and of {vectors.shape[1]} numbers; embed anew.")
+            raise SailError(f"{path} has vectors of {out.shape[1]} and of {vectors.shape[1]} numbers; embed again.")
         for as_query in (lambda name: query_key(name, None), lambda name: query_key(None, name)):
             rows = row_of(side.keys, np.array([as_query(name) for name in ids], np.uint64))
             out[rows[rows >= 0]] = vectors[rows >= 0]
@@ -208,13 +211,13 @@ def read_side(side: Side, path: str | Path, folder: Path) -> np.ndarray:
 
 
 def _read_vectors(path: Path) -> Iterator[tuple[list[str], np.ndarray]]:
-    """(ids, [n, D] float32) of a batch of rows; a folder that `embed` wrote says itself how its vectors are stored."""
+    """Yields batches (ids, [n, D] float32) of a file, a folder, or a folder that `embed` wrote."""
     if is_complete(path):
         yield from EmbeddingSet(path).batches(_BATCH)
         return
     parts = parquet_parts(path)
     if not parts:
-        raise SailError(f"There is no file of embeddings {path}, nor a folder with such files.")
+        raise SailError(f"There is no file of embeddings {path}, and no folder with such files.")
     for part in parts:
         with readable(part), pq.ParquetFile(part) as file:
             for name in ("id", "vector"):
@@ -228,11 +231,9 @@ def _vectors(column: pa.Array, path: Path) -> np.ndarray:
     if not (
         pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type)
     ):
-        raise SailError(f"{path} holds {column.type} in column 'vector'; it needs lists of numbers.")
+        raise SailError(f"{path} has {column.type} in column 'vector'; it needs lists of numbers.")
     lengths = pc.unique(pc.list_value_length(column)).to_pylist()
     values = column.flatten()
     if len(lengths) != 1 or column.null_count or values.null_count:
-        raise SailError(
-            f"{path} holds vectors of {lengths} numbers in column 'vector'; they need one width and no gaps."
-        )
+        raise SailError(f"{path} has vectors of {lengths} numbers in column 'vector'; they need one width and no gaps.")
     return values.to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(column), -1)

@@ -1,6 +1,7 @@
-"""The queries and targets of a data set as rows of numbers, and the pairs of tables as pairs of such rows.
+"""Reads the distinct queries and targets of a table, and the known pairs between them.
 
-Tables are streamed; of a table only the pairs with both ends in the data set stay, 8 bytes each, and no Python object.
+Queries and targets are numbered by the order of their keys. Tables are streamed; only pairs of a query and a target of
+the data set are kept in memory, as codes of 8 bytes each.
 """
 
 import dataclasses
@@ -19,13 +20,13 @@ from sail_jax.data.row_groups import splits_of
 from sail_jax.data.tables import Pair, PairTable
 from sail_jax.errors import SailError
 
-# What streams in is gathered up to this many entries, or to what is there already, before it is sorted in.
-_GATHERED = 1 << 20
+# New entries are buffered up to this number, or to the number of sorted ones, before they are merged.
+_BUFFERED = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
-class Ends:
-    """The two sides of a data set, each in the order of its keys.
+class QueriesAndTargets:
+    """The distinct queries and targets of a table, each in the order of their keys.
 
     Attributes:
         query_keys: [Q] uint64 `query_key` of the queries, ascending.
@@ -40,28 +41,28 @@ class Ends:
     targets: pa.Table
 
     def same_items(self) -> np.ndarray:
-        """Codes (see `pairs`) of the pairs of a query with itself, int64."""
+        """Returns the codes (see `pairs`) of the pairs of a query with itself, int64."""
         rows, columns = np.arange(len(self.query_keys)), row_of(self.target_keys, self.query_keys)
         return self._codes(rows, columns)
 
     def reverse(self, codes: np.ndarray) -> np.ndarray:
-        """Codes (see `pairs`) of the pairs the other way round, where the target is a query too and the query a target."""
+        """Returns the codes (see `pairs`) of reversed pairs whose target is also a query, and vice versa."""
         rows, columns = codes // len(self.target_keys), codes % len(self.target_keys)
         queries = row_of(self.query_keys, self.target_keys[columns])
         return self._codes(queries, row_of(self.target_keys, self.query_keys[rows]))
 
     def pairs(self, table: PairTable, *, min_score: float, both_ways: bool) -> np.ndarray:
-        """The pairs of a table with both ends in the data set.
+        """Reads the pairs of a table whose query and target are in the data set.
 
         Args:
             table: the table.
-            min_score: pairs with a lower score are left out; those without a score stay.
-            both_ways: a pair of items counts for each of them as the query.
+            min_score: pairs with a lower score are left out; pairs without a score are kept.
+            both_ways: whether to read each pair of items in both directions.
 
         Returns:
-            [P] int64, ascending and each once: row of the query times N plus row of the target.
+            [P] int64 codes, ascending and each once: row of the query times N plus row of the target.
         """
-        gathered = _Gathered()
+        gathered = _DistinctNumbers()
         for batch in table.iter_batches():
             keys = np.array([_pair_keys(pair) for pair in batch if _counts(pair, min_score)], np.uint64).reshape(-1, 2)
             for query, target in [keys.T, keys.T[::-1]][: 1 + both_ways]:
@@ -73,17 +74,17 @@ class Ends:
         return rows[inside] * len(self.target_keys) + columns[inside]
 
 
-def read_ends(table: PairTable) -> Ends:
-    """The queries and targets of a table, each once."""
-    queries, targets = _GatheredItems(), _GatheredItems()
+def read_queries_and_targets(table: PairTable) -> QueriesAndTargets:
+    """Reads the queries and targets of a table, each once."""
+    queries, targets = _DistinctItems(), _DistinctItems()
     for batch in table.iter_batches():
         queries.add([(pair.query_id, None if pair.query_id is not None else pair.query_text) for pair in batch])
         targets.add([(pair.target_id, None) for pair in batch])
-    return Ends(*queries.unique(), *targets.unique())
+    return QueriesAndTargets(*queries.unique(), *targets.unique())
 
 
 def row_of(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Where the keys of a batch stand among ascending keys, int64; -1 where they do not."""
+    """Returns the rows of the wanted keys among ascending keys, int64; -1 for those not found."""
     if not len(keys):
         return np.full(len(wanted), -1, np.int64)
     rows = np.searchsorted(keys, wanted)
@@ -91,11 +92,11 @@ def row_of(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def merge_equal(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Takes the rows of equal keys together, [n] in any order.
+    """Merges the rows of equal keys, [n] in any order, into the first of them.
 
     Returns:
         first: [n] bool, whether a row is the first one of its key.
-        rows: [n] int64, where the first one of a row's key stands among all first ones.
+        rows: [n] int64, the position of a row's first one among all first ones.
     """
     _, index, number = np.unique(keys, return_index=True, return_inverse=True)
     first = np.zeros(len(keys), bool)
@@ -104,11 +105,11 @@ def merge_equal(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def known_tables(config: Config) -> Iterator[tuple[PairTable, float]]:
-    """All pair tables of the data folder and of the config, with the score below which a pair is no positive.
+    """Yields the pair tables of the data folder and of the config, each with its minimum score.
 
-    They come one file and one split at a time, each file once however often and in whatever way it is named. Tables of the
-    config that are not there are left out: a later stage may make them. The score is set with a data set, for the table
-    that it reads; the pairs of other tables are positives all.
+    Pairs below the minimum score are not positives; it is a setting of the data set that reads the table, and all pairs
+    of other tables are positives. Each file is yielded once, split by split, however often the config names it. Tables
+    of the config that do not exist are skipped: a later stage may write them.
 
     Raises:
         SailError: no table has one of `config.mining.positive_splits`, or a table is damaged.
@@ -127,7 +128,7 @@ def known_tables(config: Config) -> Iterator[tuple[PairTable, float]]:
 
 
 def _known_parts(config: Config) -> dict[Path, float]:
-    """Files of pair tables -> the score below which their pairs are no positives."""
+    """Returns {file of a pair table: minimum score of its positives}."""
     folder = Path(config.data.dir)
     named = [folder / task.table for task in config.eval.tasks.values() if task.table and task.kind != "sequence"]
     scores = {part: -np.inf for path in [*_tables_in(folder / tables_lib.FOLDER), *named] for part in _parts(path)}
@@ -139,7 +140,7 @@ def _known_parts(config: Config) -> dict[Path, float]:
 
 
 def _tables_in(folder: Path) -> Iterator[Path]:
-    """Pair tables; other tables that lie beside them have other columns."""
+    """Yields the pair tables of a folder, and skips tables with other columns."""
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         parts = _parts(path) if path.is_dir() or path.suffix == ".parquet" else ()
         if parts and path.suffix != ".spool" and {"query_id", "target_id"} <= set(_schema(parts[0]).names):
@@ -147,7 +148,7 @@ def _tables_in(folder: Path) -> Iterator[Path]:
 
 
 def _parts(path: Path) -> list[Path]:
-    """The files of a table by their one true path; none where there is no table."""
+    """Returns the files of a table by their resolved paths; none if there is no table."""
     return [part.resolve() for part in parquet_parts(path)]
 
 
@@ -166,8 +167,8 @@ def _counts(pair: Pair, min_score: float) -> bool:
     return pair.score is None or not pair.score < min_score
 
 
-class _Gathered:
-    """Numbers that stream in, each kept once."""
+class _DistinctNumbers:
+    """Collects numbers from a stream, each once."""
 
     def __init__(self) -> None:
         self._parts, self._waiting = [np.zeros(0, np.int64)], 0
@@ -175,7 +176,7 @@ class _Gathered:
     def add(self, values: np.ndarray) -> None:
         self._parts.append(values)
         self._waiting += len(values)
-        if self._waiting > max(_GATHERED, len(self._parts[0])):
+        if self._waiting > max(_BUFFERED, len(self._parts[0])):
             self.unique()
 
     def unique(self) -> np.ndarray:
@@ -183,8 +184,8 @@ class _Gathered:
         return self._parts[0]
 
 
-class _GatheredItems:
-    """Ids and texts that stream in, each kept once, with their keys."""
+class _DistinctItems:
+    """Collects ids and texts from a stream, each once, with their keys."""
 
     def __init__(self) -> None:
         self._keys, self._waiting = [np.zeros(0, np.uint64)], 0
@@ -201,7 +202,7 @@ class _GatheredItems:
             )
         )
         self._waiting += len(keys)
-        if self._waiting > max(_GATHERED, len(self._keys[0])):
+        if self._waiting > max(_BUFFERED, len(self._keys[0])):
             self.unique()
 
     def unique(self) -> tuple[np.ndarray, pa.Table]:
