@@ -130,17 +130,20 @@ class Matches:
     nearest_count: int
 
     def summary(self, semantic_id: str) -> str:
-        """What was found for an ID, in one sentence or two; where nothing was, which shorter prefix has items."""
+        """Returns one or two sentences on the items of an ID, or on its longest prefix with items."""
         if self.count:
-            said = f"{self.count:,} items, {len(self.items):,} of them listed; {self.distinct:,} distinct IDs of all levels."
+            found = f"{self.count:,} items, {len(self.items):,} of them listed"
+            text = f"{found}; {self.distinct:,} distinct IDs of all levels."
         elif self.nearest:
-            said = f"No item has an ID that begins with {semantic_id}. The longest prefix of it with items is {self.nearest}: "
-            said += f"{self.nearest_count:,} items; list them with --id {self.nearest}."
+            text = (
+                f"No item has an ID that begins with {semantic_id}. Its longest prefix with items is {self.nearest}: "
+            )
+            text += f"{self.nearest_count:,} items; list them with --id {self.nearest}."
         else:
-            said = f"No item has an ID that begins with {semantic_id}, nor with its first code."
+            text = f"No item has an ID that begins with {semantic_id}, or with its first code."
         following = ", ".join(f"{code} ({count:,})" for code, count in list(self.next_codes.items())[:10])
         place = f"after {self.nearest}" if self.nearest else "of the first level"
-        return said + (f" Most frequent codes {place}, and their items: {following}" if following else "")
+        return text + (f" Most frequent codes {place}, and their items: {following}" if following else "")
 
 
 class SemanticIdTable:
