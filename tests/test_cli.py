@@ -116,7 +116,7 @@ def test_a_damaged_item_is_reported_and_left_out(run, tmp_path, monkeypatch, cap
         (["train", "--config", "configs/quikstart.py", "--workdir", "x"], "no config file"),
         (["train", "--config", "QUICK", "--config.data.batch_sise=4", "--workdir", "x"], "batch_size"),
         (["train", "--config", "QUICK", "--workdir", "RUNS/x"], "data.dir"),
-        (["evaluate", "--workdir", "RUNS/nothing"], "holds no run"),
+        (["evaluate", "--workdir", "RUNS/nothing"], "has no run"),
         (["describe"], "--config"),
         (["ingest", "--config", "QUICK", "--source", "RUNS", "--workdir", "RUNS/data"], "items.jsonl"),
     ],

@@ -1,11 +1,11 @@
-"""The settings of the data: prompts, training sets, the input pipeline, ingestion, and the generated world."""
+"""Declares the settings of prompts, training sets, input pipeline, ingestion and generated world."""
 
 import dataclasses
 
 from sail_jax.config.schema import section, setting
 from sail_jax.items import TEXT_FIELDS
 
-# The system prompt of whatever is given no other; what is embedded for search should be shown as it was in training.
+# The default system prompt. Embed items for search under the same prompt as in training.
 DEFAULT_INSTRUCTION = "Summarise the item for finding related items."
 
 # ------------------------------------------------------------------------------------------------------------ data
@@ -13,63 +13,65 @@ DEFAULT_INSTRUCTION = "Summarise the item for finding related items."
 
 @dataclasses.dataclass(frozen=True)
 class PromptConfig:
-    """How an item becomes a token sequence."""
+    """Settings of the prompts that turn items into token sequences."""
 
     tokenizer: str = setting("tokenizer", "tokenizer directory (relative to data.dir, or absolute) or hub id")
     template: str = setting(
         "<|im_start|>system\n{instruction}<|im_end|>\n<|im_start|>user\n{audio}{vision}{text}<|im_end|>\n"
         "<|im_start|>assistant\n",
-        "chat template; {audio}, {vision} and {text} are filled with what the item has",
+        "chat template; {audio}, {vision} and {text} are replaced by the modalities of the item",
     )
     max_tokens: int = setting(
         256, "length of the token sequence, prompt and media tokens included; longer text is cut", low=1
     )
     unified: str = setting(
         "",
-        "one instruction for all data sets, tasks and sides, in place of their own (an ablation); empty for their own",
+        "one instruction for all data sets, tasks and sides, instead of their own (an ablation); empty for their own",
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetConfig:
-    """One training set: a table and what of the items is shown on each side."""
+    """Settings of a training set: its table, and how items are shown on each side."""
 
     kind: str = setting(
         "pairs",
-        "'pairs': a pair table; 'sequences': a table of histories, each matched with the item that came next; 'items': the queries of a "
-        "pair table alone, taught by ID embeddings",
+        "'pairs': a pair table; 'sequences': a table of histories, each matched with the item that came next; 'items': "
+        "only the queries of a pair table, trained to match ID embeddings",
         choices=("pairs", "sequences", "items"),
     )
     table: str = setting("", "table (a Parquet file or a folder of them) relative to data.dir")
-    split: str = setting("train", "rows of the table that are used; empty for all")
+    split: str = setting("train", "split of the table to use; empty for all rows")
     weight: float = setting(1.0, "sampling weight, relative to the other data sets", low=0)
     patterns: tuple[str, ...] = setting(
         ("O->O",),
-        "what is matched with what, such as 'VTA->VTA', 'V->T', 'A->VT'; a side asks for each of its modalities, and a pair "
-        "that lacks one has no part in the pattern; 'O' is whatever an item has",
+        "modalities of the query and the target that are matched, such as 'VTA->VTA', 'V->T', 'A->VT'; a pair that "
+        "lacks one of the modalities is left out of the pattern; 'O' stands for all modalities that an item has",
     )
-    loss_weights: dict[str, float] = setting({}, "loss -> weight for this data set, in place of objective.weights")
+    loss_weights: dict[str, float] = setting({}, "loss -> weight for this data set, instead of objective.weights")
     min_score: float = setting(
         0.0,
-        "score from which a pair is a match; others are no positives of the contrastive losses, COSENT ranks all scores",
+        "minimum score of a positive pair of the contrastive losses; COSENT ranks pairs of all scores",
     )
     negatives: str = setting("", "table of hard negatives relative to data.dir, as `mine` writes it; empty for none")
-    hard_negatives: int = setting(0, "hard negatives shown with each pair, drawn from that table", low=0)
+    hard_negatives: int = setting(0, "hard negatives per pair, drawn from that table", low=0)
     materialized: str = setting(
         "",
         "folder of this set's records relative to data.dir, as `materialize` writes it; empty reads table and store",
         may_change=True,
     )
-    history: int = setting(10, "items of a history that make the query, the latest ones ('sequences' alone)", low=1)
+    history: int = setting(10, "number of latest items of a history that form the query (only 'sequences')", low=1)
     distinct_items: int = setting(
         0,
-        "distinct items per sequence for which a batch has room, targets included: an item that several sequences of a device hold is "
-        "encoded once, and what does not fit is left out, oldest first; 0 for history + 1, where all fit ('sequences' alone)",
+        "capacity of a batch in distinct items per sequence, targets included: an item of several sequences of a "
+        "device is encoded once, and items beyond the capacity are left out, oldest first; 0 for history + 1, the "
+        "maximum (only 'sequences')",
         low=0,
     )
     seen: int = setting(
         100,
-        "items that a user has seen besides those of the history, the latest ones, that are kept out of the negatives as these are ('sequences' alone)",
+        "number of latest items seen by a user besides the history that, like the history, are excluded from the "
+        "negatives (only 'sequences')",
         low=0,
     )
     query_fields: tuple[str, ...] = setting(TEXT_FIELDS, "text fields shown on the query side")
@@ -80,13 +82,14 @@ class DatasetConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """The input pipeline."""
+    """Settings of the input pipeline."""
 
     dir: str = setting("", "folder that `ingest` wrote: the item store, the tables and the tokenizer", may_change=True)
     datasets: dict[str, DatasetConfig] = setting({}, "the training sets by name")
     weights: str = setting(
         "",
-        "JSON file of sampling weights by data set, as `balance` writes it, relative to data.dir; it replaces each `weight`",
+        "JSON file of sampling weights by data set, as `balance` writes it, relative to data.dir; it replaces each "
+        "`weight`",
     )
     batch_size: int = setting(64, "pairs per global batch", low=1)
     sampling: str = setting(
@@ -96,25 +99,26 @@ class DataConfig:
     )
     frame_budget: float = setting(
         0.0,
-        "frames per item, averaged over the pairs that are encoded together (of a device, a micro-batch, a model.media_chunk), that there is "
-        "room for; 0 for the maximum",
+        "capacity in frames per item, averaged over the pairs that are encoded together (of a device, a micro-batch, a "
+        "model.media_chunk); 0 for the maximum",
         low=0,
     )
-    clip_budget: float = setting(0.0, "audio clips per item, likewise; 0 for the maximum", low=0)
+    clip_budget: float = setting(0.0, "capacity in audio clips per item, likewise; 0 for the maximum", low=0)
     text_budget: float = setting(
         0.0,
-        "text tokens per item, averaged over the pairs of a device, that the fusion has room for; its rows are then packed without "
-        "padding, and the longest texts are cut where they do not fit. 0 pads every row to prompt.max_tokens, as a dual tower always does",
+        "capacity of the fusion in text tokens per item, averaged over the pairs of a device; rows are then packed "
+        "without padding, and the longest texts are cut if they do not fit; 0 pads every row to prompt.max_tokens, as "
+        "a dual tower always does",
         low=0,
     )
-    field_dropout: float = setting(0.0, "probability with which each text field is dropped in training", low=0, high=1)
+    field_dropout: float = setting(0.0, "probability of dropping each text field in training", low=0, high=1)
     workers: int = setting(
         0, "worker processes that prepare batches; 0 prepares them in the training process", low=0, may_change=True
     )
-    prefetch: int = setting(2, "batches prepared ahead, per worker", low=0, may_change=True)
+    prefetch: int = setting(2, "batches prepared ahead per worker", low=0, may_change=True)
     max_bad_records: int = setting(
         100,
-        "records that may fail to load, per process, before training stops; they are skipped until then",
+        "maximum number of records per process that fail to load and are skipped; with more, training stops",
         low=0,
         may_change=True,
     )
@@ -125,11 +129,11 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ItemSourceConfig:
-    """Where items come from, and which column holds what."""
+    """Settings of the source of the items: its table and columns."""
 
     path: str = setting("", "table of items (CSV, TSV, JSONL or Parquet), relative to the source folder")
     header: tuple[str, ...] = setting(
-        (), "names of the columns of a CSV or TSV table without a line that names them; empty where the first line does"
+        (), "names of the columns of a CSV or TSV table without a header line; empty if it has one"
     )
     tfds: str = setting("", "TFDS data set with its split instead of a table, for example 'my_set/config:1.0.0[train]'")
     id: str = setting("item_id", "column of the item id")
@@ -139,12 +143,16 @@ class ItemSourceConfig:
     audio: str = setting("", "column of the sound file")
     frames_pattern: str = setting(
         "",
-        "where no column names them: the image file of each item, such as 'covers/{item_id}.jpg', relative to the source folder; an "
-        "item without such a file has none",
+        "image file of each item if no column names it, such as 'covers/{item_id}.jpg', relative to the source folder; "
+        "an item without such a file has no image",
     )
-    video_pattern: str = setting("", "likewise, its video file, such as 'videos/{item_id}.mp4'; gives what has no file")
+    video_pattern: str = setting(
+        "", "likewise, its video file, such as 'videos/{item_id}.mp4', for frames and sound without a file"
+    )
     audio_pattern: str = setting("", "likewise, its sound file, such as 'audio/{item_id}.wav'")
-    audio_rate: int = setting(0, "samples per second of sound that a column holds as numbers, as TFDS sets may", low=0)
+    audio_rate: int = setting(
+        0, "samples per second of sound stored as numbers in a column, as in some TFDS data sets", low=0
+    )
     audio_embedding: str = setting("", "column of a precomputed CLAP vector")
     labels: str = setting("", "column of the label, or of a list of them")
     id_embeddings: dict[str, str] = setting({}, "name -> column of a recommender's ID embedding")
@@ -153,7 +161,7 @@ class ItemSourceConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TableSourceConfig:
-    """Where a table of references comes from, and which column holds what."""
+    """Settings of the source of a table of references: its file and columns."""
 
     path: str = setting(
         "", "table (CSV, TSV, JSONL or Parquet), relative to the source folder; empty pairs every item with itself"
@@ -168,22 +176,28 @@ class TableSourceConfig:
 
 @dataclasses.dataclass(frozen=True)
 class IngestConfig:
-    """From a raw export to an item store and tables."""
+    """Settings of ingestion: from a raw export to an item store and tables."""
 
     source: ItemSourceConfig = section(ItemSourceConfig, "the items")
     vectors: dict[str, str] = setting(
         {},
-        "name -> Parquet file of `item_id` and `vector`, or folder of its parts, relative to the source folder: ID embeddings that are "
-        "joined to the items by their ids",
+        "name -> Parquet file of `item_id` and `vector`, or folder of its parts, relative to the source folder: ID "
+        "embeddings that are joined to the items by their ids",
     )
     tables: dict[str, TableSourceConfig] = setting({}, "the tables by name; each becomes tables/NAME.parquet")
     items_per_shard: int = setting(4096, "items per ArrayRecord shard; a finished shard is never redone", low=1)
     holdout: float = setting(
         0.0, "share of the items held out: training rows that touch them move to the split 'holdout'", low=0, high=1
     )
-    max_bad_records: int = setting(100, "bad records that are skipped and reported before ingestion stops", low=0)
-    max_pixels: int = setting(50_000_000, "pixels over which an image is refused, undecoded", low=1)
-    max_audio_seconds: float = setting(3600.0, "length over which a sound is refused, undecoded", above=0)
+    max_bad_records: int = setting(
+        100, "maximum number of bad records that are skipped and reported; with more, ingestion stops", low=0
+    )
+    max_pixels: int = setting(
+        50_000_000, "maximum number of pixels of an image; larger ones are refused without decoding", low=1
+    )
+    max_audio_seconds: float = setting(
+        3600.0, "maximum length of a sound; longer ones are refused without decoding", above=0
+    )
     frames_per_video: int = setting(8, "key frames taken from a video, evenly spaced", low=1)
     tokenizer_vocab: int = setting(
         0, "train a byte-level BPE tokenizer of this size on the ingested text; 0 trains none", low=0
@@ -192,17 +206,17 @@ class IngestConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticConfig:
-    """The generated world of the quickstart."""
+    """Settings of the generated world of the quickstart."""
 
-    num_items: int = setting(1200, "items", low=1)
-    num_users: int = setting(400, "users", low=1)
+    num_items: int = setting(1200, "number of items", low=1)
+    num_users: int = setting(400, "number of users", low=1)
     events_per_user: int = setting(40, "log entries per user", low=1)
     communities: int = setting(
         0,
-        "hidden tastes of the users of a recommender, whose logs and vectors are then written too, in the layout of config.logs; 0 for no "
-        "such logs",
+        "number of hidden tastes of the users of a recommender, whose logs and vectors are then written too, in the "
+        "layout of config.logs; 0 for no such logs",
         low=0,
     )
-    styles: int = setting(4, "kinds of items that the tastes tell apart and content does not", low=1)
-    log_users: int = setting(3000, "users of the recommender", low=1)
-    log_events_per_user: int = setting(100, "items that it shows to each, on average", low=1)
+    styles: int = setting(4, "number of styles of items, which the tastes distinguish and the content does not", low=1)
+    log_users: int = setting(3000, "number of users of the recommender", low=1)
+    log_events_per_user: int = setting(100, "average number of items shown to each user", low=1)

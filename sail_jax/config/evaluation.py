@@ -1,4 +1,4 @@
-"""Settings of evaluation: its tasks and what is measured of them."""
+"""Declares the settings of evaluation: its tasks and metrics."""
 
 import dataclasses
 
@@ -13,20 +13,20 @@ METRIC_FAMILIES = ("recall", "ranking", "separability", "clustering", "agreement
 
 @dataclasses.dataclass(frozen=True)
 class EvalTaskConfig:
-    """One task: queries of a table against a corpus of items, items against their labels, or histories against items."""
+    """Settings of a task: queries or histories against a corpus of items, or items against labels."""
 
     kind: str = setting(
         "retrieval",
-        "'retrieval': rows of a pair table; 'classification': items, against the texts of all labels; 'sequence': rows of a table of "
-        "`item_ids` and `target_id`, the mean of the items' vectors against the corpus",
+        "'retrieval': rows of a pair table; 'classification': items against the texts of all labels; 'sequence': rows "
+        "of a table of `item_ids` and `target_id`, the pooled vector of the items against the corpus",
         choices=("retrieval", "classification", "sequence"),
     )
     table: str = setting(
         "",
-        "table relative to data.dir; its rows are the relevant pairs, or the sequences. Classification takes the items of a pair table, "
-        "or of the whole store where this is empty",
+        "table relative to data.dir; its rows are the relevant pairs, or the sequences; classification uses the items "
+        "of a pair table, or all items of the store if this is empty",
     )
-    split: str = setting("test", "rows of the table that are used; empty for all")
+    split: str = setting("test", "split of the table to use; empty for all rows")
     corpus: str = setting(
         "items", "'items': all items of the store; 'targets': the targets of the rows", choices=("items", "targets")
     )
@@ -39,10 +39,10 @@ class EvalTaskConfig:
     both_ways: bool = setting(False, "pairs of items are symmetric: each side is a query for the other")
     min_score: float = setting(
         0.0,
-        "score from which a pair is relevant; pairs below are the negatives of AUC. Rows without a score are relevant",
+        "minimum score of a relevant pair; other pairs are the negatives of AUC; rows without a score are relevant",
     )
     views: tuple[str, ...] = setting(
-        (), "further modality sets to report, each shown on both sides, for example ('T', 'V')"
+        (), "further sets of modalities to report, each shown on both sides, for example ('T', 'V')"
     )
     modality_matrix: bool = setting(
         False, "also report recall for each set of modalities of the query against each of the corpus, 7 x 7"
@@ -56,15 +56,15 @@ class EvalTaskConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-    """Evaluation."""
+    """Settings of evaluation."""
 
     tasks: dict[str, EvalTaskConfig] = setting({}, "the tasks by name")
     ks: tuple[int, ...] = setting((1, 10, 25, 50, 100), "cut-offs of recall, nDCG, MRR and MAP", low=1)
     widths: tuple[int, ...] = setting(
-        (), "sizes at which vectors are cut and evaluated, besides the full one; empty for objective.matryoshka", low=1
+        (), "widths to which vectors are cut and evaluated, besides the full one; empty for objective.matryoshka", low=1
     )
-    clusters: int = setting(64, "k-means clusters of the NMI", low=1)
+    clusters: int = setting(64, "number of k-means clusters for the NMI", low=1)
     batch_size: int = setting(64, "items per embedding batch", low=1)
     corpus_block: int = setting(2560, "rows of the corpus scored at a time", low=1)
-    untrained: bool = setting(True, "also evaluate the model as it was before training")
+    untrained: bool = setting(True, "also evaluate the untrained model")
     tfidf: bool = setting(False, "also evaluate a TF-IDF baseline on tasks with text on both sides")

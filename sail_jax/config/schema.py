@@ -1,4 +1,4 @@
-"""How settings are declared, built, checked, changed and listed: the machinery beneath `config`, which holds the settings.
+"""Functions to declare, build, check, override and list settings.
 
 A group of settings is a frozen dataclass whose fields are made by `setting` and `section`.
 """
@@ -28,17 +28,17 @@ def setting(
     choices: tuple[str, ...] = (),
     may_change: bool = False,
 ) -> Any:
-    """A dataclass field with a default, a one-line meaning, and the values it takes.
+    """Declares a setting: a dataclass field with a default, a one-line meaning, and the allowed values.
 
     Args:
         default: the default.
-        meaning: what it means.
-        low: least value, of each entry where the setting is a sequence.
-        high: greatest value, likewise.
-        above: bound that is itself excluded, likewise.
-        below: likewise.
-        choices: the values, where they are few.
-        may_change: whether a run that is resumed may have another value.
+        meaning: its meaning, in one line.
+        low: minimum, of each entry if the setting is a sequence.
+        high: maximum, likewise.
+        above: exclusive lower bound, likewise.
+        below: exclusive upper bound, likewise.
+        choices: the allowed values, if they are few.
+        may_change: whether a resumed run may have another value.
     """
     limits = {"low": low, "high": high, "above": above, "below": below}
     metadata = {
@@ -53,12 +53,12 @@ def setting(
 
 
 def section(cls: type, meaning: str, *, may_change: bool = False) -> Any:
-    """A dataclass field that is itself a group of settings; `may_change` as in `setting`, for all of them."""
+    """Declares a field that is a group of settings; `may_change` as in `setting`, for all of them."""
     return dataclasses.field(default_factory=cls, metadata={"meaning": meaning, "may_change": may_change})
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A config dataclass as nested plain dicts; tuples stay tuples."""
+    """Returns a config dataclass as nested plain dicts; tuples stay tuples."""
     if dataclasses.is_dataclass(config):
         return {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
     if isinstance(config, Mapping):
@@ -75,7 +75,8 @@ def build_settings(cls: Any, value: Any, path: str) -> Any:
         path: dotted path of the value, for messages.
 
     Raises:
-        SailError: on an unknown key (with the nearest valid names), or a value of the wrong type or outside its limits.
+        SailError: a key is unknown (the message names the nearest valid ones), or a value has the wrong type or is
+            outside its limits.
     """
     origin, arguments = typing.get_origin(cls), typing.get_args(cls)
     if dataclasses.is_dataclass(cls):
@@ -106,7 +107,7 @@ def build_settings(cls: Any, value: Any, path: str) -> Any:
 
 
 def _check_value(field: dataclasses.Field, value: Any, path: str) -> None:
-    """Checks a value against what its `setting` says of it; numbers must be finite."""
+    """Checks a value against the limits and choices of its setting; numbers must be finite."""
     for entry in value if isinstance(value, tuple) else (value,):
         if isinstance(entry, float) and not math.isfinite(entry):
             raise SailError(f"{path} is {value}; write a finite number.")
@@ -128,20 +129,22 @@ _LIMITS = {
 
 
 def unknown_key(path: str, key: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
-    """The message for a mistyped key, with the nearest valid names."""
+    """Returns the message for a mistyped key, with the nearest valid names."""
     return f"There is no setting {path}. Did you mean {nearest(key, valid)}?"
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """The valid names that a mistyped one may stand for, or all of them, as "a or b"."""
+    """Returns the valid names nearest to a mistyped one, or all of them, as "a or b"."""
     return " or ".join(difflib.get_close_matches(name, list(valid), n=3, cutoff=0.5) or sorted(valid))
 
 
 def override(cls: type, values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Changes nested values by words of the form "a.b=value"; the value is a Python literal, or else taken as a string.
+    """Changes nested values by words of the form "a.b=value".
+
+    A value is a Python literal, or else a string.
 
     Raises:
-        SailError: on an unknown key or a word without a value.
+        SailError: a key is unknown, or a word has no value.
     """
     for word in overrides:
         dotted, equals, literal = word.partition("=")
@@ -151,7 +154,7 @@ def override(cls: type, values: dict[str, Any], overrides: Sequence[str]) -> dic
         node, owner = values, cls
         for depth, name in enumerate(parents):
             path = ".".join(["config", *parents[: depth + 1]])
-            # A word changes a data set, a stage or a task that is there: a mistyped name must not add one.
+            # A word may only change an existing data set, stage or task: a mistyped name must not add one.
             if typing.get_origin(owner) is dict and node and name not in node:
                 raise SailError(unknown_key(path, name, node))
             owner = _field_type(owner, name, path)
@@ -182,13 +185,13 @@ def _literal(text: str) -> Any:
 
 
 class Declared(NamedTuple):
-    """A setting as it is declared.
+    """The declaration of a setting.
 
     Attributes:
-        key: its dotted key; NAME stands for the user's own keys.
+        key: its dotted key; NAME stands for keys of the user's choice.
         type: its type.
         field: its dataclass field.
-        may_change: whether a run that is resumed may have another value.
+        may_change: whether a resumed run may have another value.
     """
 
     key: str
@@ -198,7 +201,7 @@ class Declared(NamedTuple):
 
 
 def declared(cls: type, prefix: str = "config", may_change: bool = False) -> Iterator[Declared]:
-    """Every setting of a group, in the order of declaration, those of its sections and of its mappings of groups too."""
+    """Yields every setting of a group and of its nested groups, in the order of declaration."""
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         key, hint = f"{prefix}.{field.name}", hints[field.name]
@@ -212,7 +215,7 @@ def declared(cls: type, prefix: str = "config", may_change: bool = False) -> Ite
 
 
 def meanings(cls: type) -> list[tuple[str, str, Any, str]]:
-    """Rows (key, type, default, meaning) of every setting, for the reference that `describe --settings` prints."""
+    """Returns rows (key, type, default, meaning) of every setting, as `describe --settings` prints them."""
     rows = []
     for key, hint, field, may_change in declared(cls):
         default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
@@ -223,7 +226,10 @@ def meanings(cls: type) -> list[tuple[str, str, Any, str]]:
 
 
 def fixed_values(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value of the settings that must stay as they are when a run is resumed; empty mappings are values."""
+    """Returns {dotted key: value} of the settings that a resumed run may not change.
+
+    An empty mapping counts as a value.
+    """
     if dataclasses.is_dataclass(config):
         fields = [field for field in dataclasses.fields(config) if not field.metadata["may_change"]]
         entries = {field.name: getattr(config, field.name) for field in fields}

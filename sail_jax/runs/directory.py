@@ -1,11 +1,11 @@
-"""The files of a run directory, and whether a run may go on with a changed config.
+"""Names the files of a run directory, and checks whether a run may be resumed with a config.
 
 WORKDIR/
   config.json           the resolved config
   checkpoints/STEP/     model, LoRA adapters, optimiser and step (orbax), and the state of the input pipeline
   mined/STAGE/          hard negatives that a stage mined
   init.txt              where the first parameters came from
-  metrics.jsonl         one line per logged step, and per evaluation in between
+  metrics.jsonl         the training log: one line per logged step, and per evaluation in between
   tensorboard/          the same for TensorBoard
   metrics.json          the evaluation: model -> figure -> value
   evaluation.json       the same, result by result, with the histograms
@@ -25,7 +25,7 @@ from sail_jax.errors import SailError
 
 
 class RunDirectory:
-    """The files of a run.
+    """Gives the paths of the files of a run.
 
     Args:
         path: the folder.
@@ -45,24 +45,25 @@ class RunDirectory:
         self.report = self.path / "report.html"
 
     def load_config(self) -> Config:
-        """The config that the run was started with.
+        """Reads the config with which the run was started.
 
         Raises:
-            SailError: when the folder holds no run.
+            SailError: the folder has no run.
         """
         if not self.config.is_file():
-            raise SailError(f"{self.path} holds no run (no config.json): train there first, or name another --workdir.")
+            raise SailError(f"{self.path} has no run (no config.json): train there first, or name another --workdir.")
         return config_lib.load(self.config)
 
 
 def require_same_config(run: RunDirectory, config: Config) -> None:
-    """Checks that a run is continued with the config that it was started with.
+    """Checks that a run is resumed with the config with which it was started.
 
-    Which settings may change stands on each of them (`schema.setting`): logging, checkpointing, workers and evaluation, and the mesh
-    and what fits a step to it, which change results by rounding alone. The number of steps may not: the learning rate follows it.
+    Each setting declares whether it may change (`schema.setting`). Those of logging, checkpointing, workers and
+    evaluation may, and those of the mesh and of memory, which change results only by rounding. The number of steps may
+    not, since the learning rate depends on it.
 
     Raises:
-        SailError: when another setting differs; the message lists the settings.
+        SailError: another setting differs; the message lists these settings.
     """
     if not run.config.is_file():
         return
@@ -74,13 +75,13 @@ def require_same_config(run: RunDirectory, config: Config) -> None:
     ]
     if differing:
         raise SailError(
-            f"{run.path} holds a run of another config; different: {', '.join(differing[:6])}"
+            f"{run.path} has a run with another config; different: {', '.join(differing[:6])}"
             f"{', ...' if len(differing) > 6 else ''}. Use another --workdir, or the config in {run.config}."
         )
 
 
 def read_training_log(run: RunDirectory) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; a last line cut short by a kill is left out."""
+    """Reads the lines of metrics.jsonl; ignores a last line that a kill cut short."""
     if not run.training_log.is_file():
         return []
     lines = []
