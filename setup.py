@@ -10,10 +10,14 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["sail_jax", "sail_jax.*"]),
+    # The experiments stand at the top of the checkout, and inside of the package where it is installed.
+    packages=[*find_packages(include=["sail_jax", "sail_jax.*"]), "sail_jax.configs"],
+    package_dir={"sail_jax.configs": "configs"},
     # Files that exported models ship with (they are copied, never imported from here), and the page of `serve`.
     package_data={"sail_jax.convert": ["exported_code/*.py"], "sail_jax.search": ["search_page.html"]},
+    entry_points={"console_scripts": ["sail-jax = sail_jax.__main__:run"]},
     install_requires=[
+        "argcomplete>=3.4",
         "jax>=0.10,<0.12",
         "flax>=0.12",
         "optax>=0.2.5",

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from experiments.benchmarks.common import machine, versions
+from sail_jax.config.semantic_ids import VQSettings
 from sail_jax.semantic_ids.codebooks import SemanticIds, fit_folder
-from sail_jax.semantic_ids.residual_vq import VQSettings
 from sail_jax.semantic_ids.table import write_table
 from sail_jax.vectors.embedding_set import EmbeddingInfo, EmbeddingSet, part_path, write_info, write_part
 

@@ -1,27 +1,67 @@
-"""The command line: `python -m sail_jax VERB --config configs/X.py --config.a.b=value --workdir DIR`."""
+"""The command line: `sail-jax VERB --config configs/X.py --config.a.b=value --workdir DIR`, a module per verb.
 
-import argparse
+Every module declares its verb in `add_verb` and does the work in `run`. What `run` needs of the rooms it imports itself, not at the head of
+the file: help and completion answer at once, and a verb imports what it uses and no more.
+"""
+
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 from rich.console import Console
 
-from sail_jax.cli import curation, embedding, evaluation, logs, runs, search, semantic_ids, weights
+from sail_jax.cli import (
+    balance,
+    describe,
+    embed,
+    evaluate,
+    export,
+    index,
+    ingest,
+    inspect,
+    materialize,
+    mine,
+    pairs,
+    prompts,
+    quickstart,
+    report,
+    search,
+    semantic_ids,
+    sequences,
+    serve,
+    train,
+    world,
+)
+from sail_jax.cli.parser import Parser, split_settings
 from sail_jax.errors import SailError
 
 INTERRUPTED = 130  # the exit status of a process that Ctrl-C ended
-_ROOMS = (runs, evaluation, curation, logs, weights, embedding, search, semantic_ids)
+# In the order of the help.
+_VERBS = (
+    *(quickstart, world, ingest, materialize, train, evaluate, report),
+    *(mine, balance, prompts, pairs, sequences),
+    *(export, inspect, describe),
+    *(embed, index, search, serve, semantic_ids),
+)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a verb; returns the exit status. Errors meant for the user are printed without a traceback."""
-    arguments, overrides = _split(list(sys.argv[1:] if argv is None else argv))
-    options = _parser().parse_args(arguments)
-    _keep_compiled()
+def main(argv: Sequence[str] | None = None, program: str = "python -m sail_jax") -> int:
+    """Runs a verb; returns the exit status. Errors meant for the user are printed without a traceback.
+
+    Args:
+        argv: the words after the program; by default those of the process.
+        program: how the program was called, for help and examples.
+    """
+    parser = _parser(program)
+    if "_ARGCOMPLETE" in os.environ:
+        from sail_jax.cli.completion import complete
+
+        complete(parser)  # answers the shell, and ends the process
     try:
+        words, overrides = split_settings(list(sys.argv[1:] if argv is None else argv))
+        options = parser.parse_args(words)
+        _keep_compiled()
         options.run(options, overrides)
     except SailError as error:
         return _fail(str(error), 2)
@@ -39,10 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _keep_compiled() -> None:
-    """Keeps compiled programs for the next process, in the user's cache, unless JAX_COMPILATION_CACHE_DIR says otherwise."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(cache / "sail_jax" / "compiled"))
+    """Keeps compiled programs in the user's cache for the next process, unless JAX_COMPILATION_CACHE_DIR says otherwise."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    # JAX reads it when it is imported, which no verb has done yet.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "sail_jax" / "compiled"))
 
 
 def _fail(message: str, status: int) -> int:
@@ -51,20 +91,16 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
-def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Separates `--config.a.b=value` words from the rest."""
-    overrides = [word.removeprefix("--config.") for word in arguments if word.startswith("--config.")]
-    return [word for word in arguments if not word.startswith("--config.")], overrides
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m sail_jax",
+def _parser(program: str) -> Parser:
+    parser = Parser(
+        prog=program,
         description="Omni-modal embedding models: ingest, train, evaluate, export.",
         epilog="Any setting can be changed with --config.a.b=value (quote lists: --config.eval.ks='(1, 10)'); `describe --settings` "
-        "lists them all. example: python -m sail_jax quickstart --workdir runs/quickstart",
+        'lists them all. Tab completes verbs, flags and settings after: eval "$(register-python-argcomplete sail-jax)", in the '
+        "~/.bashrc or ~/.zshrc. example: %(prog)s quickstart --workdir runs/quickstart",
     )
+    parser.set_defaults(program=program)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for room in _ROOMS:
-        room.add_verbs(verbs)
+    for verb in _VERBS:
+        verb.add_verb(verbs)
     return parser

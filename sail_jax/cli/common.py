@@ -1,6 +1,7 @@
-"""What the verbs share: how one is declared, the config that it reads, and how tables are printed."""
+"""What the verbs share: how one is declared, the config that it reads, and how tables and the next step are printed."""
 
 import argparse
+import shlex
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +13,11 @@ from rich.table import Table
 from sail_jax import config as config_lib
 from sail_jax.config import Config
 from sail_jax.errors import SailError
-from sail_jax.runs.directory import RunDirectory
 
 console = Console(soft_wrap=True)
 
 
-def add_verb(
+def declare(
     verbs: Any,
     name: str,
     run: Callable,
@@ -26,9 +26,8 @@ def add_verb(
     *,
     workdir: str,
     config: str = "required",
-    group: str = "",
 ) -> argparse.ArgumentParser:
-    """Adds a verb.
+    """Adds a verb to the parser, with help that ends in an example.
 
     Args:
         verbs: where it is added.
@@ -38,17 +37,15 @@ def add_verb(
         example: what follows the verb in an example.
         workdir: what its --workdir is; empty for a verb without one.
         config: whether --config is "required", by default that "of run" (see `config_of_run`), or "" for none.
-        group: the verb that it is an action of.
     """
-    sub = verbs.add_parser(
-        name,
-        help=meaning,
-        description=meaning,
-        epilog=f"example: python -m sail_jax {group + ' ' if group else ''}{name} {example}",
-        allow_abbrev=False,
-    )
+    sub = verbs.add_parser(name, help=meaning, description=meaning, epilog=f"example: %(prog)s {example}")
     if config == "required":
-        sub.add_argument("--config", required=True, type=Path, help="experiment file, configs/*.py")
+        sub.add_argument(
+            "--config",
+            required=True,
+            type=Path,
+            help=f"experiment file, such as configs/x.py, or one that comes with the package: {', '.join(config_lib.packaged())}",
+        )
     elif config == "of run":
         sub.add_argument(
             "--config", type=Path, help="experiment file; by default the one that the run was started with"
@@ -61,6 +58,8 @@ def add_verb(
 
 def config_of_run(options: argparse.Namespace, overrides: list[str]) -> Config:
     """The config of the run in --workdir, or --config in its place, with overrides."""
+    from sail_jax.runs.directory import RunDirectory
+
     run = RunDirectory(options.workdir)
     if not run.config.is_file():
         run.load_config()  # says that there is no run
@@ -71,6 +70,17 @@ def without_config(verb: str, overrides: list[str]) -> None:
     """Raises SailError where settings are given to a verb that reads none."""
     if overrides:
         raise SailError(f"{verb} reads no config; leave out --config settings.")
+
+
+def say_next(options: argparse.Namespace, *words: object) -> None:
+    """Prints the command that usually comes next, such as `Next: sail-jax evaluate --workdir runs/x`.
+
+    Args:
+        options: those of the verb that ends.
+        words: the verb and what follows it; they are quoted for the shell.
+    """
+    command = f"{options.program} {shlex.join(map(str, words))}"
+    console.print(f"Next: {command}", markup=False, highlight=False)
 
 
 def one_line(text: str) -> str:

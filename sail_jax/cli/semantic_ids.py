@@ -1,27 +1,22 @@
-"""The verb of semantic IDs and its actions: fit, assign, lookup."""
+"""The verb `semantic-ids` and its actions `fit`, `assign` and `lookup`."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from sail_jax.cli.common import add_verb, console, one_line, print_wide, without_config
+from sail_jax.cli.common import console, declare, one_line, print_wide, say_next, without_config
+from sail_jax.config.semantic_ids import ANCHORS, METHODS, SAMPLES, VQSettings
 from sail_jax.errors import SailError
-from sail_jax.semantic_ids import codebooks as semantic_ids_lib
-from sail_jax.semantic_ids.codebooks import SemanticIds
-from sail_jax.semantic_ids.report import figures_table
-from sail_jax.semantic_ids.residual_vq import VQSettings
-from sail_jax.semantic_ids.table import SemanticIdTable, write_table
-from sail_jax.vectors.embedding_set import EmbeddingSet
 
 
-def add_verbs(verbs: Any) -> None:
-    """Adds the verbs of this room to the parser."""
+def add_verb(verbs: Any) -> None:
+    """Declares the verb and its actions."""
     meaning = "turn embeddings into semantic IDs, short sequences of discrete codes, and find the items of an ID"
     group = verbs.add_parser(
         "semantic-ids",
         help=meaning,
         description=meaning,
-        epilog="example: python -m sail_jax semantic-ids fit --embeddings embeddings/items --output sids --levels 256,256,256",
+        epilog="example: %(prog)s fit --embeddings embeddings/items --output sids --levels 256,256,256",
     )
     actions = group.add_subparsers(required=True, metavar="ACTION")
     _add_fit(actions)
@@ -30,7 +25,7 @@ def add_verbs(verbs: Any) -> None:
 
 
 def _add_fit(actions: Any) -> None:
-    sub = add_verb(
+    sub = declare(
         actions,
         "fit",
         _fit_semantic_ids,
@@ -38,7 +33,6 @@ def _add_fit(actions: Any) -> None:
         "--embeddings embeddings/items --output sids --levels 256,256,256 --method kmeans",
         workdir="",
         config="",
-        group="semantic-ids",
     )
     sub.add_argument("--embeddings", required=True, type=Path, help="folder of embeddings")
     sub.add_argument("--output", required=True, type=Path, help="folder that is written")
@@ -51,7 +45,7 @@ def _add_fit(actions: Any) -> None:
     )
     sub.add_argument(
         "--method",
-        choices=semantic_ids_lib.METHODS,
+        choices=METHODS,
         default="kmeans",
         help="residual k-means (faiss), the same on the accelerators, or a learned residual VQ (kmeans)",
     )
@@ -59,8 +53,8 @@ def _add_fit(actions: Any) -> None:
     sub.add_argument(
         "--samples",
         type=_whole,
-        default=semantic_ids_lib.SAMPLES,
-        help=f"embeddings to fit on at most; they are held in memory ({semantic_ids_lib.SAMPLES})",
+        default=SAMPLES,
+        help=f"embeddings to fit on at most; they are held in memory ({SAMPLES})",
     )
     _add_anchors(sub)
     defaults = VQSettings()
@@ -74,7 +68,7 @@ def _add_fit(actions: Any) -> None:
 
 
 def _add_assign(actions: Any) -> None:
-    sub = add_verb(
+    sub = declare(
         actions,
         "assign",
         _assign_semantic_ids,
@@ -82,7 +76,6 @@ def _add_assign(actions: Any) -> None:
         "--codebooks sids --embeddings embeddings/new --output sids/new.parquet --unique",
         workdir="",
         config="",
-        group="semantic-ids",
     )
     sub.add_argument("--codebooks", required=True, type=Path, help="folder that `semantic-ids fit` wrote")
     sub.add_argument("--embeddings", required=True, type=Path, help="folder of embeddings of the same model")
@@ -97,7 +90,7 @@ def _add_assign(actions: Any) -> None:
 
 
 def _add_lookup(actions: Any) -> None:
-    sub = add_verb(
+    sub = declare(
         actions,
         "lookup",
         _look_up_semantic_id,
@@ -105,7 +98,6 @@ def _add_lookup(actions: Any) -> None:
         "--table sids/new.parquet --id 12-3",
         workdir="",
         config="",
-        group="semantic-ids",
     )
     sub.add_argument("--table", required=True, type=Path, help="table that `semantic-ids assign` wrote")
     sub.add_argument("--id", required=True, help="such as 12-3-77, or a prefix such as 12-3")
@@ -116,8 +108,8 @@ def _add_anchors(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--anchors",
         type=_whole,
-        default=semantic_ids_lib.ANCHORS,
-        help=f"items drawn to see whether neighbours share their IDs; 0 leaves that out ({semantic_ids_lib.ANCHORS})",
+        default=ANCHORS,
+        help=f"items drawn to see whether neighbours share their IDs; 0 leaves that out ({ANCHORS})",
     )
 
 
@@ -129,8 +121,12 @@ def _whole(text: str) -> int:
 
 
 def _fit_semantic_ids(options: argparse.Namespace, overrides: list[str]) -> None:
+    from sail_jax.semantic_ids.codebooks import fit_folder, parse_levels
+    from sail_jax.semantic_ids.report import figures_table
+    from sail_jax.vectors.embedding_set import EmbeddingSet
+
     without_config("semantic-ids", overrides)
-    sizes = [semantic_ids_lib.parse_levels(text) for text in options.levels]
+    sizes = [parse_levels(text) for text in options.levels]
     if len(sizes) == 1:
         outputs = {options.output: sizes[0]}
     else:
@@ -139,7 +135,7 @@ def _fit_semantic_ids(options: argparse.Namespace, overrides: list[str]) -> None
     given = {name: value for name, value in given.items() if value is not None}
     if given and options.method != "vq":
         raise SailError(f"--{next(iter(given))} belongs to --method vq; leave it out, or choose that method.")
-    figures = semantic_ids_lib.fit_folder(
+    figures = fit_folder(
         EmbeddingSet(options.embeddings),
         outputs,
         method=options.method,
@@ -151,12 +147,18 @@ def _fit_semantic_ids(options: argparse.Namespace, overrides: list[str]) -> None
     for output, of_output in figures.items():
         print_wide(figures_table(of_output))
         console.print(
-            f"Codebooks: {output.absolute()}, with figures (of the sample) in semantic_ids.json and utilisation.png. Assign IDs: "
-            f"semantic-ids assign --codebooks {output} --embeddings {options.embeddings} --output {output / 'ids.parquet'}"
+            f"Codebooks: {output.absolute()}, with figures (of the sample) in semantic_ids.json and utilisation.png"
         )
+        given = ("--codebooks", output, "--embeddings", options.embeddings, "--output", output / "ids.parquet")
+        say_next(options, "semantic-ids", "assign", *given)
 
 
 def _assign_semantic_ids(options: argparse.Namespace, overrides: list[str]) -> None:
+    from sail_jax.semantic_ids.codebooks import SemanticIds
+    from sail_jax.semantic_ids.report import figures_table
+    from sail_jax.semantic_ids.table import write_table
+    from sail_jax.vectors.embedding_set import EmbeddingSet
+
     without_config("semantic-ids", overrides)
     figures = write_table(
         SemanticIds.load(options.codebooks),
@@ -175,9 +177,12 @@ def _assign_semantic_ids(options: argparse.Namespace, overrides: list[str]) -> N
     console.print(
         f"IDs: {output}; figures: {output.with_suffix('.json')}; use of the codes: {output.with_suffix('.png')}"
     )
+    say_next(options, "semantic-ids", "lookup", "--table", options.output, "--id", "12")
 
 
 def _look_up_semantic_id(options: argparse.Namespace, overrides: list[str]) -> None:
+    from sail_jax.semantic_ids.table import SemanticIdTable
+
     without_config("semantic-ids", overrides)
     matches = SemanticIdTable(options.table).find(options.id, options.limit)
     for item, semantic_id in matches.items:

@@ -11,6 +11,7 @@ import difflib
 import importlib.util
 import json
 import pathlib
+import re
 import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,7 +25,8 @@ from sail_jax.config.log_pairs import BuildersConfig
 from sail_jax.config.log_sequences import SequencesConfig
 from sail_jax.config.logs import LogsConfig
 from sail_jax.config.model import ModelConfig
-from sail_jax.config.schema import build_settings, override, section, setting, to_dict
+from sail_jax.config.schema import build_settings, meanings, override, section, setting, to_dict
+from sail_jax.config.suggestions import similar_keys
 from sail_jax.config.training import LoraConfig, MeshConfig, ObjectiveConfig, OptimizerConfig, StageConfig, TrainConfig
 from sail_jax.errors import SailError
 from sail_jax.files import commit_json
@@ -63,6 +65,18 @@ class Config:
     balancing: BalancingConfig = section(BalancingConfig, "balancing of the training sets", may_change=True)
     mesh: MeshConfig = section(MeshConfig, "the device mesh", may_change=True)
     eval: EvalConfig = section(EvalConfig, "evaluation", may_change=True)
+
+
+def packaged() -> list[str]:
+    """The names of the experiments that come with the package: `load` takes them in place of a path."""
+    return sorted(path.stem for path in _packaged_folder().glob("*.py"))
+
+
+def _packaged_folder() -> pathlib.Path:
+    """configs/: inside of the package where it was installed, beside it in a checkout."""
+    package = pathlib.Path(__file__).parents[1]
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
 
 
 def total_steps(config: Config) -> int:
@@ -105,7 +119,8 @@ def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Config:
     """Reads an experiment file and applies overrides.
 
     Args:
-        path: a Python file with `get_config()`, or the `config.json` that a run saved.
+        path: a Python file with `get_config()`, or the `config.json` that a run saved. Where there is no such file,
+            "quickstart", "quickstart.py" and "configs/quickstart.py" name a packaged experiment (see `packaged`).
         overrides: words of the form "a.b=value"; the value is a Python literal, or else a string.
 
     Raises:
@@ -115,9 +130,7 @@ def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
-    if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=3)
-        raise SailError(f"There is no config file {path}." + (f" Did you mean {' or '.join(near)}?" if near else ""))
+    path = _find(path)
     if path.suffix == ".json":
         try:
             return json.loads(path.read_text())
@@ -131,20 +144,48 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
         spec.loader.exec_module(module)
         config = module.get_config() if hasattr(module, "get_config") else None
     except Exception as error:  # an experiment file is the user's code, and may raise anything
-        # ConfigDict puts "Did you mean ...?" into the message for unknown keys.
-        reason = error.args[0] if isinstance(error, KeyError | AttributeError) and error.args else error
-        raise SailError(f"{path}{_failing_line(error, path)}: {type(error).__name__}: {reason}") from error
+        raise SailError(_failure(error, path)) from error
     if not isinstance(config, ml_collections.ConfigDict):
         raise SailError(f"{path} has no get_config() that returns a ConfigDict; start from default_config().")
     return config.to_dict()
 
 
-def _failing_line(error: Exception, path: pathlib.Path) -> str:
-    """Returns the line of an experiment file that raised an error, as ", line N", or "" if unknown."""
-    lines = [
-        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path.absolute())
-    ]
-    return f", line {lines[-1]}" if lines else ""
+def _find(path: pathlib.Path) -> pathlib.Path:
+    """The file of a path, or of the packaged experiment that it names."""
+    if path.is_file():
+        return path
+    shipped = _packaged_folder() / f"{path.stem}.py"
+    if str(path.parent) in (".", "configs") and path.suffix in ("", ".py") and shipped.is_file():
+        return shipped
+    names = dict.fromkeys([*(file.name for file in path.parent.glob("*.py")), *(f"{name}.py" for name in packaged())])
+    near = difflib.get_close_matches(f"{path.stem}.py", names, n=3)
+    raise SailError(
+        f"There is no config file {path}."
+        + (f" Did you mean {' or '.join(near)}?" if near else "")
+        + f" These experiments come with the package: {', '.join(packaged())}."
+    )
+
+
+# What a ConfigDict says of a key that it has not when it is set, and when it is read.
+_UNKNOWN_KEY = re.compile(r'Key "(?P<set>\w+)" does not exist|instead of "(?P<read>\w+)"')
+
+
+def _failure(error: Exception, path: pathlib.Path) -> str:
+    """What went wrong in an experiment file, and in which line where that is known."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path.absolute())]
+    place = f"{path}, line {frames[-1].lineno}" if frames else str(path)
+    reason = error.args[0] if isinstance(error, KeyError | AttributeError) and error.args else error
+    unknown = _UNKNOWN_KEY.search(str(reason))
+    if unknown is None:
+        return f"{place}: {type(error).__name__}: {reason}"
+    key = unknown["set"] or unknown["read"]
+    # The line says where in the config the key was looked for: config.model.llm.KEY.
+    written = re.search(rf"\.((?:\w+\.)*{key})\b", (frames[-1].line or "") if frames else "")
+    key = written[1] if written else key
+    likely = similar_keys(key, [name.removeprefix("config.") for name, *_ in meanings(Config)])
+    named = " or ".join(f"config.{name}" for name in likely)
+    remedy = f"Did you mean {named}?" if likely else "`describe --settings` lists those that there are."
+    return f"{place}: there is no setting {key}. {remedy}"
 
 
 def save(config: Config, path: pathlib.Path) -> None:

@@ -14,6 +14,7 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from sail_jax.config.suggestions import similar_keys
 from sail_jax.errors import SailError
 
 
@@ -144,7 +145,7 @@ def override(cls: type, values: dict[str, Any], overrides: Sequence[str]) -> dic
     A value is a Python literal, or else a string.
 
     Raises:
-        SailError: a key is unknown, or a word has no value.
+        SailError: a key is unknown (the message names similar ones), or a word has no value.
     """
     for word in overrides:
         dotted, equals, literal = word.partition("=")
@@ -157,22 +158,44 @@ def override(cls: type, values: dict[str, Any], overrides: Sequence[str]) -> dic
             # A word may only change an existing data set, stage or task: a mistyped name must not add one.
             if typing.get_origin(owner) is dict and node and name not in node:
                 raise SailError(unknown_key(path, name, node))
-            owner = _field_type(owner, name, path)
+            owner = _field_type(owner, name, path) or _fail_unknown(cls, dotted, path, owner)
             node = node.setdefault(name, {})
-        leaf = _field_type(owner, key, f"config.{dotted}")
+        leaf = _field_type(owner, key, f"config.{dotted}") or _fail_unknown(cls, dotted, f"config.{dotted}", owner)
         node[key] = literal if leaf is str else _literal(literal)
     return values
 
 
+def _fail_unknown(root: type, dotted: str, path: str, owner: type) -> typing.NoReturn:
+    """Raises SailError for a word whose key is no setting.
+
+    Args:
+        root: the group of all settings.
+        dotted: the key.
+        path: its first part that there is not, from `config.` on.
+        owner: the group that has no such entry.
+    """
+    keys = [_with_names(key.removeprefix("config."), dotted) for key, *_ in meanings(root)]
+    likely = [f"config.{key}" for key in similar_keys(dotted, keys)]
+    if not likely:
+        raise SailError(unknown_key(path, path.rpartition(".")[2], typing.get_type_hints(owner)))
+    raise SailError(f"There is no setting config.{dotted}. Did you mean {' or '.join(likely)}?")
+
+
+def _with_names(key: str, dotted: str) -> str:
+    """The key of a setting in a mapping, "data.datasets.NAME.weight", with the name that `dotted` has in that mapping."""
+    mapping, _, rest = key.partition(".NAME.")
+    if not rest or not dotted.startswith(mapping + "."):
+        return key
+    return f"{mapping}.{dotted.removeprefix(mapping + '.').partition('.')[0]}.{rest}"
+
+
 def _field_type(cls: Any, name: str, path: str) -> Any:
+    """The type of an entry of a group or a mapping; None where the group has no such entry."""
     if typing.get_origin(cls) is dict:
         return typing.get_args(cls)[1]
     if not dataclasses.is_dataclass(cls):
         raise SailError(f"There is no setting {path}: {path.rpartition('.')[0]} is a single value.")
-    hints = typing.get_type_hints(cls)
-    if name not in hints:
-        raise SailError(unknown_key(path, name, hints))
-    return hints[name]
+    return typing.get_type_hints(cls).get(name)
 
 
 def _literal(text: str) -> Any:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import ml_dtypes
 import numpy as np
 from rich.progress import track
 from safetensors.numpy import save_file
@@ -20,7 +19,6 @@ from sail_jax.sharding.parameters import path_name
 
 # Part of our model -> its name in the exported one.
 MODULES = {"llm": "llm", "vit": "vision", "audio": "audio", **{part: part for part in OWN_PARTS}}
-DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
 _SHARD_BYTES = 4 << 30
 
 
@@ -103,4 +101,4 @@ def write_weights(tensors: Iterator[_Tensor], directory: Path, dtype: str, shard
 
 def _cast(value: np.ndarray, dtype: str) -> np.ndarray:
     floating = np.issubdtype(value.dtype, np.floating)
-    return np.asarray(value, DTYPES[dtype] if floating else value.dtype, order="C")
+    return np.asarray(value, np.dtype(dtype) if floating else value.dtype, order="C")

@@ -55,7 +55,7 @@ class EmbedOptions:
 
     Attributes:
         dims: how many of the first dimensions are kept; None for all.
-        dtype: how vectors are stored, one of `embedding_set.DTYPES`.
+        dtype: how vectors are stored, one of `VECTOR_DTYPES`.
         modalities: what is shown of the items.
         fields: text fields that are shown.
         instruction: the system prompt.

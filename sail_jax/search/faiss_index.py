@@ -22,12 +22,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.progress import Progress
 
+from sail_jax.config.search import INDEX_KINDS
 from sail_jax.errors import SailError
 from sail_jax.files import commit, commit_json
 from sail_jax.vectors.embedding_set import EmbeddingSet
 from sail_jax.vectors.unit import unit_rows
 
-KINDS = ("flat", "ivfpq", "hnsw")
 _FORMAT = {"format": "sail_jax index", "version": 1}
 _IDS = pa.schema([("id", pa.large_string()), ("row", pa.int64())])
 _BITS = 8  # of a code of product quantization, so that a byte holds it
@@ -61,8 +61,8 @@ class IndexSettings:
 
     def __post_init__(self) -> None:
         """Raises SailError on an unknown kind, a negative value, or one that the kind does not read."""
-        if self.kind not in KINDS:
-            raise SailError(f"There is no kind of index {self.kind!r}; choose one of {', '.join(KINDS)}.")
+        if self.kind not in INDEX_KINDS:
+            raise SailError(f"There is no kind of index {self.kind!r}; choose one of {', '.join(INDEX_KINDS)}.")
         for name, kind in (("nlist", "ivfpq"), ("m", "ivfpq"), ("hnsw_m", "hnsw"), ("ef_construction", "hnsw")):
             if getattr(self, name) and kind != self.kind:
                 raise SailError(f"{name} is a parameter of {kind} indexes, and this one is {self.kind}: leave it out.")
@@ -78,7 +78,7 @@ class IndexInfo:
     """The content of FILE.json.
 
     Attributes:
-        kind: one of `KINDS`.
+        kind: one of `INDEX_KINDS`.
         parameters: those of `IndexSettings` that the kind reads.
         dims: width of the indexed vectors, the leading dimensions of the embeddings.
         count: number of vectors.

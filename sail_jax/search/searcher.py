@@ -21,8 +21,6 @@ from sail_jax.search.faiss_index import FaissIndex, IndexInfo
 from sail_jax.search.nearest import ExactSearch, ShortlistSearch
 from sail_jax.vectors.embedding_set import EmbeddingInfo, EmbeddingSet
 
-FILE_KINDS = ("image", "audio", "video")
-
 
 class Hit(NamedTuple):
     """A search result.

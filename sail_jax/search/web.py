@@ -27,10 +27,11 @@ from pathlib import Path
 from typing import Any
 
 from sail_jax.config import Config
+from sail_jax.config.search import FILE_KINDS
 from sail_jax.data.store import ItemStore
 from sail_jax.data.thumbnail import webp_thumbnail
 from sail_jax.errors import BadRecordError, SailError
-from sail_jax.search.searcher import FILE_KINDS, Hit, QueryFile, Searcher, caption, query_item
+from sail_jax.search.searcher import Hit, QueryFile, Searcher, caption, query_item
 
 _PAGE = Path(__file__).with_name("search_page.html")
 _HOST = "127.0.0.1"

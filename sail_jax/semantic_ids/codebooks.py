@@ -23,20 +23,19 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from sail_jax.config.schema import to_dict
+from sail_jax.config.semantic_ids import ANCHORS, METHODS, SAMPLES, VQSettings
 from sail_jax.errors import SailError
 from sail_jax.files import commit_bytes, commit_json
 from sail_jax.semantic_ids.metrics import Anchors, Meter
 from sail_jax.semantic_ids.report import draw_frequencies
 from sail_jax.semantic_ids.residual_kmeans import quantize, reconstruct, residual_kmeans
-from sail_jax.semantic_ids.residual_vq import Autoencoder, VQSettings, apply, fit_residual_vq
+from sail_jax.semantic_ids.residual_vq import Autoencoder, apply, fit_residual_vq
 from sail_jax.vectors.embedding_set import EmbeddingInfo, EmbeddingSet
 from sail_jax.vectors.kmeans import residual_kmeans as kmeans_on_devices
 from sail_jax.vectors.unit import unit_rows
 
-METHODS = ("kmeans", "device-kmeans", "vq")
-ANCHORS, NEIGHBOURS = 1000, 10
+NEIGHBOURS = 10
 KMEANS_ROUNDS = 25
-SAMPLES = 500_000
 _BATCH = 16_384
 _MARKER, _CODEBOOKS, _PICTURE = "semantic_ids.json", "codebooks.safetensors", "utilisation.png"
 _FORMAT = {"format": "sail_jax semantic IDs", "version": 1}

@@ -7,7 +7,6 @@ its reference implementation (Sonnet, `VectorQuantizerEMA`).
 Axes: B batch, N rows, D width of the vectors, W width that is quantised, K codes of a level, L levels.
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -21,38 +20,12 @@ import numpy as np
 import optax
 from rich.progress import track
 
+from sail_jax.config.semantic_ids import VQSettings
 from sail_jax.errors import SailError
 from sail_jax.semantic_ids.residual_kmeans import quantize, require_rows, residual_kmeans
 
 _FIRST_ROUNDS = 10  # of the k-means that initialises the codebooks
 _FIRST_ROWS_PER_CODE = 32
-
-
-@dataclasses.dataclass(frozen=True)
-class VQSettings:
-    """Settings of the training of a residual VQ.
-
-    Attributes:
-        steps: number of updates.
-        batch: rows per update, B; all rows if there are fewer.
-        latent: W, the width between encoder and decoder; 0 quantises the vectors themselves, and only the codebooks are
-            learned.
-        decay: decay of the moving averages.
-        epsilon: constant of the Laplace smoothing of the counts.
-        dead_after: a code is replaced by a row of the batch if none of the last `dead_after` rows per code of its level
-            chose it; if all codes are equally likely, that happens with probability exp(-dead_after).
-        commitment: weight of the loss that keeps the encoder near the codes.
-        learning_rate: learning rate of encoder and decoder (Adam).
-    """
-
-    steps: int = 1000
-    batch: int = 1024
-    latent: int = 0
-    decay: float = 0.99
-    epsilon: float = 1e-5
-    dead_after: int = 100
-    commitment: float = 0.25
-    learning_rate: float = 1e-3
 
 
 @flax.struct.dataclass

@@ -20,9 +20,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sail_jax.config.semantic_ids import ANCHORS
 from sail_jax.errors import SailError
 from sail_jax.files import commit, commit_json
-from sail_jax.semantic_ids.codebooks import ANCHORS, NEIGHBOURS, SemanticIds, draw_rows, track_parts, usable
+from sail_jax.semantic_ids.codebooks import NEIGHBOURS, SemanticIds, draw_rows, track_parts, usable
 from sail_jax.semantic_ids.metrics import Anchors
 from sail_jax.semantic_ids.report import draw_frequencies
 from sail_jax.vectors.embedding_set import EmbeddingSet

@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sail_jax.config.schema import to_dict
+from sail_jax.config.storage import VECTOR_DTYPES
 from sail_jax.errors import SailError
 from sail_jax.files import commit, commit_json
 from sail_jax.vectors.unit import unit_rows
 
-DTYPES = ("float32", "bfloat16", "int8", "binary")
 _MARKER = "embeddings.json"
 _FORMAT = {"format": "sail_jax embeddings", "version": 1}
 # Entries of a unit vector that are stored as 127; larger ones are cut. None is larger than one, few than four deviations.
@@ -38,7 +38,7 @@ class EmbeddingInfo:
         model: what the model is called: its run directory or export.
         fingerprint: of its parameters (`runs.fingerprint`); vectors of different models cannot be compared.
         dims: D, how many of the first dimensions are kept.
-        dtype: how they are stored, one of `DTYPES`.
+        dtype: how they are stored, one of `VECTOR_DTYPES`.
         modalities: what was shown of the items.
         fields: text fields that were shown.
         instruction: the system prompt.
@@ -74,7 +74,7 @@ def encode_vectors(z: np.ndarray, dtype: str) -> np.ndarray:
     if dtype == "int8":
         return np.clip(np.rint(unit * (127 * np.sqrt(dims) / _CUT)), -127, 127).astype(np.int8)
     if dtype != "binary":
-        raise SailError(f"Embeddings cannot be stored as {dtype!r}; choose one of {', '.join(DTYPES)}.")
+        raise SailError(f"Embeddings cannot be stored as {dtype!r}; choose one of {', '.join(VECTOR_DTYPES)}.")
     if dims % 8:
         raise SailError(f"Binary embeddings need a width that is a multiple of 8, not {dims}.")
     return np.packbits(unit > 0, axis=1)

@@ -12,7 +12,6 @@ from sail_jax import config as config_lib
 from sail_jax.aot import compile as ahead
 from sail_jax.aot.chips import CHIPS, find_devices
 from sail_jax.aot.compile import compile_ahead
-from sail_jax.cli import weights
 from sail_jax.data.pipeline import BatchSource, HostShare
 from sail_jax.errors import SailError
 
@@ -156,7 +155,7 @@ def test_from_the_command_line(report, settings, tmp_path, capsys, monkeypatch):
         asked.append((topology, options))
         return report
 
-    monkeypatch.setattr(weights, "compile_ahead", found)
+    monkeypatch.setattr("sail_jax.aot.compile.compile_ahead", found)
     config_lib.save(config_lib.build(settings), tmp_path / "config.json")
     command = ["describe", "--config", str(tmp_path / "config.json")]
     assert cli.main([*command, "--topology", "h100:8", "--dataset", "copair"]) == 0

@@ -291,7 +291,7 @@ def test_a_search_without_the_item_store_has_no_captions(run, items, store, monk
     def nothing(*_):
         raise SailError("There is no item store.")
 
-    monkeypatch.setattr("sail_jax.cli.search.open_store", nothing)
+    monkeypatch.setattr("sail_jax.data.pipeline.open_store", nothing)
     item = full_items(store, 1)[0]
     command = ["search", "--workdir", str(run), "--embeddings", str(items.path), "--item", item.item_id]
     assert main(command) == 0

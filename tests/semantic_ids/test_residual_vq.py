@@ -9,12 +9,12 @@ import optax
 import pytest
 from semantic_ids.mixtures import mixture
 
+from sail_jax.config.semantic_ids import VQSettings
 from sail_jax.errors import SailError
 from sail_jax.semantic_ids.residual_kmeans import quantize, reconstruct, residual_kmeans
 from sail_jax.semantic_ids.residual_vq import (
     Autoencoder,
     Codebook,
-    VQSettings,
     apply,
     choose,
     fit_residual_vq,

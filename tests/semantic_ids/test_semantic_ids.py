@@ -14,6 +14,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import r2_score
 
 from sail_jax.cli import main
+from sail_jax.config.semantic_ids import VQSettings
 from sail_jax.errors import SailError
 from sail_jax.semantic_ids import codebooks as lib
 from sail_jax.semantic_ids import table as table_lib
@@ -28,7 +29,6 @@ from sail_jax.semantic_ids.metrics import (
     prefix_figures,
 )
 from sail_jax.semantic_ids.residual_kmeans import quantize, reconstruct, residual_kmeans
-from sail_jax.semantic_ids.residual_vq import VQSettings
 from sail_jax.semantic_ids.table import SemanticIdTable, write_table
 from sail_jax.vectors.embedding_set import EmbeddingSet
 

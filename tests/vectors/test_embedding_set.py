@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from sail_jax.config.storage import VECTOR_DTYPES
 from sail_jax.errors import SailError
 from sail_jax.vectors import embedding_set
 from sail_jax.vectors.embedding_set import (
-    DTYPES,
     EmbeddingInfo,
     EmbeddingSet,
     decode_vectors,
@@ -44,7 +44,7 @@ def folder_of(path, *, dtype="float32", sizes=(7, 0, 33)):
 
 
 @pytest.mark.parametrize("dims", [8, 128, 1536])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", VECTOR_DTYPES)
 def test_stored_types(dtype, dims):
     z = vectors(dims=dims)
     stored = encode_vectors(3 * z, dtype)
@@ -90,7 +90,7 @@ def test_wrong_types_are_refused():
         encode_vectors(vectors(dims=12), "binary")
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", VECTOR_DTYPES)
 def test_a_folder_comes_back(tmp_path, dtype, monkeypatch):
     monkeypatch.setattr(embedding_set, "_ROW_GROUP", 10)
     z = folder_of(tmp_path, dtype=dtype)

@@ -1,32 +1,23 @@
-"""The verb of bulk embedding: embed."""
+"""The verb `embed`: items in bulk."""
 
 import argparse
 import dataclasses
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from sail_jax.cli.common import add_verb, config_of_run, console
-from sail_jax.embedding import embedder as embedder_lib
-from sail_jax.embedding.bulk import EmbedOptions, embed
-from sail_jax.embedding.item_source import open_source
+from sail_jax.cli.common import config_of_run, console, declare, say_next
+from sail_jax.config.data import DEFAULT_INSTRUCTION
+from sail_jax.config.storage import VECTOR_DTYPES
 from sail_jax.items import TEXT_FIELDS
 from sail_jax.patterns import MODALITIES
-from sail_jax.runs.directory import RunDirectory
-from sail_jax.vectors.embedding_set import DTYPES as VECTOR_DTYPES
 
 
-def add_verbs(verbs: Any) -> None:
-    """Adds the verbs of this room to the parser."""
-    _add_embed(verbs)
-
-
-def _add_embed(verbs: Any) -> None:
-    sub = add_verb(
+def add_verb(verbs: Any) -> None:
+    """Declares the verb."""
+    sub = declare(
         verbs,
         "embed",
-        _embed,
+        run,
         "embed an item store, a table of items or a folder of files into Parquet parts of `id` and `vector`; killed and started "
         "again, it goes on with the parts that are missing",
         "--workdir runs/glyphs --output embeddings/glyphs --dims 128 --dtype int8",
@@ -51,8 +42,8 @@ def _add_embed(verbs: Any) -> None:
     )
     sub.add_argument(
         "--instruction",
-        default=embedder_lib.DEFAULT_INSTRUCTION,
-        help=f"the system prompt; best the one that a task of the run trains for its targets ({embedder_lib.DEFAULT_INSTRUCTION!r})",
+        default=DEFAULT_INSTRUCTION,
+        help=f"the system prompt; best the one that a task of the run trains for its targets ({DEFAULT_INSTRUCTION!r})",
     )
     sub.add_argument("--rows-per-part", type=int, default=65_536, help="items of the source per part (65536)")
     sub.add_argument("--batch-size", type=int, help="items per batch (config.eval.batch_size)")
@@ -70,7 +61,15 @@ def _add_embed(verbs: Any) -> None:
     )
 
 
-def _embed(options: argparse.Namespace, overrides: list[str]) -> None:
+def run(options: argparse.Namespace, overrides: list[str]) -> None:
+    """Embeds the source."""
+    import jax
+
+    from sail_jax.embedding import embedder as embedder_lib
+    from sail_jax.embedding.bulk import EmbedOptions, embed
+    from sail_jax.embedding.item_source import open_source
+    from sail_jax.runs.directory import RunDirectory
+
     config = config_of_run(options, overrides)
     if options.distributed:
         jax.distributed.initialize()
@@ -83,3 +82,4 @@ def _embed(options: argparse.Namespace, overrides: list[str]) -> None:
         jax.distributed.shutdown()  # from here on no process waits for another
     report = embed(embedder, source, options.output, asked, model=str(RunDirectory(options.workdir).path))
     console.print(f"{report}\nWritten to {options.output.absolute()}", highlight=False)
+    say_next(options, "search", "--workdir", options.workdir, "--embeddings", options.output, "--text", "a query")

@@ -1,0 +1,44 @@
+"""The verb `balance`: sampling weights of the training sets."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from sail_jax.cli.common import config_of_run, console, declare, say_next
+
+
+def add_verb(verbs: Any) -> None:
+    """Declares the verb."""
+    sub = declare(
+        verbs,
+        "balance",
+        run,
+        "weigh the training sets by how near they lie to the evaluation tasks, in the eyes of a trained run",
+        "--workdir runs/glyphs --output data/glyphs/weights.json",
+        workdir="run directory of an early model",
+        config="of run",
+    )
+    sub.add_argument(
+        "--output", required=True, type=Path, help="JSON for config.data.weights; a heat map lies beside it"
+    )
+
+
+def run(options: argparse.Namespace, overrides: list[str]) -> None:
+    """Writes the weights, and says how to train with them."""
+    from sail_jax.curation.balancing.weights import balance
+    from sail_jax.data.pipeline import open_store
+    from sail_jax.embedding import embedder as embedder_lib
+
+    config = config_of_run(options, overrides)
+    result = balance(embedder_lib.load(options.workdir, config), config, open_store(config), options.output)
+    table = Table("training set", "weight", *result.tasks)
+    for row, name in enumerate(result.datasets):
+        cells = ["-" if value != value else f"{value:.3f}" for value in result.similarity[row]]
+        table.add_row(name, f"{result.weights[row]:.3f}", *cells)
+    console.print(table)
+    output = options.output.absolute()
+    console.print(f"Weights: {output}; heat map: {output.with_suffix('.png')}.")
+    config_file = options.config or options.workdir / "config.json"
+    say_next(options, "train", "--config", config_file, f"--config.data.weights={output}", "--workdir", "RUN")

@@ -1,0 +1,83 @@
+"""The verb `describe`: the size of a model, the needs of its train step, the list of all settings."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from sail_jax import config as config_lib
+from sail_jax.cli.common import console, declare, say_next
+from sail_jax.config import Config
+from sail_jax.config.schema import meanings
+from sail_jax.errors import SailError
+
+
+def add_verb(verbs: Any) -> None:
+    """Declares the verb."""
+    sub = declare(
+        verbs,
+        "describe",
+        run,
+        "print the parameters of a config's model by tower; what its train step needs on a machine that you don't have; or a "
+        "reference of all settings",
+        "--config configs/sail_1b5.py --topology v5e:16x16 --config.data.batch_size=512",
+        workdir="",
+        config="",
+    )
+    sub.add_argument("--config", type=Path, help="experiment file")
+    sub.add_argument("--settings", action="store_true", help="print every setting with type, default and meaning")
+    sub.add_argument(
+        "--topology",
+        help="compile the train step for a TPU slice (v5e:16x16, v5p:4x4x4, v6e:16x16) or a number of GPUs (h100:64, a100:8)",
+    )
+    sub.add_argument("--stage", default="", help="with --topology: the stage of the run (the first)")
+    sub.add_argument(
+        "--dataset", default="", help="with --topology: the training set of the batch (the one with the most frames)"
+    )
+
+
+def run(options: argparse.Namespace, overrides: list[str]) -> None:
+    """Prints the settings, the parameters, or the needs of the train step."""
+    if options.settings:
+        for key, kind, default, meaning in meanings(Config):
+            print(f"{key}: {kind} = {default!r}\n    {meaning}")
+        return
+    if options.config is None:
+        raise SailError("describe needs --config configs/X.py, or --settings.")
+    from sail_jax.objectives.matryoshka import check_widths
+
+    config = config_lib.load(options.config, overrides)
+    check_widths(config.objective.matryoshka, config.model.llm.width)
+    if options.topology:
+        _print_step(config, options)
+    elif options.stage or options.dataset:
+        raise SailError("--stage and --dataset choose the batch of a compiled step: name a --topology too.")
+    else:
+        _print_parameters(config)
+    data = f"--config.data.dir={config.data.dir or 'DATA'}"
+    say_next(options, "train", "--config", options.config, data, "--workdir", "RUN")
+
+
+def _print_parameters(config: Config) -> None:
+    import jax
+
+    from sail_jax.models.describe import parameter_table
+
+    table = Table("tower", "parameters")
+    for name, count in parameter_table(config.model):
+        table.add_row(name, f"{count:,}")
+    console.print(table)
+    console.print(f"JAX {jax.__version__}, {jax.device_count()} {jax.devices()[0].platform} devices")
+
+
+def _print_step(config: Config, options: argparse.Namespace) -> None:
+    from sail_jax.aot.compile import compile_ahead
+
+    report = compile_ahead(config, options.topology, stage=options.stage, dataset=options.dataset)
+    for heading, rows in report.sections().items():
+        table = Table(heading, "", show_edge=False, pad_edge=False)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table, end="\n\n")
+    console.print(report.verdict(), highlight=False)

@@ -1,0 +1,89 @@
+"""The verb `evaluate`."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from sail_jax import config as config_lib
+from sail_jax.cli.common import config_of_run, console, declare, print_wide, say_next
+from sail_jax.config import Config
+from sail_jax.files import commit_json
+
+if TYPE_CHECKING:
+    from sail_jax.evaluation.suite import TaskResult
+
+
+def add_verb(verbs: Any) -> None:
+    """Declares the verb."""
+    sub = declare(
+        verbs,
+        "evaluate",
+        run,
+        "evaluate a trained run, or a folder of embeddings, and write metrics.json, evaluation.json and report.html",
+        "--workdir runs/glyphs",
+        workdir="run directory; where the figures are written",
+        config="of run",
+    )
+    sub.add_argument(
+        "--embeddings",
+        type=Path,
+        help="folder that `embed` wrote, evaluated in place of a checkpoint: FOLDER/TASK/queries and FOLDER/TASK/corpus, or "
+        "FOLDER for all items; --config names the tasks, and --workdir need not be a run",
+    )
+
+
+def run(options: argparse.Namespace, overrides: list[str]) -> None:
+    """Evaluates the run or the embeddings."""
+    if options.embeddings and options.config:
+        options.workdir.mkdir(parents=True, exist_ok=True)
+        config = config_lib.load(options.config, overrides)
+    else:
+        config = config_of_run(options, overrides)
+    evaluate_and_say(config, options.workdir, options.embeddings)
+    if options.embeddings:
+        say_next(options, "report", "--workdir", options.workdir, "--workdir", "OTHER", "--output", "report.html")
+    else:
+        say_next(options, "embed", "--workdir", options.workdir, "--output", "EMBEDDINGS")
+
+
+def evaluate_and_say(config: Config, workdir: Path, embeddings: Path | None = None) -> None:
+    """Evaluates a run, or a folder of embeddings; writes figures and report, and prints the main figures."""
+    from sail_jax.evaluation.report.data import read_runs, write_report_data
+    from sail_jax.evaluation.report.page import png_folder, write_report
+    from sail_jax.evaluation.report.summary import gather
+    from sail_jax.evaluation.suite import (
+        evaluated_step,
+        evaluation_record,
+        headline,
+        metrics_tree,
+        run_suite,
+        shown_results,
+    )
+    from sail_jax.runs.directory import RunDirectory
+
+    files = RunDirectory(workdir)
+    results, tasks, store = run_suite(config, files.path, embeddings)
+    step = None if embeddings else evaluated_step(files.path)
+    commit_json(files.metrics, metrics_tree(results))
+    commit_json(files.evaluation, evaluation_record(results, step))
+    write_report_data(files.report_data, gather(config, files, results, tasks, store))
+    write_report(files.report, read_runs([files.path]))
+    shown = shown_results(results, tasks)
+    for names in dict.fromkeys(tuple(headline(r)) for r in shown):
+        _print_results([r for r in shown if tuple(headline(r)) == names], names)
+    console.print(
+        f"Figures: {files.metrics} (all metrics), {files.evaluation} (with histograms); report: {files.report}; "
+        f"charts: {png_folder(files.report)}"
+    )
+
+
+def _print_results(results: Sequence["TaskResult"], names: tuple[str, ...]) -> None:
+    """A table of results that have the same figures, in per cent."""
+    table = Table("task", "view", "model", *(name.replace("recall@", "R@") for name in names), "queries", "corpus")
+    for r in results:
+        figures = [f"{100 * r.metrics[name]:.1f}" for name in names]
+        table.add_row(r.task, str(r.view), r.model, *figures, str(r.queries), str(r.corpus))
+    print_wide(table)

@@ -1,0 +1,50 @@
+"""The verb `export`: a trained run as a folder for sentence-transformers and PyTorch."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from sail_jax import config as config_lib
+from sail_jax.cli.common import console, declare
+from sail_jax.config.storage import WEIGHT_DTYPES
+
+
+def add_verb(verbs: Any) -> None:
+    """Declares the verb."""
+    sub = declare(
+        verbs,
+        "export",
+        run,
+        "write a trained run as a folder that sentence-transformers and PyTorch load",
+        "--workdir runs/glyphs --output exports/glyphs",
+        workdir="run directory",
+        config="",
+    )
+    sub.add_argument("--output", required=True, type=Path, help="folder that is written")
+    sub.add_argument("--dtype", choices=WEIGHT_DTYPES, default="float32", help="type of the weights (float32)")
+    sub.add_argument(
+        "--license", default="other", help="what the model card says under 'license', for example apache-2.0"
+    )
+    sub.add_argument(
+        "--adapters", action="store_true", help="write LoRA adapters in PEFT's format beside the base model, unmerged"
+    )
+
+
+def run(options: argparse.Namespace, overrides: list[str]) -> None:
+    """Writes the folder, and says how to load it."""
+    from sail_jax.convert.export import export
+    from sail_jax.runs.directory import RunDirectory
+
+    files = RunDirectory(options.workdir)
+    files.load_config()  # says where there is no run
+    steps = export(
+        options.workdir,
+        options.output,
+        config_lib.load(files.config, overrides),
+        dtype=options.dtype,
+        license_name=options.license,
+        adapters=options.adapters,
+    )
+    output = options.output.absolute()
+    console.print(f"Exported the model at step {steps} to {output}.")
+    console.print(f"Next: load it as {output / 'README.md'} says.")

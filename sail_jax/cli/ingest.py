@@ -1,0 +1,30 @@
+"""The verb `ingest`: a raw export becomes an item store and tables."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from sail_jax import config as config_lib
+from sail_jax.cli.common import declare, say_next
+
+
+def add_verb(verbs: Any) -> None:
+    """Declares the verb."""
+    sub = declare(
+        verbs,
+        "ingest",
+        run,
+        "turn a raw export (tables and media files, or a TFDS set) into an item store and tables",
+        "--config configs/glyphs.py --source EXPORT --workdir data/glyphs",
+        workdir="folder that is written; give it to `train` as --config.data.dir",
+    )
+    sub.add_argument("--source", type=Path, default=Path(), help="folder of the raw export")
+
+
+def run(options: argparse.Namespace, overrides: list[str]) -> None:
+    """Ingests the export."""
+    from sail_jax.data.ingest.ingest import ingest
+
+    ingest(config_lib.load(options.config, overrides), options.source, options.workdir)
+    data = f"--config.data.dir={options.workdir}"
+    say_next(options, "train", "--config", options.config, data, "--workdir", "RUN")

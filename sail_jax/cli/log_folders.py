@@ -1,0 +1,23 @@
+"""What the verbs that read a recommender's logs share, `pairs` and `sequences`: the folders they are given."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sail_jax.data.store import ItemStore
+
+
+def add_folders(sub: argparse.ArgumentParser, more: str = "") -> None:
+    """Adds --source, --output and --workdir; `more` is what --workdir gives besides."""
+    sub.add_argument("--source", required=True, type=Path, help="folder to which the paths of config.logs are relative")
+    sub.add_argument("--output", required=True, type=Path, help="folder of the tables")
+    what = "folder that `ingest` wrote: items that its store lacks are left out"
+    sub.add_argument("--workdir", type=Path, help=what + more)
+
+
+def open_store_of(options: argparse.Namespace) -> "ItemStore | None":
+    """The item store in --workdir, or None without one."""
+    from sail_jax.data.store import FOLDER, ItemStore
+
+    return None if options.workdir is None else ItemStore.open(options.workdir / FOLDER)

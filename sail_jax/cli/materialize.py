@@ -1,0 +1,39 @@
+"""The verb `materialize`: a training set's records as shards that are read in order."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from sail_jax import config as config_lib
+from sail_jax.cli.common import console, declare, say_next
+
+
+def add_verb(verbs: Any) -> None:
+    """Declares the verb."""
+    sub = declare(
+        verbs,
+        "materialize",
+        run,
+        "write a training set's joined, shuffled records as shards that are read in order, for object storage",
+        "--config configs/glyphs.py --config.data.dir=data/glyphs --dataset i2i --output data/glyphs/materialized/i2i",
+        workdir="",
+    )
+    sub.add_argument("--dataset", required=True, help="name of the training set in config.data.datasets")
+    sub.add_argument("--output", required=True, type=Path, help="folder that is written")
+    sub.add_argument(
+        "--epochs", type=int, default=1, help="times the table is written, each in an order of its own (1)"
+    )
+
+
+def run(options: argparse.Namespace, overrides: list[str]) -> None:
+    """Writes the records, and says how to train from them."""
+    from sail_jax.data.pipeline import open_store
+    from sail_jax.data.training_set import materialize
+
+    config = config_lib.load(options.config, overrides)
+    materialize(config, options.dataset, options.output, open_store(config), epochs=options.epochs)
+    output = options.output.absolute()
+    console.print(f"Written to {output}.")
+    setting = f"--config.data.datasets.{options.dataset}.materialized={output}"
+    data = f"--config.data.dir={config.data.dir}"
+    say_next(options, "train", "--config", options.config, data, setting, "--workdir", "RUN")

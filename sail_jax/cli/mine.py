@@ -1,0 +1,55 @@
+"""The verb `mine`: hard negatives of a training set."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from sail_jax.cli.common import config_of_run, console, declare, say_next
+
+
+def add_verb(verbs: Any) -> None:
+    """Declares the verb."""
+    sub = declare(
+        verbs,
+        "mine",
+        run,
+        "mine the hard negatives of a training set with a trained run, and write a table that `train` reads",
+        "--workdir runs/glyphs --dataset i2i --output data/glyphs/negatives/i2i.parquet",
+        workdir="run directory",
+        config="of run",
+    )
+    sub.add_argument("--dataset", required=True, help="name of the training set in config.data.datasets")
+    sub.add_argument(
+        "--output", required=True, type=Path, help="table that is written, with figures and a plot beside it"
+    )
+    sub.add_argument(
+        "--query-embeddings",
+        type=Path,
+        help="folder that `embed` wrote, or Parquet of `id` and `vector`, to read, not to compute",
+    )
+    sub.add_argument("--target-embeddings", type=Path, help="likewise, of the targets")
+
+
+def run(options: argparse.Namespace, overrides: list[str]) -> None:
+    """Writes the table, and says how to train with it."""
+    from sail_jax.curation.mining.dataset import mine_dataset
+    from sail_jax.data.pipeline import open_store
+    from sail_jax.embedding import embedder as embedder_lib
+    from sail_jax.runs.directory import RunDirectory
+
+    config = config_of_run(options, overrides)
+    path = RunDirectory(options.workdir).path
+    summary = mine_dataset(
+        embedder_lib.load(path, config),
+        config,
+        open_store(config),
+        options.dataset,
+        options.output,
+        model=str(path),
+        query_embeddings=options.query_embeddings,
+        target_embeddings=options.target_embeddings,
+    )
+    console.print(str(summary), highlight=False)
+    dataset = f"--config.data.datasets.{options.dataset}"
+    settings = (f"{dataset}.negatives={options.output.absolute()}", f"{dataset}.hard_negatives=4")
+    say_next(options, "train", "--config", options.config or path / "config.json", *settings, "--workdir", "RUN")

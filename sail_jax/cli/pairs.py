@@ -1,0 +1,51 @@
+"""The verb `pairs`: pair tables from a recommender's logs."""
+
+import argparse
+import dataclasses
+from typing import Any
+
+from rich.table import Table
+
+from sail_jax import config as config_lib
+from sail_jax.cli.common import console, declare, print_wide, say_next
+from sail_jax.cli.log_folders import add_folders, open_store_of
+from sail_jax.config.log_pairs import BuildersConfig
+
+# Every builder has a group of settings of its name.
+_BUILDERS = [field.name for field in dataclasses.fields(BuildersConfig) if dataclasses.is_dataclass(field.type)]
+
+
+def add_verb(verbs: Any) -> None:
+    """Declares the verb."""
+    sub = declare(
+        verbs,
+        "pairs",
+        run,
+        "build pair tables from a recommender's logs: co-consumption, searches, live, hashtags, summaries, vectors, labels",
+        "--config configs/x.py --source export --output data/x/tables --only copair,search",
+        workdir="",
+    )
+    add_folders(sub, "; the sheet of examples has pictures")
+    sub.add_argument("--only", default="", help=f"builders, separated by commas, out of {', '.join(_BUILDERS)}")
+
+
+def run(options: argparse.Namespace, overrides: list[str]) -> None:
+    """Builds the tables, and prints what they hold."""
+    from sail_jax.logs.pairs.build import SAMPLE_PAGE, SUMMARY, build_pairs
+
+    config = config_lib.load(options.config, overrides)
+    only = [name.strip() for name in options.only.split(",") if name.strip()]
+    summary = build_pairs(config, options.source, options.output, only, open_store_of(options))
+    table = Table("table", "rows read", "candidates", "train", "test", "distinct items", title="Pairs")
+    for name, counts in summary["builders"].items():
+        keys = ("rows_read", "candidates", "train", "test", "distinct_items")
+        table.add_row(name, *(f"{counts[key]:,}" for key in keys))
+    print_wide(table)
+    cut = summary["cut"]
+    console.print(
+        f"Train ends at {cut['date'] or cut['last_second_of_train']} (config.logs.test_share={cut['test_share']})."
+    )
+    output = options.output.absolute()
+    console.print(f"Tables: {output}; what was dropped, and why: {output / SUMMARY}; a sample: {output / SAMPLE_PAGE}.")
+    setting = f"--config.data.datasets.NAME.table={output / 'NAME.parquet'}"
+    say_next(options, "train", "--config", options.config, "--config.data.dir=DATA", setting, "--workdir", "RUN")

@@ -1,0 +1,69 @@
+"""The parser of the command line: what it says of a mistyped verb, flag or setting."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from sail_jax.config.schema import nearest
+from sail_jax.errors import SailError
+
+_SETTING = "--config."
+_DOTTED = re.compile(r"--[A-Za-z_]\w*(\.\w+)+(=|$)")
+
+
+def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separates the `--config.a.b=value` among the words of a command.
+
+    Returns:
+        The other words, and the settings without `--config.`: "a.b=value".
+
+    Raises:
+        SailError: a setting without `config.` or without `=`; the message says what to write.
+    """
+    others, settings = [], []
+    for number, word in enumerate(words):
+        if _DOTTED.match(word) and not word.startswith(_SETTING):
+            raise SailError(f"Settings begin with --config; write {_SETTING}{word.removeprefix('--')}.")
+        if not word.startswith(_SETTING):
+            others.append(word)
+        elif "=" in word:
+            settings.append(word.removeprefix(_SETTING))
+        else:
+            following = words[number + 1] if number + 1 < len(words) else ""
+            value = following if following and not following.startswith("--") else "VALUE"
+            raise SailError(f"{word} has no value; write it after an equals sign: {word}={value}.")
+    return others, settings
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that answers a mistyped verb or flag with the nearest one, as a SailError."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+        self._verbs: dict[str, argparse.ArgumentParser] | None = None
+
+    def add_subparsers(self, **options: Any) -> Any:
+        """As that of argparse."""
+        action = super().add_subparsers(**options)
+        self._verbs = action.choices
+        return action
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """As that of argparse.
+
+        Raises:
+            SailError: a verb or a flag that there is not, with the nearest that there are.
+        """
+        for word in args or ():
+            if self._verbs is not None and not word.startswith("-"):
+                if word not in self._verbs:
+                    raise SailError(f"There is no verb {word!r}. Did you mean {nearest(word, self._verbs)}?")
+                break  # what follows is for the parser of the verb
+            flag = word.partition("=")[0]
+            if flag.startswith("--") and flag not in self._option_string_actions and not flag.startswith(_SETTING):
+                if self._verbs is not None:
+                    raise SailError(f"The verb comes first: {self.prog} VERB {flag} ...")
+                flags = [name for name in self._option_string_actions if name.startswith("--")]
+                raise SailError(f"{self.prog} has no flag {flag}. Did you mean {nearest(flag, flags)}?")
+        return super().parse_known_args(args, namespace)

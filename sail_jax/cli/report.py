@@ -1,0 +1,41 @@
+"""The verb `report`: the page of one run, or of several side by side."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from sail_jax.cli.common import console, declare, say_next, without_config
+
+
+def add_verb(verbs: Any) -> None:
+    """Declares the verb."""
+    sub = declare(
+        verbs,
+        "report",
+        run,
+        "draw the report of an evaluated run again, or compare several runs in one page; needs neither model nor items",
+        "--workdir runs/glyphs --workdir runs/glyphs_large --output report.html",
+        workdir="",
+        config="",
+    )
+    sub.add_argument(
+        "--workdir", required=True, type=Path, action="append", help="run directory; name several to compare them"
+    )
+    sub.add_argument(
+        "--output",
+        type=Path,
+        default=Path("report.html"),
+        help="page that is written, with its charts as PNGs in NAME_files beside it (report.html)",
+    )
+
+
+def run(options: argparse.Namespace, overrides: list[str]) -> None:
+    """Writes the page."""
+    from sail_jax.evaluation.report.data import read_runs
+    from sail_jax.evaluation.report.page import png_folder, write_report
+
+    without_config("report", overrides)
+    output = options.output.absolute()
+    write_report(output, read_runs(options.workdir))
+    console.print(f"Report: {output}; charts: {png_folder(output)}")
+    say_next(options, "embed", "--workdir", options.workdir[0], "--output", "EMBEDDINGS")

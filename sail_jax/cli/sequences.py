@@ -1,0 +1,59 @@
+"""The verb `sequences`: tables of users' histories from a recommender's logs."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from sail_jax import config as config_lib
+from sail_jax.cli.common import console, declare, print_wide, say_next
+from sail_jax.cli.log_folders import add_folders, open_store_of
+
+_COUNTS = ("users", "targets", "short_history", "unknown_target", "few_kept", "sequences")
+
+
+def add_verb(verbs: Any) -> None:
+    """Declares the verb."""
+    sub = declare(
+        verbs,
+        "sequences",
+        run,
+        "make tables of users' histories against the item that came next, for training and for the Vanilla and Filtered "
+        "evaluation, from a recommender's logs",
+        "--config configs/x.py --source export --output data/x/tables --embeddings embeddings/x",
+        workdir="",
+    )
+    add_folders(sub)
+    sub.add_argument(
+        "--embeddings",
+        type=Path,
+        help="content embeddings, for seq_content_single: a folder that `embed` wrote, or Parquet of `id` and `vector`",
+    )
+
+
+def run(options: argparse.Namespace, overrides: list[str]) -> None:
+    """Makes the tables, and prints what they hold."""
+    from sail_jax.logs.sequences.build import SUMMARY, build_sequences
+
+    config = config_lib.load(options.config, overrides)
+    summary = build_sequences(
+        config, options.source, options.output, embeddings=options.embeddings, store=open_store_of(options)
+    )
+    table = Table("table", "split", *(name.replace("_", " ") for name in _COUNTS), "mean length", title="Sequences")
+    for name, splits in summary["tables"].items():
+        for split, counts in splits.items():
+            items = sum(int(size) * count for size, count in counts["lengths"].items())
+            mean = f"{items / counts['sequences']:.1f}" if counts["sequences"] else "-"
+            table.add_row(name, split, *(f"{counts[key]:,}" for key in _COUNTS), mean)
+    print_wide(table)
+    for name, reason in summary["skipped"].items():
+        console.print(f"{name} was not made; it needs {reason}.")
+    output, events = options.output.absolute(), summary["events"]
+    if events["not_in_store"]:
+        console.print(
+            f"{events['not_in_store']:,} of {events['positive']:,} positive events were left out: the store lacks the item."
+        )
+    console.print(f"Tables: {output}; what was dropped, and why: {output / SUMMARY}.")
+    settings = (f"--config.data.datasets.NAME.table={output / 'NAME'}", "--config.data.datasets.NAME.kind=sequences")
+    say_next(options, "train", "--config", options.config, "--config.data.dir=DATA", *settings, "--workdir", "RUN")
