@@ -57,6 +57,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3",
             "psutil",
+            "setuptools>=77",  # builds the wheel that a test installs
             "ruff",
             "torch>=2.4",
             "sentence-transformers>=6",

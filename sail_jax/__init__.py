@@ -1,6 +1,7 @@
 """SAIL-Embedding in JAX: one vector for any subset of video frames, text fields and sound (arXiv 2510.12709)."""
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -10,6 +11,9 @@ if TYPE_CHECKING:
 __all__ = ["Embedder", "Item", "load"]
 # Imported when they are first asked for (PEP 562): the model behind them takes seconds to import, the command line's help needs none.
 _HOMES = {"Embedder": "sail_jax.embedding.embedder", "Item": "sail_jax.items", "load": "sail_jax.embedding.embedder"}
+
+# transformers says on its import that PyTorch is missing, which nothing here needs; its other messages pass.
+logging.getLogger("transformers").addFilter(lambda record: not record.getMessage().startswith("PyTorch was not found"))
 
 
 def __getattr__(name: str) -> Any:

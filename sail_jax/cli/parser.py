@@ -23,15 +23,19 @@ def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """
     others, settings = [], []
     for number, word in enumerate(words):
+        value = next(
+            (following for following in words[number + 1 : number + 2] if not following.startswith("--")), "VALUE"
+        )
         if _DOTTED.match(word) and not word.startswith(_SETTING):
-            raise SailError(f"Settings begin with --config; write {_SETTING}{word.removeprefix('--')}.")
+            setting = word.removeprefix("--")
+            raise SailError(
+                f"Settings begin with --config; write {_SETTING}{setting if '=' in word else f'{setting}={value}'}."
+            )
         if not word.startswith(_SETTING):
             others.append(word)
         elif "=" in word:
             settings.append(word.removeprefix(_SETTING))
         else:
-            following = words[number + 1] if number + 1 < len(words) else ""
-            value = following if following and not following.startswith("--") else "VALUE"
             raise SailError(f"{word} has no value; write it after an equals sign: {word}={value}.")
     return others, settings
 

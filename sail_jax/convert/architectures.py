@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import transformers
-from transformers.models.internvl.configuration_internvl import InternVLVisionConfig
 
 from sail_jax.config.model import ClapConfig
 from sail_jax.convert import weight_map
@@ -216,22 +215,23 @@ _SUB_CONFIGS = {"llm": ("llm_config", "text_config"), "vit": ("vision_config",),
 _UNSAID = {"siglip": "siglip_vision_model", "aimv2": "aimv2_vision_model", "clap": "clap_audio_model"}
 
 
-# transformers omits class defaults from a composite's config.json.
+# transformers omits class defaults from a composite's config.json. Classes stand by name, since importing one imports
+# PyTorch where it is installed.
 _DEFAULTS = {
-    "qwen2": transformers.Qwen2Config,
-    "qwen3": transformers.Qwen3Config,
-    "aimv2_vision_model": transformers.Aimv2VisionConfig,
-    "siglip_vision_model": transformers.SiglipVisionConfig,
-    "internvl_vision": InternVLVisionConfig,
-    "clap_audio_model": transformers.ClapAudioConfig,
-    "bert": transformers.BertConfig,
+    "qwen2": "Qwen2Config",
+    "qwen3": "Qwen3Config",
+    "aimv2_vision_model": "Aimv2VisionConfig",
+    "siglip_vision_model": "SiglipVisionConfig",
+    "internvl_vision": "InternVLVisionConfig",
+    "clap_audio_model": "ClapAudioConfig",
+    "bert": "BertConfig",
 }
 
 
 def _completed(part: Mapping[str, Any]) -> Mapping[str, Any]:
     """A tower's part of config.json with omitted defaults filled in, except those of rotary settings."""
-    cls = _DEFAULTS.get(part["model_type"])
-    defaults = cls().to_dict() if cls else {}
+    name = _DEFAULTS.get(part["model_type"])
+    defaults = getattr(transformers, name)().to_dict() if name else {}
     return {key: value for key, value in defaults.items() if not key.startswith(("rope", "layer_types"))} | part
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import json
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -237,6 +238,17 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, output: Path) -> None
     partial.rename(output)
 
 
+def _tokenizer_class(directory: Path) -> type:
+    """What loads a tokenizer: the plain class where the directory names it, as `train_tokenizer` writes it, else AutoTokenizer.
+
+    AutoTokenizer would find the same class, but imports PyTorch where it is installed, which takes seconds.
+    """
+    settings = directory / "tokenizer_config.json"
+    named = json.loads(settings.read_text()).get("tokenizer_class") if settings.is_file() else None
+    plain = transformers.PreTrainedTokenizerFast
+    return plain if named == plain.__name__ else transformers.AutoTokenizer
+
+
 def load_tokenizer(config: PromptConfig, data_dir: Path, vocab_size: int) -> transformers.PreTrainedTokenizerBase:
     """Loads the tokenizer of a config.
 
@@ -251,7 +263,7 @@ def load_tokenizer(config: PromptConfig, data_dir: Path, vocab_size: int) -> tra
     local = data_dir / config.tokenizer
     source = str(local) if local.is_dir() else config.tokenizer
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = _tokenizer_class(local).from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise SailError(
             f"There is no tokenizer at {local}, and {config.tokenizer!r} could not be loaded as a hub id "

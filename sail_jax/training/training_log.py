@@ -6,11 +6,11 @@ from typing import Any
 
 import jax
 import numpy as np
-import tensorboardX
 
 from sail_jax.data.pipeline import LoadedBatch
 from sail_jax.files import commit_bytes
 from sail_jax.runs.directory import RunDirectory, read_training_log
+from sail_jax.training.tensorboard import SummaryWriter
 
 
 class TrainingLog:
@@ -33,7 +33,7 @@ class TrainingLog:
         self._elapsed = kept[-1]["elapsed_seconds"] if kept else 0.0
         commit_bytes(self.run.training_log, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._file = self.run.training_log.open("a")
-        self._board = tensorboardX.SummaryWriter(str(self.run.tensorboard), purge_step=start + 1)
+        self._board = SummaryWriter(str(self.run.tensorboard), purge_step=start + 1)
 
     def add(self, step: int, loaded: LoadedBatch, metrics: dict[str, jax.Array], waited: float) -> None:
         """Takes the metrics of a step; they stay on the device until the next flush."""
