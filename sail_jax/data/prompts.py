@@ -239,8 +239,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, output: Path) -> None
 
 
 def _tokenizer_class(directory: Path) -> type:
-    """What loads a tokenizer: the plain class where the directory names it, as `train_tokenizer` writes it, else AutoTokenizer.
+    """The class that loads a tokenizer: the plain one if the directory names it, else AutoTokenizer.
 
+    `train_tokenizer` writes the name of the plain class.
     AutoTokenizer would find the same class, but imports PyTorch where it is installed, which takes seconds.
     """
     settings = directory / "tokenizer_config.json"
