@@ -34,7 +34,7 @@ from sail_jax.data.ingest.ingest import ingest  # noqa: E402
 from sail_jax.data.pipeline import open_store  # noqa: E402
 from sail_jax.data.synthetic.world import make_world  # noqa: E402
 from sail_jax.embedding.embedder import load  # noqa: E402
-from training_runs import save_untrained  # noqa: E402
+from training_runs import on_devices, save_untrained  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -53,18 +53,26 @@ def settings(world):
     return tiny.experiment(world)
 
 
+@pytest.fixture
+def one_device():
+    """For a test that does not ask what a mesh does."""
+    with on_devices(1):
+        yield
+
+
 @pytest.fixture(scope="session")
 def run(world, tmp_path_factory):
     """A run directory whose parameters were never trained."""
     settings = tiny.experiment(world)
-    settings.eval.batch_size = 8  # one row per device: few shapes to compile
+    settings.eval.batch_size = 8  # one row for each of eight devices: few shapes to compile
     return save_untrained(tmp_path_factory.mktemp("untrained") / "run", config_lib.build(settings))
 
 
 @pytest.fixture(scope="session")
 def embedder(run):
-    """What `run` embeds with."""
-    return load(run)
+    """What `run` embeds with, on one device."""
+    with on_devices(1):
+        return load(run)
 
 
 @pytest.fixture(scope="session")
@@ -87,28 +95,10 @@ def browser():
         browser.close()
 
 
-_LONGEST = (
-    "test_processes.py",
-    "test_stages.py",
-    "test_loop.py",
-    "test_bulk.py",
-    "test_cli.py",
-    "test_step.py",
-    "test_grad_cache.py",
-    "test_interval_evaluation.py",
-    "test_packing.py",
-    "test_lora_training.py",
-    "test_compile.py",
-    "test_ablations.py",
-    "test_mteb_model.py",
-    "test_embedder.py",
-    "test_patterns.py",
-)
-
-
 def pytest_collection_modifyitems(items):
-    """The files that take longest come first, so that parallel workers end together; on CPUs, what needs a GPU is skipped."""
-    items.sort(key=lambda item: _LONGEST.index(item.path.name) if item.path.name in _LONGEST else len(_LONGEST))
+    """Files with slow tests come first, so that parallel workers end together; on CPUs, what needs a GPU is skipped."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
     if os.environ["JAX_PLATFORMS"] == "cpu":
         skip = pytest.mark.skip(reason="needs an NVIDIA GPU")
         for item in items:

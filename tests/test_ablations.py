@@ -22,6 +22,7 @@ WHOLE = ("main", "dual tower instead of LLM fusion")
 
 
 @pytest.mark.parametrize("name", list(ABLATIONS))
+@pytest.mark.slow
 def test_an_ablation_traces(name, world, tmp_path):
     settings = tiny.experiment(world)
     small = {key: settings[key].to_dict() for key in ("model", "data", "prompt")}

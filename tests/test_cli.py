@@ -16,6 +16,9 @@ from sail_jax.data.tables import Pair, PairTable, write_pairs
 from sail_jax.errors import BadRecordError
 from sail_jax.evaluation.metrics.recall import recall_at_k
 from sail_jax.evaluation.suite import run_suite
+from training_runs import on_devices
+
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +31,13 @@ def run(world, tmp_path_factory):
     settings.eval.batch_size = 32
     path = workdir.with_name("config.json")
     config_lib.save(config_lib.build(settings), path)
-    assert main(["train", "--config", str(path), "--workdir", str(workdir)]) == 0
-    assert main(["evaluate", "--workdir", str(workdir)]) == 0
+    with on_devices(1):
+        assert main(["train", "--config", str(path), "--workdir", str(workdir)]) == 0
+        assert main(["evaluate", "--workdir", str(workdir)]) == 0
     return workdir
 
 
+@pytest.mark.slow
 def test_the_figures(run):
     figures = json.loads((run / "metrics.json").read_text())
     assert set(figures) == {"trained", "untrained", "tfidf"}
@@ -43,6 +48,7 @@ def test_the_figures(run):
     assert figures["trained"]["i2i/T/queries"] == figures["trained"]["i2i/queries"]
 
 
+@pytest.mark.slow
 def test_the_report_shows_them(run):
     page = (run / "report.html").read_text()
     figures = json.loads((run / "metrics.json").read_text())
@@ -50,12 +56,14 @@ def test_the_report_shows_them(run):
     assert "TF-IDF" in page and "data:image/" in page and "<script" not in page
 
 
+@pytest.mark.slow
 def test_the_report_is_drawn_again_from_the_files_of_the_run(run, tmp_path):
     assert main(["report", "--workdir", str(run), "--output", str(tmp_path / "report.html")]) == 0
     assert (tmp_path / "report.html").read_bytes() == (run / "report.html").read_bytes()
     assert (run / "report_files" / "loss.png").is_file()
 
 
+@pytest.mark.slow
 def test_recall_of_the_suite_equals_a_plain_computation(run, world):
     """Embeds with the public interface and counts by hand."""
     config = config_lib.load(run / "config.json")
@@ -77,6 +85,7 @@ def test_recall_of_the_suite_equals_a_plain_computation(run, world):
     assert figures["trained"]["i2i/recall@10"] == pytest.approx(expected["recall@10"], abs=0.02)
 
 
+@pytest.mark.slow
 def test_the_embedder(run, world):
     embedder = sail_jax.load(run)
     store = open_store(config_lib.load(run / "config.json"))
@@ -95,6 +104,7 @@ def test_the_embedder(run, world):
         embedder.encode([sail_jax.Item("empty")])
 
 
+@pytest.mark.slow
 def test_a_damaged_item_is_reported_and_left_out(run, tmp_path, monkeypatch, capsys):
     config = config_lib.load(run / "config.json", ["eval.untrained=False"])
     original = ItemStore.__getitem__
@@ -128,18 +138,21 @@ def test_mistakes_end_with_a_message_and_a_status(arguments, message, tmp_path, 
     assert not (tmp_path / "x" / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_an_evaluation_without_a_checkpoint(run, tmp_path, capsys):
     (tmp_path / "config.json").write_text((run / "config.json").read_text())
     assert main(["evaluate", "--workdir", str(tmp_path)]) == 2
     assert "no checkpoint" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_config(run, capsys):
     assert main(["evaluate", "--workdir", str(run), "--config.model.llm.mlp_width=64"]) == 2
     errors = capsys.readouterr().err
     assert "was saved with another config" in errors and "llm/layers/mlp/up/kernel" in errors
 
 
+@pytest.mark.slow
 def test_hard_negatives_from_the_command_line(run, tmp_path, capsys):
     output = tmp_path / "negatives" / "copair.parquet"
     assert main(["mine", "--workdir", str(run), "--dataset", "copair", "--output", str(output)]) == 0
@@ -151,6 +164,7 @@ def test_hard_negatives_from_the_command_line(run, tmp_path, capsys):
     assert "copair" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_balancing_from_the_command_line(run, tmp_path, capsys):
     output = tmp_path / "weights.json"
     assert main(["balance", "--workdir", str(run), "--output", str(output), "--config.balancing.samples=40"]) == 0
@@ -169,6 +183,7 @@ def test_prompts(world, tmp_path, capsys):
     assert "{text}" in said and "One for all." in said and "Represent" not in said
 
 
+@pytest.mark.slow
 def test_an_evaluation_table_with_unknown_ids(run, tmp_path, capsys):
     write_pairs(tmp_path / "t.parquet", [(Pair("nobody", None, "nothing"), "test")])
     override = f"--config.eval.tasks.i2i.table={tmp_path / 't.parquet'}"

@@ -93,6 +93,7 @@ def test_no_import_goes_in_a_circle():
         visit(module)
 
 
+@pytest.mark.slow
 def test_the_core_needs_no_torch_and_no_tensorflow():
     # Making find_spec blind is what an environment without them looks like to libraries that ask first.
     code = (

@@ -52,6 +52,7 @@ def test_match_features_equal_brute_force():
         np.testing.assert_allclose(found[row], [cosines.mean(), cosines.max(), to_centre], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_features_that_tell_the_taste_raise_the_auc(monkeypatch):
     monkeypatch.setattr(ranking, "BATCH", 256)
     monkeypatch.setattr(ranking, "EPOCHS", 2)

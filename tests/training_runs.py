@@ -1,5 +1,6 @@
-"""Training runs in processes of their own, to be killed; and runs that need no training."""
+"""Training runs in processes of their own, to be killed; runs on few devices; and runs that need no training."""
 
+import contextlib
 import os
 import re
 import signal
@@ -8,6 +9,7 @@ import sys
 import time
 
 import jax
+import pytest
 
 from sail_jax import config as config_lib
 from sail_jax.models.model import init_params
@@ -30,6 +32,16 @@ def environment(devices):
     return os.environ | {"XLA_FLAGS": flags}
 
 
+@contextlib.contextmanager
+def on_devices(count):
+    """Within it there are only so many devices: each more makes programs longer to compile and checkpoints to write."""
+    devices = jax.devices()[:count]
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("devices", "local_devices"):
+            patch.setattr(jax, name, lambda *_, **__: devices)
+        yield
+
+
 def start(config_file, workdir, out):
     """Starts to train; the leaves of the final state are written to `out`."""
     command = [sys.executable, "-c", _RUN, str(config_file), str(workdir), str(out)]
@@ -44,7 +56,8 @@ def finish(process):
 def kill_when(process, happened):
     deadline = time.monotonic() + 300
     while not happened():
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -55,6 +68,6 @@ def save_untrained(path, config):
     path.mkdir()
     config_lib.save(config, path / "config.json")
     checkpoints = Checkpoints(RunDirectory(path))
-    checkpoints.save(1, {"model": jax.jit(lambda: init_params(config.model, 0))()}, {})
+    checkpoints.save(1, {"model": init_params(config.model, 0)}, {})
     checkpoints.close()
     return path

@@ -180,10 +180,12 @@ def _load_own(
 
 def _draw(config: Config, abstract: Any) -> Any:
     """Random initial values for the parts in `abstract`; other parts are not computed."""
-    return jax.jit(
-        lambda: {part: init_params(config.model, config.seed)[part] for part in abstract},
-        out_shardings=shardings_of(abstract),
-    )()
+
+    def draw() -> Any:
+        params = init_params(config.model, config.seed)
+        return {part: params[part] for part in abstract}
+
+    return jax.jit(draw, out_shardings=shardings_of(abstract))()
 
 
 def _progress() -> Progress:

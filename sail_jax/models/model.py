@@ -1,5 +1,6 @@
 """Builds the model that a config names, and its first parameters."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -47,8 +48,9 @@ def example_batch(config: ModelConfig, pairs: int = 1, tokens: int = 8) -> Batch
     )
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))  # traced once per config, however many functions call it
 def init_params(config: ModelConfig, seed: int) -> Any:
-    """Fresh parameters, float32, a function of the seed alone; trace or jit it, as it computes at full size."""
+    """Fresh parameters, float32, a function of the seed alone; to place them on a mesh, call it within a jit."""
     return make_model(config).init(jax.random.key(seed), example_batch(config))["params"]
 
 

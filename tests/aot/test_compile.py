@@ -68,6 +68,7 @@ def test_operations_and_traffic(report):
     assert all(bound > 0 for bound in report.bounds.values())
 
 
+@pytest.mark.slow
 def test_what_is_sent_grows_with_the_batch_by_its_embeddings_alone(report, world):
     settings = costly(world)
     settings.data.batch_size = 64
@@ -134,6 +135,7 @@ def test_a_config_without_data_sets_is_refused(settings):
         compile_ahead(config_lib.build(settings), "h100:8")
 
 
+@pytest.mark.slow
 def test_the_stage_decides_what_is_drawn(words, monkeypatch):
     words.stages = {
         "1_search": {"steps": 10, "weights": {"search": 1.0}},

@@ -75,6 +75,7 @@ def test_the_way_back_is_bit_identical(settings, tmp_path):
     assert inspect_checkpoint(tmp_path / "out")["llm"]["width"] == config.model.llm.width
 
 
+@pytest.mark.slow
 def test_parts_of_an_export_start_another_model(settings, tmp_path):
     config, run, items = make_run(settings, tmp_path / "run")
     export(run.path, tmp_path / "out")

@@ -44,7 +44,8 @@ def test_three_checkpoints_make_one_model(towers):
         assert all(same) == (part in report.fresh), part
 
 
-def test_training_starts_from_them_and_resumes_without_them(towers, tmp_path, capsys, monkeypatch):
+@pytest.mark.slow
+def test_training_starts_from_them_and_resumes_without_them(towers, tmp_path, capsys, monkeypatch, one_device):
     monkeypatch.chdir(tmp_path)
     towers.init_from.llm = "qwen"
     towers.train.update(steps=1, checkpoint_every=1)

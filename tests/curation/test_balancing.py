@@ -398,6 +398,7 @@ def test_the_heat_map_takes_any_names_gaps_and_equal_values(tmp_path):
 # --------------------------------------------------------------------------------------------------- the real model
 
 
+@pytest.mark.slow
 def test_an_untrained_model_weighs_the_sets_of_a_world(settings, tmp_path):
     settings.balancing.update(samples=24, centroids=4)
     settings.eval.batch_size = 8

@@ -41,7 +41,7 @@ def files(folder):
 
 
 @pytest.mark.parametrize("sampling", ["specialized", "mixed"])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_batches_are_those_of_the_table(written, sampling, workers):
     written.data.update(sampling=sampling, workers=workers, field_dropout=0.5)
     expected = BatchSource(of_the_table(written), WHOLE)
@@ -98,6 +98,7 @@ materialize(config, "copair", sys.argv[2], open_store(config), epochs=2)
 """
 
 
+@pytest.mark.slow
 def test_a_writer_that_was_killed_goes_on_after_its_last_whole_shard(written, tmp_path):
     config, again = config_lib.build(written), tmp_path / "again"
     config_lib.save(config, tmp_path / "config.json")

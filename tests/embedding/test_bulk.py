@@ -27,12 +27,15 @@ from sail_jax.errors import SailError
 from sail_jax.runs.fingerprint import fingerprint
 from sail_jax.vectors.embedding_set import EmbeddingSet
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 @pytest.fixture(scope="module")
 def whole(run, tmp_path_factory):
     """The items of the world, embedded by the verb in one go."""
     output = tmp_path_factory.mktemp("whole") / "out"
-    assert verb(run, output) == 0
+    with runs.on_devices(1):
+        assert verb(run, output) == 0
     return output
 
 
@@ -84,11 +87,12 @@ def test_dims_dtype_and_view(embedder, store, world, tmp_path, dtype, least):
     assert np.sum(z * expected, axis=1).min() > least
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_without_gaps_or_duplicates(run, whole, tmp_path):
     output = tmp_path / "out"
     process = subprocess.Popen(
         [sys.executable, "-m", "sail_jax", *command(run, output)],
-        env=runs.environment(jax.local_device_count()),
+        env=runs.environment(len(jax.local_devices())),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -114,7 +118,7 @@ def test_finished_output_is_left_alone(run, whole, capsys):
 # -------------------------------------------------------------------------------------------------------- many processes
 
 
-@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+@pytest.mark.parametrize("order", [(0, 1, 2), pytest.param((2, 0, 1), marks=pytest.mark.slow)])
 def test_processes_share_the_parts(run, whole, tmp_path, capsys, order):
     output = tmp_path / "out"
     for number, process in enumerate(order):
@@ -126,6 +130,7 @@ def test_processes_share_the_parts(run, whole, tmp_path, capsys, order):
     assert_same_folders(output, whole)
 
 
+@pytest.mark.slow
 def test_processes_that_know_of_each_other(run, whole, tmp_path):
     """Their numbers out of the environment, here that of Open MPI; each on its own devices."""
     output, port = tmp_path / "out", free_port()
@@ -155,15 +160,6 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def test_all_local_devices_work(embedder, monkeypatch):
-    devices, forward = [], embedder_lib._forward
-    monkeypatch.setattr(
-        embedder_lib, "_forward", lambda *a: devices.append(a[2].tokens.sharding.device_set) or forward(*a)
-    )
-    embedder.encode(["a"] * 8)
-    assert [len(some) for some in devices] == [jax.local_device_count()] == [8]
 
 
 # ------------------------------------------------------------------------------------------------------- other sources

@@ -37,7 +37,7 @@ def embedder(request, world):
     values.eval.batch_size = BATCH
     config = config_lib.build(values)
     mesh = make_mesh(config.mesh, jax.local_devices()[: request.param])
-    return Embedder(config, jax.jit(lambda: init_params(config.model, 0))(), make_extractor(config), mesh)
+    return Embedder(config, init_params(config.model, 0), make_extractor(config), mesh)
 
 
 def picture(seed):
@@ -127,6 +127,15 @@ def test_kernels_see_the_mesh(embedder, monkeypatch):
     )
     next(embedder.stream([text_item("glass")], VIEW, ("T",)))
     assert [mesh.shape for mesh in seen] == [embedder.mesh.shape]
+
+
+def test_all_local_devices_work(run, monkeypatch):
+    devices, forward = [], embedder_lib._forward
+    monkeypatch.setattr(
+        embedder_lib, "_forward", lambda *a: devices.append(a[2].tokens.sharding.device_set) or forward(*a)
+    )
+    embedder_lib.load(run).encode(["a"] * 8)
+    assert [len(some) for some in devices] == [jax.local_device_count()] == [8]
 
 
 # ------------------------------------------------------------------------------------------------------ the Python API

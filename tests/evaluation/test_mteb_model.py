@@ -4,11 +4,9 @@ import io
 
 import numpy as np
 import pytest
-import tiny
 from PIL import Image
 
 import sail_jax
-import training_runs as runs
 from sail_jax import config as config_lib
 from sail_jax.config.data import DEFAULT_INSTRUCTION
 from sail_jax.convert.export import export
@@ -31,6 +29,8 @@ from sail_jax.evaluation.mteb_model import mteb_model  # noqa: E402
 
 CUTS = (1, 5, 10, 20)
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 def metadata(name):
     return TaskMetadata(
@@ -44,12 +44,6 @@ def metadata(name):
         eval_langs=["eng-Latn"],
         main_score="recall_at_10",
     )
-
-
-@pytest.fixture(scope="module")
-def run(world, tmp_path_factory):
-    config = config_lib.build(tiny.experiment(world))
-    return runs.save_untrained(tmp_path_factory.mktemp("mteb") / "run", config)
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +93,7 @@ def own_recall(run, searches, dims):
     return recall_at_k(rows, relevant, CUTS)
 
 
+@pytest.mark.slow
 def test_a_run_and_its_export_score_as_our_own_recall(run, task, searches, tmp_path):
     expected = own_recall(run, searches, 16)
     of_run = scores(mteb_model(run, dims=16), task)

@@ -35,6 +35,7 @@ def pages(tmp_path_factory):
 
 @pytest.mark.parametrize(("size", "scheme"), [("desktop", "light"), ("phone", "dark")])
 @pytest.mark.parametrize("name", ["one", "several"])
+@pytest.mark.slow
 def test_page_in_a_browser(name, size, scheme, pages, browser, tmp_path):
     width, height = SIZES[size]
     page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)

@@ -162,6 +162,7 @@ def test_classification_by_the_nearest_label(settings, store, stored, tmp_path):
     assert figures["cls/skipped"] == len(store) - len(kept)
 
 
+@pytest.mark.slow
 def test_the_command_line_on_stored_vectors(settings, store, stored, tmp_path, capsys):
     path = tmp_path / "config.json"
     settings.eval.tasks = {"i2i": settings.eval.tasks.i2i, "cls": {"kind": "classification"}}
@@ -206,7 +207,7 @@ def test_the_matrix_of_modalities(settings, store, tmp_path):
     settings.eval.update(ks=(1, 3), widths=(16,), batch_size=32)
     config = config_lib.build(settings)
     mesh = make_mesh(config.mesh, jax.local_devices()[:1])
-    embedder = Embedder(config, jax.jit(lambda: init_params(config.model, 0))(), make_extractor(config), mesh)
+    embedder = Embedder(config, init_params(config.model, 0), make_extractor(config), mesh)
     task, source = load_tasks(config, store)["i2i"], ModelVectors("trained", embedder, store, tmp_path)
     results = evaluate_task(source, task, config)
     assert len(results) == 2 * 49

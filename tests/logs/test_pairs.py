@@ -469,6 +469,7 @@ def test_same_bytes_whatever_the_parts(drawn, tmp_path, partition_rows, parts):
         assert logs.read(mine) == logs.read(other), name
 
 
+@pytest.mark.slow
 def test_same_bytes_whatever_the_threads(drawn, tmp_path):
     folder, _, _ = drawn
     code = (

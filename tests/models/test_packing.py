@@ -50,6 +50,7 @@ def loss_of(settings, **changes):
     copair = settings.data.datasets.copair.to_dict()
     settings.data.datasets = {"copair": copair | {"patterns": ("O->O", "V->T", "T->VT")}}
     settings.objective.weights.update(micl=0.2, late_fusion=0.2)
+    settings.objective.matryoshka = (32,)  # more widths are the same loss again
     config = config_lib.build(settings)
     objective = make_objective(config)
     model = make_model(dataclasses.replace(config.model, **changes), groups=2)
@@ -64,12 +65,12 @@ def assert_alike(left, right):
         np.testing.assert_allclose(a, b, atol=1e-4 * max(np.abs(b).max(), 1e-2))
 
 
-@pytest.mark.parametrize("attention", ["joint", "latents"])
+@pytest.mark.parametrize("attention", ["joint", pytest.param("latents", marks=pytest.mark.slow)])
 def test_a_packed_fusion_equals_a_padded_one(settings, attention):
     settings.model.perceiver.attention = attention
     config, objective, loss = loss_of(settings)
     batch = jax.tree.map(jnp.asarray, BatchSource(config, HostShare(0, 16, 2))[0].arrays)
-    params = {"model": jax.jit(lambda: init_params(config.model, 0))(), "objective": objective.init()}
+    params = {"model": init_params(config.model, 0), "objective": objective.init()}
     recipe = objective.recipe([0])
     value_and_grad = jax.jit(jax.value_and_grad(loss), static_argnums=2)
     plain = value_and_grad(params, batch, recipe)
@@ -77,11 +78,12 @@ def test_a_packed_fusion_equals_a_padded_one(settings, attention):
     assert np.isnan(jax.jit(loss, static_argnums=2)(params, batch, recipe._replace(room=300)))  # never silent
 
 
+@pytest.mark.slow
 def test_media_in_chunks_equal_all_at_once(settings):
     settings.model.update(media_chunk=4)
     config, objective, loss = loss_of(settings)
     chunked = jax.tree.map(jnp.asarray, BatchSource(config, HostShare(0, 16, 2))[0].arrays)
-    params = {"model": jax.jit(lambda: init_params(config.model, 0))(), "objective": objective.init()}
+    params = {"model": init_params(config.model, 0), "objective": objective.init()}
     recipe = objective.recipe([0])
     value = jax.jit(jax.value_and_grad(loss), static_argnums=2)(params, chunked, recipe)
     settings.model.update(media_chunk=0)

@@ -26,8 +26,8 @@ def test_the_mean_is_of_unit_vectors_that_count():
 @pytest.fixture(scope="module")
 def encoder():
     model = SequenceEncoder(CONFIG, 8)
-    params = model.init(jax.random.key(1), vectors(1, 4, 8), jnp.ones((1, 4), bool))
-    return lambda z, mask: model.apply(params, z, mask)
+    params = jax.jit(model.init)(jax.random.key(1), vectors(1, 4, 8), jnp.ones((1, 4), bool))
+    return jax.jit(lambda z, mask: model.apply(params, z, mask))
 
 
 def test_items_that_do_not_count_change_nothing(encoder):
@@ -62,6 +62,7 @@ def test_the_gradient_may_stop_at_the_history():
         (query, target), _ = head.apply({}, z, out, members)
         return (query * target[:, :, 0]).sum()
 
-    moved = {learn: np.abs(jax.grad(loss)(places, learn)[0]).max(-1) > 0 for learn in (True, False)}
+    gradient = jax.jit(jax.grad(loss), static_argnums=1)
+    moved = {learn: np.abs(gradient(places, learn)[0]).max(-1) > 0 for learn in (True, False)}
     np.testing.assert_array_equal(moved[True], [True, True, True, True])
     np.testing.assert_array_equal(moved[False], [True, False, False, False])

@@ -285,6 +285,7 @@ def wait_for_picture(tab):
 
 
 @pytest.mark.browser
+@pytest.mark.slow
 def test_searching_in_a_browser(server, tab, store, tmp_path):
     tab.goto(server.url)
     tab.fill("#text", "a red circle")

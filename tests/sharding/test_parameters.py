@@ -4,6 +4,7 @@ After a change that is meant, write the file anew, `python -m tests.sharding.tes
 """
 
 import difflib
+import functools
 import math
 from pathlib import Path
 
@@ -22,6 +23,7 @@ GOLDEN = HERE / "golden" / "sail_1b5.txt"
 CONFIG = HERE.parents[1] / "configs" / "sail_1b5.py"
 
 
+@functools.cache
 def state():
     config = config_lib.load(CONFIG)
     mesh = AbstractMesh((4, 8, 8), AXES)

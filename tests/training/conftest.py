@@ -24,4 +24,5 @@ def everything(settings, world, tmp_path):
         }
     }
     settings.objective.weights.update(nce=1.0, cosent=0.5, micl=0.3, late_fusion=0.2)
+    settings.objective.matryoshka = (32, 4)
     return config_lib.build(settings)

@@ -29,7 +29,8 @@ def short(settings):
     return settings
 
 
-def test_training_with_it_and_without_it_gives_the_same_parameters(short, tmp_path):
+@pytest.mark.slow
+def test_training_with_it_and_without_it_gives_the_same_parameters(short, tmp_path, one_device):
     plain = train(config_lib.build(short), tmp_path / "plain")
     short.train.evaluate_every = 2
     run = RunDirectory(tmp_path / "evaluated")

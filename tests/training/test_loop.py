@@ -1,6 +1,5 @@
-"""Whole runs: exact resume after SIGKILL, other meshes, and runs that must not be mixed up."""
+"""Whole runs: going on with another mesh, what they write, and runs that must not be mixed up."""
 
-import random
 import shutil
 
 import jax
@@ -15,44 +14,15 @@ from sail_jax.runs.directory import RunDirectory, read_training_log, require_sam
 from sail_jax.sharding.parameters import path_name
 from sail_jax.training import loop
 from sail_jax.training.loop import train
-from training_runs import finish, kill_when, start
+from training_runs import on_devices
 
 
-@pytest.fixture
-def config_file(settings, tmp_path):
-    settings.train.update(steps=12, checkpoint_every=3, log_every=1)
-    settings.data.datasets.search.patterns = ("T->T",)  # one step with media is enough to compile
-    path = tmp_path / "config.json"
-    config_lib.save(config_lib.build(settings), path)
-    return path
-
-
-def arrays(path):
-    with np.load(path) as file:
-        return [file[name] for name in file.files]
-
-
-def test_a_killed_run_ends_with_the_same_bits(config_file, tmp_path):
-    finish(start(config_file, tmp_path / "whole", tmp_path / "whole.npz"))
-    workdir = tmp_path / "killed"
-    moment = random.SystemRandom().randint(4, 11)  # any step; the message below says which
-    process = start(config_file, workdir, tmp_path / "never.npz")
-    kill_when(process, lambda: len(read_training_log(RunDirectory(workdir))) >= moment)
-    reached = read_training_log(RunDirectory(workdir))[-1]["step"]
-    saved = sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
-    assert reached < 12 and not (tmp_path / "never.npz").exists()
-    finish(start(config_file, workdir, tmp_path / "killed.npz"))
-    for left, right in zip(arrays(tmp_path / "whole.npz"), arrays(tmp_path / "killed.npz"), strict=True):
-        np.testing.assert_array_equal(left, right, err_msg=f"killed at step {reached}, checkpoints {saved}")
-    logs = [read_training_log(RunDirectory(tmp_path / name)) for name in ("whole", "killed")]
-    assert [line["step"] for line in logs[1]] == list(range(1, 13))
-    assert [line["loss"] for line in logs[0]] == [line["loss"] for line in logs[1]]
-
-
+@pytest.mark.slow
 def test_a_run_continues_on_another_mesh(settings, tmp_path):
     settings.train.update(steps=4, checkpoint_every=2)
-    settings.data.datasets = {"copair": settings.data.datasets.copair}
-    whole = train(config_lib.build(settings), tmp_path / "whole")
+    settings.data.datasets = {"copair": settings.data.datasets.copair.to_dict() | {"patterns": ("O->O",)}}
+    with on_devices(1):
+        whole = train(config_lib.build(settings), tmp_path / "whole")
     run = tmp_path / "moved"
     shutil.copytree(tmp_path / "whole", run)
     shutil.rmtree(run / "checkpoints" / "4")  # back to the state after two steps
@@ -82,7 +52,8 @@ def finished(world, tmp_path_factory):
     settings.data.datasets = text_alone(settings)
     settings.optimizer.warmup_steps = 1
     workdir = tmp_path_factory.mktemp("runs") / "finished"
-    train(config_lib.build(settings), workdir)
+    with on_devices(1):
+        train(config_lib.build(settings), workdir)
     return settings, workdir
 
 
@@ -96,7 +67,7 @@ def test_what_a_run_writes(finished):
     assert run.load_config() == config_lib.build(finished[0])
 
 
-def test_a_finished_run_is_left_alone(finished):
+def test_a_finished_run_is_left_alone(finished, one_device):
     result = train(config_lib.build(finished[0]), finished[1])
     assert result.start == result.steps == 2
 
@@ -117,14 +88,14 @@ def test_a_workdir_of_another_config_is_refused(finished, change, message):
         train(config_lib.build(settings), finished[1])
 
 
-def test_changed_data_is_refused(finished, monkeypatch):
+def test_changed_data_is_refused(finished, monkeypatch, one_device):
     settings = finished[0].copy_and_resolve_references()
     monkeypatch.setattr(BatchSource, "fingerprint", lambda self: {"datasets": "others"})
     with pytest.raises(SailError, match="data of the run"):
         train(config_lib.build(settings), finished[1])
 
 
-def test_too_many_bad_records_stop_the_run_with_its_state_saved(settings, tmp_path, monkeypatch):
+def test_too_many_bad_records_stop_the_run_with_its_state_saved(settings, tmp_path, monkeypatch, one_device):
     settings.data.max_bad_records = 1
     settings.train.update(steps=4, checkpoint_every=4)
     settings.data.datasets = text_alone(settings)

@@ -25,6 +25,7 @@ from sail_jax.training.optimizer import make_optimizer
 from sail_jax.training.setup import TrainSetup, sharded_init
 from sail_jax.training.state import abstract_state, init_state, join, split
 from sail_jax.training.step import make_loss, make_train_step
+from training_runs import on_devices
 
 MEDIA = ("frames", "frame_item", "frame_slot", "clips", "clip_item")
 TARGETS = (r"^llm/layers/.*kernel$", r"^llm/embedding$", r"^audio/.*query/kernel$")
@@ -51,11 +52,12 @@ def named(tree):
 @pytest.fixture(scope="module")
 def finished(config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("lora") / "run"
-    return workdir, train(config, workdir).state
+    with on_devices(1):
+        return workdir, train(config, workdir).state
 
 
 def test_adapters_and_fresh_parts_move_and_the_base_keeps_its_bits(config, finished):
-    before = named(sharded_init(TrainSetup.of(config, make_mesh(config.mesh)))[0].params)
+    before = named(sharded_init(TrainSetup.of(config, make_mesh(config.mesh, jax.devices()[:1])))[0].params)
     moved = {name for name, leaf in named(finished[1].params).items() if np.any(leaf != before[name])}
     adapted = {name for name in before if name.startswith("lora/")}
     fresh = {
@@ -65,7 +67,7 @@ def test_adapters_and_fresh_parts_move_and_the_base_keeps_its_bits(config, finis
     assert moved == adapted | fresh | {"objective/log_temperature"}
 
 
-def test_a_resumed_run_ends_with_the_same_bits(config, finished, tmp_path):
+def test_a_resumed_run_ends_with_the_same_bits(config, finished, tmp_path, one_device):
     shutil.copytree(finished[0], tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
     resumed = train(config, tmp_path / "run")

@@ -1,17 +1,19 @@
 """Runs of several processes: they train like one, and others go on from what they saved."""
 
 import json
+import re
 import shutil
 import socket
 import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from sail_jax import config as config_lib
 from sail_jax.runs.directory import RunDirectory, read_training_log
 from sail_jax.training.loop import train
-from training_runs import environment
+from training_runs import environment, on_devices
 
 PROCESS = """
 import sys, jax
@@ -19,28 +21,33 @@ jax.distributed.initialize(sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
 from sail_jax import config as config_lib
 from sail_jax.training.loop import train
 result = train(config_lib.load(sys.argv[1]), sys.argv[2])
-print([float(x) for x in result.state.params["objective"]["log_temperature"]])
+print("temperatures", [float(x) for x in result.state.params["objective"]["log_temperature"]])
 """
 
 
-def train_in_processes(config, workdir, count, devices=8):
+def train_in_processes(config, workdir, count, devices=4):
     """Trains in `count` processes, which share the devices; the temperatures in the end, on which all must agree."""
     path = workdir.with_suffix(".json")
     config_lib.save(config, path)
     address = f"127.0.0.1:{free_port()}"
+    written = [workdir.with_suffix(f".{i}.txt") for i in range(count)]  # no pipe, which could fill up unread
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", PROCESS, str(path), str(workdir), address, str(count), str(i)],
             env=environment(devices // count),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            stdout=output.open("w"),
+            stderr=subprocess.STDOUT,
         )
-        for i in range(count)
+        for i, output in enumerate(written)
     ]
-    outputs = [process.communicate(timeout=400) for process in processes]
-    assert all(process.returncode == 0 for process in processes), "".join(errors[-2000:] for _, errors in outputs)
-    said = {out.splitlines()[-1] for out, _ in outputs}
+    try:
+        codes = [process.wait(timeout=900) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    outputs = [output.read_text() for output in written]
+    assert not any(codes), "".join(output[-2000:] for output in outputs)
+    said = {re.findall(r"^temperatures (.*)$", output, re.M)[-1] for output in outputs}
     assert len(said) == 1
     return json.loads(said.pop())
 
@@ -55,37 +62,40 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def test_two_processes_train_like_one(settings, tmp_path):
-    settings.train.update(checkpoint_every=3, log_every=1)
-    settings.data.datasets = {"copair": settings.data.datasets.copair}
-    # The second stage trains on what the first process mines, while the other one waits.
-    settings.stages = {"1": {"steps": 2}, "2": {"steps": 1, "mine": ("copair",), "hard_negatives": 1}}
-    settings.optimizer.warmup_steps = 0
-    config = config_lib.build(settings)
-    temperatures = train_in_processes(config, tmp_path / "two", 2)
-    one = train(config, tmp_path / "one")
-    np.testing.assert_allclose(losses_of(tmp_path / "two"), losses_of(tmp_path / "one"), rtol=1e-4)
-    np.testing.assert_allclose(temperatures, one.state.params["objective"]["log_temperature"], atol=1e-5)
+def go_on_after_two_steps(whole, workdir):
+    """Makes `workdir` the run `whole` as it was after two steps of its four."""
+    shutil.copytree(whole, workdir)
+    for step in (3, 4):
+        shutil.rmtree(workdir / "checkpoints" / str(step))
+    return workdir
 
 
-def test_what_four_processes_saved_two_and_one_go_on_from(settings, tmp_path):
-    """With parameters split over the processes, moments too, in micro-batches, and the loss around a ring."""
-    settings.train.update(steps=3, checkpoint_every=1, keep_checkpoints=3, log_every=1, micro_batches=2)
-    settings.mesh.update(data=4, fsdp=2, shard_optimizer=True)
+@pytest.mark.slow
+def test_processes_train_like_one_and_what_four_saved_two_and_one_go_on_from(settings, tmp_path):
+    """With parameters and moments split over the processes, in micro-batches, around a ring, in stages that mine."""
+    settings.train.update(checkpoint_every=1, keep_checkpoints=4, log_every=1, micro_batches=2)
+    settings.mesh.update(data=2, fsdp=2, shard_optimizer=True)
     settings.objective.score_block = 2
-    # Text alone, so that the many processes have little to compile.
+    # Text alone, so that the many processes have little to compile; and one shape of a batch, with hard negatives.
     copair = settings.data.datasets.copair.to_dict()
     settings.data.datasets = {"copair": copair | {"patterns": ("T->T",)}}
-    settings.data.text_budget = 40.0
+    settings.data.text_budget = 60.0
+    # A stage trains on what the first process mines, while the others wait.
+    mined = {"mine": ("copair",), "hard_negatives": 1}
+    settings.stages = {"1": {"steps": 1} | mined, "2": {"steps": 3} | mined}
+    settings.optimizer.warmup_steps = 0
     config = config_lib.build(settings)
-    temperatures = train_in_processes(config, tmp_path / "four", 4)
-    losses = losses_of(tmp_path / "four")
-    assert len(losses) == 3
-    for count in (2, 1):
-        workdir = tmp_path / str(count)
-        shutil.copytree(tmp_path / "four", workdir)
-        for step in (2, 3):
-            shutil.rmtree(workdir / "checkpoints" / str(step))
-        again = train_in_processes(config, workdir, count)
-        np.testing.assert_allclose(losses_of(workdir), losses, rtol=1e-4)
-        np.testing.assert_allclose(again, temperatures, atol=1e-5)
+    with on_devices(4):
+        one = train(config, tmp_path / "one")
+        temperatures = one.state.params["objective"]["log_temperature"]
+        losses = losses_of(tmp_path / "one")
+        assert len(losses) == 4
+        four = tmp_path / "four"
+        check = {4: train_in_processes(config, four, 4)}
+        check[2] = train_in_processes(config, go_on_after_two_steps(four, tmp_path / "two"), 2)
+        again = train(config, go_on_after_two_steps(four, tmp_path / "again"))
+    check[1] = again.state.params["objective"]["log_temperature"]
+    assert (again.start, again.steps) == (2, 4)
+    for name, count in (("four", 4), ("two", 2), ("again", 1)):
+        np.testing.assert_allclose(losses_of(tmp_path / name), losses, rtol=1e-4, err_msg=name)
+        np.testing.assert_allclose(check[count], temperatures, atol=1e-5, err_msg=name)

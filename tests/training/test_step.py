@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from mesh_steps import assert_same, run_steps
 
 from sail_jax import config as config_lib
 from sail_jax.config.training import MeshConfig
@@ -18,8 +19,8 @@ from sail_jax.sharding.mesh import data_shards, host_rows, make_mesh, shard_batc
 from sail_jax.sharding.parameters import WEIGHT_DECAY, match, path_name
 from sail_jax.training.optimizer import learning_rate, make_optimizer
 from sail_jax.training.setup import TrainSetup, sharded_init
-from sail_jax.training.state import abstract_state, init_state
-from sail_jax.training.step import compile_step, make_loss, make_train_step
+from sail_jax.training.state import abstract_state, init_state, split
+from sail_jax.training.step import compile_step, make_loss, make_update
 
 
 @pytest.fixture
@@ -37,46 +38,48 @@ def batch_for(config, shards, step=1):
     return BatchSource(config, HostShare(0, config.data.batch_size, shards))[step].arrays
 
 
-def loss_and_gradient(config, params, mesh):
-    objective = make_objective(config)
-    loss = make_loss(make_model(config.model, groups=data_shards(mesh)), objective, config.lora)
-    batch = shard_batch(batch_for(config, data_shards(mesh)), mesh)
-    recipe = objective.recipe([0])
-    (value, _), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=2)(params, batch, recipe)
-    return value, jax.device_get(gradient)
-
-
 @pytest.fixture(scope="module")
-def params_of():
-    cache = {}
+def whole():
+    """The steps of one device, computed once."""
+    found = []
 
-    def make(config):
-        if "params" not in cache:
-            objective = make_objective(config)
-            cache["params"] = jax.device_get(
-                jax.jit(lambda: init_state(config, objective, make_optimizer(config.optimizer)).params)()
-            )
-            cache["one"] = loss_and_gradient(config, cache["params"], make_mesh(MeshConfig(), jax.devices()[:1]))
-        return cache["params"], cache["one"]
+    def steps(config):
+        found.append(found[0] if found else run_steps(config, (1, 1, 1)))
+        return found[0]
 
-    return make
+    return steps
 
 
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)], ids=str)
-def test_a_mesh_of_eight_devices_gives_the_loss_and_gradients_of_one(everything, params_of, sizes):
-    config = everything
-    params, (value_one, gradient_one) = params_of(config)
-    mesh = make_mesh(MeshConfig(*sizes))
-    objective = make_objective(config)
-    abstract = abstract_state(config, objective, make_optimizer(config.optimizer), mesh).params
-    sharded = jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), params, abstract)
-    value, gradient = loss_and_gradient(config, sharded, mesh)
-    np.testing.assert_allclose(value, value_one, rtol=1e-5)
-    for (path, left), right in zip(
-        jax.tree_util.tree_flatten_with_path(gradient)[0], jax.tree.leaves(gradient_one), strict=True
+def assert_close(left, right):
+    """The loss and the gradients of the first step, more closely than `assert_same` asks for what follows."""
+    np.testing.assert_allclose(left[0][0]["loss"], right[0][0]["loss"], rtol=1e-5)
+    for (path, one), other in zip(
+        jax.tree_util.tree_flatten_with_path(left[1])[0], jax.tree.leaves(right[1]), strict=True
     ):
-        scale = max(np.abs(right).max(), 1e-3)
-        np.testing.assert_allclose(left, right, atol=2e-4 * scale, err_msg=path_name(path))
+        scale = max(np.abs(other).max(), 1e-4)
+        np.testing.assert_allclose(one, other, atol=2e-4 * scale, err_msg=path_name(path))
+    assert_same(left, right)
+
+
+@pytest.mark.slow
+def test_a_mesh_of_eight_devices_gives_the_loss_and_gradients_of_one(everything, whole):
+    assert_close(run_steps(everything, (2, 2, 2)), whole(everything))
+
+
+@pytest.mark.slow
+def test_the_optimizer_alone_may_be_split(everything, whole):
+    settings = config_lib.to_dict(everything)
+    settings["mesh"]["shard_optimizer"] = True
+    split = config_lib.build(settings)
+    assert_close(run_steps(split, (8, 1, 1)), whole(everything))
+    mesh = make_mesh(MeshConfig(8, 1, 1))
+    state = abstract_state(split, make_objective(split), make_optimizer(split.optimizer), mesh)
+    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
+        name, spec = path_name(path), tuple(leaf.sharding.spec)
+        if name.startswith("params"):
+            assert "data" not in str(spec), name
+        elif any(size and size % 8 == 0 for size in leaf.shape):
+            assert "data" in str(spec), name
 
 
 def test_parameters_are_split_by_the_rules_and_moments_like_them(config, parts):
@@ -105,8 +108,9 @@ def test_a_sharded_state_equals_a_plain_one(config, parts):
         np.testing.assert_array_equal(left, right)
 
 
+@pytest.mark.slow
 def test_steps_learn_and_leave_the_frozen_alone(config):
-    mesh = make_mesh(MeshConfig())
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     setup = TrainSetup.of(config, mesh)
     step = compile_step(setup)
     batch = shard_batch(batch_for(config, data_shards(mesh)), mesh)
@@ -126,18 +130,17 @@ def test_steps_learn_and_leave_the_frozen_alone(config):
 
 
 def test_the_temperatures_have_a_rate_of_their_own(settings):
-    settings.data.datasets = {"copair": settings.data.datasets.copair.to_dict() | {"patterns": ("T->T",)}}
     moved = []
     for rate in (1.0, 10.0):
         settings.optimizer.temperature_rate = rate
         config = config_lib.build(settings)
         setup = TrainSetup.of(config, make_mesh(MeshConfig(), jax.devices()[:1]))
-        step = make_train_step(dataclasses.replace(setup, schedule=lambda _: 1e-4))
+        update = make_update(dataclasses.replace(setup, schedule=lambda _: 1e-4))
         state, _ = sharded_init(setup)
-        batch = jax.tree.map(jnp.asarray, BatchSource(config, HostShare(0, 16, 1))[1].arrays)
-        after, _ = jax.jit(step, static_argnums=2)(state, batch, setup.objective.recipe([0]))
-        change = after.params["objective"]["log_temperature"] - state.params["objective"]["log_temperature"]
-        moved.append(float(change[int(batch.dataset[0])]))
+        gradient = jax.tree.map(jnp.ones_like, split(config, state.params)[0])
+        after = jax.jit(update)(state, gradient, 0.0, {})[0].params["objective"]["log_temperature"]
+        moved.append(after - state.params["objective"]["log_temperature"])
+    assert np.all(moved[0] != 0)
     np.testing.assert_allclose(moved[1], 10 * moved[0], rtol=1e-2)
 
 

@@ -38,7 +38,7 @@ def batch(experiment):
 @pytest.fixture
 def params(experiment):
     config, objective, _ = experiment(*PATTERNS)
-    return {"model": jax.jit(lambda: init_params(config.model, 0))(), "objective": objective.init()}
+    return {"model": init_params(config.model, 0), "objective": objective.init()}
 
 
 def has(batch, side, view):
@@ -47,6 +47,7 @@ def has(batch, side, view):
     return np.all([np.any(batch.token_types[:, side] == kinds[letter], axis=-1) for letter in view], axis=0)
 
 
+@pytest.mark.slow
 def test_patterns_together_equal_each_pattern_on_its_own(experiment, batch, params):
     _, _, together = experiment(*PATTERNS)
     (value, metrics), gradient = jax.jit(jax.value_and_grad(together, has_aux=True))(params, batch)
