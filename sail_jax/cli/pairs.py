@@ -22,7 +22,7 @@ def add_verb(verbs: Any) -> None:
         "pairs",
         run,
         "build pair tables from a recommender's logs: co-consumption, searches, live, hashtags, summaries, vectors, labels",
-        "--config configs/x.py --source export --output data/x/tables --only copair,search",
+        "--config configs/recommender.py --source exports/recommender --output data/recommender/tables --only copair,search",
         workdir="",
     )
     add_folders(sub, "; the sheet of examples has pictures")

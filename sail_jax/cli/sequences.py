@@ -21,7 +21,7 @@ def add_verb(verbs: Any) -> None:
         run,
         "make tables of users' histories against the item that came next, for training and for the Vanilla and Filtered "
         "evaluation, from a recommender's logs",
-        "--config configs/x.py --source export --output data/x/tables --embeddings embeddings/x",
+        "--config configs/recommender.py --source exports/recommender --output data/recommender/tables --workdir data/recommender",
         workdir="",
     )
     add_folders(sub)
