@@ -15,6 +15,7 @@ SMALL = [
     "synthetic.log_users=50",
     "data.batch_size=8",
     "train.steps=2",
+    "data.datasets.copair.patterns=('T->T',)",
     "optimizer.warmup_steps=1",
     "model.llm.layers=1",
     "model.vit.layers=1",
