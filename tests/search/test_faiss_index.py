@@ -126,7 +126,7 @@ def test_the_seed_decides_what_ivfpq_is_trained_on(embeddings, tmp_path, monkeyp
 
 def test_few_rows(tmp_path, capfd):
     few = write_embeddings(tmp_path / "few", [str(i) for i in range(255)], clustered(255, 16))
-    with pytest.raises(SailError, match="255 vectors.*256 at least.*flat"):
+    with pytest.raises(SailError, match="255 vectors.*needs 256.*flat"):
         build_index(few, tmp_path / "i", IndexSettings("ivfpq"))
     assert not (tmp_path / "i").exists() and not (tmp_path / "i.json").exists()
     enough = write_embeddings(tmp_path / "enough", [str(i) for i in range(300)], clustered(300, 16))
