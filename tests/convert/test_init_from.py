@@ -30,6 +30,7 @@ def towers(settings, tmp_path):
     return settings
 
 
+@pytest.mark.slow
 def test_three_checkpoints_make_one_model(towers):
     config = config_lib.build(towers)
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])

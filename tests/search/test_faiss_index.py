@@ -49,7 +49,9 @@ def test_a_flat_index_is_exact(built, z):
     np.testing.assert_allclose(cosines, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("kind", "factory"), [("ivfpq", "IVF102,PQ8"), ("hnsw", "HNSW32")])
+@pytest.mark.parametrize(
+    ("kind", "factory"), [pytest.param("ivfpq", "IVF102,PQ8", marks=pytest.mark.slow), ("hnsw", "HNSW32")]
+)
 def test_recall_of_the_others_is_that_of_faiss_own_factory(built, z, kind, factory):
     rows, cosines = found(FaissIndex(built / kind), QUERIES, 10)
     exact_rows, _ = brute_force(QUERIES, z, 10)

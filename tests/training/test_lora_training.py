@@ -56,6 +56,7 @@ def finished(config, tmp_path_factory):
         return workdir, train(config, workdir).state
 
 
+@pytest.mark.slow
 def test_adapters_and_fresh_parts_move_and_the_base_keeps_its_bits(config, finished):
     before = named(sharded_init(TrainSetup.of(config, make_mesh(config.mesh, jax.devices()[:1])))[0].params)
     moved = {name for name, leaf in named(finished[1].params).items() if np.any(leaf != before[name])}
@@ -67,6 +68,7 @@ def test_adapters_and_fresh_parts_move_and_the_base_keeps_its_bits(config, finis
     assert moved == adapted | fresh | {"objective/log_temperature"}
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_bits(config, finished, tmp_path, one_device):
     shutil.copytree(finished[0], tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
@@ -76,6 +78,7 @@ def test_a_resumed_run_ends_with_the_same_bits(config, finished, tmp_path, one_d
         np.testing.assert_array_equal(left, right)
 
 
+@pytest.mark.slow
 def test_a_loaded_model_has_its_adapters_merged(config, finished):
     workdir, state = finished
     assert (workdir / "checkpoints" / "4" / "lora").is_dir()
@@ -101,7 +104,9 @@ def test_no_gradient_and_no_moment_of_what_is_frozen(config):
     assert all(decays[name] for name in decays if name.startswith("lora/"))
 
 
-@pytest.mark.parametrize(("rank", "remat"), [(2, "none"), (2, "dots"), (2, "full"), (0, "none")])
+@pytest.mark.parametrize(
+    ("rank", "remat"), [(2, "none"), pytest.param(2, "dots", marks=pytest.mark.slow), (2, "full"), (0, "none")]
+)
 def test_no_matrix_product_makes_a_gradient_of_an_adapted_kernel(config, rank, remat):
     model = dataclasses.replace(config.model, remat=remat)
     config = dataclasses.replace(config, model=model, lora=dataclasses.replace(config.lora, rank=rank))
@@ -114,6 +119,7 @@ def test_no_matrix_product_makes_a_gradient_of_an_adapted_kernel(config, rank, r
     assert bool(products & {(width, inner), (inner, width)}) == (rank == 0)
 
 
+@pytest.mark.slow
 def test_a_mesh_of_eight_devices_gives_the_loss_and_gradients_of_one(config, finished):
     rng = np.random.default_rng(0)
     params = jax.device_get(finished[1].params)

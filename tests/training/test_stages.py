@@ -82,6 +82,7 @@ def test_stages_run_in_the_order_of_their_numbers(staged, tmp_path):
     assert [stage.name for stage in plan(config_lib.build(staged), tmp_path)] == ["1", "2", "2b", "10"]
 
 
+@pytest.mark.slow
 def test_negatives_of_another_model_are_mined_anew_and_lost_ones_are_missed(staged, tmp_path, one_device):
     staged.stages = {"1": {"steps": 2, "mine": ("copair",), "weights": {"copair": 1.0}, "hard_negatives": 1}}
     staged.optimizer.warmup_steps = 0
