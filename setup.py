@@ -34,6 +34,7 @@ setup(
         "ml_collections>=1.0",
         "msgpack>=1.0",
         "numpy>=2.0",
+        "jaxtyping>=0.3",
         "pyarrow>=16",
         "polars>=1.30,<3",
         "pillow>=11",
@@ -56,6 +57,7 @@ setup(
         "test": [
             "pytest>=8",
             "pytest-xdist>=3",
+            "beartype>=0.22",
             "psutil",
             "setuptools>=77",  # builds the wheel that a test installs
             "ruff",

@@ -26,7 +26,12 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker has the environment of t
 _code = tempfile.TemporaryDirectory(prefix="sail-jax-code-")
 os.environ["HF_MODULES_CACHE"] = _code.name
 
+import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
+import shape_checks  # noqa: E402
+
+shape_checks.install()
+
 import tiny  # noqa: E402
 
 from sail_jax import config as config_lib  # noqa: E402
@@ -35,6 +40,12 @@ from sail_jax.data.pipeline import open_store  # noqa: E402
 from sail_jax.data.synthetic.world import make_world  # noqa: E402
 from sail_jax.embedding.embedder import load  # noqa: E402
 from training_runs import on_devices, save_untrained  # noqa: E402
+
+
+@pytest.fixture
+def unchecked_shapes(monkeypatch):
+    """Leaves shapes unchecked, as they are outside the tests: for errors about shapes that a user gets."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ FOLDER/
   embeddings.json        written last: what made the vectors, and how they are stored
   part-00000.parquet     `id` (string), `vector` (a list of fixed length)
 
-Axis letters: N rows, D width.
+Axis letters: N rows, D width, W bytes or numbers that are stored of a row.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Float, Float32, Int64, Shaped
 
 from sail_jax.config.schema import to_dict
 from sail_jax.config.storage import VECTOR_DTYPES
@@ -53,15 +54,15 @@ class EmbeddingInfo:
     instruction: str
 
 
-def encode_vectors(z: np.ndarray, dtype: str) -> np.ndarray:
+def encode_vectors(z: Float[np.ndarray, "N D"], dtype: str) -> Shaped[np.ndarray, "N W"]:
     """Vectors as they are stored.
 
     Args:
-        z: [N, D] float32; they are brought to unit length first, rows of zeros stay.
+        z: any vectors; they are brought to unit length first, rows of zeros stay.
         dtype: "float32"; "bfloat16"; "int8", in steps of 4 / (127 sqrt(D)); "binary", the signs, eight to a byte (D a multiple of 8).
 
     Returns:
-        [N, D] float32, uint16 (the bits of bfloat16) or int8; or [N, D / 8] uint8.
+        float32, uint16 (the bits of bfloat16) or int8, W = D; or uint8, W = D / 8.
 
     Raises:
         SailError: on an unknown type, or a width that is no multiple of eight for "binary".
@@ -80,8 +81,8 @@ def encode_vectors(z: np.ndarray, dtype: str) -> np.ndarray:
     return np.packbits(unit > 0, axis=1)
 
 
-def decode_vectors(stored: np.ndarray, dtype: str) -> np.ndarray:
-    """The inverse of `encode_vectors`, up to rounding: [N, D] float32 of unit length, rows of zeros but for "binary"."""
+def decode_vectors(stored: Shaped[np.ndarray, "N W"], dtype: str) -> Float32[np.ndarray, "N D"]:
+    """The inverse of `encode_vectors`, up to rounding: of unit length, or rows of zeros but for "binary"."""
     if dtype == "bfloat16":
         stored = stored.view(ml_dtypes.bfloat16)
     elif dtype == "binary":
@@ -90,14 +91,18 @@ def decode_vectors(stored: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def write_part(
-    path: Path, ids: Sequence[str], z: np.ndarray, dtype: str, notes: Mapping[str, str] | None = None
+    path: Path,
+    ids: Sequence[str],
+    z: Float[np.ndarray, "N D"],
+    dtype: str,
+    notes: Mapping[str, str] | None = None,
 ) -> None:
     """Writes one Parquet part; it appears under its name when it is complete.
 
     Args:
         path: the file.
-        ids: [N].
-        z: [N, D] float32.
+        ids: one a row.
+        z: the vectors; see `encode_vectors`.
         dtype: how they are stored.
         notes: what is kept beside them in the schema's metadata, for `read_notes`.
     """
@@ -164,16 +169,16 @@ class EmbeddingSet:
     def __len__(self) -> int:
         return self._rows
 
-    def batches(self, size: int = 16_384) -> Iterator[tuple[list[str], np.ndarray]]:
-        """All rows in order: (ids, [n, D] float32 of unit length), at most `size` at a time."""
+    def batches(self, size: int = 16_384) -> Iterator[tuple[list[str], Float32[np.ndarray, "N D"]]]:
+        """All rows in order: (ids, vectors of unit length), at most `size` at a time."""
         for part in self._parts:
             for batch in pq.ParquetFile(part).iter_batches(size):
                 stored = batch["vector"].flatten().to_numpy(zero_copy_only=False)
                 stored = stored.reshape(len(batch), -1)
                 yield batch["id"].to_pylist(), decode_vectors(stored, self.info.dtype)
 
-    def load(self) -> tuple[list[str], np.ndarray]:
-        """All of it in memory: ids, and [N, D] float32 of unit length."""
+    def load(self) -> tuple[list[str], Float32[np.ndarray, "N D"]]:
+        """All of it in memory: ids, and vectors of unit length."""
         ids: list[str] = []
         z = np.zeros((len(self), self.info.dims), np.float32)
         for some, part in self.batches():
@@ -182,8 +187,8 @@ class EmbeddingSet:
         return ids, z
 
     def sample(
-        self, count: int, seed: int, batches: Iterable[tuple[list[str], np.ndarray]] | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+        self, count: int, seed: int, batches: Iterable[tuple[list[str], Float32[np.ndarray, "_ D"]]] | None = None
+    ) -> tuple[Int64[np.ndarray, " N"], Float32[np.ndarray, "N D"]]:
         """Draws rows without replacement, in one pass; the same for the same seed.
 
         Args:
@@ -192,8 +197,8 @@ class EmbeddingSet:
             batches: those of this folder, where something is done with them on the way (progress, a cut of the width).
 
         Returns:
-            rows: [n] int64, ascending.
-            z: [n, D] float32.
+            rows: ascending.
+            z: their vectors.
         """
         chosen = np.random.default_rng(seed).choice(len(self), min(count, len(self)), replace=False, shuffle=False)
         chosen.sort()

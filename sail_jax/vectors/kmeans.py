@@ -3,7 +3,7 @@
 The matrix of distances never exists: a round goes through the rows in blocks and keeps the sum and the number of the rows
 of each cluster. The blocks of a stretch are split over the local devices.
 
-Axes: N rows, D width, K clusters, L levels, S blocks of a stretch, R rows of a block.
+Axis letters: N rows, D width, K clusters, L levels, S blocks of a stretch, R rows of a block.
 """
 
 import functools
@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Float, Float32, Int32
 
 from sail_jax.errors import SailError
 
@@ -27,31 +28,31 @@ _Read = Callable[[int, int], np.ndarray]
 
 
 def kmeans(
-    x: np.ndarray,
+    x: Float[np.ndarray, "N D"],
     k: int,
     *,
     rounds: int,
     seed: int,
-    initial: np.ndarray | None = None,
+    initial: Float[np.ndarray, "_ _"] | None = None,
     block: int = 1024,
     held_bytes: int = 2**32,
-) -> tuple[np.ndarray, np.ndarray, float]:
+) -> tuple[Float32[np.ndarray, "K D"], Int32[np.ndarray, " N"], float]:
     """Clusters rows by Lloyd's algorithm, from rows drawn at random; the same on every call.
 
     A cluster that has lost all its rows takes over half of the largest one.
 
     Args:
-        x: [N, D], any float type; may be memory-mapped.
+        x: may be memory-mapped.
         k: clusters, K.
         rounds: times that all rows are assigned and the centroids moved.
         seed: of the draw of the first centroids.
-        initial: [K, D] first centroids, instead of the draw.
+        initial: first centroids [K, D], instead of the draw.
         block: rows whose distances are computed at a time, on each device.
         held_bytes: up to this size, the rows stay on the devices in float32; beyond, each round reads them anew.
 
     Returns:
-        centroids: [K, D] float32.
-        assignment: [N] int32, the nearest centroid of each row; of equally near ones the first.
+        centroids: the means of their rows.
+        assignment: the nearest centroid of each row; of equally near ones the first.
         inertia: the sum of the squared distances to it.
 
     Raises:
@@ -69,21 +70,21 @@ def kmeans(
 
 
 def residual_kmeans(
-    x: np.ndarray,
+    x: Float[np.ndarray, "N D"],
     codebook_sizes: Sequence[int],
     *,
     rounds: int,
     seed: int,
     block: int = 1024,
     held_bytes: int = 2**32,
-) -> tuple[list[np.ndarray], np.ndarray, list[float]]:
+) -> tuple[list[Float32[np.ndarray, "_ D"]], Int32[np.ndarray, "N L"], list[float]]:
     """Quantises rows level by level: each codebook is the k-means of what the ones before it leave of the rows.
 
     The sum over levels of `codebooks[level][codes[:, level]]` reconstructs the rows.
     Source: residual quantisation into semantic IDs, arXiv 2510.12709, sec. 4.4.6.
 
     Args:
-        x: [N, D] as in `kmeans`.
+        x: as in `kmeans`.
         codebook_sizes: L sizes of codebooks.
         rounds: as in `kmeans`, per level.
         seed: of the draw of the first level; each further one adds one.
@@ -91,8 +92,8 @@ def residual_kmeans(
         held_bytes: as in `kmeans`.
 
     Returns:
-        codebooks: L arrays [K, D] float32.
-        codes: [N, L] int32.
+        codebooks: one a level, with a row a code.
+        codes: of each row, one a level.
         inertia: per level, the sum of the squares of what it and the levels before it leave.
 
     Raises:

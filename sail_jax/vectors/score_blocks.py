@@ -3,8 +3,8 @@
 The matrix of scores never exists. Each pass computes it anew, a block at a time, and keeps what it came for: the counts of
 all scores by bin, or the highest scores of each query below a limit. Queries are split over the local devices.
 
-Axes: Q queries, N targets, D width, K results per query, S query blocks of a step, R queries and C targets of a block,
-E known pairs of a block.
+Axis letters: Q queries, N targets, D width, K results per query, S query blocks of a step, R queries and C targets of a
+block, E known pairs of a block.
 """
 
 import functools
@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float, Float32, Int64, Shaped
 from rich.progress import track
 
 from sail_jax.errors import SailError
@@ -35,8 +36,8 @@ class TargetBlocks:
     """Targets as they are scored: in equal blocks, each copied to all local devices.
 
     Args:
-        targets: [N, D], any length of rows; may be memory-mapped.
-        present: [N] bool, which rows are not all zeros.
+        targets: rows of any length; may be memory-mapped.
+        present: which rows are not all zeros.
         block: targets of a block, at most.
         held: whether the blocks stay on the devices, for searches that come again and again; else each pass copies them anew.
 
@@ -45,7 +46,9 @@ class TargetBlocks:
         rows: C, targets of a block.
     """
 
-    def __init__(self, targets: np.ndarray, present: np.ndarray, block: int, *, held: bool = False) -> None:
+    def __init__(
+        self, targets: Float[np.ndarray, "N D"], present: Bool[np.ndarray, " N"], block: int, *, held: bool = False
+    ) -> None:
         self._targets, self.present, self.rows = targets, present, _even(len(targets), block, _CHUNK)
         self._held = {start: self._copied(start) for start in self.starts} if held else {}
 
@@ -57,8 +60,8 @@ class TargetBlocks:
         """The first targets of the blocks."""
         return range(0, len(self), self.rows)
 
-    def at(self, start: int) -> jax.Array:
-        """[C, D] float32 on all local devices, the block that begins with target `start`; rows of zeros fill up the last one."""
+    def at(self, start: int) -> Float32[Array, "C D"]:
+        """The block that begins with target `start`, on all local devices; rows of zeros fill up the last one."""
         return self._held[start] if self._held else self._copied(start)
 
     def _copied(self, start: int) -> jax.Array:
@@ -66,7 +69,7 @@ class TargetBlocks:
         return jax.device_put(part, NamedSharding(_mesh(), _COPIED))
 
 
-def fits_on_devices(array: np.ndarray) -> bool:
+def fits_on_devices(array: Shaped[np.ndarray, "..."]) -> bool:
     """Whether copies of an array on all local devices take at most half of the memory that is free there.
 
     Devices that do not tell their memory share that of the host, of which the copies may take 1 GiB.
@@ -86,10 +89,10 @@ class ScoreBlocks:
     """The scores of all pairs of a query and a target but for known pairs; rows of zeros take no part.
 
     Args:
-        queries: [Q, D], any length of rows; may be memory-mapped.
+        queries: rows of any length; may be memory-mapped.
         targets: N targets in blocks.
-        present: [Q] bool, which queries are not all zeros.
-        known: [E] int64, ascending: row of the query times N plus row of the target, for pairs that are left out; none
+        present: which queries are not all zeros.
+        known: ascending: row of the query times N plus row of the target, for pairs that are left out; none
             has a row of zeros.
         query_block: queries scored at a time.
         what: what the progress bars call it; empty for none.
@@ -100,10 +103,10 @@ class ScoreBlocks:
 
     def __init__(
         self,
-        queries: np.ndarray,
+        queries: Float[np.ndarray, "Q D"],
         targets: TargetBlocks,
-        present: np.ndarray,
-        known: np.ndarray,
+        present: Bool[np.ndarray, " Q"],
+        known: Int64[np.ndarray, " E"],
         query_block: int,
         what: str = "",
     ) -> None:
@@ -121,12 +124,12 @@ class ScoreBlocks:
         self._blocks = _even(needed, min(most, _BLOCKS_PER_CALL), 1) * len(devices)
         self._known = _BlockPairs(known, len(targets), self._rows, self._columns)
 
-    def count(self) -> tuple[np.ndarray, np.ndarray]:
+    def count(self) -> tuple[Int64[np.ndarray, f"{BINS}"], Float32[np.ndarray, " E"]]:
         """Counts the scores by bin (see `bin_of`).
 
         Returns:
-            counts: [BINS] int64, without the known pairs.
-            known: [E] float32, the scores of the known pairs.
+            counts: without the known pairs.
+            known: the scores of the known pairs.
         """
         counts, known = np.zeros(BINS, np.int64), np.zeros(len(self._known), np.float32)
 
@@ -149,17 +152,19 @@ class ScoreBlocks:
         )
         return counts - np.bincount(bin_of(known), minlength=BINS), known
 
-    def top_below(self, limit: float, k: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    def top_below(
+        self, limit: float, k: int
+    ) -> Iterator[tuple[int, Int64[np.ndarray, "R K"], Float32[np.ndarray, "R K"]]]:
         """The highest scores of each query strictly below a limit; of equal scores, the lower row of the target goes first.
 
         Args:
             limit: the limit, which is rounded to float32.
-            k: results per query.
+            k: K, results per query.
 
         Yields:
             start: the first query; they come in order.
-            rows: [n, k] int64 rows of targets, highest score first; -1 where there are fewer than k.
-            scores: [n, k] float32; -inf there.
+            rows: rows of targets, highest score first; -1 where there are fewer than k.
+            scores: -inf there.
         """
         best, step = None, self._blocks * self._rows
         for start, query, target, column, pairs, _ in self._steps("negatives"):
@@ -197,8 +202,8 @@ class ScoreBlocks:
         return jax.device_put(array, NamedSharding(self._mesh, _BY_QUERY))
 
 
-def bin_of(scores: np.ndarray) -> np.ndarray:
-    """The bins of float32 scores, int64; no score is moved across an edge by rounding."""
+def bin_of(scores: Float32[np.ndarray, "*batch"]) -> Int64[np.ndarray, "*batch"]:
+    """The bins of scores; no score is moved across an edge by rounding."""
     return np.clip(np.floor(scores / BIN), -(2**15), 2**15).astype(np.int64) + 2**15
 
 

@@ -1,18 +1,22 @@
-"""Unit vectors: on the device as models and losses need them, and on the host as search needs them."""
+"""Unit vectors: on the device as models and losses need them, and on the host as search needs them.
+
+Axis letters: N rows, D width.
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float32
 
 
-def normalize(z: jax.Array) -> jax.Array:
-    """Vectors of unit length along the last axis, in float32; a vector of zeros stays zero, with zero gradient; NaN stays NaN."""
+def normalize(z: Float[Array, "*batch D"]) -> Float32[Array, "*batch D"]:
+    """Vectors of unit length along the last axis; a vector of zeros stays zero, with zero gradient; NaN stays NaN."""
     z = z.astype(jnp.float32)
     square = jnp.sum(z * z, axis=-1, keepdims=True)
     return jnp.where(square == 0, 0.0, z * jax.lax.rsqrt(jnp.where(square == 0, 1.0, square)))
 
 
-def unit_rows(z: np.ndarray) -> np.ndarray:
-    """Rows of unit length, [n, D] float32; rows of zeros stay."""
+def unit_rows(z: Float[np.ndarray, "N D"]) -> Float32[np.ndarray, "N D"]:
+    """Rows of unit length; rows of zeros stay."""
     norm = np.linalg.norm(z, axis=-1, keepdims=True)
     return (z / np.where(norm > 0, norm, 1)).astype(np.float32)
