@@ -9,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int32
 
 from sail_jax.config.model import BertConfig
 from sail_jax.errors import SailError
@@ -34,16 +35,18 @@ class Bert(nn.Module):
     keep_layers: bool = False
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, mask: jax.Array) -> tuple[jax.Array, transformer.StackOutputs]:
+    def __call__(
+        self, tokens: Int32[Array, "B N"], mask: Bool[Array, "B N"]
+    ) -> tuple[Float[Array, "B N D"], transformer.StackOutputs]:
         """Contextualises text tokens.
 
         Args:
-            tokens: [B, N] int32 ids below `config.vocab_size`; larger ones give NaN rather than another token's row. N is
+            tokens: ids below `config.vocab_size`; larger ones give NaN rather than another token's row. N is
                 at most `config.max_positions`; token n is at position n, padding counted.
-            mask: [B, N] bool, False at padding, which takes no part in attention.
+            mask: False at padding, which takes no part in attention.
 
         Returns:
-            hidden: [B, N, D] in `dtype`. Positions out of the mask hold finite, unused values.
+            hidden: in `dtype`. Positions out of the mask hold finite, unused values.
             out: see `transformer.StackOutputs`.
 
         Raises:
@@ -98,8 +101,8 @@ class PostNormBlock(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-        """Updates the tokens `x` [B, N, D], where `mask` [B, N] is True at those that may be attended to."""
+    def __call__(self, x: Float[Array, "B N D"], mask: Bool[Array, "B N"]) -> Float[Array, "B N D"]:
+        """Updates the tokens `x`, where `mask` is True at those that may be attended to."""
         norm = functools.partial(transformer.LayerNorm, epsilon=self.norm_eps, dtype=self.dtype)
         attention = transformer.Attention(
             heads=self.heads,

@@ -1,16 +1,19 @@
 """Bicubic interpolation as PyTorch computes it, which the published checkpoints were trained and are resized with.
 
 `jax.image.resize` has neither PyTorch's kernel nor aligned corners, and antialiases when it shrinks.
+
+Axis letters: P places of a grid, D width.
 """
 
 import math
 
 import numpy as np
+from jaxtyping import Float, Float32
 
 from sail_jax.errors import SailError
 
 
-def bicubic_matrix(size_in: int, size_out: int, *, align_corners: bool) -> np.ndarray:
+def bicubic_matrix(size_in: int, size_out: int, *, align_corners: bool) -> Float32[np.ndarray, "{size_out} {size_in}"]:
     """Interpolation along one axis as a matrix.
 
     Matches `torch.nn.functional.interpolate(mode="bicubic")` without antialiasing: Keys' kernel with a = -0.75 and the edge
@@ -20,9 +23,6 @@ def bicubic_matrix(size_in: int, size_out: int, *, align_corners: bool) -> np.nd
         size_in: number of samples.
         size_out: number of interpolated samples.
         align_corners: whether the centres of the first and last samples stay in place, instead of the outer edges.
-
-    Returns:
-        [size_out, size_in] float32.
     """
     a = -0.75
     # The reference rounds positions to float32, which late in a long axis moves them by 1e-4 of a sample.
@@ -41,15 +41,15 @@ def bicubic_matrix(size_in: int, size_out: int, *, align_corners: bool) -> np.nd
     return matrix.astype(np.float32)
 
 
-def resize_grid(table: np.ndarray, side_out: int) -> np.ndarray:
+def resize_grid(table: Float[np.ndarray, "P D"], side_out: int) -> Float[np.ndarray, "{side_out}**2 D"]:
     """Resizes a square grid of position embeddings, as `interpolate_pos_encoding` of transformers' vision towers does.
 
     Args:
-        table: [side_in**2, D], row by row.
+        table: a square grid, row by row.
         side_out: the new side.
 
     Returns:
-        [side_out**2, D] float32; `table` itself where its side is `side_out` already.
+        float32, row by row; `table` itself where its side is `side_out` already.
 
     Raises:
         SailError: when the table holds no square grid.

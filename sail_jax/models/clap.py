@@ -9,16 +9,17 @@ never longer: they are the reference with `is_longer` False, their fusion layers
 extractor marks one random clip of a batch that has no longer one as longer nonetheless; we don't follow it.
 
 Axis letters: C audio clips, T frames of the spectrogram, M mel bins, R chunks of time, S side of a square map of patches,
-W side of a window, N windows, D width, H heads, K head width.
+W side of a window, A = W * W patches of a window, N windows, D width, H heads, K head width.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jaxtyping import Array, Float, Float32, Int, Int16
 
 from sail_jax.config.model import ClapConfig
 from sail_jax.errors import SailError
@@ -39,16 +40,16 @@ class ClapOutputs(NamedTuple):
     """The intermediates of the audio tower.
 
     Attributes:
-        log_mel: [C, T, M] float32.
-        patches: [C, S, S, D] the patch embeddings.
-        stages: the maps [C, S_i, S_i, D_i] that the stages hand on, after merging.
-        pooled: [C, D_last] the mean over the last map.
+        log_mel: decibels.
+        patches: the patch embeddings.
+        stages: the maps that the stages hand on, after merging.
+        pooled: the mean over the last map.
     """
 
-    log_mel: jax.Array
-    patches: jax.Array
-    stages: tuple[jax.Array, ...]
-    pooled: jax.Array
+    log_mel: Float32[Array, "C T M"]
+    patches: Float[Array, "C S S D"]
+    stages: tuple[Float[Array, "C _ _ _"], ...]
+    pooled: Float[Array, "C _"]
 
 
 class ClapAudio(nn.Module):
@@ -61,19 +62,21 @@ class ClapAudio(nn.Module):
     """
 
     config: ClapConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: Any = jnp.float32
     remat: str = "none"
 
     @nn.compact
-    def __call__(self, clips: jax.Array) -> tuple[jax.Array, ClapOutputs]:
+    def __call__(
+        self, clips: Int16[Array, "C samples"] | Float32[Array, "C samples"]
+    ) -> tuple[Float[Array, "C {self.config.projection}"], ClapOutputs]:
         """Embeds clips.
 
         Args:
-            clips: [C, samples] int16, or float32 in [-1, 1]; `samples` is the config's `clip_samples`.
+            clips: int16, or float32 in [-1, 1]; `samples` is the config's `clip_samples`.
 
         Returns:
-            embedding: [C, projection] in `dtype`, as the reference's `audio_embeds`: it is NOT normalised (the reference
-                normalises it in `ClapModel`).
+            embedding: in `dtype`, as the reference's `audio_embeds`: it is NOT normalised (the reference normalises it in
+                `ClapModel`).
             out: see `ClapOutputs`.
 
         Raises:
@@ -112,8 +115,8 @@ class InputNorm(nn.Module):
     eps: float
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalises x: [C, T, M] float32."""
+    def __call__(self, x: Float32[Array, "C T M"]) -> Float32[Array, "C T M"]:
+        """Normalises spectrograms."""
         mean = self.param("mean", nn.initializers.constant(INITIAL_MEAN), x.shape[-1:])
         var = self.param("var", nn.initializers.constant(INITIAL_VAR), x.shape[-1:])
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
@@ -131,12 +134,12 @@ class Stage(nn.Module):
 
     config: ClapConfig
     index: int
-    dtype: jnp.dtype
+    dtype: Any
     remat: str
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [C, S, S, D] to [C, S/2, S/2, 2D], or to the same shape in the last stage."""
+    def __call__(self, x: Float[Array, "C S S D"]) -> Float[Array, "C _ _ _"]:
+        """Maps to half the side S and twice the width D, or to the same shape in the last stage."""
         config = self.config
         # A window that would cover the map shrinks to it, and then there is nothing to shift.
         window = min(config.window, x.shape[1])
@@ -161,11 +164,11 @@ class Block(nn.Module):
     heads: int
     window: int
     shift: int
-    dtype: jnp.dtype
+    dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [C, S, S, D] to the same shape."""
+    def __call__(self, x: Float[Array, "C S S D"]) -> Float[Array, "C S S D"]:
+        """Updates the patches of a map."""
         clips, side, _, width = x.shape
         y = _layer_norm(self.config, "attention_norm")(x).astype(self.dtype)
         y = jnp.roll(y, (-self.shift, -self.shift), axis=(1, 2))
@@ -182,18 +185,17 @@ class WindowAttention(nn.Module):
 
     heads: int
     window: int
-    dtype: jnp.dtype
+    dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: np.ndarray | None) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "C N A D"], mask: Float32[np.ndarray, "N A A"] | None
+    ) -> Float[Array, "C N A D"]:
         """Attends within windows.
 
         Args:
-            x: [C, N, W * W, D].
-            mask: [N, W * W, W * W] float32, added to the logits, or None.
-
-        Returns:
-            [C, N, W * W, D].
+            x: the patches of the windows.
+            mask: added to the logits, or None.
         """
         width = x.shape[-1]
         split = (*x.shape[:-1], self.heads, width // self.heads)
@@ -214,11 +216,11 @@ class Mlp(nn.Module):
     """Two dense layers with an exact GELU between them."""
 
     hidden: int
-    dtype: jnp.dtype
+    dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [..., D] to the same shape."""
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        """Maps the last axis."""
         hidden = nn.gelu(_dense(self.hidden, self.dtype, "up")(x), approximate=False)
         return _dense(x.shape[-1], self.dtype, "down")(hidden)
 
@@ -227,11 +229,11 @@ class Projection(nn.Module):
     """The reference's `ClapProjectionLayer`: two dense layers with a ReLU between them."""
 
     width: int
-    dtype: jnp.dtype
+    dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [C, D] to [C, width]."""
+    def __call__(self, x: Float[Array, "C D"]) -> Float[Array, "C {self.width}"]:
+        """Maps pooled maps to embeddings."""
         hidden = nn.relu(_dense(self.width, self.dtype, "up")(x))
         return _dense(self.width, self.dtype, "down")(hidden)
 
@@ -274,15 +276,15 @@ def check_sizes(config: ClapConfig) -> None:
             raise SailError(f"model.audio.heads[{index}] is {heads}, which doesn't divide the stage's width {width}.")
 
 
-def fold(mel: jax.Array, config: ClapConfig) -> jax.Array:
+def fold(mel: Float32[Array, "C T M"], config: ClapConfig) -> Float32[Array, "C {config.spec_size} {config.spec_size}"]:
     """Stretches a spectrogram in time and stacks chunks of it into a square image, low frequencies first.
 
     Args:
-        mel: [C, T, M] float32, T <= spec_size^2 / M.
+        mel: spectrograms, T <= spec_size^2 / M.
         config: the size of the image.
 
     Returns:
-        [C, spec_size, spec_size] float32: axis 1 is (R, M), axis 2 is time within a chunk.
+        Axis 1 is (R, M), axis 2 is time within a chunk.
     """
     clips, frames, bins = mel.shape
     chunks = config.spec_size // bins
@@ -294,16 +296,16 @@ def fold(mel: jax.Array, config: ClapConfig) -> jax.Array:
     return mel.reshape(clips, config.spec_size, config.spec_size)
 
 
-def relative_position_index(window: int) -> np.ndarray:
-    """Row of the bias table for each pair of positions in a window: [W * W, W * W] int."""
+def relative_position_index(window: int) -> Int[np.ndarray, "A A"]:
+    """Row of the bias table for each pair of positions in a window."""
     rows, columns = np.divmod(np.arange(window**2), window)
     row_offset = rows[:, None] - rows + window - 1
     column_offset = columns[:, None] - columns + window - 1
     return row_offset * (2 * window - 1) + column_offset
 
 
-def shift_mask(side: int, window: int, shift: int) -> np.ndarray:
-    """What keeps patches apart that only the cyclic shift made neighbours: [N, W * W, W * W] float32, 0 or -100."""
+def shift_mask(side: int, window: int, shift: int) -> Float32[np.ndarray, "N A A"]:
+    """What keeps patches apart that only the cyclic shift made neighbours: 0 or -100."""
     position = np.arange(side)
     region = (position >= side - window).astype(int) + (position >= side - shift)
     regions = _partition((region[:, None] * 3 + region)[None, :, :, None], window)[0, :, :, 0]
@@ -331,7 +333,7 @@ def _patchify(image: jax.Array, patch: int) -> jax.Array:
     return image.transpose(0, 1, 3, 2, 4).reshape(clips, side // patch, side // patch, patch**2)
 
 
-def _dense(width: int, dtype: jnp.dtype, name: str, use_bias: bool = True) -> Dense:
+def _dense(width: int, dtype: Any, name: str, use_bias: bool = True) -> Dense:
     return Dense(width, use_bias, dtype, _kernel_init, name=name)
 
 

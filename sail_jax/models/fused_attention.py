@@ -1,6 +1,6 @@
 """Which kernel computes attention: the fastest exact one of the device, here alone; `transformer.attend` is the plain form.
 
-Axes: B batch, N queries, S keys, H heads, G key and value heads, K head width.
+Axis letters: B batch, N queries, S keys, H heads, G key and value heads, K head width.
 """
 
 import functools
@@ -12,10 +12,13 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 from jax.sharding import PartitionSpec
+from jaxtyping import Array, Bool, Float
 
 from sail_jax.sharding.activations import batch_axes
 
-Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]
+Queries = Float[Array, "B N H K"]
+Keys = Float[Array, "B S G K"]
+Attend = Callable[[Queries, Keys, Keys, Bool[Array, "B S"] | None], Queries]
 
 # What attention gives, by its name for `jax.checkpoint`; see `transformer.REMAT_POLICIES`.
 KEPT = "attention"
@@ -27,7 +30,7 @@ _TPU_LANES = 128
 _HALF = (jnp.bfloat16, jnp.float16)
 
 
-def choose_kernel(plain: Attend, query: jax.Array, key: jax.Array, *, causal: bool) -> Attend:
+def choose_kernel(plain: Attend, query: Queries, key: Keys, *, causal: bool) -> Attend:
     """The kernel for some queries and keys; all of them compute softmax(q k / sqrt(K)) v with the masked keys left out.
 
     On an NVIDIA GPU it is cuDNN's flash attention, on a TPU with many keys the Pallas splash attention that comes with JAX, both for
@@ -36,8 +39,8 @@ def choose_kernel(plain: Attend, query: jax.Array, key: jax.Array, *, causal: bo
 
     Args:
         plain: (query, key, value, key_mask) -> mixed values, in any type and on any device.
-        query: [B, N, H, K].
-        key: [B, S, G, K].
+        query: the queries.
+        key: the keys.
         causal: whether query i sees keys 0 to i alone.
     """
     width = query.shape[-1]
@@ -49,7 +52,7 @@ def choose_kernel(plain: Attend, query: jax.Array, key: jax.Array, *, causal: bo
     return functools.partial(cudnn_attention, causal=causal) if on_gpu else plain
 
 
-def keeps_itself(query: jax.Array, key: jax.Array) -> bool:
+def keeps_itself(query: Queries, key: Keys) -> bool:
     """Whether the kernel for these arrays gives `KEPT` its name, and none is due outside: where a TPU has a kernel of its own."""
     fits = query.dtype == jnp.bfloat16 and query.shape[-1] % 8 == 0 and jax.default_backend() != "gpu"
     return fits and query.shape[1] >= _TPU_LANES and key.shape[1] >= _TPU_KEYS
@@ -60,23 +63,23 @@ def _kept(plain: Attend, *arrays: jax.Array | None) -> jax.Array:
 
 
 def cudnn_attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, key_mask: jax.Array | None, *, causal: bool
-) -> jax.Array:
-    """Flash attention of cuDNN; shapes as in `transformer.attend`."""
+    query: Queries, key: Keys, value: Keys, key_mask: Bool[Array, "B S"] | None, *, causal: bool
+) -> Queries:
+    """Flash attention of cuDNN; arguments as of `transformer.attend`."""
     mask = None if key_mask is None else key_mask[:, None, None, :]
     return jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=causal, implementation="cudnn")
 
 
 def tpu_attention(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    key_mask: jax.Array | None,
+    query: Queries,
+    key: Keys,
+    value: Keys,
+    key_mask: Bool[Array, "B S"] | None,
     *,
     causal: bool,
     interpret: bool = False,
-) -> jax.Array:
-    """Splash attention of `jax.experimental.pallas`; shapes as in `transformer.attend`, and on any device with `interpret`.
+) -> Queries:
+    """Splash attention of `jax.experimental.pallas`; arguments as of `transformer.attend`, on any device with `interpret`.
 
     Its backward pass is one kernel, which computes the scores once more; flash attention, whose queries and keys have kernels of
     their own, computes them twice. The queries carry the scale, which rounds them once more where K is no power of 4.

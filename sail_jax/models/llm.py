@@ -1,13 +1,13 @@
 """The fusion backbone: a Qwen2 or Qwen3 stack that reads the tokens of all modalities (arXiv 2510.12709, sec. 3.2).
 
-Axis letters: B batch, N tokens, D width.
+Axis letters: B batch, N tokens, D width, T places on the packed axis.
 """
 
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int32
 
 from sail_jax.config.model import LlmConfig
 from sail_jax.errors import SailError
@@ -61,14 +61,14 @@ class Llm(nn.Module):
         )
         self.final_norm = transformer.RMSNorm(config.norm_eps, self.dtype)
 
-    def embed(self, tokens: jax.Array) -> jax.Array:
+    def embed(self, tokens: Int32[Array, "B N"]) -> Float[Array, "B N D"]:
         """Looks tokens up in the embedding table.
 
         Args:
-            tokens: [B, N] int32 ids below `config.vocab_size`; larger ones give NaN rather than another token's row.
+            tokens: ids below `config.vocab_size`; larger ones give NaN rather than another token's row.
 
         Returns:
-            [B, N, D] in `dtype`.
+            Rows of the table, in `dtype`.
         """
         rows = look_up(self.embedding, tokens, self.dtype)
         if lora := adapter(self, "embedding"):
@@ -76,14 +76,18 @@ class Llm(nn.Module):
         return rows
 
     def __call__(
-        self, embeddings: jax.Array, positions: jax.Array, mask: jax.Array | None, packing: Packing | None = None
-    ) -> tuple[jax.Array, transformer.StackOutputs]:
+        self,
+        embeddings: Float[Array, "B N D"] | Float[Array, "T D"],
+        positions: Int32[Array, "B N"] | Int32[Array, " T"],
+        mask: Bool[Array, "B N"] | None,
+        packing: Packing | None = None,
+    ) -> tuple[Float[Array, "B N D"] | Float[Array, "T D"], transformer.StackOutputs]:
         """Contextualises a sequence of embeddings.
 
         Args:
-            embeddings: [B, N, D], of text tokens (`embed`) and of the other modalities; or packed, [T, D].
-            positions: [B, N] int32 rotary positions; or packed, [T].
-            mask: [B, N] bool, False at positions that take no part in attention; None where packed.
+            embeddings: of text tokens (`embed`) and of the other modalities; or packed.
+            positions: rotary positions; or packed.
+            mask: False at positions that take no part in attention; None where packed.
             packing: how the sequences lie on a flat axis; None where they do not.
 
         Returns:

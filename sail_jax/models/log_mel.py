@@ -6,6 +6,7 @@ Axis letters: C audio clips, T frames of the spectrogram, M mel bins.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float32, Int16
 from transformers.audio_utils import mel_filter_bank, window_function
 
 from sail_jax.config.model import ClapConfig
@@ -20,7 +21,9 @@ def num_frames(samples: int, config: ClapConfig) -> int:
     return 1 + samples // config.hop
 
 
-def log_mel(audio: jax.Array, config: ClapConfig) -> jax.Array:
+def log_mel(
+    audio: Float32[Array, "C samples"] | Int16[Array, "C samples"], config: ClapConfig
+) -> Float32[Array, "C T M"]:
     """Log-mel spectrograms in decibels.
 
     Matches `transformers.ClapFeatureExtractor` on clips of its full length: a periodic Hann window, reflect padding, the
@@ -30,11 +33,11 @@ def log_mel(audio: jax.Array, config: ClapConfig) -> jax.Array:
     lie 100 dB below a pure tone are rounding noise here and may differ by 0.1 dB, at 140 dB, which only "htk" shows, by 1 dB.
 
     Args:
-        audio: [C, samples] mono sound, float32 in [-1, 1], or int16, which is divided by 32768.
+        audio: mono sound in [-1, 1], or int16, which is divided by 32768.
         config: sampling rate, window, hop and mel filters.
 
     Returns:
-        [C, T, mel_bins] float32 in dB, at least -100; T is 1 + samples // hop.
+        Decibels, at least -100; T is 1 + samples // hop, M is `config.mel_bins`.
 
     Raises:
         SailError: on a wrong shape or type, on sound shorter than half a window, and on filters that reach beyond half
@@ -55,8 +58,8 @@ def log_mel(audio: jax.Array, config: ClapConfig) -> jax.Array:
     return 10.0 * jnp.log10(jnp.maximum(mel, MIN_POWER))
 
 
-def mel_filters(config: ClapConfig) -> np.ndarray:
-    """The triangular mel filters, [n_fft // 2 + 1, mel_bins] float32: Slaney's have unit area, HTK's unit height."""
+def mel_filters(config: ClapConfig) -> Float32[np.ndarray, "{config.n_fft}//2+1 {config.mel_bins}"]:
+    """The triangular mel filters: Slaney's have unit area, HTK's unit height."""
     filters = mel_filter_bank(
         num_frequency_bins=config.n_fft // 2 + 1,
         num_mel_filters=config.mel_bins,

@@ -18,6 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, Float32
 
 from sail_jax.config.training import LoraConfig
 from sail_jax.errors import SailError
@@ -28,10 +29,10 @@ ADAPTABLE = r"(^|/)kernel$|^llm/embedding$"
 
 
 class Adapter(NamedTuple):
-    """The adapter of one matrix: `a` [I, R] and `b` [R, O], float32; `b` is scaled by alpha / rank already."""
+    """The adapter of one matrix; `b` is scaled by alpha / rank already."""
 
-    a: jax.Array
-    b: jax.Array
+    a: Float32[Array, "I R"]
+    b: Float32[Array, "R O"]
 
 
 def adapter(module: nn.Module, name: str) -> Adapter | None:

@@ -3,7 +3,8 @@
 Dense layers, norms and positions see the flat axis; attention alone sees the sequences, each in a row of its own, whose empty slots
 are masked.
 
-Axes: G groups (data-parallel shards), R sequences of a group, N slots of a sequence, T places of a group on the flat axis.
+Axis letters: G groups (data-parallel shards), R sequences of a group, N slots of a sequence, T places of a group on the flat
+axis, D width; RN, GR and GT are two of them as one axis.
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int32, Shaped
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("place_of", "slot_of"), meta_fields=("length",))
@@ -19,47 +21,47 @@ class Packing:
     """Where the tokens of sequences lie on a flat axis of G * T places; every token has one place.
 
     Attributes:
-        place_of: [G, R * N] int32 place of each slot within its group; T where the slot is empty.
-        slot_of: [G, T] int32 slot of each place within its group; R * N where the place is not used.
+        place_of: place of each slot within its group; T where the slot is empty.
+        slot_of: slot of each place within its group; R * N where the place is not used.
         length: N.
     """
 
-    place_of: jax.Array
-    slot_of: jax.Array
+    place_of: Int32[Array, "G RN"]
+    slot_of: Int32[Array, "G T"]
     length: int
 
     @property
-    def filled(self) -> jax.Array:
-        """[G * R, N] bool, the slots that hold a token."""
+    def filled(self) -> Bool[Array, "GR N"]:
+        """The slots that hold a token."""
         return (self.place_of < self.slot_of.shape[1]).reshape(-1, self.length)
 
-    def to_rows(self, flat: jax.Array) -> jax.Array:
-        """[G * T, ...] -> [G * R, N, ...], zeros in empty slots."""
+    def to_rows(self, flat: Shaped[Array, " GT *token"]) -> Shaped[Array, "GR N *token"]:
+        """Every sequence in a row of its own, zeros in empty slots."""
         rows = _move(flat.reshape(*self.slot_of.shape, *flat.shape[1:]), self.place_of, self.slot_of)
         return rows.reshape(-1, self.length, *flat.shape[1:])
 
-    def to_flat(self, rows: jax.Array) -> jax.Array:
-        """[G * R, N, ...] -> [G * T, ...], zeros in places that are not used."""
+    def to_flat(self, rows: Shaped[Array, "GR N *token"]) -> Shaped[Array, " GT *token"]:
+        """All sequences on one flat axis, zeros in places that are not used."""
         flat = _move(rows.reshape(*self.place_of.shape, *rows.shape[2:]), self.slot_of, self.place_of)
         return flat.reshape(-1, *rows.shape[2:])
 
-    def join(self, first: jax.Array, second: jax.Array) -> jax.Array:
-        """Lays two packed axes behind each other within each group: [..., D] and [..., D] -> [G * T, D]."""
+    def join(self, first: Shaped[Array, "*first D"], second: Shaped[Array, "*second D"]) -> Shaped[Array, "GT D"]:
+        """Lays two packed axes behind each other within each group."""
         groups, width = len(self.slot_of), first.shape[-1]
         parts = [part.reshape(groups, -1, width) for part in (first, second)]
         return jnp.concatenate(parts, axis=1).reshape(-1, width)
 
 
-def pack(mask: jax.Array, room: int, groups: int) -> tuple[Packing, jax.Array]:
+def pack(mask: Bool[Array, "GR N"], room: int, groups: int) -> tuple[Packing, Bool[Array, " {groups}"]]:
     """Packs what a mask keeps, in its order.
 
     Args:
-        mask: [G * R, N] bool.
+        mask: the slots that hold a token.
         room: T.
         groups: G.
 
     Returns:
-        The packing, and [G] bool, whether all of a group's tokens have a place.
+        The packing, and for each group whether all of a group's tokens have a place.
     """
     kept = mask.reshape(groups, -1)
     count = jnp.cumsum(kept, axis=1, dtype=jnp.int32)
@@ -67,8 +69,8 @@ def pack(mask: jax.Array, room: int, groups: int) -> tuple[Packing, jax.Array]:
     return from_places(place_of, room, mask.shape[1]), count[:, -1] <= room
 
 
-def from_places(place_of: jax.Array, room: int, length: int) -> Packing:
-    """The packing in which slots have given places, [G, R * N] int32, `room` for empty ones."""
+def from_places(place_of: Int32[Array, "G RN"], room: int, length: int) -> Packing:
+    """The packing in which slots have given places, `room` for empty ones."""
 
     def invert(places: jax.Array) -> jax.Array:
         slots = jnp.arange(len(places), dtype=jnp.int32)

@@ -1,7 +1,7 @@
 """The Visual Perceiver: a few latents that summarise the patches of all frames (arXiv 2510.12709, sec. 3.2).
 
 Axis letters: I items, F frames of all items on a flat axis, M frame slots of an item, P patches, L latents, D width, Dv width of
-the vision tower, G groups of items (data-parallel shards), T places of a group on the packed axis.
+the vision tower, G groups of items (data-parallel shards), J = I / G items of a group, T places of a group on the packed axis.
 """
 
 from typing import Any, NamedTuple
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int32
 
 from sail_jax.config.model import PerceiverConfig
 from sail_jax.errors import SailError
@@ -22,10 +23,10 @@ class PerceiverOutputs(NamedTuple):
     """The intermediates of the Visual Perceiver.
 
     Attributes:
-        tokens: [F, P, D] the patches as the blocks see them.
+        tokens: the patches as the blocks see them.
     """
 
-    tokens: jax.Array
+    tokens: Float[Array, "F P D"]
 
 
 class Perceiver(nn.Module):
@@ -47,17 +48,20 @@ class Perceiver(nn.Module):
 
     @nn.compact
     def __call__(
-        self, patches: jax.Array, frame_slot: jax.Array, frame_of: jax.Array
-    ) -> tuple[jax.Array, PerceiverOutputs]:
+        self,
+        patches: Float[Array, "F P Dv"],
+        frame_slot: Int32[Array, " F"],
+        frame_of: Int32[Array, "G J M"],
+    ) -> tuple[Float[Array, "G*J L D"], PerceiverOutputs]:
         """Summarises the frames of every item; the frames stay on their flat axis, so that an item pays for those it has.
 
         Args:
-            patches: [F, P, Dv], the frames of each of G groups in a block of their own.
-            frame_slot: [F] int32 temporal position of each frame, below `config.max_frames`.
-            frame_of: [G, I / G, M] int32 index within its block of the frame in each slot of an item; F / G where there is none.
+            patches: the frames of each of G groups in a block of their own.
+            frame_slot: temporal position of each frame, below `config.max_frames`.
+            frame_of: index within its block of the frame in each slot of an item; F / G where there is none.
 
         Returns:
-            latents: [I, L, D] in `dtype`, after the final norm; finite, and without meaning, for an item without frames.
+            latents: in `dtype`, after the final norm; finite, and without meaning, for an item without frames.
             out: see `PerceiverOutputs`.
 
         Raises:

@@ -1,6 +1,7 @@
 """What the towers share: attention, MLPs, norms, rotary positions, the pre-norm block and the scan over layers.
 
-Axis letters: B batch, N tokens (queries), S tokens attended to, D width, H heads, G key and value heads, K head width.
+Axis letters: B batch, N tokens (queries), S tokens attended to, D width, H heads, G key and value heads, K head width, T places
+on the packed axis, C of them that are attended to alone.
 
 Parameters are float32; the computation is in a module's `dtype`, with norms, rotary positions and softmax in float32.
 Kernels are [inputs, outputs], heads merged into one axis, so that one table of paths decides how they are sharded.
@@ -14,12 +15,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from sail_jax.errors import SailError
-from sail_jax.models.fused_attention import KEPT, choose_kernel, keeps_itself
+from sail_jax.models.fused_attention import KEPT, Keys, Queries, choose_kernel, keeps_itself
 from sail_jax.models.lora import adapter
 from sail_jax.models.packing import Packing
 from sail_jax.sharding.activations import split_rows
+
+# Of tokens that attend to each other, or of packed ones.
+Tokens = Float[Array, "B N D"] | Float[Array, "T D"]
+# Cosines and sines of rotary positions.
+Angles = tuple[Float32[Array, "*tokens 1 half"], Float32[Array, "*tokens 1 half"]]
 
 # Finite, so that a row without any valid key averages its values instead of becoming NaN; far below any logit, so that
 # the weight of a masked key is exactly zero wherever a valid one exists.
@@ -55,8 +62,8 @@ class Dense(nn.Module):
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [..., D] to [..., features] in `dtype`."""
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch {self.features}"]:
+        """Maps the last axis; the result is in `dtype`."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
         rows = split_rows(x.astype(self.dtype).reshape(-1, x.shape[-1]))
         y = rows @ kernel.astype(self.dtype)
@@ -74,8 +81,8 @@ class RMSNorm(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [..., D] to [..., D] in `dtype`."""
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        """Maps the last axis; the result is in `dtype`."""
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
         x = x.astype(jnp.float32)
         x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.epsilon)
@@ -90,8 +97,8 @@ class SwiGluMlp(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [..., D] to [..., D] in `dtype`."""
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        """Maps the last axis; the result is in `dtype`."""
         dense = functools.partial(Dense, use_bias=self.use_bias, dtype=self.dtype)
         inner = nn.silu(dense(self.width, name="gate")(x)) * dense(self.width, name="up")(x)
         return dense(x.shape[-1], name="down")(inner)
@@ -106,8 +113,8 @@ class GeluMlp(nn.Module):
     approximate: bool = True
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [..., D] to [..., D] in `dtype`."""
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        """Maps the last axis; the result is in `dtype`."""
         dense = functools.partial(Dense, use_bias=self.use_bias, dtype=self.dtype)
         return dense(x.shape[-1], name="down")(nn.gelu(dense(self.width, name="up")(x), approximate=self.approximate))
 
@@ -115,31 +122,31 @@ class GeluMlp(nn.Module):
 ExactGeluMlp = functools.partial(GeluMlp, approximate=False)
 
 
-def rotary_angles(positions: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
+def rotary_angles(positions: Int32[Array, "*tokens"], head_dim: int, theta: float) -> Angles:
     """Cosines and sines of the rotary position embedding, as in transformers' Qwen2RotaryEmbedding.
 
     Args:
-        positions: [..., N] int32.
+        positions: of the tokens.
         head_dim: K, even.
         theta: base of the frequencies.
 
     Returns:
-        Two arrays [..., N, 1, K / 2] float32.
+        Cosines and sines of K / 2 angles, with an axis of one for the heads.
     """
     frequencies = theta ** -(np.arange(0, head_dim, 2) / head_dim)
     angles = positions[..., None, None].astype(jnp.float32) * frequencies.astype(np.float32)
     return jnp.cos(angles), jnp.sin(angles)
 
 
-def rotate(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
+def rotate(x: Float[Array, "*tokens H K"], angles: Angles) -> Float[Array, "*tokens H K"]:
     """Rotates the pairs (x[i], x[i + K / 2]) of every head: the "rotate_half" convention of Qwen and Llama.
 
     Args:
-        x: [..., N, H, K].
+        x: heads of tokens.
         angles: what `rotary_angles` returns.
 
     Returns:
-        [..., N, H, K] in the type of `x`.
+        The type of `x`.
     """
     cos, sin = angles
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
@@ -147,27 +154,27 @@ def rotate(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
 
 
 def attend(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    key_mask: jax.Array | None = None,
+    query: Queries,
+    key: Keys,
+    value: Keys,
+    key_mask: Bool[Array, "B S"] | None = None,
     *,
     causal: bool = False,
     block_size: int = 0,
-) -> jax.Array:
+) -> Queries:
     """Scaled dot-product attention, grouped-query, with softmax in float32, by the kernel that suits the device best.
 
     Args:
-        query: [B, N, H, K].
-        key: [B, S, G, K], H a multiple of G.
-        value: [B, S, G, K].
-        key_mask: [B, S] bool, True where a key may be attended to; None for everywhere.
+        query: the queries, H a multiple of G.
+        key: the keys.
+        value: the values.
+        key_mask: True where a key may be attended to; None for everywhere.
         causal: whether query i sees keys 0 to i alone.
         block_size: queries per block where no fused kernel is used. The blocks run one after the other and are recomputed in the backward pass, so
             that the weights of one block are held at a time; 0 computes all queries at once.
 
     Returns:
-        [B, N, H, K] in the type of `value`. A query without any valid key gets the mean of all values.
+        The type of `value`. A query without any valid key gets the mean of all values.
     """
     plain = functools.partial(_attend_plainly, causal=causal, block_size=block_size)
     return choose_kernel(plain, query, key, causal=causal)(query, key, value, key_mask)
@@ -253,18 +260,18 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: jax.Array,
-        source: jax.Array,
-        key_mask: jax.Array | None = None,
-        angles: tuple[jax.Array, jax.Array] | None = None,
+        x: Tokens,
+        source: Float[Array, "B S D"] | Float[Array, "T D"],
+        key_mask: Bool[Array, "B S"] | None = None,
+        angles: Angles | None = None,
         packing: Packing | None = None,
-    ) -> jax.Array:
+    ) -> Tokens:
         """Lets the tokens `x` attend to the tokens `source`.
 
         Args:
-            x: [B, N, D], or packed, [T, D], where `source` is.
-            source: [B, S, D], or packed, [T, D]; `x` itself for self-attention.
-            key_mask: [B, S] bool, True at the tokens of `source` that count; None for all.
+            x: packed only where `source` is.
+            source: tokens that are attended to; `x` itself for self-attention.
+            key_mask: True at the tokens of `source` that count; None for all.
             angles: rotary positions (`rotary_angles`), in self-attention alone; None for none.
             packing: how `source` is packed; a token sees the tokens of its own sequence. None where it is not.
 
@@ -330,20 +337,20 @@ class Block(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: jax.Array,
-        key_mask: jax.Array | None = None,
-        angles: tuple[jax.Array, jax.Array] | None = None,
+        x: Tokens,
+        key_mask: Bool[Array, "B N"] | None = None,
+        angles: Angles | None = None,
         packing: Packing | None = None,
-        context: jax.Array | None = None,
-    ) -> jax.Array:
+        context: Float[Array, "C D"] | None = None,
+    ) -> Tokens:
         """Updates the tokens.
 
         Args:
-            x: [B, N, D], or [T, D] where it is packed.
-            key_mask: [B, N] bool, True at the tokens that may be attended to; None for all.
+            x: the tokens.
+            key_mask: True at the tokens that may be attended to; None for all.
             angles: rotary positions of `x`; None for none.
             packing: how `x`, or with a `context` both together, lie on one flat axis; None where nothing is packed.
-            context: [T - B * N, D] packed tokens that are attended to, after `x` in each group, but not updated; None for none.
+            context: packed tokens, C = T - B * N, that are attended to, after `x` in each group, but not updated; None for none.
 
         Returns:
             The shape of `x`, in `dtype`.
@@ -378,17 +385,17 @@ class StackOutputs(NamedTuple):
     """The intermediates that a tower with a stack of blocks returns beside its embeddings.
 
     Attributes:
-        embedded: the input of the first block: [B, N, D], or packed, [T, D].
-        layers: [layers, ...] the outputs of all blocks; None unless the tower's `keep_layers` asks for them.
+        embedded: the input of the first block.
+        layers: the outputs of all blocks, stacked; None unless the tower's `keep_layers` asks for them.
     """
 
-    embedded: jax.Array
-    layers: jax.Array | None = None
+    embedded: Tokens
+    layers: Float[Array, "layers ..."] | None = None
 
 
 def scan_layers(
-    block: nn.Module, x: jax.Array, *arguments: Any, layers: int, remat: str, keep_layers: bool = False
-) -> tuple[jax.Array, jax.Array | None]:
+    block: nn.Module, x: Tokens, *arguments: Any, layers: int, remat: str, keep_layers: bool = False
+) -> tuple[Tokens, Float[Array, "{layers} ..."] | None]:
     """Runs `layers` copies of a block one after the other, as one compiled loop.
 
     The parameters of the copies are stacked on a leading axis under the name of `block`; each copy draws its own at
@@ -396,7 +403,7 @@ def scan_layers(
 
     Args:
         block: a module that maps (x, *arguments) to the next x.
-        x: [B, N, D] or [T, D], in the type that the block returns.
+        x: the tokens, in the type that the block returns.
         *arguments: arrays that every layer receives alike, or None.
         layers: number of copies.
         remat: "none"; "dots" keeps the outputs of dense layers and of attention alone for the backward pass; "full" those of attention
@@ -404,7 +411,7 @@ def scan_layers(
         keep_layers: whether to return the output of every layer.
 
     Returns:
-        The last output [B, N, D], and the outputs of all layers [layers, B, N, D] or None.
+        The last output, and the outputs of all layers or None.
 
     Raises:
         SailError: on an unknown `remat`.

@@ -1,6 +1,6 @@
 """The vision tower: every frame becomes a grid of patch embeddings (arXiv 2510.12709, sec. 3.2).
 
-Axis letters: F frames, H and W height and width in pixels, P patches, D width.
+Axis letters: F frames, H and W height and width in pixels, C channels, P patches, D width.
 """
 
 from typing import Any
@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, UInt8
 
 from sail_jax.config.model import VitConfig
 from sail_jax.errors import SailError
@@ -28,15 +29,15 @@ KINDS = {
 }
 
 
-def patchify(pixels: jax.Array, patch_size: int) -> jax.Array:
+def patchify(pixels: Float[Array, "F H W C"], patch_size: int) -> Float[Array, "F P {patch_size}*{patch_size}*C"]:
     """Cuts frames into patches, row by row; pixels that do not fill a patch are left out, as in a strided convolution.
 
     Args:
-        pixels: [F, H, W, 3].
+        pixels: the frames.
         patch_size: side of a patch in pixels.
 
     Returns:
-        [F, P, patch_size * patch_size * 3], a patch's values ordered by row, column, channel.
+        A patch's values are ordered by row, column, channel.
     """
     frames, height, width, channels = pixels.shape
     rows, columns = height // patch_size, width // patch_size
@@ -65,15 +66,15 @@ class Vit(nn.Module):
     keep_layers: bool = False
 
     @nn.compact
-    def __call__(self, frames: jax.Array) -> tuple[jax.Array, transformer.StackOutputs]:
+    def __call__(self, frames: UInt8[Array, "F H W C"]) -> tuple[Float[Array, "F P D"], transformer.StackOutputs]:
         """Embeds frames, each on its own.
 
         Args:
-            frames: [F, H, W, 3] uint8 RGB, H = W = `config.image_size`.
+            frames: RGB, C = 3, H = W = `config.image_size`.
 
         Returns:
-            patches: [F, P, D] in `dtype`, after the final norm, which "internvit" lacks, row by row from the top left.
-            out: as [F, P, D]; both hold the class token of "internvit" too, before the patches: [F, 1 + P, D].
+            patches: in `dtype`, after the final norm, which "internvit" lacks, row by row from the top left.
+            out: see `transformer.StackOutputs`; both hold the class token of "internvit" too, before the patches.
 
         Raises:
             SailError: on an unknown kind, frames of another size or without a patch, or a width that the heads do not divide.

@@ -90,7 +90,7 @@ def import_weights(model, config):
 def make_clips(config, count=3):
     rng = np.random.default_rng(1)
     loudness = np.linspace(0, 1, config.clip_samples) * 10.0 ** -np.arange(count)[:, None]
-    return np.round(np.clip(rng.normal(size=loudness.shape) * 0.2 * loudness, -1, 1) * 32767).astype(np.int16)
+    return jnp.asarray(np.round(np.clip(rng.normal(size=loudness.shape) * 0.2 * loudness, -1, 1) * 32767), jnp.int16)
 
 
 def assert_close(ours, theirs, tolerance=2e-5):

@@ -143,7 +143,7 @@ def test_bfloat16_stays_close_to_float32():
 
 def test_unknown_token_is_not_mistaken_for_another():
     model, variables = drawn(QWEN2)
-    tokens = np.array([[QWEN2.vocab_size - 1, QWEN2.vocab_size]], np.int32)
+    tokens = jnp.array([[QWEN2.vocab_size - 1, QWEN2.vocab_size]], jnp.int32)
     embeddings = model.apply(variables, tokens, method="embed")
     np.testing.assert_array_equal(embeddings[0, 0], variables["params"]["embedding"][-1])
     assert np.isnan(embeddings[0, 1]).all()

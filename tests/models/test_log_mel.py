@@ -109,7 +109,7 @@ def test_clips_are_independent():
         (np.zeros((1, 32_000), np.int16), {"f_min": 7700.0}, "f_min 7700.0"),
     ],
 )
-def test_errors_name_the_cause(audio, changes, message):
+def test_errors_name_the_cause(audio, changes, message, unchecked_shapes):
     config = dataclasses.replace(CONFIGS["16 kHz"], **changes)
     with pytest.raises(SailError, match=message):
         log_mel(jnp.asarray(audio), config)

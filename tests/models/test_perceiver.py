@@ -104,7 +104,8 @@ def flat(patches, mask):
     """Frames in slots, [B, F, P, D] and [B, F] bool, as they lie on the flat axis: patches, their slots, the frames of items."""
     batch, frames = mask.shape
     frame_of = jnp.where(mask, np.arange(batch * frames).reshape(mask.shape), batch * frames)
-    return patches.reshape(-1, *patches.shape[2:]), np.tile(np.arange(frames), batch), frame_of[None].astype(jnp.int32)
+    slots = jnp.tile(jnp.arange(frames), batch)
+    return jnp.asarray(patches.reshape(-1, *patches.shape[2:])), slots, frame_of[None].astype(jnp.int32)
 
 
 @pytest.fixture(scope="module")

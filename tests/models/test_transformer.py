@@ -21,20 +21,20 @@ def normal(*shape, seed=0):
 
 def triple(source=SOURCE):
     return (
-        normal(BATCH, LENGTH, HEADS, WIDTH, seed=1),
-        normal(BATCH, source, GROUPS, WIDTH, seed=2),
-        normal(BATCH, source, GROUPS, WIDTH, seed=3),
+        jnp.asarray(normal(BATCH, LENGTH, HEADS, WIDTH, seed=1)),
+        jnp.asarray(normal(BATCH, source, GROUPS, WIDTH, seed=2)),
+        jnp.asarray(normal(BATCH, source, GROUPS, WIDTH, seed=3)),
     )
 
 
 def key_mask(source=SOURCE):
-    return np.arange(source) < np.array([[source], [4]])
+    return jnp.arange(source) < jnp.array([[source], [4]])
 
 
 def torch_attention(query, key, value, mask):
-    query, key, value = (torch.tensor(x).transpose(1, 2) for x in (query, key, value))
+    query, key, value = (torch.tensor(np.asarray(x)).transpose(1, 2) for x in (query, key, value))
     mixed = torch.nn.functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=torch.tensor(mask), enable_gqa=True
+        query, key, value, attn_mask=torch.tensor(np.asarray(mask)), enable_gqa=True
     )
     return mixed.transpose(1, 2).numpy()
 
@@ -81,7 +81,7 @@ def test_blocks_bound_the_memory_of_the_gradient():
 
 def test_a_query_without_keys_is_finite_in_value_and_gradient():
     query, key, value = triple()
-    nothing = np.zeros((BATCH, SOURCE), bool)
+    nothing = jnp.zeros((BATCH, SOURCE), bool)
     mixed = transformer.attend(query, key, value, nothing)
     means = np.repeat(value.mean(axis=1, keepdims=True), HEADS // GROUPS, axis=2)
     np.testing.assert_allclose(mixed, np.broadcast_to(means, mixed.shape), atol=1e-6)
@@ -95,7 +95,8 @@ def test_rotation_matches_transformers():
     inverse = 1.0 / (1000.0 ** (torch.arange(0, WIDTH, 2, dtype=torch.float) / WIDTH))
     angles = torch.tensor(positions)[..., None] * inverse
     cos, sin = (torch.cat([f(angles), f(angles)], -1) for f in (torch.cos, torch.sin))
-    theirs = apply_rotary_pos_emb(torch.tensor(query), torch.tensor(key), cos, sin, unsqueeze_dim=2)
+    torch_query, torch_key = (torch.tensor(np.asarray(x)) for x in (query, key))
+    theirs = apply_rotary_pos_emb(torch_query, torch_key, cos, sin, unsqueeze_dim=2)
     ours = transformer.rotary_angles(jnp.asarray(positions), WIDTH, 1000.0)
     for x, expected in zip((query, key), theirs, strict=True):
         np.testing.assert_allclose(transformer.rotate(x, ours), expected, atol=2e-4)
@@ -144,7 +145,7 @@ class Tower(nn.Module):
 
 
 def tower_inputs():
-    return normal(BATCH, LENGTH, 16), key_mask(LENGTH)
+    return jnp.asarray(normal(BATCH, LENGTH, 16)), key_mask(LENGTH)
 
 
 def test_scan_runs_the_layers_one_after_the_other():

@@ -136,7 +136,7 @@ def test_bfloat16_stays_close_to_float32(kind):
 )
 def test_wrong_settings_are_refused(config, shape, message):
     with pytest.raises(SailError, match=message):
-        Vit(config).init(jax.random.key(0), np.zeros(shape, np.uint8))
+        Vit(config).init(jax.random.key(0), jnp.zeros(shape, jnp.uint8))
 
 
 @pytest.mark.parametrize(
