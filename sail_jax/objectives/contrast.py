@@ -1,12 +1,12 @@
 """The contrastive loss of one pattern: what it takes, and its plain form, which holds all scores of a batch at once.
 
-Axes: B pairs of the global batch, K = 1 + M targets of a pair (its target and M hard negatives), D width.
+Axis letters: B pairs of the global batch, K = 1 + M targets of a pair (its target and M hard negatives), D width.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
+from jaxtyping import Array, Bool, Float32
 
 from sail_jax.batch import Batch
 from sail_jax.objectives.info_nce import info_nce
@@ -19,22 +19,22 @@ class Contrast(NamedTuple):
     """The inputs of a contrastive loss.
 
     Attributes:
-        query: [B, D] float32.
-        target: [B, K, D] float32.
-        valid: [B] bool, pairs that count.
-        valid_hard: [B, M] bool, hard negatives that count.
-        temperature: [B] float32.
-        weight: [B] float32, what each pair counts.
+        query: embeddings of the queries.
+        target: those of their targets.
+        valid: pairs that count.
+        valid_hard: hard negatives that count.
+        temperature: that of each pair.
+        weight: what each pair counts.
         batch: its keys tell which items are the same.
         pattern: the views of the two sides.
     """
 
-    query: jax.Array
-    target: jax.Array
-    valid: jax.Array
-    valid_hard: jax.Array
-    temperature: jax.Array
-    weight: jax.Array
+    query: Float32[Array, "B D"]
+    target: Float32[Array, "B K D"]
+    valid: Bool[Array, " B"]
+    valid_hard: Bool[Array, "B M"]
+    temperature: Float32[Array, " B"]
+    weight: Float32[Array, " B"]
     batch: Batch
     pattern: Pattern
 
@@ -53,21 +53,21 @@ class ContrastSettings(NamedTuple):
     share_hard: bool
 
 
-Metrics = dict[str, jax.Array]
-ContrastLoss = Callable[[Contrast, ContrastSettings], tuple[jax.Array, Metrics]]
+Metrics = dict[str, Float32[Array, ""]]
+ContrastLoss = Callable[[Contrast, ContrastSettings], tuple[Float32[Array, ""], Metrics]]
 
 
-def plain_contrast(given: Contrast, settings: ContrastSettings) -> tuple[jax.Array, Metrics]:
+def plain_contrast(given: Contrast, settings: ContrastSettings) -> tuple[Float32[Array, ""], Metrics]:
     """InfoNCE summed over the Matryoshka slices (`info_nce`, `matryoshka`), with the masks of `find_negatives`.
 
     Returns:
-        The loss, [] float32, and the metrics of each slice under "WIDTH/NAME".
+        The loss, and the metrics of each slice under "WIDTH/NAME".
     """
     negatives = find_negatives(
         given.batch, given.pattern, given.valid, given.valid_hard, share_hard=settings.share_hard
     )
 
-    def one(query: jax.Array, target: jax.Array) -> tuple[jax.Array, Metrics]:
+    def one(query: Array, target: Array) -> tuple[Array, Metrics]:
         return info_nce(
             query,
             target[:, 0],

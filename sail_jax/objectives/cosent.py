@@ -1,10 +1,11 @@
 """COSENT: pairs with a higher graded score shall have a higher cosine.
 
-Axes: B pairs of the global batch, D width.
+Axis letters: B pairs of the global batch, D width.
 """
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from sail_jax.vectors.unit import normalize
 
@@ -12,8 +13,13 @@ _MASKED = -1e30
 
 
 def cosent(
-    query: jax.Array, target: jax.Array, scores: jax.Array, temperature: float, valid: jax.Array, group: jax.Array
-) -> jax.Array:
+    query: Float[Array, "B D"],
+    target: Float[Array, "B D"],
+    scores: Float32[Array, " B"],
+    temperature: float,
+    valid: Bool[Array, " B"],
+    group: Int32[Array, " B"],
+) -> Float32[Array, ""]:
     """The ranking loss of arXiv 2510.12709, sec. 3.3.2.
 
         L = log( 1 + sum over pairs with score_a > score_b of exp((cos_b - cos_a) / tau) )
@@ -22,15 +28,12 @@ def cosent(
     CoSENTLoss (scale = 1 / tau).
 
     Args:
-        query: [B, D] any float type; computed in float32.
-        target: [B, D].
-        scores: [B] float32 graded similarity, on any scale; NaN where a pair has none, which then does not count.
+        query: embeddings; computed in float32.
+        target: those of the targets.
+        scores: graded similarity, on any scale; NaN where a pair has none, which then does not count.
         temperature: tau.
-        valid: [B] bool, pairs that count. Without two of them that differ in score the loss is 0.
-        group: [B] int32; scores are compared within a group alone, as those of two data sets need not be comparable.
-
-    Returns:
-        The loss, [] float32.
+        valid: pairs that count. Without two of them that differ in score the loss is 0.
+        group: scores are compared within a group alone, as those of two data sets need not be comparable.
     """
     cosines = (normalize(query) * normalize(target)).sum(-1) / temperature
     # Sorted by score, the pairs with a lower score stand before a pair, so that running sums of exponentials replace all

@@ -1,6 +1,6 @@
 """ID-to-item distillation: embeddings are pulled to a recommender's ID embeddings of the same items.
 
-Axes: n items, D width, E widths of all T ID embeddings together, k width of one, G groups of items (data-parallel shards).
+Axis letters: N items, D width, E widths of all T ID embeddings together, K width of one, G groups of items (data-parallel shards).
 """
 
 from collections.abc import Mapping
@@ -8,14 +8,15 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float32, Int32
 
 from sail_jax.vectors.unit import normalize
 
-Params = dict[str, dict[str, jax.Array]]
+Params = dict[str, dict[str, Float32[Array, "_ _"]]]
 
 
 def init_heads(teachers: Mapping[str, int], width: int, seed: int) -> Params:
-    """A projection for each ID embedding: name -> "kernel" [D, k] float32."""
+    """A projection for each ID embedding: name -> "kernel" [D, K]."""
     keys = jax.random.split(jax.random.key(seed), max(1, len(teachers)))
     init = jax.nn.initializers.lecun_normal()
     return {
@@ -26,14 +27,14 @@ def init_heads(teachers: Mapping[str, int], width: int, seed: int) -> Params:
 
 def distill(
     params: Params,
-    z: jax.Array,
-    teachers: jax.Array,
-    has: jax.Array,
-    weight: jax.Array,
+    z: Float32[Array, "N D"],
+    teachers: Float32[Array, "N E"],
+    has: Bool[Array, "N T"],
+    weight: Float32[Array, " N"],
     *,
     kind: str,
     groups: int = 1,
-) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+) -> tuple[Float32[Array, ""], Int32[Array, ""], dict[str, Float32[Array, ""]]]:
     """Feature distillation to each ID embedding, summed (arXiv 2510.12709, sec. 3.3.5).
 
     With u = z / |z|, s = W u and t the unit ID embedding: "cosine" is 1 - cos(s, t); "mse" is |s - t|^2, which fixes the scale of W too;
@@ -44,15 +45,15 @@ def distill(
 
     Args:
         params: see `init_heads`; in the order of the ID embeddings.
-        z: [n, D] float32.
-        teachers: [n, E] float32, unit vectors one after the other.
-        has: [n, T] bool.
-        weight: [n] float32, what each item counts; zero where it has no part.
+        z: embeddings of the items.
+        teachers: their ID embeddings, unit vectors one after the other.
+        has: which of them an item has.
+        weight: what each item counts; zero where it has no part.
         kind: "cosine", "mse" or "relational".
         groups: G; relations are taken within a group.
 
     Returns:
-        The loss, [] float32: the sum over ID embeddings of the weighted mean over the items that have it; the number of items that have
+        The loss: the sum over ID embeddings of the weighted mean over the items that have it; the number of items that have
         any; and metrics, "ID/cosine" the mean cosine to each.
     """
     teachers = jax.lax.stop_gradient(teachers)

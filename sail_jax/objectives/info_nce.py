@@ -1,12 +1,13 @@
 """InfoNCE over cosine similarities with in-batch and hard negatives.
 
-Axes: B pairs of the global batch, M hard negatives of a pair, D width.
+Axis letters: B pairs of the global batch, M hard negatives of a pair, D width.
 """
 
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32
 
 from sail_jax.objectives.negative_masks import Negatives
 from sail_jax.sharding.activations import split_rows
@@ -16,16 +17,16 @@ _MASKED = -1e30
 
 
 def info_nce(
-    query: jax.Array,
-    target: jax.Array,
-    temperature: jax.Array,
+    query: Float[Array, "B D"],
+    target: Float[Array, "B D"],
+    temperature: Float32[Array, " B"],
     negatives: Negatives,
-    valid: jax.Array,
+    valid: Bool[Array, " B"],
     *,
-    hard: jax.Array | None = None,
-    weight: jax.Array | None = None,
+    hard: Float[Array, "B M D"] | None = None,
+    weight: Float32[Array, " B"] | None = None,
     symmetric: bool = True,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
     """The contrastive loss of arXiv 2510.12709, sec. 3.1.2 and 3.3.2.
 
         L = - mean_i w_i log( exp(s_ii / tau_i)
@@ -36,20 +37,18 @@ def info_nce(
     temperature it equals sentence-transformers' MultipleNegativesRankingLoss (scale = 1 / tau), hard negatives included.
 
     Args:
-        query: [B, D] any float type; computed in float32.
-        target: [B, D].
-        temperature: [B] float32, that of each pair.
+        query: embeddings; computed in float32.
+        target: those of the targets.
+        temperature: that of each pair.
         negatives: which targets and which hard negatives each query is compared with.
-        valid: [B] bool; other pairs have no part in the loss. A batch without a valid pair has loss 0.
-        hard: [B, M, D] hard negatives, or None.
-        weight: [B] float32, what each pair counts; None for one. The mean is over valid pairs, whatever they weigh.
+        valid: other pairs have no part in the loss. A batch without a valid pair has loss 0.
+        hard: hard negatives, or None.
+        weight: what each pair counts; None for one. The mean is over valid pairs, whatever they weigh.
         symmetric: also score targets against queries.
 
     Returns:
-        The loss, [] float32, and metrics: "accuracy", the share of valid queries whose positive beats all negatives.
+        The loss, and metrics: "accuracy", the share of valid queries whose positive beats all negatives.
     """
-    if query.shape != target.shape or query.ndim != 2:
-        raise ValueError(f"query and target must both be [B, D], got {query.shape} and {target.shape}")
     weight = jnp.ones(len(valid)) if weight is None else weight
     query, target = normalize(query), normalize(target)
     scores = _cosines(query, target)
@@ -69,19 +68,23 @@ def info_nce(
 
 
 def mean_loss(
-    positive: jax.Array, others: Sequence[jax.Array], best: jax.Array, valid: jax.Array, weight: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+    positive: Float32[Array, " B *losses"],
+    others: Sequence[Float32[Array, " B *losses"]],
+    best: Float32[Array, " B *losses"],
+    valid: Bool[Array, " B"],
+    weight: Float32[Array, " B"],
+) -> tuple[Float32[Array, "*losses"], Float32[Array, "*losses"]]:
     """InfoNCE from sums over the negatives.
 
     Args:
-        positive: [B, ...] logits of the pairs; the axes that follow are losses of their own.
-        others: for each direction, [B, ...] logarithms of the sums over the negatives.
-        best: [B, ...] highest logit among the negatives of each query.
-        valid: [B] bool.
-        weight: [B] float32.
+        positive: logits of the pairs; the axes that follow are losses of their own.
+        others: for each direction, logarithms of the sums over the negatives.
+        best: highest logit among the negatives of each query.
+        valid: pairs that count.
+        weight: what each pair counts.
 
     Returns:
-        The losses, and the shares of valid queries whose positive beats all negatives, [...] each.
+        The losses, and the shares of valid queries whose positive beats all negatives.
     """
     valid, weight = (x.reshape(-1, *[1] * (positive.ndim - 1)) for x in (valid, weight))
     count = jnp.maximum(valid.sum(0), 1)

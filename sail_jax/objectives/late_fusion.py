@@ -1,22 +1,25 @@
 """Late fusion: the visual embedding is mixed into the fused one by a learned gate.
 
-Axes: B pairs, D width.
+Axis letters: B pairs, D width.
 """
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float32
 
 from sail_jax.sharding.activations import split_rows
 
-Params = dict[str, jax.Array]
+Params = dict[str, Array]
 
 
 def init_gate(width: int) -> Params:
-    """Parameters of the gate: "kernel" [2 D, D] and "bias" [D] float32; zeros, so that it starts as the plain mean."""
+    """Parameters of the gate, float32: "kernel" [2 D, D] and "bias" [D]; zeros, so that it starts as the plain mean."""
     return {"kernel": jnp.zeros((2 * width, width), jnp.float32), "bias": jnp.zeros(width, jnp.float32)}
 
 
-def late_fusion(params: Params, visual: jax.Array, fused: jax.Array) -> jax.Array:
+def late_fusion(
+    params: Params, visual: Float32[Array, "B *sides D"], fused: Float32[Array, "B *sides D"]
+) -> Float32[Array, "B *sides D"]:
     """n_hat = g * v + (1 - g) * n_m with g = sigmoid(W [v, n_m] + b) (arXiv 2510.12709, sec. 3.2).
 
     From NoteLLM-2 (arXiv 2405.16789). The loss L_lf is InfoNCE on n_hat; it teaches the vision tower without the way
@@ -24,11 +27,11 @@ def late_fusion(params: Params, visual: jax.Array, fused: jax.Array) -> jax.Arra
 
     Args:
         params: see `init_gate`.
-        visual: [B, ..., D] float32, v, the mean of the vision tokens as the LLM receives them; zeros where there are none.
-        fused: [B, ..., D] float32, n_m.
+        visual: v, the mean of the vision tokens as the LLM receives them; zeros where there are none.
+        fused: n_m.
 
     Returns:
-        [B, ..., D] float32; the fused embedding itself where there is nothing visual.
+        n_hat; the fused embedding itself where there is nothing visual.
     """
     # Split by pairs: by width, as the matrix is, every loss that follows would exchange it.
     gate = split_rows(jnp.concatenate([visual, fused], axis=-1) @ params["kernel"])

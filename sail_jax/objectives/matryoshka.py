@@ -1,32 +1,33 @@
 """Matryoshka representation learning: the same loss on nested slices of the embedding.
 
-Axes: B pairs, D width.
+Axis letters: D width.
 """
 
 from collections.abc import Callable, Sequence
 
-import jax
+from jaxtyping import Array, Float, Float32
 
 from sail_jax.errors import SailError
 
-Loss = Callable[[jax.Array, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+Value = tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]
+Loss = Callable[[Float[Array, "*queries _"], Float[Array, "*targets _"]], Value]
 
 
 def matryoshka(
-    loss: Loss, query: jax.Array, target: jax.Array, widths: Sequence[int]
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+    loss: Loss, query: Float[Array, "*queries D"], target: Float[Array, "*targets D"], widths: Sequence[int]
+) -> Value:
     """Sum of a loss over slices: L = sum_k loss(query[..., :k], target[..., :k]) (arXiv 2510.12709, sec. 3.3.2).
 
     Each slice is normalised on its own by the loss. Equals sentence-transformers' MatryoshkaLoss with weights of one.
 
     Args:
         loss: (query, target) -> (loss, metrics).
-        query: [..., D].
-        target: [..., D].
+        query: embeddings of queries.
+        target: those of targets.
         widths: widths of the slices.
 
     Returns:
-        The sum, [] float32, and the metrics of each slice under "WIDTH/NAME", its loss among them.
+        The sum, and the metrics of each slice under "WIDTH/NAME", its loss among them.
     """
     check_widths(widths, query.shape[-1])
     total, metrics = 0.0, {}

@@ -1,12 +1,14 @@
 """Which items of a batch may serve as each other's negatives.
 
-Axes: B pairs, S sides (query, target, hard negatives), M = S - 2 hard negatives of a pair.
+Axis letters: B pairs, S sides (query, target, hard negatives), M = S - 2 hard negatives of a pair, R queries and C candidates, W
+items that a user has seen.
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, UInt32
 
 from sail_jax.batch import Batch
 from sail_jax.patterns import Pattern
@@ -16,17 +18,22 @@ class Negatives(NamedTuple):
     """What each query is compared with.
 
     Attributes:
-        targets: [B, B] bool, whether target j is a negative of query i; the transposed matrix is the mask of the
+        targets: whether target j is a negative of query i; the transposed matrix is the mask of the
             target-to-query direction.
-        hard: [B, B * M] bool, whether hard negative m of pair j, at column j * M + m, is a negative of query i.
+        hard: whether hard negative m of pair j, at column j * M + m, is a negative of query i.
     """
 
-    targets: jax.Array
-    hard: jax.Array
+    targets: Bool[Array, "B B"]
+    hard: Bool[Array, "B B*M"]
 
 
 def find_negatives(
-    batch: Batch, pattern: Pattern, valid: jax.Array, valid_hard: jax.Array, *, share_hard: bool = True
+    batch: Batch,
+    pattern: Pattern,
+    valid: Bool[Array, " B"],
+    valid_hard: Bool[Array, "B M"],
+    *,
+    share_hard: bool = True,
 ) -> Negatives:
     """Masks that leave out false negatives, as far as the batch shows them.
 
@@ -37,8 +44,8 @@ def find_negatives(
     Args:
         batch: its `item_keys`, `text_keys` and `seen_keys`.
         pattern: the views of the two sides.
-        valid: [B] bool, pairs that count.
-        valid_hard: [B, M] bool, hard negatives that count.
+        valid: pairs that count.
+        valid_hard: hard negatives that count.
         share_hard: whether hard negatives of a pair are negatives of the other queries too.
     """
 
@@ -63,8 +70,8 @@ def find_negatives(
     return Negatives(targets, others)
 
 
-def is_seen(seen: jax.Array, keys: jax.Array) -> jax.Array:
-    """[R, W, 2] keys of what users have seen, [C, 2] keys of candidates -> [R, C] bool; one of the W at a time."""
+def is_seen(seen: UInt32[Array, "R W 2"], keys: UInt32[Array, "C 2"]) -> Bool[Array, "R C"]:
+    """Which candidates a user has seen, by their keys; one of the W at a time."""
 
     def look(found: jax.Array, one: jax.Array) -> tuple[jax.Array, None]:
         return found | _equal(one, keys), None

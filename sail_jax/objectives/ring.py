@@ -1,6 +1,6 @@
 """All pairs of rows and columns that are split over devices, block by block: rows stay, chunks of columns go around a ring.
 
-Axes: b rows of a device, R and C rows and columns of a block.
+Axis letters: R and C rows and columns of a block.
 """
 
 from collections.abc import Callable
@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Int32, Shaped
 
 # Arrays by name, whose leading axis is that of rows or of columns.
-Rows = dict[str, jax.Array]
+Rows = dict[str, Shaped[Array, "_ ..."]]
 
 
 class Ring(NamedTuple):
@@ -53,8 +54,8 @@ class Visit(NamedTuple):
 
     begin: Callable[[Rows], Rows]
     tile: Callable[[Rows, Rows, Rows, Rows], tuple[Rows, Rows]]
-    end_columns: Callable[[Rows, Rows, jax.Array], Rows] = lambda _, state, __: state
-    end_rows: Callable[[Rows, Rows, jax.Array], Rows] = lambda _, state, __: state
+    end_columns: Callable[[Rows, Rows, Int32[Array, ""]], Rows] = lambda _, state, __: state
+    end_rows: Callable[[Rows, Rows, Int32[Array, ""]], Rows] = lambda _, state, __: state
 
 
 def around(ring: Ring, rows: Rows, row_state: Rows, columns: Rows, visit: Visit) -> tuple[Rows, Rows]:
@@ -81,11 +82,11 @@ def around(ring: Ring, rows: Rows, row_state: Rows, columns: Rows, visit: Visit)
     def one_chunk(row_state: Rows, chunk: tuple[jax.Array, Rows]) -> tuple[Rows, Rows]:
         number, columns = chunk
 
-        def one_stop(_: int, carry: tuple[Rows, Rows, Rows]) -> tuple[Rows, Rows, Rows]:
+        def one_stop(_: jax.Array, carry: tuple[Rows, Rows, Rows]) -> tuple[Rows, Rows, Rows]:
             row_state, columns, column_state = carry
             coming = send(columns)  # needed at the next stop alone, so it travels while this one computes
 
-            def one_block(at: int, carry: tuple[Rows, Rows]) -> tuple[Rows, Rows]:
+            def one_block(at: jax.Array, carry: tuple[Rows, Rows]) -> tuple[Rows, Rows]:
                 row_state, column_state = carry
                 here, column_state = visit.tile(at_block(rows, at), at_block(row_state, at), columns, column_state)
                 return _put(row_state, at, here), column_state
@@ -99,14 +100,14 @@ def around(ring: Ring, rows: Rows, row_state: Rows, columns: Rows, visit: Visit)
 
     row_state, column_state = jax.lax.scan(one_chunk, row_state, (jnp.arange(chunks), columns))
 
-    def end_block(at: int, row_state: Rows) -> Rows:
+    def end_block(at: jax.Array, row_state: Rows) -> Rows:
         return _put(row_state, at, visit.end_rows(at_block(rows, at), at_block(row_state, at), at))
 
     row_state = jax.lax.fori_loop(0, blocks, end_block, row_state)
     return tuple(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), part) for part in (row_state, column_state))
 
 
-def at_block(part: Rows, at: jax.Array) -> Rows:
+def at_block(part: Rows, at: Int32[Array, ""]) -> Rows:
     """The block of a number."""
     return jax.tree.map(lambda x: x[at], part)
 

@@ -5,7 +5,7 @@ device scores the chunk that is with it against its queries, block by block, and
 backward pass sends the chunks around again, with the gradients that they collect, and computes the scores anew. So beside
 the embeddings and their gradients a device holds a few blocks, however large the batch.
 
-Axes: B pairs of the global batch, b those of a device, M hard negatives of a pair, D width, W Matryoshka slices, R and C rows and
+Axis letters: B pairs of the global batch, b those of a device, M hard negatives of a pair, D width, W Matryoshka slices, R and C rows and
 columns of a block.
 """
 
@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jaxtyping import Array, Float32
 
 from sail_jax.config import Config
 from sail_jax.errors import SailError
@@ -42,7 +43,7 @@ class RingContrast:
     mesh: Mesh
     block: int
 
-    def __call__(self, given: Contrast, settings: ContrastSettings) -> tuple[jax.Array, Metrics]:
+    def __call__(self, given: Contrast, settings: ContrastSettings) -> tuple[Float32[Array, ""], Metrics]:
         """The loss of a global batch; see `plain_contrast`."""
         check_widths(settings.widths, given.query.shape[-1])
         ring, widths = self.ring(len(given.query)), tuple(sorted(settings.widths))

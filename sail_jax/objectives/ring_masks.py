@@ -1,17 +1,19 @@
 """Which candidates are negatives of which queries, told block by block from keys, without the matrices of a whole batch.
 
-Axes: B pairs of the global batch, M hard negatives of a pair, R and C rows and columns of a block.
+Axis letters: B pairs of the global batch, M hard negatives of a pair, R and C rows and columns of a block, K keys of a content (1 or 2), L lists
+of targets.
 """
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, UInt32
 
 from sail_jax.objectives.contrast import Contrast
 from sail_jax.objectives.negative_masks import is_seen
 from sail_jax.objectives.ring import Rows
 
 
-def describe(given: Contrast) -> tuple[Rows, Rows, Rows, jax.Array]:
+def describe(given: Contrast) -> tuple[Rows, Rows, Rows, UInt32[Array, "L B K 2"]]:
     """What the masks are made of, as `objectives.negative_masks.find_negatives` defines them: for queries, targets, hard
     negatives, and the targets that are known of queries.
 
@@ -63,10 +65,10 @@ def _targets_by_query(query: jax.Array, target: jax.Array) -> tuple[jax.Array, j
     return start, count, known
 
 
-def is_negative(rows: Rows, columns: Rows, known: jax.Array) -> jax.Array:
-    """[R, C] bool; columns stand on an axis of their own, [1, C, ...], or belong to their row, [R, C, ...].
+def is_negative(rows: Rows, columns: Rows, known: UInt32[Array, "L B K 2"]) -> Bool[Array, "R C"]:
+    """Which columns are negatives of which rows; columns stand on an axis of their own, [1, C, ...], or belong to their row, [R, C, ...].
 
-    `known` [l, B, k, 2] are lists of targets: by the item of the query, and by its text where that counts.
+    `known` are lists of targets: by the item of the query, and by its text where that counts.
     """
     found = _same(rows["content"][:, None], columns["content"])
     for targets, start, count in zip(known, rows["start"].T, rows["count"].T, strict=True):
@@ -79,7 +81,7 @@ def is_negative(rows: Rows, columns: Rows, known: jax.Array) -> jax.Array:
 def _is_listed(targets: jax.Array, start: jax.Array, count: jax.Array, keys: jax.Array) -> jax.Array:
     """[R, C] bool, whether a candidate is among the targets of a row's query."""
 
-    def look(step: int, found: jax.Array) -> jax.Array:
+    def look(step: jax.Array, found: jax.Array) -> jax.Array:
         key = targets[jnp.minimum(start + step, len(targets) - 1)]
         return found | (_same(key[:, None], keys) & (step < count)[:, None])
 

@@ -32,7 +32,7 @@ class Given(torch.nn.Module):
 def torch_loss(make, *sides, labels=None):
     """Value and gradients of a loss of sentence-transformers at given embeddings."""
     model = SentenceTransformer(modules=[Given()], device="cpu")
-    tensors = [torch.tensor(x, requires_grad=True) for x in sides]
+    tensors = [torch.tensor(np.array(x), requires_grad=True) for x in sides]
     value = make(model)([{"sentence_embedding": side} for side in tensors], labels)
     value.backward()
     return value.item(), [side.grad.numpy() for side in tensors]

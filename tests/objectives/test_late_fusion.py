@@ -14,7 +14,7 @@ def test_late_fusion_equals_the_gate_in_torch(pairs):
     visual, fused = pairs
     linear = torch.nn.Linear(2 * D, D)
     linear.weight.data, linear.bias.data = torch.tensor(params["kernel"].T), torch.tensor(params["bias"])
-    v, n = (torch.tensor(x, requires_grad=True) for x in pairs)
+    v, n = (torch.tensor(np.array(x), requires_grad=True) for x in pairs)
     gate = torch.sigmoid(linear(torch.cat([v, n], dim=-1)))
     expected = gate * v + (1 - gate) * n
     expected.square().sum().backward()
@@ -29,8 +29,7 @@ def test_late_fusion_equals_the_gate_in_torch(pairs):
 
 
 def test_late_fusion_starts_as_the_mean_and_leaves_items_without_vision_alone(pairs):
-    visual = pairs[0].copy()
-    visual[5] = 0
+    visual = pairs[0].at[5].set(0)
     mixed = late_fusion(init_gate(D), jnp.asarray(visual), jnp.asarray(pairs[1]))
     np.testing.assert_allclose(mixed[0], (visual[0] + pairs[1][0]) / 2, rtol=1e-6)
     np.testing.assert_array_equal(mixed[5], pairs[1][5])
