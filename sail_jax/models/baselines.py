@@ -1,26 +1,27 @@
 """The CLIP-like baseline that arXiv 2510.12709 compares with: towers that meet in the mean of their vectors alone.
 
-Axes: B pairs, S sides, I = B * S items, F frames on a flat axis, P patches, N tokens, D width, V views, R rows of a pair, G groups
-of pairs (data-parallel shards).
+Axis letters: B pairs, S sides, I = B * S items, F frames on a flat axis, P patches, N tokens, D width, V views, R rows
+of a pair, G groups of pairs (data-parallel shards).
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float32
 
-from sail_jax.batch import Batch, BySide, Outputs, Parts, RowLayout, TokenType, Views
+from sail_jax.batch import Batch, Outputs, Parts, RowLayout, TokenType, Views
 from sail_jax.config.model import ModelConfig
 from sail_jax.models.bert import Bert
 from sail_jax.models.clap import ClapAudio
-from sail_jax.models.media import Media, filled, masked_mean, mean_per_item, sound_vectors
+from sail_jax.models.media import Embeddings, Media, filled, masked_mean, mean_per_item, sound_vectors
 from sail_jax.models.sequence import SequenceHead
 from sail_jax.models.transformer import Dense
 from sail_jax.models.vit import Vit
 from sail_jax.patterns import MODALITIES, OMNI, shown_modalities
 from sail_jax.vectors.unit import normalize
 
-# Of an item: [I, D] float32, zeros where it lacks the modality, and [I] bool whether it has it.
-Tower = tuple[jax.Array, jax.Array]
+# Of the items: vectors, zeros where an item lacks the modality, and whether it has it.
+Tower = tuple[Float32[Array, "I D"], Bool[Array, " I"]]
 
 
 class DualTower(nn.Module):
@@ -52,7 +53,7 @@ class DualTower(nn.Module):
 
     def __call__(
         self, batch: Batch, views: Views = ((OMNI,), (OMNI,)), room: int | None = None
-    ) -> tuple[BySide, Outputs]:
+    ) -> tuple[Embeddings, Outputs]:
         """Embeds the items of a batch; the interface is that of `OmniEmbedder`.
 
         The towers run once for all views; a view decides which vectors are averaged.
@@ -64,8 +65,8 @@ class DualTower(nn.Module):
             room: None; this model does not pack.
 
         Returns:
-            z: ([V, B, D] of queries, [V, B, S - 1, D] of targets and hard negatives) float32, not normalised; zeros where
-                a view shows nothing of the item but the prompt.
+            z: of queries, and of targets and hard negatives, K = S - 1; not normalised; zeros where a view shows
+                nothing of the item but the prompt.
             out: `batch.Outputs` without "mask" and "hidden"; the parts are the vectors of the towers.
 
         Raises:

@@ -8,8 +8,8 @@ Checkpoints with feature fusion (`enable_fusion`) differ only in what they do to
 never longer: they are the reference with `is_longer` False, their fusion layers left out. transformers' feature
 extractor marks one random clip of a batch that has no longer one as longer nonetheless; we don't follow it.
 
-Axis letters: C audio clips, T frames of the spectrogram, M mel bins, R chunks of time, S side of a square map of patches,
-W side of a window, A = W * W patches of a window, N windows, D width, H heads, K head width.
+Axis letters: C audio clips, T frames of the spectrogram, M mel bins, R chunks of time, S side of a square map of
+patches, W side of a window, A = W * W patches of a window, N windows, D width, H heads, K head width.
 """
 
 import functools
@@ -75,8 +75,8 @@ class ClapAudio(nn.Module):
             clips: int16, or float32 in [-1, 1]; `samples` is the config's `clip_samples`.
 
         Returns:
-            embedding: in `dtype`, as the reference's `audio_embeds`: it is NOT normalised (the reference normalises it in
-                `ClapModel`).
+            embedding: in `dtype`, as the reference's `audio_embeds`: it is NOT normalised (the reference normalises it
+                in `ClapModel`).
             out: see `ClapOutputs`.
 
         Raises:

@@ -79,7 +79,9 @@ def tpu_attention(
     causal: bool,
     interpret: bool = False,
 ) -> Queries:
-    """Splash attention of `jax.experimental.pallas`; arguments as of `transformer.attend`, on any device with `interpret`.
+    """Splash attention of `jax.experimental.pallas`; arguments as of `transformer.attend`.
+
+    It runs on any device with `interpret`.
 
     Its backward pass is one kernel, which computes the scores once more; flash attention, whose queries and keys have kernels of
     their own, computes them twice. The queries carry the scale, which rounds them once more where K is no power of 4.

@@ -1,19 +1,21 @@
 """The omni-modal embedder: the towers' tokens fused by a bidirectional LLM (arXiv 2510.12709, sec. 3.2).
 
-Axes: B pairs, S sides, I = B * S items, F frames on a flat axis, C clips on a flat axis, P patches, N tokens, L latents,
-D width, V views, R rows of a pair in the fusion, G groups of pairs (data-parallel shards), T places of a group on the packed axis.
+Axis letters: B pairs, S sides, I = B * S items, F frames on a flat axis, C clips on a flat axis, P patches, N tokens, L
+latents, D width, V views, R rows of a pair in the fusion, G groups of pairs (data-parallel shards), T places of a group
+on the packed axis.
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sail_jax.batch import Batch, BySide, Outputs, Parts, RowLayout, TokenType, Views
+from sail_jax.batch import Batch, Outputs, Parts, RowLayout, TokenType, Views
 from sail_jax.config.model import ModelConfig
 from sail_jax.models.clap import ClapAudio
 from sail_jax.models.llm import Llm
 from sail_jax.models.media import (
     TYPES,
+    Embeddings,
     Media,
     chunks_of,
     filled,
@@ -56,7 +58,7 @@ class OmniEmbedder(nn.Module):
 
     def __call__(
         self, batch: Batch, views: Views = ((OMNI,), (OMNI,)), room: int | None = None
-    ) -> tuple[BySide, Outputs]:
+    ) -> tuple[Embeddings, Outputs]:
         """Embeds the items of a batch.
 
         The towers run once; the fusion runs once over all views of all sides. A position that a view does not show, or
@@ -70,8 +72,8 @@ class OmniEmbedder(nn.Module):
                 group with more. None gives every row N places.
 
         Returns:
-            z: ([V, B, D] of queries, [V, B, S - 1, D] of targets and hard negatives) float32, not normalised; zeros where
-                a view shows nothing of the item but the prompt.
+            z: of queries, and of targets and hard negatives, K = S - 1; not normalised; zeros where a view shows
+                nothing of the item but the prompt.
             out: all of `batch.Outputs`.
         """
         pairs, sides, length = batch.tokens.shape

@@ -1,7 +1,9 @@
 """What the models share: frames and clips on their flat axes come to their items, and which views an item fills.
 
-Axes: B pairs, S sides, I = B * S items, F frames on a flat axis, C clips on a flat axis, P patches, N tokens, D width,
-V views, G groups of pairs (data-parallel shards), M frame slots of an item, K chunks of a group.
+Axis letters: B pairs, S sides, K = S - 1 of them targets, I = B * S items, F frames on a flat axis, C clips on a flat
+axis, P patches, N tokens, D width, V views, G groups of pairs (data-parallel shards), J = I / G items of a group, M
+frame slots of an item, E width of sound, X chunks of a group, Gn rows of a chunk in all groups, H and W height and
+width of a frame in pixels.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,46 +11,48 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int16, Int32, Shaped, UInt8
 
 from sail_jax.batch import Batch, TokenType
 from sail_jax.patterns import MODALITIES, OMNI
 
+# Of the query views and, where there are targets, of the target views: what models and losses pass on.
+Embeddings = tuple[Float32[Array, "V B D"], Float32[Array, "_ B K D"]] | tuple[Float32[Array, "V B D"]]
 TYPES = {"V": TokenType.VISION, "T": TokenType.TEXT, "A": TokenType.AUDIO}
 
 
-def filled(has: jax.Array, views: Sequence[str]) -> jax.Array:
+def filled(has: Bool[Array, "*batch V 3"], views: Sequence[str]) -> Bool[Array, "*batch V"]:
     """Whether an item has what a view asks for: all of its modalities, or any for `OMNI`.
 
     Args:
-        has: [..., V, 3] bool, whether the item of each row has vision, text, sound.
+        has: whether the item of each row has vision, text, sound.
         views: the V views.
-
-    Returns:
-        [..., V] bool.
     """
     wanted = jnp.array([[letter in view for letter in MODALITIES] for view in views]).reshape(len(views), 3)
     omni = jnp.array([view == OMNI for view in views], bool)
     return jnp.where(omni, has.any(-1), (has | ~wanted).all(-1))
 
 
-def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean over the valid positions: [..., N, D], [..., N] bool -> [..., D]; zeros where nothing is valid."""
+def masked_mean(values: Float[Array, "*batch N D"], mask: Bool[Array, "*batch N"]) -> Float[Array, "*batch D"]:
+    """Mean over the valid positions; zeros where nothing is valid."""
     weights = mask[..., None].astype(values.dtype)
     return (values * weights).sum(-2) / jnp.maximum(weights.sum(-2), 1)
 
 
-def frames_of_items(frame_item: jax.Array, frame_slot: jax.Array, *, items: int, slots: int, groups: int) -> jax.Array:
+def frames_of_items(
+    frame_item: Int32[Array, " F"], frame_slot: Int32[Array, " F"], *, items: int, slots: int, groups: int
+) -> Int32[Array, "G J M"]:
     """Which frame stands in which slot of an item.
 
     Args:
-        frame_item: [F] int32 index of the item within the group, -1 at padding.
-        frame_slot: [F] int32 slot within the item.
+        frame_item: index of the item within the group, -1 at padding.
+        frame_slot: slot within the item.
         items: I.
         slots: M, slots per item.
         groups: G.
 
     Returns:
-        [G, I / G, M] int32 index of the frame within the block of its group; F / G in empty slots.
+        Index of the frame within the block of its group; F / G in empty slots.
     """
     per_group, block = items // groups * slots, len(frame_item) // groups
 
@@ -61,9 +65,9 @@ def frames_of_items(frame_item: jax.Array, frame_slot: jax.Array, *, items: int,
 
 
 def mean_per_item(
-    vectors: jax.Array, vector_item: jax.Array, *, items: int, groups: int
-) -> tuple[jax.Array, jax.Array]:
-    """Mean of the vectors of each item: [C, K], [C] index within the group or -1 -> ([I, K], [I] bool any)."""
+    vectors: Float[Array, "C E"], vector_item: Int32[Array, " C"], *, items: int, groups: int
+) -> tuple[Float32[Array, "{items} E"], Bool[Array, " {items}"]]:
+    """Mean of the vectors of each item, by its index within the group or -1, and whether it has any."""
     per_group, block = items // groups, vectors.shape[0] // groups
 
     def one_group(block_vectors: jax.Array, item: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -80,22 +84,22 @@ class Media(NamedTuple):
     """The arrays of a batch that the towers of vision and sound read; see `batch.Batch`.
 
     Attributes:
-        frames: [F, H, W, 3] uint8.
-        frame_item: [F] int32.
-        frame_slot: [F] int32.
-        clips: [C, samples] int16.
-        clip_item: [C] int32.
-        audio_vectors: [I, K] float32.
-        has_audio_vector: [I] bool.
+        frames: RGB.
+        frame_item: index of the item within the group.
+        frame_slot: temporal position.
+        clips: mono sound.
+        clip_item: index of the item within the group.
+        audio_vectors: precomputed audio embeddings.
+        has_audio_vector: which items have one.
     """
 
-    frames: jax.Array
-    frame_item: jax.Array
-    frame_slot: jax.Array
-    clips: jax.Array
-    clip_item: jax.Array
-    audio_vectors: jax.Array
-    has_audio_vector: jax.Array
+    frames: UInt8[Array, "F H W 3"]
+    frame_item: Int32[Array, " F"]
+    frame_slot: Int32[Array, " F"]
+    clips: Int16[Array, "C samples"]
+    clip_item: Int32[Array, " C"]
+    audio_vectors: Float32[Array, "I E"]
+    has_audio_vector: Bool[Array, " I"]
 
     @classmethod
     def of(cls, batch: Batch) -> "Media":
@@ -116,17 +120,17 @@ class Media(NamedTuple):
 
 
 def sound_vectors(
-    tower: Callable[[jax.Array], tuple[jax.Array, Any]], media: Media, *, groups: int
-) -> tuple[jax.Array, jax.Array]:
+    tower: Callable[[Int16[Array, "C samples"]], tuple[Float[Array, "C E"], Any]], media: Media, *, groups: int
+) -> tuple[Float32[Array, "I E"], Bool[Array, " I"]]:
     """The sound of the items: the mean of what an audio tower makes of their clips, or the precomputed vector.
 
     Args:
-        tower: clips [C, samples] -> ([C, K], anything); it is not run where there are no clips.
+        tower: clips -> (vectors, anything); it is not run where there are no clips.
         media: of the items.
         groups: G.
 
     Returns:
-        [I, K] and [I] bool, whether the item has sound.
+        The vectors, and whether the item has sound.
     """
     vector, given = media.audio_vectors, media.has_audio_vector
     if media.clips.shape[0] == 0:
@@ -136,7 +140,7 @@ def sound_vectors(
 
 
 def chunks_of(media: Media, groups: int, chunks: int) -> Media:
-    """Brings the chunks of each group to a leading axis: [G * K * n, ...] -> [K, G * n, ...] for K chunks."""
+    """Brings the chunks of each group to a leading axis: [G * X * n, ...] -> [X, G * n, ...] for X chunks."""
 
     def split(x: jax.Array) -> jax.Array:
         by_chunk = jnp.moveaxis(x.reshape(groups, chunks, -1, *x.shape[1:]), 1, 0)
@@ -145,8 +149,8 @@ def chunks_of(media: Media, groups: int, chunks: int) -> Media:
     return jax.tree.map(split, media)
 
 
-def joined_chunks(of_chunks: jax.Array, groups: int) -> jax.Array:
-    """The way back, [K, G * n, ...] -> [G * K * n, ...]."""
+def joined_chunks(of_chunks: Shaped[Array, "X Gn *rest"], groups: int) -> Shaped[Array, " X*Gn *rest"]:
+    """The way back, [X, G * n, ...] -> [G * X * n, ...]."""
     chunks, width = of_chunks.shape[0], of_chunks.shape[2:]
     by_group = jnp.moveaxis(of_chunks.reshape(chunks, groups, -1, *width), 0, 1)
     return by_group.reshape(-1, *width)

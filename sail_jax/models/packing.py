@@ -3,8 +3,8 @@
 Dense layers, norms and positions see the flat axis; attention alone sees the sequences, each in a row of its own, whose empty slots
 are masked.
 
-Axis letters: G groups (data-parallel shards), R sequences of a group, N slots of a sequence, T places of a group on the flat
-axis, D width; RN, GR and GT are two of them as one axis.
+Axis letters: G groups (data-parallel shards), R sequences of a group, N slots of a sequence, T places of a group on the
+flat axis, D width; RN, GR and GT are two of them as one axis.
 """
 
 import dataclasses

@@ -1,7 +1,8 @@
 """The Visual Perceiver: a few latents that summarise the patches of all frames (arXiv 2510.12709, sec. 3.2).
 
-Axis letters: I items, F frames of all items on a flat axis, M frame slots of an item, P patches, L latents, D width, Dv width of
-the vision tower, G groups of items (data-parallel shards), J = I / G items of a group, T places of a group on the packed axis.
+Axis letters: I items, F frames of all items on a flat axis, M frame slots of an item, P patches, L latents, D width, Dv
+width of the vision tower, G groups of items (data-parallel shards), J = I / G items of a group, T places of a group on
+the packed axis.
 """
 
 from typing import Any, NamedTuple

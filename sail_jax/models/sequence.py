@@ -1,6 +1,7 @@
 """From the items of a history to one vector, and from the places of a batch to its sequences (arXiv 2510.12709, sec. 3.3.5).
 
-Axes: B sequences, S places per sequence, L items of a history, D width, V views, G groups of sequences (data-parallel shards).
+Axis letters: B sequences, S places per sequence, L items of a history, L1 = 1 + L with the target, D width, V views, G
+groups of sequences (data-parallel shards).
 """
 
 from typing import Any
@@ -8,19 +9,20 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from sail_jax.batch import NO_MEMBER, BySide, Outputs, Parts
 from sail_jax.config.model import SequenceConfig
 from sail_jax.errors import SailError
 from sail_jax.models import transformer
-from sail_jax.models.media import masked_mean
+from sail_jax.models.media import Embeddings, masked_mean
 from sail_jax.vectors.unit import normalize
 
 _NORM_EPS = 1e-6
 
 
-def mean_pool(vectors: jax.Array, mask: jax.Array) -> jax.Array:
-    """The mean of the unit vectors of the items that count: [..., L, D], [..., L] bool -> [..., D]; zeros where none does."""
+def mean_pool(vectors: Float[Array, "*batch L D"], mask: Bool[Array, "*batch L"]) -> Float32[Array, "*batch D"]:
+    """The mean of the unit vectors of the items that count; zeros where none does."""
     return masked_mean(normalize(vectors), mask)
 
 
@@ -40,15 +42,15 @@ class SequenceEncoder(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, vectors: jax.Array, mask: jax.Array) -> jax.Array:
+    def __call__(self, vectors: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float32[Array, "B D"]:
         """Embeds histories.
 
         Args:
-            vectors: [B, L, D], oldest first.
-            mask: [B, L] bool, the items that count.
+            vectors: of the items, oldest first.
+            mask: the items that count.
 
         Returns:
-            [B, D] float32; zeros where no item counts.
+            The vectors of the histories; zeros where no item counts.
 
         Raises:
             SailError: on histories that are too long, or a width that the heads do not divide.
@@ -101,16 +103,16 @@ class SequenceHead(nn.Module):
         if self.config.pooling == "transformer":
             self.encoder = SequenceEncoder(self.config, self.width, self.dtype)
 
-    def __call__(self, z: BySide, out: Outputs, members: jax.Array | None) -> tuple[BySide, Outputs]:
+    def __call__(self, z: Embeddings, out: Outputs, members: Int32[Array, "B L1"] | None) -> tuple[Embeddings, Outputs]:
         """Pools what `members` point at.
 
         Args:
-            z: ([V, B, D], [V, B, S - 1, D]), of the first place of each row and of its others.
+            z: of the first place of each row and of its others.
             out: what is in the layout of `z` is pooled; what else there is stays as it is.
             members: see `batch.Batch`; None leaves everything as it is.
 
         Returns:
-            z: ([V, B, D] of histories, [V, B, 1, D] of targets).
+            z: of histories, and of targets, one each.
             out: in that layout; a history has what a view asks for when one of its items has, and its parts are the means of theirs.
         """
         if self.is_initializing() and self.config.pooling == "transformer":
@@ -130,8 +132,8 @@ class SequenceHead(nn.Module):
         parts = Parts(*map(pooled, out.parts))
         return (query, vectors[:, :, :1]), out._replace(filled=filled, parts=parts)
 
-    def pool(self, vectors: jax.Array, mask: jax.Array) -> jax.Array:
-        """The vectors of histories: [B, L, D] of their items, oldest first, and [B, L] bool those that count -> [B, D]."""
+    def pool(self, vectors: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float32[Array, "B D"]:
+        """The vectors of histories, from those of their items, oldest first, and which of them count."""
         return self.encoder(vectors, mask) if self.config.pooling == "transformer" else mean_pool(vectors, mask)
 
     def _of_members(self, sides: BySide, members: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
 """What the towers share: attention, MLPs, norms, rotary positions, the pre-norm block and the scan over layers.
 
-Axis letters: B batch, N tokens (queries), S tokens attended to, D width, H heads, G key and value heads, K head width, T places
-on the packed axis, C of them that are attended to alone.
+Axis letters: B batch, N tokens (queries), S tokens attended to, D width, H heads, G key and value heads, K head width,
+T places on the packed axis, C of them that are attended to alone.
 
 Parameters are float32; the computation is in a module's `dtype`, with norms, rotary positions and softmax in float32.
 Kernels are [inputs, outputs], heads merged into one axis, so that one table of paths decides how they are sharded.
@@ -350,7 +350,8 @@ class Block(nn.Module):
             key_mask: True at the tokens that may be attended to; None for all.
             angles: rotary positions of `x`; None for none.
             packing: how `x`, or with a `context` both together, lie on one flat axis; None where nothing is packed.
-            context: packed tokens, C = T - B * N, that are attended to, after `x` in each group, but not updated; None for none.
+            context: packed tokens, C = T - B * N, that are attended to, after `x` in each group, but not updated; None
+                for none.
 
         Returns:
             The shape of `x`, in `dtype`.

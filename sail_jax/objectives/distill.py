@@ -1,6 +1,7 @@
 """ID-to-item distillation: embeddings are pulled to a recommender's ID embeddings of the same items.
 
-Axis letters: N items, D width, E widths of all T ID embeddings together, K width of one, G groups of items (data-parallel shards).
+Axis letters: N items, D width, E widths of all T ID embeddings together, K width of one, G groups of items
+(data-parallel shards).
 """
 
 from collections.abc import Mapping
@@ -53,8 +54,8 @@ def distill(
         groups: G; relations are taken within a group.
 
     Returns:
-        The loss: the sum over ID embeddings of the weighted mean over the items that have it; the number of items that have
-        any; and metrics, "ID/cosine" the mean cosine to each.
+        The loss: the sum over ID embeddings of the weighted mean over the items that have it; the number of items that
+        have any; and metrics, "ID/cosine" the mean cosine to each.
     """
     teachers = jax.lax.stop_gradient(teachers)
     sizes = [head["kernel"].shape[1] for head in params.values()]

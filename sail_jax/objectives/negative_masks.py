@@ -1,7 +1,7 @@
 """Which items of a batch may serve as each other's negatives.
 
-Axis letters: B pairs, S sides (query, target, hard negatives), M = S - 2 hard negatives of a pair, R queries and C candidates, W
-items that a user has seen.
+Axis letters: B pairs, S sides (query, target, hard negatives), M = S - 2 hard negatives of a pair, R queries and C
+candidates, W items that a user has seen.
 """
 
 from typing import NamedTuple

@@ -1,6 +1,6 @@
 """The objective: weighs the losses of all patterns, and owns the learnable temperatures.
 
-Axes: V views, B pairs, S sides, K = S - 1 targets of a pair (its target and its hard negatives), D width.
+Axis letters: V views, B pairs, S sides, K = S - 1 targets of a pair (its target and its hard negatives), D width.
 """
 
 import dataclasses
@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float32, Shaped
 
 from sail_jax.batch import Batch, BySide, Outputs, RowLayout
 from sail_jax.config import Config
@@ -25,7 +26,9 @@ from sail_jax.objectives.micl import Part, micl
 from sail_jax.patterns import Pattern, parse_patterns, shown_modalities
 
 Params = dict[str, Any]
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, Shaped[Array, ""]]
+# Of the query views and, where there are targets, of the target views.
+Embeddings = tuple[Float32[Array, "V B D"], Float32[Array, "_ B K D"]] | tuple[Float32[Array, "V B D"]]
 LOSSES = tuple(field.name for field in dataclasses.fields(LossWeights))
 _LOSSES_OF_KIND = {"pairs": LOSSES, "sequences": ("nce",), "items": ("distill",)}
 
@@ -142,19 +145,19 @@ class Objective:
         return Recipe(tuple(patterns), tuple(losses), one_sided=all(self.sets[d].kind == "items" for d in datasets))
 
     def __call__(
-        self, params: Params, z: BySide, out: Outputs, batch: Batch, recipe: Recipe
-    ) -> tuple[jax.Array, Metrics]:
+        self, params: Params, z: Embeddings, out: Outputs, batch: Batch, recipe: Recipe
+    ) -> tuple[Float32[Array, ""], Metrics]:
         """The loss of a global batch.
 
         Args:
             params: see `init`.
-            z: embeddings of the query views [V, B, D] and of the target views [V, B, K, D] of `recipe.views`.
+            z: embeddings of the query views and of the target views of `recipe.views`.
             out: intermediates of the model; `filled` and `parts` are read.
             batch: its keys, validity, scores and data sets.
             recipe: what is computed.
 
         Returns:
-            The loss, [] float32, and metrics: "LOSS" for each part, "PATTERN/..." for each pattern where there are
+            The loss, and metrics: "LOSS" for each part, "PATTERN/..." for each pattern where there are
             several.
         """
         total, metrics = jnp.zeros(()), {}

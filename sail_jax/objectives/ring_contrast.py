@@ -5,8 +5,8 @@ device scores the chunk that is with it against its queries, block by block, and
 backward pass sends the chunks around again, with the gradients that they collect, and computes the scores anew. So beside
 the embeddings and their gradients a device holds a few blocks, however large the batch.
 
-Axis letters: B pairs of the global batch, b those of a device, M hard negatives of a pair, D width, W Matryoshka slices, R and C rows and
-columns of a block.
+Axis letters: B pairs of the global batch, b those of a device, M hard negatives of a pair, D width, W Matryoshka
+slices, R and C rows and columns of a block.
 """
 
 import dataclasses

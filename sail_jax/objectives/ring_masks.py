@@ -1,7 +1,7 @@
 """Which candidates are negatives of which queries, told block by block from keys, without the matrices of a whole batch.
 
-Axis letters: B pairs of the global batch, M hard negatives of a pair, R and C rows and columns of a block, K keys of a content (1 or 2), L lists
-of targets.
+Axis letters: B pairs of the global batch, M hard negatives of a pair, R and C rows and columns of a block, K keys of a
+content (1 or 2), L lists of targets.
 """
 
 import jax
@@ -66,9 +66,10 @@ def _targets_by_query(query: jax.Array, target: jax.Array) -> tuple[jax.Array, j
 
 
 def is_negative(rows: Rows, columns: Rows, known: UInt32[Array, "L B K 2"]) -> Bool[Array, "R C"]:
-    """Which columns are negatives of which rows; columns stand on an axis of their own, [1, C, ...], or belong to their row, [R, C, ...].
+    """Which columns are negatives of which rows.
 
-    `known` are lists of targets: by the item of the query, and by its text where that counts.
+    Columns stand on an axis of their own, [1, C, ...], or belong to their row, [R, C, ...]. `known` are lists of
+    targets: by the item of the query, and by its text where that counts.
     """
     found = _same(rows["content"][:, None], columns["content"])
     for targets, start, count in zip(known, rows["start"].T, rows["count"].T, strict=True):
