@@ -1,17 +1,20 @@
 """k-means by faiss, on the host's processors, for rows that fit into its memory; `kmeans` is for the accelerators.
 
-Axes: N rows, D width, K clusters.
+Axis letters: N rows, D width, K clusters.
 """
 
 import faiss
 import numpy as np
+from jaxtyping import Float, Float32, Int32
 
 
-def faiss_kmeans(x: np.ndarray, k: int, *, rounds: int, seed: int, spherical: bool = False) -> np.ndarray:
-    """The centroids of Lloyd's algorithm over all rows, [K, D] float32; the same on every call.
+def faiss_kmeans(
+    x: Float32[np.ndarray, "N D"], k: int, *, rounds: int, seed: int, spherical: bool = False
+) -> Float32[np.ndarray, "{k} D"]:
+    """The centroids of Lloyd's algorithm over all rows; the same on every call.
 
     Args:
-        x: [N, D] float32; at least `k` rows.
+        x: at least `k` rows.
         k: clusters, K.
         rounds: times that all rows are assigned and the centroids moved.
         seed: of the draw of the first centroids.
@@ -24,12 +27,14 @@ def faiss_kmeans(x: np.ndarray, k: int, *, rounds: int, seed: int, spherical: bo
     return trained.centroids.reshape(k, -1).copy()
 
 
-def nearest_centroids(x: np.ndarray, centroids: np.ndarray, *, spherical: bool = False) -> np.ndarray:
-    """The nearest centroid of each row, [N] int32; of equally near ones the first.
+def nearest_centroids(
+    x: Float[np.ndarray, "N D"], centroids: Float32[np.ndarray, "K D"], *, spherical: bool = False
+) -> Int32[np.ndarray, " N"]:
+    """The nearest centroid of each row; of equally near ones the first.
 
     Args:
-        x: [N, D] of any float type.
-        centroids: [K, D] float32.
+        x: the rows.
+        centroids: those of `faiss_kmeans`.
         spherical: by inner product, in place of Euclidean distance.
     """
     metric = faiss.METRIC_INNER_PRODUCT if spherical else faiss.METRIC_L2
