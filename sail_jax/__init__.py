@@ -1,4 +1,4 @@
-"""SAIL-Embedding in JAX: one vector for any subset of video frames, text fields and sound (arXiv 2510.12709)."""
+"""SAIL-Embedding in JAX: one vector per item of video, text and sound (arXiv 2510.12709)."""
 
 import importlib
 import logging
@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from sail_jax.items import Item
 
 __all__ = ["Embedder", "Item", "load"]
-# Imported when they are first asked for (PEP 562): the model behind them takes seconds to import, the command line's help needs none.
+# Imported on first use (PEP 562): the model takes seconds to import, and the help of the command line does not need it.
 _HOMES = {"Embedder": "sail_jax.embedding.embedder", "Item": "sail_jax.items", "load": "sail_jax.embedding.embedder"}
 
-# transformers says on its import that PyTorch is missing, which nothing here needs; its other messages pass.
+# On import, transformers warns that PyTorch is missing, which nothing here needs. Its other messages pass.
 logging.getLogger("transformers").addFilter(lambda record: not record.getMessage().startswith("PyTorch was not found"))
 
 

@@ -1,9 +1,9 @@
-"""The batch of arrays that training and embedding pass around, the layout of its rows, and what models return for it.
+"""The batch of arrays for training and embedding, the layout of its rows, and the outputs of models.
 
 Arrays may be NumPy's or JAX's; nothing here needs JAX.
 
-Axis letters: B pairs of a batch, S sides of a pair (query, target, hard negatives), K = S - 1 of them targets, I = B * S items,
-V views, R rows of a pair, N tokens, F frames, C audio clips, L latents, D width.
+Axis letters: B pairs of a batch, S sides of a pair (query, target, hard negatives), K = S - 1 targets of a pair,
+I = B * S items, V views, R rows of a pair, N tokens, F frames, C audio clips, L latents, D width.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import numpy as np
 
 
 class TokenType(enum.IntEnum):
-    """What stands at a position of the token sequence. VISION and AUDIO positions are filled by the towers."""
+    """The kind of a position in the token sequence; the towers fill VISION and AUDIO positions."""
 
     PAD = 0
     PROMPT = 1
@@ -24,19 +24,19 @@ class TokenType(enum.IntEnum):
     AUDIO = 4
 
 
-# In `Batch.members`, where a sequence has no item.
+# Marks a place of `Batch.members` without an item.
 NO_MEMBER = -(2**31)
 
 
 class Batch(NamedTuple):
-    """The arrays of one batch of pairs: the same structure from the first map to the device.
+    """The arrays of one batch of pairs, with the same structure from the input pipeline to the device.
 
-    Side 0 of a pair is the query, side 1 its target; sides from 2 on, where there are any, are hard negatives of the query.
+    Side 0 of a pair is the query, side 1 its target; sides from 2 on are hard negatives of the query.
 
-    The frames of all items lie on one flat axis, and so do the audio clips, so that an item with one frame does not pay
-    for eight. The pairs axis is seen as G equal groups, one per data-parallel shard, or per media chunk of one; both flat axes come in G equal
-    blocks, and the frames of a pair lie in the block of its group, so nothing crosses devices before the loss. Within a
-    group, the item on side s of the group's b-th pair has the index b * S + s.
+    All frames share one flat axis, and so do all audio clips, so that an item with one frame does not take the room of
+    eight. The pairs axis consists of G equal groups, one per data-parallel shard or per media chunk of a shard. Both
+    flat axes consist of G equal blocks, and the block of a group holds the frames of its pairs, so nothing crosses
+    devices before the loss. Within a group, the item on side s of the b-th pair has the index b * S + s.
 
     Attributes:
         tokens: [B, S, N] int32 token ids; 0 at PAD, VISION and AUDIO positions.
@@ -46,18 +46,20 @@ class Batch(NamedTuple):
         frame_slot: [F] int32 temporal position of the frame within its item.
         clips: [C, samples] int16 mono sound.
         clip_item: [C] int32 index of the clip's item within its group; -1 at padding.
-        audio_vectors: [B, S, K] float32 precomputed audio embeddings; zeros where there is none.
+        audio_vectors: [B, S, K] float32 precomputed audio embeddings; zeros for items without one.
         has_audio_vector: [B, S] bool.
-        item_keys: [B, S, 2] uint32 halves of a 64-bit hash of the item's id, or of its text where it has no id.
-        text_keys: [B, S, 2] uint32 halves of a 64-bit hash of the text that is shown, before fields are dropped.
-        valid: [B, S] bool, False where the record was bad or nothing of it is shown; such an item is masked out of the loss.
-        scores: [B] float32 graded similarity of query and target; NaN where the pair has none.
-        dataset: [B] int32 index of the data set that the pair comes from.
-        members: [B, 1 + L] int32, of sequences alone, where B counts sequences and sides are places for the distinct items of their
-            group: the place of the target and of the items of the history, oldest first, as its index within the group less b * S;
-            `NO_MEMBER` where there is none. Then `item_keys`, `text_keys` and `valid` are [B, 2, ...]: of the user, and of the target.
-        seen_keys: [B, W, 2] uint32, of sequences alone: the keys of items that the user has seen, zeros where there are none.
-        id_vectors: [B, S, E] float32, where they are taught: the recommender's ID embeddings one after the other, unit vectors.
+        item_keys: [B, S, 2] uint32 halves of a 64-bit hash of the item's id, or of its text if it has no id.
+        text_keys: [B, S, 2] uint32 halves of a 64-bit hash of the shown text, before fields are dropped.
+        valid: [B, S] bool, False for a bad record or an item with nothing to show; the loss masks such items out.
+        scores: [B] float32 graded similarity of query and target; NaN for pairs without one.
+        dataset: [B] int32 index of the pair's data set.
+        members: [B, 1 + L] int32, only for sequences. B then counts sequences, and sides are places for the distinct
+            items of a group. Holds the target and then the history, oldest first, each as the index of its item within
+            the group, minus b * S; `NO_MEMBER` at padding. `item_keys`, `text_keys` and `valid` are then [B, 2, ...]:
+            of the user, and of the target.
+        seen_keys: [B, W, 2] uint32, only for sequences: keys of items that the user has seen; zeros at padding.
+        id_vectors: [B, S, E] float32, only for the loss `distill`: the recommender's ID embeddings of an item,
+            concatenated, each a unit vector.
         has_id: [B, S, T] bool, which of the T ID embeddings an item has.
     """
 
@@ -81,14 +83,14 @@ class Batch(NamedTuple):
     has_id: Any = None
 
     def by_axis(self, pairs: Any, frames: Any, clips: Any) -> "Batch":
-        """One of three values for every array by what its first axis counts; None where there is no array."""
+        """Returns, for every array, the value for what its first axis counts; None for absent arrays."""
         of_axis = Batch(*[pairs] * len(self))._replace(
             frames=frames, frame_item=frames, frame_slot=frames, clips=clips, clip_item=clips
         )
         return Batch(*(None if array is None else value for array, value in zip(self, of_axis, strict=True)))
 
     def read_by_losses(self) -> "Batch":
-        """The arrays that the objective reads, all with the axis of pairs first; None for those that the model alone reads."""
+        """Returns the batch with only the arrays that the objective reads; all have the pairs axis first."""
         return self._replace(
             tokens=None,
             token_types=None,
@@ -103,15 +105,15 @@ class Batch(NamedTuple):
         )
 
 
-# Views of the query side and, where there is one, of the target side; hard negatives are seen as targets are.
+# Views of the query side and, if the batch has targets, of the target side; hard negatives have the targets' views.
 Views = Sequence[Sequence[str]]
-# An array of the queries, [V, B, ...], and where there are targets one of them, [V, B, K, ...].
+# An array of the queries, [V, B, ...], and, if the batch has targets, one of the targets, [V, B, K, ...].
 BySide = tuple[Any, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class RowLayout:
-    """The R rows that a pair takes in the fusion: its query under each query view, then under each target view its K targets.
+    """The R rows of a pair in the fusion: its query per query view, then its K targets per target view.
 
     Attributes:
         views: one tuple of views for a batch with one side, two for a batch with more.
@@ -132,21 +134,21 @@ class RowLayout:
 
     @property
     def rows(self) -> list[tuple[int, str]]:
-        """The (side, view) of every row."""
+        """Returns the (side, view) of every row."""
         queries, targets = self.views[0], [*self.views[1:], ()][0]
         return [(0, view) for view in queries] + [(side, view) for view in targets for side in range(1, self.sides)]
 
     def of_items(self, values: Any) -> Any:
-        """What belongs to the items, for every row of their pair: [I, ...] -> [B, R, ...]."""
+        """Returns the values of the items for every row of their pair: [I, ...] -> [B, R, ...]."""
         return self.of_sides(values.reshape(-1, self.sides, *values.shape[1:]))
 
     def of_sides(self, values: Any) -> Any:
-        """What belongs to the sides of pairs, for every row: [B, S, ...] -> [B, R, ...]."""
+        """Returns the values of the sides of pairs for every row: [B, S, ...] -> [B, R, ...]."""
         # Pairs stay the leading axis, so that no row leaves the device of its pair.
         return values[:, np.array([side for side, _ in self.rows])]
 
     def split(self, rows: Any) -> BySide:
-        """[B, R, ...] -> [V, B, ...] of queries and, where there are targets, [V, B, K, ...] of them."""
+        """Splits rows by side: [B, R, ...] -> queries [V, B, ...] and, if there are any, targets [V, B, K, ...]."""
         rows = rows.swapaxes(0, 1)
         queries, targets = rows[: len(self.views[0])], rows[len(self.views[0]) :]
         if self.sides == 1:
@@ -154,7 +156,7 @@ class RowLayout:
         return queries, targets.reshape(len(self.views[1]), self.sides - 1, *targets.shape[1:]).swapaxes(1, 2)
 
     def join(self, by_side: BySide) -> Any:
-        """The way back from `split`: -> [B, R, ...]."""
+        """Returns the rows that `split` split, [B, R, ...]."""
         parts = [by_side[0].swapaxes(0, 1)]
         for targets in by_side[1:]:
             of_pairs = targets.swapaxes(0, 1)
@@ -163,12 +165,15 @@ class RowLayout:
 
 
 class Parts(NamedTuple):
-    """What the losses read of items besides their embeddings, float32; zeros where a view does not show it, or an item lacks it.
+    """Parts of embeddings that the losses read, float32.
+
+    Zeros where a view does not show the modality, or the item does not have it.
 
     Attributes:
-        visual: [V, B, D] and [V, B, K, D], the visual part of the embedding: in a fusion the mean over the visual positions.
+        visual: [V, B, D] and [V, B, K, D], the visual part of the embedding: in a fusion the mean over the visual
+            positions.
         textual: in the same layout, the textual part: in a fusion the mean over the text positions.
-        encoded: in the same layout, vision before any fusion: the mean of the vision tokens as the LLM receives them.
+        encoded: in the same layout, vision before any fusion: the mean of the vision tokens that the LLM receives.
     """
 
     visual: BySide
@@ -177,13 +182,13 @@ class Parts(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """The intermediates that a model returns beside its embeddings; what it does not have is None.
+    """The intermediates that a model returns with its embeddings; None for those it does not compute.
 
     Attributes:
-        filled: [V, B] and [V, B, K] bool, whether the item has what the view asks for.
-        parts: what the losses read besides.
-        vision: [I, L, D] tokens of vision; L is 1 in a model without latents.
-        audio: [I, D] of sound.
+        filled: [V, B] and [V, B, K] bool, whether the item has the modalities of the view.
+        parts: the parts of embeddings that the losses read.
+        vision: [I, L, D] vision tokens; L is 1 in a model without latents.
+        audio: [I, D] audio embeddings.
         mask: [B, R, N] bool, the positions that take part in each row of the fusion; see `RowLayout`.
         hidden: [B, R, N, D] the fused states.
     """

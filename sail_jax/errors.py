@@ -1,12 +1,12 @@
-"""The errors that a user is meant to read: each says what is wrong, where, and what to do about it."""
+"""Errors written for the user: each message says what is wrong, where, and what to do about it."""
 
 
 class SailError(Exception):
-    """Base of every error whose message is written for the user; the command line prints it without a traceback."""
+    """Base of errors written for the user; the command line prints them without a traceback."""
 
 
 class BadRecordError(SailError):
-    """One record of the input that cannot be used.
+    """An error in one record of the input, which cannot be used.
 
     Ingestion and the input pipeline count, report and skip such records up to the limit that the user sets.
 
@@ -24,7 +24,7 @@ class BadRecordError(SailError):
         super().__init__(problem)
 
     def at(self, *, source: str = "", record: str = "", field: str = "") -> "BadRecordError":
-        """The same error with the blanks of its place filled in by a caller that knows more."""
+        """Returns the same error, with the missing source, record or field filled in."""
         return BadRecordError(
             self.problem,
             remedy=self.remedy,

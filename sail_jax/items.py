@@ -1,4 +1,4 @@
-"""Items: any subset of frames, text fields and sound under one id."""
+"""Items: an id with any subset of frames, text fields and sound."""
 
 import dataclasses
 import hashlib
@@ -11,7 +11,7 @@ from sail_jax.patterns import MODALITIES
 
 # Text fields of an item, in the order in which they are shown to the model (arXiv 2510.12709, sec. 3.2.2).
 TEXT_FIELDS = ("title", "asr", "ocr", "nickname", "tags")
-# The one field of a free-text query; it is shown without a label.
+# The only field of a free-text query; it is shown without a label.
 QUERY_FIELD = "query"
 
 
@@ -21,10 +21,10 @@ class Item:
 
     Attributes:
         item_id: unique id; the empty string for a free-text query.
-        text: text field -> text, fields out of `TEXT_FIELDS` or `QUERY_FIELD`.
+        text: text field -> text; fields of `TEXT_FIELDS`, or `QUERY_FIELD`.
         frames: encoded images (JPEG, PNG, WebP, ...), in temporal order.
         audio: an encoded sound file (WAV, FLAC, Ogg, MP3, ...), or None.
-        audio_embedding: a precomputed CLAP vector that takes the place of `audio`, [K] float32, or None.
+        audio_embedding: a precomputed CLAP vector instead of `audio`, [K] float32, or None.
         labels: class labels.
         id_embeddings: name -> a recommender's ID embedding, [K] float32.
     """
@@ -47,7 +47,7 @@ class Item:
 
     @property
     def modalities(self) -> str:
-        """The modalities that the item has, as a subset of "VTA"."""
+        """Returns the modalities that the item has, as a subset of "VTA"."""
         has = {
             "V": bool(self.frames),
             "T": any(self.text.values()),
@@ -57,10 +57,10 @@ class Item:
 
 
 def text_item(text: str) -> Item:
-    """A free-text query as an item."""
+    """Returns a free-text query as an item."""
     return Item(item_id="", text={QUERY_FIELD: text})
 
 
 def item_key(text: str) -> int:
-    """A 64-bit hash of an id or a text that is the same in every process and on every machine."""
+    """Returns a 64-bit hash of an id or a text, equal in every process and on every machine."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

@@ -1,16 +1,16 @@
-"""Sets of modalities ("V", "VTA", "O") and patterns of what is matched with what ("VTA->T")."""
+"""Views (sets of modalities: "V", "VTA", "O") and patterns of a query and a target view ("VTA->T")."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from sail_jax.errors import SailError
 
-# Vision, text, audio: the letters in which the report writes a set of modalities, "V", "T", "VTA".
+# The report's letters for vision, text and audio.
 MODALITIES = "VTA"
-# Every set of them, in the order of the report's matrix.
+# Every set of modalities, in the order of the report's matrix.
 MODALITY_SETS = ("V", "T", "A", "VT", "VA", "TA", "VTA")
 
-# A view that shows whatever an item has ("omni" in the report); a set such as "VT" asks for each of its modalities.
+# A view of all modalities that an item has ("omni" in the report); a set such as "VT" requires each of its modalities.
 OMNI = "O"
 
 
@@ -26,9 +26,9 @@ def check_modalities(modalities: str, *, setting: str) -> str:
 
 
 class Pattern(NamedTuple):
-    """What is matched with what (arXiv 2510.12709, sec. 3.3.4): the views of the query side and of the target side.
+    """The views of the query side and of the target side of a pair (arXiv 2510.12709, sec. 3.3.4).
 
-    A view is a set of modalities that an item has to have, all of them, or `OMNI`: whatever it has.
+    A view is a set of modalities, all of which an item must have, or `OMNI`, all that the item has.
     """
 
     query: str
@@ -39,7 +39,7 @@ class Pattern(NamedTuple):
 
     @property
     def short(self) -> str:
-        """As it is written where most patterns show the same on both sides: "V" for "V->V", "V->T" as it is."""
+        """Returns the short form: "V" for "V->V"; "V->T" has no shorter one."""
         return self.query if self.query == self.target else str(self)
 
 
@@ -47,7 +47,7 @@ def parse_pattern(text: str, *, setting: str) -> Pattern:
     """Reads a pattern such as "VTA->T", "A->VT" or "O->O".
 
     Raises:
-        SailError: when it is not two views with an arrow between; the message names `setting`.
+        SailError: it is not two views joined by an arrow; the message names `setting`.
     """
     sides = [side.strip() for side in text.split("->")]
     if len(sides) != 2:
@@ -58,7 +58,11 @@ def parse_pattern(text: str, *, setting: str) -> Pattern:
 
 
 def parse_patterns(texts: Iterable[str], *, setting: str) -> tuple[Pattern, ...]:
-    """Reads the patterns of a training set; errors as of `parse_pattern`, and when there is none or one stands twice."""
+    """Reads the patterns of a training set.
+
+    Raises:
+        SailError: as `parse_pattern`; there is no pattern, or one is repeated.
+    """
     patterns = tuple(parse_pattern(text, setting=setting) for text in texts)
     if not patterns or len(set(patterns)) != len(patterns):
         raise SailError(f"{setting} is {tuple(texts)}; name at least one pattern, such as 'O->O', and each once.")
@@ -66,12 +70,12 @@ def parse_patterns(texts: Iterable[str], *, setting: str) -> tuple[Pattern, ...]
 
 
 def views_of(patterns: Iterable[Pattern]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The views of the query side and of the target side that some patterns need, each once."""
+    """Returns the views of the query side and of the target side that some patterns need, each once."""
     queries, targets = zip(*patterns, strict=True)
     return tuple(dict.fromkeys(queries)), tuple(dict.fromkeys(targets))
 
 
 def shown_modalities(views: Iterable[str]) -> str:
-    """The modalities that are shown by at least one of some views, as a subset of "VTA"."""
+    """Returns the modalities that at least one of some views shows, as a subset of "VTA"."""
     letters = "".join(MODALITIES if view == OMNI else view for view in views)
     return "".join(letter for letter in MODALITIES if letter in letters)

@@ -1,1 +1,1 @@
-"""The optimiser, the train step, and the loop around it."""
+"""Training: the optimiser, the train step and the training loop."""

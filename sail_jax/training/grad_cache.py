@@ -1,8 +1,8 @@
-"""GradCache (arXiv 2101.06983): a contrastive step on a batch that is encoded in parts, with the gradient of the whole.
+"""GradCache (arXiv 2101.06983): encodes a batch in parts and takes the gradient of the whole.
 
-The parts are encoded without gradients, and of each only its embeddings are kept. The loss of all of them gives the gradient of every
-embedding; then the parts are encoded again, one after the other, and their embeddings' gradients flow back into the
-parameters. Pixels and sound come to the devices part by part, twice.
+The step encodes the parts without gradients and keeps only their embeddings. The loss of all embeddings gives the
+gradient of each. Then the step encodes the parts again, one after another, and backpropagates these gradients into the
+parameters. Pixels and sound are sent to the devices part by part, twice.
 
 Axes: V views, B pairs of the global batch, K targets of a pair, G data-parallel shards, m parts.
 """
@@ -27,11 +27,11 @@ from sail_jax.training.step import Metrics, make_encode, make_update
 
 
 class Embedded(NamedTuple):
-    """What the loss reads of a model's outputs; of a part, or of all parts joined.
+    """The outputs of a model that the loss reads, of a part or of all parts joined.
 
     Attributes:
         z: embeddings of queries [V, B, D] and of targets [V, B, K, D].
-        parts: as `batch.Outputs` has them.
+        parts: see `batch.Outputs`.
     """
 
     z: BySide
@@ -39,9 +39,9 @@ class Embedded(NamedTuple):
 
 
 class CachedStep:
-    """A step on batches in parts, each an equal share of the pairs of every host.
+    """A train step on batches in parts, each an equal share of the pairs of every host.
 
-    Gradients of the parts are added up on each device and summed over `data` once, when the last is done.
+    Each device adds up the gradients of the parts; they are summed over `data` once, after the last part.
     """
 
     def __init__(self, setup: TrainSetup) -> None:
@@ -49,8 +49,8 @@ class CachedStep:
         self._config, self._mesh, self._objective = config, mesh, setup.objective
         shards, self._data = data_shards(mesh), mesh.shape["data"]
         self._encode_part = make_encode(make_model(config.model, groups=shards), config.lora)
-        # For the shards that have one place on `data`.
-        self._encode_there = make_encode(make_model(config.model, groups=shards // self._data), config.lora)
+        # For the shards of one place on `data`.
+        self._encode_on_place = make_encode(make_model(config.model, groups=shards // self._data), config.lora)
         self._apply = make_update(setup)
         trained = split(config, setup.abstract.params)[0]
         trained = {name: tree for name, tree in trained.items() if name != "objective"}
@@ -77,16 +77,16 @@ class CachedStep:
         )
 
     def _unsummed(self, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        """The gradient of a parameter, on every device of `data` its own: [data, ...]."""
+        """Returns the shape of a parameter's gradient before the sum over `data`: [data, ...]."""
         sharding = NamedSharding(self._mesh, PartitionSpec("data", *leaf.sharding.spec))
         return jax.ShapeDtypeStruct((self._data, *leaf.shape), leaf.dtype, sharding=sharding)
 
     def put(self, batches: tuple[Batch, ...]) -> tuple[Batch, ...]:
-        """Leaves the parts on the host; they come to the devices one by one."""
+        """Leaves the parts on the host; the step sends them to the devices one by one."""
         return batches
 
     def __call__(self, state: TrainState, batches: Sequence[Batch], recipe: Recipe) -> tuple[TrainState, Metrics]:
-        """One optimiser step; the state given is used up."""
+        """Takes one optimiser step; the memory of the given state is reused."""
         with jax.set_mesh(self._mesh):
             return self._run(state, batches, recipe)
 
@@ -96,23 +96,23 @@ class CachedStep:
             arrays = shard_batch(part, self._mesh)
             read.append(arrays.read_by_losses())
             encoded.append(self.encode(state.params, arrays, recipe))
-            # No part is sent before the last but one is done with, so that two at most are on the devices.
+            # Wait for the part before the last one, so that at most two parts are on the devices.
             jax.block_until_ready(encoded[-2:-1])
         loss, metrics, of_objective, gradients = self.loss(state.params["objective"], encoded, read, recipe)
         sums, done = self.begin(), []
         for part, gradient in zip(batches, gradients, strict=True):
             jax.block_until_ready(done[-2:-1])
             sums, zero = self.backward(state.params, sums, shard_batch(part, self._mesh), gradient, recipe)
-            done.append(zero)  # the sums themselves are used up by the next part
+            done.append(zero)  # the next part reuses the memory of the sums
         return self.update(state, sums, of_objective, loss, metrics)
 
     def programs(self, state: TrainState, part: Batch, recipe: Recipe) -> list[tuple[Traced, int]]:
-        """What is compiled for a step, of abstract arguments: traced programs, and how often each of them runs.
+        """Traces the programs of a step; returns each with its number of runs per step.
 
         Args:
             state: shapes and shardings of the state.
-            part: those of a micro-batch.
-            recipe: what is computed.
+            part: shapes and shardings of a micro-batch.
+            recipe: the recipe of the batch.
         """
         micro_batches = self._config.train.micro_batches
         encode = self.encode.trace(state.params, part, recipe)
@@ -126,14 +126,14 @@ class CachedStep:
         return [(encode, micro_batches), (loss, 1), (backward, micro_batches), (update, 1)]
 
     def _encode(self, params: Any, batch: Batch, recipe: Recipe) -> tuple[Embedded, BySide]:
-        """What the loss reads of the outputs of the model: with a gradient, and `Outputs.filled`, which has none."""
+        """Returns the outputs that the loss reads: those with a gradient, and `Outputs.filled`, which has none."""
         z, out = self._encode_part(params, batch, recipe)
         return Embedded(z, out.parts), out.filled
 
     def _loss(
         self, objective_params: Any, encoded: list[tuple[Embedded, BySide]], read: list[Batch], recipe: Recipe
     ) -> tuple[jax.Array, Metrics, Any, list[Embedded]]:
-        """The loss of all parts, with its gradients by the objective's parameters and by the embeddings of each part."""
+        """Returns loss and metrics of all parts, and the gradients of the objective's parameters and of the outputs."""
         filled = self._joined([filled for _, filled in encoded], axis=1)
         batch = self._joined(read, axis=0)
 
@@ -146,7 +146,7 @@ class CachedStep:
         return value, metrics, *gradients
 
     def _joined(self, parts: Sequence[Any], axis: int) -> Any:
-        """Puts parts together so that every pair stays on its device: along `axis`, shard by shard."""
+        """Concatenates parts along `axis`, shard by shard, so that every pair stays on its device."""
         shards = data_shards(self._mesh)
 
         def join_leaf(*leaves: jax.Array) -> jax.Array:
@@ -161,10 +161,10 @@ class CachedStep:
     def _backward(
         self, params: Any, sums: Any, batch: Batch, gradient: Embedded, recipe: Recipe
     ) -> tuple[Any, jax.Array]:
-        """Adds what the embeddings of a part give to the gradients of the trained parameters; a zero comes with the sums.
+        """Adds the gradients that flow from the outputs of a part to the sums; returns the sums and a zero.
 
-        Every place on `data` has a copy of the parameters of its own, which is where they lie anyway, and so a gradient of its
-        own: nothing has to be summed.
+        Every place on `data` differentiates its own copy of the parameters, which it holds anyway. So it gets its own
+        gradient, and devices need not exchange anything.
         """
         trained, frozen = split(self._config, params)
         objective = {"objective": trained.pop("objective")}
@@ -173,7 +173,7 @@ class CachedStep:
 
         def on_place(trained: Any, batch: Batch, gradient: Embedded) -> Any:
             def embedded(trained: Any) -> Embedded:
-                z, out = self._encode_there(join(trained | objective, frozen), batch, recipe)
+                z, out = self._encode_on_place(join(trained | objective, frozen), batch, recipe)
                 return Embedded(z, out.parts)
 
             return jax.vjp(embedded, trained)[1](gradient)[0]
@@ -183,7 +183,7 @@ class CachedStep:
         with mapped_over("data"):
             found = jax.vmap(on_place, in_axes=(0, 0, 1), spmd_axis_name="data")(copies, by_place, gradient)
         sums = jax.tree.map(jnp.add, sums, found)
-        # All results of a program are there at once, so that this one tells of the others.
+        # All results of a program are ready at once, so the caller can wait for the zero instead of the sums.
         return sums, jnp.zeros(())
 
     def _update(

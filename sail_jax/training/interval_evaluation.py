@@ -1,4 +1,4 @@
-"""Evaluation at an interval of training: the model as it is, on the tasks of the config."""
+"""Evaluates the model during training, at an interval, on the tasks of the config."""
 
 import tempfile
 from pathlib import Path
@@ -20,16 +20,16 @@ from sail_jax.training.stage_mining import on_local_devices
 
 
 class IntervalEvaluation:
-    """Evaluates parameters under the tasks' own views at full width; the first process computes, the others wait.
+    """Evaluates parameters on all tasks, under the tasks' own views and at full width.
 
-    Nothing of the training state is changed or drawn from.
+    The first process computes, the others wait. The evaluation neither changes the training state nor draws from it.
 
     Args:
-        config: `eval` and `train.evaluate_every` count.
-        run: vectors lie in its folder for the time.
+        config: the experiment; reads `eval` and `train.evaluate_every`.
+        run: the run directory, which holds the vectors until the evaluation is done.
 
     Raises:
-        SailError: when there is no task, or one is wrong.
+        SailError: the config has no task, or a task is wrong.
     """
 
     def __init__(self, config: Config, run: RunDirectory) -> None:
@@ -38,11 +38,11 @@ class IntervalEvaluation:
         self._tasks = load_tasks(config, self._store)
 
     def is_due(self, done: int) -> bool:
-        """Whether the model is evaluated after `done` steps."""
+        """Returns whether the model is evaluated after `done` steps."""
         return done % self._config.train.evaluate_every == 0
 
     def __call__(self, params: Any) -> dict[str, float]:
-        """Evaluates the parameters of a training state, on any mesh; to be called by all processes.
+        """Evaluates the parameters of a training state on any mesh; all processes must call it.
 
         Returns:
             "eval/TASK/METRIC" -> value; empty on all processes but the first.

@@ -1,4 +1,4 @@
-"""The training loop: batches in, checkpoints and logs out; a run that was stopped continues where it was."""
+"""The training loop: reads batches, writes checkpoints and the training log, and resumes runs."""
 
 import contextlib
 import dataclasses
@@ -36,13 +36,13 @@ Step = WholeStep | CachedStep
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
-    """What a call of `train` did.
+    """The result of a call of `train`.
 
     Attributes:
         state: the state at the end.
-        start: steps that were already done.
+        start: steps done before the call.
         steps: steps done at the end.
-        seconds: wall-clock time of this call's stages, compilation and mining included.
+        seconds: wall-clock time of this call's stages, with compilation and mining.
         bad_records: records that could not be loaded.
     """
 
@@ -54,17 +54,17 @@ class TrainResult:
 
 
 def train(config: Config, workdir: str | Path) -> TrainResult:
-    """Trains, or continues, the run in `workdir`.
+    """Trains a model in `workdir`, or resumes the run there.
 
-    A run that was killed at any moment and is started again ends with the same parameters as an uninterrupted one: every
-    draw is a function of the seed and the step, and the state is restored as it was.
+    A run that is killed at any moment and resumed ends with the same parameters as an uninterrupted one: every draw is
+    a function of the seed and the step, and the state is restored.
 
     Args:
         config: the experiment.
-        workdir: the run directory; see `checkpoint` for what it holds.
+        workdir: the run directory; `RunDirectory` names its files.
 
     Raises:
-        SailError: when a setting is wrong, when `workdir` holds another run, or when too many records are bad.
+        SailError: a setting is wrong, `workdir` holds another run, or too many records are bad.
     """
     run, config = RunDirectory(workdir), absolute_sources(config)
     require_same_config(run, config)
@@ -73,7 +73,7 @@ def train(config: Config, workdir: str | Path) -> TrainResult:
     mesh = make_mesh(config.mesh)
     setup = TrainSetup.of(config, mesh)
     if not run.checkpoints.is_dir():
-        for stage in stages:  # what may be refused, in a late stage too, comes before what takes long
+        for stage in stages:  # a mistake in a late stage fails before the long work begins
             _make_source(without_mined(stage), mesh)
     checkpoints = Checkpoints(run, keep=config.train.keep_checkpoints, always=[stage.end for stage in stages])
     try:
@@ -83,7 +83,7 @@ def train(config: Config, workdir: str | Path) -> TrainResult:
 
 
 class _Run:
-    """One call of `train`: the stages that are left."""
+    """One call of `train`: runs the remaining stages."""
 
     def __init__(self, setup: TrainSetup, run: RunDirectory, stages: list[Stage], checkpoints: Checkpoints) -> None:
         self.setup, self.run, self.stages, self.checkpoints = setup, run, stages, checkpoints
@@ -94,19 +94,19 @@ class _Run:
 
     def train(self) -> TrainResult:
         done = self.checkpoints.latest() or 0
-        left = [stage for stage in self.stages if done < stage.end] or self.stages[-1:]
+        remaining = [stage for stage in self.stages if done < stage.end] or self.stages[-1:]
         state, pipeline = self._restore()
         start, began = int(state.step), time.monotonic()
-        for stage in left:
+        for stage in remaining:
             state, pipeline = self._stage(stage, state, pipeline), None
         return TrainResult(state, start, int(state.step), time.monotonic() - began, len(self.bad))
 
     def _restore(self) -> tuple[TrainState, dict[str, Any] | None]:
-        """The state to go on from, and the state of the input pipeline that was saved with it."""
+        """Returns the state to continue from, and the state of the input pipeline that was saved with it."""
         if self.checkpoints.latest() is None:
             check_tokenizer(self.setup.config)
             state, report = sharded_init(self.setup)
-            _say(report, self.run)
+            _write_init_report(report, self.run)
             return state, None
         params, pipeline = self.checkpoints.restore(_to_items(self.setup.abstract))
         training = params.pop("training")
@@ -114,7 +114,7 @@ class _Run:
         return TrainState(training["step"], params, training["opt_state"]), pipeline
 
     def _stage(self, stage: Stage, state: TrainState, pipeline: dict[str, Any] | None) -> TrainState:
-        """Trains the steps of a stage that are left."""
+        """Trains the remaining steps of a stage."""
         done = int(state.step)
         if done == stage.begin:
             mine_for_stage(stage, state.params, self.run)
@@ -125,7 +125,7 @@ class _Run:
         source = _make_source(stage, self.setup.mesh)
         if done > stage.begin:
             _check_pipeline(pipeline, _pipeline_state(done, stage, source), self.run)
-        if jax.process_index() == 0:  # not before: a start that failed must not bind the folder to its settings
+        if jax.process_index() == 0:  # only now: a failed start must not bind the folder to its settings
             config_lib.save(self.setup.config, self.run.config)
         setup = self.setup.for_stage(stage)
         step = self._step(setup)
@@ -133,7 +133,7 @@ class _Run:
         return loop.run(state)
 
     def _step(self, setup: TrainSetup) -> Step:
-        """The compiled step; stages whose losses are the same share it."""
+        """Returns the compiled step, which stages with equal losses share."""
         for known, step in self.compiled:
             if known == setup.objective:
                 return step
@@ -143,20 +143,20 @@ class _Run:
 
 
 def make_step(setup: TrainSetup) -> Step:
-    """The step on whole batches, or on batches in parts where there are micro-batches."""
+    """Returns the step on whole batches or, with micro-batches, on batches in parts."""
     return CachedStep(setup) if setup.config.train.micro_batches > 1 else WholeStep(setup)
 
 
 def _make_source(stage: Stage, mesh: Mesh) -> BatchSource:
-    """The batches of a stage, as far as this process prepares them."""
+    """Returns the batches of a stage, as far as this process prepares them."""
     batch_size, shards = stage.config.data.batch_size, data_shards(mesh)
     start, stop = host_rows(mesh, batch_size, stage.config.train.micro_batches)
-    local_shards = shards * (stop - start) // batch_size  # those whose pairs this process provides
+    local_shards = shards * (stop - start) // batch_size  # shards whose pairs this process provides
     return BatchSource(stage.config, HostShare(start, stop, local_shards), begin=stage.begin, drawn=stage.drawn)
 
 
-def _say(report: InitReport, run: RunDirectory) -> None:
-    """Keeps where the first parameters came from, and prints it where any came from a checkpoint."""
+def _write_init_report(report: InitReport, run: RunDirectory) -> None:
+    """Writes where the initial parameters came from; prints it if any came from a checkpoint."""
     if jax.process_index() == 0:
         run.init_report.write_text(f"{report}\n", encoding="utf-8")
         if report.loaded:
@@ -166,18 +166,18 @@ def _say(report: InitReport, run: RunDirectory) -> None:
 def _check_pipeline(saved: dict[str, Any], expected: dict[str, Any], run: RunDirectory) -> None:
     if saved != expected:
         raise SailError(
-            f"The data of the run in {run.path} has changed: it was trained on {saved}, now there is {expected}. "
+            f"The data of the run in {run.path} has changed: it was {saved}, now it is {expected}. "
             "Use the data it was started with, or another --workdir."
         )
 
 
 def _pipeline_state(step: int, stage: Stage, source: BatchSource) -> dict[str, Any]:
-    """The state of sampler and pipeline: as every batch is a function of its step, the next step and what it draws from."""
+    """Returns the state of the pipeline: the next step and the source, since a batch is a function of its step."""
     return {"next_step": step, "stage": stage.name, "source": source.fingerprint()}
 
 
 def _to_items(state: TrainState) -> dict[str, Any]:
-    """The items of a checkpoint: the model, the adapters where there are any, and the rest."""
+    """Returns the items of a checkpoint: the model, the adapters if there are any, and the training state."""
     params = dict(state.params)
     training = {"step": state.step, "objective": params.pop("objective"), "opt_state": state.opt_state}
     return params | {"training": training}
@@ -210,27 +210,29 @@ class _Loop:
         with _progress(start, steps) as progress, contextlib.closing(source) as batches:
             name = f"train {self.stage.name}".strip()
             task = progress.add_task(name, total=steps, completed=start, note="compiling the first step")
-            ahead = _Ahead(batches, self.step)
+            prefetch = _Prefetch(batches, self.step)
             for done in range(start + 1, steps + 1):
-                state, line = self._one(state, ahead, done, progress)
+                state, line = self._train_step(state, prefetch, done, progress)
                 progress.update(task, advance=1, **({"note": line} if line else {}))
         jax.block_until_ready(state)
         if self.log:
             self.log.close()
         return state
 
-    def _one(self, state: TrainState, ahead: "_Ahead", done: int, progress: Progress) -> tuple[TrainState, str]:
-        loaded, batch, waited = ahead.take()
+    def _train_step(
+        self, state: TrainState, prefetch: "_Prefetch", done: int, progress: Progress
+    ) -> tuple[TrainState, str]:
+        loaded, batch, waited = prefetch.take()
         recipe = self.objective.recipe(loaded.datasets)._replace(room=loaded.room)
         state, metrics = self.step(state, batch, recipe)
         if done < self.config.train.steps:
-            ahead.fetch(metrics["loss"])
+            prefetch.fetch(metrics["loss"])
         line = ""
         if self.log:
             self.log.add(done, loaded, metrics, waited)
             if done % self.config.train.log_every == 0 or done == self.config.train.steps:
                 line = self.log.flush(done)
-        if self.evaluation and self.evaluation.is_due(done):  # before the checkpoint: what is saved has been evaluated
+        if self.evaluation and self.evaluation.is_due(done):  # before the checkpoint: every saved state is evaluated
             self._evaluate(done, state, progress)
         last = done == self.config.train.steps
         if last or done % self.config.train.checkpoint_every == 0:
@@ -239,7 +241,7 @@ class _Loop:
         return state, line
 
     def _evaluate(self, done: int, state: TrainState, progress: Progress) -> None:
-        progress.stop()  # embedding has a bar of its own
+        progress.stop()  # embedding shows its own progress bar
         jax.block_until_ready(state)
         began = time.monotonic()
         figures = self.evaluation(state.params)
@@ -257,17 +259,17 @@ class _Loop:
             shown = "\n  ".join(self.bad[:5])
             raise SailError(
                 f"{len(self.bad)} records could not be loaded, over config.data.max_bad_records "
-                f"({self.config.data.max_bad_records}). The first of them:\n  {shown}\nThe state is saved at step {done}; "
-                "mend the records, or raise the limit, and start again."
+                f"({self.config.data.max_bad_records}). The first of them:\n  {shown}\n"
+                f"The state is saved at step {done}; mend the records, or raise the limit, and start again."
             )
 
 
-class _Ahead:
-    """Brings the next batch to the devices while they work on this one.
+class _Prefetch:
+    """Sends the next batch to the devices while they compute the current step.
 
     Args:
-        batches: prepared on the host.
-        step: knows how a batch lies on the devices.
+        batches: batches on the host.
+        step: the step, which sends a batch to the devices (`put`).
     """
 
     def __init__(self, batches: Iterator[LoadedBatch], step: Step) -> None:
@@ -275,16 +277,16 @@ class _Ahead:
         self._next: tuple[LoadedBatch, Any, float] | None = None
 
     def fetch(self, running: jax.Array | None = None) -> None:
-        """Takes the next batch from the host; `running` is a result of the step that the devices work on."""
+        """Takes the next batch from the host; `running` is a result of the current step."""
         began = time.monotonic()
         loaded = next(self._batches)
         waited = time.monotonic() - began
-        # While the step before still runs, nothing waits for the host.
+        # While the current step still runs, the devices do not wait for the host.
         waited = 0.0 if running is not None and not running.is_ready() else waited
         self._next = loaded, self._step.put(loaded.parts), waited
 
     def take(self) -> tuple[LoadedBatch, Any, float]:
-        """The batch, as the step takes it, and how many seconds, at most, the devices waited for it."""
+        """Returns the batch, its arguments for the step, and the seconds that the devices waited for it at most."""
         if self._next is None:
             self.fetch()
         taken, self._next = self._next, None

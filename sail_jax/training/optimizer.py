@@ -1,4 +1,4 @@
-"""AdamW with warm-up and a cosine to a floor (arXiv 2510.12709, sec. 4.1)."""
+"""AdamW with linear warm-up and cosine decay to a floor (arXiv 2510.12709, sec. 4.1)."""
 
 import itertools
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ from sail_jax.sharding.parameters import WEIGHT_DECAY, match, rate_rules
 
 
 def learning_rate(config: OptimizerConfig, steps: int, *, stage: str = "") -> optax.Schedule:
-    """Linear warm-up from 0 to the peak, then a cosine down to the floor at the last of `steps`.
+    """Returns the schedule: linear warm-up from 0 to the peak, then cosine decay to the floor at the last step.
 
     Args:
         config: the settings.
-        steps: all steps.
-        stage: the stage whose settings they are, for messages; empty for a run without stages.
+        steps: number of steps, warm-up included.
+        stage: name of the stage, for messages; empty for a run without stages.
 
     Raises:
-        SailError: when the warm-up is not shorter than the run, or the floor lies above the peak.
+        SailError: the warm-up is not shorter than the run, or the floor is above the peak.
     """
     where = f"config.stages.{stage}" if stage else "config.optimizer"
     if config.warmup_steps >= steps:
@@ -38,10 +38,10 @@ def learning_rate(config: OptimizerConfig, steps: int, *, stage: str = "") -> op
 
 
 def run_learning_rate(stages: Sequence[tuple[str, OptimizerConfig, int]]) -> optax.Schedule:
-    """The learning rate by steps of a whole run, stage after stage.
+    """Returns the schedule of a whole run, stage after stage.
 
     Args:
-        stages: name, settings and steps of each.
+        stages: name, settings and number of steps of each stage.
 
     Raises:
         SailError: as `learning_rate`.
@@ -52,10 +52,10 @@ def run_learning_rate(stages: Sequence[tuple[str, OptimizerConfig, int]]) -> opt
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Clipping by global norm, then AdamW with decay on matrices alone; it is given the trained parameters only.
+    """Returns clipping by global norm, then AdamW with weight decay on matrices.
 
-    Its updates are those of a learning rate of one: the step scales them, so that all stages of a run share one compiled
-    step.
+    The caller passes only the trained parameters. Updates have a learning rate of 1: the step scales them, so that all
+    stages of a run share one compiled step.
     """
     adamw = optax.adamw(
         1.0,

@@ -1,4 +1,4 @@
-"""What all steps of a run share, as one object, and the state that a run begins with."""
+"""The parts of a train step as one frozen object, and the initial state of a run."""
 
 import dataclasses
 from pathlib import Path
@@ -20,13 +20,13 @@ from sail_jax.training.state import TrainState, abstract_state, first_state, spl
 
 @dataclasses.dataclass(frozen=True)
 class TrainSetup:
-    """What a train step is made of; the stages of a run differ in the objective alone.
+    """The parts of a train step; the stages of a run differ only in the objective.
 
     Attributes:
         config: the experiment.
-        objective: the losses, those of the run or of a stage.
-        optimizer: it sees the trained parameters alone.
-        schedule: learning rate by steps of the run; it scales the optimizer's updates.
+        objective: the losses of the run or of a stage.
+        optimizer: the optimiser of the trained parameters.
+        schedule: learning rate by steps of the run; it scales the optimiser's updates.
         abstract: shapes, types and shardings of the state.
         mesh: the devices.
     """
@@ -40,33 +40,35 @@ class TrainSetup:
 
     @classmethod
     def of(cls, config: Config, mesh: Mesh) -> "TrainSetup":
-        """The setup of a run on a mesh; nothing is computed.
+        """Returns the setup of a run on a mesh, without computing anything.
 
         Raises:
-            SailError: when a setting is wrong.
+            SailError: a setting is wrong.
         """
         objective = make_objective(config, choose_contrast(config, mesh), data_shards(mesh))
         optimizer = make_optimizer(config.optimizer)
-        stages = plan(config, Path())  # no learning rate depends on where mined hard negatives are kept
+        stages = plan(config, Path())  # learning rates do not depend on the folder of mined hard negatives
         schedule = run_learning_rate([(stage.name, stage.config.optimizer, stage.steps) for stage in stages])
         return cls(config, objective, optimizer, schedule, abstract_state(config, objective, optimizer, mesh), mesh)
 
     def for_stage(self, stage: Stage) -> "TrainSetup":
-        """The setup under the loss weights of a stage."""
+        """Returns the setup with the loss weights of a stage."""
         objective = make_objective(stage.config, self.objective.contrast, self.objective.groups)
         return dataclasses.replace(self, objective=objective)
 
     @property
     def shardings(self) -> TrainState:
-        """How the state lies on the mesh."""
+        """Returns the shardings of the state."""
         return shardings_of(self.abstract)
 
 
 def sharded_init(setup: TrainSetup) -> tuple[TrainState, InitReport]:
-    """The state at step 0, each leaf made on its shards, so that no host ever holds the whole, and where it came from.
+    """Returns the sharded state at step 0, and a report of where its parameters came from.
+
+    Each leaf is made on its shards, so that no host ever holds the whole state.
 
     Raises:
-        SailError: when a checkpoint of `config.init_from` cannot be found or does not fit.
+        SailError: a checkpoint of `config.init_from` cannot be found or does not fit.
     """
     model, report = initial_params(setup.config, setup.mesh)
     make = jax.jit(
@@ -78,7 +80,7 @@ def sharded_init(setup: TrainSetup) -> tuple[TrainState, InitReport]:
 
 
 def restart_optimizer(setup: TrainSetup, state: TrainState) -> TrainState:
-    """The state with the optimiser as it is at its first step: a stage begins with moments of its own."""
+    """Returns the state with a freshly initialised optimiser, as every stage begins."""
 
     def fresh(params: dict) -> optax.OptState:
         return setup.optimizer.init(split(setup.config, params)[0])

@@ -1,4 +1,4 @@
-"""Hard negatives that a stage mines with the model as it is when the stage begins."""
+"""Mines the hard negatives of a stage, with the model at the stage's start."""
 
 import dataclasses
 import hashlib
@@ -28,19 +28,21 @@ from sail_jax.training.stages import Stage, mined_table
 
 
 def mine_for_stage(stage: Stage, params: Any, run: RunDirectory) -> None:
-    """Mines what a stage asks for, unless the same model mined it already; the first process computes, the others wait.
+    """Mines the hard negatives of a stage, unless the same model has already mined them.
+
+    The first process computes, the others wait.
 
     Args:
         stage: the stage that begins.
         params: the parameters of the training state, on any mesh.
-        run: its `mined` folder is written; it must be shared by all processes.
+        run: the run directory, whose `mined` folder is written; all processes must share it.
     """
     if not stage.mine:
         return
     config, folder = stage.config, run.mined / stage.name
     identity = _identity(config, params)
     missing = [name for name in stage.mine if not _is_mined(mined_table(folder, name), identity)]
-    # The first process decides: another one may look when a table is there already.
+    # The first process decides: another process may look after a table has been written.
     if not multihost_utils.broadcast_one_to_all(np.array(bool(missing))):
         return
     mesh = make_mesh(MeshConfig(), jax.local_devices())
@@ -53,13 +55,14 @@ def mine_for_stage(stage: Stage, params: Any, run: RunDirectory) -> None:
 
 
 def check_mined(stage: Stage, run: RunDirectory) -> None:
-    """Raises SailError when a stage is under way and the hard negatives that it mined are gone."""
+    """Raises SailError if the hard negatives that a started stage mined are missing."""
     for name in stage.mine:
         path = mined_table(run.mined / stage.name, name)
         if not path.is_file():
             raise SailError(
-                f"The hard negatives {path}, mined when stage {stage.name!r} began, are gone. Put the file back, or remove "
-                f"the checkpoints after step {stage.begin} in {run.checkpoints} to begin the stage, and its mining, again."
+                f"The hard negatives {path}, mined when stage {stage.name!r} began, are gone. Put the file back, or "
+                f"remove the checkpoints after step {stage.begin} in {run.checkpoints} to begin the stage, and its "
+                "mining, again."
             )
 
 
@@ -68,14 +71,14 @@ def _is_mined(path: Path, identity: str) -> bool:
 
 
 def _identity(config: Config, params: Any) -> str:
-    """A name for the model and for what decides what it mines; the same on all processes."""
+    """Returns a fingerprint of the model and of the settings that mining depends on, equal on all processes."""
     settings = [dataclasses.asdict(part) for part in (config.data, config.mining, config.model, config.prompt)]
     digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
     return f"model {fingerprint(params)}, settings {digest}"
 
 
 def on_local_devices(config: Config, params: Any, mesh: Mesh) -> Any:
-    """The parameters of the model, adapters merged into them, on the devices of this process."""
+    """Returns the parameters of the model, with adapters merged, on the devices of this process."""
     model = params["model"]
     if config.lora.rank:
         model = jax.jit(merge, static_argnames="config")(model, params["lora"], config.lora)

@@ -1,7 +1,7 @@
-"""The stages of a run: data sets, weights, losses and learning rate of each, and the steps it covers.
+"""The stages of a run: data sets, weights, losses, learning rate and steps of each.
 
-Source: arXiv 2510.12709, sec. 3.3.1 (content-aware progressive training). A run counts its steps through all stages, so that
-there is one sequence of checkpoints and one log, and a run that was stopped anywhere continues there.
+Source: arXiv 2510.12709, sec. 3.3.1 (content-aware progressive training). A run counts its steps through all stages, so
+it has one sequence of checkpoints and one training log, and can resume at any step.
 """
 
 import dataclasses
@@ -20,14 +20,14 @@ from sail_jax.errors import SailError
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A stretch of a run under settings of its own.
+    """A stage: some consecutive steps of a run with their own settings.
 
     Attributes:
         name: its name; empty in a run without stages.
-        begin: steps of the run that are done before it.
-        config: the experiment as this stage trains; its `train.steps` is the number of steps done at the end.
-        mine: data sets whose hard negatives are mined when it begins.
-        drawn: how often each data set was drawn before it; empty for never.
+        begin: steps of the run before the stage.
+        config: the experiment with the settings of the stage; `train.steps` is the steps of the run at its end.
+        mine: data sets whose hard negatives are mined when the stage begins.
+        drawn: number of draws of each data set before the stage; empty for none.
     """
 
     name: str
@@ -38,24 +38,25 @@ class Stage:
 
     @property
     def end(self) -> int:
-        """Steps of the run that are done after it."""
+        """Returns the steps of the run at the end of the stage."""
         return self.config.train.steps
 
     @property
     def steps(self) -> int:
-        """Its own steps."""
+        """Returns the number of steps of the stage."""
         return self.end - self.begin
 
 
 def plan(config: Config, mined: Path) -> list[Stage]:
-    """The stages of a run in order: those of `config.stages`, or the whole run as one.
+    """Returns the stages of a run in order: those of `config.stages`, or the whole run as one.
 
     Args:
         config: the experiment.
-        mined: folder where hard negatives that stages mine are written, as STAGE/DATASET.parquet.
+        mined: folder of mined hard negatives, STAGE/DATASET.parquet.
 
     Raises:
-        SailError: when a stage has a name that makes no folder, names an unknown data set, or mines what it cannot show.
+        SailError: a stage's name cannot be a folder, or the stage names an unknown data set, has no data set to draw,
+            or mines hard negatives of a set that it never draws or more of them than are mined.
     """
     if not config.stages:
         return [Stage("", 0, config)]
@@ -76,12 +77,12 @@ def plan(config: Config, mined: Path) -> list[Stage]:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """The order of names in which 2 comes before 10."""
+    """Returns a key that sorts 2 before 10 in names."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _drawn(stages: Sequence[Stage]) -> tuple[int, ...]:
-    """How often each data set was drawn in some stages."""
+    """Returns the number of draws of each data set in some stages."""
     if not stages:
         return ()
     last = stages[-1]
@@ -92,7 +93,7 @@ def _drawn(stages: Sequence[Stage]) -> tuple[int, ...]:
 
 
 def without_mined(stage: Stage) -> Stage:
-    """The stage without the hard negatives that it will mine: what can be checked of it before they exist."""
+    """Returns the stage without the hard negatives it will mine, to check it before they exist."""
     datasets = {
         name: dataclasses.replace(dataset, hard_negatives=0) if name in stage.mine else dataset
         for name, dataset in stage.config.data.datasets.items()
@@ -101,7 +102,7 @@ def without_mined(stage: Stage) -> Stage:
 
 
 def mined_table(mined: Path, dataset: str) -> Path:
-    """Where a stage keeps the hard negatives of a data set; `mined` is the folder of the stage."""
+    """Returns the path of a data set's hard negatives; `mined` is the folder of the stage."""
     return mined / f"{dataset}.parquet"
 
 
@@ -111,7 +112,7 @@ def _check_names(config: Config, settings: StageConfig, where: str) -> None:
             if name not in config.data.datasets:
                 near = nearest(name, config.data.datasets)
                 raise SailError(
-                    f"{where}.{setting} names the data set {name!r}, which is not there. Did you mean {near}?"
+                    f"{where}.{setting} names {name!r}, but there is no such data set. Did you mean {near}?"
                 )
     if settings.weights and not any(weight > 0 for weight in settings.weights.values()):
         raise SailError(f"{where}.weights is {dict(settings.weights)}; give at least one data set a weight above 0.")
@@ -152,16 +153,16 @@ def _stage_config(config: Config, settings: StageConfig, end: int, mined: Path) 
 
 
 def _weights(config: Config, settings: StageConfig) -> dict[str, float]:
-    """Data set -> sampling weight in a stage."""
+    """Returns {data set: sampling weight} of a stage."""
     if not settings.weights:
         return dataset_weights(config)
     return {name: settings.weights.get(name, 0.0) for name in config.data.datasets}
 
 
 def _all_in_one(config: Config) -> Config:
-    """One stage that draws, over as many steps, each data set as often as all stages together expect to.
+    """Returns one stage with as many steps as all, which draws each data set as often as they do in expectation.
 
-    What is of single stages is left out: hard negatives that they mine, their loss weights and learning rates.
+    It ignores what the stages mine, their loss weights and their learning rates.
     """
     totals = dict.fromkeys(config.data.datasets, 0.0)
     for settings in config.stages.values():

@@ -1,4 +1,4 @@
-"""The state of training, and how it comes to lie on the mesh."""
+"""The training state: its initial values, shapes and shardings, and the split into trained and frozen."""
 
 from typing import Any, NamedTuple
 
@@ -17,12 +17,12 @@ from sail_jax.sharding.parameters import abstract_on_mesh, first_match, frozen_r
 
 
 class TrainState(NamedTuple):
-    """All that a step reads and writes.
+    """The state that a step reads and writes.
 
     Attributes:
         step: [] int32, steps done.
-        params: {"model": ..., "objective": ...}, and "lora" where adapters are trained; float32.
-        opt_state: the optimiser's, of the trained parameters alone.
+        params: {"model": ..., "objective": ...}, and "lora" if adapters are trained; float32.
+        opt_state: the state of the optimiser, only for trained parameters.
     """
 
     step: Any
@@ -31,10 +31,10 @@ class TrainState(NamedTuple):
 
 
 def split(config: Config, params: Any) -> tuple[Any, Any]:
-    """Splits the parameters by the rules table into (trained, frozen); `join` is the way back.
+    """Splits the parameters by the rules table into (trained, frozen); `join` is the inverse.
 
     Raises:
-        SailError: when a pattern of the config is found in no path.
+        SailError: a pattern of the config is found in no path, or all parameters of the model are frozen.
     """
     flat = flatten_dict(params, sep="/")
     rules = frozen_rules(config, list(flatten_dict(params["model"], sep="/")))
@@ -46,14 +46,14 @@ def split(config: Config, params: Any) -> tuple[Any, Any]:
 
 
 def join(trained: Any, frozen: Any) -> Any:
-    """The parameters that `split` took apart."""
+    """Returns the parameters that `split` split."""
     return unflatten_dict(flatten_dict(trained) | flatten_dict(frozen))
 
 
 def first_state(
     config: Config, model: Any, objective: Objective, optimizer: optax.GradientTransformation
 ) -> TrainState:
-    """The state at step 0 around given parameters of the model."""
+    """Returns the state at step 0 for given parameters of the model."""
     params = {"model": model, "objective": objective.init(config.seed)}
     if config.lora.rank:
         params["lora"] = init_lora(model, config.lora, config.seed)
@@ -62,14 +62,14 @@ def first_state(
 
 
 def init_state(config: Config, objective: Objective, optimizer: optax.GradientTransformation) -> TrainState:
-    """A fresh state; trace or jit it."""
+    """Returns a randomly initialised state; trace or jit it."""
     return first_state(config, init_params(config.model, config.seed), objective, optimizer)
 
 
 def abstract_state(
     config: Config, objective: Objective, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-    """Shapes, types and shardings of the state, without computing anything."""
+    """Returns shapes, types and shardings of the state, without computing anything."""
     shapes = jax.eval_shape(lambda: init_state(config, objective, optimizer))
     state = abstract_on_mesh(shapes, mesh)
     if config.mesh.shard_optimizer:

@@ -1,4 +1,4 @@
-"""The train step: a pure function of (state, batch), compiled once per recipe and batch shape for the mesh."""
+"""The train step: a pure function of (state, batch), compiled once per recipe and batch shape."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +28,7 @@ Update = Callable[[TrainState, Any, jax.Array, Metrics], tuple[TrainState, Metri
 
 
 def make_encode(model: nn.Module, lora: LoraConfig) -> Encode:
-    """What the model makes of a batch as a function of all parameters; all views of the recipe in one forward pass."""
+    """Returns the function (params, batch, recipe) -> outputs; one forward pass computes all views."""
 
     def encode(params: Any, batch: Batch, recipe: Recipe) -> tuple[BySide, Outputs]:
         variables = {"params": params["model"], "lora": scaled(params.get("lora", {}), lora)}
@@ -40,7 +40,7 @@ def make_encode(model: nn.Module, lora: LoraConfig) -> Encode:
 def make_loss(
     model: nn.Module, objective: Objective, lora: LoraConfig
 ) -> Callable[[Any, Batch, Recipe], tuple[jax.Array, Metrics]]:
-    """The loss of a batch as a function of the parameters."""
+    """Returns the function (params, batch, recipe) -> (loss, metrics)."""
     encode = make_encode(model, lora)
 
     def loss(params: Any, batch: Batch, recipe: Recipe) -> tuple[jax.Array, Metrics]:
@@ -53,9 +53,9 @@ def make_loss(
 def make_gradient(
     config: Config, model: nn.Module, objective: Objective
 ) -> Callable[[Any, Batch, Recipe], tuple[tuple[jax.Array, Metrics], Any]]:
-    """The loss of a batch, its metrics, and its gradient by the trained parameters, as a function of all parameters.
+    """Returns the function (params, batch, recipe) -> ((loss, metrics), gradient).
 
-    Frozen parameters are constants of the differentiated function: they get no gradient.
+    The gradient is that of the trained parameters; frozen ones are constants of the differentiated function.
     """
     loss = make_loss(model, objective, config.lora)
 
@@ -67,18 +67,18 @@ def make_gradient(
 
 
 def make_update(setup: TrainSetup) -> Update:
-    """What a step does with the gradient of its loss.
+    """Returns the function that updates the state by a gradient.
 
     Returns:
-        (state, gradient of the trained parameters, loss, metrics) -> (state, metrics); metrics are float32 scalars: the loss and
-        its parts, the gradient's global norm before clipping, and the learning rate.
+        (state, gradient of the trained parameters, loss, metrics) -> (state, metrics). Metrics are float32 scalars:
+        the loss and its parts, the global norm of the gradient before clipping, and the learning rate.
     """
     config = setup.config
 
     def update(state: TrainState, gradient: Any, loss: jax.Array, metrics: Metrics) -> tuple[TrainState, Metrics]:
         trained, frozen = split(config, state.params)
         if config.mesh.shard_optimizer:
-            # As the moments: so it is summed over devices and split in one go, and the update is computed once, not on each.
+            # Split it like the moments: one collective sums and splits, and each device computes a part of the update.
             wanted = shardings_of(abstract_on_mesh(gradient, setup.mesh, over_data=True))
             gradient = jax.lax.with_sharding_constraint(gradient, wanted)
         updates, opt_state = setup.optimizer.update(gradient, state.opt_state, trained)
@@ -92,7 +92,7 @@ def make_update(setup: TrainSetup) -> Update:
 
 
 def make_train_step(setup: TrainSetup) -> Callable[[TrainState, Batch, Recipe], tuple[TrainState, Metrics]]:
-    """One optimiser step on a batch as a whole.
+    """Returns the train step on a whole batch.
 
     Frozen parameters get no gradient, no moments and no update.
 
@@ -110,9 +110,9 @@ def make_train_step(setup: TrainSetup) -> Callable[[TrainState, Batch, Recipe], 
 
 
 def compile_step(setup: TrainSetup) -> Callable[[TrainState, Batch, Recipe], Any]:
-    """Jits `make_train_step` for the mesh: the state as it is sharded, the batch split over pairs, the state's memory reused.
+    """Returns the jitted train step, which is compiled once per recipe and batch shape.
 
-    It is compiled once for each recipe and batch shape.
+    The state keeps its sharding, the batch is split over pairs, and the memory of the state is reused.
     """
     return jax.jit(
         make_train_step(setup),
@@ -124,21 +124,21 @@ def compile_step(setup: TrainSetup) -> Callable[[TrainState, Batch, Recipe], Any
 
 
 class WholeStep:
-    """A step on batches that are encoded in one piece."""
+    """A train step on batches that are encoded in one piece."""
 
     def __init__(self, setup: TrainSetup) -> None:
         self._mesh, self._step = setup.mesh, compile_step(setup)
 
     def put(self, batches: tuple[Batch, ...]) -> Batch:
-        """Starts to bring a batch of this process to its devices."""
+        """Starts the transfer of a batch of this process to its devices."""
         (batch,) = batches
         return shard_batch(batch, self._mesh)
 
     def __call__(self, state: TrainState, batch: Batch, recipe: Recipe) -> tuple[TrainState, Metrics]:
-        """One optimiser step on what `put` gave; the state given is used up."""
+        """Takes one optimiser step on a batch from `put`; the memory of the given state is reused."""
         with jax.set_mesh(self._mesh):
             return self._step(state, batch, recipe)
 
     def programs(self, state: TrainState, batch: Batch, recipe: Recipe) -> list[tuple[Traced, int]]:
-        """What is compiled for a step, of abstract arguments: traced programs, and how often each of them runs."""
+        """Traces the programs of a step for abstract arguments; returns each with its number of runs."""
         return [(self._step.trace(state, batch, recipe), 1)]

@@ -1,4 +1,4 @@
-"""The writer of TensorBoard's event files, imported without PyTorch."""
+"""Imports the writer of TensorBoard's event files without PyTorch."""
 
 import contextlib
 import sys
@@ -7,18 +7,18 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def _absent(module: str) -> Iterator[None]:
-    """Lets imports of a module fail that has not been imported yet, as if it were not installed."""
+    """Makes imports of a module fail as if it were not installed, unless it has been imported already."""
     if module in sys.modules:
         yield
         return
-    sys.modules[module] = None  # what Python's import system takes for "not there"
+    sys.modules[module] = None  # Python's import system then raises ModuleNotFoundError
     try:
         yield
     finally:
         del sys.modules[module]
 
 
-# tensorboardX imports PyTorch wherever it is installed, which takes seconds, for tensors that it is never given here.
+# tensorboardX imports PyTorch if it is installed, which takes seconds. It needs it only for PyTorch tensors.
 with _absent("torch"):
     from tensorboardX import SummaryWriter
 

@@ -1,4 +1,4 @@
-"""What a run logs while it trains: metrics.jsonl and TensorBoard."""
+"""The training log of a run: metrics.jsonl and TensorBoard."""
 
 import json
 import time
@@ -28,7 +28,7 @@ class TrainingLog:
         self._elapsed = 0.0
 
     def begin(self, start: int) -> None:
-        """Opens the files; lines of steps that are done again are dropped."""
+        """Opens the files, and drops the lines of steps after `start`, which are trained again."""
         kept = [line for line in read_training_log(self.run) if line["step"] <= start]
         self._elapsed = kept[-1]["elapsed_seconds"] if kept else 0.0
         commit_bytes(self.run.training_log, "".join(json.dumps(line) + "\n" for line in kept).encode())
@@ -36,7 +36,7 @@ class TrainingLog:
         self._board = SummaryWriter(str(self.run.tensorboard), purge_step=start + 1)
 
     def add(self, step: int, loaded: LoadedBatch, metrics: dict[str, jax.Array], waited: float) -> None:
-        """Takes the metrics of a step; they stay on the device until the next flush."""
+        """Adds the metrics of a step; they stay on the device until the next flush."""
         name = self.datasets[loaded.datasets[0]] if len(loaded.datasets) == 1 else "mixed"
         counts = {
             "bad_records": len(loaded.bad_records),
@@ -70,7 +70,7 @@ class TrainingLog:
         return f"loss {line['loss']:.3f}, {rate}, {line['data_wait_share']:.0%} of the time waiting for data"
 
     def evaluated(self, step: int, figures: dict[str, float], seconds: float) -> None:
-        """Writes the figures of an evaluation on a line of their own; its time does not count as training."""
+        """Writes the figures of an evaluation as a separate line; its time does not count as training."""
         self._since += seconds
         finite = {name: value for name, value in figures.items() if np.isfinite(value)}
         self._write(step, finite | {"eval/seconds": seconds, "elapsed_seconds": self._elapsed})

@@ -145,6 +145,6 @@ def test_a_batch_is_waited_for_only_when_no_step_is_left_to_compute(monkeypatch,
     clock = iter([10.0, 13.0])
     monkeypatch.setattr(loop.time, "monotonic", lambda: next(clock))
     loaded = LoadedBatch(("part",), 0, (0,), None, (), 0, 0)
-    ahead = loop._Ahead(iter([loaded]), Step())
+    ahead = loop._Prefetch(iter([loaded]), Step())
     ahead.fetch(Running(ready))
     assert ahead.take() == (loaded, ("part",), waited)
