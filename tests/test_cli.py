@@ -1,4 +1,4 @@
-"""The verbs from ingestion to the report, in one process; and what a user sees who makes a mistake."""
+"""The verbs from ingestion to the report, in one process, and the messages for mistakes."""
 
 import json
 
@@ -57,7 +57,7 @@ def test_the_report_shows_them(run):
 
 
 @pytest.mark.slow
-def test_the_report_is_drawn_again_from_the_files_of_the_run(run, tmp_path):
+def test_the_report_is_written_again_from_the_files_of_the_run(run, tmp_path):
     assert main(["report", "--workdir", str(run), "--output", str(tmp_path / "report.html")]) == 0
     assert (tmp_path / "report.html").read_bytes() == (run / "report.html").read_bytes()
     assert (run / "report_files" / "loss.png").is_file()

@@ -1,7 +1,7 @@
-"""The command line: `sail-jax VERB --config configs/X.py --config.a.b=value --workdir DIR`, a module per verb.
+"""The command line: `sail-jax VERB --config configs/X.py --config.a.b=value --workdir DIR`.
 
-Every module declares its verb in `add_verb` and does the work in `run`. What `run` needs of the rooms it imports itself, not at the head of
-the file: help and completion answer at once, and a verb imports what it uses and no more.
+There is one module per verb: `add_verb` declares the verb, `run` runs it. `run` imports the rooms that it needs itself,
+so that help and completion are fast, and a verb imports only what it uses.
 """
 
 import os
@@ -36,7 +36,7 @@ from sail_jax.cli import (
 from sail_jax.cli.parser import Parser, split_settings
 from sail_jax.errors import SailError
 
-INTERRUPTED = 130  # the exit status of a process that Ctrl-C ended
+INTERRUPTED = 130  # the exit status of a process that was ended by Ctrl-C
 # In the order of the help.
 _VERBS = (
     *(quickstart, world, ingest, materialize, train, evaluate, report),
@@ -47,7 +47,7 @@ _VERBS = (
 
 
 def main(argv: Sequence[str] | None = None, program: str = "python -m sail_jax") -> int:
-    """Runs a verb; returns the exit status. Errors meant for the user are printed without a traceback.
+    """Runs a verb; prints errors written for the user without a traceback; returns the exit status.
 
     Args:
         argv: the words after the program; by default those of the process.
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None, program: str = "python -m sail_jax")
     if "_ARGCOMPLETE" in os.environ:
         from sail_jax.cli.completion import complete
 
-        complete(parser)  # answers the shell, and ends the process
+        complete(parser)  # prints the completions, then ends the process
     try:
         words, overrides = split_settings(list(sys.argv[1:] if argv is None else argv))
         options = parser.parse_args(words)
@@ -72,16 +72,14 @@ def main(argv: Sequence[str] | None = None, program: str = "python -m sail_jax")
             f"{error.filename}: {error.strerror}. Check that the path is right, can be written, and has room.", 2
         )
     except KeyboardInterrupt:
-        return _fail(
-            "interrupted; the same command goes on after the last shard or checkpoint that was saved.", INTERRUPTED
-        )
+        return _fail("interrupted; the same command resumes after the last saved shard or checkpoint.", INTERRUPTED)
     return 0
 
 
 def _keep_compiled() -> None:
-    """Keeps compiled programs in the user's cache for the next process, unless JAX_COMPILATION_CACHE_DIR says otherwise."""
+    """Makes JAX cache compiled programs in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR is set."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    # JAX reads it when it is imported, which no verb has done yet.
+    # JAX reads the variable on import, and no verb has imported JAX yet.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "sail_jax" / "compiled"))
 
 
@@ -95,9 +93,10 @@ def _parser(program: str) -> Parser:
     parser = Parser(
         prog=program,
         description="Omni-modal embedding models: ingest, train, evaluate, export.",
-        epilog="Any setting can be changed with --config.a.b=value (quote lists: --config.eval.ks='(1, 10)'); `describe --settings` "
-        'lists them all. Tab completes verbs, flags and settings after: eval "$(register-python-argcomplete sail-jax)", in the '
-        "~/.bashrc or ~/.zshrc. example: %(prog)s quickstart --workdir runs/quickstart",
+        epilog="Change any setting with --config.a.b=value (quote lists: --config.eval.ks='(1, 10)'); "
+        "`describe --settings` lists all settings. For completion of verbs, flags and settings with Tab, put this line "
+        'into ~/.bashrc or ~/.zshrc: eval "$(register-python-argcomplete sail-jax)". '
+        "example: %(prog)s quickstart --workdir runs/quickstart",
     )
     parser.set_defaults(program=program)
     verbs = parser.add_subparsers(required=True, metavar="VERB")

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from sail_jax.cli.common import config_of_run, console, declare, say_next
+from sail_jax.cli.common import config_of_run, console, declare, print_next
 
 
 def add_verb(verbs: Any) -> None:
@@ -15,18 +15,18 @@ def add_verb(verbs: Any) -> None:
         verbs,
         "balance",
         run,
-        "weigh the training sets by how near they lie to the evaluation tasks, in the eyes of a trained run",
+        "compute sampling weights of the training sets from their similarity to the evaluation tasks",
         "--workdir runs/glyphs --output data/glyphs/weights.json",
         workdir="run directory of an early model",
         config="of run",
     )
     sub.add_argument(
-        "--output", required=True, type=Path, help="JSON for config.data.weights; a heat map lies beside it"
+        "--output", required=True, type=Path, help="JSON for config.data.weights; a heat map is written next to it"
     )
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> None:
-    """Writes the weights, and says how to train with them."""
+    """Writes the weights, and prints how to train with them."""
     from sail_jax.curation.balancing.weights import balance
     from sail_jax.data.pipeline import open_store
     from sail_jax.embedding import embedder as embedder_lib
@@ -41,4 +41,4 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     output = options.output.absolute()
     console.print(f"Weights: {output}; heat map: {output.with_suffix('.png')}.")
     config_file = options.config or options.workdir / "config.json"
-    say_next(options, "train", "--config", config_file, f"--config.data.weights={output}", "--workdir", "RUN")
+    print_next(options, "train", "--config", config_file, f"--config.data.weights={output}", "--workdir", "RUN")

@@ -1,4 +1,4 @@
-"""What the verbs share: how one is declared, the config that it reads, and how tables and the next step are printed."""
+"""Functions that the verbs share: declaring a verb, loading its config, printing tables."""
 
 import argparse
 import shlex
@@ -30,13 +30,13 @@ def declare(
     """Adds a verb to the parser, with help that ends in an example.
 
     Args:
-        verbs: where it is added.
+        verbs: the subparsers to which the verb is added.
         name: the verb.
-        run: what it does, with the options and the words of `--config.a.b=value`.
-        meaning: for --help.
-        example: what follows the verb in an example.
-        workdir: what its --workdir is; empty for a verb without one.
-        config: whether --config is "required", by default that "of run" (see `config_of_run`), or "" for none.
+        run: called as run(options, overrides) with the parsed flags and the `a.b=value` settings.
+        meaning: what the verb does, for --help.
+        example: the words after the verb in an example.
+        workdir: help of --workdir; empty for a verb without one.
+        config: "required"; "of run" for an optional --config (see `config_of_run`); "" for none.
     """
     sub = verbs.add_parser(name, help=meaning, description=meaning, epilog=f"example: %(prog)s {example}")
     if config == "required":
@@ -44,12 +44,11 @@ def declare(
             "--config",
             required=True,
             type=Path,
-            help=f"experiment file, such as configs/x.py, or one that comes with the package: {', '.join(config_lib.packaged())}",
+            help="experiment file, such as configs/x.py, or an experiment of the package: "
+            f"{', '.join(config_lib.packaged())}",
         )
     elif config == "of run":
-        sub.add_argument(
-            "--config", type=Path, help="experiment file; by default the one that the run was started with"
-        )
+        sub.add_argument("--config", type=Path, help="experiment file (the config of the run)")
     if workdir:
         sub.add_argument("--workdir", required=True, type=Path, help=workdir)
     sub.set_defaults(run=run)
@@ -57,37 +56,37 @@ def declare(
 
 
 def config_of_run(options: argparse.Namespace, overrides: list[str]) -> Config:
-    """The config of the run in --workdir, or --config in its place, with overrides."""
+    """Returns the config in --config, by default that of the run in --workdir, with overrides."""
     from sail_jax.runs.directory import RunDirectory
 
     run = RunDirectory(options.workdir)
     if not run.config.is_file():
-        run.load_config()  # says that there is no run
+        run.load_config()  # raises the error for a folder without a run
     return config_lib.load(options.config or run.config, overrides)
 
 
 def without_config(verb: str, overrides: list[str]) -> None:
-    """Raises SailError where settings are given to a verb that reads none."""
+    """Raises SailError if settings are given to a verb that reads no config."""
     if overrides:
         raise SailError(f"{verb} reads no config; leave out --config settings.")
 
 
-def say_next(options: argparse.Namespace, *words: object) -> None:
+def print_next(options: argparse.Namespace, *words: object) -> None:
     """Prints the command that usually comes next, such as `Next: sail-jax evaluate --workdir runs/x`.
 
     Args:
-        options: those of the verb that ends.
-        words: the verb and what follows it; they are quoted for the shell.
+        options: the parsed flags of this verb.
+        words: the next verb and its flags; they are quoted for the shell.
     """
     command = f"{options.program} {shlex.join(map(str, words))}"
     console.print(f"Next: {command}", markup=False, highlight=False)
 
 
 def one_line(text: str) -> str:
-    """A text with all control characters written out (a line feed as \\n): it keeps to its line, and commands no terminal."""
+    """Returns a text with control characters escaped (a line feed as \\n), safe to print to a terminal."""
     return "".join(repr(c)[1:-1] if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in text)
 
 
 def print_wide(table: Table) -> None:
-    """Prints a table wide enough for all columns where the output is no terminal."""
+    """Prints a table at least 120 columns wide, also if the output is no terminal."""
     Console(width=max(console.width, 120)).print(table)

@@ -1,4 +1,4 @@
-"""What the shell offers after Tab, by argcomplete: verbs, flags and their choices, files, and settings."""
+"""Shell completion by argcomplete: verbs, flags and their choices, files, and settings."""
 
 import argparse
 
@@ -9,7 +9,7 @@ from sail_jax.config.schema import meanings
 
 
 class _Finder(argcomplete.CompletionFinder):
-    """Finds the settings too, which the parser does not know: `--config.data.batch_size=`."""
+    """Completes settings too, which are not flags of the parser: `--config.data.batch_size=`."""
 
     def collect_completions(
         self, active_parsers: list[argparse.ArgumentParser], parsed_args: argparse.Namespace, cword_prefix: str
@@ -22,5 +22,5 @@ class _Finder(argcomplete.CompletionFinder):
 
 
 def complete(parser: argparse.ArgumentParser) -> None:
-    """Answers the shell that asks, by the environment, how the line goes on; then ends the process."""
+    """Prints the completions of the line that the shell passes in the environment; then ends the process."""
     _Finder()(parser)

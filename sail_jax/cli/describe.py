@@ -1,4 +1,4 @@
-"""The verb `describe`: the size of a model, the needs of its train step, the list of all settings."""
+"""The verb `describe`: the size of a model, the cost of its train step, the list of all settings."""
 
 import argparse
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from sail_jax import config as config_lib
-from sail_jax.cli.common import console, declare, say_next
+from sail_jax.cli.common import console, declare, print_next
 from sail_jax.config import Config
 from sail_jax.config.schema import meanings
 from sail_jax.errors import SailError
@@ -19,8 +19,8 @@ def add_verb(verbs: Any) -> None:
         verbs,
         "describe",
         run,
-        "print the parameters of a config's model by tower; what its train step needs on a machine that you don't have; or a "
-        "reference of all settings",
+        "print the parameters of a model by tower; or memory and time of its train step on other hardware, compiled "
+        "ahead of time; or all settings",
         "--config configs/sail_1b5.py --topology v5e:16x16 --config.data.batch_size=512",
         workdir="",
         config="",
@@ -29,7 +29,8 @@ def add_verb(verbs: Any) -> None:
     sub.add_argument("--settings", action="store_true", help="print every setting with type, default and meaning")
     sub.add_argument(
         "--topology",
-        help="compile the train step for a TPU slice (v5e:16x16, v5p:4x4x4, v6e:16x16) or a number of GPUs (h100:64, a100:8)",
+        help="hardware for which the train step is compiled: a TPU slice (v5e:16x16, v5p:4x4x4, v6e:16x16) or a "
+        "number of GPUs (h100:64, a100:8)",
     )
     sub.add_argument("--stage", default="", help="with --topology: the stage of the run (the first)")
     sub.add_argument(
@@ -38,7 +39,7 @@ def add_verb(verbs: Any) -> None:
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> None:
-    """Prints the settings, the parameters, or the needs of the train step."""
+    """Prints the settings, the parameters, or the cost of the train step."""
     if options.settings:
         for key, kind, default, meaning in meanings(Config):
             print(f"{key}: {kind} = {default!r}\n    {meaning}")
@@ -56,7 +57,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     else:
         _print_parameters(config)
     data = f"--config.data.dir={config.data.dir or 'DATA'}"
-    say_next(options, "train", "--config", options.config, data, "--workdir", "RUN")
+    print_next(options, "train", "--config", options.config, data, "--workdir", "RUN")
 
 
 def _print_parameters(config: Config) -> None:

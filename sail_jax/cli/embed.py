@@ -1,11 +1,11 @@
-"""The verb `embed`: items in bulk."""
+"""The verb `embed`: bulk embedding of items."""
 
 import argparse
 import dataclasses
 from pathlib import Path
 from typing import Any
 
-from sail_jax.cli.common import config_of_run, console, declare, say_next
+from sail_jax.cli.common import config_of_run, console, declare, print_next
 from sail_jax.config.data import DEFAULT_INSTRUCTION
 from sail_jax.config.storage import VECTOR_DTYPES
 from sail_jax.items import TEXT_FIELDS
@@ -18,8 +18,8 @@ def add_verb(verbs: Any) -> None:
         verbs,
         "embed",
         run,
-        "embed an item store, a table of items or a folder of files into Parquet parts of `id` and `vector`; killed and started "
-        "again, it goes on with the parts that are missing",
+        "embed an item store, a table of items or a folder of files into Parquet parts of `id` and `vector`; the same "
+        "command resumes an interrupted run",
         "--workdir runs/glyphs --output embeddings/glyphs --dims 128 --dtype int8",
         workdir="run directory",
         config="of run",
@@ -28,22 +28,28 @@ def add_verb(verbs: Any) -> None:
     sub.add_argument(
         "--source",
         type=Path,
-        help="what is embedded: an item store, a table (CSV, JSONL, Parquet) with the columns of config.ingest.source, or a "
-        "folder of image, sound, video and text files, whose paths are the ids; by default the items of config.data.dir",
+        help="items: an item store, a table (CSV, JSONL, Parquet) with the columns of config.ingest.source, or "
+        "a folder of image, sound, video and text files, whose paths are the ids (the items of config.data.dir)",
     )
-    sub.add_argument("--dims", type=int, help="dimensions that are kept, best a Matryoshka width of the run (all)")
-    sub.add_argument("--dtype", choices=VECTOR_DTYPES, default="float32", help="how vectors are stored (float32)")
-    sub.add_argument("--modalities", default=MODALITIES, help="what is shown of the items: V, T, A, VT, ... (VTA)")
+    sub.add_argument(
+        "--dims", type=int, help="number of leading dimensions to keep, best a Matryoshka width of the run (all)"
+    )
+    sub.add_argument("--dtype", choices=VECTOR_DTYPES, default="float32", help="type of the stored vectors (float32)")
+    sub.add_argument(
+        "--modalities",
+        default=MODALITIES,
+        help="modalities of the items that are shown to the model: V, T, A, VT, ... (VTA)",
+    )
     sub.add_argument(
         "--fields",
         type=lambda text: tuple(filter(None, text.split(","))),
         default=TEXT_FIELDS,
-        help=f"text fields that are shown ({','.join(TEXT_FIELDS)})",
+        help=f"text fields that are shown to the model ({','.join(TEXT_FIELDS)})",
     )
     sub.add_argument(
         "--instruction",
         default=DEFAULT_INSTRUCTION,
-        help=f"the system prompt; best the one that a task of the run trains for its targets ({DEFAULT_INSTRUCTION!r})",
+        help=f"system prompt; best the one with which the run was trained on targets ({DEFAULT_INSTRUCTION!r})",
     )
     sub.add_argument("--rows-per-part", type=int, default=65_536, help="items of the source per part (65536)")
     sub.add_argument("--batch-size", type=int, help="items per batch (config.eval.batch_size)")
@@ -52,7 +58,7 @@ def add_verb(verbs: Any) -> None:
         "--processes",
         type=int,
         default=1,
-        help="how many share the work, each on all devices of its host; they share --output and need not talk (1)",
+        help="number of processes that share the work and --output, each on all devices of its host (1)",
     )
     sub.add_argument(
         "--distributed",
@@ -79,7 +85,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     source = open_source(options.source, config)
     embedder = embedder_lib.load(options.workdir, config)
     if options.distributed:
-        jax.distributed.shutdown()  # from here on no process waits for another
+        jax.distributed.shutdown()  # from here on the processes are independent
     report = embed(embedder, source, options.output, asked, model=str(RunDirectory(options.workdir).path))
     console.print(f"{report}\nWritten to {options.output.absolute()}", highlight=False)
-    say_next(options, "search", "--workdir", options.workdir, "--embeddings", options.output, "--text", "a query")
+    print_next(options, "search", "--workdir", options.workdir, "--embeddings", options.output, "--text", "a query")

@@ -1,4 +1,4 @@
-"""The verb `evaluate`."""
+"""The verb `evaluate`: metrics and a report of a run or of embeddings."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from sail_jax import config as config_lib
-from sail_jax.cli.common import config_of_run, console, declare, print_wide, say_next
+from sail_jax.cli.common import config_of_run, console, declare, print_next, print_wide
 from sail_jax.config import Config
 from sail_jax.files import commit_json
 
@@ -24,14 +24,14 @@ def add_verb(verbs: Any) -> None:
         run,
         "evaluate a trained run, or a folder of embeddings, and write metrics.json, evaluation.json and report.html",
         "--workdir runs/glyphs",
-        workdir="run directory; where the figures are written",
+        workdir="run directory, to which the figures are written",
         config="of run",
     )
     sub.add_argument(
         "--embeddings",
         type=Path,
-        help="folder that `embed` wrote, evaluated in place of a checkpoint: FOLDER/TASK/queries and FOLDER/TASK/corpus, or "
-        "FOLDER for all items; --config names the tasks, and --workdir need not be a run",
+        help="folder of embeddings to evaluate instead of a checkpoint: FOLDER/TASK/queries and FOLDER/TASK/corpus, "
+        "or FOLDER for all items; --config names the tasks, and --workdir need not be a run",
     )
 
 
@@ -42,14 +42,14 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         config = config_lib.load(options.config, overrides)
     else:
         config = config_of_run(options, overrides)
-    evaluate_and_say(config, options.workdir, options.embeddings)
+    evaluate_and_print(config, options.workdir, options.embeddings)
     if options.embeddings:
-        say_next(options, "report", "--workdir", options.workdir, "--workdir", "OTHER", "--output", "report.html")
+        print_next(options, "report", "--workdir", options.workdir, "--workdir", "OTHER", "--output", "report.html")
     else:
-        say_next(options, "embed", "--workdir", options.workdir, "--output", "EMBEDDINGS")
+        print_next(options, "embed", "--workdir", options.workdir, "--output", "EMBEDDINGS")
 
 
-def evaluate_and_say(config: Config, workdir: Path, embeddings: Path | None = None) -> None:
+def evaluate_and_print(config: Config, workdir: Path, embeddings: Path | None = None) -> None:
     """Evaluates a run, or a folder of embeddings; writes figures and report, and prints the main figures."""
     from sail_jax.evaluation.report.data import read_runs, write_report_data
     from sail_jax.evaluation.report.page import png_folder, write_report
@@ -81,7 +81,7 @@ def evaluate_and_say(config: Config, workdir: Path, embeddings: Path | None = No
 
 
 def _print_results(results: Sequence["TaskResult"], names: tuple[str, ...]) -> None:
-    """A table of results that have the same figures, in per cent."""
+    """Prints a table of results that have the same figures, in per cent."""
     table = Table("task", "view", "model", *(name.replace("recall@", "R@") for name in names), "queries", "corpus")
     for r in results:
         figures = [f"{100 * r.metrics[name]:.1f}" for name in names]

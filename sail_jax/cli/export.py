@@ -22,21 +22,19 @@ def add_verb(verbs: Any) -> None:
     )
     sub.add_argument("--output", required=True, type=Path, help="folder that is written")
     sub.add_argument("--dtype", choices=WEIGHT_DTYPES, default="float32", help="type of the weights (float32)")
+    sub.add_argument("--license", default="other", help="license in the model card, for example apache-2.0 (other)")
     sub.add_argument(
-        "--license", default="other", help="what the model card says under 'license', for example apache-2.0"
-    )
-    sub.add_argument(
-        "--adapters", action="store_true", help="write LoRA adapters in PEFT's format beside the base model, unmerged"
+        "--adapters", action="store_true", help="write LoRA adapters in PEFT's format next to the base model, unmerged"
     )
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> None:
-    """Writes the folder, and says how to load it."""
+    """Writes the folder, and prints how to load it."""
     from sail_jax.convert.export import export
     from sail_jax.runs.directory import RunDirectory
 
     files = RunDirectory(options.workdir)
-    files.load_config()  # says where there is no run
+    files.load_config()  # raises the error for a folder without a run
     steps = export(
         options.workdir,
         options.output,
@@ -47,4 +45,4 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     )
     output = options.output.absolute()
     console.print(f"Exported the model at step {steps} to {output}.")
-    console.print(f"Next: load it as {output / 'README.md'} says.")
+    console.print(f"Next: load it as {output / 'README.md'} shows.")

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sail_jax.cli.common import console, declare, say_next, without_config
+from sail_jax.cli.common import console, declare, print_next, without_config
 from sail_jax.config.search import INDEX_KINDS
 
 
@@ -20,8 +20,12 @@ def add_verb(verbs: Any) -> None:
         config="",
     )
     sub.add_argument("--embeddings", required=True, type=Path, help="folder that `embed` wrote")
-    sub.add_argument("--output", required=True, type=Path, help="index file; its ids and a JSON of it lie beside it")
-    sub.add_argument("--kind", choices=INDEX_KINDS, default="flat", help="exact, compressed, or a graph (flat)")
+    sub.add_argument(
+        "--output", required=True, type=Path, help="index file; its ids and settings are written next to it"
+    )
+    sub.add_argument(
+        "--kind", choices=INDEX_KINDS, default="flat", help="exact (flat), compressed (ivfpq), or a graph (hnsw) (flat)"
+    )
     sub.add_argument("--dims", type=int, default=0, help="index the first dimensions only (all)")
     sub.add_argument("--nlist", type=int, default=0, help="ivfpq: inverted lists (4 sqrt(N), at most N / 39)")
     sub.add_argument("--m", type=int, default=0, help="ivfpq: bytes of a vector, a divisor of the dims (dims / 4)")
@@ -31,7 +35,7 @@ def add_verb(verbs: Any) -> None:
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> None:
-    """Builds the index, and says how to search it."""
+    """Builds the index, and prints how to search it."""
     from sail_jax.search.faiss_index import IndexSettings, build_index
     from sail_jax.vectors.embedding_set import EmbeddingSet
 
@@ -48,4 +52,4 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     output = options.output.absolute()
     info = build_index(EmbeddingSet(options.embeddings), output, settings)
     console.print(f"Indexed {info.count:,} vectors of {info.dims} dimensions: {output}.", highlight=False)
-    say_next(options, "search", "--workdir", "RUN", "--index", output, "--text", "a query")
+    print_next(options, "search", "--workdir", "RUN", "--index", output, "--text", "a query")

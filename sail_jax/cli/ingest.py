@@ -1,11 +1,11 @@
-"""The verb `ingest`: a raw export becomes an item store and tables."""
+"""The verb `ingest`: turns a raw export into an item store and tables."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
 from sail_jax import config as config_lib
-from sail_jax.cli.common import declare, say_next
+from sail_jax.cli.common import declare, print_next
 
 
 def add_verb(verbs: Any) -> None:
@@ -27,4 +27,4 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
 
     ingest(config_lib.load(options.config, overrides), options.source, options.workdir)
     data = f"--config.data.dir={options.workdir}"
-    say_next(options, "train", "--config", options.config, data, "--workdir", "RUN")
+    print_next(options, "train", "--config", options.config, data, "--workdir", "RUN")

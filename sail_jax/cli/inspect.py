@@ -1,4 +1,4 @@
-"""The verb `inspect`: what a Hugging Face checkpoint holds."""
+"""The verb `inspect`: the towers of a Hugging Face checkpoint and their settings."""
 
 import argparse
 from typing import Any
@@ -12,7 +12,7 @@ def add_verb(verbs: Any) -> None:
         verbs,
         "inspect",
         run,
-        "say what a Hugging Face checkpoint holds, and the settings with which it can be loaded",
+        "print the towers of a Hugging Face checkpoint and the settings that load it",
         "--checkpoint Qwen/Qwen2.5-1.5B",
         workdir="",
         config="",
@@ -31,4 +31,4 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         print(f"# {tower}: --config.init_from.{tower}={options.checkpoint}")
         for key, value in settings.items():
             print(f"config.model.{tower}.{key} = {value!r}")
-    print(f"# Next: put these lines into an experiment file X.py, and see {options.program} describe --config X.py")
+    print(f"# Next: put these lines into an experiment file X.py, and run {options.program} describe --config X.py")

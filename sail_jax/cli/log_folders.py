@@ -1,4 +1,4 @@
-"""What the verbs that read a recommender's logs share, `pairs` and `sequences`: the folders they are given."""
+"""The flags that `pairs` and `sequences` share: folders of logs, tables and items."""
 
 import argparse
 from pathlib import Path
@@ -9,15 +9,15 @@ if TYPE_CHECKING:
 
 
 def add_folders(sub: argparse.ArgumentParser, more: str = "") -> None:
-    """Adds --source, --output and --workdir; `more` is what --workdir gives besides."""
+    """Adds --source, --output and --workdir; `more` is appended to the help of --workdir."""
     sub.add_argument("--source", required=True, type=Path, help="folder to which the paths of config.logs are relative")
     sub.add_argument("--output", required=True, type=Path, help="folder of the tables")
-    what = "folder that `ingest` wrote: items that its store lacks are left out"
+    what = "folder that `ingest` wrote; items that are not in its store are left out"
     sub.add_argument("--workdir", type=Path, help=what + more)
 
 
 def open_store_of(options: argparse.Namespace) -> "ItemStore | None":
-    """The item store in --workdir, or None without one."""
+    """Returns the item store in --workdir, or None without --workdir."""
     from sail_jax.data.store import FOLDER, ItemStore
 
     return None if options.workdir is None else ItemStore.open(options.workdir / FOLDER)

@@ -1,11 +1,11 @@
-"""The verb `materialize`: a training set's records as shards that are read in order."""
+"""The verb `materialize`: writes the records of a training set in the order of training."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
 from sail_jax import config as config_lib
-from sail_jax.cli.common import console, declare, say_next
+from sail_jax.cli.common import console, declare, print_next
 
 
 def add_verb(verbs: Any) -> None:
@@ -20,13 +20,11 @@ def add_verb(verbs: Any) -> None:
     )
     sub.add_argument("--dataset", required=True, help="name of the training set in config.data.datasets")
     sub.add_argument("--output", required=True, type=Path, help="folder that is written")
-    sub.add_argument(
-        "--epochs", type=int, default=1, help="times the table is written, each in an order of its own (1)"
-    )
+    sub.add_argument("--epochs", type=int, default=1, help="number of epochs to write, each in its own order (1)")
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> None:
-    """Writes the records, and says how to train from them."""
+    """Writes the records, and prints how to train from them."""
     from sail_jax.data.pipeline import open_store
     from sail_jax.data.training_set import materialize
 
@@ -36,4 +34,4 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     console.print(f"Written to {output}.")
     setting = f"--config.data.datasets.{options.dataset}.materialized={output}"
     data = f"--config.data.dir={config.data.dir}"
-    say_next(options, "train", "--config", options.config, data, setting, "--workdir", "RUN")
+    print_next(options, "train", "--config", options.config, data, setting, "--workdir", "RUN")

@@ -1,10 +1,10 @@
-"""The verb `mine`: hard negatives of a training set."""
+"""The verb `mine`: mines the hard negatives of a training set."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from sail_jax.cli.common import config_of_run, console, declare, say_next
+from sail_jax.cli.common import config_of_run, console, declare, print_next
 
 
 def add_verb(verbs: Any) -> None:
@@ -20,18 +20,19 @@ def add_verb(verbs: Any) -> None:
     )
     sub.add_argument("--dataset", required=True, help="name of the training set in config.data.datasets")
     sub.add_argument(
-        "--output", required=True, type=Path, help="table that is written, with figures and a plot beside it"
+        "--output", required=True, type=Path, help="table that is written; figures and a plot are written next to it"
     )
     sub.add_argument(
         "--query-embeddings",
         type=Path,
-        help="folder that `embed` wrote, or Parquet of `id` and `vector`, to read, not to compute",
+        help="embeddings of the queries, instead of computing them: a folder that `embed` wrote, or Parquet of `id` "
+        "and `vector`",
     )
-    sub.add_argument("--target-embeddings", type=Path, help="likewise, of the targets")
+    sub.add_argument("--target-embeddings", type=Path, help="the same for the targets")
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> None:
-    """Writes the table, and says how to train with it."""
+    """Writes the table, and prints how to train with it."""
     from sail_jax.curation.mining.dataset import mine_dataset
     from sail_jax.data.pipeline import open_store
     from sail_jax.embedding import embedder as embedder_lib
@@ -52,4 +53,4 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     console.print(str(summary), highlight=False)
     dataset = f"--config.data.datasets.{options.dataset}"
     settings = (f"{dataset}.negatives={options.output.absolute()}", f"{dataset}.hard_negatives=4")
-    say_next(options, "train", "--config", options.config or path / "config.json", *settings, "--workdir", "RUN")
+    print_next(options, "train", "--config", options.config or path / "config.json", *settings, "--workdir", "RUN")

@@ -1,4 +1,4 @@
-"""The verb `pairs`: pair tables from a recommender's logs."""
+"""The verb `pairs`: builds pair tables from a recommender's logs."""
 
 import argparse
 import dataclasses
@@ -7,11 +7,11 @@ from typing import Any
 from rich.table import Table
 
 from sail_jax import config as config_lib
-from sail_jax.cli.common import console, declare, print_wide, say_next
+from sail_jax.cli.common import console, declare, print_next, print_wide
 from sail_jax.cli.log_folders import add_folders, open_store_of
 from sail_jax.config.log_pairs import BuildersConfig
 
-# Every builder has a group of settings of its name.
+# Every builder has a group of settings with its name.
 _BUILDERS = [field.name for field in dataclasses.fields(BuildersConfig) if dataclasses.is_dataclass(field.type)]
 
 
@@ -21,16 +21,18 @@ def add_verb(verbs: Any) -> None:
         verbs,
         "pairs",
         run,
-        "build pair tables from a recommender's logs: co-consumption, searches, live, hashtags, summaries, vectors, labels",
-        "--config configs/recommender.py --source exports/recommender --output data/recommender/tables --only copair,search",
+        "build pair tables from a recommender's logs: co-consumption, searches, live, hashtags, summaries, vectors and "
+        "labels",
+        "--config configs/recommender.py --source exports/recommender --output data/recommender/tables "
+        "--only copair,search",
         workdir="",
     )
-    add_folders(sub, "; the sheet of examples has pictures")
-    sub.add_argument("--only", default="", help=f"builders, separated by commas, out of {', '.join(_BUILDERS)}")
+    add_folders(sub, "; the page of examples shows their pictures")
+    sub.add_argument("--only", default="", help=f"builders to run, separated by commas: {', '.join(_BUILDERS)} (all)")
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> None:
-    """Builds the tables, and prints what they hold."""
+    """Builds the tables, and prints their row counts."""
     from sail_jax.logs.pairs.build import SAMPLE_PAGE, SUMMARY, build_pairs
 
     config = config_lib.load(options.config, overrides)
@@ -48,4 +50,4 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     output = options.output.absolute()
     console.print(f"Tables: {output}; what was dropped, and why: {output / SUMMARY}; a sample: {output / SAMPLE_PAGE}.")
     setting = f"--config.data.datasets.NAME.table={output / 'NAME.parquet'}"
-    say_next(options, "train", "--config", options.config, "--config.data.dir=DATA", setting, "--workdir", "RUN")
+    print_next(options, "train", "--config", options.config, "--config.data.dir=DATA", setting, "--workdir", "RUN")

@@ -1,4 +1,4 @@
-"""The parser of the command line: what it says of a mistyped verb, flag or setting."""
+"""The parser of the command line, which suggests the nearest verb, flag or setting for a typo."""
 
 import argparse
 import re
@@ -13,7 +13,7 @@ _DOTTED = re.compile(r"--[A-Za-z_]\w*(\.\w+)+(=|$)")
 
 
 def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Separates the `--config.a.b=value` among the words of a command.
+    """Splits the words of a command into flags and `--config.a.b=value` settings.
 
     Returns:
         The other words, and the settings without `--config.`: "a.b=value".
@@ -41,29 +41,29 @@ def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that answers a mistyped verb or flag with the nearest one, as a SailError."""
+    """An ArgumentParser that raises SailError for a mistyped verb or flag, with the nearest valid ones."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
         self._verbs: dict[str, argparse.ArgumentParser] | None = None
 
     def add_subparsers(self, **options: Any) -> Any:
-        """As that of argparse."""
+        """Adds subparsers as argparse does, and keeps their names for suggestions."""
         action = super().add_subparsers(**options)
         self._verbs = action.choices
         return action
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
-        """As that of argparse.
+        """Parses words as argparse does.
 
         Raises:
-            SailError: a verb or a flag that there is not, with the nearest that there are.
+            SailError: an unknown verb or flag; the message names the nearest valid ones.
         """
         for word in args or ():
             if self._verbs is not None and not word.startswith("-"):
                 if word not in self._verbs:
                     raise SailError(f"There is no verb {word!r}. Did you mean {nearest(word, self._verbs)}?")
-                break  # what follows is for the parser of the verb
+                break  # the verb's own parser checks the rest
             flag = word.partition("=")[0]
             if flag.startswith("--") and flag not in self._option_string_actions and not flag.startswith(_SETTING):
                 if self._verbs is not None:

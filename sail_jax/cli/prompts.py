@@ -1,10 +1,10 @@
-"""The verb `prompts`: what the model reads."""
+"""The verb `prompts`: shows the filled prompts of data sets and tasks."""
 
 import argparse
 from typing import Any
 
 from sail_jax import config as config_lib
-from sail_jax.cli.common import declare, say_next
+from sail_jax.cli.common import declare, print_next
 
 
 def add_verb(verbs: Any) -> None:
@@ -13,11 +13,11 @@ def add_verb(verbs: Any) -> None:
         verbs,
         "prompts",
         run,
-        "show what the model reads of each data set and task: the filled prompt of both sides",
+        "show the filled prompts of both sides of each data set and task",
         "--config configs/glyphs.py --config.data.dir=data/glyphs",
         workdir="",
     )
-    sub.add_argument("--row", type=int, default=0, help="row of each table that serves as the example (0)")
+    sub.add_argument("--row", type=int, default=0, help="row of each table to show (0)")
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -31,6 +31,6 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         print(f"# {preview.name}: shows {preview.view.modalities}{fields}{size}")
         print(preview.problem or preview.text, end="\n\n")
     if not config.data.dir:
-        print("Set --config.data.dir to the folder that `ingest` wrote, to see the slots filled with real rows.")
+        print("Set --config.data.dir to the folder that `ingest` wrote, to fill the slots with real rows.")
     data = f"--config.data.dir={config.data.dir or 'DATA'}"
-    say_next(options, "train", "--config", options.config, data, "--workdir", "RUN")
+    print_next(options, "train", "--config", options.config, data, "--workdir", "RUN")

@@ -1,4 +1,4 @@
-"""The verb `quickstart`: a small world, a tiny model, its figures."""
+"""The verb `quickstart`: trains and evaluates a tiny model on a generated world."""
 
 import argparse
 import time
@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from sail_jax import config as config_lib
-from sail_jax.cli.common import console, declare, say_next
-from sail_jax.cli.evaluate import evaluate_and_say
-from sail_jax.cli.train import train_and_say
+from sail_jax.cli.common import console, declare, print_next
+from sail_jax.cli.evaluate import evaluate_and_print
+from sail_jax.cli.train import train_and_print
 
 
 def add_verb(verbs: Any) -> None:
@@ -23,12 +23,12 @@ def add_verb(verbs: Any) -> None:
         config="",
     )
     sub.add_argument(
-        "--workdir", type=Path, default=Path("runs/quickstart"), help="where everything is written (runs/quickstart)"
+        "--workdir", type=Path, default=Path("runs/quickstart"), help="folder that is written (runs/quickstart)"
     )
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> None:
-    """Runs the four steps, each of which goes on where it stopped."""
+    """Runs the four steps, each of which resumes where it stopped."""
     from sail_jax.data.ingest.ingest import ingest
     from sail_jax.data.synthetic.world import make_world
 
@@ -41,8 +41,8 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     console.print("[bold]2/4 Ingestion[/bold]")
     ingest(config, workdir / "world", data)
     console.print("[bold]3/4 Training[/bold]")
-    train_and_say(config, workdir)
+    train_and_print(config, workdir)
     console.print("[bold]4/4 Evaluation[/bold]")
-    evaluate_and_say(config, workdir)
+    evaluate_and_print(config, workdir)
     console.print(f"Done in {time.monotonic() - began:.0f} s.")
-    say_next(options, "embed", "--workdir", workdir, "--output", workdir / "embeddings")
+    print_next(options, "embed", "--workdir", workdir, "--output", workdir / "embeddings")

@@ -1,10 +1,10 @@
-"""The verb `report`: the page of one run, or of several side by side."""
+"""The verb `report`: writes the report page of one run, or of several to compare."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from sail_jax.cli.common import console, declare, say_next, without_config
+from sail_jax.cli.common import console, declare, print_next, without_config
 
 
 def add_verb(verbs: Any) -> None:
@@ -13,7 +13,7 @@ def add_verb(verbs: Any) -> None:
         verbs,
         "report",
         run,
-        "draw the report of an evaluated run again, or compare several runs in one page; needs neither model nor items",
+        "write the report of an evaluated run again, or compare several runs on one page; needs no model or items",
         "--workdir runs/glyphs --workdir runs/glyphs_large --output report.html",
         workdir="",
         config="",
@@ -25,7 +25,7 @@ def add_verb(verbs: Any) -> None:
         "--output",
         type=Path,
         default=Path("report.html"),
-        help="page that is written, with its charts as PNGs in NAME_files beside it (report.html)",
+        help="page that is written; its charts are written as PNGs to NAME_files next to it (report.html)",
     )
 
 
@@ -38,4 +38,4 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     output = options.output.absolute()
     write_report(output, read_runs(options.workdir))
     console.print(f"Report: {output}; charts: {png_folder(output)}")
-    say_next(options, "embed", "--workdir", options.workdir[0], "--output", "EMBEDDINGS")
+    print_next(options, "embed", "--workdir", options.workdir[0], "--output", "EMBEDDINGS")

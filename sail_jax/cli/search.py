@@ -1,4 +1,4 @@
-"""The verb `search`: the items nearest to a query."""
+"""The verb `search`: prints the items nearest to a query."""
 
 import argparse
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from sail_jax.cli.common import config_of_run, declare, one_line, print_wide, say_next
-from sail_jax.cli.searched import add_searched, open_searcher, store_or_none
+from sail_jax.cli.common import config_of_run, declare, one_line, print_next, print_wide
+from sail_jax.cli.search_flags import add_search_flags, open_searcher, store_or_none
 from sail_jax.config.search import FILE_KINDS
 from sail_jax.errors import BadRecordError, SailError
 
@@ -32,12 +32,14 @@ def add_verb(verbs: Any) -> None:
         workdir="run directory of the model that embedded the items",
         config="of run",
     )
-    add_searched(sub)
+    add_search_flags(sub)
     sub.add_argument("--text", default="", help="free text")
     for kind in FILE_KINDS:
         sub.add_argument(f"--{kind}", type=Path, action="append", default=[], help=f"{kind} file")
-    sub.add_argument("--item", default="", help="id of an item that is searched: what is like it, itself left out")
-    sub.add_argument("-k", type=int, default=10, help="items that are printed (10)")
+    sub.add_argument(
+        "--item", default="", help="id of an item of the set, instead of a query; the results leave it out"
+    )
+    sub.add_argument("-k", type=int, default=10, help="number of items to print (10)")
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -47,14 +49,14 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     config = config_of_run(options, overrides)
     files = [QueryFile.read(kind, path) for kind in FILE_KINDS for path in getattr(options, kind)]
     if options.item and (options.text or files):
-        raise SailError("--item searches for what is like a stored item; leave out --text and files, or --item.")
+        raise SailError("--item searches for items like a stored one; leave out --text and files, or --item.")
     query = None if options.item else query_item(options.text, files, config)
     searcher = open_searcher(options, config)
     hits = searcher.like([options.item], options.k) if query is None else searcher.search([query], options.k)
     _print_hits(hits[0], store_or_none(config))
     folders = {"--embeddings": options.embeddings, "--index": options.index}
     given = [word for flag, path in folders.items() if path is not None for word in (flag, path)]
-    say_next(options, "serve", "--workdir", options.workdir, *given)
+    print_next(options, "serve", "--workdir", options.workdir, *given)
 
 
 def _print_hits(hits: Sequence["Hit"], store: "ItemStore | None") -> None:

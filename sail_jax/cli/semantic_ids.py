@@ -4,14 +4,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sail_jax.cli.common import console, declare, one_line, print_wide, say_next, without_config
+from sail_jax.cli.common import console, declare, one_line, print_next, print_wide, without_config
 from sail_jax.config.semantic_ids import ANCHORS, METHODS, SAMPLES, VQSettings
 from sail_jax.errors import SailError
 
 
 def add_verb(verbs: Any) -> None:
     """Declares the verb and its actions."""
-    meaning = "turn embeddings into semantic IDs, short sequences of discrete codes, and find the items of an ID"
+    meaning = "turn embeddings into semantic IDs, short sequences of discrete codes, and look up the items of an ID"
     group = verbs.add_parser(
         "semantic-ids",
         help=meaning,
@@ -40,26 +40,26 @@ def _add_fit(actions: Any) -> None:
         "--levels",
         required=True,
         action="append",
-        help="sizes of the codebooks, such as 256,256,256; each prefix of an ID is a coarser one. Given several times, "
-        "each set of codebooks goes to a folder of its own in --output, such as 256-256-256",
+        help="sizes of the codebooks, such as 256,256,256; each prefix of an ID is a coarser ID. Repeat the flag to "
+        "fit several sets of codebooks, each in its own folder of --output, such as 256-256-256",
     )
     sub.add_argument(
         "--method",
         choices=METHODS,
         default="kmeans",
-        help="residual k-means (faiss), the same on the accelerators, or a learned residual VQ (kmeans)",
+        help="residual k-means by faiss, or on the accelerators, or a learned residual VQ (kmeans)",
     )
-    sub.add_argument("--seed", type=_whole, default=0, help="of the sample and the fit (0)")
+    sub.add_argument("--seed", type=_whole, default=0, help="seed of the sample and the fit (0)")
     sub.add_argument(
         "--samples",
         type=_whole,
         default=SAMPLES,
-        help=f"embeddings to fit on at most; they are held in memory ({SAMPLES})",
+        help=f"maximum number of embeddings to fit on; they are held in memory ({SAMPLES})",
     )
     _add_anchors(sub)
     defaults = VQSettings()
-    sub.add_argument("--steps", type=_whole, help=f"with --method vq: updates ({defaults.steps})")
-    sub.add_argument("--batch", type=_whole, help=f"with --method vq: embeddings of an update ({defaults.batch})")
+    sub.add_argument("--steps", type=_whole, help=f"with --method vq: number of updates ({defaults.steps})")
+    sub.add_argument("--batch", type=_whole, help=f"with --method vq: embeddings per update ({defaults.batch})")
     sub.add_argument(
         "--latent",
         type=_whole,
@@ -72,7 +72,7 @@ def _add_assign(actions: Any) -> None:
         actions,
         "assign",
         _assign_semantic_ids,
-        "give the items of a folder of embeddings their semantic IDs, with codebooks as they are",
+        "assign semantic IDs to the items of a folder of embeddings, with fitted codebooks",
         "--codebooks sids --embeddings embeddings/new --output sids/new.parquet --unique",
         workdir="",
         config="",
@@ -80,12 +80,15 @@ def _add_assign(actions: Any) -> None:
     sub.add_argument("--codebooks", required=True, type=Path, help="folder that `semantic-ids fit` wrote")
     sub.add_argument("--embeddings", required=True, type=Path, help="folder of embeddings of the same model")
     sub.add_argument(
-        "--output", required=True, type=Path, help="Parquet table that is written, with figures and a plot beside it"
+        "--output",
+        required=True,
+        type=Path,
+        help="Parquet table that is written; figures and a plot are written next to it",
     )
     sub.add_argument(
-        "--unique", action="store_true", help="add a suffix that counts the items of the same codes, from 0, in order"
+        "--unique", action="store_true", help="add a suffix that numbers the items with equal codes from 0, in order"
     )
-    sub.add_argument("--seed", type=_whole, default=0, help="of the draw of anchors (0)")
+    sub.add_argument("--seed", type=_whole, default=0, help="seed of the draw of anchors (0)")
     _add_anchors(sub)
 
 
@@ -100,8 +103,8 @@ def _add_lookup(actions: Any) -> None:
         config="",
     )
     sub.add_argument("--table", required=True, type=Path, help="table that `semantic-ids assign` wrote")
-    sub.add_argument("--id", required=True, help="such as 12-3-77, or a prefix such as 12-3")
-    sub.add_argument("--limit", type=_whole, default=20, help="items that are listed; all are counted (20)")
+    sub.add_argument("--id", required=True, help="semantic ID such as 12-3-77, or a prefix such as 12-3")
+    sub.add_argument("--limit", type=_whole, default=20, help="maximum number of items to list; all are counted (20)")
 
 
 def _add_anchors(sub: argparse.ArgumentParser) -> None:
@@ -109,7 +112,7 @@ def _add_anchors(sub: argparse.ArgumentParser) -> None:
         "--anchors",
         type=_whole,
         default=ANCHORS,
-        help=f"items drawn to see whether neighbours share their IDs; 0 leaves that out ({ANCHORS})",
+        help=f"items drawn to measure whether neighbours share their IDs; 0 for no such figure ({ANCHORS})",
     )
 
 
@@ -150,7 +153,7 @@ def _fit_semantic_ids(options: argparse.Namespace, overrides: list[str]) -> None
             f"Codebooks: {output.absolute()}, with figures (of the sample) in semantic_ids.json and utilisation.png"
         )
         given = ("--codebooks", output, "--embeddings", options.embeddings, "--output", output / "ids.parquet")
-        say_next(options, "semantic-ids", "assign", *given)
+        print_next(options, "semantic-ids", "assign", *given)
 
 
 def _assign_semantic_ids(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -171,13 +174,14 @@ def _assign_semantic_ids(options: argparse.Namespace, overrides: list[str]) -> N
     print_wide(figures_table(figures))
     if figures["left_out"]:
         console.print(
-            f"{figures['left_out']:,} items have no usable vector and got no ID, such as {figures['left_out_ids'][0]!r}."
+            f"{figures['left_out']:,} items have no usable vector and got no ID, such as "
+            f"{figures['left_out_ids'][0]!r}."
         )
     output = options.output.absolute()
     console.print(
         f"IDs: {output}; figures: {output.with_suffix('.json')}; use of the codes: {output.with_suffix('.png')}"
     )
-    say_next(options, "semantic-ids", "lookup", "--table", options.output, "--id", "12")
+    print_next(options, "semantic-ids", "lookup", "--table", options.output, "--id", "12")
 
 
 def _look_up_semantic_id(options: argparse.Namespace, overrides: list[str]) -> None:

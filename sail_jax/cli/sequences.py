@@ -1,4 +1,4 @@
-"""The verb `sequences`: tables of users' histories from a recommender's logs."""
+"""The verb `sequences`: builds tables of users' histories from a recommender's logs."""
 
 import argparse
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from sail_jax import config as config_lib
-from sail_jax.cli.common import console, declare, print_wide, say_next
+from sail_jax.cli.common import console, declare, print_next, print_wide
 from sail_jax.cli.log_folders import add_folders, open_store_of
 
 _COUNTS = ("users", "targets", "short_history", "unknown_target", "few_kept", "sequences")
@@ -19,9 +19,10 @@ def add_verb(verbs: Any) -> None:
         verbs,
         "sequences",
         run,
-        "make tables of users' histories against the item that came next, for training and for the Vanilla and Filtered "
-        "evaluation, from a recommender's logs",
-        "--config configs/recommender.py --source exports/recommender --output data/recommender/tables --workdir data/recommender",
+        "build tables of users' histories and the next item from a recommender's logs, for training and for the "
+        "Vanilla and Filtered evaluation",
+        "--config configs/recommender.py --source exports/recommender --output data/recommender/tables "
+        "--workdir data/recommender",
         workdir="",
     )
     add_folders(sub)
@@ -33,7 +34,7 @@ def add_verb(verbs: Any) -> None:
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> None:
-    """Makes the tables, and prints what they hold."""
+    """Builds the tables, and prints their row counts."""
     from sail_jax.logs.sequences.build import SUMMARY, build_sequences
 
     config = config_lib.load(options.config, overrides)
@@ -48,12 +49,13 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
             table.add_row(name, split, *(f"{counts[key]:,}" for key in _COUNTS), mean)
     print_wide(table)
     for name, reason in summary["skipped"].items():
-        console.print(f"{name} was not made; it needs {reason}.")
+        console.print(f"{name} was not built; it needs {reason}.")
     output, events = options.output.absolute(), summary["events"]
     if events["not_in_store"]:
         console.print(
-            f"{events['not_in_store']:,} of {events['positive']:,} positive events were left out: the store lacks the item."
+            f"{events['not_in_store']:,} of {events['positive']:,} positive events were left out: "
+            "the item is not in the store."
         )
     console.print(f"Tables: {output}; what was dropped, and why: {output / SUMMARY}.")
     settings = (f"--config.data.datasets.NAME.table={output / 'NAME'}", "--config.data.datasets.NAME.kind=sequences")
-    say_next(options, "train", "--config", options.config, "--config.data.dir=DATA", *settings, "--workdir", "RUN")
+    print_next(options, "train", "--config", options.config, "--config.data.dir=DATA", *settings, "--workdir", "RUN")

@@ -1,10 +1,10 @@
-"""The verb `serve`: a search page on this machine."""
+"""The verb `serve`: serves a search page on this machine."""
 
 import argparse
 from typing import Any
 
 from sail_jax.cli.common import config_of_run, console, declare
-from sail_jax.cli.searched import add_searched, open_searcher, store_or_none
+from sail_jax.cli.search_flags import add_search_flags, open_searcher, store_or_none
 
 
 def add_verb(verbs: Any) -> None:
@@ -13,13 +13,13 @@ def add_verb(verbs: Any) -> None:
         verbs,
         "serve",
         run,
-        "show a page on this machine where a query is typed or a file dropped, and the items are seen; Ctrl-C ends it",
+        "serve a search page on this machine, for queries of text and files; Ctrl-C ends it",
         "--workdir runs/glyphs --embeddings embeddings/glyphs",
         workdir="run directory of the model that embedded the items",
         config="of run",
     )
-    add_searched(sub)
-    sub.add_argument("--port", type=int, default=8017, help="port of 127.0.0.1; 0 for any that is free (8017)")
+    add_search_flags(sub)
+    sub.add_argument("--port", type=int, default=8017, help="port of 127.0.0.1; 0 for any free port (8017)")
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -31,8 +31,8 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     searcher = open_searcher(options, config)
     page = SearchPage(searcher, config, store_or_none(config), title=RunDirectory(options.workdir).path.name)
     with SearchServer(page, options.port) as server:
-        console.print(f"{len(searcher):,} items at {server.url} (this machine alone can open it); Ctrl-C ends it.")
-        console.print("Next: open that address in a browser.")
+        console.print(f"{len(searcher):,} items at {server.url} (only this machine can open it); Ctrl-C ends it.")
+        console.print("Next: open this address in a browser.")
         try:
             server.serve_forever()
         except KeyboardInterrupt:

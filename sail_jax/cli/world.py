@@ -1,11 +1,11 @@
-"""The verb `world`: a generated raw export."""
+"""The verb `world`: generates a raw export."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
 from sail_jax import config as config_lib
-from sail_jax.cli.common import console, declare, say_next
+from sail_jax.cli.common import console, declare, print_next
 
 
 def add_verb(verbs: Any) -> None:
@@ -33,4 +33,4 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     console.print(
         f"Written to {options.output.absolute()}; world.json has the counts, and behaviour.json those of logs/."
     )
-    say_next(options, "ingest", "--config", options.config, "--source", options.output, "--workdir", "DATA")
+    print_next(options, "ingest", "--config", options.config, "--source", options.output, "--workdir", "DATA")

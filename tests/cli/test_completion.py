@@ -1,4 +1,4 @@
-"""What a shell is told after Tab, asked as argcomplete's shell code asks."""
+"""Completions after Tab, requested in the way of argcomplete's shell code."""
 
 import os
 import subprocess

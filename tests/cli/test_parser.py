@@ -1,4 +1,4 @@
-"""What is said of a mistyped verb, flag or setting."""
+"""Error messages for a mistyped verb, flag or setting."""
 
 import pytest
 
@@ -28,7 +28,7 @@ TRAIN = ["train", "--config", "quickstart", "--workdir", "x"]
         (["report", "--workdir", "x", "--config.seed=1"], "reads no config"),
     ],
 )
-def test_a_mistake_is_answered_with_what_to_write(words, message, capsys):
+def test_the_error_says_what_to_write(words, message, capsys):
     assert main(words) == 2
     said = capsys.readouterr()
     assert message in said.err and "Traceback" not in said.err and not said.out
@@ -39,12 +39,12 @@ def test_settings_are_told_from_flags():
     assert split_settings(words) == ([*words[:5], words[6]], ["a.b=--c"])
 
 
-def test_a_text_may_look_like_a_flag():
+def test_a_value_may_look_like_a_flag():
     options = _parser("x").parse_args(["search", "--workdir", "r", "--text=--really", "-k", "3"])
     assert (options.text, options.k) == ("--really", 3)
 
 
-def test_an_unknown_flag_raises_before_a_missing_one_is_asked_for():
+def test_an_unknown_flag_is_named_before_a_missing_one():
     with pytest.raises(SailError, match="--embeddings"):
         _parser("x").parse_args(["evaluate", "--embedings", "e"])
 

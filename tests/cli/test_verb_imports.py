@@ -1,4 +1,4 @@
-"""What a command imports: nothing heavy before a verb runs, and of the libraries what the verb needs."""
+"""Imports of a command: no heavy library before a verb runs, then only those that the verb needs."""
 
 import os
 import shlex
@@ -29,9 +29,9 @@ NAMES = [module.__name__.rpartition(".")[2].replace("_", "-") for module in _VER
 
 
 def modules_after(code, *, blind=()):
-    """The top-level packages that a fresh process has imported after some code, and what it wrote to stderr.
+    """Returns the top-level packages that a fresh process imports for some code, and its stderr.
 
-    `blind` are packages that it does not find, as in an environment without them.
+    `blind` are packages that the process cannot import, as if they were not installed.
     """
     head = (
         "import importlib.machinery as machinery, sys\n"
@@ -52,7 +52,7 @@ def test_help_and_mistakes_import_nothing_heavy(words):
     assert not modules & HEAVY
 
 
-def test_the_package_imports_nothing_until_it_is_asked():
+def test_the_package_imports_lazily():
     modules, _ = modules_after("import sail_jax; assert 'load' in dir(sail_jax)")
     assert not modules & (HEAVY | {"numpy"})
     assert set(sail_jax.__all__) == {"Embedder", "Item", "load"}
@@ -60,19 +60,19 @@ def test_the_package_imports_nothing_until_it_is_asked():
         sail_jax.encode  # noqa: B018
 
 
-def test_embed_does_without_what_balance_needs():
+def test_embed_does_not_import_libraries_of_balance():
     rooms = "import sail_jax.embedding.bulk, sail_jax.embedding.item_source, sail_jax.embedding.embedder"
     modules, _ = modules_after(rooms)
     assert not modules & {"ott", "sklearn", "matplotlib", "tensorboardX", "torch"}
 
 
-def test_training_imports_no_torch_even_where_it_is_installed_and_leaves_it_to_be_imported():
+def test_training_does_not_import_an_installed_torch_which_others_still_can():
     pytest.importorskip("torch")
     modules, _ = modules_after("import sail_jax.training.loop\nassert 'torch' not in sys.modules\nimport torch")
     assert {"tensorboardX", "torch"} <= modules
 
 
-def test_the_first_thing_that_a_user_reads_is_ours():
+def test_a_missing_torch_gives_no_warning_but_others_are_shown():
     code = (
         "from sail_jax.cli import main\nassert main(['describe', '--config', 'quickstart']) == 0\n"
         "import transformers; transformers.logging.get_logger('transformers').warning('a real warning')"

@@ -499,6 +499,6 @@ def test_the_verb(built, source, tmp_path, capsys):
     words = ["sequences", "--config", str(config), "--source", str(source), "--output", str(tmp_path / "tables")]
     assert cli.main([*words, "--config.sequences.min_items=3"]) == 0
     out = capsys.readouterr().out
-    assert "seq_content_single was not made" in out and str(tmp_path / "tables" / "sequences.json") in out
+    assert "seq_content_single was not built" in out and str(tmp_path / "tables" / "sequences.json") in out
     assert len(SequenceTable.open(tmp_path / "tables" / "seq_content_multi.parquet")) > 0
     assert cli.main([*words[:-1], str(tmp_path), "--workdir", str(tmp_path / "nothing")]) == 2

@@ -1,4 +1,4 @@
-"""What `search` and `serve` share: what is searched, and how."""
+"""The flags that `search` and `serve` share: the vectors to search, and how."""
 
 import argparse
 from pathlib import Path
@@ -14,29 +14,31 @@ if TYPE_CHECKING:
     from sail_jax.search.searcher import Searcher
 
 
-def add_searched(sub: argparse.ArgumentParser) -> None:
-    """Adds the flags that say what is searched, and how."""
-    sub.add_argument("--embeddings", type=Path, help="folder that `embed` wrote; searched exactly if it stands alone")
-    sub.add_argument("--index", type=Path, help="index file; beside --embeddings it makes the shortlist for them")
-    sub.add_argument("--shortlist-dims", type=int, default=0, help="shortlist by so many of the first dimensions")
-    sub.add_argument("--shortlist", type=int, help="items on the shortlist that the full vectors rank anew (1000)")
-    sub.add_argument("--nprobe", type=int, default=0, help="ivfpq index: lists that are looked into (32)")
-    sub.add_argument("--ef-search", type=int, default=0, help="hnsw index: candidates on the way (128)")
-    sub.add_argument("--text-instruction", help="system prompt of queries that are text alone (that of the items)")
+def add_search_flags(sub: argparse.ArgumentParser) -> None:
+    """Adds the flags for the vectors to search and for the search."""
+    sub.add_argument("--embeddings", type=Path, help="folder that `embed` wrote; without --index, search is exact")
+    sub.add_argument("--index", type=Path, help="index file; with --embeddings, it makes the shortlist")
+    sub.add_argument(
+        "--shortlist-dims", type=int, default=0, help="number of leading dimensions that make the shortlist"
+    )
+    sub.add_argument("--shortlist", type=int, help="length of the shortlist, which the full vectors rerank (1000)")
+    sub.add_argument("--nprobe", type=int, default=0, help="ivfpq index: inverted lists to search (32)")
+    sub.add_argument("--ef-search", type=int, default=0, help="hnsw index: candidates during search (128)")
+    sub.add_argument("--text-instruction", help="system prompt of queries with only text (that of the items)")
 
 
 def open_searcher(options: argparse.Namespace, config: Config) -> "Searcher":
-    """The searcher that the flags ask for.
+    """Returns the searcher that the flags describe.
 
     Raises:
-        SailError: on flags that contradict each other, or folders that cannot be searched.
+        SailError: the flags contradict each other, or a folder cannot be searched.
     """
     from sail_jax.embedding import embedder as embedder_lib
     from sail_jax.search.faiss_index import FaissIndex
     from sail_jax.search.searcher import Searcher, Shortlist
     from sail_jax.vectors.embedding_set import EmbeddingSet
 
-    # What is wrong with the folders is said before a model is loaded.
+    # Mistakes in flags and folders fail before the model is loaded, which takes long.
     if options.embeddings is None and options.index is None:
         raise SailError(
             "There is nothing to search: name embeddings, an index of them, or both (--embeddings, --index)."
@@ -44,7 +46,7 @@ def open_searcher(options: argparse.Namespace, config: Config) -> "Searcher":
     if options.index is None and (options.nprobe or options.ef_search):
         raise SailError("--nprobe and --ef-search are for an index; name it with --index.")
     if options.index is None and options.shortlist is not None and not options.shortlist_dims:
-        raise SailError("--shortlist needs --shortlist-dims or an --index, by which the shortlist is made.")
+        raise SailError("--shortlist needs --shortlist-dims or an --index to make the shortlist.")
     embeddings = None if options.embeddings is None else EmbeddingSet(options.embeddings)
     index = None
     if options.index is not None:
@@ -58,11 +60,11 @@ def open_searcher(options: argparse.Namespace, config: Config) -> "Searcher":
 
 
 def store_or_none(config: Config) -> "ItemStore | None":
-    """The item store of the run, or None where it cannot be opened, which is said."""
+    """Returns the item store of the run; prints why and returns None if it cannot be opened."""
     from sail_jax.data.pipeline import open_store
 
     try:
         return open_store(config)
     except SailError as error:
-        Console(stderr=True, soft_wrap=True, markup=False).print(f"Items are shown by their ids alone: {error}")
+        Console(stderr=True, soft_wrap=True, markup=False).print(f"Only the ids of items are shown: {error}")
         return None
