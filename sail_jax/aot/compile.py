@@ -1,4 +1,4 @@
-"""Compiles the train step of a config for machines that are not there, to see what it needs before they are booked."""
+"""Compiles the train step of a config ahead of time, for hardware that this machine does not have."""
 
 import dataclasses
 import math
@@ -37,16 +37,16 @@ _REFUSED = re.compile(r"(HLO temporaries \(|Used )([\d.]+)([KMG]?)")
 
 
 def compile_ahead(config: Config, topology: str, *, stage: str = "", dataset: str = "") -> AheadReport:
-    """Compiles the step that `train` would run on a machine, and reports what it needs.
+    """Compiles the step that `train` would run on some hardware, and reports its memory and time.
 
     Args:
-        config: the experiment; its checkpoints are not read, and of its data only the file of `data.weights`.
-        topology: see `aot.chips.find_devices`.
-        stage: which of `config.stages`; empty for the first.
-        dataset: the training set whose batches are taken; empty for the one with the most to compute.
+        config: the experiment; neither checkpoints nor data are read, except the file of `data.weights`.
+        topology: the hardware; see `aot.chips.find_devices`.
+        stage: name of a stage of `config.stages`; empty for the first.
+        dataset: the training set of the batch; empty for the set with the largest batches.
 
     Raises:
-        SailError: when a name or a setting is wrong, or the batch does not split over the devices.
+        SailError: a name or a setting is wrong, or the batch does not split over the devices.
     """
     step, began = _plan_step(config, topology, stage, dataset), time.monotonic()
     compiled = [(_compile(traced), times) for traced, times in step.programs]
@@ -73,25 +73,25 @@ def compile_ahead(config: Config, topology: str, *, stage: str = "", dataset: st
 
 
 def count_ahead(config: Config, topology: str, *, stage: str = "", dataset: str = "") -> tuple[int, int]:
-    """Operations of that step, without compiling it: those executed, and those that the model needs.
+    """Returns the executed operations of a step and those that the model needs, without compiling.
 
-    Args and errors are those of `compile_ahead`.
+    Arguments and errors are those of `compile_ahead`.
     """
     return _operations(_plan_step(config, topology, stage, dataset))
 
 
 class _PlannedStep(NamedTuple):
-    """A step as the training loop makes it for a machine, traced.
+    """The traced step of the training loop for some hardware.
 
     Attributes:
-        chip: the chips of the machine.
-        setup: of the stage, on its devices.
-        stage: of the run.
+        chip: the type of its chips.
+        setup: the setup of the stage on its devices.
+        stage: the stage of the run.
         datasets: the training sets that may occur in the batch.
-        batch: shapes of a global micro-batch, as it lies on the mesh.
-        recipe: what is computed of it.
-        larger_stages: stages of the run that have larger batches.
-        programs: each with how often it runs.
+        batch: shapes and shardings of a global micro-batch.
+        recipe: the recipe of the batch.
+        larger_stages: names of the stages with larger batches.
+        programs: each program with its number of runs per step.
     """
 
     chip: Chip
@@ -120,7 +120,7 @@ def _plan_step(config: Config, topology: str, stage: str, dataset: str) -> _Plan
 
 
 def _operations(step: _PlannedStep) -> tuple[int, int]:
-    """Those executed, and those of the model."""
+    """Returns the executed operations, and those of the model."""
     platform = "" if step.chip.is_gpu else "tpu"
     executed = sum(times * jaxpr_flops(traced.jaxpr, platform) for traced, times in step.programs)
     shards = data_shards(step.setup.mesh)
@@ -135,7 +135,7 @@ def _stage(stages: list[Stage], name: str) -> Stage:
 
 
 def _batch(config: Config, dataset: str, shards: int) -> tuple[tuple[str, ...], Batch, Recipe]:
-    """The data sets of a batch, its shapes, and what is computed of it: of one data set, or of the one with the most frames."""
+    """Returns data sets, shapes and recipe of the batches of a data set, by default the one with the most frames."""
     kinds = [kind for kind in batch_kinds(config) if dataset in kind or not dataset]
     if not kinds:
         names = [name for kind in batch_kinds(config) for name in kind]
@@ -155,7 +155,7 @@ def _batch(config: Config, dataset: str, shards: int) -> tuple[tuple[str, ...], 
 
 
 def _larger(stages: list[Stage], batch: Batch, shards: int) -> tuple[str, ...]:
-    """The stages whose batches have more frames or more sides, as those with mined hard negatives do."""
+    """Returns the stages whose batches have more frames or more sides, such as mined hard negatives."""
 
     def sizes(batch: Batch) -> tuple[int, int]:
         return batch.frames.shape[0], batch.valid.shape[1]
@@ -177,7 +177,7 @@ def _sent(programs: Sequence[tuple[Compiled, int]], devices: int) -> dict[str, f
 
 
 def _compile(traced: Traced) -> tuple[Compiled | None, str]:
-    """The compiled step, or none and why the compiler finds too little memory."""
+    """Returns the compiled step, or None and the error if the compiler runs out of memory."""
     try:
         return traced.lower().compile(), ""
     except jax.errors.JaxRuntimeError as error:
@@ -187,7 +187,7 @@ def _compile(traced: Traced) -> tuple[Compiled | None, str]:
 
 
 def _model_flops(config: Config, names: Sequence[str], abstract: TrainState, recipe: Recipe, shards: int) -> int:
-    """Operations of the loss and its gradient on the whole batch, with nothing computed twice."""
+    """Returns the operations of the loss and its gradient on the whole batch, without recomputation."""
     perceiver = dataclasses.replace(config.model.perceiver, attention_block=0)  # blocks are recomputed
     plain = dataclasses.replace(config.model, remat="none", media_chunk=0, perceiver=perceiver)
     whole = dataclasses.replace(config, model=plain, train=dataclasses.replace(config.train, micro_batches=1))
@@ -199,13 +199,13 @@ def _model_flops(config: Config, names: Sequence[str], abstract: TrainState, rec
 
 
 def _memory(config: Config, abstract: TrainState, batch: Batch, programs: Sequence[Compiled], refusal: str) -> Memory:
-    """Of the program that takes most; the state lies on the devices all the time."""
+    """Returns the memory of the program that needs most; the state stays on the devices all the time."""
     trained = split(config, abstract.params)[0]
     cached = config.train.micro_batches > 1
     held = {
         "parameters": _bytes_per_device(abstract.params),
         "optimizer": _bytes_per_device(abstract.opt_state),
-        "batch": _bytes_per_device(batch) * (2 if cached else 1),  # the next part is on its way
+        "batch": _bytes_per_device(batch) * (2 if cached else 1),  # the next part is being sent
         "gradients": _bytes_per_device(trained) if cached else 0,
     }
     if refusal:
@@ -214,13 +214,13 @@ def _memory(config: Config, abstract: TrainState, batch: Batch, programs: Sequen
         if found and found.group(1) == "Used ":
             needed = max(0, needed - sum(held.values()))
         return Memory(**held, padding=0, temporaries=needed, outputs=0, code=0)
-    told = max((program.memory_analysis() for program in programs), key=lambda told: told.temp_size_in_bytes)
+    largest = max((program.memory_analysis() for program in programs), key=lambda usage: usage.temp_size_in_bytes)
     return Memory(
         **held,
-        # Arguments that this step does not read are none of the program's, yet they lie there.
-        padding=max(0, told.argument_size_in_bytes - sum(held.values())),
-        temporaries=told.temp_size_in_bytes,
-        outputs=0 if cached else told.output_size_in_bytes - told.alias_size_in_bytes,
+        # The program does not count arguments that it does not read, but they stay in memory.
+        padding=max(0, largest.argument_size_in_bytes - sum(held.values())),
+        temporaries=largest.temp_size_in_bytes,
+        outputs=0 if cached else largest.output_size_in_bytes - largest.alias_size_in_bytes,
         code=sum(program.memory_analysis().generated_code_size_in_bytes for program in programs),
     )
 

@@ -1,4 +1,4 @@
-"""What known programs move between eight host devices, and how TPUs write the same."""
+"""Bytes that known programs send between eight host devices, and the same in the HLO of GPUs and TPUs."""
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +83,7 @@ def test_scattered_sums_and_exchanged_blocks(mesh):
     assert found == {"all-to-all": 1 / 2 * whole / 8}
 
 
-def test_a_branch_counts_as_the_one_that_moves_most(mesh):
+def test_the_branch_that_sends_most_counts(mesh):
     def local(x):
         return jax.lax.cond(x[0, 0] > 0, lambda x: jax.lax.psum(x, "fsdp"), lambda x: x, x)
 
@@ -95,9 +95,11 @@ def test_asynchronous_forms_of_gpus_count_once():
     lines = """HloModule step
 
 %body (p: (s32[], bf16[8,128])) -> (s32[], bf16[8,128]) {
-  %gather = (bf16[2,128]{1,0:T(8,128)(2,1)}, bf16[8,128]{1,0:T(8,128)(2,1)S(1)}) all-gather-start(%x), replica_groups=[2,4]<=[8], dimensions={0}
+  %gather = (bf16[2,128]{1,0:T(8,128)(2,1)}, bf16[8,128]{1,0:T(8,128)(2,1)S(1)}) all-gather-start(%x), \
+replica_groups=[2,4]<=[8], dimensions={0}
   %gathered = bf16[8,128]{1,0} all-gather-done(%gather)
-  %permute = (f32[4]{0}, f32[4]{0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%y), source_target_pairs={{0,1},{1,0}}
+  %permute = (f32[4]{0}, f32[4]{0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%y), \
+source_target_pairs={{0,1},{1,0}}
   %sum = (f32[100]{0}, f32[28]{0}) all-reduce-start(%a, %b), replica_groups={}, to_apply=%add
 }
 
@@ -129,7 +131,8 @@ def test_asynchronous_forms_of_tpus_count_once():
 
 %start (x: bf16[2,128]) -> bf16[8,128] {
   %gather.1 = bf16[8,128]{1,0} all-gather(%x), channel_id=9, replica_groups=mesh['a'=2,'b'=4] {'b'}, dimensions={0}
-  ROOT %begun = (bf16[2,128]{1,0}, bf16[8,128]{1,0}, u32[]{:S(2)}) custom-call(%gather.1), custom_call_target="AsyncCollectiveStart"
+  ROOT %begun = (bf16[2,128]{1,0}, bf16[8,128]{1,0}, u32[]{:S(2)}) custom-call(%gather.1), \
+custom_call_target="AsyncCollectiveStart"
 }
 
 %done (x: bf16[2,128]) -> bf16[8,128] {

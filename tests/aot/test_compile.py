@@ -1,4 +1,4 @@
-"""The step compiled for machines that are not there: what is reported is what runs."""
+"""The step compiled ahead of time for other hardware: the report agrees with the step that runs."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ GIB = 2**30
 
 @pytest.fixture(scope="module")
 def report(world):
-    """The tiny experiment on eight GPUs that are not there, with everything that costs more."""
+    """The tiny experiment, with all costly settings, on eight GPUs that this machine does not have."""
     return compile_ahead(config_lib.build(costly(world)), "h100:8")
 
 
@@ -34,13 +34,13 @@ def costly(world):
 
 @pytest.fixture
 def words(settings):
-    """Text alone, for the time that tracing the other towers takes."""
+    """An experiment with only text, since tracing the other towers takes long."""
     for dataset in settings.data.datasets.values():
         dataset.patterns = ("T->T",)
     return settings
 
 
-def test_the_batch_is_the_one_that_training_gets(report, settings):
+def test_the_batch_has_the_shapes_of_training(report, settings):
     config = config_lib.build(settings)
     source = BatchSource(config, HostShare(0, config.data.batch_size, 8))
     step = next(step for step in range(9) if source.datasets(step) == (0,))
@@ -51,7 +51,7 @@ def test_the_batch_is_the_one_that_training_gets(report, settings):
     assert report.items == 32
 
 
-def test_the_memory_of_the_state_is_its_share_of_the_whole(report):
+def test_memory_of_the_state_per_device(report):
     memory = report.memory
     assert memory.optimizer == pytest.approx(2 * memory.parameters, rel=0.02)
     assert memory.padding == 0  # on CPUs
@@ -69,22 +69,22 @@ def test_operations_and_traffic(report):
 
 
 @pytest.mark.slow
-def test_what_is_sent_grows_with_the_batch_by_its_embeddings_alone(report, world):
+def test_a_larger_batch_sends_only_more_embeddings(report, world):
     settings = costly(world)
     settings.data.batch_size = 64
     larger = compile_ahead(config_lib.build(settings), "h100:8")
     more = {kind: larger.sent[kind] - report.sent[kind] for kind in larger.sent}
     pairs, width = larger.batch.tokens.shape[0] - report.batch.tokens.shape[0], settings.model.llm.width
     sides, length = report.batch.tokens.shape[1:]
-    # Every loss gathers the vectors of both sides, a vector for each pattern and loss, and some keys to compare them by.
+    # Every loss gathers the vectors of both sides, a vector for each pattern and loss, and the keys of items.
     assert more["all-gather"] < 16 * pairs * sides * width * 4
     assert more["all-reduce"] < 16 * pairs * sides * width * 4
-    # The embeddings of a device's tokens come from the four of its place that each hold a part of the width, and go back.
+    # Each of four devices holds a part of the embedding width: token embeddings are exchanged, and their gradients.
     exchange = pairs / 8 * sides * length * width * 4 * 3 / 4
     assert more["collective-permute"] == pytest.approx(2 * exchange) and larger.sent["all-to-all"] == 0
 
 
-def test_what_does_not_fit_says_so(report):
+def test_the_verdict_on_too_little_memory(report):
     small = dataclasses.replace(report.chip, memory=report.memory.total)
     assert not dataclasses.replace(report, chip=small).fits
     assert "mesh.fsdp" in dataclasses.replace(report, chip=small).verdict()
@@ -94,14 +94,14 @@ def test_what_does_not_fit_says_so(report):
     ("refusal", "temporaries"),
     [
         (
-            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (72.99G) exceeds "
-            "available HBM (15.75G).",
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (72.99G) "
+            "exceeds available HBM (15.75G).",
             72.99 * GIB,
         ),
         ("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm.", 20.5 * GIB),
     ],
 )
-def test_a_compiler_that_refuses(words, monkeypatch, refusal, temporaries):
+def test_a_compiler_that_runs_out_of_memory(words, monkeypatch, refusal, temporaries):
     def refuse(traced):
         return None, refusal
 
@@ -124,7 +124,7 @@ def test_a_compiler_that_refuses(words, monkeypatch, refusal, temporaries):
         ("h100:8", {"dataset": "copiar"}, "copair"),
     ],
 )
-def test_mistakes_are_explained(settings, topology, options, message):
+def test_wrong_arguments(settings, topology, options, message):
     with pytest.raises(SailError, match=message):
         compile_ahead(config_lib.build(settings), topology, **options)
 
@@ -136,7 +136,7 @@ def test_a_config_without_data_sets_is_refused(settings):
 
 
 @pytest.mark.slow
-def test_the_stage_decides_what_is_drawn(words, monkeypatch):
+def test_the_data_sets_are_those_of_the_stage(words, monkeypatch):
     words.stages = {
         "1_search": {"steps": 10, "weights": {"search": 1.0}},
         "2_hard": {"steps": 10, "weights": {"copair": 1.0}, "mine": ("copair",), "hard_negatives": 2},
@@ -168,7 +168,7 @@ def test_from_the_command_line(report, settings, tmp_path, capsys, monkeypatch):
     assert cli.main([*command, "--dataset", "copair"]) == 2  # which batch, of which step?
 
 
-def test_rates_beyond_a_node():
+def test_bandwidth_between_nodes():
     assert CHIPS["h100"].send_rate(8) == 450e9 and CHIPS["h100"].send_rate(16) == 50e9
     assert CHIPS["v5e"].send_rate(256) == 200e9
 

@@ -58,7 +58,7 @@ def test_a_gradient_costs_three_forward_passes_or_four_with_rematerialisation():
     assert executed_flops(both, SQUARES, X) == 4 * LAYERS * ONE_SQUARE
 
 
-def test_what_is_not_used_is_not_counted():
+def test_unused_results_are_not_counted():
     forward = 2 * ROWS * (WIDTH * INNER + INNER * INNER + INNER * WIDTH)
     # Without the gradient of the input, the first layer needs no product for it.
     assert executed_flops(jax.grad(mlp), MLP, X) == 3 * forward - 2 * ROWS * WIDTH * INNER
@@ -68,7 +68,7 @@ def test_what_is_not_used_is_not_counted():
     assert executed_flops(lambda x: (x, x @ x.T)[0], X) == 0
 
 
-def test_a_rematerialised_pass_leaves_out_what_the_gradient_does_not_need():
+def test_a_rematerialised_pass_computes_only_what_the_gradient_needs():
     @jax.checkpoint
     def linear_at_the_end(kernels, x):
         first, last = kernels
@@ -158,11 +158,11 @@ def test_a_kernel(cost):
     assert executed_flops(call, X) == (4 * 2 * 8 * 8 * WIDTH if cost is None else 123)
 
 
-def test_of_what_is_traced_already():
+def test_a_traced_function():
     assert jaxpr_flops(jax.jit(jnp.matmul).trace(X, SQUARES.update(shape=(WIDTH, 3))).jaxpr) == 2 * ROWS * WIDTH * 3
 
 
-def test_what_depends_on_the_platform_is_counted_for_it():
+def test_code_for_a_platform_is_counted_for_that_platform():
     def function(x):
         return jax.lax.platform_dependent(x, tpu=lambda x: x @ x @ x, default=lambda x: x @ x)
 
