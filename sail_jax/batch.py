@@ -148,7 +148,7 @@ class RowLayout:
         return values[:, np.array([side for side, _ in self.rows])]
 
     def split(self, rows: Any) -> BySide:
-        """Splits rows by side: [B, R, ...] -> queries [V, B, ...] and, if there are any, targets [V, B, K, ...]."""
+        """Splits rows [B, R, ...] into queries [V, B, ...] and, if there are any, targets [V, B, K, ...]."""
         rows = rows.swapaxes(0, 1)
         queries, targets = rows[: len(self.views[0])], rows[len(self.views[0]) :]
         if self.sides == 1:

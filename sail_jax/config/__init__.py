@@ -73,7 +73,7 @@ def packaged() -> list[str]:
 
 
 def _packaged_folder() -> pathlib.Path:
-    """configs/: inside of the package where it was installed, beside it in a checkout."""
+    """Returns configs/: inside the package if it was installed, next to it in a checkout."""
     package = pathlib.Path(__file__).parents[1]
     installed = package / "configs"
     return installed if installed.is_dir() else package.parent / "configs"
@@ -151,7 +151,7 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _find(path: pathlib.Path) -> pathlib.Path:
-    """The file of a path, or of the packaged experiment that it names."""
+    """Returns the file of a path, or of the packaged experiment that it names."""
     if path.is_file():
         return path
     shipped = _packaged_folder() / f"{path.stem}.py"
@@ -166,12 +166,12 @@ def _find(path: pathlib.Path) -> pathlib.Path:
     )
 
 
-# What a ConfigDict says of a key that it has not when it is set, and when it is read.
+# The error messages of a ConfigDict for setting and for reading an unknown key.
 _UNKNOWN_KEY = re.compile(r'Key "(?P<set>\w+)" does not exist|instead of "(?P<read>\w+)"')
 
 
 def _failure(error: Exception, path: pathlib.Path) -> str:
-    """What went wrong in an experiment file, and in which line where that is known."""
+    """Returns the message for an error in an experiment file, with its line if it is known."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path.absolute())]
     place = f"{path}, line {frames[-1].lineno}" if frames else str(path)
     reason = error.args[0] if isinstance(error, KeyError | AttributeError) and error.args else error
@@ -179,12 +179,12 @@ def _failure(error: Exception, path: pathlib.Path) -> str:
     if unknown is None:
         return f"{place}: {type(error).__name__}: {reason}"
     key = unknown["set"] or unknown["read"]
-    # The line says where in the config the key was looked for: config.model.llm.KEY.
+    # The source line has the full path of the key: config.model.llm.KEY.
     written = re.search(rf"\.((?:\w+\.)*{key})\b", (frames[-1].line or "") if frames else "")
     key = written[1] if written else key
     likely = similar_keys(key, [name.removeprefix("config.") for name, *_ in meanings(Config)])
     named = " or ".join(f"config.{name}" for name in likely)
-    remedy = f"Did you mean {named}?" if likely else "`describe --settings` lists those that there are."
+    remedy = f"Did you mean {named}?" if likely else "`describe --settings` lists all settings."
     return f"{place}: there is no setting {key}. {remedy}"
 
 

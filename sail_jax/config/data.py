@@ -70,7 +70,7 @@ class DatasetConfig:
     )
     seen: int = setting(
         100,
-        "number of latest items seen by a user besides the history that, like the history, are excluded from the "
+        "number of latest items seen by a user, outside the history, that like the history are excluded from the "
         "negatives (only 'sequences')",
         low=0,
     )

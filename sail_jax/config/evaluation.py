@@ -61,7 +61,9 @@ class EvalConfig:
     tasks: dict[str, EvalTaskConfig] = setting({}, "the tasks by name")
     ks: tuple[int, ...] = setting((1, 10, 25, 50, 100), "cut-offs of recall, nDCG, MRR and MAP", low=1)
     widths: tuple[int, ...] = setting(
-        (), "widths to which vectors are cut and evaluated, besides the full one; empty for objective.matryoshka", low=1
+        (),
+        "widths to which vectors are cut and evaluated, in addition to full width; empty for objective.matryoshka",
+        low=1,
     )
     clusters: int = setting(64, "number of k-means clusters for the NMI", low=1)
     batch_size: int = setting(64, "items per embedding batch", low=1)

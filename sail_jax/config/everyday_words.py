@@ -1,4 +1,4 @@
-"""Everyday words for settings, each with the settings that an unknown key of that name may stand for."""
+"""Everyday words for settings, each with the settings that it may mean."""
 
 EVERYDAY_WORDS: dict[str, tuple[str, ...]] = {
     "learning_rate": ("optimizer.peak",),

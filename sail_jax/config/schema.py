@@ -171,7 +171,7 @@ def _fail_unknown(root: type, dotted: str, path: str, owner: type) -> typing.NoR
     Args:
         root: the group of all settings.
         dotted: the key.
-        path: its first part that there is not, from `config.` on.
+        path: its first unknown part, from `config.` on.
         owner: the group that has no such entry.
     """
     keys = [_with_names(key.removeprefix("config."), dotted) for key, *_ in meanings(root)]
@@ -182,7 +182,7 @@ def _fail_unknown(root: type, dotted: str, path: str, owner: type) -> typing.NoR
 
 
 def _with_names(key: str, dotted: str) -> str:
-    """The key of a setting in a mapping, "data.datasets.NAME.weight", with the name that `dotted` has in that mapping."""
+    """Returns a key such as "data.datasets.NAME.weight" with NAME replaced by the name in `dotted`."""
     mapping, _, rest = key.partition(".NAME.")
     if not rest or not dotted.startswith(mapping + "."):
         return key
@@ -190,7 +190,7 @@ def _with_names(key: str, dotted: str) -> str:
 
 
 def _field_type(cls: Any, name: str, path: str) -> Any:
-    """The type of an entry of a group or a mapping; None where the group has no such entry."""
+    """Returns the type of an entry of a group or a mapping; None if the group has no such entry."""
     if typing.get_origin(cls) is dict:
         return typing.get_args(cls)[1]
     if not dataclasses.is_dataclass(cls):

@@ -1,4 +1,4 @@
-"""The kinds of index, and of files that are a query; the command line names one of them."""
+"""The kinds of index and the kinds of query files, as choices of the command line."""
 
 INDEX_KINDS = ("flat", "ivfpq", "hnsw")
 FILE_KINDS = ("image", "audio", "video")

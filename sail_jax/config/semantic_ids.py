@@ -1,12 +1,12 @@
-"""Settings of semantic IDs, which the command line gives: they belong to embeddings, not to the experiment behind them."""
+"""Settings of semantic IDs, given on the command line, since they do not belong to an experiment."""
 
 import dataclasses
 
-# Residual k-means by faiss, the same on the accelerators, a learned residual VQ.
+# Residual k-means by faiss, residual k-means on the accelerators, a learned residual VQ.
 METHODS = ("kmeans", "device-kmeans", "vq")
-# Embeddings on which codebooks are fitted, at most; they are held in memory.
+# Maximum number of embeddings on which codebooks are fitted; they are held in memory.
 SAMPLES = 500_000
-# Items drawn to see whether neighbours share their IDs.
+# Number of items drawn to measure whether neighbours share their IDs.
 ANCHORS = 1000
 
 

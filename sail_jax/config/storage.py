@@ -1,4 +1,4 @@
-"""The types in which vectors and weights are stored; the command line names one of them."""
+"""The types in which vectors and weights are stored, as choices of the command line."""
 
 VECTOR_DTYPES = ("float32", "bfloat16", "int8", "binary")
 WEIGHT_DTYPES = ("float32", "bfloat16")

@@ -1,21 +1,23 @@
-"""Which settings a mistyped key may stand for."""
+"""Suggests the settings that a mistyped key may mean."""
 
 import difflib
 from collections.abc import Sequence
 
 from sail_jax.config.everyday_words import EVERYDAY_WORDS
 
-_NEAR = 0.7  # difflib's ratio from which two names are near
+_NEAR = 0.7  # lowest ratio of difflib for two similar names
 _SHOWN = 3
 
 
 def similar_keys(key: str, settings: Sequence[str]) -> list[str]:
-    """The settings, or groups of them, that an unknown key may stand for, at most three, the likeliest first; it may well be none.
+    """Returns at most three settings or groups that an unknown key may mean, the likeliest first.
+
+    Matches the last part of the key: the settings of an everyday word, else those with the same last part, else those
+    with a similar one. Sorts them by the similarity of the whole keys.
 
     Args:
         key: dotted, such as "learning_rate" or "data.bath_size".
-        settings: the keys that there are. Those whose last part is an everyday word for the key's, else the same, else near it, are
-            meant; of several, those whose whole key is nearest come first.
+        settings: the keys of all settings.
     """
     last = key.rpartition(".")[2].lower().replace("-", "_")
     if last in EVERYDAY_WORDS:

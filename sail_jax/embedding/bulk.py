@@ -1,14 +1,14 @@
-"""Bulk embedding: any number of items to a folder of Parquet parts (`embedding_set`).
+"""Bulk embedding: embeds any number of items into a folder of Parquet parts (`embedding_set`).
 
     OUTPUT/
-      request.json           what was asked for; a run that goes on must ask for the same
+      request.json           the options and the source; a resumed run must have the same
       part-00000.parquet     the vectors of the first `rows_per_part` items of the source, and so on
       bad_records.jsonl      the items that were left out, and why
       embeddings.json        written last
 
-Part k holds items k * rows_per_part to (k + 1) * rows_per_part - 1 of the source, less those that cannot be used, and appears
-under its name when it is complete. So a run that was killed goes on with the parts that are missing, and several processes
-that share the folder need not talk: of N, process i writes parts i, i + N, ...
+Part k holds items k * rows_per_part to (k + 1) * rows_per_part - 1 of the source, without unusable ones. It appears
+under its name when it is complete, so a killed run resumes with the missing parts. Several processes can share the
+folder without communication: of N processes, process i writes parts i, i + N, ...
 """
 
 import collections
@@ -45,24 +45,24 @@ from sail_jax.vectors.embedding_set import (
 )
 
 _REQUEST = "request.json"
-_BAD, _UNSEEN = "bad_records", "nothing_shown"  # the notes of a part
+_BAD, _UNSEEN = "bad_records", "nothing_shown"  # keys of the notes of a part
 _SHOWN = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class EmbedOptions:
-    """How items are embedded and stored.
+    """Options of how items are embedded and stored.
 
     Attributes:
-        dims: how many of the first dimensions are kept; None for all.
-        dtype: how vectors are stored, one of `VECTOR_DTYPES`.
-        modalities: what is shown of the items.
-        fields: text fields that are shown.
+        dims: number of leading dimensions to keep; None for all.
+        dtype: type of the stored vectors, one of `VECTOR_DTYPES`.
+        modalities: modalities of the items that are shown to the model.
+        fields: text fields that are shown to the model.
         instruction: the system prompt.
         rows_per_part: items of the source per part.
         batch_size: items per batch; None for `config.eval.batch_size`.
-        process: this process, from 0.
-        processes: how many share the work.
+        process: number of this process, from 0.
+        processes: number of processes that share the work.
     """
 
     dims: int | None = None
@@ -76,7 +76,7 @@ class EmbedOptions:
     processes: int = 1
 
     def __post_init__(self) -> None:
-        """Raises SailError on counts that are out of range."""
+        """Raises SailError for counts out of range."""
         if self.rows_per_part < 1:
             raise SailError(f"rows_per_part is {self.rows_per_part}; it must be at least 1.")
         if not 0 <= self.process < self.processes:
@@ -85,13 +85,13 @@ class EmbedOptions:
 
 @dataclasses.dataclass(frozen=True)
 class EmbedReport:
-    """What a folder holds after a run.
+    """The content of a folder after a run.
 
     Attributes:
         vectors: vectors in all parts.
         bad_records: items that could not be used.
-        nothing_shown: items that have none of the modalities that are shown.
-        parts: parts that are there.
+        nothing_shown: items without any of the shown modalities.
+        parts: finished parts.
         missing: parts that other processes still have to write; 0 when the folder is complete.
         written: parts that this run wrote.
     """
@@ -108,7 +108,7 @@ class EmbedReport:
         if self.bad_records:
             lines.append(f"{self.bad_records:,} bad records left out, listed in {BAD_RECORDS}")
         if self.nothing_shown:
-            lines.append(f"{self.nothing_shown:,} items left out, which have none of the modalities that are shown")
+            lines.append(f"{self.nothing_shown:,} items left out, which have none of the shown modalities")
         if self.missing:
             lines.append(f"{self.missing:,} parts are still to be written by other processes")
         elif not self.written:
@@ -117,19 +117,19 @@ class EmbedReport:
 
 
 def embed(embedder: Embedder, source: ItemSource, output: Path, options: EmbedOptions, *, model: str) -> EmbedReport:
-    """Embeds all items of a source, or goes on where a run that was killed stopped.
+    """Embeds all items of a source, or resumes a run that was killed.
 
-    Ids are written as they stand in the source; a row of a table that repeats the id of an earlier one is a bad record.
+    Ids are written unchanged; a row of a table that repeats the id of an earlier row is a bad record.
 
     Args:
         embedder: the model.
         source: the items.
         output: the folder that is written; shared by all processes.
-        options: how they are embedded and stored.
-        model: what the model is called.
+        options: how items are embedded and stored.
+        model: name of the model.
 
     Raises:
-        SailError: wrong options, `output` holds another request or something else, the source changed, or more than
+        SailError: options are wrong, `output` holds another request or other files, the source changed, or more than
             `config.data.max_bad_records` items could not be used.
     """
     job = _Job(embedder, source, output, options, model)
@@ -138,7 +138,7 @@ def embed(embedder: Embedder, source: ItemSource, output: Path, options: EmbedOp
 
 
 class _Job:
-    """One run into one folder."""
+    """One run that writes one folder."""
 
     def __init__(self, embedder: Embedder, source: ItemSource, output: Path, options: EmbedOptions, model: str) -> None:
         self._embedder, self._source, self._output, self._options = embedder, source, output, options
@@ -152,14 +152,14 @@ class _Job:
             fields=self._view.fields,
             instruction=self._view.instruction,
         )
-        encode_vectors(np.zeros((0, self._info.dims), np.float32), options.dtype)  # refuses a wrong type
+        encode_vectors(np.zeros((0, self._info.dims), np.float32), options.dtype)  # raises for a wrong type
         self._parts = -(-source.rows // options.rows_per_part)
         self._open()
         notes = [self._notes(part) for part in range(self._parts) if self._path(part).exists()]
         self._bad = list(itertools.chain.from_iterable(bad for bad, _ in notes))
 
     def write_missing(self) -> int:
-        """Writes those parts of this process that are missing; returns how many."""
+        """Writes the missing parts of this process; returns their number."""
         options = self._options
         mine = range(options.process, self._parts, options.processes)
         missing = {part for part in mine if not self._path(part).exists()}
@@ -170,27 +170,29 @@ class _Job:
         with _progress() as progress:
             task = progress.add_task("embed", total=sum(map(self._rows, missing)))
             for part in range(first, last + 1):
-                stretch = itertools.islice(entries, self._rows(part))
+                of_part = itertools.islice(entries, self._rows(part))
                 if part in missing:
-                    self._write(part, stretch, lambda count: progress.advance(task, count))
+                    self._write(part, of_part, lambda count: progress.advance(task, count))
                 else:
-                    collections.deque(stretch, maxlen=0)  # another process writes it, or it is there; nothing is loaded
+                    collections.deque(
+                        of_part, maxlen=0
+                    )  # skip a part that is finished or another's, without loading items
         return len(missing)
 
     def finish(self, written: int) -> EmbedReport:
-        """Marks the folder as complete when it is, and says what it holds."""
-        there = [part for part in range(self._parts) if self._path(part).exists()]
-        notes = [self._notes(part) for part in there]
+        """Marks the folder as complete if it is, and returns its content."""
+        finished = [part for part in range(self._parts) if self._path(part).exists()]
+        notes = [self._notes(part) for part in finished]
         self._bad = list(itertools.chain.from_iterable(bad for bad, _ in notes))
         unseen = sum(count for _, count in notes)
         self._check_limit()
-        rows = sum(map(self._rows, there))
-        missing = self._parts - len(there)
+        rows = sum(map(self._rows, finished))
+        missing = self._parts - len(finished)
         if not missing and not is_complete(self._output):
             self._list_bad()
             write_info(self._output, self._info)
         vectors = rows - len(self._bad) - unseen
-        return EmbedReport(vectors, len(self._bad), unseen, len(there), missing, written)
+        return EmbedReport(vectors, len(self._bad), unseen, len(finished), missing, written)
 
     def _write(self, part: int, entries: Iterator[Entry], advance: Any) -> None:
         ids: list[str] = []
@@ -233,7 +235,7 @@ class _Job:
         if not path.is_file():
             self._output.mkdir(parents=True, exist_ok=True)
             foreign = sorted(child.name for child in self._output.iterdir() if not child.name.startswith(_REQUEST))
-            if foreign and not path.is_file():  # unless another process wrote it just now
+            if foreign and not path.is_file():  # another process may have just written it
                 raise SailError(f"{self._output} is not empty and was not written by embed: name another --output.")
             commit_json(path, request, shared=True, ensure_ascii=False)
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -241,19 +243,20 @@ class _Job:
         if changed:
             said = "; ".join(f"{key} was {found.get(key)!r}, is {request.get(key)!r}" for key in changed[:_SHOWN])
             raise SailError(
-                f"{self._output} holds embeddings of another request ({said}). Name another --output, or remove this one."
+                f"{self._output} holds embeddings of another request ({said}). "
+                "Name another --output, or remove this one."
             )
 
     def _path(self, part: int) -> Path:
         return part_path(self._output, part)
 
     def _rows(self, part: int) -> int:
-        """Items of the source that belong to a part."""
+        """Returns the number of items of the source in a part."""
         size = self._options.rows_per_part
         return min(size, self._source.rows - part * size)
 
     def _notes(self, part: int) -> tuple[list[dict[str, str]], int]:
-        """The bad records of a part, and how many items had nothing to show."""
+        """Returns the bad records of a part, and its number of items with nothing to show."""
         notes = read_notes(self._path(part))
         return json.loads(notes[_BAD]), int(notes[_UNSEEN])
 
@@ -264,9 +267,9 @@ class _Job:
         self._list_bad()
         shown = "".join(f"\n  {_error(line)}" for line in self._bad[:_SHOWN])
         raise SailError(
-            f"{len(self._bad)} items cannot be used, more than config.data.max_bad_records={limit}. The first:{shown}\nAll of "
-            f"them are in {self._output / BAD_RECORDS}. Mend the source and embed it into another --output, or raise "
-            "config.data.max_bad_records and run again: bad items are left out, and finished parts stay."
+            f"{len(self._bad)} items cannot be used, more than config.data.max_bad_records={limit}. The first:{shown}\n"
+            f"All of them are in {self._output / BAD_RECORDS}. Mend the source and embed it into another --output, or "
+            "raise config.data.max_bad_records and run again: bad items are left out, and finished parts stay."
         )
 
     def _list_bad(self) -> None:

@@ -1,4 +1,4 @@
-"""One pass of a model over any number of items, into an array or a memory-mapped file."""
+"""Embeds any number of items into an array or a memory-mapped file."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,12 +19,12 @@ from sail_jax.patterns import shown_modalities
 
 
 class Window(NamedTuple):
-    """Some items that were embedded, next to each other in the stream.
+    """Consecutive embedded items of a stream.
 
     Attributes:
-        rows: how many.
-        bad: position in the whole stream -> what was wrong, of those that cannot be used.
-        nothing_shown: positions of those that have none of the modalities that are shown.
+        rows: number of items.
+        bad: position in the whole stream -> error, of items that cannot be used.
+        nothing_shown: positions of items without any of the shown modalities.
     """
 
     rows: int
@@ -41,7 +41,7 @@ def embed_into(
     *,
     batch_size: int | None = None,
 ) -> Iterator[Window]:
-    """Embeds a stream of items into an array, window by window; arguments as for `Embedder.stream`.
+    """Embeds a stream of items into an array, window by window; see `Embedder.stream`.
 
     Args:
         out: [views, items, d], filled with the first d dimensions, not normalised; zeros for items that are left out.
@@ -52,7 +52,7 @@ def embed_into(
         batch_size: items per batch; None for `config.eval.batch_size`.
 
     Yields:
-        What was written last.
+        The window that was written last.
     """
     at = 0
     for z, errors in embedder.stream(items, view, tuple(views), batch_size=batch_size):
@@ -71,23 +71,23 @@ def embed_into(
 def embed_pass(
     embedder: Embedder, items: Iterable[Item], count: int, view: View, views: Sequence[str], path: Path, *, what: str
 ) -> dict[str, np.ndarray]:
-    """Embeds any number of items into a file, with progress; bad items are reported, and skipped up to a limit.
+    """Embeds any number of items into a file, with a progress bar; skips and reports bad items.
 
     Args:
         embedder: the model.
-        items: the items; they are read as they are needed.
-        count: how many there are.
-        view: which fields are shown, and under which instruction.
-        views: modality sets, each of which gives an embedding of its own; the towers run once.
+        items: the items, read lazily.
+        count: number of items.
+        view: the shown fields and the instruction.
+        views: modality sets, each embedded separately; the towers run once.
         path: the .npy file that is written, [views, count, D] float32.
-        what: what the items are, for the progress bar and for messages.
+        what: name of the items, for the progress bar and for messages.
 
     Returns:
-        View -> [count, D] float32, memory-mapped, not normalised; rows of zeros where an item is bad or has nothing of a
-        view.
+        View -> [count, D] float32, memory-mapped, not normalised; rows of zeros for items that are bad or have nothing
+        to show.
 
     Raises:
-        SailError: when more than `config.data.max_bad_records` items could not be loaded.
+        SailError: more than `config.data.max_bad_records` items could not be loaded.
     """
     views = tuple(views)
     out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(len(views), count, embedder.width))

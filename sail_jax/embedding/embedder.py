@@ -115,7 +115,7 @@ class Embedder:
         return np.concatenate(blocks) if blocks else np.zeros((0, dims), np.float32)
 
     def view(self, modalities: str, fields: Sequence[str], instruction: str) -> View:
-        """Returns the view of items under an instruction, or under the unified one if the model was trained with it.
+        """Returns the view of items under an instruction, or the unified one if the model was trained so.
 
         Raises:
             SailError: unknown modalities or fields.

@@ -96,7 +96,7 @@ def open_source(path: Path | None, config: Config) -> ItemSource:
         return _folder_source(path, config.ingest)
     if next(_files(path), None) is not None:
         raise SailError(
-            f"{path} holds media or texts beside the tables {', '.join(tables[:5])}: name the table itself."
+            f"{path} holds media or texts next to the tables {', '.join(tables[:5])}: name the table itself."
         )
     return _table_source(path.parent, path.name, config.ingest)
 

@@ -1,4 +1,4 @@
-"""Nearest vectors of an embedding folder: exact search on the devices, or a shortlist that is reranked.
+"""Searches an embedding folder: exactly on the devices, or by a shortlist that is reranked.
 
 The classes here and `faiss_index.FaissIndex` share one interface: the width `dims`, the `ids` of the vectors,
 `nearest(z, k)`, `position(id)` and `vectors(positions)`.
@@ -66,9 +66,10 @@ class ExactSearch:
 
 
 class ShortlistSearch:
-    """A shortlist from a cheap search, reranked by the full vectors (adaptive retrieval, arXiv 2205.13147, sec. 4.3).
+    """A shortlist from a cheap search, reranked by the full vectors.
 
     The shortlist comes from an exact search by the leading dimensions, or from an index, possibly of fewer dimensions.
+    Source: adaptive retrieval, arXiv 2205.13147, sec. 4.3.
 
     Args:
         exact: the full vectors.

@@ -1,4 +1,4 @@
-"""Finds the items nearest to a text, an image, a sound, a video, any mixture of them, or to another item.
+"""Finds the items nearest to a text, an image, a sound, a video, a mixture of them, or an item.
 
 Axis letters: Q queries, D width, K results.
 """
@@ -108,7 +108,7 @@ class Searcher:
         return self._hits(*self._nearest.nearest(self.encode(queries), self._limit(k)))
 
     def like(self, item_ids: Sequence[str], k: int = 10) -> list[list[Hit]]:
-        """Returns the items nearest to some items of the set, by their stored vectors, without the items themselves.
+        """Returns the items nearest to stored items, by their vectors, without the items themselves.
 
         Args:
             item_ids: ids of items of the set.

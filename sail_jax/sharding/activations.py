@@ -20,7 +20,7 @@ _MAPPED: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar("mapped
 
 @contextlib.contextmanager
 def mapped_over(axis: str) -> Iterator[None]:
-    """Marks an axis of the mesh as mapped, as by `jax.vmap(..., spmd_axis_name=axis)`, while the context is open."""
+    """Marks a mesh axis as mapped over by `jax.vmap(..., spmd_axis_name=axis)` within the context."""
     before = _MAPPED.set(_MAPPED.get() | {axis})
     try:
         yield

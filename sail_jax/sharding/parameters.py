@@ -1,7 +1,8 @@
-"""First-match tables of regular expressions: how each parameter is sharded, decayed and frozen, by its path.
+"""First-match tables of patterns that decide how each parameter is sharded, decayed and frozen.
 
-Paths are joined by "/", for example "model/llm/layers/attention/query/kernel". Tables are read from the top; the first
-pattern that is found in the path (`re.search`) decides.
+Patterns are regular expressions of a parameter's path, whose parts are joined by "/", for example
+"model/llm/layers/attention/query/kernel". Tables are read from the top; the first pattern that is found in the path
+(`re.search`) decides.
 """
 
 import difflib
@@ -93,7 +94,10 @@ def frozen_rules(config: Config, names: Sequence[str]) -> Sequence[tuple[str, bo
 
 
 def partition_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """Returns how a parameter is split: the first match of `SHARDING`, less axes that do not divide a dimension."""
+    """Returns the sharding of a parameter: the first match of `SHARDING`.
+
+    Axes that do not divide their dimension are left out.
+    """
     axes = first_match(SHARDING, name)
     if len(axes) > len(shape):
         return PartitionSpec(*[None] * len(shape))

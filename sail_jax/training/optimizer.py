@@ -12,7 +12,7 @@ from sail_jax.sharding.parameters import WEIGHT_DECAY, match, rate_rules
 
 
 def learning_rate(config: OptimizerConfig, steps: int, *, stage: str = "") -> optax.Schedule:
-    """Returns the schedule: linear warm-up from 0 to the peak, then cosine decay to the floor at the last step.
+    """Returns the schedule: linear warm-up from 0 to the peak, then cosine decay to the floor.
 
     Args:
         config: the settings.
