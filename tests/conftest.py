@@ -107,7 +107,7 @@ def browser():
 
 
 def pytest_collection_modifyitems(items):
-    """Files with slow tests come first, so that parallel workers end together; on CPUs, what needs a GPU is skipped."""
+    """Runs files with slow tests first, so that parallel workers end together; skips GPU tests on CPUs."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
     if os.environ["JAX_PLATFORMS"] == "cpu":

@@ -1,4 +1,4 @@
-"""Every ablation is a line away from the main config: it builds, and its loss traces; the whole step of each kind of model."""
+"""Every ablation changes one line of the main config; its loss traces, and the step of each kind of model."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The layout of a batch's rows, and what its fields are."""
+"""The layout of a batch's rows, and the axes of its fields."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ B, S, D = 3, 4, 5
 
 @pytest.mark.parametrize("numpy", [np, jnp])
 def test_rows_are_laid_out_by_view_and_back(numpy):
-    """Each value names its pair and side, so that what stands in a row is seen."""
+    """Each value names its pair and side, which identifies the rows."""
     layout = RowLayout((("VTA", "T"), ("V", "O")), S)
     assert layout.rows == [(0, "VTA"), (0, "T"), (1, "V"), (2, "V"), (3, "V"), (1, "O"), (2, "O"), (3, "O")]
     of_sides = numpy.asarray(np.arange(B * S).reshape(B, S, 1).repeat(D, axis=2))
@@ -28,7 +28,7 @@ def test_rows_are_laid_out_by_view_and_back(numpy):
     np.testing.assert_array_equal(layout.join((queries, targets)), rows)
 
 
-def test_one_side_has_queries_alone():
+def test_one_side_has_only_queries():
     layout = RowLayout((("V", "T"),), 1)
     rows = layout.of_items(np.arange(B * D).reshape(B, D))
     (queries,) = layout.split(rows)
@@ -42,7 +42,7 @@ def test_views_have_to_fit_the_sides(views, sides):
         RowLayout(views, sides)
 
 
-def test_every_field_lies_on_one_axis(settings):
+def test_the_first_axis_of_every_field(settings):
     """All fields but the media are one row a pair; what the losses read is among these."""
     batch = example_batch(config_lib.build(settings).model, pairs=7)
     shown = {name: len(array) for name, array in batch._asdict().items() if array is not None}

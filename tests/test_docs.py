@@ -77,7 +77,7 @@ def code_spans(page: Path) -> Iterator[Found]:
 
 
 def commands(page: Path) -> Iterator[Found]:
-    """The commands of the bash blocks, lines that end in a backslash joined, and those that prose has between backticks."""
+    """The commands of bash blocks, with continued lines joined, and those between backticks in the text."""
     for block in blocks(page):
         if block.language == "bash":
             joined, start = "", block.line
@@ -136,7 +136,7 @@ def _problem_of_verb(words: list[str]) -> str:
 
 @contextlib.contextmanager
 def parsing_only(then: Callable) -> Iterator[None]:
-    """While it is open, the command line only parses: in place of a verb, `then` is called with parser, options and settings."""
+    """Makes the command line only parse: instead of a verb, it calls `then(parser, options, settings)`."""
     plain = argparse.ArgumentParser.parse_args
 
     def parse_args(parser, *rest):
@@ -165,7 +165,7 @@ def _file_of(config: Path) -> Path:
 
 
 def _problem_of_overrides(overrides: list[str], file: Path | None) -> str:
-    """What is wrong with words `a.b=value`, for a config file or the defaults; a value in capitals is the reader's to fill in."""
+    """The problem of words `a.b=value` for a config file or the defaults; values in capitals are placeholders."""
     given = [word for word in overrides if not PLACEHOLDER.fullmatch(word.partition("=")[2])]
     try:
         config_lib.build(override(Config, _values_of(file), given))
@@ -208,7 +208,7 @@ def actions_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPa
 
 
 def python_problems(page: Path) -> Iterator[str]:
-    """Python blocks that do not compile, that import what is not there, or whose config cannot be built."""
+    """Python blocks that do not compile, import unknown names, or have a config that cannot be built."""
     for block in blocks(page):
         if block.language == "python":
             try:
@@ -253,7 +253,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def link_problems(page: Path) -> Iterator[str]:
-    """Links to files and headings that are not there."""
+    """Links to missing files and headings."""
     for line in prose(page):
         for target in re.findall(r"\]\(([^)\s]+)\)", line.text):
             path, _, part = target.partition("#")
@@ -267,7 +267,7 @@ def link_problems(page: Path) -> Iterator[str]:
 
 
 def path_problems(page: Path) -> Iterator[str]:
-    """Files between backticks that are not there, or not written from the top of the repository."""
+    """Files between backticks that are missing, or not written from the top of the repository."""
     for line, code, _ in code_spans(page):
         path = code.partition("*")[0]
         if re.search(r"\s|[A-Z]{2,}|/X\.", path) or path in READERS_OWN:
@@ -279,7 +279,7 @@ def path_problems(page: Path) -> Iterator[str]:
 
 
 def setting_problems(page: Path) -> Iterator[str]:
-    """Settings between backticks that are not there: `config.a.b`, `a.b`, and words `--config.a.b=value`."""
+    """Unknown settings between backticks: `config.a.b`, `a.b`, and words `--config.a.b=value`."""
     for line, code, _ in code_spans(page):
         if "…" in code or code.startswith("--config.a.b"):
             continue
@@ -287,7 +287,8 @@ def setting_problems(page: Path) -> Iterator[str]:
             words = [word.removeprefix("--config.") for word in shlex.split(code)]
             files = (BASE, *sorted((REPO / "configs").glob("*.py")))
             if all(_problem_of_overrides(words, file) for file in files):
-                yield f"{page}:{line}: `{code}` fits no file in configs/: {_problem_of_overrides(words, BASE)} Mend the page."
+                problem = _problem_of_overrides(words, BASE)
+                yield f"{page}:{line}: `{code}` fits no file in configs/: {problem} Mend the page."
         elif re.fullmatch(r"(config\.)?[a-z]\w*(\.[\w*]+)+(=\S*)?", code) and not code.endswith(
             (".py", ".json", ".html")
         ):
@@ -327,7 +328,8 @@ def test_a_page(page, check, monkeypatch):
         ("```bash\ncd x && sail-jax trian --workdir x\n```", "its parser refuses it"),
         (
             "```bash\n.venv/bin/python -m sail_jax evaluate \\\n --workdir x --config.eval.kss=1\n```",
-            "page.md:2: `.venv/bin/python -m sail_jax evaluate  --workdir x --config.eval.kss=1`: There is no setting config.eval.kss",
+            "page.md:2: `.venv/bin/python -m sail_jax evaluate  --workdir x --config.eval.kss=1`: "
+            "There is no setting config.eval.kss",
         ),
         ("```bash\nsail-jax train --config configs/none.py --workdir x\n```", "There is no config file"),
         ("```bash\necho 'a\n```", "no shell reads"),

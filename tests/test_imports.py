@@ -8,8 +8,8 @@ import pytest
 import tiny
 
 PACKAGE = tiny.REPO / "sail_jax"
-# From the ground up. A room may import from the tiers below its own; rooms of one tier know nothing of each other, but for
-# the files of the hall (the first tier), which may build on each other.
+# From the lowest tier up. A room may import from lower tiers, but not from rooms of its own tier. Only files of the
+# hall (the first tier) may import each other.
 TIERS = (
     ("errors", "files", "items", "patterns", "batch", "config"),
     ("sharding", "vectors"),
@@ -71,8 +71,8 @@ def test_imports_run_downwards():
             sideways = TIER[target] == TIER[room] and target != room and room not in HALL
             if TIER[target] > TIER[room] or sideways:
                 wrong.append(
-                    f"{path}:{line}: {room} may not import {target}; move what both need into a lower room, or hand it over "
-                    "as an argument."
+                    f"{path}:{line}: {room} may not import {target}; move the shared code into a lower room, or pass "
+                    "it as an argument."
                 )
     assert not wrong, "\n".join(wrong)
 

@@ -1,4 +1,4 @@
-"""What version 0.1 wrote still loads, with the same vectors: a run, its export, embeddings, codebooks, indexes and tables.
+"""Files of version 0.1 still load: a run, its export, embeddings, codebooks, indexes and tables.
 
 `written_by_0_1/` was written by the verbs of that version, for its `experiment.py`, and is never written again.
 """

@@ -1,4 +1,4 @@
-"""Small files appear whole, or not at all."""
+"""Small files appear under their name only when complete."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What a pattern such as "VTA->T" says, and what is refused."""
+"""Parsing of patterns such as "VTA->T", and its errors."""
 
 import itertools
 
@@ -15,7 +15,7 @@ def test_a_pattern_reads_as_it_is_written():
 
 
 @pytest.mark.parametrize("texts", [(), ("V",), ("V->",), ("V->X",), ("V->T->A",), ("VV->T",), ("V->T", "V -> T")])
-def test_what_is_no_pattern_is_refused_with_the_setting(texts):
+def test_the_error_for_a_wrong_pattern_names_the_setting(texts):
     with pytest.raises(SailError, match=r"the\.setting"):
         parse_patterns(texts, setting="the.setting")
 

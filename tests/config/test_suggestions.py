@@ -1,4 +1,4 @@
-"""Which settings a mistyped key is taken for, on the command line and in an experiment file."""
+"""Suggestions for mistyped keys, on the command line and in an experiment file."""
 
 import pytest
 
@@ -12,7 +12,7 @@ from sail_jax.errors import SailError
 KEYS = [key.removeprefix("config.") for key, *_ in meanings(Config)]
 
 
-def test_everyday_words_stand_for_settings_and_are_none():
+def test_everyday_words_name_settings_and_are_not_settings():
     assert {key for keys in EVERYDAY_WORDS.values() for key in keys} <= set(KEYS)
     assert not set(EVERYDAY_WORDS) & {part for key in KEYS for part in key.split(".")} - {"instruction"}
 
@@ -36,7 +36,7 @@ def test_the_likeliest_setting(key, meant):
     assert similar_keys(key, KEYS)[0] == meant
 
 
-def test_nothing_is_near():
+def test_no_setting_is_similar():
     assert similar_keys("zzzz", KEYS) == []
 
 
@@ -49,7 +49,7 @@ def test_nothing_is_near():
         ("model.llm.zzzz=3", "heads or .* or width"),
     ],
 )
-def test_a_suggestion_is_said_and_not_taken(override, message):
+def test_a_suggestion_is_printed_and_not_applied(override, message):
     with pytest.raises(SailError, match=message):
         config_lib.load("quickstart", [override])
 
@@ -77,7 +77,7 @@ def test_a_mistyped_key_in_an_experiment_file(line, message, tmp_path):
     assert len(str(said.value)) < 300
 
 
-def test_a_packaged_experiment_is_found_where_no_file_has_its_name(tmp_path, monkeypatch):
+def test_a_packaged_experiment_is_found_if_no_file_has_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     expected = config_lib.load("quickstart")
     for name in ("quickstart.py", "configs/quickstart.py", "configs/quickstart"):

@@ -1,4 +1,4 @@
-"""Bulk embedding: the vectors of `encode`, whatever the source, the parts, the processes, and however often it is killed."""
+"""Bulk embedding equals `encode` for all sources, parts and numbers of processes, and after kills."""
 
 import io
 import json
@@ -108,14 +108,14 @@ def test_a_killed_run_goes_on_without_gaps_or_duplicates(run, whole, tmp_path):
     assert_same_folders(output, whole)
 
 
-def test_finished_output_is_left_alone(run, whole, capsys):
+def test_finished_output_is_not_changed(run, whole, capsys):
     stamps = {path: path.stat().st_mtime_ns for path in whole.iterdir()}
     assert verb(run, whole) == 0
     assert "already complete" in capsys.readouterr().out
     assert stamps == {path: path.stat().st_mtime_ns for path in whole.iterdir()}
 
 
-# -------------------------------------------------------------------------------------------------------- many processes
+# ------------------------------------------------------------------------------------------------------- many processes
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), pytest.param((2, 0, 1), marks=pytest.mark.slow)])
@@ -131,8 +131,8 @@ def test_processes_share_the_parts(run, whole, tmp_path, capsys, order):
 
 
 @pytest.mark.slow
-def test_processes_that_know_of_each_other(run, whole, tmp_path):
-    """Their numbers out of the environment, here that of Open MPI; each on its own devices."""
+def test_distributed_processes(run, whole, tmp_path):
+    """Their numbers come from the environment, here that of Open MPI; each uses its own devices."""
     output, port = tmp_path / "out", free_port()
     environment = runs.environment(4) | {
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
@@ -190,7 +190,7 @@ def test_rows_of_a_csv_are_counted_not_its_lines(run, embedder, tmp_path):
     assert bad["record"] == "row 3" and "1 cells" in bad["problem"]
 
 
-def test_a_table_without_a_header_line_has_that_of_the_settings(run, embedder, tmp_path):
+def test_a_table_without_a_header_line_takes_that_of_the_settings(run, embedder, tmp_path):
     (tmp_path / "items.tsv").write_text("a\tglass\nb\tbread\n")
     columns = [f"--config.ingest.source.{name}=" for name in ("frames", "audio")]
     columns += ["--config.ingest.source.text={'title': 'title'}", "--config.ingest.source.header=('item_id', 'title')"]
@@ -259,7 +259,7 @@ def png(seed):
 
 @pytest.fixture
 def folder(tmp_path, store):
-    """Files of all kinds, two of them of no use, and what is not embedded."""
+    """Files of all kinds, two of them broken, and files that are not embedded."""
     sounding = next(item for item in map(store.__getitem__, range(len(store))) if item.audio)
     files = {
         "b.png": png(0),
@@ -292,7 +292,7 @@ def test_a_folder_of_files(run, embedder, folder, tmp_path, capsys):
     assert "5 vectors in 3 parts" in said and "2 bad records" in said and str(tmp_path / "out") in said
 
 
-def test_links_pipes_and_names_that_are_no_text_are_bad_records(run, folder, tmp_path):
+def test_links_pipes_and_undecodable_names_are_bad_records(run, folder, tmp_path):
     (folder / "a" / "round").symlink_to(folder)  # a folder within itself
     (folder / "elsewhere").symlink_to(folder / "a")
     (folder / "itself.txt").symlink_to("itself.txt")
@@ -307,7 +307,7 @@ def test_links_pipes_and_names_that_are_no_text_are_bad_records(run, folder, tmp
     assert [line["record"] for line in bad] == ["broken.txt", "gone.png", "itself.txt", "pipe.txt", "\\xff.txt"]
 
 
-def test_what_shows_nothing_is_left_out_and_is_no_bad_record(run, folder, tmp_path, capsys):
+def test_items_with_nothing_to_show_are_left_out_and_not_bad_records(run, folder, tmp_path, capsys):
     more = ("--config.data.max_bad_records=0", "--rows-per-part", 2)
     assert verb(run, tmp_path / "out", "--source", folder / "a", "--modalities", "V", *more) == 0
     assert EmbeddingSet(tmp_path / "out").load()[0] == ["z.JPG"]  # the first part is empty
@@ -315,7 +315,7 @@ def test_what_shows_nothing_is_left_out_and_is_no_bad_record(run, folder, tmp_pa
     assert (tmp_path / "out" / "bad_records.jsonl").read_text() == ""
 
 
-def test_too_many_bad_records_stop_it_and_a_higher_limit_goes_on(run, folder, tmp_path, capsys):
+def test_too_many_bad_records_stop_it_and_a_higher_limit_resumes(run, folder, tmp_path, capsys):
     output = tmp_path / "out"
     arguments = ("--source", folder, "--modalities", "VTA", "--rows-per-part", 3)
     assert verb(run, output, *arguments, "--config.data.max_bad_records=1") == 2
@@ -387,7 +387,7 @@ def test_wrong_options_are_refused(embedder, folder, tmp_path, arguments, messag
         embed(embedder, open_source(folder, embedder.config), tmp_path / "out", EmbedOptions(**arguments), model="m")
 
 
-def test_sources_that_are_none(embedder, folder, tmp_path):
+def test_paths_that_are_no_source(embedder, folder, tmp_path):
     config = embedder.config
     (tmp_path / "empty").mkdir()
     for path, message in ((tmp_path / "absent", "There is no"), (tmp_path / "empty", "no item store, no table")):
@@ -406,7 +406,7 @@ def test_sources_that_are_none(embedder, folder, tmp_path):
 
 
 def test_short_texts_do_not_pay_for_long_ones(embedder, tmp_path, monkeypatch):
-    """Tokens that are executed, against those that there are, and against batches in the order of the files."""
+    """Compares executed tokens with tokens of the texts, and with batches in the order of the files."""
     files = tmp_path / "files"
     files.mkdir()
     for i in range(128):

@@ -1,4 +1,4 @@
-"""Batches of items that are alike: the same vectors, in order, as from batches in the order of the items."""
+"""Batches of similar items give the same vectors, in order, as batches in the order of the items."""
 
 import io
 import itertools
@@ -47,7 +47,7 @@ def picture(seed):
 
 
 def mixed_items():
-    """Items of all lengths, with and without media, two of them of no use."""
+    """Items of all lengths, with and without media, two of them unusable."""
     rng = np.random.default_rng(0)
     items = [text_item(" ".join(["word"] * n)) for n in rng.integers(1, 60, 14)]
     items += [Item(f"seen-{i}", {"title": "a b c" * i}, tuple(map(picture, range(i % 3)))) for i in range(1, 8)]
@@ -57,7 +57,7 @@ def mixed_items():
 
 
 def plain_vectors(embedder, items):
-    """Each item alone, at full length; zeros where it is of no use."""
+    """Vectors of each item in its own batch at full length; zeros for unusable items."""
     config = embedder.config
     model, extractor = make_model(config.model), make_extractor(config)
     apply = jax.jit(lambda batch: model.apply({"params": embedder.params}, batch, (VIEWS,))[0][0])
@@ -71,7 +71,7 @@ def plain_vectors(embedder, items):
     return out
 
 
-def test_vectors_are_those_of_each_item_alone_at_full_length(embedder, monkeypatch):
+def test_vectors_equal_those_of_single_items_at_full_length(embedder, monkeypatch):
     monkeypatch.setattr(embedder_lib, "_WINDOW_BATCHES", 3)
     items = mixed_items()
     expected = plain_vectors(embedder, items)
@@ -97,7 +97,7 @@ def test_a_window_is_bounded_and_closes_early_on_media(embedder, monkeypatch):
     assert not list(embedder.stream([], VIEW, VIEWS))
 
 
-def test_batches_are_as_long_as_what_they_hold(embedder, monkeypatch):
+def test_batches_are_as_long_as_their_longest_item(embedder, monkeypatch):
     shapes = []
     forward = embedder_lib._forward
 
@@ -113,7 +113,7 @@ def test_batches_are_as_long_as_what_they_hold(embedder, monkeypatch):
     assert lengths[0] < 40 and lengths[1:] == [96, 96]
 
 
-def test_lengths_come_in_few_steps():
+def test_there_are_few_lengths():
     steps = {embedder_lib._bucket(length) for length in range(513)}
     assert len(steps) == 20 and all(embedder_lib._bucket(step) == step for step in steps)
     assert all(length <= embedder_lib._bucket(length) <= length * 1.25 + 8 for length in range(513))
@@ -233,12 +233,12 @@ def test_wrong_arguments_are_refused(embedder, arguments, message):
         embedder.encode({"title": "a"})
 
 
-def test_text_that_is_no_unicode_is_named(embedder):
+def test_text_that_is_not_unicode_is_named(embedder):
     with pytest.raises(BadRecordError, match="item 1.*not valid Unicode"):
         embedder.encode(["glass", "half a pair \ud800"])
 
 
-def test_a_model_that_went_astray_is_refused(embedder):
+def test_a_model_with_nan_vectors_is_refused(embedder):
     broken = Embedder(
         embedder.config,
         jax.tree.map(lambda leaf: leaf * np.nan, embedder.params),

@@ -1,4 +1,4 @@
-"""What searches are tested on: embeddings of random vectors, and a run whose parameters were never trained."""
+"""Data for the tests of search: embeddings of random vectors, and a run with random parameters."""
 
 import faiss
 import numpy as np

@@ -1,4 +1,4 @@
-"""Index files against brute force in numpy, and what a user sees whose index does not fit."""
+"""Index files against brute force in NumPy, and the errors for an index that does not fit."""
 
 import json
 
@@ -96,7 +96,7 @@ def test_more_results_than_vectors(tmp_path):
         assert sorted(positions[0].tolist()) == [-1, -1, -1, 0, 1, 2, 3, 4] and np.isneginf(cosines[0, 5:]).all()
 
 
-def test_what_is_written(built, embeddings):
+def test_files_of_an_index(built, embeddings):
     info = json.loads((built / "ivfpq.json").read_text())
     assert info["kind"] == "ivfpq" and info["fingerprint"] == "0123" and info["model"] == "runs/x"
     assert info["parameters"] == {"nlist": ROWS // 39, "m": 8, "seed": 0}

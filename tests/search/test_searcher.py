@@ -22,7 +22,7 @@ from sail_jax.vectors.score_blocks import TargetBlocks, fits_on_devices
 ROWS, WIDTH = 1500, 32
 QUERIES = clustered(40, WIDTH)
 
-# ------------------------------------------------------------------------------------------------- of vectors alone
+# ---------------------------------------------------------------------------------------------------- vectors only
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_vectors_stay_on_the_devices_where_they_fit(embeddings, z, monkeypatch):
     assert copied == blocks * 4
 
 
-def test_whether_vectors_fit_is_asked_of_the_devices(z, monkeypatch):
+def test_the_memory_of_the_devices_decides_whether_vectors_fit(z, monkeypatch):
     class Device:
         def __init__(self, free):
             self.free = free
@@ -210,11 +210,11 @@ def test_embeddings_of_fewer_dimensions(embedder, store, items, tmp_path):
     np.testing.assert_allclose([[hit.score for hit in found] for found in hits], cosines, atol=0.05)
 
 
-def test_an_id_commands_no_terminal():
+def test_control_characters_of_an_id_are_escaped():
     assert one_line("a\x1b[31m\n\t\u2028\ud800 é 😀 'b'") == "a\\x1b[31m\\n\\t\\u2028\\ud800 é 😀 'b'"
 
 
-def test_what_does_not_belong_together(embedder, items, z, tmp_path):
+def test_embeddings_of_another_model_or_width_are_refused(embedder, items, z, tmp_path):
     foreign = write_embeddings(tmp_path / "foreign", [f"item-{i}" for i in range(ROWS)], z, of="feed")
     with pytest.raises(SailError, match="another model.*feed"):
         Searcher(embedder, foreign)

@@ -83,7 +83,7 @@ def pictured(store):
 # ---------------------------------------------------------------------------------------------------- the server
 
 
-def test_the_page_stands_alone(server):
+def test_the_page_loads_nothing_from_elsewhere(server):
     status, headers, page = ask(server, "GET", "/")
     assert status == 200 and headers["Content-Type"].startswith("text/html")
     assert (
@@ -96,7 +96,7 @@ def test_the_page_stands_alone(server):
     assert about["title"] == "a run" and about["items"] == len(server.page._searcher)
 
 
-def test_it_listens_on_this_machine_alone(server):
+def test_it_listens_only_on_this_machine(server):
     assert server.server_address[0] == "127.0.0.1" and server.url == f"http://127.0.0.1:{server.server_port}/"
 
 
@@ -174,13 +174,13 @@ def test_requests_that_cannot_be_answered(server, request_, message):
 
 
 @pytest.mark.parametrize("body", [b"[" * 100_000, b'{"text": "red", "k": true}', b'{"text": "\\ud800"}'])
-def test_nesting_truths_and_halves_of_characters_are_no_fault_of_ours(server, body, capsys):
+def test_strange_json_is_an_error_of_the_request(server, body, capsys):
     status, answer = search(server, body)
     assert status == 400 and answer["error"] and "failed" not in answer["error"]
     assert capsys.readouterr().err == ""
 
 
-def test_a_visitor_who_leaves_before_the_answer_leaves_no_trace(server, monkeypatch, capfd):
+def test_a_dropped_connection_prints_no_traceback(server, monkeypatch, capfd):
     sent = threading.Event()
 
     def gone(*arguments, **options):

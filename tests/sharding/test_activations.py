@@ -28,7 +28,7 @@ def test_a_step_sends_parameters_and_no_activations(mesh):
     params = abstract_on_mesh({"llm": shapes}, mesh)
 
     def loss(params, tokens):
-        # Looked up in a table that is split over `fsdp` along the width, as the rows of the sequences come to be at first.
+        # The table is split over `fsdp` along its width, and so are the rows right after the lookup.
         embedded = model.apply({"params": params["llm"]}, tokens, method=Llm.embed)
         return jnp.mean(model.apply({"params": params["llm"]}, embedded, positions, None)[0] ** 2)
 
@@ -43,7 +43,7 @@ def test_a_step_sends_parameters_and_no_activations(mesh):
     assert sent <= most
 
 
-def test_rows_are_left_alone_without_a_mesh_and_where_they_do_not_split():
+def test_rows_are_unconstrained_without_a_mesh_or_if_they_do_not_split():
     rows = jnp.ones((12, 3))
     assert split_rows(rows) is rows
     with jax.set_mesh(make_mesh(MeshConfig(data=1, fsdp=8))):

@@ -1,6 +1,6 @@
 """How the full-size model is split, parameter by parameter, against a golden file.
 
-After a change that is meant, write the file anew, `python -m tests.sharding.test_parameters`, and read what git shows of it.
+After an intended change, write the file again with `python -m tests.sharding.test_parameters`, and read its diff.
 """
 
 import difflib

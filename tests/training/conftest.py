@@ -1,4 +1,4 @@
-"""An experiment that has everything at once."""
+"""An experiment with all losses, patterns and kinds of pairs."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Evaluation at an interval: what it logs, and that training does not notice it."""
+"""Evaluation at an interval: the figures it logs, and training that it does not change."""
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ from sail_jax.training.training_log import TrainingLog
 
 @pytest.fixture
 def short(settings):
-    """Text alone, for the time that compiling the other towers takes."""
+    """An experiment with only text, since compiling the other towers takes long."""
     settings.data.datasets = {"copair": settings.data.datasets.copair}
     settings.data.datasets.copair.patterns = ("T->T",)
     settings.train.update(steps=2, checkpoint_every=1, log_every=1)

@@ -40,13 +40,13 @@ def test_a_run_continues_on_another_mesh(settings, tmp_path):
 
 
 def text_alone(settings):
-    """The pairs of items by their texts, for the time that compiling the other towers takes."""
+    """Pairs of items with only text, since compiling the other towers takes long."""
     return {"copair": settings.data.datasets.copair.to_dict() | {"patterns": ("T->T",)}}
 
 
 @pytest.fixture(scope="module")
 def finished(world, tmp_path_factory):
-    """A short run that other tests look at."""
+    """A finished short run, shared by several tests."""
     settings = tiny.experiment(world)
     settings.train.update(steps=2, checkpoint_every=2)
     settings.data.datasets = text_alone(settings)
@@ -57,7 +57,7 @@ def finished(world, tmp_path_factory):
     return settings, workdir
 
 
-def test_what_a_run_writes(finished):
+def test_files_of_a_run(finished):
     run = RunDirectory(finished[1])
     line = read_training_log(run)[-1]
     assert {"step", "loss", "32/loss", "16/loss", "4/loss", "learning_rate", "gradient_norm", "temperature"} <= set(
@@ -67,7 +67,7 @@ def test_what_a_run_writes(finished):
     assert run.load_config() == config_lib.build(finished[0])
 
 
-def test_a_finished_run_is_left_alone(finished, one_device):
+def test_a_finished_run_is_not_changed(finished, one_device):
     result = train(config_lib.build(finished[0]), finished[1])
     assert result.start == result.steps == 2
 
@@ -116,7 +116,7 @@ def test_a_host_share_covers_its_shards(settings):
     assert arrays.frame_item.max() < 8 // 4 * 2
 
 
-def test_what_fits_a_step_to_a_mesh_may_change_in_between(settings, tmp_path):
+def test_settings_that_fit_a_step_to_a_mesh_may_change_on_resume(settings, tmp_path):
     run = RunDirectory(tmp_path)
     config_lib.save(config_lib.build(settings), run.config)
     settings.train.micro_batches = 2
@@ -141,7 +141,7 @@ class Running:
 
 
 @pytest.mark.parametrize(("ready", "waited"), [(True, 3.0), (False, 0.0)])
-def test_a_batch_is_waited_for_only_when_no_step_is_left_to_compute(monkeypatch, ready, waited):
+def test_time_waiting_for_a_batch_counts_only_while_no_step_runs(monkeypatch, ready, waited):
     clock = iter([10.0, 13.0])
     monkeypatch.setattr(loop.time, "monotonic", lambda: next(clock))
     loaded = LoadedBatch(("part",), 0, (0,), None, (), 0, 0)

@@ -1,4 +1,4 @@
-"""What is trained and what stays fixed: adapters in the train step, in checkpoints, on meshes; freezing without them."""
+"""Trained and frozen parameters: adapters in the train step, in checkpoints and on meshes; freezing."""
 
 import dataclasses
 import shutil
@@ -91,7 +91,7 @@ def test_a_loaded_model_has_its_adapters_merged(config, finished):
             embedder.load(workdir, other)
 
 
-def test_no_gradient_and_no_moment_of_what_is_frozen(config):
+def test_frozen_parameters_have_no_gradient_and_no_moment(config):
     state = jax.eval_shape(lambda: init_state(config, *parts(config)))
     trained, frozen = split(config, state.params)
     sizes = [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (trained, frozen, state.params)]
@@ -130,7 +130,7 @@ def test_a_mesh_of_eight_devices_gives_the_loss_and_gradients_of_one(config, fin
         placed = jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), params, abstract)
         loss = make_loss(OmniEmbedder(config.model, groups=data_shards(mesh)), parts(config)[0], config.lora)
         arrays = BatchSource(config, HostShare(0, config.data.batch_size, data_shards(mesh)))[1].arrays
-        # Text alone, for the time that compiling the other towers takes.
+        # Only text, since compiling the other towers takes long.
         arrays = arrays._replace(**{name: getattr(arrays, name)[:0] for name in MEDIA})
 
         def of_trained(trained, frozen, batch):
@@ -161,7 +161,7 @@ def test_freezing_needs_no_adapters(config):
     assert "lora" not in state.params and "objective/log_temperature" in trained
 
 
-def test_patterns_that_find_nothing_are_named(config):
+def test_patterns_without_a_match_are_named(config):
     wrong = [
         dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, freeze=(r"^vti/layers",))),
         dataclasses.replace(config, lora=dataclasses.replace(config.lora, trained=(r"^perciever/layers",))),

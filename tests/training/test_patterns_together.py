@@ -1,4 +1,4 @@
-"""All patterns of a batch in one forward pass: the same as one after the other, and the towers run once."""
+"""All patterns of a batch in one forward pass: equal to one after another, with towers run once."""
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ def experiment(settings):
 
 @pytest.fixture
 def batch(experiment):
-    """A batch that shows everything on both sides."""
+    """A batch with all modalities on both sides."""
     config, *_ = experiment(*PATTERNS)
     return jax.tree.map(jnp.asarray, BatchSource(config, HostShare(0, 16, 1))[0].arrays)
 
@@ -42,7 +42,7 @@ def params(experiment):
 
 
 def has(batch, side, view):
-    """Which items of a side have all modalities of a view, read off the arrays."""
+    """Returns which items of a side have all modalities of a view, by the arrays of the batch."""
     kinds = {"V": TokenType.VISION, "T": TokenType.TEXT, "A": TokenType.AUDIO}
     return np.all([np.any(batch.token_types[:, side] == kinds[letter], axis=-1) for letter in view], axis=0)
 

@@ -1,4 +1,4 @@
-"""Runs of several processes: they train like one, and others go on from what they saved."""
+"""Runs of several processes: equal to one process, and resumed by another number of processes."""
 
 import json
 import re

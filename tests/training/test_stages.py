@@ -1,4 +1,4 @@
-"""Progressive stages: what each trains on, how one follows the other, and going on after a kill anywhere."""
+"""Progressive stages: the settings of each, their order, and resuming after a kill at any moment."""
 
 import random
 
@@ -36,7 +36,7 @@ def staged(settings):
     return settings
 
 
-def test_each_stage_has_settings_of_its_own(staged, tmp_path):
+def test_each_stage_has_its_own_settings(staged, tmp_path):
     staged.stages["2_target"]["loss_weights"] = {"micl": 0.3}
     first, second, third = plan(config_lib.build(staged), tmp_path)
     assert [(s.name, s.begin, s.end) for s in (first, second, third)] == [
@@ -64,7 +64,7 @@ def test_a_stage_sets_loss_weights_for_all_its_sets(staged, tmp_path):
     assert [(w["micl"], w["nce"]) for w in weights] == [(1.0, 2.0), (0.0, 2.0)]
 
 
-def test_a_set_goes_on_where_the_stage_before_left_it(staged, tmp_path):
+def test_a_set_continues_where_the_previous_stage_left_it(staged, tmp_path):
     staged.stages["2_target"]["weights"] = {"copair": 1.0, "search": 3.0}
     staged.data.datasets.search.weight = 1.0
     seen = {0: [], 1: []}
@@ -83,7 +83,7 @@ def test_stages_run_in_the_order_of_their_numbers(staged, tmp_path):
 
 
 @pytest.mark.slow
-def test_negatives_of_another_model_are_mined_anew_and_lost_ones_are_missed(staged, tmp_path, one_device):
+def test_negatives_of_another_model_are_mined_again_and_missing_ones_are_an_error(staged, tmp_path, one_device):
     staged.stages = {"1": {"steps": 2, "mine": ("copair",), "weights": {"copair": 1.0}, "hard_negatives": 1}}
     staged.optimizer.warmup_steps = 0
     config, run = config_lib.build(staged), RunDirectory(tmp_path)
@@ -129,7 +129,7 @@ def test_a_run_without_stages_is_one(settings, tmp_path):
         ({"loss_weights": {"cosnet": 1.0}}, "cosent"),
     ],
 )
-def test_wrong_stages_are_explained(staged, tmp_path, stage, message):
+def test_wrong_stages(staged, tmp_path, stage, message):
     staged.stages = {"1": stage}
     with pytest.raises(SailError, match=message):
         train(config_lib.build(staged), tmp_path)
@@ -197,7 +197,7 @@ def _check_checkpoints_and_negatives(run):
 
 
 @pytest.mark.slow
-def test_a_stage_starts_from_the_parameters_and_not_from_the_moments_of_the_one_before(staged, tmp_path, one_device):
+def test_a_stage_keeps_the_parameters_and_resets_the_moments(staged, tmp_path, one_device):
     staged.stages = {name: staged.stages[name] for name in ("1_broad", "2_target")}
     staged.stages["1_broad"]["weights"] = {"copair": 1.0}  # one data set: one step to compile
     staged.stages["2_target"].update(steps=1, peak=1e-30, floor=1e-30)  # moves nothing

@@ -1,4 +1,4 @@
-"""The train step on meshes of host devices, and what it does to the parameters."""
+"""The train step on meshes of host devices, and its updates of the parameters."""
 
 import dataclasses
 
@@ -109,7 +109,7 @@ def test_a_sharded_state_equals_a_plain_one(config, parts):
 
 
 @pytest.mark.slow
-def test_steps_learn_and_leave_the_frozen_alone(config):
+def test_steps_learn_and_do_not_change_frozen_parameters(config):
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     setup = TrainSetup.of(config, mesh)
     step = compile_step(setup)
@@ -129,7 +129,7 @@ def test_steps_learn_and_leave_the_frozen_alone(config):
     assert all(changed["model"][tower]["kernel"] for tower in ("vision_adapter", "audio_adapter"))
 
 
-def test_the_temperatures_have_a_rate_of_their_own(settings):
+def test_the_temperatures_have_their_own_learning_rate(settings):
     moved = []
     for rate in (1.0, 10.0):
         settings.optimizer.temperature_rate = rate
@@ -144,7 +144,7 @@ def test_the_temperatures_have_a_rate_of_their_own(settings):
     np.testing.assert_allclose(moved[1], 10 * moved[0], rtol=1e-2)
 
 
-def test_weight_decay_acts_on_matrices_alone(config, parts):
+def test_weight_decay_acts_only_on_matrices(config, parts):
     state = jax.eval_shape(lambda: init_state(config, *parts))
     decays = {path_name(p): d for p, d in jax.tree_util.tree_flatten_with_path(match(WEIGHT_DECAY, state.params))[0]}
     assert decays["model/llm/layers/mlp/up/kernel"] and decays["model/llm/embedding"]

@@ -1,4 +1,4 @@
-"""What a line of the log says."""
+"""The lines of the training log."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from sail_jax.training import training_log as log_lib
 from sail_jax.training.training_log import TrainingLog
 
 
-def test_a_line_says_what_share_of_the_time_was_spent_waiting_for_data(tmp_path, monkeypatch):
+def test_a_line_has_the_share_of_time_spent_waiting_for_data(tmp_path, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(log_lib.time, "monotonic", lambda: clock[0])
     run = RunDirectory(tmp_path)
