@@ -41,11 +41,11 @@ class Chip:
 
     @property
     def is_gpu(self) -> bool:
-        """Whether it is in a node with a network, as GPUs are."""
+        """Returns whether it is a GPU: in a node with a network."""
         return self.node > 0
 
     def send_rate(self, devices: int) -> float:
-        """Bytes per second that one of `devices` chips can send; limited by the network beyond one node."""
+        """Returns the bytes per second that one of `devices` chips sends, limited by the network beyond one node."""
         return self.network_rate if self.is_gpu and devices > self.node else self.link_rate
 
 
@@ -64,7 +64,7 @@ CHIPS["gpu"] = CHIPS["h100"]
 
 
 def find_devices(topology: str) -> tuple[Chip, list[jax.Device]]:
-    """The chip of a topology, and devices to compile for; only host devices can also run programs.
+    """Returns the chip of a topology and devices to compile for; only host devices can also run programs.
 
     Call it before any other use of JAX: host devices are created only once in a process.
 

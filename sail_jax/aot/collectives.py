@@ -46,7 +46,7 @@ def collective_bytes(hlo: str, devices: int) -> dict[str, float]:
 
 
 class _Program:
-    """The computations of a program by name, each as the lines of its instructions."""
+    """Returns the computations of a program by name, each as the lines of its instructions."""
 
     def __init__(self, hlo: str, devices: int) -> None:
         self._devices, self._known = devices, {}
@@ -61,7 +61,7 @@ class _Program:
             lines.append(line)
 
     def collectives(self, name: str) -> Collectives:
-        """The bytes that a device sends in one run of a computation."""
+        """Returns the bytes that a device sends in one run of a computation."""
         if name not in self._known:
             # On TPUs the start, the middle and the end of an asynchronous collective are fusions that each contain it,
             # so a channel counts once.
@@ -99,7 +99,7 @@ def _once(parts: Iterable[Collectives]) -> Collectives:
 
 
 def _of_site(name: str, sent: Collectives, times: int = 1) -> Collectives:
-    """The bytes of a computation called at one instruction, keyed apart from its other call sites."""
+    """Returns the bytes of a computation at one call site, with keys that differ from its other call sites."""
     return {(kind, f"{name}/{channel}"): times * count for (kind, channel), count in sent.items()}
 
 
@@ -137,7 +137,7 @@ def _bits(kind: str) -> int:
 
 
 def _group_size(rest: str, devices: int) -> int:
-    """The number of devices in a group; all devices if no groups are given."""
+    """Returns the number of devices in a group; all devices if no groups are given."""
     if found := _GROUPS_LISTED.search(rest):
         return found.group(1).count(",") + 1
     if found := _GROUPS_COUNTED.search(rest):
@@ -150,7 +150,7 @@ def _group_size(rest: str, devices: int) -> int:
 
 
 def _trips(rest: str, condition: list[str]) -> int:
-    """The trip count of a loop: from XLA if known, else the bound in its condition, else 1."""
+    """Returns the trip count of a loop: from XLA if known, else the bound in its condition, else 1."""
     if found := _TRIPS.search(rest):
         return int(found.group(1))
     return max((int(found.group(1)) for line in condition for found in _CONSTANT.finditer(line)), default=1)

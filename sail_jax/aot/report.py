@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from sail_jax.aot.chips import Chip
 from sail_jax.batch import Batch
 
-# Share of the peak that large matrix products reach in practice; the roofline alone is an unattainable bound.
+# Share of the peak that large matrix products reach in practice; the roofline is an unattainable bound.
 EFFICIENCY = 0.5
 # On GPUs, the driver, the communication library and fragmentation take part of the memory.
 _GPU_SHARE = 0.9
@@ -43,7 +43,7 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """The sum of all parts."""
+        """Returns the sum of all parts."""
         return sum(dataclasses.astuple(self))
 
 
@@ -92,12 +92,12 @@ class AheadReport:
 
     @property
     def fits(self) -> bool:
-        """Whether the memory suffices; for TPUs the compiler decides, as it knows what they reserve."""
+        """Returns whether the memory suffices; for TPUs the compiler decides, which knows the reserved memory."""
         return not self.refusal and self.memory.total <= self.room
 
     @property
     def items(self) -> int:
-        """The number of items in a step: all sides of all pairs."""
+        """Returns the number of items in a step: all sides of all pairs."""
         pairs, sides = self.batch.valid.shape
         return pairs * sides * self.micro_batches
 
@@ -122,7 +122,7 @@ class AheadReport:
         }
 
     def verdict(self) -> str:
-        """Whether it fits, and what to change if not."""
+        """Returns a sentence on whether the step fits, and what to change if not."""
         needed = f"{_gib(self.memory.total)} of {_gib(self.room)}."
         lines = [f"It fits: {needed}"] if self.fits else [f"It does not fit: {needed}", self.refusal, _REMEDY]
         if self.larger_stages:

@@ -68,7 +68,7 @@ class Config:
 
 
 def packaged() -> list[str]:
-    """The names of the experiments that come with the package: `load` takes them in place of a path."""
+    """Returns the names of packaged experiments, which `load` takes instead of a path."""
     return sorted(path.stem for path in _packaged_folder().glob("*.py"))
 
 

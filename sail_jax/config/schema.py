@@ -35,9 +35,9 @@ def setting(
         default: the default.
         meaning: its meaning, in one line.
         low: minimum, of each entry if the setting is a sequence.
-        high: maximum, likewise.
-        above: exclusive lower bound, likewise.
-        below: exclusive upper bound, likewise.
+        high: maximum, of the same values.
+        above: exclusive lower bound, of the same values.
+        below: exclusive upper bound, of the same values.
         choices: the allowed values, if they are few.
         may_change: whether a resumed run may have another value.
     """

@@ -47,7 +47,7 @@ _HISTORIES = 256
 
 
 class NothingShownError(BadRecordError):
-    """An item has none of the modalities that are shown, which is often no fault of the data."""
+    """An error for an item without any of the shown modalities, which often is no mistake in the data."""
 
 
 class Embedder:

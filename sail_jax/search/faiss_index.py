@@ -39,7 +39,7 @@ _NPROBE, _EF_SEARCH = 32, 128
 
 @dataclasses.dataclass(frozen=True)
 class IndexSettings:
-    """How an index is built; 0 takes a default that depends on the embeddings.
+    """Settings of an index; 0 takes a default that depends on the embeddings.
 
     Attributes:
         kind: "flat" (exact), "ivfpq" (compressed: inverted lists with product quantization) or "hnsw" (a graph).
@@ -278,7 +278,7 @@ class FaissIndex:
         return positions, np.where(positions >= 0, scores, -np.inf).astype(np.float32)
 
     def position(self, item_id: str) -> int:
-        """The position of an item in the index, -1 where it is unknown."""
+        """Returns the position of an item in the index, -1 if it is unknown."""
         return pc.index(self.ids, pa.scalar(item_id, pa.large_string())).as_py()
 
     def vectors(self, positions: np.ndarray) -> np.ndarray:

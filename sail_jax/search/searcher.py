@@ -36,7 +36,7 @@ class Hit(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Shortlist:
-    """How the shortlist is made that the full vectors rerank.
+    """Settings of the shortlist that the full vectors rerank.
 
     Attributes:
         dims: number of leading dimensions that it is searched by; 0 if an index makes it.
@@ -170,7 +170,7 @@ def _make_search(
 ) -> ExactSearch | ShortlistSearch | FaissIndex:
     if embeddings is None:
         if shortlist is not None:
-            raise SailError("A shortlist is reranked by the full vectors: name the embeddings beside the index.")
+            raise SailError("A shortlist is reranked by the full vectors: name the embeddings too.")
         return index
     exact = ExactSearch(embeddings, block=block)
     if index is None and shortlist is None:

@@ -167,7 +167,7 @@ class SearchServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """The address of the page."""
+        """Returns the address of the page."""
         return f"http://{_HOST}:{self.server_port}/"
 
     def __exit__(self, *args: Any) -> None:
@@ -259,7 +259,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(415, "A search is sent as application/json.")
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal():
-            raise _Refused(411, "A search says its Content-Length.")
+            raise _Refused(411, "A search needs a Content-Length.")
         if int(length) > _MAX_BODY:
             raise _Refused(413, f"The files are over the limit of {_MAX_UPLOAD >> 20} MiB; search with smaller ones.")
         try:

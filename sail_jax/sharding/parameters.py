@@ -141,7 +141,7 @@ def abstract_on_mesh(shapes: Any, mesh: Mesh, *, over_data: bool = False) -> Any
 
 
 def shardings_of(tree: Any) -> Any:
-    """The sharding of every leaf of a tree of arrays, abstract ones too."""
+    """Returns the sharding of every leaf of a tree of arrays, possibly abstract."""
     return jax.tree.map(lambda leaf: leaf.sharding, tree)
 
 

@@ -83,7 +83,7 @@ def train(config: Config, workdir: str | Path) -> TrainResult:
 
 
 class _Run:
-    """One call of `train`: runs the remaining stages."""
+    """Runs the remaining stages of a run, as one call of `train`."""
 
     def __init__(self, setup: TrainSetup, run: RunDirectory, stages: list[Stage], checkpoints: Checkpoints) -> None:
         self.setup, self.run, self.stages, self.checkpoints = setup, run, stages, checkpoints
@@ -184,7 +184,7 @@ def _to_items(state: TrainState) -> dict[str, Any]:
 
 
 class _Loop:
-    """One call's pass over the remaining steps of a stage."""
+    """Runs the remaining steps of a stage."""
 
     def __init__(
         self,

@@ -224,7 +224,7 @@ def test_embeddings_of_another_model_or_width_are_refused(embedder, items, z, tm
     with pytest.raises(SailError, match="nothing to search"):
         Searcher(embedder)
     build_index(items, tmp_path / "j", IndexSettings())
-    with pytest.raises(SailError, match="name the embeddings beside"):
+    with pytest.raises(SailError, match="name the embeddings too"):
         Searcher(embedder, index=FaissIndex(tmp_path / "j"), shortlist=Shortlist())
     with pytest.raises(SailError, match="ask for at least one"):
         Searcher(embedder, items).search(["x"], 0)
