@@ -36,7 +36,7 @@ def call(objective, params, z, out, batch, recipe):
 
 
 def run_steps(config, sizes, contrast=None):
-    """The metrics of two steps, and the first moments of Adam after the first: the clipped gradients but for a factor."""
+    """Returns the metrics of two steps and, after the first, Adam's first moments: the scaled clipped gradients."""
     mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
     setup = dataclasses.replace(TrainSetup.of(config, mesh), schedule=lambda _: 1e-3)
     if contrast:

@@ -428,7 +428,7 @@ def test_every_message_of_the_page_on_errors_is_one_of_ours():
             pattern = re.compile(".*".join(map(re.escape, parts)), re.DOTALL)
             if not any(pattern.search(text) for text in known):
                 wrong.append(
-                    f"docs/troubleshooting.md:{line.line}: no message reads {shown[1]!r}; write it as it is now, perhaps "
-                    f"{_nearest_message(shown[1], known)!r}."
+                    f"docs/troubleshooting.md:{line.line}: no message reads {shown[1]!r}; write it as it is now, "
+                    f"perhaps {_nearest_message(shown[1], known)!r}."
                 )
     assert not wrong, "\n".join(wrong)

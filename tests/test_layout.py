@@ -1,11 +1,11 @@
-"""Tests lie where what they test lies."""
+"""Tests are in the room of the module that they test."""
 
 import tiny
 
 PACKAGE, TESTS = tiny.REPO / "sail_jax", tiny.REPO / "tests"
 
 
-def test_a_test_that_is_named_after_a_module_lies_in_its_room():
+def test_a_test_with_the_name_of_a_module_is_in_its_room():
     """tests/ROOM/test_NAME.py, where a module or drawer NAME exists, is about that of sail_jax/ROOM."""
     modules = [
         path.relative_to(PACKAGE).with_suffix("").parts for path in PACKAGE.rglob("*") if path.suffix in ("", ".py")

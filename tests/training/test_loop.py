@@ -1,4 +1,4 @@
-"""Whole runs: going on with another mesh, what they write, and runs that must not be mixed up."""
+"""Whole runs: resuming on another mesh, the files of a run, and refusal of another run's folder."""
 
 import shutil
 

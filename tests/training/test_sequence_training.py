@@ -107,7 +107,7 @@ def _vectors(config, params, wanted):
 
 
 def _may_be_negative(left, right, rows):
-    """Not the target of any sequence of the same user, and nothing that the user has seen."""
+    """Returns whether an item is a negative: no target of the same user, and not seen by the user."""
     own = {row.target_id for row in rows if row.user_id == left.user_id}
     return right.target_id not in own | {*left.seen_ids, *left.item_ids} and left.user_id != right.user_id
 
@@ -171,7 +171,7 @@ def test_sequences_are_neither_mined_nor_materialized(settings, table, tmp_path)
         mine_dataset(None, config, store, "histories", tmp_path / "hard.parquet")
 
 
-def test_beside_adapters_the_sequence_encoder_is_trained(settings):
+def test_the_sequence_encoder_is_trained_with_adapters(settings):
     settings.model.sequence.update(pooling="transformer", heads=2)
     settings.lora.rank = 2
     config = config_lib.build(settings)

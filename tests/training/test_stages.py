@@ -24,7 +24,7 @@ from training_runs import finish, kill_when, start
 
 @pytest.fixture
 def staged(settings):
-    """Three short stages; most on text alone, for the time that compiling the other towers takes."""
+    """Three short stages, most with only text, since compiling the other towers takes long."""
     settings.data.datasets.copair.patterns = ("T->T",)
     settings.data.datasets.search.patterns = ("T->T",)
     settings.train.update(checkpoint_every=2, log_every=1)

@@ -51,7 +51,7 @@ def whole():
 
 
 def assert_close(left, right):
-    """The loss and the gradients of the first step, more closely than `assert_same` asks for what follows."""
+    """Compares two steps, with tighter tolerances for the loss and the gradients of the first step."""
     np.testing.assert_allclose(left[0][0]["loss"], right[0][0]["loss"], rtol=1e-5)
     for (path, one), other in zip(
         jax.tree_util.tree_flatten_with_path(left[1])[0], jax.tree.leaves(right[1]), strict=True
@@ -67,7 +67,7 @@ def test_a_mesh_of_eight_devices_gives_the_loss_and_gradients_of_one(everything,
 
 
 @pytest.mark.slow
-def test_the_optimizer_alone_may_be_split(everything, whole):
+def test_only_the_optimizer_may_be_split(everything, whole):
     settings = config_lib.to_dict(everything)
     settings["mesh"]["shard_optimizer"] = True
     split = config_lib.build(settings)
