@@ -15,7 +15,7 @@ def run(program: str = "sail-jax") -> NoReturn:
     """
     status = main(program=program)
     if status == INTERRUPTED:
-        # XLA may still be compiling in a thread of its own, and crashes when the interpreter is torn down under it.
+        # A thread of XLA may still be compiling, and would crash while the interpreter shuts down.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

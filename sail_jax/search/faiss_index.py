@@ -70,7 +70,7 @@ class IndexSettings:
         if negative:
             raise SailError(f"{negative[0]} of an index cannot be negative.")
         if self.hnsw_m == 1:
-            raise SailError("hnsw_m is 1, with which the graph falls apart; take 2 or more.")
+            raise SailError("hnsw_m is 1, which gives a disconnected graph; take 2 or more.")
 
 
 @dataclasses.dataclass(frozen=True)
