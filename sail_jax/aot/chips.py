@@ -45,7 +45,7 @@ class Chip:
         return self.node > 0
 
     def send_rate(self, devices: int) -> float:
-        """Returns the bytes per second that one of `devices` chips sends, limited by the network beyond one node."""
+        """Returns the bytes per second that each of `devices` chips sends; over the network beyond one node."""
         return self.network_rate if self.is_gpu and devices > self.node else self.link_rate
 
 

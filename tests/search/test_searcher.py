@@ -125,7 +125,7 @@ def test_ties_go_to_the_lower_row(tmp_path):
 
 
 def test_a_shortlist_that_does_not_fit(exact):
-    for dims, size, message in ((0, 5, "by 0 dimensions"), (64, 5, "by 64 dimensions"), (4, 0, "one item at least")):
+    for dims, size, message in ((0, 5, "by 0 dimensions"), (64, 5, "by 64 dimensions"), (4, 0, "at least one item")):
         with pytest.raises(SailError, match=message):
             ShortlistSearch(exact, size, dims=dims)
 
