@@ -450,11 +450,12 @@ def test_a_failed_write_keeps_the_old_report(tmp_path, monkeypatch):
     path = tmp_path / "report.html"
     path.write_text("an older report")
 
-    def full_disk(self, text, **_):
-        self.write_bytes(text[:100].encode())
+    def full_disk(self, data):
+        with self.open("wb") as file:
+            file.write(data[:100])
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(pathlib.Path, "write_text", full_disk)
+    monkeypatch.setattr(pathlib.Path, "write_bytes", full_disk)
     with pytest.raises(OSError, match="No space"):
         write_report(path, [RunReport("new")])
     assert path.read_bytes() == b"an older report"
