@@ -24,6 +24,7 @@ ROOMS_DONE = (
     "files",
     "items",
     "logs",
+    "models",
     "patterns",
     "runs",
     "search",

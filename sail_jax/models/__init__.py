@@ -1,1 +1,4 @@
-"""The towers and the model that fuses them: Flax Linen modules that return `(output, out)`, `out` naming intermediates."""
+"""The towers and the models that combine them: Flax Linen modules.
+
+The towers and models return `(output, out)`, where `out` is a named tuple of intermediates.
+"""

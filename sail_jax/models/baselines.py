@@ -1,4 +1,4 @@
-"""The CLIP-like baseline that arXiv 2510.12709 compares with: towers that meet in the mean of their vectors alone.
+"""The CLIP-like baseline of arXiv 2510.12709: separate towers whose vectors are averaged.
 
 Axis letters: B pairs, S sides, I = B * S items, F frames on a flat axis, P patches, N tokens, D width, V views, R rows
 of a pair, G groups of pairs (data-parallel shards).
@@ -20,19 +20,21 @@ from sail_jax.models.vit import Vit
 from sail_jax.patterns import MODALITIES, OMNI, shown_modalities
 from sail_jax.vectors.unit import normalize
 
-# Of the items: vectors, zeros where an item lacks the modality, and whether it has it.
+# What a tower returns per item: the vector, zero if the item lacks the modality, and whether the item has it.
 Tower = tuple[Float32[Array, "I D"], Bool[Array, " I"]]
 
 
 class DualTower(nn.Module):
-    """One vector per item from any subset of frames, text and sound, without fusion (arXiv 2510.12709, sec. 4).
+    """Embeds items from any subset of frames, text and sound, without fusion.
 
-    Every modality has a tower of its own, whose mean over patches, clips or tokens is projected to `config.llm.width`. An item
-    is the mean of the unit vectors of its modalities, so that vision and text meet late and without parameters, as in CLIP.
+    This is the baseline of arXiv 2510.12709, sec. 4. Every modality has its own tower; the mean of its output over
+    patches, clips or tokens is projected to `config.llm.width`. The vector of an item is the mean of the unit vectors
+    of its modalities, so vision and text are combined late and without parameters, as in CLIP.
 
     Attributes:
-        config: sizes of the towers; of `config.llm` the width alone is read, `config.perceiver` plays no part.
-        groups: equal groups of pairs in the batch; the frames and clips of a pair lie in the block of its group.
+        config: sizes of the towers. Only the width of `config.llm` is used, and `config.perceiver` is not.
+        groups: number of equal groups of pairs in the batch. The frames and clips of a pair are in the block of its
+            group.
     """
 
     config: ModelConfig
@@ -54,23 +56,23 @@ class DualTower(nn.Module):
     def __call__(
         self, batch: Batch, views: Views = ((OMNI,), (OMNI,)), room: int | None = None
     ) -> tuple[Embeddings, Outputs]:
-        """Embeds the items of a batch; the interface is that of `OmniEmbedder`.
+        """Embeds the items of a batch, with the same interface as `OmniEmbedder`.
 
-        The towers run once for all views; a view decides which vectors are averaged.
+        The towers run once for all views; each view selects the vectors that are averaged.
 
         Args:
             batch: arrays of `batch.Batch`.
-            views: those of the query side and of the target side, for example (("VTA", "T"), ("VTA",)); each gives an
-                embedding of its own. Hard negatives are seen as targets are. A batch with one side takes one tuple.
+            views: the views of the query side and of the target side, for example (("VTA", "T"), ("VTA",)). Each view
+                gives one embedding. Hard negatives get the views of targets. A batch with one side takes one tuple.
             room: None; this model does not pack.
 
         Returns:
-            z: of queries, and of targets and hard negatives, K = S - 1; not normalised; zeros where a view shows
-                nothing of the item but the prompt.
-            out: `batch.Outputs` without "mask" and "hidden"; the parts are the vectors of the towers.
+            z: embeddings of the queries, and of the targets and hard negatives (K = S - 1). They are not normalised.
+                Zero if a view shows only the prompt of an item.
+            out: `batch.Outputs` without "mask" and "hidden"; its parts are the vectors of the towers.
 
         Raises:
-            SailError: when the sequence is longer than `config.bert.max_positions`.
+            SailError: if the sequence is longer than `config.bert.max_positions`.
         """
         sides = batch.tokens.shape[1]
         towers = {"V": self._encode_frames(batch), "T": self._encode_text(batch), "A": self._encode_sound(batch)}
@@ -92,7 +94,7 @@ class DualTower(nn.Module):
         if batch.frames.shape[0] == 0:
             return jnp.zeros((items, self.config.llm.width)), jnp.zeros(items, bool)
         patches, _ = self.vit(batch.frames)
-        # All frames have as many patches, so that the mean of their means is that of all patches.
+        # All frames have the same number of patches, so the mean of their means is the mean of all patches.
         frames = patches.mean(axis=1, dtype=jnp.float32)
         mean, has = mean_per_item(frames, batch.frame_item, items=items, groups=self.groups)
         return _present(self.vision_adapter(mean), has)
@@ -102,7 +104,10 @@ class DualTower(nn.Module):
         return _present(self.audio_adapter(vector), has)
 
     def _encode_text(self, batch: Batch) -> Tower:
-        """The prompt is read with the text, but alone it is no text: it would give every such item the same vector."""
+        """Embeds the prompt and text of items.
+
+        An item with only a prompt has no text, since all such items would get the same vector.
+        """
         tokens, types = (x.reshape(-1, x.shape[-1]) for x in (batch.tokens, batch.token_types))
         text = types == TokenType.TEXT
         tokens, mask = _compact(tokens, text | (types == TokenType.PROMPT))
@@ -115,7 +120,7 @@ def _present(vectors: jax.Array, has: jax.Array) -> Tower:
 
 
 def _compact(tokens: jax.Array, keep: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Moves the kept tokens to the front, in their order, with zeros behind: [I, N], [I, N] bool -> the same shapes."""
+    """Moves the kept tokens to the front in order, followed by zeros: [I, N], [I, N] bool -> the same shapes."""
     order = jnp.argsort(~keep, axis=-1, stable=True)
     tokens, keep = (jnp.take_along_axis(x, order, axis=-1) for x in (tokens, keep))
     return jnp.where(keep, tokens, 0), keep

@@ -1,4 +1,4 @@
-"""BERT, the text tower of the CLIP-like baseline that arXiv 2510.12709 compares with.
+"""BERT, the text tower of the CLIP-like baseline of arXiv 2510.12709.
 
 Axis letters: B batch, N tokens, D width.
 """
@@ -18,15 +18,16 @@ from sail_jax.sharding.activations import look_up
 
 
 class Bert(nn.Module):
-    """A bidirectional Transformer encoder on text tokens, without a pooling head; all tokens are of the first type.
+    """Encodes text tokens with a bidirectional Transformer, without a pooling head.
 
+    All tokens are of the first token type.
     Matches transformers' BertModel (`add_pooling_layer=False`, `hidden_act="gelu"`).
 
     Attributes:
         config: sizes.
         dtype: type of the computation.
         remat: "none", "dots" or "full", see `transformer.scan_layers`.
-        keep_layers: whether `out` holds the outputs of all layers; for inspection, it costs their memory.
+        keep_layers: whether `out` holds the outputs of all layers, which takes memory; for inspection.
     """
 
     config: BertConfig
@@ -38,19 +39,19 @@ class Bert(nn.Module):
     def __call__(
         self, tokens: Int32[Array, "B N"], mask: Bool[Array, "B N"]
     ) -> tuple[Float[Array, "B N D"], transformer.StackOutputs]:
-        """Contextualises text tokens.
+        """Returns contextual embeddings of text tokens.
 
         Args:
-            tokens: ids below `config.vocab_size`; larger ones give NaN rather than another token's row. N is
-                at most `config.max_positions`; token n is at position n, padding counted.
-            mask: False at padding, which takes no part in attention.
+            tokens: ids below `config.vocab_size`; larger ids give NaN. N is at most `config.max_positions`; token n has
+                position n, including padding.
+            mask: False at padding, which is not attended to.
 
         Returns:
-            hidden: in `dtype`. Positions out of the mask hold finite, unused values.
+            hidden: in `dtype`. Masked positions hold finite values without meaning.
             out: see `transformer.StackOutputs`.
 
         Raises:
-            SailError: on too many tokens, or a width that the heads do not divide.
+            SailError: if there are too many tokens, or the heads do not divide the width.
         """
         config = self.config
         embedded = self._embed(tokens)
@@ -84,10 +85,12 @@ class Bert(nn.Module):
 
 
 class PostNormBlock(nn.Module):
-    """A post-norm Transformer block: norm(x + attention(x)), then norm(x + mlp(x)); matches transformers' BertLayer.
+    """A post-norm Transformer block: norm(x + attention(x)), then norm(x + mlp(x)).
+
+    Matches transformers' BertLayer.
 
     Attributes:
-        heads: attention heads.
+        heads: number of attention heads.
         head_dim: width of a head.
         mlp_width: inner width of the MLP.
         norm_eps: epsilon of the norms.
@@ -102,7 +105,7 @@ class PostNormBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"], mask: Bool[Array, "B N"]) -> Float[Array, "B N D"]:
-        """Updates the tokens `x`, where `mask` is True at those that may be attended to."""
+        """Updates the tokens `x`; `mask` is True at tokens that may be attended to."""
         norm = functools.partial(transformer.LayerNorm, epsilon=self.norm_eps, dtype=self.dtype)
         attention = transformer.Attention(
             heads=self.heads,

@@ -1,8 +1,8 @@
-"""Bicubic interpolation as PyTorch computes it, which the published checkpoints were trained and are resized with.
+"""Bicubic interpolation as in PyTorch, which the published checkpoints were trained with.
 
-`jax.image.resize` has neither PyTorch's kernel nor aligned corners, and antialiases when it shrinks.
+`jax.image.resize` has neither PyTorch's kernel nor aligned corners, and it antialiases when it shrinks.
 
-Axis letters: P places of a grid, D width.
+Axis letters: P positions of a grid, D width.
 """
 
 import math
@@ -14,18 +14,18 @@ from sail_jax.errors import SailError
 
 
 def bicubic_matrix(size_in: int, size_out: int, *, align_corners: bool) -> Float32[np.ndarray, "{size_out} {size_in}"]:
-    """Interpolation along one axis as a matrix.
+    """Returns the matrix that interpolates along one axis.
 
-    Matches `torch.nn.functional.interpolate(mode="bicubic")` without antialiasing: Keys' kernel with a = -0.75 and the edge
-    repeated.
+    Matches `torch.nn.functional.interpolate(mode="bicubic")` without antialiasing: Keys' kernel with a = -0.75, and
+    repeated edges.
 
     Args:
         size_in: number of samples.
         size_out: number of interpolated samples.
-        align_corners: whether the centres of the first and last samples stay in place, instead of the outer edges.
+        align_corners: whether to align the centres of the first and last samples, not their outer edges.
     """
     a = -0.75
-    # The reference rounds positions to float32, which late in a long axis moves them by 1e-4 of a sample.
+    # The reference rounds positions to float32, which shifts those at the end of a long axis by 1e-4 of a sample.
     position = np.arange(size_out, dtype=np.float32)
     if align_corners:
         position *= np.float32((size_in - 1) / max(size_out - 1, 1))
@@ -42,17 +42,19 @@ def bicubic_matrix(size_in: int, size_out: int, *, align_corners: bool) -> Float
 
 
 def resize_grid(table: Float[np.ndarray, "P D"], side_out: int) -> Float[np.ndarray, "{side_out}**2 D"]:
-    """Resizes a square grid of position embeddings, as `interpolate_pos_encoding` of transformers' vision towers does.
+    """Resizes a square grid of position embeddings.
+
+    Matches `interpolate_pos_encoding` of transformers' vision towers.
 
     Args:
         table: a square grid, row by row.
-        side_out: the new side.
+        side_out: number of rows and columns of the new grid.
 
     Returns:
-        float32, row by row; `table` itself where its side is `side_out` already.
+        float32, row by row; `table` itself if it already has `side_out` rows.
 
     Raises:
-        SailError: when the table holds no square grid.
+        SailError: if the number of positions is not a square.
     """
     side_in = math.isqrt(len(table))
     if side_in**2 != len(table):

@@ -1,12 +1,12 @@
-"""The audio tower: CLAP's HTSAT, a Swin Transformer on a log-mel spectrogram that is folded into a square image.
+"""The audio tower: CLAP's HTSAT, a Swin Transformer on a log-mel spectrogram folded into a square.
 
-Matches `transformers.ClapAudioModelWithProjection`, but for sizes that no published checkpoint has: maps that the windows
-don't tile are padded there and rejected here; a window larger than its map shrinks to it here, bias table included, as in
-LAION's HTSAT, and fails there.
+Matches `transformers.ClapAudioModelWithProjection`, except for sizes that no published checkpoint has. If the windows
+do not tile a map, the reference pads the map; this module rejects it. If a window is larger than its map, the
+reference fails; this module shrinks the window and its bias table to the map, as LAION's HTSAT does.
 
-Checkpoints with feature fusion (`enable_fusion`) differ only in what they do to clips beyond their input length, and ours are
-never longer: they are the reference with `is_longer` False, their fusion layers left out. transformers' feature
-extractor marks one random clip of a batch that has no longer one as longer nonetheless; we don't follow it.
+Checkpoints with feature fusion (`enable_fusion`) treat only clips beyond their input length differently. Our clips are
+never longer, so we match the reference with `is_longer` False and omit the fusion layers. transformers' feature
+extractor marks a random clip as longer if a batch has no longer clip; we do not.
 
 Axis letters: C audio clips, T frames of the spectrogram, M mel bins, R chunks of time, S side of a square map of
 patches, W side of a window, A = W * W patches of a window, N windows, D width, H heads, K head width.
@@ -28,8 +28,8 @@ from sail_jax.models.log_mel import log_mel, num_frames
 from sail_jax.models.transformer import REMAT_POLICIES, Dense
 from sail_jax.sharding.activations import on_shards
 
-# Statistics of the input for training from scratch, in dB and dB^2: sound at common levels lies around -30 dB, and
-# silence at -100 dB then stays within three deviations. Imported checkpoints bring their own, per mel bin.
+# Statistics of the input for training from scratch, in dB and dB^2: sound at common levels is around -30 dB, and
+# silence at -100 dB is then within three standard deviations. Imported checkpoints have their own, per mel bin.
 INITIAL_MEAN = -30.0
 INITIAL_VAR = 30.0**2
 
@@ -40,9 +40,9 @@ class ClapOutputs(NamedTuple):
     """The intermediates of the audio tower.
 
     Attributes:
-        log_mel: decibels.
+        log_mel: the spectrograms, in decibels.
         patches: the patch embeddings.
-        stages: the maps that the stages hand on, after merging.
+        stages: the output maps of the stages, after merging.
         pooled: the mean over the last map.
     """
 
@@ -53,12 +53,13 @@ class ClapOutputs(NamedTuple):
 
 
 class ClapAudio(nn.Module):
-    """Sound clips to embeddings (arXiv 2510.12709, sec. 3.2).
+    """Embeds sound clips (arXiv 2510.12709, sec. 3.2).
 
     Attributes:
-        config: sizes, and what the spectrogram is made of; `norm_eps` serves all norms.
+        config: sizes, and settings of the spectrogram; all norms use `norm_eps`.
         dtype: type of the computation; the spectrogram, norms and softmax are always float32.
-        remat: rematerialisation of each block: "none", "dots" (matmul outputs are kept) or "full" (nothing is).
+        remat: what each block keeps for the backward pass: "none" keeps all activations, "dots" only the outputs of
+            dense layers, "full" nothing.
     """
 
     config: ClapConfig
@@ -75,12 +76,12 @@ class ClapAudio(nn.Module):
             clips: int16, or float32 in [-1, 1]; `samples` is the config's `clip_samples`.
 
         Returns:
-            embedding: in `dtype`, as the reference's `audio_embeds`: it is NOT normalised (the reference normalises it
-                in `ClapModel`).
+            embedding: in `dtype`; matches the reference's `audio_embeds`. It is not normalised; the reference
+                normalises it in `ClapModel`.
             out: see `ClapOutputs`.
 
         Raises:
-            SailError: when the sizes of the config don't fit together, or `clips` doesn't fit the config.
+            SailError: if the sizes of the config do not fit together, or `clips` does not fit the config.
         """
         config = self.config
         check_sizes(config)
@@ -105,11 +106,13 @@ class ClapAudio(nn.Module):
 
 
 class InputNorm(nn.Module):
-    """Batch normalisation over mel bins with fixed statistics, `(x - mean) / sqrt(var + eps) * scale + bias`.
+    """Batch normalisation over mel bins with fixed statistics.
 
-    `mean` and `var` are parameters so that they are stored, sharded and imported like all others, but they get no gradient:
-    a step stays a pure function of state and batch, training and inference see the same function, and it doesn't
-    matter which clips share a batch. Weight decay would still move them: it must leave vectors out.
+    Computes (x - mean) / sqrt(var + eps) * scale + bias.
+
+    `mean` and `var` are parameters, so they are stored, sharded and imported like all others, but they get no gradient.
+    Thus a step is a pure function of state and batch, training and inference compute the same function, and clips of a
+    batch do not affect each other. Weight decay would still change them, so it must exclude vectors.
     """
 
     eps: float
@@ -126,10 +129,10 @@ class InputNorm(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks on one map of patches, then, but for the last stage, merging of each 2 x 2 patches into one of twice the width.
+    """Blocks on one map of patches; then, except in the last stage, patch merging.
 
-    The blocks are a Python loop, not a scan: every other one shifts its windows, stages have few of them, and all stages
-    differ in shape.
+    Merging turns each 2 x 2 patches into one of twice the width. The blocks are a Python loop, not a scan, since every
+    other block shifts its windows, a stage has few blocks, and all stages differ in shape.
     """
 
     config: ClapConfig
@@ -139,9 +142,9 @@ class Stage(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "C S S D"]) -> Float[Array, "C _ _ _"]:
-        """Maps to half the side S and twice the width D, or to the same shape in the last stage."""
+        """Returns a map of half the side S and twice the width D; in the last stage, of the same shape."""
         config = self.config
-        # A window that would cover the map shrinks to it, and then there is nothing to shift.
+        # A window larger than the map shrinks to the map; a window that covers the map is not shifted.
         window = min(config.window, x.shape[1])
         block_class = Block
         if self.remat != "none":
@@ -151,7 +154,7 @@ class Stage(nn.Module):
             x = block_class(config, config.heads[self.index], window, shift, self.dtype, name=f"blocks_{index}")(x)
         if self.index == len(config.depths) - 1:
             return x
-        # The reference's order of the four neighbours: rows run faster than columns.
+        # The reference orders the four neighbours column by column.
         x = jnp.concatenate([x[:, row::2, column::2] for column in range(2) for row in range(2)], axis=-1)
         x = _layer_norm(config, "merge_norm")(x)
         return _dense(x.shape[-1] // 2, self.dtype, "merge", use_bias=False)(x)
@@ -239,10 +242,12 @@ class Projection(nn.Module):
 
 
 def check_sizes(config: ClapConfig) -> None:
-    """Checks that the spectrogram folds into the image, the windows tile every map, and the heads divide the widths.
+    """Checks that the sizes of the audio tower fit together.
+
+    The spectrogram must fold into the image, the windows must tile every map, and the heads must divide the widths.
 
     Raises:
-        SailError: naming the settings that don't fit together.
+        SailError: if they do not; the message names the settings.
     """
     if not config.depths or len(config.depths) != len(config.heads):
         raise SailError(
@@ -262,8 +267,8 @@ def check_sizes(config: ClapConfig) -> None:
     merges = 2 ** (len(config.depths) - 1)
     if config.spec_size % (config.patch_size * merges):
         raise SailError(
-            f"model.audio.spec_size {config.spec_size} must be a multiple of patch_size {config.patch_size} times {merges}, "
-            f"since each of the {len(config.depths)} stages halves the map of the one before."
+            f"model.audio.spec_size {config.spec_size} must be a multiple of patch_size {config.patch_size} times "
+            f"{merges}, since each of the {len(config.depths)} stages halves the map of the one before."
         )
     for index, heads in enumerate(config.heads):
         side, width = config.spec_size // config.patch_size // 2**index, config.width * 2**index
@@ -277,14 +282,14 @@ def check_sizes(config: ClapConfig) -> None:
 
 
 def fold(mel: Float32[Array, "C T M"], config: ClapConfig) -> Float32[Array, "C {config.spec_size} {config.spec_size}"]:
-    """Stretches a spectrogram in time and stacks chunks of it into a square image, low frequencies first.
+    """Stretches spectrograms in time and stacks chunks of time into square images, low frequencies first.
 
     Args:
         mel: spectrograms, T <= spec_size^2 / M.
         config: the size of the image.
 
     Returns:
-        Axis 1 is (R, M), axis 2 is time within a chunk.
+        Images; axis 1 is (R, M) merged, axis 2 is time within a chunk.
     """
     clips, frames, bins = mel.shape
     chunks = config.spec_size // bins
@@ -297,7 +302,7 @@ def fold(mel: Float32[Array, "C T M"], config: ClapConfig) -> Float32[Array, "C 
 
 
 def relative_position_index(window: int) -> Int[np.ndarray, "A A"]:
-    """Row of the bias table for each pair of positions in a window."""
+    """Returns the row of the bias table for each pair of positions in a window."""
     rows, columns = np.divmod(np.arange(window**2), window)
     row_offset = rows[:, None] - rows + window - 1
     column_offset = columns[:, None] - columns + window - 1
@@ -305,7 +310,10 @@ def relative_position_index(window: int) -> Int[np.ndarray, "A A"]:
 
 
 def shift_mask(side: int, window: int, shift: int) -> Float32[np.ndarray, "N A A"]:
-    """What keeps patches apart that only the cyclic shift made neighbours: 0 or -100."""
+    """Returns what is added to the logits of shifted windows.
+
+    It is -100 between patches that only the cyclic shift made neighbours, else 0.
+    """
     position = np.arange(side)
     region = (position >= side - window).astype(int) + (position >= side - shift)
     regions = _partition((region[:, None] * 3 + region)[None, :, :, None], window)[0, :, :, 0]
@@ -313,21 +321,24 @@ def shift_mask(side: int, window: int, shift: int) -> Float32[np.ndarray, "N A A
 
 
 def _partition(x: jax.Array | np.ndarray, window: int) -> jax.Array | np.ndarray:
-    """[C, S, S, D] to windows [C, N, W * W, D]."""
+    """Cuts maps [C, S, S, D] into windows [C, N, W * W, D]."""
     clips, side, _, width = x.shape
     x = x.reshape(clips, side // window, window, side // window, window, width)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(clips, -1, window**2, width)
 
 
 def _unpartition(x: jax.Array, side: int, window: int) -> jax.Array:
-    """Windows [C, N, W * W, D] to [C, S, S, D]."""
+    """Joins windows [C, N, W * W, D] into maps [C, S, S, D]."""
     clips, width = x.shape[0], x.shape[-1]
     x = x.reshape(clips, side // window, side // window, window, window, width)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(clips, side, side, width)
 
 
 def _patchify(image: jax.Array, patch: int) -> jax.Array:
-    """[C, side, side] to [C, S, S, patch * patch]; a dense layer on it is the reference's strided convolution."""
+    """Cuts images [C, side, side] into patches [C, S, S, patch * patch].
+
+    A dense layer on the patches equals the reference's strided convolution.
+    """
     clips, side, _ = image.shape
     image = image.reshape(clips, side // patch, patch, side // patch, patch)
     return image.transpose(0, 1, 3, 2, 4).reshape(clips, side // patch, side // patch, patch**2)
@@ -338,5 +349,5 @@ def _dense(width: int, dtype: Any, name: str, use_bias: bool = True) -> Dense:
 
 
 def _layer_norm(config: ClapConfig, name: str) -> nn.LayerNorm:
-    # Two passes: the fast variance of E[x^2] - E[x]^2 loses digits.
+    # The fast variance, E[x^2] - E[x]^2, loses digits.
     return nn.LayerNorm(epsilon=config.norm_eps, dtype=jnp.float32, use_fast_variance=False, name=name)

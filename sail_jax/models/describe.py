@@ -1,4 +1,4 @@
-"""Parameter counts of a model, without computing it."""
+"""Counts the parameters of a model without allocating them."""
 
 import math
 
@@ -9,7 +9,7 @@ from sail_jax.models.model import init_params
 
 
 def parameter_table(config: ModelConfig) -> list[tuple[str, int]]:
-    """Rows (tower, number of parameters), the total last; built abstractly, so any size works on any machine."""
+    """Returns rows (tower, number of parameters), and last the total, without allocating parameters."""
     shapes = jax.eval_shape(lambda: init_params(config, 0))
     rows = [
         (name, sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tower))) for name, tower in sorted(shapes.items())

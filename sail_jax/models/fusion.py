@@ -1,4 +1,6 @@
-"""The omni-modal embedder: the towers' tokens fused by a bidirectional LLM (arXiv 2510.12709, sec. 3.2).
+"""The omni-modal embedder: a bidirectional LLM fuses the tokens of the towers.
+
+The source is arXiv 2510.12709, sec. 3.2.
 
 Axis letters: B pairs, S sides, I = B * S items, F frames on a flat axis, C clips on a flat axis, P patches, N tokens, L
 latents, D width, V views, R rows of a pair in the fusion, G groups of pairs (data-parallel shards), T places of a group
@@ -33,12 +35,12 @@ from sail_jax.patterns import OMNI, shown_modalities
 
 
 class OmniEmbedder(nn.Module):
-    """One vector per item from any subset of frames, text and sound.
+    """Embeds items from any subset of frames, text and sound, fused by an LLM.
 
     Attributes:
         config: sizes of the towers.
-        groups: equal groups of pairs in the batch. The frames and clips of a pair lie in the block of its group, or where
-            `config.media_chunk` cuts a group in chunks, in the block of its chunk.
+        groups: number of equal groups of pairs in the batch. The frames and clips of a pair are in the block of its
+            group or, if `config.media_chunk` splits groups into chunks, in the block of its chunk.
     """
 
     config: ModelConfig
@@ -61,20 +63,20 @@ class OmniEmbedder(nn.Module):
     ) -> tuple[Embeddings, Outputs]:
         """Embeds the items of a batch.
 
-        The towers run once; the fusion runs once over all views of all sides. A position that a view does not show, or
-        that stands for media the item lacks, takes no part in attention, in the positions, or in the mean.
+        The towers run once; the fusion runs once over all views of all sides. Attention, positions and the mean skip
+        positions that a view does not show, and those reserved for media that the item lacks.
 
         Args:
             batch: arrays of `batch.Batch`.
-            views: those of the query side and of the target side, for example (("VTA", "T"), ("VTA",)); each gives an
-                embedding of its own. Hard negatives are seen as targets are. A batch with one side takes one tuple.
-            room: T, tokens of a group for which the fusion has room; all rows of it are packed on one axis. NaN comes out of a
-                group with more. None gives every row N places.
+            views: the views of the query side and of the target side, for example (("VTA", "T"), ("VTA",)). Each view
+                gives one embedding. Hard negatives get the views of targets. A batch with one side takes one tuple.
+            room: T, the number of tokens of a group that the fusion has room for; the rows of a group are packed on one
+                axis. A group with more tokens gives NaN. With None, every row has N positions.
 
         Returns:
-            z: of queries, and of targets and hard negatives, K = S - 1; not normalised; zeros where a view shows
-                nothing of the item but the prompt.
-            out: all of `batch.Outputs`.
+            z: embeddings of the queries, and of the targets and hard negatives (K = S - 1). They are not normalised.
+                Zero if a view shows only the prompt of an item.
+            out: `batch.Outputs` with all fields.
         """
         pairs, sides, length = batch.tokens.shape
         items = pairs * sides
@@ -92,7 +94,7 @@ class OmniEmbedder(nn.Module):
         hidden = self._fuse(layout.of_items(embeddings), mask, room)
         states = jnp.tanh(hidden.astype(jnp.float32))
         z = masked_mean(states, mask)
-        # A prompt alone would give every such item the same vector, which search would find.
+        # With only a prompt, all such items would get the same vector, and search would return them.
         z = jnp.where((mask & (types != TokenType.PROMPT)).any(-1)[..., None], z, 0.0)
         has = jnp.stack([(mask & (types == kind)).any(-1) for kind in TYPES.values()], axis=-1)
         parts = Parts(
@@ -107,7 +109,7 @@ class OmniEmbedder(nn.Module):
     def _fuse(self, embeddings: jax.Array, mask: jax.Array, room: int | None) -> jax.Array:
         """Runs the LLM once over all rows: [B, R, N, D], [B, R, N] -> [B, R, N, D]."""
         flat_mask = mask.reshape(-1, mask.shape[-1])
-        # Positions count valid tokens alone, so that what is left out leaves no gap.
+        # Positions count only valid tokens, so that masked tokens leave no gaps.
         positions = jnp.maximum(jnp.cumsum(flat_mask, axis=-1) - 1, 0).astype(jnp.int32)
         embeddings = embeddings.reshape(*flat_mask.shape, -1)
         if room is None:
@@ -116,14 +118,14 @@ class OmniEmbedder(nn.Module):
         packing, fits = pack(flat_mask, room, self.groups)
         hidden, _ = self.llm(packing.to_flat(embeddings), packing.to_flat(positions), None, packing)
         hidden = packing.to_rows(hidden).reshape(self.groups, -1, *mask.shape[1:], hidden.shape[-1])
-        # What has no place would be missed silently.
+        # NaN makes it visible that tokens were dropped.
         return jnp.where(fits[:, None, None, None, None], hidden, jnp.nan).reshape(*mask.shape, -1)
 
     def _encode_media(self, media: Media, pairs: int) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-        """The tokens of vision [I, L, D] and of sound [I, D], each with [I] bool whether the item has it.
+        """Returns vision tokens [I, L, D] and audio tokens [I, D], each with [I] bool: whether the item has it.
 
-        Where the pairs of a group are cut in chunks, these go through the towers one after the other, and again in the backward
-        pass, so that the activations of one chunk are held at a time.
+        If groups are split into chunks of pairs, the towers encode one chunk after the other, and recompute each in the
+        backward pass, so that memory holds the activations of one chunk at a time.
         """
         chunks = self.config.media_chunks(pairs)
         if chunks == 1:
@@ -143,7 +145,7 @@ class OmniEmbedder(nn.Module):
         return vision, has_vision, self.audio_adapter(sound), has_sound
 
     def _encode_frames(self, media: Media) -> tuple[jax.Array, jax.Array]:
-        """Frames -> ([I, L, D] vision tokens, [I] bool whether the item has any frame)."""
+        """Returns the vision tokens [I, L, D] of the frames, and [I] bool: whether the item has any frame."""
         config, width, items = self.config.perceiver, self.config.llm.width, len(media.has_audio_vector)
         if media.frames.shape[0] == 0:
             return jnp.zeros((items, config.latents, width), jnp.dtype(self.config.dtype)), jnp.zeros(items, bool)
@@ -157,7 +159,7 @@ class OmniEmbedder(nn.Module):
 
 
 def _shown(types: jax.Array, view: str) -> jax.Array:
-    """Positions that a view shows: the prompt and its modalities."""
+    """Returns which positions a view shows: the prompt and its modalities."""
     shown = types == TokenType.PROMPT
     for letter in shown_modalities((view,)):
         shown |= types == TYPES[letter]
@@ -166,7 +168,7 @@ def _shown(types: jax.Array, view: str) -> jax.Array:
 
 def _fill(embeddings: jax.Array, at: jax.Array, media: jax.Array) -> jax.Array:
     """Puts the k-th media token of an item at its k-th media position: [I, N, D], [I, N] bool, [I, L, D]."""
-    # Positions before the first media token count -1; they are not filled, but the index has to be in range.
+    # Positions before the first media token have index -1; they are not filled, but the index must be in range.
     order = jnp.clip(jnp.cumsum(at, axis=-1) - 1, 0, media.shape[1] - 1)
     filling = jnp.take_along_axis(media.astype(embeddings.dtype), order[..., None], axis=1)
     return jnp.where(at[..., None], filling, embeddings)

@@ -1,6 +1,8 @@
-"""The fusion backbone: a Qwen2 or Qwen3 stack that reads the tokens of all modalities (arXiv 2510.12709, sec. 3.2).
+"""The fusion backbone: a Qwen2 or Qwen3 stack over the tokens of all modalities.
 
-Axis letters: B batch, N tokens, D width, T places on the packed axis.
+The source is arXiv 2510.12709, sec. 3.2.
+
+Axis letters: B batch, N tokens, D width, T positions on the packed axis.
 """
 
 from typing import Any
@@ -18,15 +20,16 @@ from sail_jax.sharding.activations import look_up
 
 
 class Llm(nn.Module):
-    """Embedding table and Transformer stack, without a language-model head; bidirectional unless `config.causal`.
+    """An embedding table and a Transformer stack, without a language-model head.
 
+    Attention is bidirectional unless `config.causal`.
     Matches transformers' Qwen2Model (`qkv_bias`, no `qk_norm`) and Qwen3Model (`qk_norm`, no `qkv_bias`).
 
     Attributes:
         config: sizes and variants.
         dtype: type of the computation.
         remat: "none", "dots" or "full", see `transformer.scan_layers`.
-        keep_layers: whether `out` holds the outputs of all layers; for inspection, it costs their memory.
+        keep_layers: whether `out` holds the outputs of all layers, which takes memory; for inspection.
     """
 
     config: LlmConfig
@@ -65,7 +68,7 @@ class Llm(nn.Module):
         """Looks tokens up in the embedding table.
 
         Args:
-            tokens: ids below `config.vocab_size`; larger ones give NaN rather than another token's row.
+            tokens: ids below `config.vocab_size`; larger ids give NaN.
 
         Returns:
             Rows of the table, in `dtype`.
@@ -82,16 +85,16 @@ class Llm(nn.Module):
         mask: Bool[Array, "B N"] | None,
         packing: Packing | None = None,
     ) -> tuple[Float[Array, "B N D"] | Float[Array, "T D"], transformer.StackOutputs]:
-        """Contextualises a sequence of embeddings.
+        """Returns contextual embeddings of token sequences.
 
         Args:
-            embeddings: of text tokens (`embed`) and of the other modalities; or packed.
-            positions: rotary positions; or packed.
-            mask: False at positions that take no part in attention; None where packed.
-            packing: how the sequences lie on a flat axis; None where they do not.
+            embeddings: embeddings of text tokens (from `embed`) and of the other modalities, as rows or packed.
+            positions: rotary positions, as rows or packed.
+            mask: False at positions that are not attended to; None if packed.
+            packing: how the sequences are packed on a flat axis; None if they are rows.
 
         Returns:
-            hidden: the shape of `embeddings` in `dtype`, after the final norm. What takes no part holds finite, unused values.
+            hidden: in `dtype`, after the final norm. Masked positions hold finite values without meaning.
             out: see `transformer.StackOutputs`.
         """
         config = self.config

@@ -1,4 +1,4 @@
-"""Log-mel spectrograms, computed on the device as CLAP's feature extractor computes them on the host.
+"""Log-mel spectrograms on the device, matching CLAP's feature extractor on the host.
 
 Axis letters: C audio clips, T frames of the spectrogram, M mel bins.
 """
@@ -17,49 +17,52 @@ MIN_POWER = 1e-10
 
 
 def num_frames(samples: int, config: ClapConfig) -> int:
-    """Frames of the spectrogram of `samples` samples; frames are centred, so both ends have one."""
+    """Returns the number of frames of a spectrogram; frames are centred, so both ends have one."""
     return 1 + samples // config.hop
 
 
 def log_mel(
     audio: Float32[Array, "C samples"] | Int16[Array, "C samples"], config: ClapConfig
 ) -> Float32[Array, "C T M"]:
-    """Log-mel spectrograms in decibels.
+    """Returns log-mel spectrograms in decibels.
 
-    Matches `transformers.ClapFeatureExtractor` on clips of its full length: a periodic Hann window, reflect padding, the
-    power spectrum, mel filters, and decibels relative to 1. `config.mel_scale` "slaney" is its truncation "rand_trunc", of
-    checkpoints without fusion, and "htk" each of the four equal spectrograms of its truncation "fusion". The reference
-    transforms in float64, we in float32: bins within 60 dB of the loudest bin of their frame agree to 1e-4 dB; those that
-    lie 100 dB below a pure tone are rounding noise here and may differ by 0.1 dB, at 140 dB, which only "htk" shows, by 1 dB.
+    Matches `transformers.ClapFeatureExtractor` on clips of its full length: a periodic Hann window, reflect padding,
+    the power spectrum, mel filters, and decibels relative to 1. `config.mel_scale` "slaney" matches its truncation
+    "rand_trunc", of checkpoints without fusion; "htk" matches each of the four equal spectrograms of its truncation
+    "fusion".
+
+    The reference transforms in float64, this function in float32. Bins within 60 dB of the loudest bin of their frame
+    agree to 1e-4 dB. Bins 100 dB below a pure tone are rounding noise here and may differ by 0.1 dB; at 140 dB, which
+    only "htk" reaches, by 1 dB.
 
     Args:
         audio: mono sound in [-1, 1], or int16, which is divided by 32768.
         config: sampling rate, window, hop and mel filters.
 
     Returns:
-        Decibels, at least -100; T is 1 + samples // hop, M is `config.mel_bins`.
+        Decibels, -100 or more; T is 1 + samples // hop, M is `config.mel_bins`.
 
     Raises:
-        SailError: on a wrong shape or type, on sound shorter than half a window, and on filters that reach beyond half
-            the sampling rate.
+        SailError: if the shape or type is wrong, the clip is shorter than half a window, or the filters reach beyond
+            half the sampling rate.
     """
     _check(audio, config)
     margin = config.n_fft // 2
     padded = jnp.pad(audio, ((0, 0), (margin, margin)), mode="reflect")
     frames = _frames(padded, num_frames(audio.shape[1], config), config)
-    # The window has the scale too, so that frames are laid out as they are stored, in half the bytes.
+    # The window includes the scale, so that int16 frames are gathered as int16, in half the bytes.
     window = window_function(config.n_fft, "hann") / (32768 if audio.dtype == jnp.int16 else 1)
     filters = mel_filters(config)
-    heard = np.flatnonzero(filters.any(axis=1)).max(initial=-1) + 1  # frequencies beyond count for nothing
+    heard = np.flatnonzero(filters.any(axis=1)).max(initial=-1) + 1  # no filter covers frequencies beyond
     spectrum = jnp.fft.rfft(frames.astype(jnp.float32) * window.astype(np.float32))[..., :heard]
     power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
-    # The default precision of a float32 product is lower on accelerators, which decibels near silence would show.
+    # Accelerators multiply float32 at lower precision by default, which would change decibels near silence.
     mel = jnp.einsum("ctf,fm->ctm", power, filters[:heard], precision=jax.lax.Precision.HIGHEST)
     return 10.0 * jnp.log10(jnp.maximum(mel, MIN_POWER))
 
 
 def mel_filters(config: ClapConfig) -> Float32[np.ndarray, "{config.n_fft}//2+1 {config.mel_bins}"]:
-    """The triangular mel filters: Slaney's have unit area, HTK's unit height."""
+    """Returns the triangular mel filters; Slaney's have unit area, HTK's have unit height."""
     filters = mel_filter_bank(
         num_frequency_bins=config.n_fft // 2 + 1,
         num_mel_filters=config.mel_bins,
@@ -73,7 +76,10 @@ def mel_filters(config: ClapConfig) -> Float32[np.ndarray, "{config.n_fft}//2+1 
 
 
 def _frames(padded: jax.Array, count: int, config: ClapConfig) -> jax.Array:
-    """Overlapping frames [C, count, n_fft]. Slices of whole hops: a gather of single samples is slow on accelerators."""
+    """Returns overlapping frames [C, count, n_fft], built from slices of whole hops.
+
+    A gather of single samples is slow on accelerators.
+    """
     hops_per_frame = -(-config.n_fft // config.hop)
     length = (count - 1 + hops_per_frame) * config.hop
     missing = max(0, length - padded.shape[1])
@@ -92,6 +98,6 @@ def _check(audio: jax.Array, config: ClapConfig) -> None:
         )
     if not 0 <= config.f_min < config.f_max <= config.sample_rate / 2:
         raise SailError(
-            f"model.audio.f_min {config.f_min} and f_max {config.f_max} must be ordered and lie between 0 and half of "
-            f"sample_rate {config.sample_rate}."
+            f"model.audio.f_min {config.f_min} and f_max {config.f_max} must be in ascending order, between 0 and half "
+            f"of sample_rate {config.sample_rate}."
         )

@@ -1,10 +1,10 @@
 """LoRA: low-rank adapters beside frozen matrices (arXiv 2106.09685).
 
-A dense layer with an adapter computes x W + (alpha / rank) (x A) B instead of x W, an embedding table gives the rows of
-W + (alpha / rank) A B; matches PEFT's `LoraConfig` without dropout. Neither A B nor a gradient of W is ever made.
+A dense layer with an adapter computes x W + (alpha / rank) (x A) B instead of x W, and an embedding table returns rows
+of W + (alpha / rank) A B. Matches PEFT's `LoraConfig` without dropout. Training never computes A B or a gradient of W.
 
-The adapters are a tree that mirrors the parameters: where these hold W at "llm/layers/mlp/up/kernel", it holds A and B at
-the same path with "_a" and "_b" appended. The modules read it as the variable collection "lora".
+The adapters are a tree that mirrors the parameters. For a parameter W at "llm/layers/mlp/up/kernel", the tree has A and
+B at the same path with "_a" and "_b" appended. The modules read it as the variable collection "lora".
 
 Axis letters: I inputs of a matrix (rows of an embedding table), O outputs, R rank. Scanned layers add a leading axis.
 """
@@ -24,29 +24,29 @@ from sail_jax.config.training import LoraConfig
 from sail_jax.errors import SailError
 from sail_jax.sharding.parameters import matching
 
-# The parameters whose modules look for an adapter.
+# The parameters whose modules read an adapter.
 ADAPTABLE = r"(^|/)kernel$|^llm/embedding$"
 
 
 class Adapter(NamedTuple):
-    """The adapter of one matrix; `b` is scaled by alpha / rank already."""
+    """The adapter of one matrix; `b` is already scaled by alpha / rank."""
 
     a: Float32[Array, "I R"]
     b: Float32[Array, "R O"]
 
 
 def adapter(module: nn.Module, name: str) -> Adapter | None:
-    """The adapter of parameter `name` of a module, or None where it has none."""
+    """Returns the adapter of parameter `name` of a module, or None if it has none."""
     if not module.has_variable("lora", f"{name}_a"):
         return None
     return Adapter(module.get_variable("lora", f"{name}_a"), module.get_variable("lora", f"{name}_b"))
 
 
 def init_lora(params: Any, config: LoraConfig, seed: int) -> Any:
-    """Fresh adapters, float32, which change nothing yet; each drawn from the seed and its path.
+    """Returns initial adapters in float32, each drawn from the seed and its path; they add zero.
 
-    As in PEFT, A of a dense layer is uniform and B zero. The other way round at an embedding table, whose input is one-hot:
-    A is zero and B normal, as B would hardly grow from the small entries of one row of A.
+    As in PEFT, a dense layer has a uniform A and a zero B; an embedding table has a zero A and a normal B. The input of
+    a table is one-hot, so B would hardly grow from the small entries of one row of A.
 
     Args:
         params: the model's parameters; only their shapes are read.
@@ -57,7 +57,7 @@ def init_lora(params: Any, config: LoraConfig, seed: int) -> Any:
         The tree of adapters.
 
     Raises:
-        SailError: when the targets are not what adapters can be put beside; see `targets`.
+        SailError: if a target cannot have an adapter; see `targets`.
     """
     shapes = {name: leaf.shape for name, leaf in flatten_dict(params, sep="/").items()}
     flat = {}
@@ -74,15 +74,15 @@ def init_lora(params: Any, config: LoraConfig, seed: int) -> Any:
 
 
 def targets(names: Sequence[str], config: LoraConfig) -> list[str]:
-    """The parameters that get adapters.
+    """Returns the paths of the parameters that get adapters.
 
     Args:
         names: paths of the model's parameters.
-        config: its `targets`, and `trained`, which these must not touch.
+        config: its `targets`; and its `trained`, which must not overlap with them.
 
     Raises:
-        SailError: when there are none, when a pattern is found nowhere, or when one hits what has no adapter: vectors,
-            tables of positions, latents, and what is trained itself.
+        SailError: if there are no targets, a pattern matches no path, or a pattern matches a parameter that cannot have
+            an adapter: vectors, position tables, latents, and parameters that are trained themselves.
     """
     chosen = matching(config.targets, names, "config.lora.targets")
     if not chosen:
@@ -90,15 +90,15 @@ def targets(names: Sequence[str], config: LoraConfig) -> list[str]:
     wrong = [name for name in chosen if not re.search(ADAPTABLE, name)]
     if wrong:
         raise SailError(
-            f"config.lora.targets also hits parameters that take no adapter: {_some(wrong)}. Only kernels of dense layers "
-            "and llm/embedding do; narrow the pattern, for example by kernel$."
+            f"config.lora.targets also hits parameters that take no adapter: {_some(wrong)}. Only kernels of dense "
+            "layers and llm/embedding do; narrow the pattern, for example by kernel$."
         )
     trained = set(matching(config.trained, names, "config.lora.trained"))
     twice = [name for name in chosen if name in trained]
     if twice:
         raise SailError(
-            f"config.lora.targets also hits parameters that config.lora.trained trains themselves: {_some(twice)}. Leave "
-            "them out of one of the two."
+            f"config.lora.targets also hits parameters that config.lora.trained trains themselves: {_some(twice)}. "
+            "Leave them out of one of the two."
         )
     return chosen
 
@@ -108,7 +108,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def scaled(lora: Any, config: LoraConfig) -> Any:
-    """The collection that the modules read: every B times alpha / rank."""
+    """Returns the collection that the modules read: every B multiplied by alpha / rank."""
     flat = flatten_dict(lora, sep="/")
     return unflatten_dict(
         {name: leaf * (config.alpha / config.rank) if name.endswith("_b") else leaf for name, leaf in flat.items()},
@@ -117,7 +117,7 @@ def scaled(lora: Any, config: LoraConfig) -> Any:
 
 
 def merge(params: Any, lora: Any, config: LoraConfig) -> Any:
-    """Parameters that compute alone what `params` compute with adapters: W + (alpha / rank) A B, in full float32.
+    """Merges adapters into the parameters: W + (alpha / rank) A B, in full float32 precision.
 
     Args:
         params: the model's parameters.
@@ -125,7 +125,7 @@ def merge(params: Any, lora: Any, config: LoraConfig) -> Any:
         config: rank and alpha.
 
     Returns:
-        A tree like `params`.
+        A tree like `params`, which computes the same without adapters.
     """
     adapters = flatten_dict(scaled(lora, config), sep="/")
 

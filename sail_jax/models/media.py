@@ -1,4 +1,4 @@
-"""What the models share: frames and clips on their flat axes come to their items, and which views an item fills.
+"""Functions that the models share: assigning frames and clips to items, pooling, and filled views.
 
 Axis letters: B pairs, S sides, K = S - 1 of them targets, I = B * S items, F frames on a flat axis, C clips on a flat
 axis, P patches, N tokens, D width, V views, G groups of pairs (data-parallel shards), J = I / G items of a group, M
@@ -16,13 +16,13 @@ from jaxtyping import Array, Bool, Float, Float32, Int16, Int32, Shaped, UInt8
 from sail_jax.batch import Batch, TokenType
 from sail_jax.patterns import MODALITIES, OMNI
 
-# Of the query views and, where there are targets, of the target views: what models and losses pass on.
+# Embeddings of the query views and, if there are targets, of the target views.
 Embeddings = tuple[Float32[Array, "V B D"], Float32[Array, "_ B K D"]] | tuple[Float32[Array, "V B D"]]
 TYPES = {"V": TokenType.VISION, "T": TokenType.TEXT, "A": TokenType.AUDIO}
 
 
 def filled(has: Bool[Array, "*batch V 3"], views: Sequence[str]) -> Bool[Array, "*batch V"]:
-    """Whether an item has what a view asks for: all of its modalities, or any for `OMNI`.
+    """Returns whether an item has all modalities of a view, or any modality for `OMNI`.
 
     Args:
         has: whether the item of each row has vision, text, sound.
@@ -34,7 +34,7 @@ def filled(has: Bool[Array, "*batch V 3"], views: Sequence[str]) -> Bool[Array, 
 
 
 def masked_mean(values: Float[Array, "*batch N D"], mask: Bool[Array, "*batch N"]) -> Float[Array, "*batch D"]:
-    """Mean over the valid positions; zeros where nothing is valid."""
+    """Returns the mean over the valid positions; zeros if none is valid."""
     weights = mask[..., None].astype(values.dtype)
     return (values * weights).sum(-2) / jnp.maximum(weights.sum(-2), 1)
 
@@ -42,7 +42,7 @@ def masked_mean(values: Float[Array, "*batch N D"], mask: Bool[Array, "*batch N"
 def frames_of_items(
     frame_item: Int32[Array, " F"], frame_slot: Int32[Array, " F"], *, items: int, slots: int, groups: int
 ) -> Int32[Array, "G J M"]:
-    """Which frame stands in which slot of an item.
+    """Returns the index of the frame in each slot of each item.
 
     Args:
         frame_item: index of the item within the group, -1 at padding.
@@ -67,7 +67,10 @@ def frames_of_items(
 def mean_per_item(
     vectors: Float[Array, "C E"], vector_item: Int32[Array, " C"], *, items: int, groups: int
 ) -> tuple[Float32[Array, "{items} E"], Bool[Array, " {items}"]]:
-    """Mean of the vectors of each item, by its index within the group or -1, and whether it has any."""
+    """Returns the mean of the vectors of each item, and whether the item has any.
+
+    `vector_item` is the index of the item within the group; -1 at padding.
+    """
     per_group, block = items // groups, vectors.shape[0] // groups
 
     def one_group(block_vectors: jax.Array, item: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -81,12 +84,12 @@ def mean_per_item(
 
 
 class Media(NamedTuple):
-    """The arrays of a batch that the towers of vision and sound read; see `batch.Batch`.
+    """The arrays of a batch that the vision and audio towers read; see `batch.Batch`.
 
     Attributes:
-        frames: RGB.
+        frames: RGB frames.
         frame_item: index of the item within the group.
-        frame_slot: temporal position.
+        frame_slot: temporal position of the frame.
         clips: mono sound.
         clip_item: index of the item within the group.
         audio_vectors: precomputed audio embeddings.
@@ -103,7 +106,7 @@ class Media(NamedTuple):
 
     @classmethod
     def of(cls, batch: Batch) -> "Media":
-        """The media of a batch."""
+        """Returns the media of a batch."""
 
         def of_items(of_sides: jax.Array) -> jax.Array:
             return of_sides.reshape(-1, *of_sides.shape[2:])
@@ -122,11 +125,11 @@ class Media(NamedTuple):
 def sound_vectors(
     tower: Callable[[Int16[Array, "C samples"]], tuple[Float[Array, "C E"], Any]], media: Media, *, groups: int
 ) -> tuple[Float32[Array, "I E"], Bool[Array, " I"]]:
-    """The sound of the items: the mean of what an audio tower makes of their clips, or the precomputed vector.
+    """Returns the audio vector of each item: its precomputed vector, or the mean of its clips' embeddings.
 
     Args:
-        tower: clips -> (vectors, anything); it is not run where there are no clips.
-        media: of the items.
+        tower: clips -> (vectors, anything); it does not run if the batch has no clips.
+        media: the media of the items.
         groups: G.
 
     Returns:
@@ -140,7 +143,7 @@ def sound_vectors(
 
 
 def chunks_of(media: Media, groups: int, chunks: int) -> Media:
-    """Brings the chunks of each group to a leading axis: [G * X * n, ...] -> [X, G * n, ...] for X chunks."""
+    """Moves the X chunks of each group to a leading axis: [G * X * n, ...] -> [X, G * n, ...]."""
 
     def split(x: jax.Array) -> jax.Array:
         by_chunk = jnp.moveaxis(x.reshape(groups, chunks, -1, *x.shape[1:]), 1, 0)
@@ -150,7 +153,7 @@ def chunks_of(media: Media, groups: int, chunks: int) -> Media:
 
 
 def joined_chunks(of_chunks: Shaped[Array, "X Gn *rest"], groups: int) -> Shaped[Array, " X*Gn *rest"]:
-    """The way back, [X, G * n, ...] -> [G * X * n, ...]."""
+    """Inverts `chunks_of` for one array: [X, G * n, ...] -> [G * X * n, ...]."""
     chunks, width = of_chunks.shape[0], of_chunks.shape[2:]
     by_group = jnp.moveaxis(of_chunks.reshape(chunks, groups, -1, *width), 0, 1)
     return by_group.reshape(-1, *width)

@@ -1,4 +1,4 @@
-"""Builds the model that a config names, and its first parameters."""
+"""Builds the model of a config and its initial parameters."""
 
 import functools
 from typing import Any
@@ -17,18 +17,20 @@ from sail_jax.sharding.parameters import abstract_on_mesh
 
 
 def make_model(config: ModelConfig, groups: int = 1) -> nn.Module:
-    """The model of `config.kind`; both kinds take (batch, views, room) and return what `OmniEmbedder` documents.
+    """Returns the model of `config.kind`.
+
+    Both kinds have the interface of `OmniEmbedder`: they take (batch, views, room).
 
     Args:
         config: kind and sizes.
-        groups: equal groups of pairs in the batch, one per data-parallel shard.
+        groups: number of equal groups of pairs in the batch, one per data-parallel shard.
     """
     kinds = {"fusion": OmniEmbedder, "dual_tower": DualTower}
     return kinds[config.kind](config, groups=groups)
 
 
 def example_batch(config: ModelConfig, pairs: int = 1, tokens: int = 8) -> Batch:
-    """A batch of zeros with every modality, for initialisation and abstract evaluation; sides of `tokens` positions."""
+    """Returns a batch of zeros with every modality, for initialisation and abstract evaluation."""
     size, items = config.vit.image_size, 2 * pairs
     return Batch(
         tokens=jnp.zeros((pairs, 2, tokens), jnp.int32),
@@ -50,11 +52,14 @@ def example_batch(config: ModelConfig, pairs: int = 1, tokens: int = 8) -> Batch
 
 @functools.partial(jax.jit, static_argnums=(0, 1))  # traced once per config, however many functions call it
 def init_params(config: ModelConfig, seed: int) -> Any:
-    """Fresh parameters, float32, a function of the seed alone; to place them on a mesh, call it within a jit."""
+    """Returns initial parameters in float32, which depend only on the config and the seed.
+
+    To place them on a mesh, call this within a jit.
+    """
     return make_model(config).init(jax.random.key(seed), example_batch(config))["params"]
 
 
 def abstract_params(config: Config, mesh: Mesh) -> Any:
-    """Shapes, types and shardings of the model's parameters, without computing anything."""
+    """Returns the shapes, types and shardings of the model's parameters, without allocating them."""
     shapes = jax.eval_shape(lambda: init_params(config.model, config.seed))
     return abstract_on_mesh(shapes, mesh)

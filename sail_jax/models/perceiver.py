@@ -1,4 +1,6 @@
-"""The Visual Perceiver: a few latents that summarise the patches of all frames (arXiv 2510.12709, sec. 3.2).
+"""The Visual Perceiver: a few latents summarise the patches of all frames of an item.
+
+The source is arXiv 2510.12709, sec. 3.2.
 
 Axis letters: I items, F frames of all items on a flat axis, M frame slots of an item, P patches, L latents, D width, Dv
 width of the vision tower, G groups of items (data-parallel shards), J = I / G items of a group, T places of a group on
@@ -24,18 +26,19 @@ class PerceiverOutputs(NamedTuple):
     """The intermediates of the Visual Perceiver.
 
     Attributes:
-        tokens: the patches as the blocks see them.
+        tokens: the projected patches with temporal positions, the input of the blocks.
     """
 
     tokens: Float[Array, "F P D"]
 
 
 class Perceiver(nn.Module):
-    """Learned latents, concatenated with the patches of all frames and run through pre-norm Transformer blocks.
+    """Summarises the frames of items by learned latents and pre-norm Transformer blocks.
 
-    The report leaves the blocks open; these have LayerNorm, a GELU MLP and biases. Patches are always projected to
-    `config.width`, also where the widths agree, and both kinds of attention use the same parameters, so that a
-    checkpoint fits either. Frames get a learned temporal position (ours: the report does not say).
+    The blocks read the latents concatenated with the patches of all frames. The report does not specify the blocks;
+    these have LayerNorm, a GELU MLP and biases. Patches are always projected to `config.width`, even if the widths are
+    equal, and both kinds of attention have the same parameters, so a checkpoint fits both. Frames have a learned
+    temporal position, which the report does not mention.
 
     Attributes:
         config: sizes and variant.
@@ -54,19 +57,22 @@ class Perceiver(nn.Module):
         frame_slot: Int32[Array, " F"],
         frame_of: Int32[Array, "G J M"],
     ) -> tuple[Float[Array, "G*J L D"], PerceiverOutputs]:
-        """Summarises the frames of every item; the frames stay on their flat axis, so that an item pays for those it has.
+        """Summarises the frames of every item.
+
+        Frames are packed on a flat axis, so an item costs only as much as the frames it has.
 
         Args:
-            patches: the frames of each of G groups in a block of their own.
+            patches: the patches of frames; the frames of each of the G groups form a block.
             frame_slot: temporal position of each frame, below `config.max_frames`.
-            frame_of: index within its block of the frame in each slot of an item; F / G where there is none.
+            frame_of: index of the frame in each slot of an item, within the block of the group; F / G in empty slots.
 
         Returns:
-            latents: in `dtype`, after the final norm; finite, and without meaning, for an item without frames.
+            latents: in `dtype`, after the final norm; finite but without meaning for an item without frames.
             out: see `PerceiverOutputs`.
 
         Raises:
-            SailError: on an unknown kind of attention, too many frames, or a width that the heads do not divide.
+            SailError: if the kind of attention is unknown, there are too many frames, or the heads do not divide the
+                width.
         """
         config = self.config
         if config.attention not in ATTENTION:
@@ -115,7 +121,10 @@ class Perceiver(nn.Module):
 
 
 def _layout(frame_of: jax.Array, frames: int, patches: int, latents: int) -> packing.Packing:
-    """The packed axis: of each group the latents of all items, then its frames; a sequence is an item's latents and its frames."""
+    """Returns the packing of items, whose sequences are the latents and then the frames of an item.
+
+    The packed axis holds, for each group, the latents of all items and then all frames.
+    """
     groups, items, slots = frame_of.shape
     room = items * latents + frames * patches
     of_latents = jnp.arange(items * latents, dtype=jnp.int32).reshape(items, latents)

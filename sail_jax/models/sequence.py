@@ -1,4 +1,6 @@
-"""From the items of a history to one vector, and from the places of a batch to its sequences (arXiv 2510.12709, sec. 3.3.5).
+"""Pools the item vectors of a history into one vector, and applies this to the sequences of a batch.
+
+The source is arXiv 2510.12709, sec. 3.3.5.
 
 Axis letters: B sequences, S places per sequence, L items of a history, L1 = 1 + L with the target, D width, V views, G
 groups of sequences (data-parallel shards).
@@ -22,14 +24,15 @@ _NORM_EPS = 1e-6
 
 
 def mean_pool(vectors: Float[Array, "*batch L D"], mask: Bool[Array, "*batch L"]) -> Float32[Array, "*batch D"]:
-    """The mean of the unit vectors of the items that count; zeros where none does."""
+    """Returns the mean of the unit vectors of the valid items; zeros if none is valid."""
     return masked_mean(normalize(vectors), mask)
 
 
 class SequenceEncoder(nn.Module):
-    """A bidirectional Transformer over the unit vectors of a history behind a special token, whose output is the vector.
+    """A bidirectional Transformer over a special token and the unit vectors of a history.
 
-    Positions count back from the latest item, so that a short history looks like the end of a long one.
+    The output at the special token is the vector of the history. Positions count back from the latest item, so that a
+    short history has the positions of the end of a long one.
 
     Attributes:
         config: sizes.
@@ -46,20 +49,20 @@ class SequenceEncoder(nn.Module):
         """Embeds histories.
 
         Args:
-            vectors: of the items, oldest first.
-            mask: the items that count.
+            vectors: the vectors of the items, oldest first.
+            mask: True at valid items.
 
         Returns:
-            The vectors of the histories; zeros where no item counts.
+            The vectors of the histories; zeros if no item is valid.
 
         Raises:
-            SailError: on histories that are too long, or a width that the heads do not divide.
+            SailError: if a history is too long, or the heads do not divide the width.
         """
         config, (batch, length, _) = self.config, vectors.shape
         if length > config.max_items:
             raise SailError(
-                f"A history has {length} items; config.model.sequence.max_items allows {config.max_items}. Raise it before "
-                "training, or lower `history`."
+                f"A history has {length} items; config.model.sequence.max_items allows {config.max_items}. "
+                "Raise it before training, or lower `history`."
             )
         init = transformer.EMBEDDING_INIT
         special = self.param("special_token", init, (self.width,), jnp.float32)
@@ -84,12 +87,14 @@ class SequenceEncoder(nn.Module):
 
 
 class SequenceHead(nn.Module):
-    """Turns the embeddings of a batch's places into those of its histories and their targets, where it has sequences.
+    """Turns the item embeddings of a batch into embeddings of its histories and their targets.
+
+    A batch without sequences is returned unchanged.
 
     Attributes:
-        config: how the items of a history are pooled.
+        config: how to pool the items of a history.
         width: D.
-        groups: G; nothing leaves its group.
+        groups: G; all items of a sequence are in one group.
         dtype: type of the computation.
     """
 
@@ -99,21 +104,22 @@ class SequenceHead(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """Declares the encoder, where there is one."""
+        """Declares the encoder if the config has one."""
         if self.config.pooling == "transformer":
             self.encoder = SequenceEncoder(self.config, self.width, self.dtype)
 
     def __call__(self, z: Embeddings, out: Outputs, members: Int32[Array, "B L1"] | None) -> tuple[Embeddings, Outputs]:
-        """Pools what `members` point at.
+        """Pools the items that `members` refers to.
 
         Args:
-            z: of the first place of each row and of its others.
-            out: what is in the layout of `z` is pooled; what else there is stays as it is.
-            members: see `batch.Batch`; None leaves everything as it is.
+            z: embeddings of the first place of each row, and of the other places.
+            out: outputs of the model. Fields in the layout of `z` are pooled; the others are returned unchanged.
+            members: see `batch.Batch`; with None, `z` and `out` are returned unchanged.
 
         Returns:
-            z: of histories, and of targets, one each.
-            out: in that layout; a history has what a view asks for when one of its items has, and its parts are the means of theirs.
+            z: embeddings of the histories, and of their targets, one each.
+            out: outputs in that layout. A history fills a view if one of its items does; its parts are the means of the
+                items' parts.
         """
         if self.is_initializing() and self.config.pooling == "transformer":
             self.encoder(jnp.zeros((1, 1, self.width)), jnp.ones((1, 1), bool))
@@ -133,17 +139,20 @@ class SequenceHead(nn.Module):
         return (query, vectors[:, :, :1]), out._replace(filled=filled, parts=parts)
 
     def pool(self, vectors: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float32[Array, "B D"]:
-        """The vectors of histories, from those of their items, oldest first, and which of them count."""
+        """Returns the vectors of histories.
+
+        `vectors` are those of the items, oldest first; `mask` is True at valid items.
+        """
         return self.encoder(vectors, mask) if self.config.pooling == "transformer" else mean_pool(vectors, mask)
 
     def _of_members(self, sides: BySide, members: jax.Array) -> jax.Array:
-        """[V, B, 1 + L, ...]"""
+        """Returns the values of the members of every sequence, [V, B, 1 + L, ...]."""
         places = jnp.concatenate([sides[0][:, :, None], *sides[1:]], axis=2)
         return jax.vmap(lambda values: _take(values, members, self.groups))(places)
 
 
 def _take(places: jax.Array, members: jax.Array, groups: int) -> jax.Array:
-    """[B, S, ...] -> [B, 1 + L, ...]; the first place of the group where there is no member."""
+    """Gathers members: [B, S, ...] -> [B, 1 + L, ...]; missing members get the first place of the group."""
     rows, sides = len(members) // groups, places.shape[1]
     first = jnp.arange(rows, dtype=jnp.int32)[:, None] * sides
     index = members.reshape(groups, rows, -1)

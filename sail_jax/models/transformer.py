@@ -1,10 +1,10 @@
-"""What the towers share: attention, MLPs, norms, rotary positions, the pre-norm block and the scan over layers.
+"""Layers that the towers share: attention, MLPs, norms, rotary positions, blocks, a scan over layers.
 
 Axis letters: B batch, N tokens (queries), S tokens attended to, D width, H heads, G key and value heads, K head width,
-T places on the packed axis, C of them that are attended to alone.
+T places on the packed axis, C of them for tokens that are attended to but not updated.
 
 Parameters are float32; the computation is in a module's `dtype`, with norms, rotary positions and softmax in float32.
-Kernels are [inputs, outputs], heads merged into one axis, so that one table of paths decides how they are sharded.
+Kernels are [inputs, outputs], with heads merged into one axis, so that one table of paths defines their sharding.
 """
 
 import functools
@@ -23,13 +23,13 @@ from sail_jax.models.lora import adapter
 from sail_jax.models.packing import Packing
 from sail_jax.sharding.activations import split_rows
 
-# Of tokens that attend to each other, or of packed ones.
+# Embeddings of tokens, as rows or packed.
 Tokens = Float[Array, "B N D"] | Float[Array, "T D"]
 # Cosines and sines of rotary positions.
 Angles = tuple[Float32[Array, "*tokens 1 half"], Float32[Array, "*tokens 1 half"]]
 
-# Finite, so that a row without any valid key averages its values instead of becoming NaN; far below any logit, so that
-# the weight of a masked key is exactly zero wherever a valid one exists.
+# Finite, so that a row without any valid key averages all values instead of giving NaN; far below any logit, so that
+# the weight of a masked key is exactly zero if the row has a valid key.
 MASKED_LOGIT = -1e30
 
 EMBEDDING_INIT = nn.initializers.normal(stddev=0.02)
@@ -37,7 +37,7 @@ EMBEDDING_INIT = nn.initializers.normal(stddev=0.02)
 # The fast variance, E[x^2] - E[x]^2, cancels badly on the outlier channels of trained towers.
 LayerNorm = functools.partial(nn.LayerNorm, use_fast_variance=False)
 
-# Attention is the costliest thing to compute again for its size, so what it gives is always kept.
+# For their size, attention outputs are the costliest to recompute, so they are always kept.
 _KEEP_ATTENTION = jax.checkpoint_policies.save_only_these_names(KEPT)
 REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.save_from_both_policies(
@@ -46,14 +46,14 @@ REMAT_POLICIES = {
     "full": _KEEP_ATTENTION,
 }
 
-# LayerScale starts small, as in InternViT, so that a deep stack begins close to the identity.
+# LayerScale starts small, as in InternViT, so that a deep stack starts close to the identity.
 LAYER_SCALE_INIT = nn.initializers.constant(0.1)
 
 
 class Dense(nn.Module):
-    """A linear map of the last axis, with the others merged first: 1.7 times as fast on CPU, the same elsewhere.
+    """A linear map of the last axis, plus the output of its LoRA adapter if it has one.
 
-    Adds the output of its LoRA adapter where it has one.
+    The other axes are merged first, which is 1.7 times as fast on CPU and equally fast elsewhere.
     """
 
     features: int
@@ -105,7 +105,10 @@ class SwiGluMlp(nn.Module):
 
 
 class GeluMlp(nn.Module):
-    """down(gelu(up(x))); matches transformers' SiglipMLP, and without the tanh approximation InternVLVisionMLP and BERT's."""
+    """down(gelu(up(x))), with or without the tanh approximation of GELU.
+
+    Matches transformers' SiglipMLP; without the approximation, InternVLVisionMLP and the MLP of BERT.
+    """
 
     width: int
     use_bias: bool = False
@@ -123,15 +126,17 @@ ExactGeluMlp = functools.partial(GeluMlp, approximate=False)
 
 
 def rotary_angles(positions: Int32[Array, "*tokens"], head_dim: int, theta: float) -> Angles:
-    """Cosines and sines of the rotary position embedding, as in transformers' Qwen2RotaryEmbedding.
+    """Returns cosines and sines of the rotary position embedding.
+
+    Matches transformers' Qwen2RotaryEmbedding.
 
     Args:
-        positions: of the tokens.
+        positions: positions of the tokens.
         head_dim: K, even.
         theta: base of the frequencies.
 
     Returns:
-        Cosines and sines of K / 2 angles, with an axis of one for the heads.
+        Cosines and sines of K / 2 angles, with an axis of size one for the heads.
     """
     frequencies = theta ** -(np.arange(0, head_dim, 2) / head_dim)
     angles = positions[..., None, None].astype(jnp.float32) * frequencies.astype(np.float32)
@@ -139,14 +144,16 @@ def rotary_angles(positions: Int32[Array, "*tokens"], head_dim: int, theta: floa
 
 
 def rotate(x: Float[Array, "*tokens H K"], angles: Angles) -> Float[Array, "*tokens H K"]:
-    """Rotates the pairs (x[i], x[i + K / 2]) of every head: the "rotate_half" convention of Qwen and Llama.
+    """Rotates the pairs (x[i], x[i + K / 2]) of every head by the rotary angles.
+
+    This is the "rotate_half" convention of Qwen and Llama.
 
     Args:
         x: heads of tokens.
-        angles: what `rotary_angles` returns.
+        angles: cosines and sines from `rotary_angles`.
 
     Returns:
-        The type of `x`.
+        Rotated heads in the type of `x`.
     """
     cos, sin = angles
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
@@ -162,19 +169,22 @@ def attend(
     causal: bool = False,
     block_size: int = 0,
 ) -> Queries:
-    """Scaled dot-product attention, grouped-query, with softmax in float32, by the kernel that suits the device best.
+    """Computes grouped-query scaled dot-product attention, with softmax in float32.
+
+    It uses the fastest kernel of the device; see `fused_attention`.
 
     Args:
         query: the queries, H a multiple of G.
         key: the keys.
         value: the values.
-        key_mask: True where a key may be attended to; None for everywhere.
-        causal: whether query i sees keys 0 to i alone.
-        block_size: queries per block where no fused kernel is used. The blocks run one after the other and are recomputed in the backward pass, so
-            that the weights of one block are held at a time; 0 computes all queries at once.
+        key_mask: True at keys that may be attended to; None for all keys.
+        causal: whether query i sees only keys 0 to i.
+        block_size: queries per block if no fused kernel is used. The blocks run one after the other and are recomputed
+            in the backward pass, so that memory holds the weights of one block at a time. With 0, all queries run at
+            once.
 
     Returns:
-        The type of `value`. A query without any valid key gets the mean of all values.
+        Mixed values, in the type of `value`. A query without any valid key gets the mean of all values.
     """
     plain = functools.partial(_attend_plainly, causal=causal, block_size=block_size)
     return choose_kernel(plain, query, key, causal=causal)(query, key, value, key_mask)
@@ -208,10 +218,10 @@ def _attend_plainly(
 def _attend_rows(
     query: jax.Array, key: jax.Array, value: jax.Array, key_mask: jax.Array | None, rows: jax.Array | None
 ) -> jax.Array:
-    """Attention of some queries; `rows` [N] are their indices where attention is causal, else None.
+    """Computes attention of some queries; `rows` [N] are their indices if attention is causal, else None.
 
-    The query heads that share a key head lie on one axis with the queries, so that both products are plain batches of
-    matrices: 1.4 times as fast on CPU as the einsum of all axes, the same elsewhere.
+    The query heads that share a key head are merged with the axis of queries, so that both products are batched matrix
+    products. This is 1.4 times as fast on CPU as an einsum over all axes, and equally fast elsewhere.
     """
     batch, length, heads, width = query.shape
     groups = key.shape[2]
@@ -231,7 +241,9 @@ def _attend_rows(
 
 
 class Attention(nn.Module):
-    """Multi-head attention with its projections; matches transformers' Qwen2, Qwen3, Aimv2 and Siglip attention.
+    """Multi-head attention with its projections.
+
+    Matches the attention of Qwen2, Qwen3, Aimv2 and Siglip in transformers.
 
     Attributes:
         heads: query heads H.
@@ -241,7 +253,7 @@ class Attention(nn.Module):
         output_bias: bias on the output projection.
         qk_norm: RMSNorm on every head of query and key, before the rotation.
         norm_eps: epsilon of these norms.
-        causal: whether a token sees the tokens up to itself alone.
+        causal: whether a token sees only itself and earlier tokens.
         block_size: see `attend`.
         dtype: type of the computation.
     """
@@ -269,14 +281,14 @@ class Attention(nn.Module):
         """Lets the tokens `x` attend to the tokens `source`.
 
         Args:
-            x: packed only where `source` is.
+            x: tokens that attend; packed only if `source` is packed.
             source: tokens that are attended to; `x` itself for self-attention.
-            key_mask: True at the tokens of `source` that count; None for all.
-            angles: rotary positions (`rotary_angles`), in self-attention alone; None for none.
-            packing: how `source` is packed; a token sees the tokens of its own sequence. None where it is not.
+            key_mask: True at the tokens of `source` that may be attended to; None for all.
+            angles: rotary positions from `rotary_angles`, only for self-attention; None for none.
+            packing: how `source` is packed; a token sees only the tokens of its own sequence. None if it is not packed.
 
         Returns:
-            The shape of `x`, in `dtype`.
+            Updates of `x`, in `dtype`.
         """
         query = self._heads(x, self.heads, "query", angles)
         key = self._heads(source, self.kv_heads, "key", angles)
@@ -313,8 +325,8 @@ class Block(nn.Module):
         qkv_bias: bias on query, key and value.
         bias: bias on the attention output and in the MLP.
         qk_norm: RMSNorm on the heads of query and key.
-        layer_scale: a learned scale per channel on what attention and MLP add (LayerScale, arXiv 2103.17239).
-        causal: whether a token sees the tokens up to itself alone.
+        layer_scale: a learned scale per channel on the outputs of attention and MLP (LayerScale, arXiv 2103.17239).
+        causal: whether a token sees only itself and earlier tokens.
         block_size: see `attend`.
         dtype: type of the computation.
     """
@@ -349,12 +361,12 @@ class Block(nn.Module):
             x: the tokens.
             key_mask: True at the tokens that may be attended to; None for all.
             angles: rotary positions of `x`; None for none.
-            packing: how `x`, or with a `context` both together, lie on one flat axis; None where nothing is packed.
-            context: packed tokens, C = T - B * N, that are attended to, after `x` in each group, but not updated; None
-                for none.
+            packing: how `x`, or `x` and `context` together, are packed on one flat axis; None if they are not packed.
+            context: packed tokens, C = T - B * N, that are attended to but not updated; they follow `x` in each group.
+                None for none.
 
         Returns:
-            The shape of `x`, in `dtype`.
+            The updated tokens, in `dtype`.
         """
         norm = self.norm(epsilon=self.norm_eps, dtype=self.dtype, name="attention_norm")
         normed = norm(x)
@@ -383,11 +395,11 @@ class Block(nn.Module):
 
 
 class StackOutputs(NamedTuple):
-    """The intermediates that a tower with a stack of blocks returns beside its embeddings.
+    """The intermediates of a tower with a stack of blocks.
 
     Attributes:
         embedded: the input of the first block.
-        layers: the outputs of all blocks, stacked; None unless the tower's `keep_layers` asks for them.
+        layers: the outputs of all blocks, stacked; None without `keep_layers`.
     """
 
     embedded: Tokens
@@ -399,23 +411,23 @@ def scan_layers(
 ) -> tuple[Tokens, Float[Array, "{layers} ..."] | None]:
     """Runs `layers` copies of a block one after the other, as one compiled loop.
 
-    The parameters of the copies are stacked on a leading axis under the name of `block`; each copy draws its own at
-    initialisation.
+    The parameters of the copies are stacked on a leading axis under the name of `block`; each copy is initialised
+    separately.
 
     Args:
         block: a module that maps (x, *arguments) to the next x.
         x: the tokens, in the type that the block returns.
-        *arguments: arrays that every layer receives alike, or None.
+        *arguments: arrays or None, the same for every layer.
         layers: number of copies.
-        remat: "none"; "dots" keeps the outputs of dense layers and of attention alone for the backward pass; "full" those of attention
-            alone.
+        remat: which activations to recompute in the backward pass. "none" keeps all of them, "dots" only the outputs of
+            dense layers and of attention, "full" only those of attention.
         keep_layers: whether to return the output of every layer.
 
     Returns:
         The last output, and the outputs of all layers or None.
 
     Raises:
-        SailError: on an unknown `remat`.
+        SailError: if `remat` is unknown.
     """
 
     def step(block: nn.Module, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
@@ -425,17 +437,17 @@ def scan_layers(
     if remat != "none":
         if remat not in REMAT_POLICIES:
             raise SailError(f"model.remat is {remat!r}; choose one of {', '.join(['none', *REMAT_POLICIES])}.")
-        # Inside a scan nothing can be merged with the recomputation, so the costly guard against it is left out.
+        # Inside a scan the compiler cannot merge the recomputation away, so the costly guard against it is off.
         step = nn.remat(step, policy=REMAT_POLICIES[remat], prevent_cse=False)
     scan = nn.scan(step, variable_axes={"params": 0, "lora": 0}, split_rngs={"params": True}, length=layers)
     return scan(block, x)
 
 
 def split_width(width: int, heads: int, setting: str) -> int:
-    """The width of a head.
+    """Returns the width of a head.
 
     Raises:
-        SailError: when `heads` does not divide `width`; the message names the group `setting`.
+        SailError: if `heads` does not divide `width`; the message names the config group `setting`.
     """
     if width % heads:
         raise SailError(f"{setting}.width is {width}, which {setting}.heads, {heads}, does not divide.")

@@ -1,4 +1,4 @@
-"""The vision tower: every frame becomes a grid of patch embeddings (arXiv 2510.12709, sec. 3.2).
+"""The vision tower: embeds every frame as a grid of patches (arXiv 2510.12709, sec. 3.2).
 
 Axis letters: F frames, H and W height and width in pixels, C channels, P patches, D width.
 """
@@ -15,7 +15,7 @@ from sail_jax.config.model import VitConfig
 from sail_jax.errors import SailError
 from sail_jax.models import transformer
 
-# What tells the published towers apart, beside their sizes.
+# How the published towers differ, besides their sizes.
 KINDS = {
     "aimv2": {"norm": transformer.RMSNorm, "mlp": transformer.SwiGluMlp, "qkv_bias": False, "bias": False},
     "siglip": {"norm": transformer.LayerNorm, "mlp": transformer.GeluMlp, "qkv_bias": True, "bias": True},
@@ -30,14 +30,16 @@ KINDS = {
 
 
 def patchify(pixels: Float[Array, "F H W C"], patch_size: int) -> Float[Array, "F P {patch_size}*{patch_size}*C"]:
-    """Cuts frames into patches, row by row; pixels that do not fill a patch are left out, as in a strided convolution.
+    """Cuts frames into patches, row by row.
+
+    Pixels that do not fill a patch are dropped, as in a strided convolution.
 
     Args:
         pixels: the frames.
         patch_size: side of a patch in pixels.
 
     Returns:
-        A patch's values are ordered by row, column, channel.
+        Patches, whose values are ordered by row, column, channel.
     """
     frames, height, width, channels = pixels.shape
     rows, columns = height // patch_size, width // patch_size
@@ -51,13 +53,13 @@ class Vit(nn.Module):
 
     `config.kind` "aimv2" matches the last hidden state of transformers' Aimv2VisionModel (`is_native=False`), "siglip"
     that of SiglipVisionModel, "internvit" that of InternVLVisionModel (`attention_bias=True`, `use_qk_norm=False`,
-    `use_mean_pooling=True`, as in InternViT-300M) without its class token, which is what InternVL reads.
+    `use_mean_pooling=True`, as in InternViT-300M) without its class token, as InternVL uses it.
 
     Attributes:
         config: sizes and variant.
         dtype: type of the computation.
         remat: "none", "dots" or "full", see `transformer.scan_layers`.
-        keep_layers: whether `out` holds the outputs of all layers; for inspection, it costs their memory.
+        keep_layers: whether `out` holds the outputs of all layers, which takes memory; for inspection.
     """
 
     config: VitConfig
@@ -67,17 +69,18 @@ class Vit(nn.Module):
 
     @nn.compact
     def __call__(self, frames: UInt8[Array, "F H W C"]) -> tuple[Float[Array, "F P D"], transformer.StackOutputs]:
-        """Embeds frames, each on its own.
+        """Embeds the patches of each frame.
 
         Args:
             frames: RGB, C = 3, H = W = `config.image_size`.
 
         Returns:
-            patches: in `dtype`, after the final norm, which "internvit" lacks, row by row from the top left.
-            out: see `transformer.StackOutputs`; both hold the class token of "internvit" too, before the patches.
+            patches: in `dtype`, row by row from the top left, after the final norm ("internvit" has none).
+            out: see `transformer.StackOutputs`; for "internvit", the class token precedes the patches in both fields.
 
         Raises:
-            SailError: on an unknown kind, frames of another size or without a patch, or a width that the heads do not divide.
+            SailError: if the kind is unknown, the frames have another size or hold no patch, the pixel statistics are
+                not for three channels, or the heads do not divide the width.
         """
         config = self.config
         if config.kind not in KINDS:
@@ -122,7 +125,7 @@ class Vit(nn.Module):
             embedded = self._norm("patch_norm")(embedded)
         embedded += self._table("position_embedding", (config.patches, config.width))
         if config.kind == "internvit":
-            # The class token's position is kept apart from the others, which lie on a grid and are resized with it.
+            # The class token's position is a separate parameter, since the other positions form a grid that is resized.
             token = self._table("class_token", (config.width,)) + self._table("class_position", (config.width,))
             token = jnp.broadcast_to(token, (len(embedded), 1, config.width))
             embedded = jnp.concatenate([token, embedded], axis=1)

@@ -66,7 +66,7 @@ def copied_params(module, rows, model, *arguments):
 
 
 def random_params(module, *arguments, seed=0):
-    """Variables of our module, drawn without compiling its initialisation; norms, biases and positions differ from 0, 1."""
+    """Returns random variables of our module, without compiling its initialisation; no parameter is all 0 or 1."""
     shapes = jax.eval_shape(module.init, jax.random.key(0), *arguments)
     rng = np.random.default_rng(seed)
 

@@ -74,7 +74,7 @@ def randomise(model):
 
 
 def shrink_windows(model, config):
-    """Gives stages whose map is smaller than the window an attention of that size; the reference fails on them as built."""
+    """Shrinks windows that are larger than the map of their stage, on which the reference would fail."""
     for index, stage in enumerate(model.audio_model.audio_encoder.layers):
         side = config.spec_size // config.patch_size // 2**index
         for block in stage.blocks:
@@ -176,8 +176,8 @@ def test_remat_changes_neither_values_nor_gradients():
         return checkpoints, jax.tree.leaves(grad(variables))
 
     none, plain = run("none")
-    # XLA fuses the programs differently, so that they agree to rounding. The gradient of the keys' bias is nothing else:
-    # it shifts all logits of a query alike.
+    # XLA fuses the programs differently, so they agree up to rounding. The gradient of the keys' bias is only rounding,
+    # since the bias shifts all logits of a query equally.
     floor = 1e-7 * max(np.abs(leaf).max() for leaf in plain)
     assert none == 0
     for remat in ("dots", "full"):

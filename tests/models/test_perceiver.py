@@ -101,7 +101,7 @@ def patches_of(seed=0):
 
 
 def flat(patches, mask):
-    """Frames in slots, [B, F, P, D] and [B, F] bool, as they lie on the flat axis: patches, their slots, the frames of items."""
+    """Flattens frames [B, F, P, D] with a mask [B, F]: returns patches, frame slots, and the frames of items."""
     batch, frames = mask.shape
     frame_of = jnp.where(mask, np.arange(batch * frames).reshape(mask.shape), batch * frames)
     slots = jnp.tile(jnp.arange(frames), batch)
