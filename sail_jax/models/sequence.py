@@ -108,7 +108,8 @@ class SequenceHead(nn.Module):
         if self.config.pooling == "transformer":
             self.encoder = SequenceEncoder(self.config, self.width, self.dtype)
 
-    def __call__(self, z: Embeddings, out: Outputs, members: Int32[Array, "B L1"] | None) -> tuple[Embeddings, Outputs]:
+    # Without axis letters in what it returns: a batch of sequences has K targets in each row, but one for each history.
+    def __call__(self, z: Embeddings, out: Outputs, members: Int32[Array, "B L1"] | None) -> tuple[BySide, Outputs]:
         """Pools the items that `members` refers to.
 
         Args:

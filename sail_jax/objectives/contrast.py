@@ -1,4 +1,4 @@
-"""The contrastive loss of one pattern: what it takes, and its plain form, which holds all scores of a batch at once.
+"""The contrastive loss of a pattern: its inputs, and the plain form that stores all scores.
 
 Axis letters: B pairs of the global batch, K = 1 + M targets of a pair (its target and M hard negatives), D width.
 """
@@ -20,12 +20,12 @@ class Contrast(NamedTuple):
 
     Attributes:
         query: embeddings of the queries.
-        target: those of their targets.
+        target: embeddings of the target and the hard negatives of each query.
         valid: pairs that count.
         valid_hard: hard negatives that count.
-        temperature: that of each pair.
-        weight: what each pair counts.
-        batch: its keys tell which items are the same.
+        temperature: temperature of each pair.
+        weight: weight of each pair in the loss.
+        batch: provides the keys that identify equal items.
         pattern: the views of the two sides.
     """
 
@@ -40,12 +40,12 @@ class Contrast(NamedTuple):
 
 
 class ContrastSettings(NamedTuple):
-    """How it is computed.
+    """The settings of a contrastive loss.
 
     Attributes:
-        widths: Matryoshka slices; their losses are added.
-        symmetric: whether targets are scored against queries too.
-        share_hard: whether hard negatives of a pair are negatives of the other queries too.
+        widths: widths of the Matryoshka slices, whose losses are added.
+        symmetric: whether targets are also scored against queries.
+        share_hard: whether hard negatives of a pair are also negatives of the other queries.
     """
 
     widths: tuple[int, ...]
@@ -58,10 +58,10 @@ ContrastLoss = Callable[[Contrast, ContrastSettings], tuple[Float32[Array, ""], 
 
 
 def plain_contrast(given: Contrast, settings: ContrastSettings) -> tuple[Float32[Array, ""], Metrics]:
-    """InfoNCE summed over the Matryoshka slices (`info_nce`, `matryoshka`), with the masks of `find_negatives`.
+    """Computes InfoNCE, summed over the Matryoshka slices, with the masks of `find_negatives`.
 
     Returns:
-        The loss, and the metrics of each slice under "WIDTH/NAME".
+        The loss, and the metrics of each slice, named "WIDTH/NAME".
     """
     negatives = find_negatives(
         given.batch, given.pattern, given.valid, given.valid_hard, share_hard=settings.share_hard

@@ -1,6 +1,6 @@
-"""ID-to-item distillation: embeddings are pulled to a recommender's ID embeddings of the same items.
+"""ID-to-item distillation: pulls embeddings of items towards a recommender's ID embeddings.
 
-Axis letters: N items, D width, E widths of all T ID embeddings together, K width of one, G groups of items
+Axis letters: N items, D width, T ID embeddings, K width of one of them, E their total width, G groups of items
 (data-parallel shards).
 """
 
@@ -17,7 +17,7 @@ Params = dict[str, dict[str, Float32[Array, "_ _"]]]
 
 
 def init_heads(teachers: Mapping[str, int], width: int, seed: int) -> Params:
-    """A projection for each ID embedding: name -> "kernel" [D, K]."""
+    """Returns a random projection for each ID embedding: name -> "kernel" [D, K]."""
     keys = jax.random.split(jax.random.key(seed), max(1, len(teachers)))
     init = jax.nn.initializers.lecun_normal()
     return {
@@ -36,26 +36,26 @@ def distill(
     kind: str,
     groups: int = 1,
 ) -> tuple[Float32[Array, ""], Int32[Array, ""], dict[str, Float32[Array, ""]]]:
-    """Feature distillation to each ID embedding, summed (arXiv 2510.12709, sec. 3.3.5).
+    """Computes feature distillation, summed over the ID embeddings (arXiv 2510.12709, sec. 3.3.5).
 
-    With u = z / |z|, s = W u and t the unit ID embedding: "cosine" is 1 - cos(s, t); "mse" is |s - t|^2, which fixes the scale of W too;
-    "relational" (after arXiv 1904.05068) is the squared difference of cos(s_i, s_j) and t_i.t_j over the pairs of items of a
-    group, and asks for no common axes.
+    With u = z / |z|, s = W u and t the unit ID embedding: "cosine" is 1 - cos(s, t); "mse" is |s - t|^2, which also
+    determines the scale of W; "relational" (after arXiv 1904.05068) is the squared difference between cos(s_i, s_j)
+    and t_i.t_j over the pairs of items of a group, and needs no common coordinate axes.
 
-    The ID embeddings are data; no gradient goes there.
+    The ID embeddings are constants and get no gradient.
 
     Args:
         params: see `init_heads`; in the order of the ID embeddings.
         z: embeddings of the items.
-        teachers: their ID embeddings, unit vectors one after the other.
-        has: which of them an item has.
-        weight: what each item counts; zero where it has no part.
+        teachers: ID embeddings of the items, as concatenated unit vectors.
+        has: which ID embeddings each item has.
+        weight: weight of each item; zero excludes it.
         kind: "cosine", "mse" or "relational".
-        groups: G; relations are taken within a group.
+        groups: G; "relational" compares only items of the same group.
 
     Returns:
-        The loss: the sum over ID embeddings of the weighted mean over the items that have it; the number of items that
-        have any; and metrics, "ID/cosine" the mean cosine to each.
+        The loss, which is the sum over ID embeddings of the weighted mean over the items that have it; the number of
+        items of positive weight that have any; and metrics: "ID/cosine", the mean cosine to each ID embedding.
     """
     teachers = jax.lax.stop_gradient(teachers)
     sizes = [head["kernel"].shape[1] for head in params.values()]
@@ -77,7 +77,7 @@ def distill(
 
 
 def _relational(student: jax.Array, teacher: jax.Array, counts: jax.Array, groups: int) -> jax.Array:
-    """Mean over the pairs of different items of a group; an item counts by the root of its weight."""
+    """Returns the mean over pairs of different items of a group; each item is weighted by the root of its weight."""
     student, teacher, counts = (x.reshape(groups, -1, *x.shape[1:]) for x in (student, teacher, counts))
     difference = jnp.einsum("gik,gjk->gij", student, student) - jnp.einsum("gik,gjk->gij", teacher, teacher)
     root = jnp.sqrt(counts)

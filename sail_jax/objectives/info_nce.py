@@ -27,27 +27,28 @@ def info_nce(
     weight: Float32[Array, " B"] | None = None,
     symmetric: bool = True,
 ) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
-    """The contrastive loss of arXiv 2510.12709, sec. 3.1.2 and 3.3.2.
+    """Computes the contrastive loss of arXiv 2510.12709, sec. 3.1.2 and 3.3.2.
 
         L = - mean_i w_i log( exp(s_ii / tau_i)
               / (exp(s_ii / tau_i) + sum_{j in N_i} exp(s_ij / tau_i) + sum_{h in H_i} exp(s_ih / tau_i)) )
 
-    with s the cosine, N_i targets of other pairs and H_i hard negatives. With `symmetric`, the mean of this and of the
-    same with targets as queries (which have no hard negatives), as in CLIP. With all others as negatives and one
-    temperature it equals sentence-transformers' MultipleNegativesRankingLoss (scale = 1 / tau), hard negatives included.
+    with s the cosine, N_i targets of other pairs and H_i hard negatives. With `symmetric`, it is the mean of this loss
+    and of the loss with queries and targets swapped, which has no hard negatives, as in CLIP. With all other targets as
+    negatives and one temperature it equals MultipleNegativesRankingLoss (scale = 1 / tau) of sentence-transformers,
+    also with hard negatives.
 
     Args:
-        query: embeddings; computed in float32.
-        target: those of the targets.
-        temperature: that of each pair.
-        negatives: which targets and which hard negatives each query is compared with.
-        valid: other pairs have no part in the loss. A batch without a valid pair has loss 0.
+        query: embeddings of the queries; computed in float32.
+        target: embeddings of the targets.
+        temperature: temperature of each pair.
+        negatives: the targets and hard negatives that are negatives of each query.
+        valid: pairs that count. A batch without a valid pair has loss 0.
         hard: hard negatives, or None.
-        weight: what each pair counts; None for one. The mean is over valid pairs, whatever they weigh.
-        symmetric: also score targets against queries.
+        weight: weight of each pair; None for one. The sum is divided by the number of valid pairs, not by their weight.
+        symmetric: whether targets are also scored against queries.
 
     Returns:
-        The loss, and metrics: "accuracy", the share of valid queries whose positive beats all negatives.
+        The loss, and metrics: "accuracy", the share of valid queries that score their target above all negatives.
     """
     weight = jnp.ones(len(valid)) if weight is None else weight
     query, target = normalize(query), normalize(target)
@@ -60,7 +61,7 @@ def info_nce(
         masked = jnp.concatenate([masked, hard_scores], axis=1)
     others = [jax.nn.logsumexp(masked, axis=-1)]
     if symmetric:
-        # Along the columns: transposed, the scores of a sharded batch would move between all devices.
+        # Reduce along the columns: a transpose would move the scores of a sharded batch between all devices.
         back = jnp.where(negatives.targets, scores / temperature, _MASKED)
         others.append(jax.nn.logsumexp(back, axis=0))
     loss, accuracy = mean_loss(positive, others, masked.max(axis=-1), valid, weight)
@@ -74,27 +75,27 @@ def mean_loss(
     valid: Bool[Array, " B"],
     weight: Float32[Array, " B"],
 ) -> tuple[Float32[Array, "*losses"], Float32[Array, "*losses"]]:
-    """InfoNCE from sums over the negatives.
+    """Computes InfoNCE from sums of exponentials over the negatives.
 
     Args:
-        positive: logits of the pairs; the axes that follow are losses of their own.
-        others: for each direction, logarithms of the sums over the negatives.
+        positive: logits of the pairs; each index of the further axes is a separate loss.
+        others: for each direction, the log-sum-exp over the negatives.
         best: highest logit among the negatives of each query.
         valid: pairs that count.
-        weight: what each pair counts.
+        weight: weight of each pair.
 
     Returns:
-        The losses, and the shares of valid queries whose positive beats all negatives.
+        The losses, and the shares of valid queries that score their target above all negatives.
     """
     valid, weight = (x.reshape(-1, *[1] * (positive.ndim - 1)) for x in (valid, weight))
     count = jnp.maximum(valid.sum(0), 1)
-    # log((p + o) / p) as log(1 + o / p), which keeps the digits of a small loss; zero where no other counts.
+    # log((p + o) / p) as log(1 + o / p), which keeps the digits of a small loss; zero without negatives.
     losses = sum(jax.nn.softplus(other - positive) for other in others) / len(others)
     losses = (jnp.where(valid, weight, 0.0) * losses).sum(0) / count
     return losses, (valid & (positive > best)).sum(0) / count
 
 
 def _cosines(left: jax.Array, right: jax.Array) -> jax.Array:
-    # Split by queries, also where there are more columns, as of hard negatives, whose scores are joined to the others.
-    # At a temperature of 0.01 an error of 0.004, bfloat16's, would move a logit by 0.4.
+    # Split by queries, even if hard negatives make more columns than rows: their scores are joined to those of targets.
+    # Full precision: at a temperature of 0.01, the bfloat16 error of 0.004 shifts a logit by 0.4.
     return split_rows(jnp.matmul(left, right.T, precision=jax.lax.Precision.HIGHEST))

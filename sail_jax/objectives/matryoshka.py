@@ -1,4 +1,4 @@
-"""Matryoshka representation learning: the same loss on nested slices of the embedding.
+"""Matryoshka representation learning: applies one loss to nested slices of the embedding.
 
 Axis letters: D width.
 """
@@ -16,18 +16,22 @@ Loss = Callable[[Float[Array, "*queries _"], Float[Array, "*targets _"]], Value]
 def matryoshka(
     loss: Loss, query: Float[Array, "*queries D"], target: Float[Array, "*targets D"], widths: Sequence[int]
 ) -> Value:
-    """Sum of a loss over slices: L = sum_k loss(query[..., :k], target[..., :k]) (arXiv 2510.12709, sec. 3.3.2).
+    """Sums a loss over slices: L = sum_k loss(query[..., :k], target[..., :k]).
 
-    Each slice is normalised on its own by the loss. Equals sentence-transformers' MatryoshkaLoss with weights of one.
+    Source: arXiv 2510.12709, sec. 3.3.2. The loss normalises each slice separately. Equals MatryoshkaLoss of
+    sentence-transformers with weights of one.
 
     Args:
         loss: (query, target) -> (loss, metrics).
         query: embeddings of queries.
-        target: those of targets.
+        target: embeddings of targets.
         widths: widths of the slices.
 
     Returns:
-        The sum, and the metrics of each slice under "WIDTH/NAME", its loss among them.
+        The sum, and the loss and the metrics of each slice, named "WIDTH/NAME".
+
+    Raises:
+        SailError: wrong widths; see `check_widths`.
     """
     check_widths(widths, query.shape[-1])
     total, metrics = 0.0, {}
@@ -39,7 +43,7 @@ def matryoshka(
 
 
 def check_widths(widths: Sequence[int], full: int) -> None:
-    """Raises SailError when a slice is empty or wider than the embedding, or when the same width comes twice."""
+    """Raises SailError if a width is repeated, below 1 or above that of the embedding."""
     if not widths or min(widths) < 1 or max(widths) > full or len(set(widths)) != len(widths):
         raise SailError(
             f"config.objective.matryoshka is {tuple(widths)}; give different widths of at most the embedding's, {full}."

@@ -1,4 +1,4 @@
-"""mICL: the visual and the textual part of a fused item are contrasted each on its own.
+"""mICL: contrasts the visual and the textual part of fused items separately.
 
 Axis letters: B pairs of the global batch, K targets of a pair (its target and its hard negatives), D width.
 """
@@ -16,11 +16,11 @@ Contrast = Callable[
 
 
 class Part(NamedTuple):
-    """What one modality contributes to the fused items: means over its positions, rows of zeros where it is absent.
+    """Mean fused states over the positions of one modality; zeros for items without it.
 
     Attributes:
-        query: of the queries.
-        target: of their targets.
+        query: means of the queries.
+        target: means of their targets and hard negatives.
     """
 
     query: Float32[Array, "B D"]
@@ -28,18 +28,18 @@ class Part(NamedTuple):
 
 
 def micl(contrast: Contrast, visual: Part, textual: Part) -> tuple[Float32[Array, ""], Int32[Array, ""]]:
-    """Multimodal in-context learning loss, L = L_nce(n_v, n_v+) + L_nce(n_t, n_t+) (arXiv 2510.12709, sec. 3.3.2).
+    """Computes the multimodal in-context learning loss, L = L_nce(n_v, n_v+) + L_nce(n_t, n_t+).
 
-    From NoteLLM-2 (arXiv 2405.16789): it keeps the LLM from leaning on text alone. A pair counts for a modality when both its
-    items have it.
+    Source: arXiv 2510.12709, sec. 3.3.2, from NoteLLM-2 (arXiv 2405.16789). It keeps the LLM from relying only on text.
+    A pair counts for a modality if both of its items have it.
 
     Args:
-        contrast: (query, targets, whether the query exists, whether each target does) -> (loss, pairs that count).
+        contrast: (query, targets, whether each query exists, whether each target exists) -> (loss, pairs that count).
         visual: n_v, the means of the fused states over the visual positions.
-        textual: n_t, those over the text positions.
+        textual: n_t, the means over the text positions.
 
     Returns:
-        The loss, and the pairs that count, of the modality with more of them.
+        The loss, and the larger of the two modalities' numbers of pairs that count.
     """
     (visual_loss, visual_count), (text_loss, text_count) = (
         contrast(part.query, part.target, present(part.query), present(part.target)) for part in (visual, textual)
@@ -48,5 +48,5 @@ def micl(contrast: Contrast, visual: Part, textual: Part) -> tuple[Float32[Array
 
 
 def present(rows: Float32[Array, "*rows D"]) -> Bool[Array, "*rows"]:
-    """Which rows exist; a modality that is absent leaves a row of zeros."""
+    """Returns which rows are not all zeros; an absent modality is a row of zeros."""
     return (rows != 0).any(axis=-1)

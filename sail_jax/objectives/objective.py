@@ -1,4 +1,4 @@
-"""The objective: weighs the losses of all patterns, and owns the learnable temperatures.
+"""The objective: the weighted losses of all patterns, with learnable temperatures.
 
 Axis letters: V views, B pairs, S sides, K = S - 1 targets of a pair (its target and its hard negatives), D width.
 """
@@ -27,7 +27,7 @@ from sail_jax.patterns import Pattern, parse_patterns, shown_modalities
 
 Params = dict[str, Any]
 Metrics = dict[str, Shaped[Array, ""]]
-# Of the query views and, where there are targets, of the target views.
+# Embeddings of the query views and, where there are targets, of the target views.
 Embeddings = tuple[Float32[Array, "V B D"], Float32[Array, "_ B K D"]] | tuple[Float32[Array, "V B D"]]
 LOSSES = tuple(field.name for field in dataclasses.fields(LossWeights))
 _LOSSES_OF_KIND = {"pairs": LOSSES, "sequences": ("nce",), "items": ("distill",)}
@@ -35,12 +35,12 @@ _LOSSES_OF_KIND = {"pairs": LOSSES, "sequences": ("nce",), "items": ("distill",)
 
 @dataclasses.dataclass(frozen=True)
 class SetRules:
-    """What the objective does with the pairs of one training set.
+    """The patterns and loss weights of one training set.
 
     Attributes:
-        patterns: what is matched with what.
-        weights: loss -> weight; zero for losses that the kind does not have.
-        min_score: pairs with a lower score are no positives of the contrastive losses.
+        patterns: pairs of views that are matched.
+        weights: loss -> weight; zero for losses that do not apply to the kind.
+        min_score: the contrastive losses ignore pairs with a lower score.
         kind: "pairs", "sequences" or "items".
     """
 
@@ -51,10 +51,10 @@ class SetRules:
 
 
 def set_rules(config: Config) -> tuple[SetRules, ...]:
-    """The rules of each training set of a config, in its order.
+    """Returns the rules of each training set of a config, in the order of the config.
 
     Raises:
-        SailError: on a wrong pattern, an unknown loss, a negative weight, or a set that teaches nothing.
+        SailError: a wrong pattern, an unknown loss, a negative weight, or a set of sequences or items without a weight.
     """
     rules = []
     for name, dataset in config.data.datasets.items():
@@ -64,18 +64,18 @@ def set_rules(config: Config) -> tuple[SetRules, ...]:
         weights = {loss: weight * (loss in _LOSSES_OF_KIND[dataset.kind]) for loss, weight in weights.items()}
         if dataset.kind != "pairs" and not any(weights.values()):
             raise SailError(
-                f"{where} is of kind {dataset.kind!r} and teaches nothing: give one of {', '.join(_LOSSES_OF_KIND[dataset.kind])} a weight "
-                "in its loss_weights."
+                f"{where} is of kind {dataset.kind!r} and teaches nothing: "
+                f"give one of {', '.join(_LOSSES_OF_KIND[dataset.kind])} a weight in its loss_weights."
             )
         rules.append(SetRules(patterns, weights, dataset.min_score, dataset.kind))
     return tuple(rules)
 
 
 def check_loss_weights(weights: Mapping[str, float], setting: str) -> dict[str, float]:
-    """Returns `weights`.
+    """Checks loss weights and returns them as a dict.
 
     Raises:
-        SailError: on an unknown loss or a negative weight; the message names `setting`.
+        SailError: an unknown loss or a negative weight; the message names `setting`.
     """
     for name, weight in weights.items():
         if name not in LOSSES:
@@ -87,22 +87,24 @@ def check_loss_weights(weights: Mapping[str, float], setting: str) -> dict[str, 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """L = nce L_nce-mrl + cosent L_cosent + micl L_micl + late_fusion L_lf + distill L_distill (arXiv 2510.12709, sec. 3.3.2 and 3.3.5).
+    """The weighted sum of all losses of a batch.
 
-    Every pair counts alike in every pattern in which it has a part: each loss is the mean over all (pattern, pair) that
-    count, weighed by the data set of the pair. So a batch with one pattern has the plain mean over its pairs, and a mixed
-    batch the mean of what its data sets would have. There is one temperature per training set.
+        L = nce L_nce-mrl + cosent L_cosent + micl L_micl + late_fusion L_lf + distill L_distill
+
+    (arXiv 2510.12709, sec. 3.3.2 and 3.3.5). Each loss is the mean over all (pattern, pair) that count, weighted by the
+    data set of the pair. So a batch with one pattern has the plain mean over its pairs, and a mixed batch has the mean
+    of the losses of its data sets, weighted by their pairs. There is one temperature per training set.
 
     Attributes:
         config: the loss settings.
         sets: the rules of each training set.
         width: D.
-        gated: whether there is a late-fusion gate; it stays when a stage does not weigh its loss.
-        contrast: how the contrastive losses are computed.
+        gated: whether there is a late-fusion gate; it is kept in stages where its loss has weight 0.
+        contrast: computes the contrastive losses.
         groups: data-parallel shards of a batch.
 
     Raises:
-        SailError: when the temperature at the start lies outside its bounds.
+        SailError: the initial temperature is outside its bounds.
     """
 
     config: ObjectiveConfig
@@ -121,8 +123,12 @@ class Objective:
             )
 
     def init(self, seed: int = 0) -> Params:
-        """Parameters: "log_temperature" [training sets] float32; "late_fusion", the gate, where there is one; "distill", the
-        projections to ID embeddings, where there are teachers."""
+        """Returns initial parameters.
+
+        Returns:
+            "log_temperature" [training sets] float32; "late_fusion", the gate, if `gated`; "distill", the projections
+            to ID embeddings, if the config has teachers.
+        """
         params: Params = {"log_temperature": jnp.full(len(self.sets), jnp.log(self.config.temperature), jnp.float32)}
         if self.gated:
             params["late_fusion"] = init_gate(self.width)
@@ -131,15 +137,15 @@ class Objective:
         return params
 
     def project(self, params: Params) -> Params:
-        """Brings the temperatures back into their bounds; called after every update.
+        """Clips the temperatures to their bounds; called after every update.
 
-        Clipping inside the loss instead would stop the gradient at the bound, and a temperature could never return.
+        Clipping inside the loss would make the gradient zero at the bound, and a temperature could never return.
         """
         low, high = jnp.log(self.config.min_temperature), jnp.log(self.config.max_temperature)
         return params | {"log_temperature": jnp.clip(params["log_temperature"], low, high)}
 
     def recipe(self, datasets: Sequence[int]) -> Recipe:
-        """What is computed of batches in which these training sets may occur."""
+        """Returns the recipe of batches in which these training sets may occur."""
         patterns = dict.fromkeys(pattern for d in datasets for pattern in self.sets[d].patterns)
         losses = [loss for loss in LOSSES if any(self.sets[d].weights[loss] > 0 for d in datasets)]
         return Recipe(tuple(patterns), tuple(losses), one_sided=all(self.sets[d].kind == "items" for d in datasets))
@@ -147,18 +153,18 @@ class Objective:
     def __call__(
         self, params: Params, z: Embeddings, out: Outputs, batch: Batch, recipe: Recipe
     ) -> tuple[Float32[Array, ""], Metrics]:
-        """The loss of a global batch.
+        """Computes the loss of a global batch.
 
         Args:
             params: see `init`.
             z: embeddings of the query views and of the target views of `recipe.views`.
-            out: intermediates of the model; `filled` and `parts` are read.
-            batch: its keys, validity, scores and data sets.
-            recipe: what is computed.
+            out: intermediates of the model; only `filled` and `parts` are read.
+            batch: provides keys, validity, scores and data sets.
+            recipe: patterns and losses that are computed.
 
         Returns:
-            The loss, and metrics: "LOSS" for each part, "PATTERN/..." for each pattern where there are
-            several.
+            The loss, and metrics: each loss by its name, and metrics of each pattern, named "PATTERN/..." if there
+            are several.
         """
         total, metrics = jnp.zeros(()), {}
         if "distill" in recipe.losses:
@@ -178,11 +184,11 @@ class Objective:
     def _distill(
         self, params: Params, z: BySide, out: Outputs, batch: Batch, recipe: Recipe
     ) -> tuple[jax.Array, Metrics]:
-        """The loss of all views of all sides, each item weighed by its data set."""
+        """Computes distillation over all views of all sides; each item has the weight of its data set."""
         layout = RowLayout(recipe.views, batch.valid.shape[1])
 
         def of_rows(of_sides: jax.Array) -> jax.Array:
-            """[B, S, ...] -> [B * R, ...]"""
+            """Repeats the values of sides for all rows of a pair: [B, S, ...] -> [B * R, ...]."""
             return _flat(layout.of_sides(of_sides))
 
         weight = self._by_set([rules.weights["distill"] for rules in self.sets], batch)
@@ -212,7 +218,7 @@ class Objective:
         recipe: Recipe,
         pattern: Pattern,
     ) -> tuple[Metrics, Metrics, Metrics]:
-        """The weighted losses of one pattern, how many pairs count in each, and metrics."""
+        """Returns the weighted losses of one pattern, the number of pairs that count in each, and metrics."""
         at = recipe.view_indices(pattern)
 
         def sides(values: BySide) -> tuple[jax.Array, jax.Array]:
@@ -258,7 +264,11 @@ class Objective:
         exists_query: jax.Array,
         exists_target: jax.Array,
     ) -> tuple[jax.Array, jax.Array, Metrics]:
-        """InfoNCE, on all Matryoshka slices for "nce", of the pairs whose two items exist: (loss, pairs that count, metrics)."""
+        """Computes InfoNCE of the pairs whose two items exist, for "nce" on all Matryoshka slices.
+
+        Returns:
+            The loss, the number of pairs that count, and metrics.
+        """
         weight = self._by_set([rules.weights[loss] for rules in self.sets], batch)
         too_low = batch.scores < self._by_set([rules.min_score for rules in self.sets], batch)  # False for NaN
         valid = exists_query & exists_target[:, 0] & ~too_low
@@ -275,7 +285,7 @@ class Objective:
     def _cosent(
         self, batch: Batch, query: jax.Array, target: jax.Array, exists: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """COSENT: (loss, pairs of the pattern). Of a mixed batch it counts by the share of pairs that have a score."""
+        """Returns COSENT, scaled by the weighted share of pairs that have a score, and the pairs of the pattern."""
         weight = self._by_set([rules.weights["cosent"] for rules in self.sets], batch)
         valid, count = exists & ~jnp.isnan(batch.scores) & (weight > 0), exists.sum()
         loss = cosent(query, target, batch.scores, self.config.cosent_temperature, valid, batch.dataset)
@@ -283,26 +293,26 @@ class Objective:
 
 
 def _flat(rows: jax.Array) -> jax.Array:
-    """[B, R, ...] -> [B * R, ...]"""
+    """Merges the first two axes: [B, R, ...] -> [B * R, ...]."""
     return rows.reshape(-1, *rows.shape[2:])
 
 
 def _mean_by_count(parts: Sequence[tuple[jax.Array, jax.Array]]) -> jax.Array:
-    """Mean of the parts, each counted as often as pairs have a part in it."""
+    """Returns the mean of (loss, pairs), weighted by the number of pairs."""
     count = sum((count for _, count in parts), jnp.zeros((), jnp.int32))
     return sum((value * count for value, count in parts), jnp.zeros(())) / jnp.maximum(count, 1)
 
 
 def make_objective(config: Config, contrast: ContrastLoss = plain_contrast, groups: int = 1) -> Objective:
-    """The objective of a config.
+    """Returns the objective of a config.
 
     Args:
         config: the experiment.
-        contrast: how the contrastive losses are computed.
+        contrast: computes the contrastive losses.
         groups: data-parallel shards of a batch.
 
     Raises:
-        SailError: as `set_rules` and `Objective`.
+        SailError: as in `set_rules` and `Objective`.
     """
     sets = set_rules(config)
     every_stage = [

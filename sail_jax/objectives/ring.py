@@ -1,6 +1,6 @@
-"""All pairs of rows and columns that are split over devices, block by block: rows stay, chunks of columns go around a ring.
+"""Ring passes: devices keep their rows and rotate chunks of columns, to visit all pairs by blocks.
 
-Axis letters: R and C rows and columns of a block.
+Axis letters: R rows and C columns of a block.
 """
 
 from collections.abc import Callable
@@ -12,17 +12,17 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int32, Shaped
 
-# Arrays by name, whose leading axis is that of rows or of columns.
+# Arrays by name; their leading axis counts rows or columns.
 Rows = dict[str, Shaped[Array, "_ ..."]]
 
 
 class Ring(NamedTuple):
-    """The devices among which the columns of a matrix go around, while its rows stay.
+    """The ring of devices over which the rows and the columns of a matrix are split.
 
     Attributes:
         mesh: the mesh.
-        axes: those of its axes over which rows and columns are split.
-        block: greatest side of a block of the matrix.
+        axes: mesh axes over which rows and columns are split.
+        block: largest side of a block of the matrix.
     """
 
     mesh: Mesh
@@ -31,25 +31,33 @@ class Ring(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Devices."""
+        """The number of devices."""
         return int(np.prod([self.mesh.shape[axis] for axis in self.axes]))
 
     def by_device(self, function: Callable, by_row: tuple[Any, ...], copied: Any) -> Any:
-        """Runs a function of (*by_row, copied) on every device: arrays split by rows, and arrays that all devices have alike."""
+        """Runs a function on every device.
+
+        Args:
+            function: called as function(*by_row, copied).
+            by_row: arrays that are split by rows over the devices, as are the results.
+            copied: arrays that are replicated on all devices.
+        """
         split = PartitionSpec(self.axes)
         specs = (*[split] * len(by_row), PartitionSpec())
         run = jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=split, check_vma=False)
         return run(*by_row, copied)
 
 
-class Visit(NamedTuple):
-    """What happens when chunks of columns go around; rows, columns and what they collect are arrays by name.
+class VisitCallbacks(NamedTuple):
+    """The callbacks of a ring pass, which visits every block of the matrix once.
+
+    The states are accumulators: `row_state` stays with its rows, `column_state` travels with its columns.
 
     Attributes:
-        begin: columns -> what a chunk has collected when it leaves.
+        begin: columns -> the initial column_state of a chunk.
         tile: (rows, row_state, columns, column_state) of a block -> (row_state, column_state).
-        end_columns: (columns, column_state, their number among the chunks) -> the result of a chunk that is home again.
-        end_rows: (rows, row_state, their number among the blocks) -> the same of rows; of the shapes of `row_state`.
+        end_columns: (columns, column_state, index of the chunk) -> the result of a chunk after its last block.
+        end_rows: (rows, row_state, index of the block of rows) -> the result of these rows, shaped as `row_state`.
     """
 
     begin: Callable[[Rows], Rows]
@@ -58,20 +66,21 @@ class Visit(NamedTuple):
     end_rows: Callable[[Rows, Rows, Int32[Array, ""]], Rows] = lambda _, state, __: state
 
 
-def around(ring: Ring, rows: Rows, row_state: Rows, columns: Rows, visit: Visit) -> tuple[Rows, Rows]:
-    """Shows all columns of all devices to the rows of each, and brings them home.
+def rotate_columns(ring: Ring, rows: Rows, row_state: Rows, columns: Rows, visit: VisitCallbacks) -> tuple[Rows, Rows]:
+    """Visits all blocks of rows and columns by rotating the columns once around the ring.
 
-    Large arrays are only ever changed a block at a time, so that they stay where they are.
+    Each chunk of columns ends on the device where it started. Runs on every device, inside `Ring.by_device`. Large
+    arrays are updated one block at a time, so that the compiler updates them in place.
 
     Args:
         ring: the ring.
         rows: arrays of this device's rows, in blocks [n, R, ...].
-        row_state: what the rows have collected before, [n, R, ...].
+        row_state: initial accumulators of the rows, [n, R, ...].
         columns: arrays of this device's columns, in chunks [m, C, ...].
-        visit: what is done.
+        visit: the callbacks.
 
     Returns:
-        What rows and columns have in the end, [n * R, ...] and [m * C, ...].
+        The results of rows and columns, [n * R, ...] and [m * C, ...].
     """
     steps = [(i, (i + 1) % ring.size) for i in range(ring.size)]
     blocks, chunks = (len(jax.tree.leaves(part)[0]) for part in (rows, columns))
@@ -82,45 +91,48 @@ def around(ring: Ring, rows: Rows, row_state: Rows, columns: Rows, visit: Visit)
     def one_chunk(row_state: Rows, chunk: tuple[jax.Array, Rows]) -> tuple[Rows, Rows]:
         number, columns = chunk
 
-        def one_stop(_: jax.Array, carry: tuple[Rows, Rows, Rows]) -> tuple[Rows, Rows, Rows]:
+        def one_step(_: jax.Array, carry: tuple[Rows, Rows, Rows]) -> tuple[Rows, Rows, Rows]:
             row_state, columns, column_state = carry
-            coming = send(columns)  # needed at the next stop alone, so it travels while this one computes
+            # Sent before they are needed, so that the transfer overlaps with the tiles of this step.
+            next_columns = send(columns)
 
             def one_block(at: jax.Array, carry: tuple[Rows, Rows]) -> tuple[Rows, Rows]:
                 row_state, column_state = carry
-                here, column_state = visit.tile(at_block(rows, at), at_block(row_state, at), columns, column_state)
-                return _put(row_state, at, here), column_state
+                block_state, column_state = visit.tile(
+                    take_block(rows, at), take_block(row_state, at), columns, column_state
+                )
+                return _put_block(row_state, at, block_state), column_state
 
             row_state, column_state = jax.lax.fori_loop(0, blocks, one_block, (row_state, column_state))
-            return row_state, coming, send(column_state)
+            return row_state, next_columns, send(column_state)
 
         carry = (row_state, columns, visit.begin(columns))
-        row_state, columns, column_state = jax.lax.fori_loop(0, ring.size, one_stop, carry)
+        row_state, columns, column_state = jax.lax.fori_loop(0, ring.size, one_step, carry)
         return row_state, visit.end_columns(columns, column_state, number)
 
     row_state, column_state = jax.lax.scan(one_chunk, row_state, (jnp.arange(chunks), columns))
 
     def end_block(at: jax.Array, row_state: Rows) -> Rows:
-        return _put(row_state, at, visit.end_rows(at_block(rows, at), at_block(row_state, at), at))
+        return _put_block(row_state, at, visit.end_rows(take_block(rows, at), take_block(row_state, at), at))
 
     row_state = jax.lax.fori_loop(0, blocks, end_block, row_state)
     return tuple(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), part) for part in (row_state, column_state))
 
 
-def at_block(part: Rows, at: Int32[Array, ""]) -> Rows:
-    """The block of a number."""
+def take_block(part: Rows, at: Int32[Array, ""]) -> Rows:
+    """Returns block `at` of arrays that are split into blocks."""
     return jax.tree.map(lambda x: x[at], part)
 
 
-def _put(part: Rows, at: jax.Array, block: Rows) -> Rows:
+def _put_block(part: Rows, at: jax.Array, block: Rows) -> Rows:
     return jax.tree.map(lambda x, new: x.at[at].set(new), part, block)
 
 
-def blocked(part: Rows, most: int) -> Rows:
-    """[n, ...] -> [n / size, size, ...] with the size of `block_side`."""
+def split_into_blocks(part: Rows, most: int) -> Rows:
+    """Splits arrays into blocks of the size of `block_side`: [n, ...] -> [n / size, size, ...]."""
     return jax.tree.map(lambda x: x.reshape(-1, block_side(len(x), most), *x.shape[1:]), part)
 
 
 def block_side(rows: int, most: int) -> int:
-    """The largest size up to `most` that divides `rows`."""
+    """Returns the largest divisor of `rows` that is at most `most`."""
     return next(size for size in range(min(most, rows), 0, -1) if rows % size == 0)

@@ -1,12 +1,12 @@
-"""The contrastive loss of a batch that is split over devices, in memory linear in the batch: blocks of scores, around a ring.
+"""The contrastive loss by ring passes over the devices, in memory linear in the batch.
 
-Every device keeps its queries. Its targets (and hard negatives) leave in chunks that travel once around the ring of all devices; each
-device scores the chunk that is with it against its queries, block by block, and keeps the sums of exponentials alone. The
-backward pass sends the chunks around again, with the gradients that they collect, and computes the scores anew. So beside
-the embeddings and their gradients a device holds a few blocks, however large the batch.
+Every device keeps its queries. Chunks of targets (and of hard negatives) travel once around the ring of devices; each
+device scores the chunk that it holds against its queries, block by block, and stores only the sums of exponentials. The
+backward pass rotates the chunks again, together with their gradients, and recomputes the scores. So a device holds the
+embeddings, their gradients and a few blocks of scores, whatever the size of the batch.
 
-Axis letters: B pairs of the global batch, b those of a device, M hard negatives of a pair, D width, W Matryoshka
-slices, R and C rows and columns of a block.
+Axis letters: B pairs of the global batch, b pairs of a device, n rows of an array, M hard negatives of a pair, D width,
+W Matryoshka slices, R rows and C columns of a block.
 """
 
 import dataclasses
@@ -24,8 +24,16 @@ from sail_jax.errors import SailError
 from sail_jax.objectives.contrast import Contrast, ContrastLoss, ContrastSettings, Metrics, plain_contrast
 from sail_jax.objectives.info_nce import mean_loss
 from sail_jax.objectives.matryoshka import check_widths
-from sail_jax.objectives.ring import Ring, Rows, Visit, around, at_block, block_side, blocked
-from sail_jax.objectives.ring_masks import describe, is_negative
+from sail_jax.objectives.ring import (
+    Ring,
+    Rows,
+    VisitCallbacks,
+    block_side,
+    rotate_columns,
+    split_into_blocks,
+    take_block,
+)
+from sail_jax.objectives.ring_masks import is_negative, mask_inputs
 from sail_jax.vectors.unit import normalize
 
 _MASKED = -1e30
@@ -33,22 +41,22 @@ _MASKED = -1e30
 
 @dataclasses.dataclass(frozen=True)
 class RingContrast:
-    """`objectives.contrast.plain_contrast` around a ring; equal in value and gradient.
+    """Computes `objectives.contrast.plain_contrast` by ring passes, with equal values and gradients.
 
     Attributes:
-        mesh: the ring goes over all its axes where they divide the batch, else over those of data parallelism.
-        block: greatest side of a block of scores; the largest divisor of a device's rows up to it is taken.
+        mesh: the ring spans all its axes if they divide the batch, else the data-parallel axes.
+        block: largest side of a block of scores; blocks have the largest divisor of a device's rows up to it.
     """
 
     mesh: Mesh
     block: int
 
     def __call__(self, given: Contrast, settings: ContrastSettings) -> tuple[Float32[Array, ""], Metrics]:
-        """The loss of a global batch; see `plain_contrast`."""
+        """Computes the loss of a global batch; see `plain_contrast`."""
         check_widths(settings.widths, given.query.shape[-1])
         ring, widths = self.ring(len(given.query)), tuple(sorted(settings.widths))
         query, target = (z[..., : widths[-1]] for z in (given.query, given.target))
-        scale, (rows, columns, hard, known) = 1 / given.temperature, describe(given)
+        scale, (rows, columns, hard, known) = 1 / given.temperature, mask_inputs(given)
         form = _Form(widths, paired=True, both=settings.symmetric)
         positive, others, back, best = _sums(ring, form, query, target[:, 0], scale, rows, columns, known)
         if target.shape[1] > 1:
@@ -68,16 +76,16 @@ class RingContrast:
         return losses.sum(), metrics
 
     def ring(self, pairs: int) -> Ring:
-        """The ring of a batch."""
+        """Returns the ring for a batch of this many pairs."""
         axes = self.mesh.axis_names if pairs % self.mesh.size == 0 else ("data", "fsdp")
         return Ring(self.mesh, axes, self.block)
 
 
 def choose_contrast(config: Config, mesh: Mesh) -> ContrastLoss:
-    """All scores at once where a block holds them, else the ring.
+    """Returns the plain loss if one block holds all scores of a batch, else the loss by ring passes.
 
     Raises:
-        SailError: when the pairs of a device have no divisor that makes blocks of a fair size.
+        SailError: the pairs of a device can only be divided into very small blocks.
     """
     block, pairs = config.objective.score_block, config.data.batch_size
     if pairs <= block:
@@ -87,19 +95,20 @@ def choose_contrast(config: Config, mesh: Mesh) -> ContrastLoss:
     side = block_side(rows, block)
     if side < min(rows, block) // 8:
         raise SailError(
-            f"config.data.batch_size is {pairs}: the {rows} pairs of a device can only be cut in blocks of {side}, which would be "
-            f"slow. Choose a multiple of {max(1, block // 2) * (pairs // rows)}, or raise config.objective.score_block."
+            f"config.data.batch_size is {pairs}: the {rows} pairs of a device can only be cut in blocks of {side}, "
+            f"which would be slow. Choose a multiple of {max(1, block // 2) * (pairs // rows)}, "
+            "or raise config.objective.score_block."
         )
     return contrast
 
 
 class _Form(NamedTuple):
-    """What is scored.
+    """The kind of scores that a ring pass computes.
 
     Attributes:
-        widths: Matryoshka slices, narrow first.
+        widths: widths of the Matryoshka slices, ascending.
         paired: whether the candidates are the targets of the queries, else hard negatives.
-        both: whether candidates are scored against queries too.
+        both: whether candidates are also scored against queries.
     """
 
     widths: tuple[int, ...]
@@ -111,7 +120,7 @@ class _Form(NamedTuple):
 
 
 def _inverse_norms(z: jax.Array, widths: Sequence[int]) -> jax.Array:
-    """[n, D] -> [n, W], of each slice; zero for a slice of zeros, whose cosines are then zero."""
+    """Returns the inverse norm of each slice, [n, D] -> [n, W]; 0 for a slice of zeros, so that its cosines are 0."""
     ends = [0, *widths]
     parts = [jnp.square(z[:, low:high]).sum(-1) for low, high in zip(ends, ends[1:], strict=False)]
     squares = jnp.cumsum(jnp.stack(parts, axis=-1), axis=-1)
@@ -119,12 +128,12 @@ def _inverse_norms(z: jax.Array, widths: Sequence[int]) -> jax.Array:
 
 
 def _product(left: jax.Array, right: jax.Array) -> jax.Array:
-    # At a temperature of 0.01 an error of 0.004, bfloat16's, would move a logit by 0.4.
+    # Full precision: at a temperature of 0.01, the bfloat16 error of 0.004 shifts a logit by 0.4.
     return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
 def _cosines(rows: Rows, columns: Rows, widths: Sequence[int]) -> list[jax.Array]:
-    """The cosines of each slice, W arrays [R, C]; the slices are nested, so all together cost one product of the widest."""
+    """Returns the cosines of each slice, W arrays [R, C]; as slices are nested, all cost one product of the widest."""
     dots, scores = 0.0, []
     for at, (low, high) in enumerate(zip([0, *widths], widths, strict=False)):
         dots += _product(rows["vector"][:, low:high], columns["vector"][:, low:high].T)
@@ -132,14 +141,14 @@ def _cosines(rows: Rows, columns: Rows, widths: Sequence[int]) -> list[jax.Array
     return scores
 
 
-def _nothing(size: int, widths: Sequence[int]) -> Rows:
-    """A sum of no exponentials, kept as its greatest logit and the sum relative to it: [n, W] each."""
+def _empty_sums(size: int, widths: Sequence[int]) -> Rows:
+    """Returns empty sums of exponentials: the highest logit, and the sum relative to it, [n, W] each."""
     shape = (size, len(widths))
     return {"best": jnp.full(shape, _MASKED), "sum": jnp.zeros(shape)}
 
 
-def _add(state: Rows, at: int, logits: jax.Array, negative: jax.Array, axis: int) -> Rows:
-    """Adds the exponentials of a block to the sums of slice `at`, along an axis of the block."""
+def _add_exponentials(state: Rows, at: int, logits: jax.Array, negative: jax.Array, axis: int) -> Rows:
+    """Adds the exponentials of a block, summed along an axis, to the sums of slice `at`."""
     masked = jnp.where(negative, logits, _MASKED)
     old = state["best"][:, at]
     best = jnp.maximum(old, masked.max(axis))
@@ -148,8 +157,8 @@ def _add(state: Rows, at: int, logits: jax.Array, negative: jax.Array, axis: int
     return {"best": state["best"].at[:, at].set(best), "sum": state["sum"].at[:, at].set(total)}
 
 
-def _logarithm(state: Rows) -> jax.Array:
-    """[n, W] log of the sums; as good as minus infinity where nothing was added."""
+def _log_sums(state: Rows) -> jax.Array:
+    """Returns the logarithms of the sums, [n, W]; practically minus infinity for empty sums."""
     return state["best"] + jnp.log(jnp.maximum(state["sum"], 1e-30))
 
 
@@ -164,23 +173,23 @@ def _sums(
     columns: Rows,
     known: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """What InfoNCE needs of all scores of queries and candidates.
+    """Reduces all scores of queries and candidates to the values that InfoNCE needs.
 
     Args:
         ring: the ring.
-        form: what is scored.
+        form: the kind of scores.
         query: [B, D].
         candidates: [B, D] or [B * M, D].
         scale: [B] inverse temperatures.
-        rows: what `describe` says of the queries.
-        columns: what it says of the candidates.
-        known: the targets that are known of queries.
+        rows: keys of the queries, from `mask_inputs`.
+        columns: keys of the candidates, from `mask_inputs`.
+        known: the lists of targets, from `mask_inputs`.
 
     Returns:
-        positive: [B, W] logits of the pairs; zeros where not paired.
-        others: [B, W] logarithms of the sums over the negatives of each query.
-        back: [B, W] the same of each target over the queries; zeros unless both directions are scored.
-        best: [B, W] highest logit of a negative; without gradient.
+        positive: [B, W] logits of the pairs; zeros unless `form.paired`.
+        others: [B, W] log-sum-exp over the negatives of each query.
+        back: [B, W] log-sum-exp over the queries that are negatives of each target; zeros unless `form.both`.
+        best: [B, W] highest logit of a negative of each query; without gradient.
     """
     return _sums_forward(ring, form, query, candidates, scale, rows, columns, known)[0]
 
@@ -200,25 +209,25 @@ def _sums_forward(
     ) -> tuple[jax.Array, ...]:
         rows = rows | _vectors(query, form.widths) | {"scale": scale}
         columns = columns | _vectors(candidates, form.widths) | ({"scale": scale} if form.paired else {})
-        row_state = _nothing(len(query), form.widths)
+        row_state = _empty_sums(len(query), form.widths)
 
         def tile(rows: Rows, row_state: Rows, columns: Rows, column_state: Rows) -> tuple[Rows, Rows]:
-            negative = is_negative(rows, _across(columns), known)
+            negative = is_negative(rows, _as_columns(columns), known)
             for at, cosines in enumerate(_cosines(rows, columns, form.widths)):
-                row_state = _add(row_state, at, cosines * rows["scale"][:, None], negative, 1)
+                row_state = _add_exponentials(row_state, at, cosines * rows["scale"][:, None], negative, 1)
                 if form.both:
-                    column_state = _add(column_state, at, cosines * columns["scale"], negative, 0)
+                    column_state = _add_exponentials(column_state, at, cosines * columns["scale"], negative, 0)
             return row_state, column_state
 
         def begin(columns: Rows) -> Rows:
-            return _nothing(len(columns["vector"]), form.widths) if form.both else {}
+            return _empty_sums(len(columns["vector"]), form.widths) if form.both else {}
 
-        parts = (blocked(part, ring.block) for part in (rows, row_state, columns))
-        row_state, column_state = around(ring, *parts, Visit(begin, tile))
+        parts = (split_into_blocks(part, ring.block) for part in (rows, row_state, columns))
+        row_state, column_state = rotate_columns(ring, *parts, VisitCallbacks(begin, tile))
         zeros = jnp.zeros_like(row_state["best"])
         positive = _paired_cosines(rows, columns, form.widths) * scale[:, None] if form.paired else zeros
-        back = _logarithm(column_state) if form.both else zeros
-        return positive, _logarithm(row_state), back, row_state["best"]
+        back = _log_sums(column_state) if form.both else zeros
+        return positive, _log_sums(row_state), back, row_state["best"]
 
     sums = ring.by_device(on_device, (query, candidates, scale, rows, columns), known)
     return sums, (query, candidates, scale, rows, columns, known, sums[:3])
@@ -243,37 +252,41 @@ def _sums_backward(ring: Ring, form: _Form, saved: tuple, gradients: tuple[jax.A
             columns |= {"scale": scale, "log_sum": sums[2], "gradient": gradients[2]}
 
         def tile(rows: Rows, row_state: Rows, columns: Rows, column_state: Rows) -> tuple[Rows, Rows]:
-            negative = is_negative(rows, _across(columns), known)
+            negative = is_negative(rows, _as_columns(columns), known)
             by_dot = []
             for at, cosines in enumerate(_cosines(rows, columns, form.widths)):
-                share = _softmax(cosines, negative, rows, at, 1)
+                share = _logit_gradient(cosines, negative, rows, at, 1)
                 by_cosine = share * rows["scale"][:, None]
                 row_state = row_state | {"scale": row_state["scale"] + (share * cosines).sum(1)}
                 if form.both:
-                    share = _softmax(cosines, negative, columns, at, 0)
+                    share = _logit_gradient(cosines, negative, columns, at, 0)
                     by_cosine += share * columns["scale"]
                     column_state = column_state | {"scale": column_state["scale"] + (share * cosines).sum(0)}
-                row_state = _collect(row_state, "along", at, (by_cosine * cosines).sum(1))
-                column_state = _collect(column_state, "along", at, (by_cosine * cosines).sum(0))
+                row_state = _accumulate(row_state, "along", at, (by_cosine * cosines).sum(1))
+                column_state = _accumulate(column_state, "along", at, (by_cosine * cosines).sum(0))
                 by_dot.append(by_cosine * rows["inverse_norm"][:, None, at] * columns["inverse_norm"][None, :, at])
             for low, high, of_section in _sections(by_dot, form.widths):
                 section = slice(low, high)
-                row_state = _collect(row_state, "vector", section, _product(of_section, columns["vector"][:, section]))
-                column_state = _collect(
+                row_state = _accumulate(
+                    row_state, "vector", section, _product(of_section, columns["vector"][:, section])
+                )
+                column_state = _accumulate(
                     column_state, "vector", section, _product(of_section.T, rows["vector"][:, section])
                 )
             return row_state, column_state
 
         by_pair = {"by_cosine": gradients[0] * scale[:, None]} if form.paired else {}
-        rows, columns = (blocked(side | by_pair, ring.block) for side in (rows, columns))
+        rows, columns = (split_into_blocks(side | by_pair, ring.block) for side in (rows, columns))
 
         def end(side: Rows, state: Rows, at: jax.Array, other: Rows) -> Rows:
-            state = _add_pairs(form.widths, side, at_block(other, at), state) if form.paired else state
-            return state | {"vector": _across_direction(side, state, form.widths)}
+            state = _add_pair_gradients(form.widths, side, take_block(other, at), state) if form.paired else state
+            return state | {"vector": _orthogonal_gradient(side, state, form.widths)}
 
-        visit = Visit(_no_gradient, tile, functools.partial(end, other=rows), functools.partial(end, other=columns))
-        row_state, column_state = around(ring, rows, jax.vmap(_no_gradient)(rows), columns, visit)
-        of_scale = row_state["scale"] + (gradients[0] * sums[0]).sum(-1) / scale  # a logit is a cosine times the scale
+        visit = VisitCallbacks(
+            _zero_gradients, tile, functools.partial(end, other=rows), functools.partial(end, other=columns)
+        )
+        row_state, column_state = rotate_columns(ring, rows, jax.vmap(_zero_gradients)(rows), columns, visit)
+        of_scale = row_state["scale"] + (gradients[0] * sums[0]).sum(-1) / scale  # logit = cosine * scale
         of_scale += column_state["scale"] if form.both else 0.0
         return row_state["vector"], column_state["vector"], of_scale
 
@@ -288,13 +301,13 @@ def _vectors(z: jax.Array, widths: Sequence[int]) -> Rows:
     return {"vector": z, "inverse_norm": _inverse_norms(z, widths)}
 
 
-def _across(columns: Rows) -> Rows:
-    """The columns of a block on an axis of their own."""
+def _as_columns(columns: Rows) -> Rows:
+    """Adds a leading axis to the keys of columns, for broadcasting against rows."""
     return {name: columns[name][None] for name in ("content", "key", "exists")}
 
 
 def _sections(of_slices: Sequence[jax.Array], widths: Sequence[int]) -> list[tuple[int, int, jax.Array]]:
-    """(begin, end, sum over the slices that hold it) of the stretches of D between the widths."""
+    """Returns (begin, end, sum over the slices that contain it) of each section of D between two widths."""
     sums = [of_slices[-1]]
     for part in reversed(of_slices[:-1]):
         sums.insert(0, sums[0] + part)
@@ -302,7 +315,7 @@ def _sections(of_slices: Sequence[jax.Array], widths: Sequence[int]) -> list[tup
 
 
 def _paired_cosines(rows: Rows, columns: Rows, widths: Sequence[int]) -> jax.Array:
-    """[b, W] cosines of row i and column i."""
+    """Returns the cosines of row i and column i, [b, W]."""
     products = rows["vector"] * columns["vector"]
     parts = [products[:, low:high].sum(-1) for low, high in zip([0, *widths], widths, strict=False)]
     return jnp.cumsum(jnp.stack(parts, -1), -1) * rows["inverse_norm"] * columns["inverse_norm"]
@@ -311,46 +324,50 @@ def _paired_cosines(rows: Rows, columns: Rows, widths: Sequence[int]) -> jax.Arr
 # --------------------------------------------------------------------------------------------------------- gradients
 
 
-def _softmax(cosines: jax.Array, negative: jax.Array, side: Rows, at: int, axis: int) -> jax.Array:
-    """What each logit of a block gets of the gradient of its row's (axis 1) or column's (axis 0) sum in slice `at`."""
+def _logit_gradient(cosines: jax.Array, negative: jax.Array, side: Rows, at: int, axis: int) -> jax.Array:
+    """Returns the gradient of a block's logits in slice `at` through the sums of rows (axis 1) or columns (axis 0)."""
     scale, log_sum, gradient = (
         jnp.expand_dims(x, axis) for x in (side["scale"], side["log_sum"][:, at], side["gradient"][:, at])
     )
     return jnp.where(negative, jnp.exp(cosines * scale - log_sum), 0.0) * gradient
 
 
-def _no_gradient(side: Rows) -> Rows:
-    """What is collected: the gradient of the vectors as far as cosines are products, "along" [n, W] the part of it along the
-    vector, which normalisation takes away again, and the gradient of the inverse temperature."""
+def _zero_gradients(side: Rows) -> Rows:
+    """Returns zero accumulators for the gradients of rows or columns.
+
+    Returns:
+        "vector": [n, D] gradient with the norms held constant; "along": [n, W] its component along the vector, which
+        the gradient through the norms cancels; "scale": [n] gradient of the inverse temperature.
+    """
     shape = side["inverse_norm"].shape
     return {"vector": jnp.zeros_like(side["vector"]), "along": jnp.zeros(shape), "scale": jnp.zeros(shape[0])}
 
 
-def _collect(state: Rows, name: str, at: int | slice, value: jax.Array) -> Rows:
+def _accumulate(state: Rows, name: str, at: int | slice, value: jax.Array) -> Rows:
     return state | {name: state[name].at[:, at].add(value)}
 
 
-def _add_pairs(widths: Sequence[int], side: Rows, other: Rows, state: Rows) -> Rows:
-    """Adds what comes from the cosines of the pairs, whose gradient is "by_cosine" [n, W], to that of one of their sides."""
-    by_dot = _spread(side["by_cosine"] * side["inverse_norm"] * other["inverse_norm"], widths)
+def _add_pair_gradients(widths: Sequence[int], side: Rows, other: Rows, state: Rows) -> Rows:
+    """Adds the gradient of one side through the cosines of the pairs, whose gradient is "by_cosine" [n, W]."""
+    by_dot = _sum_per_dimension(side["by_cosine"] * side["inverse_norm"] * other["inverse_norm"], widths)
     return state | {
         "vector": state["vector"] + by_dot * other["vector"],
         "along": state["along"] + side["by_cosine"] * _paired_cosines(side, other, widths),
     }
 
 
-def _across_direction(side: Rows, state: Rows, widths: Sequence[int]) -> jax.Array:
-    """The gradient of vectors [n, D]: through z / |z| nothing along z is left."""
-    return state["vector"] - _spread(state["along"] * side["inverse_norm"] ** 2, widths) * side["vector"]
+def _orthogonal_gradient(side: Rows, state: Rows, widths: Sequence[int]) -> jax.Array:
+    """Returns the gradient of vectors z [n, D] through z / |z|: the component orthogonal to z."""
+    return state["vector"] - _sum_per_dimension(state["along"] * side["inverse_norm"] ** 2, widths) * side["vector"]
 
 
-def _spread(of_slices: jax.Array, widths: Sequence[int]) -> jax.Array:
-    """[n, W] of nested slices -> [n, D], at every place the sum over the slices that hold it."""
+def _sum_per_dimension(of_slices: jax.Array, widths: Sequence[int]) -> jax.Array:
+    """Returns for every dimension the sum over the slices that contain it, [n, W] -> [n, D]."""
     sections = _sections(list(of_slices.T), widths)
     return jnp.concatenate([jnp.broadcast_to(x[:, None], (len(x), high - low)) for low, high, x in sections], axis=1)
 
 
-# ------------------------------------------------------------------------------------------- hard negatives unshared
+# ---------------------------------------------------------------------------------------- hard negatives of own query
 
 
 def _own_hard_sums(
@@ -362,7 +379,7 @@ def _own_hard_sums(
     described: Rows,
     known: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """The logarithm of the sums over a query's own hard negatives [B, M, D], and the highest logit, [B, W] each."""
+    """Returns log-sum-exp and highest logit over a query's own hard negatives [B, M, D], [B, W] each."""
     by_pair = {name: value.reshape(*hard.shape[:2], *value.shape[1:]) for name, value in described.items()}
     negative = is_negative(rows, by_pair, known)
     logits = []

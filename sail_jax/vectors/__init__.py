@@ -1,1 +1,1 @@
-"""Vectors on the host and on the devices: unit length, search, k-means, and folders of embeddings."""
+"""Vectors on the host and on the devices: normalisation, search, k-means, and folders of embeddings."""

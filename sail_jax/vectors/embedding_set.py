@@ -1,10 +1,10 @@
-"""A folder of embeddings: Parquet parts of ids and vectors, and what they were made with.
+"""A folder of embeddings: Parquet parts of ids and vectors, and a description of how they were made.
 
 FOLDER/
-  embeddings.json        written last: what made the vectors, and how they are stored
+  embeddings.json        written last: how the vectors were made and are stored
   part-00000.parquet     `id` (string), `vector` (a list of fixed length)
 
-Axis letters: N rows, D width, W bytes or numbers that are stored of a row.
+Axis letters: N rows, D width, W stored numbers of a row.
 """
 
 import dataclasses
@@ -26,22 +26,22 @@ from sail_jax.vectors.unit import unit_rows
 
 _MARKER = "embeddings.json"
 _FORMAT = {"format": "sail_jax embeddings", "version": 1}
-# Entries of a unit vector that are stored as 127; larger ones are cut. None is larger than one, few than four deviations.
+# int8 stores entries of a unit vector as 127 from this many standard deviations, 1 / sqrt(D), on; few are larger.
 _CUT = 4.0
 _ROW_GROUP = 16_384
 
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddingInfo:
-    """What the embeddings of a folder are.
+    """How the embeddings of a folder were made and are stored.
 
     Attributes:
-        model: what the model is called: its run directory or export.
-        fingerprint: of its parameters (`runs.fingerprint`); vectors of different models cannot be compared.
-        dims: D, how many of the first dimensions are kept.
-        dtype: how they are stored, one of `VECTOR_DTYPES`.
-        modalities: what was shown of the items.
-        fields: text fields that were shown.
+        model: name of the model: its run directory or export.
+        fingerprint: hash of its parameters (`runs.fingerprint`); vectors of different models cannot be compared.
+        dims: D, the number of leading dimensions that are kept.
+        dtype: storage type, one of `VECTOR_DTYPES`.
+        modalities: modalities of the items that were shown to the model.
+        fields: text fields that were shown to the model.
         instruction: the system prompt.
     """
 
@@ -55,17 +55,17 @@ class EmbeddingInfo:
 
 
 def encode_vectors(z: Float[np.ndarray, "N D"], dtype: str) -> Shaped[np.ndarray, "N W"]:
-    """Vectors as they are stored.
+    """Returns normalised vectors in a storage type.
 
     Args:
-        z: any vectors; they are brought to unit length first, rows of zeros stay.
-        dtype: "float32"; "bfloat16"; "int8", in steps of 4 / (127 sqrt(D)); "binary", the signs, eight to a byte (D a multiple of 8).
+        z: vectors of any length, which are normalised first; rows of zeros stay zero.
+        dtype: "float32"; "bfloat16"; "int8", in steps of 4 / (127 sqrt(D)); "binary", the signs, eight in a byte.
 
     Returns:
         float32, uint16 (the bits of bfloat16) or int8, W = D; or uint8, W = D / 8.
 
     Raises:
-        SailError: on an unknown type, or a width that is no multiple of eight for "binary".
+        SailError: an unknown type, or a D that is not a multiple of 8 for "binary".
     """
     unit, dims = unit_rows(z), z.shape[1]
     if dtype == "float32":
@@ -82,7 +82,11 @@ def encode_vectors(z: Float[np.ndarray, "N D"], dtype: str) -> Shaped[np.ndarray
 
 
 def decode_vectors(stored: Shaped[np.ndarray, "N W"], dtype: str) -> Float32[np.ndarray, "N D"]:
-    """The inverse of `encode_vectors`, up to rounding: of unit length, or rows of zeros but for "binary"."""
+    """Inverts `encode_vectors` up to rounding.
+
+    Returns:
+        Unit vectors; rows of zeros stay zero, except for "binary".
+    """
     if dtype == "bfloat16":
         stored = stored.view(ml_dtypes.bfloat16)
     elif dtype == "binary":
@@ -97,14 +101,14 @@ def write_part(
     dtype: str,
     notes: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes one Parquet part; it appears under its name when it is complete.
+    """Writes one Parquet part atomically: the file appears when it is complete.
 
     Args:
         path: the file.
-        ids: one a row.
+        ids: one id per row.
         z: the vectors; see `encode_vectors`.
-        dtype: how they are stored.
-        notes: what is kept beside them in the schema's metadata, for `read_notes`.
+        dtype: storage type.
+        notes: further entries of the schema's metadata, for `read_notes`.
     """
     empty = encode_vectors(z[:0], dtype)
     width = empty.shape[1]
@@ -112,7 +116,7 @@ def write_part(
     schema = pa.schema([("id", pa.string()), ("vector", vector)], dict(notes or {}))
     partial = path.with_name(path.name + ".partial")
     with pq.ParquetWriter(partial, schema) as writer:
-        for at in range(0, len(ids), _ROW_GROUP):  # a group at a time, so that no second copy of all is made
+        for at in range(0, len(ids), _ROW_GROUP):  # one row group at a time, to avoid a second copy of all vectors
             stored = encode_vectors(z[at : at + _ROW_GROUP], dtype)
             vectors = pa.FixedSizeListArray.from_arrays(pa.array(stored.ravel()), width)
             some = pa.array(ids[at : at + _ROW_GROUP], pa.string())
@@ -121,13 +125,13 @@ def write_part(
 
 
 def read_notes(path: Path) -> dict[str, str]:
-    """The notes of a part."""
+    """Returns the notes of a part."""
     metadata = pq.read_schema(path).metadata or {}
     return {key.decode(): value.decode() for key, value in metadata.items()}
 
 
 def part_path(folder: Path, number: int) -> Path:
-    """The file of part `number`."""
+    """Returns the path of part `number`."""
     return folder / f"part-{number:05d}.parquet"
 
 
@@ -137,7 +141,7 @@ def write_info(folder: Path, info: EmbeddingInfo) -> None:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a folder is marked as complete."""
+    """Returns whether a folder is marked as complete."""
     return (folder / _MARKER).is_file()
 
 
@@ -156,13 +160,14 @@ class EmbeddingSet:
         marker = self.path / _MARKER
         if not is_complete(self.path):
             raise SailError(
-                f"{self.path} holds no complete embeddings (no {_MARKER}): name the --output of `embed`, or run it again."
+                f"{self.path} holds no complete embeddings (no {_MARKER}): "
+                "name the --output of `embed`, or run it again."
             )
         fields = json.loads(marker.read_text(encoding="utf-8"))
         if {key: fields.pop(key, None) for key in _FORMAT} != _FORMAT:
             raise SailError(f"{marker} is of another format or version; embed again.")
         self.info = EmbeddingInfo(**fields | {"fields": tuple(fields["fields"])})
-        # By number: from 100,000 on there are more than five digits.
+        # Sort by number; numbers from 100,000 on have more than five digits.
         self._parts = sorted(self.path.glob("part-*.parquet"), key=lambda part: (len(part.name), part.name))
         self._rows = sum(pq.ParquetFile(part).metadata.num_rows for part in self._parts)
 
@@ -170,7 +175,7 @@ class EmbeddingSet:
         return self._rows
 
     def batches(self, size: int = 16_384) -> Iterator[tuple[list[str], Float32[np.ndarray, "N D"]]]:
-        """All rows in order: (ids, vectors of unit length), at most `size` at a time."""
+        """Yields all rows in order, as (ids, unit vectors) of at most `size` rows."""
         for part in self._parts:
             for batch in pq.ParquetFile(part).iter_batches(size):
                 stored = batch["vector"].flatten().to_numpy(zero_copy_only=False)
@@ -178,7 +183,7 @@ class EmbeddingSet:
                 yield batch["id"].to_pylist(), decode_vectors(stored, self.info.dtype)
 
     def load(self) -> tuple[list[str], Float32[np.ndarray, "N D"]]:
-        """All of it in memory: ids, and vectors of unit length."""
+        """Returns all ids and unit vectors."""
         ids: list[str] = []
         z = np.zeros((len(self), self.info.dims), np.float32)
         for some, part in self.batches():
@@ -189,16 +194,16 @@ class EmbeddingSet:
     def sample(
         self, count: int, seed: int, batches: Iterable[tuple[list[str], Float32[np.ndarray, "_ D"]]] | None = None
     ) -> tuple[Int64[np.ndarray, " N"], Float32[np.ndarray, "N D"]]:
-        """Draws rows without replacement, in one pass; the same for the same seed.
+        """Draws rows without replacement, in one pass over the folder, deterministically by the seed.
 
         Args:
-            count: rows that are drawn; all where there are fewer.
-            seed: of the draw.
-            batches: those of this folder, where something is done with them on the way (progress, a cut of the width).
+            count: number of rows to draw; all rows if there are fewer.
+            seed: seed of the draw.
+            batches: the batches of this folder, if the caller wraps them (for a progress bar, or to cut the width).
 
         Returns:
-            rows: ascending.
-            z: their vectors.
+            rows: indices of the rows, ascending.
+            z: vectors of these rows.
         """
         chosen = np.random.default_rng(seed).choice(len(self), min(count, len(self)), replace=False, shuffle=False)
         chosen.sort()
@@ -212,13 +217,17 @@ class EmbeddingSet:
         return chosen, drawn
 
     def require_model(self, fingerprint: str, *, what: str) -> None:
-        """Checks that the vectors are of the model that something else was made with.
+        """Raises an error unless the vectors come from the model with this fingerprint.
+
+        Args:
+            fingerprint: fingerprint of the expected model.
+            what: names the model, or the files made with it, in the message.
 
         Raises:
-            SailError: they are of another model.
+            SailError: the vectors come from another model.
         """
         if fingerprint != self.info.fingerprint:
             raise SailError(
-                f"{self.path} holds vectors of another model ({self.info.model}, fingerprint {self.info.fingerprint}) than "
-                f"{what} (fingerprint {fingerprint}); embed the items with that model."
+                f"{self.path} holds vectors of another model ({self.info.model}, fingerprint {self.info.fingerprint}) "
+                f"than {what} (fingerprint {fingerprint}); embed the items with that model."
             )

@@ -1,7 +1,7 @@
 """Lloyd's k-means and residual k-means on the local devices, block by block.
 
-The matrix of distances never exists: a round goes through the rows in blocks and keeps the sum and the number of the rows
-of each cluster. The blocks of a stretch are split over the local devices.
+The matrix of distances is never stored: each round reads the rows in blocks and accumulates the sum and the number of
+the rows of each cluster. The rows are transferred in stretches, whose blocks are split over the local devices.
 
 Axis letters: N rows, D width, K clusters, L levels, S blocks of a stretch, R rows of a block.
 """
@@ -18,9 +18,9 @@ from jaxtyping import Float, Float32, Int32
 
 from sail_jax.errors import SailError
 
-# Put on the devices at a time, all together.
+# Size of a stretch, summed over all devices.
 _STRETCH_BYTES = 2**28
-# Both halves of a cluster that is split move off its centroid by this share of it, as in faiss (`EPS` of Clustering.cpp).
+# Relative distance of both halves of a split cluster from its centroid, as in faiss (`EPS` of Clustering.cpp).
 _SPLIT = np.float32(1 / 1024)
 _BY_BLOCK, _COPIED = PartitionSpec("blocks"), PartitionSpec()
 
@@ -37,23 +37,23 @@ def kmeans(
     block: int = 1024,
     held_bytes: int = 2**32,
 ) -> tuple[Float32[np.ndarray, "K D"], Int32[np.ndarray, " N"], float]:
-    """Clusters rows by Lloyd's algorithm, from rows drawn at random; the same on every call.
+    """Clusters rows by Lloyd's algorithm, from randomly drawn rows; the same on every call.
 
-    A cluster that has lost all its rows takes over half of the largest one.
+    An empty cluster takes over half of the largest cluster.
 
     Args:
-        x: may be memory-mapped.
-        k: clusters, K.
-        rounds: times that all rows are assigned and the centroids moved.
-        seed: of the draw of the first centroids.
-        initial: first centroids [K, D], instead of the draw.
-        block: rows whose distances are computed at a time, on each device.
-        held_bytes: up to this size, the rows stay on the devices in float32; beyond, each round reads them anew.
+        x: rows; may be memory-mapped.
+        k: number of clusters, K.
+        rounds: iterations of assigning all rows and updating the centroids.
+        seed: seed of the initial centroids.
+        initial: initial centroids [K, D], instead of drawn rows.
+        block: rows whose distances are computed at once on each device.
+        held_bytes: rows up to this size in float32 stay on the devices; larger ones are read again in each round.
 
     Returns:
-        centroids: the means of their rows.
-        assignment: the nearest centroid of each row; of equally near ones the first.
-        inertia: the sum of the squared distances to it.
+        centroids: mean of the rows of each cluster.
+        assignment: index of the nearest centroid of each row; ties go to the lower index.
+        inertia: sum of the squared distances of rows to their nearest centroids.
 
     Raises:
         SailError: there are fewer rows than clusters, `initial` has another shape, or a row is not finite.
@@ -63,7 +63,7 @@ def kmeans(
         return x[start:stop]
 
     if initial is None:
-        initial = _drawn(read, len(x), k, np.random.default_rng(seed))
+        initial = _draw_centroids(read, len(x), k, np.random.default_rng(seed))
     if initial.shape != (k, x.shape[1]):
         raise SailError(f"The first centroids are {initial.shape}, but {k} clusters need {(k, x.shape[1])}.")
     return _lloyd(_Rows(read, x.shape, block, held_bytes), initial, rounds)
@@ -78,7 +78,7 @@ def residual_kmeans(
     block: int = 1024,
     held_bytes: int = 2**32,
 ) -> tuple[list[Float32[np.ndarray, "_ D"]], Int32[np.ndarray, "N L"], list[float]]:
-    """Quantises rows level by level: each codebook is the k-means of what the ones before it leave of the rows.
+    """Quantises rows level by level: each codebook is the k-means of the residuals of the previous ones.
 
     The sum over levels of `codebooks[level][codes[:, level]]` reconstructs the rows.
     Source: residual quantisation into semantic IDs, arXiv 2510.12709, sec. 4.4.6.
@@ -87,39 +87,39 @@ def residual_kmeans(
         x: as in `kmeans`.
         codebook_sizes: L sizes of codebooks.
         rounds: as in `kmeans`, per level.
-        seed: of the draw of the first level; each further one adds one.
+        seed: seed of the first level; each further level adds one.
         block: as in `kmeans`.
         held_bytes: as in `kmeans`.
 
     Returns:
-        codebooks: one a level, with a row a code.
-        codes: of each row, one a level.
-        inertia: per level, the sum of the squares of what it and the levels before it leave.
+        codebooks: one per level, with one row per code.
+        codes: one per row and level.
+        inertia: sum of the squared residuals after each level.
 
     Raises:
-        SailError: as `kmeans`.
+        SailError: as in `kmeans`.
     """
     codebooks, codes, inertia = [], np.zeros((len(x), len(codebook_sizes)), np.int32), []
 
-    def left_over(start: int, stop: int) -> np.ndarray:
+    def residuals(start: int, stop: int) -> np.ndarray:
         part = np.array(x[start:stop], np.float32)
         for level, codebook in enumerate(codebooks):
             part -= codebook[codes[start:stop, level]]
         return part
 
     for level, size in enumerate(codebook_sizes):
-        initial = _drawn(left_over, len(x), size, np.random.default_rng(seed + level))
-        codebook, codes[:, level], left = _lloyd(_Rows(left_over, x.shape, block, held_bytes), initial, rounds)
+        initial = _draw_centroids(residuals, len(x), size, np.random.default_rng(seed + level))
+        codebook, codes[:, level], left = _lloyd(_Rows(residuals, x.shape, block, held_bytes), initial, rounds)
         codebooks.append(codebook)
         inertia.append(left)
     return codebooks, codes, inertia
 
 
 class _Rows:
-    """Rows on the devices, stretch by stretch.
+    """Iterates over rows on the devices, one stretch at a time.
 
     Args:
-        read: (start, stop) -> [stop - start, D], those rows.
+        read: (start, stop) -> rows [stop - start, D].
         shape: (N, D).
         block: R.
         held_bytes: as in `kmeans`.
@@ -137,7 +137,7 @@ class _Rows:
         self._held = list(self._put_stretches()) if 4 * width * count <= held_bytes else None
 
     def __iter__(self) -> Iterator[tuple[int, jax.Array, jax.Array]]:
-        """(first row, rows [S, R, D] float32, which of them exist [S, R] bool); zeros fill up the last stretch."""
+        """Yields (first row, rows [S, R, D] float32, which are not padding [S, R] bool); the last stretch is padded."""
         return iter(self._held) if self._held is not None else self._put_stretches()
 
     def _put_stretches(self) -> Iterator[tuple[int, jax.Array, jax.Array]]:
@@ -151,8 +151,11 @@ class _Rows:
             yield start, *jax.device_put((part.reshape(self._blocks, self._block, width), exists), by_block)
 
 
-def _drawn(read: _Read, count: int, k: int, rng: np.random.Generator) -> np.ndarray:
-    """[K, D] different rows. Rows of zeros are not drawn: in many dimensions, all rows are nearer to zero than to a row."""
+def _draw_centroids(read: _Read, count: int, k: int, rng: np.random.Generator) -> np.ndarray:
+    """Draws K different rows [K, D] as initial centroids.
+
+    Rows of zeros are not drawn: in many dimensions, all rows are nearer to zero than to another row.
+    """
     if k > count:
         raise SailError(f"{count} rows do not make {k} clusters; ask for fewer, or give more rows.")
     rows = (np.asarray(read(row, row + 1), np.float32) for row in rng.permutation(count))
@@ -161,15 +164,15 @@ def _drawn(read: _Read, count: int, k: int, rng: np.random.Generator) -> np.ndar
 
 
 def _lloyd(rows: _Rows, initial: np.ndarray, rounds: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """As `kmeans`."""
+    """Runs Lloyd's algorithm; returns (centroids, assignment, inertia) as `kmeans`."""
     centroids = jnp.asarray(initial, jnp.float32)
     for _ in range(rounds):
         totals = jnp.zeros(centroids.shape, jnp.float32), jnp.zeros(len(centroids), jnp.int32)
         for _, part, exists in rows:
             previous, totals = totals, _add(part, exists, centroids, totals, mesh=rows.mesh)
-            jax.block_until_ready(previous)  # so that no more than two stretches wait on the devices
+            jax.block_until_ready(previous)  # holds at most two stretches on the devices
         sums, members = np.array(totals[0]), np.array(totals[1])
-        centroids = jnp.asarray(_refilled(sums / np.maximum(members, 1)[:, None].astype(np.float32), members))
+        centroids = jnp.asarray(_refill_empty(sums / np.maximum(members, 1)[:, None].astype(np.float32), members))
     assignment, inertia = np.zeros(rows.shape[0], np.int32), 0.0
     for start, part, _ in rows:
         nearest, square = (np.asarray(found).ravel() for found in _assign(part, centroids, mesh=rows.mesh))
@@ -181,10 +184,11 @@ def _lloyd(rows: _Rows, initial: np.ndarray, rounds: int) -> tuple[np.ndarray, n
     return np.asarray(centroids), assignment, inertia
 
 
-def _refilled(centroids: np.ndarray, members: np.ndarray) -> np.ndarray:
-    """Centroids where each cluster without rows has got half of the largest cluster.
+def _refill_empty(centroids: np.ndarray, members: np.ndarray) -> np.ndarray:
+    """Returns centroids where each empty cluster has taken over half of the largest cluster.
 
-    The halves part in alternating directions, as in faiss (`split_clusters` of Clustering.cpp), which draws the cluster.
+    The two halves get opposite offsets of alternating sign, as in faiss (`split_clusters` of Clustering.cpp), which
+    draws the cluster to split at random.
     """
     members = members.copy()
     apart = np.where(np.arange(centroids.shape[1]) % 2, -_SPLIT, _SPLIT)
@@ -201,7 +205,7 @@ def _refilled(centroids: np.ndarray, members: np.ndarray) -> np.ndarray:
 def _add(
     rows: jax.Array, exists: jax.Array, centroids: jax.Array, totals: tuple[jax.Array, jax.Array], *, mesh: Mesh
 ) -> tuple[jax.Array, jax.Array]:
-    """The sums [K, D] and numbers [K] of the rows of each cluster, with those of a stretch added."""
+    """Adds the rows of a stretch to the sums [K, D] and the counts [K] of the rows of each cluster."""
 
     def on_one_device(rows: jax.Array, exists: jax.Array, centroids: jax.Array) -> tuple[jax.Array, jax.Array]:
         half = _half_squares(centroids)
@@ -223,7 +227,7 @@ def _add(
 
 @functools.partial(jax.jit, static_argnames="mesh")
 def _assign(rows: jax.Array, centroids: jax.Array, *, mesh: Mesh) -> tuple[jax.Array, jax.Array]:
-    """The nearest centroid of each row, [S, R] int32, and the squared distance to it, [S, R] float32."""
+    """Returns the nearest centroid of each row, [S, R] int32, and its squared distance, [S, R] float32."""
 
     def on_one_device(rows: jax.Array, centroids: jax.Array) -> tuple[jax.Array, jax.Array]:
         half = _half_squares(centroids)
@@ -239,21 +243,21 @@ def _assign(rows: jax.Array, centroids: jax.Array, *, mesh: Mesh) -> tuple[jax.A
 
 
 def _half_squares(centroids: jax.Array) -> jax.Array:
-    """[K] float32."""
+    """Returns half the squared norms of centroids, [K] float32."""
     return jnp.sum(centroids * centroids, axis=-1) / 2
 
 
 def _nearest(rows: jax.Array, centroids: jax.Array, half_squares: jax.Array) -> jax.Array:
-    """[R] int32; the square of a row itself is the same for all centroids and left out."""
+    """Returns the nearest centroid of each row, [R] int32; the norm of the row cancels in the comparison."""
     products = jnp.matmul(rows, centroids.T, precision=jax.lax.Precision.HIGHEST)
     return jnp.argmax(products - half_squares, axis=-1).astype(jnp.int32)
 
 
 def _sums(rows: jax.Array, nearest: jax.Array, sums: jax.Array) -> jax.Array:
-    """[K, D] sums with rows [R, D] added to those that `nearest` [R] names.
+    """Adds rows [R, D] to the sums [K, D] of their clusters, `nearest` [R].
 
-    Accelerators scatter slowly, and GPUs in an order that varies from call to call; there a product with one-hot rows
-    does it. A CPU takes twice as long over the product.
+    Scatters are slow on accelerators, and their order varies between calls on GPUs; so these use a product with one-hot
+    rows. On a CPU, the product takes twice as long as the scatter.
     """
     if jax.default_backend() == "cpu":
         return sums.at[nearest].add(rows, mode="drop")

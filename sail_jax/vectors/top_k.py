@@ -1,4 +1,4 @@
-"""Exact nearest rows by cosine, in blocks on the devices.
+"""Exact nearest-neighbour search by cosine, by blocks on the devices.
 
 Axis letters: Q queries, N rows of the corpus, D width, K results per query.
 """
@@ -19,20 +19,20 @@ def top_k(
     block: int,
     exclude: Int[np.ndarray, " Q"] | None = None,
 ) -> tuple[Int64[np.ndarray, "Q K"], Float32[np.ndarray, "Q K"]]:
-    """The k corpus rows with the highest cosine to each query; ties go to the lower row.
+    """Returns the k corpus rows with the highest cosine to each query; ties go to the lower row.
 
-    Never more than 512 x `block` scores exist at a time, on each device.
+    Each device stores at most 512 x `block` scores at a time.
 
     Args:
-        queries: a row of zeros finds nothing.
-        corpus: may be memory-mapped. Rows of zeros are never found.
+        queries: vectors of any length; a row of zeros has no results.
+        corpus: vectors of any length; may be memory-mapped. Rows of zeros are never results.
         k: K, results per query.
-        block: corpus rows scored at a time.
-        exclude: the row that a query must not find (itself), or -1.
+        block: corpus rows scored at once.
+        exclude: a corpus row that each query excludes, such as itself; -1 for none.
 
     Returns:
-        rows: -1 where there are fewer than k.
-        cosines: -inf there.
+        rows: indices of corpus rows, highest cosine first; -1 where a query has fewer than k.
+        cosines: cosines of these rows; -inf where a query has fewer than k.
     """
     return top_k_of(queries, TargetBlocks(corpus, corpus.any(axis=-1), block), k, exclude=exclude)
 
@@ -40,7 +40,7 @@ def top_k(
 def top_k_of(
     queries: Float[np.ndarray, "Q D"], corpus: TargetBlocks, k: int, *, exclude: Int[np.ndarray, " Q"] | None = None
 ) -> tuple[Int64[np.ndarray, "Q K"], Float32[np.ndarray, "Q K"]]:
-    """As `top_k`, of a corpus that is in blocks, which may lie on the devices already."""
+    """Returns the result of `top_k` for a corpus in blocks, which may already be on the devices."""
     if not len(queries) or not len(corpus):
         return np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
     present = queries.any(axis=-1)

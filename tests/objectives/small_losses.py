@@ -1,4 +1,4 @@
-"""Small batches of pairs, and values with gradients: of our losses, and of sentence-transformers' on given embeddings."""
+"""Small batches of pairs, and values and gradients of our losses and of those of sentence-transformers."""
 
 import jax
 import jax.numpy as jnp
@@ -18,19 +18,19 @@ OMNI = Pattern("O", "O")
 
 
 def value_and_grad(loss, argnums=0):
-    """That of JAX, compiled as a whole: operation by operation, each operation would be compiled on its own."""
+    """`jax.value_and_grad`, jitted: without jit, JAX would compile every operation separately."""
     return jax.jit(jax.value_and_grad(loss, argnums=argnums))
 
 
 class Given(torch.nn.Module):
-    """Stands where a model is expected and returns embeddings that are given."""
+    """A stub of a model that returns given embeddings."""
 
     def forward(self, features):
         return features
 
 
 def torch_loss(make, *sides, labels=None):
-    """Value and gradients of a loss of sentence-transformers at given embeddings."""
+    """Returns value and gradients of a loss of sentence-transformers at given embeddings."""
     model = SentenceTransformer(modules=[Given()], device="cpu")
     tensors = [torch.tensor(np.array(x), requires_grad=True) for x in sides]
     value = make(model)([{"sentence_embedding": side} for side in tensors], labels)

@@ -1,4 +1,4 @@
-"""Distillation of ID embeddings: against brute force, on meshes, in micro-batches; and teachers that stay as they are."""
+"""Distillation of ID embeddings: against brute force, on meshes, in micro-batches; teachers stay unchanged."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""InfoNCE against sentence-transformers and the formula written out, in values and gradients; and what does not count."""
+"""InfoNCE against sentence-transformers and the formula, in values and gradients; invalid pairs do not count."""
 
 import jax
 import jax.numpy as jnp

@@ -135,7 +135,7 @@ def test_a_batch_that_makes_no_fair_blocks_is_refused(settings):
 
 @pytest.mark.parametrize("hard", [0, 2])
 def test_no_scores_are_exchanged_on_tpus(hard):
-    """Their compiler would exchange them, all devices with all, for directions or halves that it splits by columns."""
+    """The TPU compiler would use an all-to-all for directions or halves that it splits by columns."""
     pytest.importorskip("libtpu")
     mesh = make_mesh(MeshConfig(data=4, fsdp=4), find_devices("v5e:4x4")[1])
     split = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))

@@ -1,4 +1,4 @@
-"""The folder of embeddings: what is written comes back, in order, and nothing unfinished or foreign is taken for it."""
+"""Folders of embeddings: reading returns the written rows in order; unfinished and foreign folders are refused."""
 
 import dataclasses
 import json
