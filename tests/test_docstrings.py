@@ -60,8 +60,7 @@ def test_first_lines_are_short_sentences():
         for path in FILES
         for line, message in faults_of(path.read_text())
     ]
-    assert not wrong, "
-".join(wrong)
+    assert not wrong, "\n".join(wrong)
 
 
 def test_faults_name_line_and_remedy():

@@ -72,7 +72,7 @@ def test_qwen(make, tmp_path):
     module, variables, loaded = load(tmp_path, "llm", causal=True)
     with torch.no_grad():
         theirs = reference(torch.tensor(TOKENS), torch.tensor(MASK)).last_hidden_state.numpy()
-    embedded = module.apply(variables, TOKENS, method="embed")
+    embedded = module.apply(variables, jnp.asarray(TOKENS), method="embed")
     hidden, _ = run(module, variables, embedded, POSITIONS, MASK)
     assert_close(hidden[MASK], theirs[MASK])
     assert loaded.left_over == {"language-model head": 1}

@@ -168,7 +168,7 @@ def _settings(config: Config, name: str) -> DatasetConfig:
     settings = config.data.datasets[name]
     if settings.kind != "pairs":
         raise SailError(
-            f"config.data.datasets.{name} has the kind {settings.kind!r}; hard negatives are mined only for pairs."
+            f"config.data.datasets.{name} is of kind {settings.kind!r}; hard negatives are mined only for pairs."
         )
     return settings
 
