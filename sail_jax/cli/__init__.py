@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None, program: str = "python -m sail_jax")
             f"{error.filename}: {error.strerror}. Check that the path is right, can be written, and has room.", 2
         )
     except KeyboardInterrupt:
-        return _fail("interrupted; the same command resumes after the last saved shard or checkpoint.", INTERRUPTED)
+        return _fail("interrupted; the same command resumes from what it last saved, if anything.", INTERRUPTED)
     return 0
 
 
@@ -94,7 +94,8 @@ def _parser(program: str) -> Parser:
         prog=program,
         description="Omni-modal embedding models: ingest, train, evaluate, export.",
         epilog="Change any setting with --config.a.b=value (quote lists: --config.eval.ks='(1, 10)'); "
-        "`describe --settings` lists all settings. For completion of verbs, flags and settings with Tab, put this line "
+        "`describe --settings` lists all settings. Defaults of flags are in parentheses. "
+        "For completion of verbs, flags and settings with Tab, put this line "
         'into ~/.bashrc or ~/.zshrc: eval "$(register-python-argcomplete sail-jax)". '
         "example: %(prog)s quickstart --workdir runs/quickstart",
     )

@@ -16,7 +16,7 @@ def add_verb(verbs: Any) -> None:
         "balance",
         run,
         "compute sampling weights of the training sets from their similarity to the evaluation tasks",
-        "--workdir runs/glyphs --output data/glyphs/weights.json",
+        "--workdir runs/quickstart --output runs/quickstart/data/weights.json",
         workdir="run directory of an early model",
         config="of run",
     )

@@ -20,7 +20,7 @@ def add_verb(verbs: Any) -> None:
         run,
         "embed an item store, a table of items or a folder of files into Parquet parts of `id` and `vector`; the same "
         "command resumes an interrupted run",
-        "--workdir runs/glyphs --output embeddings/glyphs --dims 128 --dtype int8",
+        "--workdir runs/quickstart --output embeddings/quickstart --dims 48 --dtype int8",
         workdir="run directory",
         config="of run",
     )
@@ -49,7 +49,7 @@ def add_verb(verbs: Any) -> None:
     sub.add_argument(
         "--instruction",
         default=DEFAULT_INSTRUCTION,
-        help=f"system prompt; best the one with which the run was trained on targets ({DEFAULT_INSTRUCTION!r})",
+        help=f"system prompt; best the target_instruction of the run's training sets ({DEFAULT_INSTRUCTION!r})",
     )
     sub.add_argument("--rows-per-part", type=int, default=65_536, help="items of the source per part (65536)")
     sub.add_argument("--batch-size", type=int, help="items per batch (config.eval.batch_size)")

@@ -23,7 +23,7 @@ def add_verb(verbs: Any) -> None:
         "evaluate",
         run,
         "evaluate a trained run, or a folder of embeddings, and write metrics.json, evaluation.json and report.html",
-        "--workdir runs/glyphs",
+        "--workdir runs/quickstart",
         workdir="run directory, to which the figures are written",
         config="of run",
     )

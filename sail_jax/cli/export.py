@@ -16,7 +16,7 @@ def add_verb(verbs: Any) -> None:
         "export",
         run,
         "write a trained run as a folder that sentence-transformers and PyTorch load",
-        "--workdir runs/glyphs --output exports/glyphs",
+        "--workdir runs/quickstart --output exports/quickstart",
         workdir="run directory",
         config="",
     )

@@ -15,7 +15,7 @@ def add_verb(verbs: Any) -> None:
         "index",
         run,
         "build a faiss index file of embeddings, part by part",
-        "--embeddings embeddings/glyphs --output indexes/glyphs.faiss --kind hnsw",
+        "--embeddings embeddings/quickstart --output indexes/quickstart.faiss --kind hnsw",
         workdir="",
         config="",
     )
@@ -24,7 +24,7 @@ def add_verb(verbs: Any) -> None:
         "--output", required=True, type=Path, help="index file; its ids and settings are written next to it"
     )
     sub.add_argument(
-        "--kind", choices=INDEX_KINDS, default="flat", help="exact (flat), compressed (ivfpq), or a graph (hnsw) (flat)"
+        "--kind", choices=INDEX_KINDS, default="flat", help="flat: exact; ivfpq: compressed; hnsw: a graph (flat)"
     )
     sub.add_argument("--dims", type=int, default=0, help="index the first dimensions only (all)")
     sub.add_argument("--nlist", type=int, default=0, help="ivfpq: inverted lists (4 sqrt(N), at most N / 39)")

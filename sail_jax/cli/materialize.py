@@ -14,7 +14,8 @@ def add_verb(verbs: Any) -> None:
         verbs,
         "materialize",
         run,
-        "write a training set's joined, shuffled records as shards that are read in order, for object storage",
+        "write the records of a training set, pairs with their items, as shards in the order in which training reads "
+        "them, for data on object storage",
         "--config configs/glyphs.py --config.data.dir=data/glyphs --dataset i2i --output data/glyphs/materialized/i2i",
         workdir="",
     )

@@ -14,7 +14,7 @@ def add_verb(verbs: Any) -> None:
         "mine",
         run,
         "mine the hard negatives of a training set with a trained run, and write a table that `train` reads",
-        "--workdir runs/glyphs --dataset i2i --output data/glyphs/negatives/i2i.parquet",
+        "--workdir runs/quickstart --dataset copair --output runs/quickstart/data/negatives/copair.parquet",
         workdir="run directory",
         config="of run",
     )

@@ -14,7 +14,7 @@ def add_verb(verbs: Any) -> None:
         "prompts",
         run,
         "show the filled prompts of both sides of each data set and task",
-        "--config configs/glyphs.py --config.data.dir=data/glyphs",
+        "--config quickstart --config.data.dir=runs/quickstart/data",
         workdir="",
     )
     sub.add_argument("--row", type=int, default=0, help="row of each table to show (0)")

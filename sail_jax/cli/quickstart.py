@@ -45,4 +45,4 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     console.print("[bold]4/4 Evaluation[/bold]")
     evaluate_and_print(config, workdir)
     console.print(f"Done in {time.monotonic() - began:.0f} s.")
-    print_next(options, "embed", "--workdir", workdir, "--output", workdir / "embeddings")
+    print_next(options, "embed", "--workdir", workdir, "--output", Path("embeddings") / workdir.name)

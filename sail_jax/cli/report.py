@@ -14,7 +14,7 @@ def add_verb(verbs: Any) -> None:
         "report",
         run,
         "write the report of an evaluated run again, or compare several runs on one page; needs no model or items",
-        "--workdir runs/glyphs --workdir runs/glyphs_large --output report.html",
+        "--workdir runs/quickstart --workdir runs/world --output report.html",
         workdir="",
         config="",
     )

@@ -28,7 +28,7 @@ def add_verb(verbs: Any) -> None:
         "search",
         run,
         "print the items nearest to a text, an image, a sound, a video, any mixture of them, or to an item",
-        "--workdir runs/glyphs --embeddings embeddings/glyphs --text 'a smiling cat' --image cat.jpg",
+        "--workdir runs/quickstart --embeddings embeddings/quickstart --text 'a smiling cat' --image cat.jpg",
         workdir="run directory of the model that embedded the items",
         config="of run",
     )

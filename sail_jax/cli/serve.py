@@ -14,7 +14,7 @@ def add_verb(verbs: Any) -> None:
         "serve",
         run,
         "serve a search page on this machine, for queries of text and files; Ctrl-C ends it",
-        "--workdir runs/glyphs --embeddings embeddings/glyphs",
+        "--workdir runs/quickstart --embeddings embeddings/quickstart",
         workdir="run directory of the model that embedded the items",
         config="of run",
     )

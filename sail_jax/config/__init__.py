@@ -1,4 +1,4 @@
-"""Declares every setting of the project with type, default and meaning; loads and saves configs.
+"""Declares every setting of an experiment with type, default and meaning; loads and saves configs.
 
 The dataclasses of this package are the only declarations of settings, a file per subject; `schema` declares and checks
 their fields. An experiment file (`configs/*.py`) starts from `default_config()`, a locked `ml_collections.ConfigDict`
@@ -177,7 +177,10 @@ def _failure(error: Exception, path: pathlib.Path) -> str:
     reason = error.args[0] if isinstance(error, KeyError | AttributeError) and error.args else error
     unknown = _UNKNOWN_KEY.search(str(reason))
     if unknown is None:
-        return f"{place}: {type(error).__name__}: {reason}"
+        remedy = " Set it to a dict first, as in config.data.datasets = {'copair': {...}}." * bool(
+            re.fullmatch(r"[\"']+\w+[\"']+", str(reason))
+        )
+        return f"{place}: {type(error).__name__}: {reason}.{remedy}"
     key = unknown["set"] or unknown["read"]
     # The source line has the full path of the key: config.model.llm.KEY.
     written = re.search(rf"\.((?:\w+\.)*{key})\b", (frames[-1].line or "") if frames else "")

@@ -17,7 +17,7 @@ class MiningConfig:
     target_block: int = setting(8192, "targets scored at a time; only one block of scores is held in memory", low=1)
     exact_scores: int = setting(
         20_000_000,
-        "number of scores up to which lambda* is the best of all thresholds; with more, the best multiple of 2^-15",
+        "maximum number of scores (queries x targets) for an exact lambda*; with more, it is a multiple of 2^-15",
         low=0,
     )
 

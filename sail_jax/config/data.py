@@ -63,15 +63,15 @@ class DatasetConfig:
     history: int = setting(10, "number of latest items of a history that form the query (only 'sequences')", low=1)
     distinct_items: int = setting(
         0,
-        "capacity of a batch in distinct items per sequence, targets included: an item of several sequences of a "
-        "device is encoded once, and items beyond the capacity are left out, oldest first; 0 for history + 1, the "
-        "maximum (only 'sequences')",
+        "distinct items per sequence, targets included, for which a batch has room: an item of several sequences of a "
+        "device is encoded once; if the room runs out, the oldest items are left out; 0 for history + 1, which is "
+        "always enough (only 'sequences')",
         low=0,
     )
     seen: int = setting(
         100,
-        "number of latest items seen by a user, outside the history, that like the history are excluded from the "
-        "negatives (only 'sequences')",
+        "number of items last seen by the user, besides the history, that are excluded from the negatives; those of "
+        "the history always are (only 'sequences')",
         low=0,
     )
     query_fields: tuple[str, ...] = setting(TEXT_FIELDS, "text fields shown on the query side")
@@ -99,8 +99,8 @@ class DataConfig:
     )
     frame_budget: float = setting(
         0.0,
-        "capacity in frames per item, averaged over the pairs that are encoded together (of a device, a micro-batch, a "
-        "model.media_chunk); 0 for the maximum",
+        "frames per item, on average, for which a batch has room; pairs that are encoded together (of a device, a "
+        "micro-batch, a model.media_chunk) share the room; 0 for perceiver.max_frames",
         low=0,
     )
     clip_budget: float = setting(0.0, "capacity in audio clips per item, likewise; 0 for the maximum", low=0)
@@ -147,7 +147,7 @@ class ItemSourceConfig:
         "an item without such a file has no image",
     )
     video_pattern: str = setting(
-        "", "likewise, its video file, such as 'videos/{item_id}.mp4', for frames and sound without a file"
+        "", "likewise, its video file, such as 'videos/{item_id}.mp4', for items that lack an image or a sound file"
     )
     audio_pattern: str = setting("", "likewise, its sound file, such as 'audio/{item_id}.wav'")
     audio_rate: int = setting(
@@ -206,7 +206,7 @@ class IngestConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticConfig:
-    """Settings of the generated world of the quickstart."""
+    """Settings of the generated world, of the quickstart and of the generated recommender."""
 
     num_items: int = setting(1200, "number of items", low=1)
     num_users: int = setting(400, "number of users", low=1)

@@ -7,7 +7,7 @@ from sail_jax.config.schema import setting
 from sail_jax.items import TEXT_FIELDS
 from sail_jax.patterns import MODALITIES
 
-# Families of metrics, each in its own module of `evaluation` (arXiv 2510.12709, sec. 4.2).
+# Families of metrics, each in its own module of `evaluation.metrics` (arXiv 2510.12709, sec. 4.2).
 METRIC_FAMILIES = ("recall", "ranking", "separability", "clustering", "agreement", "bijective", "auc")
 
 

@@ -108,7 +108,8 @@ class BatchSource:
         config: the experiment, or a stage of it.
         share: the pairs of the global batch that this process prepares.
         begin: the first step of the stage.
-        drawn: how often each data set was drawn before this stage, so that its rows continue; empty for never.
+        drawn: number of draws of each data set in earlier stages, after which this stage continues in its table; empty
+            if there were none.
 
     Attributes:
         empty: allocates the arrays of pixels and of sound; `np.empty`, or shared memory in a worker process.

@@ -2,8 +2,8 @@
 
 Axis letters: V views, n items of a window, N token positions, D width, Q histories, L items of a history.
 
-To keep padding small, a window of items is sorted by what they hold, and each batch is as long as its longest item.
-Lengths, rows, frames and clips are rounded up to buckets, so that few shapes are compiled.
+To keep padding small, the items of a window are sorted by their numbers of frames, clips and tokens, and each batch is
+padded only to its longest item. The sizes of a batch are rounded up to a few values, so that few shapes are compiled.
 """
 
 import dataclasses
@@ -134,8 +134,9 @@ class Embedder:
 
         Args:
             items: a stream of items, or of functions that load one, which are called in threads.
-            view: the fields, the instruction and the modalities, which must cover those of `views`.
-            views: modality sets, each embedded separately; the towers run once.
+            view: the fields, the instruction and the modalities shown; these include all modalities of `views`.
+            views: sets of modalities, such as "VT"; each gives every item an embedding of its own, from one pass of the
+                towers.
             batch_size: items per batch, rounded up to the data-parallel devices; None for `config.eval.batch_size`.
 
         Yields:
@@ -156,7 +157,8 @@ class Embedder:
         """Returns the pooled vectors of histories, as the model was trained (`config.model.sequence`).
 
         Args:
-            vectors: [n, D] of items, may be memory-mapped; rows of zeros, items without a vector, are ignored.
+            vectors: [n, D] of items, may be memory-mapped; a row of zeros stands for an item without a vector, and is
+                ignored.
             sequences: Q arrays of rows of `vectors`, oldest first; the last `model.sequence.max_items` are pooled.
 
         Returns:

@@ -45,8 +45,8 @@ class TaskResult:
         main: whether it is the task's own view at full width.
         metrics: name -> value.
         queries: number of queries scored.
-        skipped: number of queries left out: they have no relevant items, or they or all these items lack the task's
-            modalities.
+        skipped: number of queries left out, because a query has no relevant item, or because the query or all its
+            relevant items have none of the view's modalities.
         corpus: number of items, or labels, searched.
         width: number of dimensions of the vectors used; 0 for TF-IDF.
         rows: [Q, 8] int64, the nearest rows of the corpus; None unless it is a main result.

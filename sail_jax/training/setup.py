@@ -20,7 +20,7 @@ from sail_jax.training.state import TrainState, abstract_state, first_state, spl
 
 @dataclasses.dataclass(frozen=True)
 class TrainSetup:
-    """The parts of a train step; the stages of a run differ only in the objective.
+    """The parts of a train step; the setups of the stages of a run differ only in the objective.
 
     Attributes:
         config: the experiment.

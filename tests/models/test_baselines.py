@@ -186,7 +186,7 @@ def test_hard_negatives_and_gradients_of_a_batch_without_media(params):
 @pytest.mark.slow
 def test_training_lowers_a_contrastive_loss():
     """Pairs of random items come together, from fresh parameters."""
-    batch, optimizer = make_batch(CONFIG), optax.adam(3e-3)
+    batch, optimizer = jax.device_put(make_batch(CONFIG)), optax.adam(3e-3)
 
     def loss(params):
         (query, target), _ = make_model(CONFIG).apply({"params": params}, batch)

@@ -7,7 +7,7 @@
 
 The table appears when everything else is written. Queries and targets have the order of their keys, as in the table. If
 a side shows only text, rows of equal text are merged into the first of them, since training treats them as the same
-content (`objectives.negatives`).
+content (`objectives.negative_masks`).
 
 Source: arXiv 2510.12709, sec. 3.1.2.
 """
@@ -109,7 +109,7 @@ def mine_dataset(
         store: the item store.
         name: name of the data set.
         output: the table to write, NAME.parquet.
-        query_embeddings: Parquet file of embeddings to use instead of the model (see `read_side`).
+        query_embeddings: file or folder of embeddings to use instead of the model (see `read_side`).
         target_embeddings: likewise.
         model: name of the model, which is written into the table; embeddings of another name are not reused.
 
@@ -175,7 +175,9 @@ def _settings(config: Config, name: str) -> DatasetConfig:
 
 @dataclasses.dataclass(frozen=True)
 class _Problem:
-    """The queries and targets to embed and score: of Q queries and N targets, q and n are distinct.
+    """The queries and targets to embed and score.
+
+    Merging rows of equal content leaves q of the Q queries and n of the N targets.
 
     Attributes:
         sides: the q queries and the n targets.

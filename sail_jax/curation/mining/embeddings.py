@@ -171,7 +171,7 @@ def _fingerprint(side: Side, embedder: Embedder, model: str | None) -> str:
 
 
 def read_side(side: Side, path: str | Path, folder: Path) -> np.ndarray:
-    """Reads the embeddings of a side from a Parquet file with the columns `id` and `vector`.
+    """Reads the embeddings of a side from Parquet, or from a folder that `embed` wrote.
 
     Args:
         side: the side.

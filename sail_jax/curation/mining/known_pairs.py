@@ -107,9 +107,10 @@ def merge_equal(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def known_tables(config: Config) -> Iterator[tuple[PairTable, float]]:
     """Yields the pair tables of the data folder and of the config, each with its minimum score.
 
-    Pairs below the minimum score are not positives; it is a setting of the data set that reads the table, and all pairs
-    of other tables are positives. Each file is yielded once, split by split, however often the config names it. Tables
-    of the config that do not exist are skipped: a later stage may write them.
+    Pairs below the minimum score are not positives. It is the `min_score` of the data set that reads the table, the
+    lowest if there are several; in tables that no data set reads, all pairs are positives. Each file is yielded once,
+    split by split, however often the config names it. Tables of the config that do not exist are skipped: a later stage
+    may write them.
 
     Raises:
         SailError: no table has one of `config.mining.positive_splits`, or a table is damaged.

@@ -1,6 +1,7 @@
 """Finds the threshold that best separates positives from negatives, lambda* = argmax_t F1(t).
 
-A pair is predicted to be positive if its score is >= t: so are tp(t) of the P positives, and fp(t) of the negatives.
+A pair is predicted to be positive if its score is >= t. tp(t) is the number of the P positives predicted so, and fp(t)
+that of the negatives.
 Precision = tp / (tp + fp), recall = tp / P, F1 = 2 tp / (tp + fp + P).
 
 Source: arXiv 2510.12709, sec. 3.1.2.
@@ -61,9 +62,9 @@ class Threshold:
         precision: precision at lambda*.
         recall: recall at lambda*.
         false_negatives: number of negatives with a score >= lambda*, which are assumed to be unlisted positives.
-        resolution: 0 if lambda* is the best of all thresholds, else the width of the bins of whose edges it is the
-            best. F1 then misses its maximum by the scores of one bin at most; if F1 is flat, the maximum may be a few
-            bins away.
+        resolution: 0 if lambda* is exact, else the width of the bins: lambda* is then the bin edge with the highest F1.
+            This F1 misses the maximum by the scores of one bin at most, but where F1 is flat, the exact threshold may
+            be a few bins away.
         curve: counts over the range of the scores, including lambda*.
     """
 
