@@ -1,5 +1,6 @@
 """Eight host devices for the whole test run, and a small ingested world that tests share."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -21,7 +22,11 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker has the environment of t
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
     # Bounded, the cache is locked: no process reads what another one is still writing.
     os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2**34)
+    # Where in the source an operation was written is noted for each of them; a fifth of the time of a large step.
+    os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
     os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for a hub
+# Traces are many small objects that live on; looking for circles among them every 700 takes a twentieth of the time.
+gc.set_threshold(100_000, 50, 100)
 # Where transformers puts the code of exported models; else a folder in the user's home.
 _code = tempfile.TemporaryDirectory(prefix="sail-jax-code-")
 os.environ["HF_MODULES_CACHE"] = _code.name

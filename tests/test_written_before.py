@@ -62,6 +62,7 @@ def test_a_run_goes_on_from_its_training_state(written, capsys):
     assert (written / "run" / "metrics.jsonl").read_text() == lines
 
 
+@pytest.mark.slow
 def test_tables_and_the_export_start_another_run(written):
     words = [
         "datasets.copair.negatives=negatives/copair.parquet",

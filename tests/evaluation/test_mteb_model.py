@@ -105,6 +105,7 @@ def test_a_run_and_its_export_score_as_our_own_recall(run, task, searches, tmp_p
         assert of_export[f"recall_at_{k}"] == pytest.approx(of_run[f"recall_at_{k}"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_texts_pictures_and_instructions(run):
     model, embedder = mteb_model(run, prompts={"Retrieval-query": "Find it.", "Other": "x"}), sail_jax.load(run)
     picture = Image.open(io.BytesIO(open_png()))
