@@ -177,10 +177,10 @@ def _failure(error: Exception, path: pathlib.Path) -> str:
     reason = error.args[0] if isinstance(error, KeyError | AttributeError) and error.args else error
     unknown = _UNKNOWN_KEY.search(str(reason))
     if unknown is None:
-        remedy = " Set it to a dict first, as in config.data.datasets = {'copair': {...}}." * bool(
+        remedy = ". Set it to a dict first, as in config.data.datasets = {'copair': {...}}." * bool(
             re.fullmatch(r"[\"']+\w+[\"']+", str(reason))
         )
-        return f"{place}: {type(error).__name__}: {reason}.{remedy}"
+        return f"{place}: {type(error).__name__}: {reason}{remedy}"
     key = unknown["set"] or unknown["read"]
     # The source line has the full path of the key: config.model.llm.KEY.
     written = re.search(rf"\.((?:\w+\.)*{key})\b", (frames[-1].line or "") if frames else "")

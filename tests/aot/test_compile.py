@@ -15,6 +15,8 @@ from sail_jax.aot.compile import compile_ahead
 from sail_jax.data.pipeline import BatchSource, HostShare
 from sail_jax.errors import SailError
 
+pytestmark = pytest.mark.slow
+
 GIB = 2**30
 
 
@@ -68,7 +70,6 @@ def test_operations_and_traffic(report):
     assert all(bound > 0 for bound in report.bounds.values())
 
 
-@pytest.mark.slow
 def test_a_larger_batch_sends_only_more_embeddings(report, world):
     settings = costly(world)
     settings.data.batch_size = 64
@@ -135,7 +136,6 @@ def test_a_config_without_data_sets_is_refused(settings):
         compile_ahead(config_lib.build(settings), "h100:8")
 
 
-@pytest.mark.slow
 def test_the_data_sets_are_those_of_the_stage(words, monkeypatch):
     words.stages = {
         "1_search": {"steps": 10, "weights": {"search": 1.0}},

@@ -66,6 +66,7 @@ def test_embed_does_not_import_libraries_of_balance():
     assert not modules & {"ott", "sklearn", "matplotlib", "tensorboardX", "torch"}
 
 
+@pytest.mark.slow
 def test_training_does_not_import_an_installed_torch_which_others_still_can():
     pytest.importorskip("torch")
     modules, _ = modules_after("import sail_jax.training.loop\nassert 'torch' not in sys.modules\nimport torch")

@@ -153,6 +153,7 @@ def test_what_transformers_does_not_compute_is_refused(settings, tmp_path):
         export(run.path, tmp_path / "out", adapters=True)
 
 
+@pytest.mark.slow
 def test_adapters_in_the_format_of_peft(settings, tmp_path):
     config, run, items = make_run(settings, tmp_path / "run", lora=True)
     export(run.path, tmp_path / "out", adapters=True)

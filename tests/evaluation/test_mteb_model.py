@@ -29,7 +29,7 @@ from sail_jax.evaluation.mteb_model import mteb_model  # noqa: E402
 
 CUTS = (1, 5, 10, 20)
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = [pytest.mark.usefixtures("one_device"), pytest.mark.slow]
 
 
 def metadata(name):
@@ -93,7 +93,6 @@ def own_recall(run, searches, dims):
     return recall_at_k(rows, relevant, CUTS)
 
 
-@pytest.mark.slow
 def test_a_run_and_its_export_score_as_our_own_recall(run, task, searches, tmp_path):
     expected = own_recall(run, searches, 16)
     of_run = scores(mteb_model(run, dims=16), task)
@@ -105,7 +104,6 @@ def test_a_run_and_its_export_score_as_our_own_recall(run, task, searches, tmp_p
         assert of_export[f"recall_at_{k}"] == pytest.approx(of_run[f"recall_at_{k}"], abs=1e-4)
 
 
-@pytest.mark.slow
 def test_texts_pictures_and_instructions(run):
     model, embedder = mteb_model(run, prompts={"Retrieval-query": "Find it.", "Other": "x"}), sail_jax.load(run)
     picture = Image.open(io.BytesIO(open_png()))

@@ -7,7 +7,7 @@ from PIL import Image
 
 from sail_jax.evaluation.report.page import write_report
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 # Elements that scroll in their own box may be wide. Clipped parts of a chart are hidden, but its text must be inside.
@@ -35,7 +35,6 @@ def pages(tmp_path_factory):
 
 @pytest.mark.parametrize(("size", "scheme"), [("desktop", "light"), ("phone", "dark")])
 @pytest.mark.parametrize("name", ["one", "several"])
-@pytest.mark.slow
 def test_page_in_a_browser(name, size, scheme, pages, browser, tmp_path):
     width, height = SIZES[size]
     page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)

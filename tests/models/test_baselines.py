@@ -94,6 +94,7 @@ def whole(of_sides):
     return np.concatenate([np.asarray(query)[:, :, None], target], axis=2)
 
 
+@pytest.mark.slow
 def test_values_are_those_of_the_towers_by_hand(batch, params, by_hand):
     z, out = forward(CONFIG, params, batch, (VIEWS, VIEWS))
     z, filled, (visual, textual, encoded) = whole(z), whole(out.filled), map(whole, out.parts)

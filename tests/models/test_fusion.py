@@ -165,6 +165,7 @@ def test_a_view_equals_a_batch_that_lacks_the_rest(apply, batch, view):
     close(apply(batch, PARTS)[PARTS.index(view)], apply(lacking, ("O",))[0])
 
 
+@pytest.mark.slow
 def test_stacked_views_equal_single_ones(apply, batch):
     views = ("VTA", "T", "VA")
     together = apply(batch, views)

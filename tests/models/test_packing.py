@@ -65,7 +65,8 @@ def assert_alike(left, right):
         np.testing.assert_allclose(a, b, atol=1e-4 * max(np.abs(b).max(), 1e-2))
 
 
-@pytest.mark.parametrize("attention", ["joint", pytest.param("latents", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("attention", ["joint", "latents"])
 def test_a_packed_fusion_equals_a_padded_one(settings, attention):
     settings.model.perceiver.attention = attention
     config, objective, loss = loss_of(settings)

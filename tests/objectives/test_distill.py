@@ -66,6 +66,7 @@ def test_distillation_equals_brute_force(taught, kind):
     assert not batch.has_id.all()
 
 
+@pytest.mark.slow
 def test_pairs_are_taught_on_both_sides_under_all_views(taught):
     taught.data.datasets = {
         "copair": {

@@ -13,6 +13,7 @@ from sail_jax.training.loop import make_step
 from sail_jax.training.setup import TrainSetup
 
 
+@pytest.mark.slow
 def test_micro_batches_equal_the_whole_batch(everything):
     """On a mesh with all axes, with texts packed, media in chunks, and the loss around the ring."""
     settings = config_lib.to_dict(everything)

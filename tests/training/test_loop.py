@@ -57,6 +57,7 @@ def finished(world, tmp_path_factory):
     return settings, workdir
 
 
+@pytest.mark.slow
 def test_files_of_a_run(finished):
     run = RunDirectory(finished[1])
     line = read_training_log(run)[-1]
@@ -95,6 +96,7 @@ def test_changed_data_is_refused(finished, monkeypatch, one_device):
         train(config_lib.build(settings), finished[1])
 
 
+@pytest.mark.slow
 def test_too_many_bad_records_stop_the_run_with_its_state_saved(settings, tmp_path, monkeypatch, one_device):
     settings.data.max_bad_records = 1
     settings.train.update(steps=4, checkpoint_every=4)

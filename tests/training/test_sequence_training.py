@@ -135,6 +135,7 @@ def test_an_item_of_several_sequences_is_encoded_once(settings, table):
     assert batch_shapes(config, ("histories",), 1).members.shape == loaded.arrays.members.shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["mean", "transformer"])
 def test_an_embedder_pools_as_training_does(settings, table, pooling):
     settings = sequences(settings, table, patterns=("O->O",), distinct_items=4)

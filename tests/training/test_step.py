@@ -129,6 +129,7 @@ def test_steps_learn_and_do_not_change_frozen_parameters(config):
     assert all(changed["model"][tower]["kernel"] for tower in ("vision_adapter", "audio_adapter"))
 
 
+@pytest.mark.slow
 def test_the_temperatures_have_their_own_learning_rate(settings):
     moved = []
     for rate in (1.0, 10.0):
