@@ -65,6 +65,10 @@ def test_a_suggestion_is_printed_and_not_applied(override, message):
         ("config.dtaa.dir = 'x'", r"no setting dtaa\. Did you mean config\.data"),
         ("config.train.update(stepz=3)", r"no setting stepz\. Did you mean config\.train\.steps"),
         ("config.zzzz = 3", "describe --settings"),
+        (
+            "config.data.datasets.copair.weight = 2.0",
+            r"'copair'.*Set it to a dict first, as in config\.data\.datasets = ",
+        ),
         ("(5).foo", "line 4: AttributeError: 'int' object has no attribute 'foo'$"),
     ],
 )
