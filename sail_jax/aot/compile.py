@@ -1,6 +1,5 @@
 """Compiles the train step of a config ahead of time, for hardware that this machine does not have."""
 
-import dataclasses
 import math
 import re
 import time
@@ -12,24 +11,24 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.stages import Compiled, Traced
 
-from sail_jax.aot.chips import Chip, find_devices
+from sail_jax.aot.chips import find_devices
 from sail_jax.aot.collectives import collective_bytes
-from sail_jax.aot.flops import executed_flops, jaxpr_flops
 from sail_jax.aot.report import AheadReport, Memory
 from sail_jax.batch import Batch
 from sail_jax.config import Config
 from sail_jax.config.schema import nearest
 from sail_jax.data.batch_shapes import batch_kinds, batch_shapes, estimated_token_room
 from sail_jax.errors import SailError
-from sail_jax.models.model import make_model
 from sail_jax.objectives.matching import Recipe
 from sail_jax.objectives.objective import make_objective
+from sail_jax.sharding.chips import Chip
 from sail_jax.sharding.mesh import BATCH_SPEC, check_batch, data_shards, make_mesh
+from sail_jax.training.flops import jaxpr_flops
 from sail_jax.training.loop import make_step
+from sail_jax.training.model_flops import model_flops
 from sail_jax.training.setup import TrainSetup
 from sail_jax.training.stages import Stage, plan
 from sail_jax.training.state import TrainState, split
-from sail_jax.training.step import make_gradient
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 # "... required for HLO temporaries (72.99G) exceeds ..."; "Used 20.5G of 15.75G hbm."
@@ -124,7 +123,7 @@ def _operations(step: _PlannedStep) -> tuple[int, int]:
     platform = "" if step.chip.is_gpu else "tpu"
     executed = sum(times * jaxpr_flops(traced.jaxpr, platform) for traced, times in step.programs)
     shards = data_shards(step.setup.mesh)
-    return executed, _model_flops(step.stage.config, step.datasets, step.setup.abstract, step.recipe, shards)
+    return executed, model_flops(step.stage.config, step.datasets, step.setup.abstract.params, step.recipe, shards)
 
 
 def _stage(stages: list[Stage], name: str) -> Stage:
@@ -184,18 +183,6 @@ def _compile(traced: Traced) -> tuple[Compiled | None, str]:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return None, str(error).splitlines()[0]
-
-
-def _model_flops(config: Config, names: Sequence[str], abstract: TrainState, recipe: Recipe, shards: int) -> int:
-    """Returns the operations of the loss and its gradient on the whole batch, without recomputation."""
-    perceiver = dataclasses.replace(config.model.perceiver, attention_block=0)  # blocks are recomputed
-    plain = dataclasses.replace(config.model, remat="none", media_chunk=0, perceiver=perceiver)
-    whole = dataclasses.replace(config, model=plain, train=dataclasses.replace(config.train, micro_batches=1))
-    room = recipe.room and recipe.room * config.train.micro_batches
-    gradient = make_gradient(config, make_model(plain, groups=shards), make_objective(config))
-    given = recipe._replace(room=room)
-    shapes = batch_shapes(whole, names, shards)
-    return executed_flops(lambda params, batch: gradient(params, batch, given), abstract.params, shapes)
 
 
 def _memory(config: Config, abstract: TrainState, batch: Batch, programs: Sequence[Compiled], refusal: str) -> Memory:

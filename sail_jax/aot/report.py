@@ -3,8 +3,8 @@
 import dataclasses
 from collections.abc import Mapping
 
-from sail_jax.aot.chips import Chip
 from sail_jax.batch import Batch
+from sail_jax.sharding.chips import Chip
 
 # Share of the peak that large matrix products reach in practice; the roofline is an unattainable bound.
 EFFICIENCY = 0.5

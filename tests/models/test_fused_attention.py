@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from jaxprs import shapes_of
 
-from sail_jax.aot.flops import executed_flops
 from sail_jax.config.training import MeshConfig
 from sail_jax.models import fused_attention, transformer
 from sail_jax.sharding import activations as placement
 from sail_jax.sharding.mesh import make_mesh
+from sail_jax.training.flops import executed_flops
 
 
 def arrays(batch, queries, keys, heads, groups, width, seed=0):

@@ -7,7 +7,7 @@ import pytest
 from jax.experimental import pallas as pl
 from jax.sharding import Mesh, PartitionSpec
 
-from sail_jax.aot.flops import executed_flops, jaxpr_flops
+from sail_jax.training.flops import executed_flops, jaxpr_flops
 
 ROWS, WIDTH, INNER, LAYERS = 32, 16, 24, 5
 X = jax.ShapeDtypeStruct((ROWS, WIDTH), jnp.float32)
