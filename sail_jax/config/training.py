@@ -149,7 +149,10 @@ class StageConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Settings of the device mesh; one axis may be -1 and gets the devices not used by the others."""
+    """Settings of the device mesh; one axis may be -1 and gets the devices not used by the others.
+
+    Devices of an `fsdp` or `tensor` group lie within a TPU slice or a node of GPUs, where the sizes allow it.
+    """
 
     data: int = setting(-1, "data parallelism: pairs are split, parameters are replicated")
     fsdp: int = setting(1, "data parallelism with the parameters split as well")

@@ -21,7 +21,7 @@ from sail_jax.objectives.matryoshka import check_widths
 from sail_jax.objectives.objective import Objective
 from sail_jax.runs.checkpoints import Checkpoints
 from sail_jax.runs.directory import RunDirectory, require_same_config
-from sail_jax.sharding.mesh import data_shards, host_rows, make_mesh
+from sail_jax.sharding.mesh import data_shards, host_rows, make_mesh, wiring_note
 from sail_jax.training.grad_cache import CachedStep
 from sail_jax.training.interval_evaluation import IntervalEvaluation
 from sail_jax.training.setup import TrainSetup, restart_optimizer, sharded_init
@@ -71,6 +71,8 @@ def train(config: Config, workdir: str | Path) -> TrainResult:
     check_widths(config.objective.matryoshka, config.model.llm.width)
     stages = plan(config, run.mined)
     mesh = make_mesh(config.mesh)
+    if jax.process_index() == 0 and (note := wiring_note(mesh)):
+        print(note)
     setup = TrainSetup.of(config, mesh)
     if not run.checkpoints.is_dir():
         for stage in stages:  # a mistake in a late stage fails before the long work begins

@@ -5,6 +5,7 @@ import pytest
 from sail_jax import config as config_lib
 from sail_jax.data.hard_negative_table import query_key, write_negatives
 from sail_jax.data.tables import PairTable
+from sail_jax.sharding import mesh as mesh_lib
 
 
 @pytest.fixture
@@ -26,3 +27,10 @@ def everything(settings, world, tmp_path):
     settings.objective.weights.update(nce=1.0, cosent=0.5, micl=0.3, late_fusion=0.2)
     settings.objective.matryoshka = (32, 4)
     return config_lib.build(settings)
+
+
+@pytest.fixture
+def scattered_blocks(monkeypatch):
+    """Puts the four blocks of a batch on places of the mesh that are not in order, as on the torus of several hosts."""
+    ordered = mesh_lib._blocks
+    monkeypatch.setattr(mesh_lib, "_blocks", lambda mesh: (2, 0, 3, 1) if mesh.size == 8 else ordered(mesh))

@@ -14,7 +14,7 @@ from sail_jax.training.setup import TrainSetup
 
 
 @pytest.mark.slow
-def test_micro_batches_equal_the_whole_batch(everything):
+def test_micro_batches_equal_the_whole_batch(everything, scattered_blocks):
     """On a mesh with all axes, with texts packed, media in chunks, and the loss around the ring."""
     settings = config_lib.to_dict(everything)
     settings["train"]["micro_batches"] = 4

@@ -19,22 +19,27 @@ PROCESS = """
 import sys, jax
 jax.distributed.initialize(sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
 from sail_jax import config as config_lib
-from sail_jax.training.loop import train
-result = train(config_lib.load(sys.argv[1]), sys.argv[2])
+from sail_jax.training import loop
+ordered = loop.make_mesh
+loop.make_mesh = lambda config: ordered(config, [jax.devices()[int(at)] for at in sys.argv[6:]])
+result = loop.train(config_lib.load(sys.argv[1]), sys.argv[2])
 print("temperatures", [float(x) for x in result.state.params["objective"]["log_temperature"]])
 """
 
 
-def train_in_processes(config, workdir, count, devices=4):
-    """Trains in `count` processes, which share the devices; the temperatures in the end, on which all must agree."""
+def train_in_processes(config, workdir, count, order=(0, 1, 2, 3)):
+    """Trains in `count` processes, which share four devices; the temperatures in the end, on which all must agree.
+
+    The devices take their places on the mesh in the given order.
+    """
     path = workdir.with_suffix(".json")
     config_lib.save(config, path)
     address = f"127.0.0.1:{free_port()}"
     written = [workdir.with_suffix(f".{i}.txt") for i in range(count)]  # no pipe, which could fill up unread
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", PROCESS, str(path), str(workdir), address, str(count), str(i)],
-            env=environment(devices // count),
+            [sys.executable, "-c", PROCESS, str(path), str(workdir), address, str(count), str(i), *map(str, order)],
+            env=environment(len(order) // count),
             stdout=output.open("w"),
             stderr=subprocess.STDOUT,
         )
@@ -92,7 +97,8 @@ def test_processes_train_like_one_and_what_four_saved_two_and_one_go_on_from(set
         assert len(losses) == 4
         four = tmp_path / "four"
         check = {4: train_in_processes(config, four, 4)}
-        check[2] = train_in_processes(config, go_on_after_two_steps(four, tmp_path / "two"), 2)
+        # Each of two processes has places of the mesh that do not adjoin, as on the torus of a TPU slice.
+        check[2] = train_in_processes(config, go_on_after_two_steps(four, tmp_path / "two"), 2, order=(0, 2, 1, 3))
         again = train(config, go_on_after_two_steps(four, tmp_path / "again"))
     check[1] = again.state.params["objective"]["log_temperature"]
     assert (again.start, again.steps) == (2, 4)

@@ -15,7 +15,7 @@ from sail_jax.data.pipeline import BatchSource, HostShare
 from sail_jax.errors import SailError
 from sail_jax.models.model import make_model
 from sail_jax.objectives.objective import make_objective
-from sail_jax.sharding.mesh import data_shards, host_rows, make_mesh, shard_batch
+from sail_jax.sharding.mesh import data_shards, make_mesh, shard_batch
 from sail_jax.sharding.parameters import WEIGHT_DECAY, match, path_name
 from sail_jax.training.optimizer import learning_rate, make_optimizer
 from sail_jax.training.setup import TrainSetup, sharded_init
@@ -62,7 +62,7 @@ def assert_close(left, right):
 
 
 @pytest.mark.slow
-def test_a_mesh_of_eight_devices_gives_the_loss_and_gradients_of_one(everything, whole):
+def test_a_mesh_of_eight_devices_gives_the_loss_and_gradients_of_one(everything, whole, scattered_blocks):
     assert_close(run_steps(everything, (2, 2, 2)), whole(everything))
 
 
@@ -171,19 +171,6 @@ def test_learning_rate(config):
     assert float(schedule(middle)) == pytest.approx((settings.peak + settings.floor) / 2, rel=1e-3)
     with pytest.raises(SailError, match="warmup_steps"):
         learning_rate(settings, settings.warmup_steps)
-
-
-@pytest.mark.parametrize("sizes", [(3, 1, 1), (-1, 3, 1), (-1, -1, 1), (0, 1, 1)])
-def test_a_mesh_that_does_not_fit(sizes):
-    with pytest.raises(SailError, match=r"config\.mesh"):
-        make_mesh(MeshConfig(*sizes))
-
-
-def test_host_rows():
-    mesh = make_mesh(MeshConfig(4, 2, 1))
-    assert host_rows(mesh, 16) == (0, 16)
-    with pytest.raises(SailError, match="batch_size"):
-        host_rows(mesh, 12)
 
 
 def test_remat_and_dtype_settings_reach_the_towers(settings):
