@@ -141,7 +141,7 @@ def host_rows(mesh: Mesh, batch_size: int, micro_batches: int = 1) -> tuple[int,
 def shard_batch(batch: Batch, mesh: Mesh) -> Batch:
     """Builds the global arrays of a batch from the rows of this process, without waiting for the transfer.
 
-    The rows of the global arrays are in the order of the mesh's places, not of the batch.
+    The rows of the global arrays lie in the order of the mesh's places; `in_batch_order` undoes that.
     """
     sharding, shards = NamedSharding(mesh, BATCH_SPEC), data_shards(mesh)
     blocks, block_at = _host_blocks(mesh, jax.process_index()), _blocks(mesh)
@@ -157,6 +157,19 @@ def shard_batch(batch: Batch, mesh: Mesh) -> Batch:
         return jax.make_array_from_callback((size * shards, *local.shape[1:]), sharding, of_place)
 
     return jax.tree.map(put, batch)
+
+
+def in_batch_order(rows: np.ndarray, mesh: Mesh, axis: int = 0) -> np.ndarray:
+    """Returns what was computed for the rows of a global batch of `shard_batch`, in the order of the batch.
+
+    Args:
+        rows: an array on the host, with all rows of the batch along `axis`.
+        mesh: the mesh of the batch.
+        axis: the axis that counts rows.
+    """
+    places = np.argsort(_blocks(mesh))
+    at = np.arange(rows.shape[axis]).reshape(len(places), -1)[places]
+    return rows.take(at.ravel(), axis)
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from sail_jax.aot.chips import find_devices
 from sail_jax.config.training import MeshConfig
 from sail_jax.errors import SailError
 from sail_jax.sharding import mesh as mesh_lib
-from sail_jax.sharding.mesh import AXES, data_shards, host_rows, make_mesh, shard_batch, wiring_note
+from sail_jax.sharding.mesh import AXES, data_shards, host_rows, in_batch_order, make_mesh, shard_batch, wiring_note
 
 # ----------------------------------------------------------------------------------------------------------- layout
 
@@ -129,6 +129,7 @@ def test_every_block_of_a_batch_lies_whole_on_its_place(blocks, monkeypatch):
     placed = shard_batch({"rows": rows, "frames": frames, "none": frames[:0]}, mesh)
     np.testing.assert_array_equal(placed["rows"], np.concatenate([np.split(rows, 4)[block] for block in blocks]))
     np.testing.assert_array_equal(placed["frames"], np.concatenate([np.split(frames, 4)[block] for block in blocks]))
+    np.testing.assert_array_equal(in_batch_order(np.asarray(placed["frames"]).T, mesh, axis=1).T, frames)
     assert placed["frames"].sharding.shard_shape((12, 2)) == (3, 2) and placed["none"].shape == (0, 2)
 
 
