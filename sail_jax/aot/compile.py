@@ -1,11 +1,10 @@
 """Compiles the train step of a config ahead of time, for hardware that this machine does not have."""
 
-import math
 import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from jax.sharding import Mesh, NamedSharding
@@ -25,6 +24,7 @@ from sail_jax.sharding.chips import Chip
 from sail_jax.sharding.mesh import BATCH_SPEC, check_batch, data_shards, make_mesh
 from sail_jax.training.flops import jaxpr_flops
 from sail_jax.training.loop import make_step
+from sail_jax.training.memory import bytes_per_device, is_out_of_memory
 from sail_jax.training.model_flops import model_flops
 from sail_jax.training.setup import TrainSetup
 from sail_jax.training.stages import Stage, plan
@@ -180,7 +180,7 @@ def _compile(traced: Traced) -> tuple[Compiled | None, str]:
     try:
         return traced.lower().compile(), ""
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not is_out_of_memory(error):
             raise
         return None, str(error).splitlines()[0]
 
@@ -190,10 +190,10 @@ def _memory(config: Config, abstract: TrainState, batch: Batch, programs: Sequen
     trained = split(config, abstract.params)[0]
     cached = config.train.micro_batches > 1
     held = {
-        "parameters": _bytes_per_device(abstract.params),
-        "optimizer": _bytes_per_device(abstract.opt_state),
-        "batch": _bytes_per_device(batch) * (2 if cached else 1),  # the next part is being sent
-        "gradients": _bytes_per_device(trained) if cached else 0,
+        "parameters": bytes_per_device(abstract.params),
+        "optimizer": bytes_per_device(abstract.opt_state),
+        "batch": bytes_per_device(batch) * (2 if cached else 1),  # the next part is being sent
+        "gradients": bytes_per_device(trained) if cached else 0,
     }
     if refusal:
         found = _REFUSED.search(refusal)
@@ -210,7 +210,3 @@ def _memory(config: Config, abstract: TrainState, batch: Batch, programs: Sequen
         outputs=0 if cached else largest.output_size_in_bytes - largest.alias_size_in_bytes,
         code=sum(program.memory_analysis().generated_code_size_in_bytes for program in programs),
     )
-
-
-def _bytes_per_device(tree: Any) -> int:
-    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -5,16 +5,12 @@ from collections.abc import Mapping
 
 from sail_jax.batch import Batch
 from sail_jax.sharding.chips import Chip
+from sail_jax.training.memory import REMEDY
 
 # Share of the peak that large matrix products reach in practice; the roofline is an unattainable bound.
 EFFICIENCY = 0.5
 # On GPUs, the driver, the communication library and fragmentation take part of the memory.
 _GPU_SHARE = 0.9
-_REMEDY = (
-    "Set config.model.remat='full', config.model.media_chunk, config.data.text_budget or config.train.micro_batches, "
-    "raise config.mesh.fsdp or config.mesh.tensor, set config.mesh.shard_optimizer, lower config.data.batch_size, or "
-    "take more devices."
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +120,7 @@ class AheadReport:
     def verdict(self) -> str:
         """Returns a sentence on whether the step fits, and what to change if not."""
         needed = f"{_gib(self.memory.total)} of {_gib(self.room)}."
-        lines = [f"It fits: {needed}"] if self.fits else [f"It does not fit: {needed}", self.refusal, _REMEDY]
+        lines = [f"It fits: {needed}"] if self.fits else [f"It does not fit: {needed}", self.refusal, REMEDY]
         if self.larger_stages:
             lines.append(f"Larger batches come in: {', '.join(self.larger_stages)}. Check them with --stage.")
         return "\n".join(filter(None, lines))

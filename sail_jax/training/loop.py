@@ -24,6 +24,7 @@ from sail_jax.runs.directory import RunDirectory, require_same_config
 from sail_jax.sharding.mesh import data_shards, host_rows, make_mesh, wiring_note
 from sail_jax.training.grad_cache import CachedStep
 from sail_jax.training.interval_evaluation import IntervalEvaluation
+from sail_jax.training.memory import device_memory, is_out_of_memory, out_of_memory
 from sail_jax.training.setup import TrainSetup, restart_optimizer, sharded_init
 from sail_jax.training.stage_mining import check_mined, mine_for_stage
 from sail_jax.training.stages import Stage, plan, without_mined
@@ -64,7 +65,8 @@ def train(config: Config, workdir: str | Path) -> TrainResult:
         workdir: the run directory; `RunDirectory` names its files.
 
     Raises:
-        SailError: a setting is wrong, `workdir` holds another run, or too many records are bad.
+        SailError: a setting is wrong, `workdir` holds another run, too many records are bad, or a device runs out of
+            memory.
     """
     run, config = RunDirectory(workdir), absolute_sources(config)
     require_same_config(run, config)
@@ -80,6 +82,10 @@ def train(config: Config, workdir: str | Path) -> TrainResult:
     checkpoints = Checkpoints(run, keep=config.train.keep_checkpoints, always=[stage.end for stage in stages])
     try:
         return _Run(setup, run, stages, checkpoints).train()
+    except jax.errors.JaxRuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise out_of_memory(error, setup.abstract, device_memory(jax.local_devices()[0])) from error
     finally:
         checkpoints.close()
 
