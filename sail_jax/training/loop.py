@@ -30,7 +30,9 @@ from sail_jax.training.stage_mining import check_mined, mine_for_stage
 from sail_jax.training.stages import Stage, plan, without_mined
 from sail_jax.training.state import TrainState
 from sail_jax.training.step import WholeStep
+from sail_jax.training.time_spent import TimeSpent
 from sail_jax.training.training_log import TrainingLog
+from sail_jax.training.work import WorkCounter
 
 Step = WholeStep | CachedStep
 
@@ -68,7 +70,21 @@ def train(config: Config, workdir: str | Path) -> TrainResult:
         SailError: a setting is wrong, `workdir` holds another run, too many records are bad, or a device runs out of
             memory.
     """
-    run, config = RunDirectory(workdir), absolute_sources(config)
+    with contextlib.closing(TimeSpent()) as spent:
+        with spent.on("start"):
+            run = _prepare(config, RunDirectory(workdir), spent)
+        try:
+            return run.train()
+        except jax.errors.JaxRuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise out_of_memory(error, run.setup.abstract, device_memory(jax.local_devices()[0])) from error
+        finally:
+            run.checkpoints.close()
+
+
+def _prepare(config: Config, run: RunDirectory, spent: TimeSpent) -> "_Run":
+    config = absolute_sources(config)
     require_same_config(run, config)
     check_widths(config.objective.matryoshka, config.model.llm.width)
     stages = plan(config, run.mined)
@@ -80,33 +96,36 @@ def train(config: Config, workdir: str | Path) -> TrainResult:
         for stage in stages:  # a mistake in a late stage fails before the long work begins
             _make_source(without_mined(stage), mesh)
     checkpoints = Checkpoints(run, keep=config.train.keep_checkpoints, always=[stage.end for stage in stages])
-    try:
-        return _Run(setup, run, stages, checkpoints).train()
-    except jax.errors.JaxRuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        raise out_of_memory(error, setup.abstract, device_memory(jax.local_devices()[0])) from error
-    finally:
-        checkpoints.close()
+    return _Run(setup, run, stages, checkpoints, spent)
 
 
 class _Run:
     """Runs the remaining stages of a run, as one call of `train`."""
 
-    def __init__(self, setup: TrainSetup, run: RunDirectory, stages: list[Stage], checkpoints: Checkpoints) -> None:
-        self.setup, self.run, self.stages, self.checkpoints = setup, run, stages, checkpoints
+    def __init__(
+        self, setup: TrainSetup, run: RunDirectory, stages: list[Stage], checkpoints: Checkpoints, spent: TimeSpent
+    ) -> None:
+        self.setup, self.run, self.stages, self.checkpoints, self.spent = setup, run, stages, checkpoints, spent
         config = setup.config
         self.evaluation = IntervalEvaluation(config, run) if config.train.evaluate_every else None
         self.compiled: list[tuple[Objective, Step]] = []
         self.bad: list[str] = []  # records that could not be loaded, of all stages
+        self.log: TrainingLog | None = None
 
     def train(self) -> TrainResult:
-        done = self.checkpoints.latest() or 0
+        done, steps = self.checkpoints.latest() or 0, self.stages[-1].end
         remaining = [stage for stage in self.stages if done < stage.end] or self.stages[-1:]
-        state, pipeline = self._restore()
+        if done < steps and jax.process_index() == 0:
+            print(self.setup.hardware())
+        with self.spent.on("start"):
+            state, pipeline = self._restore()
         start, began = int(state.step), time.monotonic()
-        for stage in remaining:
-            state, pipeline = self._stage(stage, state, pipeline), None
+        try:
+            for stage in remaining:
+                state, pipeline = self._stage(stage, state, pipeline), None
+        finally:
+            if self.log:
+                self.log.close()
         return TrainResult(state, start, int(state.step), time.monotonic() - began, len(self.bad))
 
     def _restore(self) -> tuple[TrainState, dict[str, Any] | None]:
@@ -125,20 +144,22 @@ class _Run:
         """Trains the remaining steps of a stage."""
         done = int(state.step)
         if done == stage.begin:
-            mine_for_stage(stage, state.params, self.run)
+            with self.spent.on("mine"):
+                mine_for_stage(stage, state.params, self.run)
             if done > 0:
                 state = restart_optimizer(self.setup, state)
         else:
             check_mined(stage, self.run)
-        source = _make_source(stage, self.setup.mesh)
+        with self.spent.on("start"):
+            source = _make_source(stage, self.setup.mesh)
         if done > stage.begin:
             _check_pipeline(pipeline, _pipeline_state(done, stage, source), self.run)
         if jax.process_index() == 0:  # only now: a failed start must not bind the folder to its settings
             config_lib.save(self.setup.config, self.run.config)
+            if self.log is None:
+                self.log = TrainingLog(self.run, list(stage.config.data.datasets), done, self.spent)
         setup = self.setup.for_stage(stage)
-        step = self._step(setup)
-        loop = _Loop(stage, self.run, source, self.checkpoints, step, setup.objective, self.evaluation, self.bad)
-        return loop.run(state)
+        return _Loop(self, stage, source, self._step(setup), setup).run(state)
 
     def _step(self, setup: TrainSetup) -> Step:
         """Returns the compiled step, which stages with equal losses share."""
@@ -194,26 +215,14 @@ def _to_items(state: TrainState) -> dict[str, Any]:
 class _Loop:
     """Runs the remaining steps of a stage."""
 
-    def __init__(
-        self,
-        stage: Stage,
-        run: RunDirectory,
-        source: BatchSource,
-        checkpoints: Checkpoints,
-        step: Step,
-        objective: Objective,
-        evaluation: IntervalEvaluation | None,
-        bad: list[str],
-    ) -> None:
-        self.stage, self.config, self.source, self.checkpoints = stage, stage.config, source, checkpoints
-        self.step, self.objective, self.evaluation = step, objective, evaluation
-        self.log = TrainingLog(run, list(stage.config.data.datasets)) if jax.process_index() == 0 else None
-        self.bad = bad
+    def __init__(self, run: _Run, stage: Stage, source: BatchSource, step: Step, setup: TrainSetup) -> None:
+        self.stage, self.config, self.source, self.checkpoints = stage, stage.config, source, run.checkpoints
+        self.step, self.objective, self.evaluation, self.bad = step, setup.objective, run.evaluation, run.bad
+        self.log, self.spent = run.log, run.spent
+        self.work = WorkCounter(stage.config, setup.mesh, setup.abstract.params, run.spent) if run.log else None
 
     def run(self, state: TrainState) -> TrainState:
         start, steps = int(state.step), self.config.train.steps
-        if self.log:
-            self.log.begin(start)
         source = make_iterator(self.source, self.config, start)
         with _progress(start, steps) as progress, contextlib.closing(source) as batches:
             name = f"train {self.stage.name}".strip()
@@ -222,22 +231,20 @@ class _Loop:
             for done in range(start + 1, steps + 1):
                 state, line = self._train_step(state, prefetch, done, progress)
                 progress.update(task, advance=1, **({"note": line} if line else {}))
-        jax.block_until_ready(state)
-        if self.log:
-            self.log.close()
-        return state
+        return jax.block_until_ready(state)
 
     def _train_step(
         self, state: TrainState, prefetch: "_Prefetch", done: int, progress: Progress
     ) -> tuple[TrainState, str]:
         loaded, batch, waited = prefetch.take()
+        self.spent.add("data", waited)
         recipe = self.objective.recipe(loaded.datasets)._replace(room=loaded.room)
         state, metrics = self.step(state, batch, recipe)
         if done < self.config.train.steps:
             prefetch.fetch(metrics["loss"])
         line = ""
         if self.log:
-            self.log.add(done, loaded, metrics, waited)
+            self.log.add(loaded, metrics, self.work(loaded, recipe))
             if done % self.config.train.log_every == 0 or done == self.config.train.steps:
                 line = self.log.flush(done)
         if self.evaluation and self.evaluation.is_due(done):  # before the checkpoint: every saved state is evaluated
@@ -252,13 +259,16 @@ class _Loop:
         progress.stop()  # embedding shows its own progress bar
         jax.block_until_ready(state)
         began = time.monotonic()
-        figures = self.evaluation(state.params)
+        with self.spent.on("evaluate"):
+            figures = self.evaluation(state.params)
         if self.log:
             self.log.evaluated(done, figures, time.monotonic() - began)
         progress.start()
 
     def _save(self, done: int, state: TrainState) -> None:
-        self.checkpoints.save(done, _to_items(state), _pipeline_state(done, self.stage, self.source))
+        jax.block_until_ready(state)  # the rest of the step is no part of saving it
+        with self.spent.on("save"):
+            self.checkpoints.save(done, _to_items(state), _pipeline_state(done, self.stage, self.source))
 
     def _count_bad(self, loaded: LoadedBatch, done: int, state: TrainState) -> None:
         self.bad += loaded.bad_records

@@ -61,6 +61,17 @@ class TrainSetup:
         """Returns the shardings of the state."""
         return shardings_of(self.abstract)
 
+    def hardware(self) -> str:
+        """Returns a line with the devices, the mesh, and the types of computation and parameters."""
+        kind, processes = self.mesh.devices.flat[0].device_kind, jax.process_count()
+        axes = ", ".join(f"{axis}={size}" for axis, size in self.mesh.shape.items())
+        of_processes = f" of {processes} processes" if processes > 1 else ""
+        types = sorted({leaf.dtype.name for leaf in jax.tree.leaves(self.abstract.params)})
+        return (
+            f"Training on {self.mesh.size} x {kind}{of_processes}, mesh {axes}; "
+            f"computing in {self.config.model.dtype}, parameters in {' and '.join(types)}."
+        )
+
 
 def sharded_init(setup: TrainSetup) -> tuple[TrainState, InitReport]:
     """Returns the sharded state at step 0, and a report of where its parameters came from.

@@ -1,7 +1,7 @@
 """The training log of a run: metrics.jsonl and TensorBoard."""
 
 import json
-import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,70 +10,99 @@ import numpy as np
 from sail_jax.data.pipeline import LoadedBatch
 from sail_jax.files import commit_bytes
 from sail_jax.runs.directory import RunDirectory, read_training_log
+from sail_jax.training.memory import peak_memory
 from sail_jax.training.tensorboard import SummaryWriter
+from sail_jax.training.time_spent import ACTIVITIES, TimeSpent
+from sail_jax.training.work import Work
 
 
 class TrainingLog:
     """Writes means over the logging interval, and evaluations, to metrics.jsonl and TensorBoard.
 
+    It drops the lines of steps after `start`, which are trained again.
+
     Args:
         run: the run directory.
         datasets: names of the training sets.
+        start: steps done.
+        spent: the time spent by this process; the time of the kept lines is added to it.
     """
 
-    def __init__(self, run: RunDirectory, datasets: list[str]) -> None:
-        self.run, self.datasets = run, datasets
-        self._pending: list[tuple[str, dict[str, Any], float, dict[str, int]]] = []
-        self._since = time.monotonic()
-        self._elapsed = 0.0
+    def __init__(self, run: RunDirectory, datasets: list[str], start: int, spent: TimeSpent) -> None:
+        self._datasets, self._spent = datasets, spent
+        self._pending: list[tuple[str, dict[str, Any], dict[str, int], Work]] = []
+        kept = [line for line in read_training_log(run) if line["step"] <= start]
+        earlier = kept[-1] if kept else {}
+        self._written = {name: earlier.get(f"seconds/{name}", 0.0) for name in ("train", *ACTIVITIES)}
+        spent.resume(self._written)
+        commit_bytes(run.training_log, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        self._file = run.training_log.open("a")
+        self._board = SummaryWriter(str(run.tensorboard), purge_step=start + 1)
 
-    def begin(self, start: int) -> None:
-        """Opens the files, and drops the lines of steps after `start`, which are trained again."""
-        kept = [line for line in read_training_log(self.run) if line["step"] <= start]
-        self._elapsed = kept[-1]["elapsed_seconds"] if kept else 0.0
-        commit_bytes(self.run.training_log, "".join(json.dumps(line) + "\n" for line in kept).encode())
-        self._file = self.run.training_log.open("a")
-        self._board = SummaryWriter(str(self.run.tensorboard), purge_step=start + 1)
-
-    def add(self, step: int, loaded: LoadedBatch, metrics: dict[str, jax.Array], waited: float) -> None:
+    def add(self, loaded: LoadedBatch, metrics: dict[str, jax.Array], work: Work) -> None:
         """Adds the metrics of a step; they stay on the device until the next flush."""
-        name = self.datasets[loaded.datasets[0]] if len(loaded.datasets) == 1 else "mixed"
+        name = self._datasets[loaded.datasets[0]] if len(loaded.datasets) == 1 else "mixed"
         counts = {
             "bad_records": len(loaded.bad_records),
             "media_cut": loaded.media_cut,
             "text_cut": loaded.text_cut,
             "items_cut": loaded.items_cut,
         }
-        self._pending.append((name, metrics, waited, counts))
+        self._pending.append((name, metrics, counts, work))
 
     def flush(self, step: int) -> str:
         """Writes the means since the last flush; returns a short line for the progress bar."""
-        names = [name for name, *_ in self._pending]
-        fetched = jax.device_get([metrics for _, metrics, *_ in self._pending])
+        names, metrics, counts, work = zip(*self._pending, strict=True)
+        fetched = jax.device_get(list(metrics))
         # Steps of different data sets may have different losses.
         keys = dict.fromkeys(key for m in fetched for key in m)
         line: dict[str, float] = {key: float(np.mean([m[key] for m in fetched if key in m])) for key in keys}
         for name in dict.fromkeys(names):
             line[f"loss/{name}"] = float(np.mean([m["loss"] for n, m in zip(names, fetched, strict=True) if n == name]))
-        waits = [waited for _, _, waited, _ in self._pending]
-        line["data_wait_seconds"] = float(np.mean(waits))
-        for name in self._pending[0][3]:
-            line[name] = sum(counts[name] for *_, counts in self._pending)
-        now = time.monotonic()
-        line["data_wait_share"] = sum(waits) / (now - self._since)
-        line["steps_per_second"] = len(self._pending) / (now - self._since)
-        self._elapsed += now - self._since
-        line["elapsed_seconds"] = self._elapsed
-        self._since, self._pending = now, []
+        for name in counts[0]:
+            line[name] = sum(of_step[name] for of_step in counts)
+        line |= self._cost(work)
+        self._pending = []
         self._write(step, line)
-        rate = f"{line['steps_per_second']:.2f} steps/s"
-        return f"loss {line['loss']:.3f}, {rate}, {line['data_wait_share']:.0%} of the time waiting for data"
+        notes = [
+            f"loss {line['loss']:.3f}",
+            f"{line['steps_per_second']:.2f} steps/s",
+            *([f"MFU {line['mfu']:.0%}"] if "mfu" in line else []),
+            f"{line['share/data']:.0%} of the time waiting for data",
+        ]
+        return ", ".join(notes)
+
+    def _cost(self, work: Sequence[Work]) -> dict[str, float]:
+        """Returns what some steps cost, since the last call: rates, shares of the time, memory."""
+        totals = self._spent.totals()
+        since = {name: seconds - self._written[name] for name, seconds in totals.items()}
+        self._written = totals
+        # `start`, `compile`, `evaluate` and `mine` say nothing about the rate of steps.
+        stepping = since["train"] + since["data"] + since["save"]
+        line = {
+            "steps_per_second": len(work) / stepping,
+            "items_per_second": sum(step.items for step in work) / stepping,
+            "tokens_per_second": sum(step.tokens for step in work) / stepping,
+        }
+        ideal = [step.ideal_seconds for step in work]
+        if None not in ideal:
+            line["mfu"] = sum(ideal) / stepping
+        if (peak := peak_memory()) is not None:
+            line["peak_memory_bytes"] = peak
+        wall = sum(since.values())
+        line |= {f"share/{name}": since[name] / wall for name in ACTIVITIES}
+        return line | self._sums(totals)
+
+    def _sums(self, totals: Mapping[str, float]) -> dict[str, float]:
+        """Returns the times of the whole run."""
+        line = {f"seconds/{name}": seconds for name, seconds in totals.items()}
+        line["elapsed_seconds"] = sum(totals[name] for name in ("train", "data", "compile", "save"))
+        return line | {"goodput": totals["train"] / sum(totals.values())}
 
     def evaluated(self, step: int, figures: dict[str, float], seconds: float) -> None:
-        """Writes the figures of an evaluation as a separate line; its time does not count as training."""
-        self._since += seconds
+        """Writes the figures of an evaluation as a separate line."""
         finite = {name: value for name, value in figures.items() if np.isfinite(value)}
-        self._write(step, finite | {"eval/seconds": seconds, "elapsed_seconds": self._elapsed})
+        self._write(step, finite | {"eval/seconds": seconds} | self._sums(self._spent.totals()))
 
     def _write(self, step: int, line: dict[str, float]) -> None:
         self._file.write(json.dumps({"step": step, **line}) + "\n")

@@ -70,7 +70,7 @@ def log(seed=0, steps=40):
         line |= {
             "temperature": 0.05 * 0.99**i,
             "gradient_norm": 5 + rng.normal(),
-            "data_wait_share": 0.1 * rng.random(),
+            "share/data": 0.1 * rng.random(),
         }
         if i % 8 == 7:
             line |= {"eval/i2i/recall@10": 0.01 * i, "eval/q2i/recall@10": 0.006 * i, "eval/i2i/recall@1": 0.001 * i}

@@ -1,5 +1,7 @@
 """Evaluation at an interval: the figures it logs, and training that it does not change."""
 
+import contextlib
+
 import jax
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from sail_jax.evaluation.tasks import load_tasks
 from sail_jax.evaluation.vector_sources import ModelVectors
 from sail_jax.runs.directory import RunDirectory, read_training_log
 from sail_jax.training.loop import train
+from sail_jax.training.time_spent import TimeSpent
 from sail_jax.training.training_log import TrainingLog
 
 
@@ -44,7 +47,8 @@ def test_training_with_it_and_without_it_gives_the_same_parameters(short, tmp_pa
     assert not list(run.path.glob("embeddings-*"))
     for name, value in figures_of_the_checkpoint(config_lib.build(short), run, tmp_path / "scratch").items():
         assert log[2][f"eval/i2i/{name}"] == pytest.approx(value), name
-    TrainingLog(run, ["copair"]).begin(1)  # a run that goes on from step 1 evaluates step 2 again
+    with contextlib.closing(TimeSpent()) as spent:
+        TrainingLog(run, ["copair"], 1, spent).close()  # a run that goes on from step 1 evaluates step 2 again
     assert [line["step"] for line in read_training_log(run)] == [1]
 
 

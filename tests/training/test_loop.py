@@ -1,5 +1,6 @@
 """Whole runs: resuming on another mesh, the files of a run, and refusal of another run's folder."""
 
+import re
 import shutil
 
 import jax
@@ -11,8 +12,9 @@ from sail_jax import config as config_lib
 from sail_jax.data.pipeline import BatchSource, HostShare, LoadedBatch
 from sail_jax.errors import SailError
 from sail_jax.runs.directory import RunDirectory, read_training_log, require_same_config
+from sail_jax.sharding.chips import CHIPS
 from sail_jax.sharding.parameters import path_name
-from sail_jax.training import loop
+from sail_jax.training import loop, work
 from sail_jax.training.loop import train
 from training_runs import on_devices
 
@@ -52,7 +54,9 @@ def finished(world, tmp_path_factory):
     settings.data.datasets = text_alone(settings)
     settings.optimizer.warmup_steps = 1
     workdir = tmp_path_factory.mktemp("runs") / "finished"
-    with on_devices(1):
+    sheets = pytest.MonkeyPatch()
+    sheets.setattr(work, "chip_of", lambda device: CHIPS["v5e"])  # a CPU has no known peak
+    with on_devices(1), sheets.context():
         train(config_lib.build(settings), workdir)
     return settings, workdir
 
@@ -60,12 +64,26 @@ def finished(world, tmp_path_factory):
 @pytest.mark.slow
 def test_files_of_a_run(finished):
     run = RunDirectory(finished[1])
-    line = read_training_log(run)[-1]
-    assert {"step", "loss", "32/loss", "16/loss", "4/loss", "learning_rate", "gradient_norm", "temperature"} <= set(
-        line
-    )
     assert list(run.tensorboard.glob("events*")) and (run.checkpoints / "2").is_dir()
     assert run.load_config() == config_lib.build(finished[0])
+
+
+@pytest.mark.slow
+def test_the_docs_list_what_is_logged(finished):
+    page = (tiny.REPO / "docs" / "training.md").read_text()
+    section = page.partition("## What is logged\n")[2].partition("\n## ")[0]
+    documented = re.findall(r"`([^`]+)`", "".join(re.findall(r"^\| (`.*?) \|", section, flags=re.MULTILINE)))
+    assert len(set(documented)) == len(documented)
+    forms = {key: re.compile(re.sub("[A-Z]{2,}", "[^/]+", key)) for key in documented}
+    (line,) = read_training_log(RunDirectory(finished[1]))
+    unknown = [key for key in line if not any(form.fullmatch(key) for form in forms.values())]
+    assert not unknown, "Add these keys to the table of docs/training.md."
+    absent = {key for key, form in forms.items() if not any(map(form.fullmatch, line))}
+    # Losses and inputs that this run does not have, and what a CPU does not tell.
+    assert absent == {
+        *("cosent", "micl", "late_fusion", "distill", "taught_items", "TEACHER/cosine", "hard_negatives"),
+        *("eval/TASK/METRIC", "eval/seconds", "peak_memory_bytes"),
+    }
 
 
 def test_a_finished_run_is_not_changed(finished, one_device):

@@ -57,7 +57,7 @@ _CURVES = (
     _Curve("learning_rate", "Learning rate", "learning rate", "learning_rate"),
     _Curve("temperature", "Temperature", "temperature", "temperature"),
     _Curve("gradient_norm", "Gradient norm", "norm before clipping", "gradient_norm", smooth=True),
-    _Curve("data_wait", "Time waited for data", "share of the time", "data_wait_share", share=True),
+    _Curve("data_wait", "Time waited for data", "share of the time", "share/data", share=True),
 )
 
 
