@@ -25,6 +25,19 @@ def add_verb(verbs: Any) -> None:
         help="run as one of several processes, started with the same command on every host; the environment of TPU "
         "pods, Slurm, Open MPI or Kubernetes names the others",
     )
+    sub.add_argument(
+        "--profile",
+        type=_steps,
+        metavar="FIRST:LAST",
+        help="write a trace of these steps of the run, such as 10:13, for TensorBoard and Perfetto",
+    )
+
+
+def _steps(text: str) -> tuple[int, int]:
+    first, colon, last = text.partition(":")
+    if not colon or not first.isdecimal() or not last.isdecimal():
+        raise argparse.ArgumentTypeError(f"write the first and the last step as 10:13, not {text!r}")
+    return int(first), int(last)
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -33,16 +46,22 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         import jax
 
         jax.distributed.initialize()
-    train_and_print(config_lib.load(options.config, overrides), options.workdir)
+    train_and_print(config_lib.load(options.config, overrides), options.workdir, profile=options.profile)
     print_next(options, "evaluate", "--workdir", options.workdir)
 
 
-def train_and_print(config: Config, workdir: Path) -> None:
-    """Trains a model, or resumes the run in `workdir`; prints the steps done and the paths written."""
+def train_and_print(config: Config, workdir: Path, *, profile: tuple[int, int] | None = None) -> None:
+    """Trains a model, or resumes the run in `workdir`; prints the steps done and the paths written.
+
+    Args:
+        config: the experiment.
+        workdir: the run directory.
+        profile: first and last step to trace.
+    """
     from sail_jax.runs.directory import RunDirectory
     from sail_jax.training.loop import train
 
-    result = train(config, workdir)
+    result = train(config, workdir, profile=profile)
     files = RunDirectory(workdir)
     if result.start == result.steps:
         console.print(f"The run in {files.path} is already at step {result.steps}.")

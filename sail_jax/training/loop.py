@@ -25,6 +25,7 @@ from sail_jax.sharding.mesh import data_shards, host_rows, make_mesh, wiring_not
 from sail_jax.training.grad_cache import CachedStep
 from sail_jax.training.interval_evaluation import IntervalEvaluation
 from sail_jax.training.memory import device_memory, is_out_of_memory, out_of_memory
+from sail_jax.training.profile import StepProfile
 from sail_jax.training.setup import TrainSetup, restart_optimizer, sharded_init
 from sail_jax.training.stage_mining import check_mined, mine_for_stage
 from sail_jax.training.stages import Stage, plan, without_mined
@@ -56,7 +57,7 @@ class TrainResult:
     bad_records: int
 
 
-def train(config: Config, workdir: str | Path) -> TrainResult:
+def train(config: Config, workdir: str | Path, *, profile: tuple[int, int] | None = None) -> TrainResult:
     """Trains a model in `workdir`, or resumes the run there.
 
     A run that is killed at any moment and resumed ends with the same parameters as an uninterrupted one: every draw is
@@ -65,16 +66,17 @@ def train(config: Config, workdir: str | Path) -> TrainResult:
     Args:
         config: the experiment.
         workdir: the run directory; `RunDirectory` names its files.
+        profile: first and last step to trace; see `profile.StepProfile`.
 
     Raises:
-        SailError: a setting is wrong, `workdir` holds another run, too many records are bad, or a device runs out of
-            memory.
+        SailError: a setting is wrong, `workdir` holds another run, too many records are bad, a device runs out of
+            memory, or the steps to trace are not still to be trained.
     """
     with contextlib.closing(TimeSpent()) as spent:
         with spent.on("start"):
             run = _prepare(config, RunDirectory(workdir), spent)
         try:
-            return run.train()
+            return run.train(profile)
         except jax.errors.JaxRuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -111,10 +113,13 @@ class _Run:
         self.compiled: list[tuple[Objective, Step]] = []
         self.bad: list[str] = []  # records that could not be loaded, of all stages
         self.log: TrainingLog | None = None
+        self.profile: StepProfile | None = None
 
-    def train(self) -> TrainResult:
+    def train(self, profile: tuple[int, int] | None) -> TrainResult:
         done, steps = self.checkpoints.latest() or 0, self.stages[-1].end
         remaining = [stage for stage in self.stages if done < stage.end] or self.stages[-1:]
+        if profile:
+            self.profile = StepProfile(self.run, *profile, done=done, steps=steps)
         if done < steps and jax.process_index() == 0:
             print(self.setup.hardware())
         with self.spent.on("start"):
@@ -124,6 +129,8 @@ class _Run:
             for stage in remaining:
                 state, pipeline = self._stage(stage, state, pipeline), None
         finally:
+            if self.profile:
+                self.profile.close()
             if self.log:
                 self.log.close()
         return TrainResult(state, start, int(state.step), time.monotonic() - began, len(self.bad))
@@ -218,7 +225,7 @@ class _Loop:
     def __init__(self, run: _Run, stage: Stage, source: BatchSource, step: Step, setup: TrainSetup) -> None:
         self.stage, self.config, self.source, self.checkpoints = stage, stage.config, source, run.checkpoints
         self.step, self.objective, self.evaluation, self.bad = step, setup.objective, run.evaluation, run.bad
-        self.log, self.spent = run.log, run.spent
+        self.log, self.spent, self.profile = run.log, run.spent, run.profile
         self.work = WorkCounter(stage.config, setup.mesh, setup.abstract.params, run.spent) if run.log else None
 
     def run(self, state: TrainState) -> TrainState:
@@ -239,9 +246,12 @@ class _Loop:
         loaded, batch, waited = prefetch.take()
         self.spent.add("data", waited)
         recipe = self.objective.recipe(loaded.datasets)._replace(room=loaded.room)
-        state, metrics = self.step(state, batch, recipe)
+        with self.profile.step(done) if self.profile else contextlib.nullcontext():
+            state, metrics = self.step(state, batch, recipe)
         if done < self.config.train.steps:
             prefetch.fetch(metrics["loss"])
+        if self.profile:
+            self.profile.stop_after(done, metrics)
         line = ""
         if self.log:
             self.log.add(loaded, metrics, self.work(loaded, recipe))

@@ -1,5 +1,7 @@
 """Whole runs: resuming on another mesh, the files of a run, and refusal of another run's folder."""
 
+import gzip
+import json
 import re
 import shutil
 
@@ -57,7 +59,7 @@ def finished(world, tmp_path_factory):
     sheets = pytest.MonkeyPatch()
     sheets.setattr(work, "chip_of", lambda device: CHIPS["v5e"])  # a CPU has no known peak
     with on_devices(1), sheets.context():
-        train(config_lib.build(settings), workdir)
+        train(config_lib.build(settings), workdir, profile=(2, 2))
     return settings, workdir
 
 
@@ -66,6 +68,11 @@ def test_files_of_a_run(finished):
     run = RunDirectory(finished[1])
     assert list(run.tensorboard.glob("events*")) and (run.checkpoints / "2").is_dir()
     assert run.load_config() == config_lib.build(finished[0])
+    (trace,) = run.tensorboard.glob("plugins/profile/*/*.trace.json.gz")  # for Perfetto
+    with gzip.open(trace, "rt") as file:
+        steps = [event["args"]["step_num"] for event in json.load(file)["traceEvents"] if event.get("name") == "train"]
+    assert steps == ["2"]
+    assert list(trace.parent.glob("*.xplane.pb"))  # for TensorBoard
 
 
 @pytest.mark.slow
@@ -89,6 +96,8 @@ def test_the_docs_list_what_is_logged(finished):
 def test_a_finished_run_is_not_changed(finished, one_device):
     result = train(config_lib.build(finished[0]), finished[1])
     assert result.start == result.steps == 2
+    with pytest.raises(SailError, match="3:4.*it is finished"):
+        train(config_lib.build(finished[0]), finished[1], profile=(3, 4))
 
 
 @pytest.mark.parametrize(
