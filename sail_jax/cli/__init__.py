@@ -33,6 +33,7 @@ from sail_jax.cli import (
     train,
     world,
 )
+from sail_jax.cli.no_device import missing_devices
 from sail_jax.cli.parser import Parser, split_settings
 from sail_jax.errors import SailError
 
@@ -71,6 +72,11 @@ def main(argv: Sequence[str] | None = None, program: str = "python -m sail_jax")
         return _fail(
             f"{error.filename}: {error.strerror}. Check that the path is right, can be written, and has room.", 2
         )
+    except (RuntimeError, AssertionError):
+        message = missing_devices()
+        if not message:
+            raise
+        return _fail(message, 2)
     except KeyboardInterrupt:
         return _fail("interrupted; the same command resumes from what it last saved, if anything.", INTERRUPTED)
     return 0
