@@ -160,7 +160,7 @@ def shard_batch(batch: Batch, mesh: Mesh) -> Batch:
 
 
 def in_batch_order(rows: np.ndarray, mesh: Mesh, axis: int = 0) -> np.ndarray:
-    """Returns what was computed for the rows of a global batch of `shard_batch`, in the order of the batch.
+    """Returns what was computed for the rows of a `shard_batch`, in the order of the batch.
 
     Args:
         rows: an array on the host, with all rows of the batch along `axis`.
