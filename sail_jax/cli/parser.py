@@ -68,6 +68,8 @@ class Parser(argparse.ArgumentParser):
             if flag.startswith("--") and flag not in self._option_string_actions and not flag.startswith(_SETTING):
                 if self._verbs is not None:
                     raise SailError(f"The verb comes first: {self.prog} VERB {flag} ...")
-                flags = [name for name in self._option_string_actions if name.startswith("--")]
-                raise SailError(f"{self.prog} has no flag {flag}. Did you mean {nearest(flag, flags)}?")
+                # Without the dashes, which make any two flags alike.
+                flags = [name[2:] for name in self._option_string_actions if name.startswith("--")]
+                near = nearest(flag[2:], flags).replace(" or ", " or --")
+                raise SailError(f"{self.prog} has no flag {flag}. Did you mean --{near}?")
         return super().parse_known_args(args, namespace)
