@@ -15,12 +15,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import jax
 import transformers
 
 from sail_jax.config import Config
 from sail_jax.config.data import DEFAULT_INSTRUCTION
-from sail_jax.config.training import MeshConfig
 from sail_jax.convert import hf_configs
 from sail_jax.convert.architectures import EXPORTED_TYPE
 from sail_jax.convert.model_card import model_card, prompts
@@ -28,9 +26,8 @@ from sail_jax.convert.to_peft import write_adapters
 from sail_jax.convert.to_torch import model_tensors, write_weights
 from sail_jax.data.prompts import instruction, load_tokenizer
 from sail_jax.errors import SailError
-from sail_jax.runs.checkpoints import Checkpoints, restore_adapted, restore_params
+from sail_jax.runs.checkpoints import Checkpoints, HostParams
 from sail_jax.runs.directory import RunDirectory
-from sail_jax.sharding.mesh import make_mesh
 
 _CODE = Path(__file__).parent / "exported_code"
 
@@ -45,6 +42,9 @@ def export(
     adapters: bool = False,
 ) -> int:
     """Exports the latest checkpoint of a run as a directory for PyTorch.
+
+    Parameters are read from the checkpoint one at a time and written at once, so the model has to fit neither a device
+    nor the host.
 
     Args:
         workdir: the run directory.
@@ -76,14 +76,18 @@ def export(
     values = config_json(config)
     # Raise all errors before loading the weights, which takes long.
     tokenizer = load_tokenizer(config.prompt, Path(config.data.dir), config.model.text_vocab)
-    steps, params, lora = _restore(run, config, merged=not adapters)
-    card = model_card(config, run, steps, output, license_name, adapters=adapters)
-    partial = output.with_name(output.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    write_weights(model_tensors(params, config.model), partial, dtype)
-    if lora is not None:
-        write_adapters(lora, config, partial / "adapter")
+    checkpoints = Checkpoints(run)
+    try:
+        steps, params = checkpoints.latest(), HostParams(checkpoints, config, merged=not adapters)
+        card = model_card(config, run, steps, output, license_name, adapters=adapters)
+        partial = output.with_name(output.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        write_weights(model_tensors(params.shapes, config.model, params), partial, dtype)
+    finally:
+        checkpoints.close()
+    if adapters:
+        write_adapters(params.lora, config, partial / "adapter")
     _write_json(partial / "config.json", values | {"dtype": dtype})
     tokenizer.save_pretrained(partial)
     _write_processor(config, partial)
@@ -93,18 +97,6 @@ def export(
     (partial / "README.md").write_text(card, encoding="utf-8")
     partial.rename(output)
     return steps
-
-
-def _restore(run: RunDirectory, config: Config, *, merged: bool) -> tuple[int, Any, Any | None]:
-    """The steps done at the latest checkpoint, the model's parameters, and the adapters unless they are merged."""
-    mesh = make_mesh(MeshConfig(), jax.local_devices()[:1])
-    checkpoints = Checkpoints(run)
-    try:
-        if merged:
-            return checkpoints.latest(), restore_params(checkpoints, config, mesh), None
-        return checkpoints.latest(), *restore_adapted(checkpoints, config, mesh)
-    finally:
-        checkpoints.close()
 
 
 def config_json(config: Config) -> dict[str, Any]:

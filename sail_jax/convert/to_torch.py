@@ -2,14 +2,14 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from rich.progress import track
-from safetensors.numpy import save_file
 
 from sail_jax.config.model import ModelConfig
 from sail_jax.convert import hf_configs
@@ -22,13 +22,36 @@ MODULES = {"llm": "llm", "vit": "vision", "audio": "audio", **{part: part for pa
 _SHARD_BYTES = 4 << 30
 
 
+# NumPy's types -> safetensors' names.
+_DTYPES = {"float32": "F32", "bfloat16": "BF16", "int64": "I64"}
+
+
 @dataclasses.dataclass(frozen=True)
 class _Tensor:
     """A tensor to write, computed on demand."""
 
     name: str
-    bytes: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
     make: Callable[[], np.ndarray]
+
+    @property
+    def bytes(self) -> int:
+        """Returns the size in the type of the parameters."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class _HeldArrays:
+    """Reads the parameters that share tensors; holds those read last, for the tensors of their further layers."""
+
+    def __init__(self, read: Callable[[str], np.ndarray]) -> None:
+        self._read, self._names, self._arrays = read, (), ()
+
+    def __call__(self, names: tuple[str, ...]) -> Sequence[np.ndarray]:
+        if names != self._names:
+            self._names, self._arrays = names, ()  # freed before the next ones are read
+            self._arrays = tuple(map(self._read, names))
+        return self._arrays
 
 
 def part_layout(part: str, config: ModelConfig) -> Layout:
@@ -39,43 +62,55 @@ def part_layout(part: str, config: ModelConfig) -> Layout:
     return ARCHITECTURES[configs[part](getattr(config, part))["model_type"]].layouts[0]
 
 
-def model_tensors(params: Any, config: ModelConfig) -> Iterator[_Tensor]:
+def model_tensors(
+    params: Any, config: ModelConfig, read: Callable[[str], np.ndarray] | None = None
+) -> Iterator[_Tensor]:
     """Yields the tensors of the exported model, float32, in the order of the tables.
 
     Args:
-        params: the model's parameters.
+        params: the model's parameters, or their shapes as abstract arrays.
         config: its config.
+        read: reads the parameter at a path, such as "llm/embedding"; None where `params` are arrays.
     """
+    shapes = {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
+    held = _HeldArrays(read or (lambda name: np.asarray(shapes[name])))
     for part, module in MODULES.items():
         layout, settings = part_layout(part, config), getattr(config, part, None)
-        leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(params[part])[0]}
-        yield from _tensors(layout.rows(settings), leaves, f"{module}.")
+        yield from _tensors(layout.rows(settings), part, shapes, held, f"{module}.")
         for name, value in layout.constants(settings):
-            yield _Tensor(f"{module}.{name}", value.nbytes, lambda value=value: value)
+            yield _Tensor(f"{module}.{name}", value.shape, value.dtype, lambda value=value: value)
 
 
-def _tensors(rows: list[Row], leaves: Mapping[str, jax.Array], prefix: str) -> Iterator[_Tensor]:
+def _tensors(
+    rows: list[Row], part: str, shapes: Mapping[str, Any], held: _HeldArrays, prefix: str
+) -> Iterator[_Tensor]:
     shared: dict[str, list[Row]] = {}
     for row in rows:
         shared.setdefault(row.theirs, []).append(row)
     for theirs, group in shared.items():
-        layers = range(leaves[group[0].ours].shape[0]) if group[0].stacked else (None,)
-        size = sum(leaves[row.ours].nbytes for row in group) // len(layers)
+        names = tuple(f"{part}/{row.ours}" for row in group)
+        layers = range(shapes[names[0]].shape[0]) if group[0].stacked else (None,)
+        one = jax.eval_shape(lambda arrays, g=group, n=layers[0]: _join(g, arrays, n), [shapes[name] for name in names])
         for layer in layers:
-            yield _Tensor(prefix + theirs.format(layer), size, lambda g=group, n=layer: _join(g, leaves, n))
+            yield _Tensor(
+                prefix + theirs.format(layer),
+                one.shape,
+                np.dtype(one.dtype),
+                lambda g=group, k=names, n=layer: _join(g, held(k), n),
+            )
 
 
-def _join(group: list[Row], leaves: Mapping[str, jax.Array], layer: int | None) -> np.ndarray:
+def _join(group: list[Row], arrays: Sequence[Any], layer: int | None) -> Any:
     """Joins the parameters that share a tensor of the exported model."""
-    ours = [leaves[row.ours] if layer is None else leaves[row.ours][layer] for row in group]
-    parts = [row.form.to_theirs(np.asarray(array)) for row, array in zip(group, ours, strict=True)]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=group[0].axis)
+    ours = [array if layer is None else array[layer] for array in arrays]
+    parts = [row.form.to_theirs(array) for row, array in zip(group, ours, strict=True)]
+    return parts[0] if len(parts) == 1 else parts[0].__array_namespace__().concat(parts, axis=group[0].axis)
 
 
 def write_weights(tensors: Iterator[_Tensor], directory: Path, dtype: str, shard_bytes: int = _SHARD_BYTES) -> None:
     """Writes safetensors, in several files with an index if they are large.
 
-    The tensors of one file are in memory at a time.
+    One tensor is computed at a time.
     """
     shards: list[list[_Tensor]] = [[]]
     room = shard_bytes
@@ -89,16 +124,37 @@ def write_weights(tensors: Iterator[_Tensor], directory: Path, dtype: str, shard
     written = 0
     for number, shard in enumerate(track(shards, description="write weights"), start=1):
         file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        values = {tensor.name: _cast(tensor.make(), dtype) for tensor in shard}
-        save_file(values, directory / file, metadata={"format": "pt"})
-        (directory / file).chmod(0o644)  # safetensors creates files that only the owner can read
-        index |= dict.fromkeys(values, file)
-        written += sum(value.nbytes for value in values.values())
+        written += _write_file(shard, directory / file, dtype)
+        index |= {tensor.name: file for tensor in shard}
     if len(shards) > 1:
         content = {"metadata": {"total_size": written}, "weight_map": index}
         (directory / "model.safetensors.index.json").write_text(json.dumps(content, indent=2) + "\n")
 
 
-def _cast(value: np.ndarray, dtype: str) -> np.ndarray:
-    floating = np.issubdtype(value.dtype, np.floating)
-    return np.asarray(value, np.dtype(dtype) if floating else value.dtype, order="C")
+def _write_file(tensors: Sequence[_Tensor], path: Path, dtype: str) -> int:
+    """Writes a safetensors file tensor by tensor, which the library's own writer takes all at once.
+
+    Returns:
+        The bytes of the tensors.
+
+    Source: https://huggingface.co/docs/safetensors, "Format".
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for tensor in tensors:
+        stored = _stored(tensor, dtype)
+        start, end = end, end + math.prod(tensor.shape) * stored.itemsize
+        header[tensor.name] = {"dtype": _DTYPES[stored.name], "shape": tensor.shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors:
+            value = np.asarray(tensor.make(), _stored(tensor, dtype), order="C")
+            file.write(value.reshape(-1).view(np.uint8).data)
+    return end
+
+
+def _stored(tensor: _Tensor, dtype: str) -> np.dtype:
+    """Returns the type in which a tensor is written; only floating-point numbers change theirs."""
+    return np.dtype(dtype) if np.issubdtype(tensor.dtype, np.floating) else tensor.dtype

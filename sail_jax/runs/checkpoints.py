@@ -1,17 +1,19 @@
 """Saves and restores the checkpoints of a run, on any mesh."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from sail_jax.config import Config
 from sail_jax.errors import SailError
 from sail_jax.models.lora import init_lora, merge
-from sail_jax.models.model import abstract_params
+from sail_jax.models.model import abstract_params, init_params
 from sail_jax.runs.directory import RunDirectory
 from sail_jax.sharding.parameters import abstract_on_mesh, path_name, shardings_of
 
@@ -63,15 +65,50 @@ class Checkpoints:
         Raises:
             SailError: there is no checkpoint, or its arrays have other names or shapes.
         """
+        step = self._checked_step(items)
+        arguments = {name: ocp.args.StandardRestore(tree) for name, tree in items.items()}
+        restored = self._manager.restore(step, args=ocp.args.Composite(**arguments, pipeline=ocp.args.JsonRestore()))
+        return {name: restored[name] for name in items}, restored["pipeline"]
+
+    def reader(self, items: dict[str, Any]) -> Callable[[str, str], np.ndarray]:
+        """Returns a function that reads one array of the latest checkpoint into the host's memory.
+
+        The function takes the name of an item and the path of the array within it, such as "llm/embedding".
+
+        Args:
+            items: the items that will be read, as abstract arrays; "lora" as in `restore`.
+
+        Raises:
+            SailError: as `restore`.
+        """
+        folder = self._run.checkpoints / str(self._checked_step(items))
+        arrays = {
+            (item, path_name(path)): (path, leaf)
+            for item, tree in items.items()
+            for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+        }
+        handler = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+
+        def read(item: str, name: str) -> np.ndarray:
+            path, leaf = arrays[item, name]
+            tree, on_host = leaf, ocp.RestoreArgs(restore_type=np.ndarray)
+            for key in reversed(path):
+                tree, on_host = {key.key: tree}, {key.key: on_host}
+            wanted = ocp.args.PyTreeRestore(item=tree, restore_args=on_host, partial_restore=True)
+            (array,) = jax.tree.leaves(handler.restore(folder / item, args=wanted))
+            return array
+
+        return read
+
+    def _checked_step(self, items: dict[str, Any]) -> int:
+        """Returns the latest step; raises SailError if there is none, or its arrays have other names or shapes."""
         step = self.latest()
         if step is None:
             raise SailError(f"{self._run.path} has no checkpoint: train there first, or name another --workdir.")
         saved = self._manager.item_metadata(step)
         for name in {*items, "lora"}:
             self._check_shapes(step, saved.get(name), items.get(name))
-        arguments = {name: ocp.args.StandardRestore(tree) for name, tree in items.items()}
-        restored = self._manager.restore(step, args=ocp.args.Composite(**arguments, pipeline=ocp.args.JsonRestore()))
-        return {name: restored[name] for name in items}, restored["pipeline"]
+        return step
 
     def _check_shapes(self, step: int, saved: Any, abstract: Any) -> None:
         have, want = _shapes(saved), _shapes(abstract)
@@ -105,22 +142,52 @@ def restore_params(checkpoints: Checkpoints, config: Config, mesh: Mesh) -> Any:
     Raises:
         SailError: there is no checkpoint, or it was saved with another config.
     """
-    model, lora = restore_adapted(checkpoints, config, mesh)
-    if lora is None:
-        return model
+    model = abstract_params(config, mesh)
+    if not config.lora.rank:
+        return checkpoints.restore({"model": model})[0]["model"]
+    lora = abstract_on_mesh(jax.eval_shape(lambda: init_lora(model, config.lora, config.seed)), mesh)
+    restored, _ = checkpoints.restore({"model": model, "lora": lora})
     merged = jax.jit(merge, static_argnames="config", out_shardings=shardings_of(model), donate_argnames="params")
-    return merged(model, lora, config.lora)
+    return merged(restored["model"], restored["lora"], config.lora)
 
 
-def restore_adapted(checkpoints: Checkpoints, config: Config, mesh: Mesh) -> tuple[Any, Any | None]:
-    """Restores the parameters of the model and, separately, its adapters (None without LoRA).
+_merge = jax.jit(merge, static_argnames="config")
+
+
+class HostParams:
+    """Reads the parameters of the latest checkpoint into the host's memory, one at a time.
+
+    Args:
+        checkpoints: the checkpoints of a run.
+        config: the experiment.
+        merged: whether adapters are merged into the parameters that have them.
+
+    Attributes:
+        shapes: the parameters of the model, as abstract arrays.
+        lora: the tree of adapters, numpy arrays; None without LoRA.
 
     Raises:
         SailError: as `restore_params`.
     """
-    model = abstract_params(config, mesh)
-    if not config.lora.rank:
-        return checkpoints.restore({"model": model})[0]["model"], None
-    lora = abstract_on_mesh(jax.eval_shape(lambda: init_lora(model, config.lora, config.seed)), mesh)
-    restored, _ = checkpoints.restore({"model": model, "lora": lora})
-    return restored["model"], restored["lora"]
+
+    def __init__(self, checkpoints: Checkpoints, config: Config, *, merged: bool) -> None:
+        self.shapes = jax.eval_shape(lambda: init_params(config.model, config.seed))
+        self._config, items = config.lora, {"model": self.shapes}
+        if config.lora.rank:
+            items["lora"] = jax.eval_shape(lambda: init_lora(self.shapes, config.lora, config.seed))
+        self._read, self.lora, self._adapters = checkpoints.reader(items), None, {}
+        if config.lora.rank:
+            self.lora = jax.tree_util.tree_map_with_path(
+                lambda path, _: self._read("lora", path_name(path)), items["lora"]
+            )
+            self._adapters = flatten_dict(self.lora, sep="/") if merged else {}
+
+    def __call__(self, name: str) -> np.ndarray:
+        """Returns the parameter at a path, such as "llm/embedding"."""
+        leaf = self._read("model", name)
+        if f"{name}_a" not in self._adapters:
+            return leaf
+        adapter = {f"{name}_{factor}": self._adapters[f"{name}_{factor}"] for factor in "ab"}
+        one, lora = (unflatten_dict(flat, sep="/") for flat in ({name: leaf}, adapter))
+        (merged,) = jax.tree.leaves(_merge(one, lora, self._config))
+        return np.asarray(merged)
