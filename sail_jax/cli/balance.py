@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from sail_jax.cli.common import config_of_run, console, declare, print_next
+from sail_jax.cli.common import config_of_run, console, declare, join_processes, print_next
 
 
 def add_verb(verbs: Any) -> None:
@@ -19,6 +19,7 @@ def add_verb(verbs: Any) -> None:
         "--workdir runs/quickstart --output runs/quickstart/data/weights.json",
         workdir="run directory of an early model",
         config="of run",
+        distributed=True,
     )
     sub.add_argument(
         "--output", required=True, type=Path, help="JSON for config.data.weights; a heat map is written next to it"
@@ -31,8 +32,10 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     from sail_jax.data.pipeline import open_store
     from sail_jax.embedding import embedder as embedder_lib
 
-    config = config_of_run(options, overrides)
+    first, config = join_processes(options), config_of_run(options, overrides)
     result = balance(embedder_lib.load(options.workdir, config), config, open_store(config), options.output)
+    if not first:
+        return
     table = Table("training set", "weight", *result.tasks)
     for row, name in enumerate(result.datasets):
         cells = ["-" if value != value else f"{value:.3f}" for value in result.similarity[row]]

@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from sail_jax.cli.common import config_of_run, console, declare, print_next
+from sail_jax.cli.common import config_of_run, console, declare, join_processes, print_next
 from sail_jax.config.data import DEFAULT_INSTRUCTION
 from sail_jax.config.storage import VECTOR_DTYPES
 from sail_jax.items import TEXT_FIELDS
@@ -23,6 +23,7 @@ def add_verb(verbs: Any) -> None:
         "--workdir runs/quickstart --output embeddings/quickstart --dims 48 --dtype int8",
         workdir="run directory",
         config="of run",
+        distributed=True,
     )
     sub.add_argument("--output", required=True, type=Path, help="folder that is written")
     sub.add_argument(
@@ -58,12 +59,8 @@ def add_verb(verbs: Any) -> None:
         "--processes",
         type=int,
         default=1,
-        help="number of processes that share the work and --output, each on all devices of its host (1)",
-    )
-    sub.add_argument(
-        "--distributed",
-        action="store_true",
-        help="take --process and --processes from the environment of TPU pods, Slurm, Open MPI or Kubernetes",
+        help="number of processes that share the work and --output, each on all devices of its host; --distributed "
+        "finds both numbers, unless config.mesh splits the model: then the processes embed together (1)",
     )
 
 
@@ -77,15 +74,19 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     from sail_jax.runs.directory import RunDirectory
 
     config = config_of_run(options, overrides)
-    if options.distributed:
-        jax.distributed.initialize()
+    join_processes(options)
+    # Where every device holds all parameters, processes need each other for nothing.
+    apart = options.distributed and config.mesh.fsdp == config.mesh.tensor == 1
+    if apart:
         options.process, options.processes = jax.process_index(), jax.process_count()
     names = [field.name for field in dataclasses.fields(EmbedOptions)]
     asked = EmbedOptions(**{name: getattr(options, name) for name in names})
     source = open_source(options.source, config)
-    embedder = embedder_lib.load(options.workdir, config)
-    if options.distributed:
+    embedder = embedder_lib.load(options.workdir, config, devices=jax.local_devices() if apart else None)
+    if apart:
         jax.distributed.shutdown()  # from here on the processes are independent
     report = embed(embedder, source, options.output, asked, model=str(RunDirectory(options.workdir).path))
+    if not embedder.processes.first:
+        return
     console.print(f"{report}\nWritten to {options.output.absolute()}", highlight=False)
     print_next(options, "search", "--workdir", options.workdir, "--embeddings", options.output, "--text", "a query")

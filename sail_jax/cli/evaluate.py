@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from sail_jax import config as config_lib
-from sail_jax.cli.common import config_of_run, console, declare, print_next, print_wide
+from sail_jax.cli.common import config_of_run, console, declare, join_processes, print_next, print_wide
 from sail_jax.config import Config
+from sail_jax.errors import SailError
 from sail_jax.files import commit_json
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def add_verb(verbs: Any) -> None:
         "--workdir runs/quickstart",
         workdir="run directory, to which the figures are written",
         config="of run",
+        distributed=True,
     )
     sub.add_argument(
         "--embeddings",
@@ -37,12 +39,17 @@ def add_verb(verbs: Any) -> None:
 
 def run(options: argparse.Namespace, overrides: list[str]) -> None:
     """Evaluates the run or the embeddings."""
+    if options.embeddings and options.distributed:
+        raise SailError("--distributed evaluates a model; leave it out with --embeddings.")
+    first = join_processes(options)
     if options.embeddings and options.config:
         options.workdir.mkdir(parents=True, exist_ok=True)
         config = config_lib.load(options.config, overrides)
     else:
         config = config_of_run(options, overrides)
     evaluate_and_print(config, options.workdir, options.embeddings)
+    if not first:
+        return
     if options.embeddings:
         print_next(options, "report", "--workdir", options.workdir, "--workdir", "OTHER", "--output", "report.html")
     else:
@@ -50,7 +57,10 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def evaluate_and_print(config: Config, workdir: Path, embeddings: Path | None = None) -> None:
-    """Evaluates a run, or a folder of embeddings; writes figures and report, and prints the main figures."""
+    """Evaluates a run, or a folder of embeddings; writes figures and report, and prints the main figures.
+
+    Several processes evaluate a run together; the first one writes and prints.
+    """
     from sail_jax.evaluation.report.data import read_runs, write_report_data
     from sail_jax.evaluation.report.page import png_folder, write_report
     from sail_jax.evaluation.report.summary import gather
@@ -63,9 +73,12 @@ def evaluate_and_print(config: Config, workdir: Path, embeddings: Path | None = 
         shown_results,
     )
     from sail_jax.runs.directory import RunDirectory
+    from sail_jax.sharding.process_group import everyone
 
     files = RunDirectory(workdir)
     results, tasks, store = run_suite(config, files.path, embeddings)
+    if not everyone().first:
+        return
     step = None if embeddings else evaluated_step(files.path)
     commit_json(files.metrics, metrics_tree(results))
     commit_json(files.evaluation, evaluation_record(results, step))

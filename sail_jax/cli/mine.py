@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sail_jax.cli.common import config_of_run, console, declare, print_next
+from sail_jax.cli.common import config_of_run, console, declare, join_processes, print_next
 
 
 def add_verb(verbs: Any) -> None:
@@ -17,6 +17,7 @@ def add_verb(verbs: Any) -> None:
         "--workdir runs/quickstart --dataset copair --output runs/quickstart/data/negatives/copair.parquet",
         workdir="run directory",
         config="of run",
+        distributed=True,
     )
     sub.add_argument("--dataset", required=True, help="name of the training set in config.data.datasets")
     sub.add_argument(
@@ -38,7 +39,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     from sail_jax.embedding import embedder as embedder_lib
     from sail_jax.runs.directory import RunDirectory
 
-    config = config_of_run(options, overrides)
+    first, config = join_processes(options), config_of_run(options, overrides)
     path = RunDirectory(options.workdir).path
     summary = mine_dataset(
         embedder_lib.load(path, config),
@@ -50,6 +51,8 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         query_embeddings=options.query_embeddings,
         target_embeddings=options.target_embeddings,
     )
+    if not first:
+        return
     console.print(str(summary), highlight=False)
     dataset = f"--config.data.datasets.{options.dataset}"
     settings = (f"{dataset}.negatives={options.output.absolute()}", f"{dataset}.hard_negatives=4")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sail_jax import config as config_lib
-from sail_jax.cli.common import console, declare, print_next
+from sail_jax.cli.common import console, declare, join_processes, print_next
 from sail_jax.config import Config
 
 
@@ -18,12 +18,7 @@ def add_verb(verbs: Any) -> None:
         "train a model, or resume the run in --workdir",
         "--config configs/glyphs.py --config.data.dir=data/glyphs --workdir runs/glyphs",
         workdir="run directory",
-    )
-    sub.add_argument(
-        "--distributed",
-        action="store_true",
-        help="run as one of several processes, started with the same command on every host; the environment of TPU "
-        "pods, Slurm, Open MPI or Kubernetes names the others",
+        distributed=True,
     )
     sub.add_argument(
         "--profile",
@@ -42,10 +37,7 @@ def _steps(text: str) -> tuple[int, int]:
 
 def run(options: argparse.Namespace, overrides: list[str]) -> None:
     """Trains a model, or resumes a run."""
-    if options.distributed:
-        import jax
-
-        jax.distributed.initialize()
+    join_processes(options)
     train_and_print(config_lib.load(options.config, overrides), options.workdir, profile=options.profile)
     print_next(options, "evaluate", "--workdir", options.workdir)
 

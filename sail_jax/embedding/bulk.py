@@ -8,7 +8,8 @@
 
 Part k holds items k * rows_per_part to (k + 1) * rows_per_part - 1 of the source, without unusable ones. It appears
 under its name when it is complete, so a killed run resumes with the missing parts. Several processes can share the
-folder without communication: of N processes, process i writes parts i, i + N, ...
+folder without communication: of N processes, process i writes parts i, i + N, ... Where the model is split over several
+processes, these embed every part together, and take turns in writing them.
 """
 
 import collections
@@ -62,7 +63,7 @@ class EmbedOptions:
         rows_per_part: items of the source per part.
         batch_size: items per batch; None for `config.eval.batch_size`.
         process: number of this process, from 0.
-        processes: number of processes that share the work.
+        processes: number of processes that share the work, each with a model of its own.
     """
 
     dims: int | None = None
@@ -154,7 +155,8 @@ class _Job:
         )
         encode_vectors(np.zeros((0, self._info.dims), np.float32), options.dtype)  # raises for a wrong type
         self._parts = -(-source.rows // options.rows_per_part)
-        self._open()
+        self._together = embedder.processes
+        self._together.on_first(self._open)
         notes = [self._notes(part) for part in range(self._parts) if self._path(part).exists()]
         self._bad = list(itertools.chain.from_iterable(bad for bad, _ in notes))
 
@@ -162,12 +164,12 @@ class _Job:
         """Writes the missing parts of this process; returns their number."""
         options = self._options
         mine = range(options.process, self._parts, options.processes)
-        missing = {part for part in mine if not self._path(part).exists()}
+        missing = self._together.on_first(lambda: {part for part in mine if not self._path(part).exists()})
         if not missing:
             return 0
         first, last = min(missing), max(missing)
         entries = self._source.entries(first * options.rows_per_part)
-        with _progress() as progress:
+        with _progress(quiet=not self._together.first) as progress:
             task = progress.add_task("embed", total=sum(map(self._rows, missing)))
             for part in range(first, last + 1):
                 of_part = itertools.islice(entries, self._rows(part))
@@ -181,6 +183,7 @@ class _Job:
 
     def finish(self, written: int) -> EmbedReport:
         """Marks the folder as complete if it is, and returns its content."""
+        self._together.wait()
         finished = [part for part in range(self._parts) if self._path(part).exists()]
         notes = [self._notes(part) for part in finished]
         self._bad = list(itertools.chain.from_iterable(bad for bad, _ in notes))
@@ -188,7 +191,7 @@ class _Job:
         self._check_limit()
         rows = sum(map(self._rows, finished))
         missing = self._parts - len(finished)
-        if not missing and not is_complete(self._output):
+        if self._together.first and not missing and not is_complete(self._output):
             self._list_bad()
             write_info(self._output, self._info)
         vectors = rows - len(self._bad) - unseen
@@ -202,8 +205,8 @@ class _Job:
                 ids.append(entry.item_id)
                 yield entry.load
 
-        rows, dims = self._rows(part), self._info.dims
-        z = np.empty((1, rows, dims), np.float32)
+        rows, writes = self._rows(part), part % self._together.count == self._together.index
+        z = np.empty((1, rows, self._info.dims), np.float32) if writes else None
         bad: list[dict[str, str]] = []
         left_out: set[int] = set()
         done = unseen = 0
@@ -219,6 +222,8 @@ class _Job:
             advance(window.rows)
         if done != rows:
             raise SailError(f"{self._source.name} changed while it was read: embed it again, into another --output.")
+        if z is None:
+            return
         kept = [i for i in range(rows) if i not in left_out]
         notes = {_BAD: json.dumps(bad, ensure_ascii=False), _UNSEEN: str(unseen)}
         vectors = z[0, kept] if left_out else z[0]
@@ -273,6 +278,8 @@ class _Job:
         )
 
     def _list_bad(self) -> None:
+        if not self._together.first:
+            return
         lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in self._bad)
         commit_bytes(self._output / BAD_RECORDS, "".join(lines).encode(), shared=True)
 
@@ -292,6 +299,8 @@ def _error(line: Mapping[str, str]) -> BadRecordError:
     return BadRecordError(line["problem"], remedy=line["remedy"], **place)
 
 
-def _progress() -> Progress:
+def _progress(*, quiet: bool) -> Progress:
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
-    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(soft_wrap=True))
+    return Progress(
+        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(soft_wrap=True), disable=quiet
+    )

@@ -66,18 +66,19 @@ class RetrievalTask:
 
     def query_items(self, store: ItemStore) -> Iterator[Item]:
         """Yields the entries of `queries` as items, read one at a time."""
-        return (_item(query, store) for query in self.queries)
+        return (load_entry(query, store) for query in self.queries)
 
     def corpus_item(self, row: int, store: ItemStore) -> Item:
         """Returns a row of the corpus as an item."""
-        return _item(self.corpus[row], store)
+        return load_entry(self.corpus[row], store)
 
     def corpus_items(self, store: ItemStore) -> Iterator[Item]:
         """Yields the rows of the corpus as items, read one at a time."""
-        return (_item(entry, store) for entry in self.corpus)
+        return (load_entry(entry, store) for entry in self.corpus)
 
 
-def _item(entry: int | np.integer | str, store: ItemStore) -> Item:
+def load_entry(entry: int | np.integer | str, store: ItemStore) -> Item:
+    """Returns an entry of a task, a position in the store or a free text, as an item."""
     return text_item(entry) if isinstance(entry, str) else store[int(entry)]
 
 

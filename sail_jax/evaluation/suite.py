@@ -2,22 +2,20 @@
 
 import dataclasses
 import math
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from sail_jax.config import Config
-from sail_jax.config.training import MeshConfig
 from sail_jax.convert.init_from import check_sources, initial_params
 from sail_jax.data.pipeline import make_extractor, open_store
 from sail_jax.data.prompts import shown_fields
 from sail_jax.data.store import ItemStore
 from sail_jax.embedding import embedder as embedder_lib
 from sail_jax.embedding.embedder import Embedder
+from sail_jax.embedding.forward import inference_mesh
 from sail_jax.errors import SailError
 from sail_jax.evaluation.classification import ACCURACY_KS
 from sail_jax.evaluation.metrics.measure import GALLERY, Measurement, families_of, measure, ranked_metrics
@@ -29,7 +27,7 @@ from sail_jax.evaluation.vector_sources import ModelVectors, StoredVectors, Vect
 from sail_jax.patterns import MODALITY_SETS, Pattern
 from sail_jax.runs.checkpoints import Checkpoints
 from sail_jax.runs.directory import RunDirectory
-from sail_jax.sharding.mesh import make_mesh
+from sail_jax.sharding.process_group import everyone
 
 _SAMPLE = 1500  # rows of the corpus whose vectors are kept, for a map
 
@@ -89,9 +87,11 @@ def run_suite(
 ) -> tuple[list[TaskResult], dict[str, RetrievalTask], ItemStore]:
     """Evaluates the run in `workdir`, or a folder of embeddings.
 
+    All processes that JAX knows evaluate a run together: all call this function and get the results.
+
     Args:
         config: the experiment; `eval` has the tasks and metrics.
-        workdir: the run directory; vectors are stored in it during the evaluation.
+        workdir: the run directory, which all processes share; vectors are stored in it during the evaluation.
         embeddings: folder that `embed` wrote, to evaluate instead of a checkpoint.
 
     Raises:
@@ -106,8 +106,8 @@ def run_suite(
     tasks = load_tasks(config, store)
     results: list[TaskResult] = []
     for make in _models(config, workdir, embeddings, tasks, store):
-        with tempfile.TemporaryDirectory(prefix="embeddings-", dir=workdir) as scratch:
-            source = make(Path(scratch))
+        with everyone().scratch(workdir, "embeddings-") as scratch:
+            source = make(scratch)
             for task in tasks.values():
                 results += evaluate_task(source, task, config)
     if config.eval.tfidf:
@@ -129,7 +129,7 @@ def _models(
 
 def _untrained(config: Config) -> Embedder:
     """Returns the model as initialised, before the first step of training."""
-    mesh = make_mesh(MeshConfig(), jax.local_devices())
+    mesh = inference_mesh(config.mesh)
     params, _ = initial_params(config, mesh)
     return Embedder(config, params, make_extractor(config), mesh)
 
@@ -158,7 +158,7 @@ def evaluate_task(
             own = number == 0
             only_in_matrix = not own and view not in task.further_views()
             families = ("recall",) if only_in_matrix else families_of(task)
-            measured = measure(task, *cut, config, families=families, own_view=own)
+            measured = measure(task, *cut, config, families=families, own_view=own, processes=source.processes)
             if measured is not None:
                 results.append(_result(source, task, view, own, width, measured, found, config))
             elif own:

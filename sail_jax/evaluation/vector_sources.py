@@ -4,7 +4,9 @@ Axes: n entries of a side (items or texts), N items of the corpus, D width.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import functools
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -16,9 +18,10 @@ from sail_jax.data.store import ItemStore
 from sail_jax.embedding.embed_pass import embed_pass
 from sail_jax.embedding.embedder import Embedder
 from sail_jax.errors import SailError
-from sail_jax.evaluation.retrieval import RetrievalTask, rows_in
+from sail_jax.evaluation.retrieval import RetrievalTask, load_entry, rows_in
 from sail_jax.evaluation.sequence_tasks import mean_pool
 from sail_jax.patterns import Pattern
+from sail_jax.sharding.process_group import ALONE, Processes
 from sail_jax.vectors.embedding_set import EmbeddingSet
 
 _COPIED = 16_384  # rows copied at a time
@@ -33,10 +36,12 @@ class VectorSource(Protocol):
     Attributes:
         name: name of the model in the results.
         width: D.
+        processes: the processes that measure these vectors together.
     """
 
     name: str
     width: int
+    processes: Processes
 
     def views(self, task: RetrievalTask, wanted: Sequence[Pattern]) -> list[Pattern]:
         """Returns the views of a task for which there are vectors, its own view first."""
@@ -74,14 +79,15 @@ class ModelVectors:
 
     Args:
         name: name of the model in the results.
-        embedder: the model.
+        embedder: the model, perhaps of several processes; all of them ask for the same vectors.
         store: the item store.
-        scratch: a folder for the vectors, which are memory-mapped.
+        scratch: an empty folder for the vectors, which are memory-mapped; all processes of the embedder share it.
     """
 
     def __init__(self, name: str, embedder: Embedder, store: ItemStore, scratch: Path) -> None:
-        self.name, self.width = name, embedder.width
-        self._embedder, self._store, self._scratch = embedder, store, scratch
+        self.name, self.width, self.processes = name, embedder.width, embedder.processes
+        self._embedder, self._store = embedder, store
+        self._paths = (scratch / f"{number}.npy" for number in itertools.count())
         self._cache: list[_Embedded] = []
 
     def views(self, task: RetrievalTask, wanted: Sequence[Pattern]) -> list[Pattern]:
@@ -112,15 +118,11 @@ class ModelVectors:
             rows = known.rows_of(entries, shown, views)
             if rows is not None:
                 return {name: self._copied_rows(known.vectors[name], rows) for name in views}
-        if what == "queries":
-            return self._embed(task.query_items(self._store), len(entries), view, views, f"{task.name} {what}")
-        if isinstance(entries, list):  # texts
-            return self._embed(task.corpus_items(self._store), len(entries), view, views, f"{task.name} {what}")
+        if isinstance(entries, list):  # queries, or texts
+            return self._embed(entries, view, views, f"{task.name} {what}")
         known = self._cached(shown, entries)
         missing = tuple(name for name in views if name not in known.vectors)
-        known.vectors.update(
-            self._embed(task.corpus_items(self._store), len(entries), view, missing, f"{task.name} {what}")
-        )
+        known.vectors.update(self._embed(entries, view, missing, f"{task.name} {what}"))
         return {name: known.vectors[name] for name in views}
 
     def _cached(self, shown: tuple, positions: np.ndarray) -> _Embedded:
@@ -133,16 +135,22 @@ class ModelVectors:
     def _copied_rows(self, vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
         if len(rows) == len(vectors) and np.array_equal(rows, np.arange(len(rows))):
             return vectors
-        taken = _scratch_array(self._scratch, (len(rows), vectors.shape[1]))
-        for start in range(0, len(rows), _COPIED):
-            taken[start : start + _COPIED] = vectors[rows[start : start + _COPIED]]
-        return taken
+        path = next(self._paths)
 
-    def _embed(
-        self, items: Iterator, count: int, view: View, views: tuple[str, ...], what: str
-    ) -> dict[str, np.ndarray]:
-        path = _scratch_path(self._scratch)
-        return embed_pass(self._embedder, items, count, view, views, path, what=f"{self.name}: {what}")
+        def copy() -> None:
+            shape = (len(rows), vectors.shape[1])
+            taken = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+            for start in range(0, len(rows), _COPIED):
+                taken[start : start + _COPIED] = vectors[rows[start : start + _COPIED]]
+            taken.flush()
+
+        self.processes.on_first(copy)
+        return np.load(path, mmap_mode="r")
+
+    def _embed(self, entries: Entries, view: View, views: tuple[str, ...], what: str) -> dict[str, np.ndarray]:
+        loaders = (functools.partial(load_entry, entry, self._store) for entry in entries)
+        what = f"{self.name}: {what}"
+        return embed_pass(self._embedder, loaders, len(entries), view, views, next(self._paths), what=what)
 
 
 class StoredVectors:
@@ -162,7 +170,7 @@ class StoredVectors:
     """
 
     def __init__(self, folder: Path, tasks: Sequence[RetrievalTask], store: ItemStore, scratch: Path) -> None:
-        self.name = "embeddings"
+        self.name, self.processes = "embeddings", ALONE
         self._store, self._scratch = store, scratch
         self._sets = {task.name: (_open(folder, task, "queries"), _open(folder, task, "corpus")) for task in tasks}
         sets = [opened for pair in self._sets.values() for opened in pair]
@@ -256,8 +264,5 @@ def _open(folder: Path, task: RetrievalTask, side: str) -> EmbeddingSet:
 
 def _scratch_array(scratch: Path, shape: tuple[int, int]) -> np.ndarray:
     """Creates a memory-mapped float32 array of zeros."""
-    return np.lib.format.open_memmap(_scratch_path(scratch), mode="w+", dtype=np.float32, shape=shape)
-
-
-def _scratch_path(scratch: Path) -> Path:
-    return scratch / f"{len(list(scratch.iterdir()))}.npy"
+    path = scratch / f"{len(list(scratch.iterdir()))}.npy"
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)

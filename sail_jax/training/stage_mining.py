@@ -7,12 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
-from jax.sharding import Mesh
 
 from sail_jax.config import Config
-from sail_jax.config.training import MeshConfig
 from sail_jax.curation.mining.dataset import mine_dataset
 from sail_jax.data.hard_negative_table import NegativesTable
 from sail_jax.data.pipeline import make_extractor, open_store
@@ -22,36 +18,36 @@ from sail_jax.models.lora import merge
 from sail_jax.models.model import abstract_params
 from sail_jax.runs.directory import RunDirectory
 from sail_jax.runs.fingerprint import fingerprint
-from sail_jax.sharding.mesh import make_mesh
 from sail_jax.sharding.parameters import shardings_of
+from sail_jax.sharding.process_group import everyone
 from sail_jax.training.stages import Stage, mined_table
 
 
 def mine_for_stage(stage: Stage, params: Any, run: RunDirectory) -> None:
     """Mines the hard negatives of a stage, unless the same model has already mined them.
 
-    The first process computes, the others wait.
+    All processes mine together.
 
     Args:
         stage: the stage that begins.
-        params: the parameters of the training state, on any mesh.
+        params: the parameters of the training state.
         run: the run directory, whose `mined` folder is written; all processes must share it.
     """
     if not stage.mine:
         return
     config, folder = stage.config, run.mined / stage.name
     identity = _identity(config, params)
-    missing = [name for name in stage.mine if not _is_mined(mined_table(folder, name), identity)]
     # The first process decides: another process may look after a table has been written.
-    if not multihost_utils.broadcast_one_to_all(np.array(bool(missing))):
+    missing = everyone().on_first(
+        lambda: [name for name in stage.mine if not _is_mined(mined_table(folder, name), identity)]
+    )
+    if not missing:
         return
-    mesh = make_mesh(MeshConfig(), jax.local_devices())
-    model = on_local_devices(config, params, mesh)
-    if jax.process_index() == 0:
-        embedder = Embedder(config, model, make_extractor(config), mesh)
-        for name in missing:
-            print(mine_dataset(embedder, config, open_store(config), name, mined_table(folder, name), model=identity))
-    multihost_utils.sync_global_devices(f"mined for stage {stage.name}")
+    embedder = embedder_of(config, params)
+    for name in missing:
+        done = mine_dataset(embedder, config, open_store(config), name, mined_table(folder, name), model=identity)
+        if embedder.processes.first:
+            print(done)
 
 
 def check_mined(stage: Stage, run: RunDirectory) -> None:
@@ -77,11 +73,14 @@ def _identity(config: Config, params: Any) -> str:
     return f"model {fingerprint(params)}, settings {digest}"
 
 
-def on_local_devices(config: Config, params: Any, mesh: Mesh) -> Any:
-    """Returns the parameters of the model, with adapters merged, on the devices of this process."""
+def embedder_of(config: Config, params: Any) -> Embedder:
+    """Returns what embeds with the parameters of a training state, on the mesh of the training.
+
+    All processes embed together. Adapters are merged; without any, no parameter is moved or copied.
+    """
     model = params["model"]
+    mesh = jax.tree.leaves(model)[0].sharding.mesh
     if config.lora.rank:
-        model = jax.jit(merge, static_argnames="config")(model, params["lora"], config.lora)
-    if jax.process_count() > 1:
-        model = multihost_utils.process_allgather(model, tiled=True)
-    return jax.device_put(model, shardings_of(abstract_params(config, mesh)))
+        placed = shardings_of(abstract_params(config, mesh))
+        model = jax.jit(merge, static_argnames="config", out_shardings=placed)(model, params["lora"], config.lora)
+    return Embedder(config, model, make_extractor(config), mesh)

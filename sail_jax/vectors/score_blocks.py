@@ -112,7 +112,7 @@ class ScoreBlocks:
         devices = jax.local_devices()
         self._queries, self._targets, self._present, self._what = queries, targets, present, what
         self._mesh = _mesh()
-        self._rows = min(query_block, -(-len(queries) // len(devices)))
+        self._rows = max(1, min(query_block, -(-len(queries) // len(devices))))
         self._columns = targets.rows
         most = (2**31 - 1) // (self._rows * self._columns)
         if not most:

@@ -25,6 +25,7 @@ from sail_jax.errors import SailError
 from sail_jax.items import QUERY_FIELD, Item
 from sail_jax.models.model import init_params
 from sail_jax.sharding.mesh import make_mesh
+from sail_jax.sharding.process_group import ALONE
 from sail_jax.vectors.unit import unit_rows
 
 # ------------------------------------------------------------------------------------------------------------ arrays
@@ -179,12 +180,13 @@ class StubEmbedder:
     """Embeds an item by the topic in its title or query; each modality rotates the vector a little."""
 
     width = TOPICS + 4
+    processes = ALONE
 
     def __init__(self, config):
         self.config, self.seen = config, []
 
     def stream(self, items, view, views, *, batch_size=None):
-        for item in items:
+        for item in (load() for load in items):
             self.seen.append((item.item_id or item.text[QUERY_FIELD], view))
             yield np.stack([self._vector(item, view, set(shown)) for shown in views])[:, None], {}
 

@@ -16,9 +16,10 @@ from sail_jax.curation.mining.known_pairs import known_tables, merge_equal
 from sail_jax.data.hard_negative_table import NegativesTable, query_key
 from sail_jax.data.store import ItemStore, ItemStoreWriter
 from sail_jax.data.tables import Pair, write_pairs
-from sail_jax.embedding.embedder import NothingShownError
+from sail_jax.embedding.windows import NothingShownError
 from sail_jax.errors import SailError
 from sail_jax.items import Item, item_key
+from sail_jax.sharding.process_group import ALONE
 from sail_jax.vectors.embedding_set import EmbeddingInfo, part_path, write_info, write_part
 
 ITEMS = 60
@@ -38,13 +39,14 @@ class Stub:
     """An embedder with made-up vectors, which records its calls."""
 
     width = WIDTH
+    processes = ALONE
 
     def __init__(self, config, scale=1.0):
         self.config, self.params, self.asked = config, {"w": np.full(3, scale, np.float32)}, []
 
     def stream(self, items, view, views, *, batch_size=None):
         self.asked.append([view, views, 0])
-        for item in items:
+        for item in (load() for load in items):
             z = np.zeros((len(views), 1, WIDTH), np.float32)
             self.asked[-1][2] += 1
             if item.item_id == EMPTY:

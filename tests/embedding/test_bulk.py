@@ -411,14 +411,14 @@ def test_short_texts_do_not_pay_for_long_ones(embedder, tmp_path, monkeypatch):
     files.mkdir()
     for i in range(128):
         (files / f"{i:03}.txt").write_text(" ".join(["word"] * (90 if i % 16 == 0 else 1)))
-    shapes, used, forward = [], [], embedder_lib._forward
+    shapes, used, forward = [], [], embedder_lib.forward
 
     def spy(model, params, batch, views):
         shapes.append(batch.tokens.shape)
         used.append(np.count_nonzero(np.asarray(batch.token_types).reshape(-1, batch.tokens.shape[-1]), axis=1))
         return forward(model, params, batch, views)
 
-    monkeypatch.setattr(embedder_lib, "_forward", spy)
+    monkeypatch.setattr(embedder_lib, "forward", spy)
     options = EmbedOptions(instruction="", rows_per_part=128)
     embed(embedder, open_source(files, embedder.config), tmp_path / "out", options, model="m")
     executed = sum(rows * length for rows, _, length in shapes)

@@ -19,7 +19,9 @@ from sail_jax.data.features import View
 from sail_jax.data.media import decode_image, video_frames
 from sail_jax.data.pipeline import make_extractor
 from sail_jax.embedding import embedder as embedder_lib
-from sail_jax.embedding.embedder import Embedder, NothingShownError
+from sail_jax.embedding import windows
+from sail_jax.embedding.embedder import Embedder
+from sail_jax.embedding.windows import NothingShownError
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import TEXT_FIELDS, Item, text_item
 from sail_jax.models.model import init_params, make_model
@@ -72,7 +74,7 @@ def plain_vectors(embedder, items):
 
 
 def test_vectors_equal_those_of_single_items_at_full_length(embedder, monkeypatch):
-    monkeypatch.setattr(embedder_lib, "_WINDOW_BATCHES", 3)
+    monkeypatch.setattr(windows, "_WINDOW_BATCHES", 3)
     items = mixed_items()
     expected = plain_vectors(embedder, items)
     blocks = list(embedder.stream(iter(items), VIEW, VIEWS))
@@ -86,12 +88,12 @@ def test_vectors_equal_those_of_single_items_at_full_length(embedder, monkeypatc
 
 
 def test_a_window_is_bounded_and_closes_early_on_media(embedder, monkeypatch):
-    monkeypatch.setattr(embedder_lib, "_WINDOW_BATCHES", 2)
+    monkeypatch.setattr(windows, "_WINDOW_BATCHES", 2)
     taken = itertools.count()
     endless = (text_item(f"text {next(taken)}") for _ in itertools.count())
     assert next(embedder.stream(endless, VIEW, VIEWS))[0].shape[1] == 2 * BATCH
     assert next(taken) == 4 * BATCH  # the next window is prepared while the device works
-    monkeypatch.setattr(embedder_lib, "_WINDOW_BYTES", 1)
+    monkeypatch.setattr(windows, "_WINDOW_BYTES", 1)
     seen = [Item(f"seen-{i}", frames=(picture(i),)) for i in range(3 * BATCH)]
     assert [z.shape[1] for z, _ in embedder.stream(seen, VIEW, VIEWS)] == [BATCH] * 3
     assert not list(embedder.stream([], VIEW, VIEWS))
@@ -99,13 +101,13 @@ def test_a_window_is_bounded_and_closes_early_on_media(embedder, monkeypatch):
 
 def test_batches_are_as_long_as_their_longest_item(embedder, monkeypatch):
     shapes = []
-    forward = embedder_lib._forward
+    forward = embedder_lib.forward
 
     def spy(model, params, batch, views):
         shapes.append(batch.tokens.shape)
         return forward(model, params, batch, views)
 
-    monkeypatch.setattr(embedder_lib, "_forward", spy)
+    monkeypatch.setattr(embedder_lib, "forward", spy)
     long = " ".join(["word"] * 200)
     embedder.encode(["a", long, "b", long, "c", long, "d", long, "e"], instruction="")
     lengths, rows = [n for *_, n in shapes], [rows for rows, *_ in shapes]
@@ -114,25 +116,25 @@ def test_batches_are_as_long_as_their_longest_item(embedder, monkeypatch):
 
 
 def test_there_are_few_lengths():
-    steps = {embedder_lib._bucket(length) for length in range(513)}
-    assert len(steps) == 20 and all(embedder_lib._bucket(step) == step for step in steps)
-    assert all(length <= embedder_lib._bucket(length) <= length * 1.25 + 8 for length in range(513))
+    steps = {windows._bucket(length) for length in range(513)}
+    assert len(steps) == 20 and all(windows._bucket(step) == step for step in steps)
+    assert all(length <= windows._bucket(length) <= length * 1.25 + 8 for length in range(513))
 
 
 def test_kernels_see_the_mesh(embedder, monkeypatch):
     """A fused kernel has to be run shard by shard, for which it reads the mesh that is set."""
     seen = []
     monkeypatch.setattr(
-        embedder_lib, "_forward", lambda *_: seen.append(jax.sharding.get_abstract_mesh()) or np.zeros((1, 8, 32))
+        embedder_lib, "forward", lambda *_: seen.append(jax.sharding.get_abstract_mesh()) or np.zeros((1, 8, 32))
     )
     next(embedder.stream([text_item("glass")], VIEW, ("T",)))
     assert [mesh.shape for mesh in seen] == [embedder.mesh.shape]
 
 
 def test_all_local_devices_work(run, monkeypatch):
-    devices, forward = [], embedder_lib._forward
+    devices, forward = [], embedder_lib.forward
     monkeypatch.setattr(
-        embedder_lib, "_forward", lambda *a: devices.append(a[2].tokens.sharding.device_set) or forward(*a)
+        embedder_lib, "forward", lambda *a: devices.append(a[2].tokens.sharding.device_set) or forward(*a)
     )
     embedder_lib.load(run).encode(["a"] * 8)
     assert [len(some) for some in devices] == [jax.local_device_count()] == [8]
@@ -205,7 +207,7 @@ def test_items_that_cannot_be_used_are_named(embedder, item, message):
 
 
 def test_a_late_position_is_counted_over_windows(embedder, monkeypatch):
-    monkeypatch.setattr(embedder_lib, "_WINDOW_BATCHES", 1)
+    monkeypatch.setattr(windows, "_WINDOW_BATCHES", 1)
     with pytest.raises(BadRecordError, match="record 'item 9'"):
         embedder.encode(["a"] * 9 + [{}])
 
@@ -215,8 +217,8 @@ def test_dims_cut_and_batch_size_changes_nothing_else(embedder, monkeypatch):
     z = embedder.encode(texts)
     cut = z[:, :16] / np.linalg.norm(z[:, :16], axis=1, keepdims=True)
     np.testing.assert_allclose(embedder.encode(iter(texts), dims=16), cut, atol=1e-6)
-    rows, forward = [], embedder_lib._forward
-    monkeypatch.setattr(embedder_lib, "_forward", lambda *a: rows.append(len(a[2].tokens)) or forward(*a))
+    rows, forward = [], embedder_lib.forward
+    monkeypatch.setattr(embedder_lib, "forward", lambda *a: rows.append(len(a[2].tokens)) or forward(*a))
     np.testing.assert_allclose(embedder.encode(texts, batch_size=2, show_progress=True), z, atol=1e-5)
     assert rows == [2, 2, 2]
     assert embedder.encode([], dims=8).shape == (0, 8)

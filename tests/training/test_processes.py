@@ -6,31 +6,42 @@ import shutil
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
+import mesh_inference
 import numpy as np
 import pytest
+from mesh_inference import infer, read
 
 from sail_jax import config as config_lib
 from sail_jax.runs.directory import RunDirectory, read_training_log
 from sail_jax.training.loop import train
 from training_runs import environment, on_devices
 
+TESTS = Path(mesh_inference.__file__).parent
+
 PROCESS = """
 import sys, jax
+sys.path.insert(0, sys.argv[6])
 jax.distributed.initialize(sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
 from sail_jax import config as config_lib
+from mesh_inference import infer
+from sail_jax.embedding import forward
 from sail_jax.training import loop
 ordered = loop.make_mesh
-loop.make_mesh = lambda config: ordered(config, [jax.devices()[int(at)] for at in sys.argv[6:]])
+devices = [jax.devices()[int(at)] for at in sys.argv[8:]]
+loop.make_mesh = forward.make_mesh = lambda config, _=None: ordered(config, devices)
 result = loop.train(config_lib.load(sys.argv[1]), sys.argv[2])
+infer(sys.argv[7], sys.argv[2] + ".inferred")
 print("temperatures", [float(x) for x in result.state.params["objective"]["log_temperature"]])
 """
 
 
-def train_in_processes(config, workdir, count, order=(0, 1, 2, 3)):
+def train_in_processes(config, workdir, count, trained, order=(0, 1, 2, 3)):
     """Trains in `count` processes, which share four devices; the temperatures in the end, on which all must agree.
 
-    The devices take their places on the mesh in the given order.
+    The devices take their places on the mesh in the given order. In the end the processes infer with the run `trained`,
+    into the folder WORKDIR.inferred.
     """
     path = workdir.with_suffix(".json")
     config_lib.save(config, path)
@@ -38,7 +49,7 @@ def train_in_processes(config, workdir, count, order=(0, 1, 2, 3)):
     written = [workdir.with_suffix(f".{i}.txt") for i in range(count)]  # no pipe, which could fill up unread
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", PROCESS, str(path), str(workdir), address, str(count), str(i), *map(str, order)],
+            [sys.executable, "-c", PROCESS, *map(str, (path, workdir, address, count, i, TESTS, trained, *order))],
             env=environment(len(order) // count),
             stdout=output.open("w"),
             stderr=subprocess.STDOUT,
@@ -58,7 +69,13 @@ def train_in_processes(config, workdir, count, order=(0, 1, 2, 3)):
 
 
 def losses_of(workdir):
-    return [line["loss"] for line in read_training_log(RunDirectory(workdir))]
+    return [line["loss"] for line in read_training_log(RunDirectory(workdir)) if "loss" in line]
+
+
+def evaluated(workdir):
+    """The figures of the evaluation during training."""
+    (line,) = (line for line in read_training_log(RunDirectory(workdir)) if "loss" not in line)
+    return {name: value for name, value in line.items() if name.startswith("eval/i2i/")}
 
 
 def free_port():
@@ -85,23 +102,38 @@ def test_processes_train_like_one_and_what_four_saved_two_and_one_go_on_from(set
     copair = settings.data.datasets.copair.to_dict()
     settings.data.datasets = {"copair": copair | {"patterns": ("T->T",)}}
     settings.data.text_budget = 60.0
-    # A stage trains on what the first process mines, while the others wait.
+    # A stage trains on what all processes mine together.
     mined = {"mine": ("copair",), "hard_negatives": 1}
     settings.stages = {"1": {"steps": 1} | mined, "2": {"steps": 3} | mined}
     settings.optimizer.warmup_steps = 0
+    settings.train.evaluate_every = 4
+    settings.eval.tasks = {"i2i": settings.eval.tasks.i2i}
+    settings.eval.tasks.i2i.update(query="T", target="T", views=(), corpus="targets", metrics=("bijective",))
     config = config_lib.build(settings)
     with on_devices(4):
         one = train(config, tmp_path / "one")
         temperatures = one.state.params["objective"]["log_temperature"]
         losses = losses_of(tmp_path / "one")
         assert len(losses) == 4
-        four = tmp_path / "four"
-        check = {4: train_in_processes(config, four, 4)}
+        infer(tmp_path / "one", tmp_path / "one.inferred")
+        four, trained = tmp_path / "four", tmp_path / "one"
+        check = {4: train_in_processes(config, four, 4, trained)}
         # Each of two processes has places of the mesh that do not adjoin, as on the torus of a TPU slice.
-        check[2] = train_in_processes(config, go_on_after_two_steps(four, tmp_path / "two"), 2, order=(0, 2, 1, 3))
+        two = go_on_after_two_steps(four, tmp_path / "two")
+        check[2] = train_in_processes(config, two, 2, trained, order=(0, 2, 1, 3))
         again = train(config, go_on_after_two_steps(four, tmp_path / "again"))
     check[1] = again.state.params["objective"]["log_temperature"]
     assert (again.start, again.steps) == (2, 4)
     for name, count in (("four", 4), ("two", 2), ("again", 1)):
         np.testing.assert_allclose(losses_of(tmp_path / name), losses, rtol=1e-4, err_msg=name)
         np.testing.assert_allclose(check[count], temperatures, atol=1e-5, err_msg=name)
+        assert evaluated(tmp_path / name) == pytest.approx(evaluated(tmp_path / "one"), abs=1e-6), name
+    ids, vectors, mined, figures = read(tmp_path / "one.inferred")
+    for name in ("four", "two"):
+        found = read(tmp_path / f"{name}.inferred")
+        assert found[0] == ids
+        np.testing.assert_allclose(found[1], vectors, atol=1e-5, err_msg=name)
+        assert [(row["query_id"], row["negatives"]) for row in found[2]] == [
+            (row["query_id"], row["negatives"]) for row in mined
+        ]
+        assert found[3] == pytest.approx(figures, abs=1e-6), name

@@ -4,7 +4,7 @@ Axis letters: n samples, D width.
 """
 
 import dataclasses
-import tempfile
+import functools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -148,8 +148,15 @@ def embed_samples(
         SailError: too many items could not be loaded.
     """
     return [
-        _embed_side(embedder, view, found, store, scratch, f"{chosen.name}: {_side_names(chosen, view)}")
-        for view, found in items.items()
+        _embed_side(
+            embedder,
+            view,
+            found,
+            store,
+            scratch / f"{chosen.where}.{number}.npy",
+            f"{chosen.name}: {_side_names(chosen, view)}",
+        )
+        for number, (view, found) in enumerate(items.items())
         if found
     ]
 
@@ -160,15 +167,18 @@ def _side_names(chosen: SampledSet, view: View) -> str:
 
 
 def _embed_side(
-    embedder: Embedder, view: View, found: list[int | str], store: ItemStore, scratch: Path, what: str
+    embedder: Embedder, view: View, found: list[int | str], store: ItemStore, path: Path, what: str
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     singles = tuple(view.modalities)
     views = singles if len(singles) == 1 else (view.modalities, *singles)
-    path = Path(tempfile.mkdtemp(dir=scratch)) / "z.npy"
-    items: Iterator[Item] = (text_item(item) if isinstance(item, str) else store[item] for item in found)
-    z = embed_pass(embedder, items, len(found), view, views, path, what=what)
+    loaders = (functools.partial(_load, item, store) for item in found)
+    z = embed_pass(embedder, loaders, len(found), view, views, path, what=what)
     sides = {letter: (z[letter], z[letter].any(axis=1)) for letter in singles}
     if len(singles) > 1:
         shown = sum(mask.astype(int) for _, mask in sides.values())
         sides[FUSED] = (z[view.modalities], shown >= 2)
     return sides
+
+
+def _load(item: int | str, store: ItemStore) -> Item:
+    return text_item(item) if isinstance(item, str) else store[item]

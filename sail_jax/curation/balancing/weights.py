@@ -10,7 +10,6 @@ Axis letters: n samples, D width, k centroids, m training sets, n benchmarks of 
 
 import functools
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -212,6 +211,8 @@ def cluster_set(
 def balance(embedder: Embedder, config: Config, store: ItemStore, output: Path) -> BalancingResult:
     """Computes and writes the sampling weights of training sets by their similarity to the tasks.
 
+    The processes of the embedder embed together; each then computes the same weights, and the first one writes them.
+
     Args:
         embedder: the model; an early one is enough.
         config: the experiment; `data.datasets`, `eval.tasks`, `balancing` and `seed` are read.
@@ -223,14 +224,14 @@ def balance(embedder: Embedder, config: Config, store: ItemStore, output: Path) 
             common with any task, or Sinkhorn's iteration does not converge.
     """
     _check(config, output)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    processes = embedder.processes
+    processes.on_first(lambda: output.parent.mkdir(parents=True, exist_ok=True))
     # Open every set before embedding the first, so that an error in the last is reported at once.
     sources = [training_set(config, name) for name in config.data.datasets]
     tasks = [benchmark(config, name) for name in retrieval_tasks(config)]
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f"{output.name}.scratch-") as scratch:
+    with processes.scratch(output.parent, f"{output.name}.scratch-") as scratch:
         rows, columns = (
-            [cluster_set(embedder, chosen, config, store, Path(scratch)) for chosen in sets]
-            for sets in (sources, tasks)
+            [cluster_set(embedder, chosen, config, store, scratch) for chosen in sets] for sets in (sources, tasks)
         )
     kinds = tuple(tuple(shared_kinds(row.clusters, column.clusters) for column in columns) for row in rows)
     _check_overlap(sources, rows, tasks, columns)
@@ -248,8 +249,9 @@ def balance(embedder: Embedder, config: Config, store: ItemStore, output: Path) 
         settings=config.balancing,
         seed=config.seed,
     )
-    write_heat_map(result, output.with_suffix(".png"))
-    write_json(result, output)
+    if processes.first:
+        write_heat_map(result, output.with_suffix(".png"))
+        write_json(result, output)
     return result
 
 

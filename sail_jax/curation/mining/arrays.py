@@ -18,6 +18,7 @@ import numpy as np
 from sail_jax.config.curation import MiningConfig
 from sail_jax.curation.mining.threshold import BinnedScores, SortedScores, Threshold, find_threshold
 from sail_jax.errors import SailError
+from sail_jax.sharding.process_group import ALONE, Processes
 from sail_jax.vectors.score_blocks import BINS, ScoreBlocks, TargetBlocks, bin_of
 from sail_jax.vectors.unit import unit_rows
 
@@ -80,6 +81,8 @@ class Miner:
         excluded: [E] int64 `pair_codes`.
         settings: as in `mine`.
         what: label of the progress bars; empty for none.
+        processes: the processes that mine together. All of them pass the same arguments and find the same lambda*; each
+            scores a part of the queries, unless all scores are held in memory, and yields the negatives of its part.
 
     Attributes:
         threshold: lambda*, its figures and the curves.
@@ -99,6 +102,7 @@ class Miner:
         excluded: np.ndarray,
         settings: MiningConfig,
         what: str = "",
+        processes: Processes = ALONE,
     ) -> None:
         self.present = present = _present(queries, "queries"), _present(targets, "targets")
         known = np.union1d(positives, excluded).astype(np.int64)
@@ -108,36 +112,36 @@ class Miner:
         self.excluded = len(known) - self.positives
         if not self.positives:
             raise SailError("No positive pair has embeddings on both sides, so lambda* cannot be computed.")
-        self._k, exact = settings.per_query, len(queries) * len(targets) <= settings.exact_scores
-        self._scores = (
-            _HeldScores(queries, targets, present, known, settings)
-            if exact
-            else ScoreBlocks(
-                queries,
-                TargetBlocks(targets, present[1], settings.target_block),
-                present[0],
-                known,
-                settings.query_block,
-                what,
-            )
-        )
-        if exact:
+        self._k, self._own = settings.per_query, processes.rows(len(queries))
+        if len(queries) * len(targets) <= settings.exact_scores:
+            self._scores = _HeldScores(queries, targets, present, known, settings)
             scores = SortedScores(self._scores.known[is_positive], self._scores.negatives())
+            self._scores.keep(self._own)
         else:
+            first, last = np.searchsorted(known, [self._own.start * len(targets), self._own.stop * len(targets)])
+            self._scores = ScoreBlocks(
+                queries[self._own],
+                TargetBlocks(targets, present[1], settings.target_block),
+                present[0][self._own],
+                known[first:last] - self._own.start * len(targets),
+                settings.query_block,
+                what if processes.first else "",
+            )
             counts, known_scores = self._scores.count()
-            positive_counts = np.bincount(bin_of(known_scores[is_positive]), minlength=BINS)
-            scores = BinnedScores(positive_counts, counts)
+            positive_counts = np.bincount(bin_of(known_scores[is_positive[first:last]]), minlength=BINS)
+            scores = BinnedScores(*np.sum(processes.gather((positive_counts, counts)), axis=0))
         self.threshold = find_threshold(scores)
 
     def negatives(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Yields the hard negatives of all queries, in order, block by block.
+        """Yields the hard negatives of this process' queries, in order, block by block.
 
         Yields:
             start: the first query of a block.
             rows: [n, K] int64 rows of targets, the highest score first; -1 if a query has fewer.
             scores: [n, K] float32; -inf where `rows` is -1.
         """
-        return self._scores.top_below(self.threshold.value, self._k)
+        for start, rows, scores in self._scores.top_below(self.threshold.value, self._k):
+            yield self._own.start + start, rows, scores
 
 
 class _HeldScores:
@@ -165,6 +169,10 @@ class _HeldScores:
     def negatives(self) -> np.ndarray:
         """Returns the scores of all negatives, [M] float32."""
         return self._scores[np.isfinite(self._scores)]
+
+    def keep(self, rows: slice) -> None:
+        """Drops the scores of all other queries."""
+        self._scores = self._scores[rows]
 
     def top_below(self, limit: float, k: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Yields the highest scores below a limit, as `ScoreBlocks.top_below`."""

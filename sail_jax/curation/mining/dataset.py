@@ -5,6 +5,9 @@
     NAME.png                      the same as a plot
     NAME.embeddings/              during the run: embeddings, which a killed run reuses, and the results so far
 
+Several processes mine together, in a folder that they share: each embeds a part of the items and scores a part of the
+queries. The first one writes the files.
+
 The table appears when everything else is written. Queries and targets have the order of their keys, as in the table. If
 a side shows only text, rows of equal text are merged into the first of them, since training treats them as the same
 content (`objectives.negative_masks`).
@@ -34,6 +37,7 @@ from sail_jax.data.tables import PairTable
 from sail_jax.data.views import dataset_views
 from sail_jax.embedding.embedder import Embedder
 from sail_jax.errors import SailError
+from sail_jax.sharding.process_group import Processes
 
 _BATCH = 4096
 
@@ -127,7 +131,8 @@ def mine_dataset(
     where = f"config.data.datasets.{name}"
     table = PairTable.open(Path(config.data.dir) / settings.table, settings.split)
     distinct = read_queries_and_targets(table)
-    problem = _mining_problem(distinct, table, config, name, store)
+    processes = embedder.processes
+    problem = _mining_problem(distinct, table, config, name, store, processes)
     targets = len(problem.sides[1].keys)
     if targets < 2:
         once = ", counting those of the same text once" if targets < len(distinct.target_keys) else ""
@@ -135,7 +140,9 @@ def mine_dataset(
     folder = output.parent / f"{output.stem}.embeddings"
     if query_embeddings or target_embeddings:
         embeddings = [
-            read_side(side, path, folder) if path else embed_side(side, embedder, store, folder, model=model, what=name)
+            read_side(side, path, folder, processes)
+            if path
+            else embed_side(side, embedder, store, folder, model=model, what=name)
             for side, path in zip(problem.sides, (query_embeddings, target_embeddings), strict=True)
         ]
     else:
@@ -144,18 +151,24 @@ def mine_dataset(
         widths = " and ".join(str(z.shape[1]) for z in embeddings)
         raise SailError(f"The embeddings of queries and targets have {widths} dimensions; take both from one model.")
     try:
-        miner = Miner(*embeddings, problem.positives, problem.excluded, config.mining, what=name)
+        miner = Miner(*embeddings, problem.positives, problem.excluded, config.mining, name, processes)
     except SailError as error:
         raise SailError(f"{where}: {error}") from error
-    mined = _mine(miner, folder, config.mining.per_query)
+    mined = _mine(miner, folder, config.mining.per_query, processes)
     summary = _summarise(name, output, problem, miner, mined[0])
-    # A table on disk means that the run is complete and that the figures are its own: remove it first, write it last.
-    output.unlink(missing_ok=True)
-    write_figures(output.with_suffix(".json"), summary.figures(), miner.threshold)
-    draw(output.with_suffix(".png"), f"Hard negatives of {name}", miner.threshold)
-    metadata = {"dataset": name, "model": model, **threshold_figures(miner.threshold)}
-    write_negatives(output, _table_rows(distinct, problem, *mined), metadata)
-    shutil.rmtree(folder)
+
+    def write() -> None:
+        # A table on disk means that the run is complete and that the figures are its own: remove it first, write it
+        # last.
+        output.unlink(missing_ok=True)
+        write_figures(output.with_suffix(".json"), summary.figures(), miner.threshold)
+        draw(output.with_suffix(".png"), f"Hard negatives of {name}", miner.threshold)
+        metadata = {"dataset": name, "model": model, **threshold_figures(miner.threshold)}
+        write_negatives(output, _table_rows(distinct, problem, *mined), metadata)
+        shutil.rmtree(folder)
+
+    processes.wait()  # nobody reads in the folder any more
+    processes.on_first(write)
     return summary
 
 
@@ -193,13 +206,18 @@ class _Problem:
 
 
 def _mining_problem(
-    distinct: QueriesAndTargets, table: PairTable, config: Config, name: str, store: ItemStore
+    distinct: QueriesAndTargets,
+    table: PairTable,
+    config: Config,
+    name: str,
+    store: ItemStore,
+    processes: Processes,
 ) -> _Problem:
     """Reads the positive and the excluded pairs of a data set, and merges rows of equal content."""
     positives = distinct.pairs(table, min_score=config.data.datasets[name].min_score, both_ways=False)
     excluded = _excluded(distinct, positives, config)
     sides = _sides(distinct, config, name)
-    contents = [side.content_keys(store, what=name) for side in sides]
+    contents = [side.content_keys(store, processes, what=name) for side in sides]
     (first_query, query_rows), (first_target, target_rows) = (merge_equal(keys) for keys in contents)
     targets = int(first_target.sum())
 
@@ -233,23 +251,48 @@ def _excluded(distinct: QueriesAndTargets, positives: np.ndarray, config: Config
     return codes
 
 
-def _mine(miner: Miner, folder: Path, k: int) -> tuple[np.ndarray, np.ndarray]:
+def _mine(miner: Miner, folder: Path, k: int, processes: Processes) -> tuple[np.ndarray, np.ndarray]:
     """Mines the hard negatives of all queries into memory-mapped files.
 
-    Files allow random access: queries of equal content share a row, and need not be neighbours in the table.
+    Files allow random access: queries of equal content share a row, and need not be neighbours in the table. Each
+    process writes the rows of its queries to files of its own, which the first one then joins.
 
     Returns:
         rows: [q, K] int64 rows of targets, the highest score first; -1 if a query has fewer.
         scores: [q, K] float32; -inf where `rows` is -1.
     """
-    shape = (len(miner.present[0]), k)
-    rows, scores = (
-        np.lib.format.open_memmap(folder / f"mined.{name}.npy", mode="w+", dtype=dtype, shape=shape)
-        for name, dtype in (("rows", np.int64), ("scores", np.float32))
-    )
+    total = len(miner.present[0])
+    own = processes.rows(total)
+    rows, scores = parts = [
+        np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(own.stop - own.start, k))
+        for path, dtype in zip(_mined(folder, str(processes.index)), (np.int64, np.float32), strict=True)
+    ]
     for start, found, cosines in miner.negatives():
-        rows[start : start + len(found)], scores[start : start + len(found)] = found, cosines
+        at = start - own.start
+        rows[at : at + len(found)], scores[at : at + len(found)] = found, cosines
+    for part in parts:
+        part.flush()
+    if processes.count == 1:
+        return rows, scores
+    processes.wait()
+    processes.on_first(lambda: _join_mined(folder, total, k, processes.count))
+    rows, scores = (np.load(path, mmap_mode="r") for path in _mined(folder, "all"))
     return rows, scores
+
+
+def _mined(folder: Path, part: str) -> tuple[Path, Path]:
+    """Returns the files of mined rows and of their scores, of one process or of all."""
+    return folder / f"mined.rows.{part}.npy", folder / f"mined.scores.{part}.npy"
+
+
+def _join_mined(folder: Path, total: int, k: int, processes: int) -> None:
+    """Joins the files of all processes."""
+    parts = [_mined(folder, str(process)) for process in range(processes)]
+    for number, path in enumerate(_mined(folder, "all")):
+        found = [np.load(part[number], mmap_mode="r") for part in parts]
+        joined = np.lib.format.open_memmap(path, mode="w+", dtype=found[0].dtype, shape=(total, k))
+        np.concatenate(found, out=joined)
+        joined.flush()
 
 
 def _summarise(name: str, output: Path, problem: _Problem, miner: Miner, mined: np.ndarray) -> MiningSummary:

@@ -1,14 +1,17 @@
 """Embeds one side of a data set, queries or targets, into a file that a killed run can reuse.
 
+Several processes embed together and share the folder; the first one writes the files.
+
 FOLDER/queries.npy    [Q, D] float32, rows in the order of the keys of the side
 FOLDER/queries.json   written last: the model, settings and items of the embeddings
 """
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +33,7 @@ from sail_jax.errors import BadRecordError, SailError
 from sail_jax.files import commit_bytes
 from sail_jax.items import Item, item_key, text_item
 from sail_jax.runs.fingerprint import fingerprint
+from sail_jax.sharding.process_group import Processes
 from sail_jax.vectors.embedding_set import EmbeddingSet, is_complete
 
 _BATCH = 4096
@@ -56,7 +60,7 @@ class Side:
         """Returns whether only text is shown; then items of equal text have equal content."""
         return self.view.modalities == "T"
 
-    def content_keys(self, store: ItemStore, *, what: str) -> np.ndarray:
+    def content_keys(self, store: ItemStore, processes: Processes, *, what: str) -> np.ndarray:
         """Returns keys, [n] uint64, that are equal for rows of equal content to training.
 
         If only text is shown, the key is a hash of the shown text (`ItemFeatures.text_key`), for which all items are
@@ -64,16 +68,19 @@ class Side:
 
         Args:
             store: the item store.
+            processes: the processes that read the items together, each a part of them.
             what: name of the data set, for the progress bar.
         """
         if not self.only_text:
             return self.keys
-        keys = self.keys.copy()
-        for row, item in enumerate(track(self._rows(), f"{what}: texts of {self.name}", total=len(keys))):
+        own = processes.rows(len(self.keys))
+        keys, items = self.keys[own].copy(), self._rows(own.start, own.stop)
+        bar = track(items, f"{what}: texts of {self.name}", total=len(keys), disable=not processes.first)
+        for row, item in enumerate(bar):
             with contextlib.suppress(BadRecordError):  # reported when the item is embedded
                 text = shown_fields(_load(item, store), self.view.fields)
                 keys[row] = item_key(text) if text else keys[row]
-        return keys
+        return processes.join(keys)
 
     def label(self, row: int) -> str:
         """Returns the id or the text of a row, for messages."""
@@ -86,13 +93,13 @@ class Side:
             return self
         return dataclasses.replace(self, keys=self.keys[wanted], items=self.items.filter(pa.array(wanted)))
 
-    def read(self, store: ItemStore) -> Iterator[Item]:
-        """Yields the items, read one at a time."""
-        return (_load(item, store) for item in self._rows())
+    def loaders(self, store: ItemStore) -> Iterator[Callable[[], Item]]:
+        """Yields functions that load an item each."""
+        return (functools.partial(_load, item, store) for item in self._rows(0, len(self.items)))
 
-    def _rows(self) -> Iterator[dict[str, str | None]]:
-        for start in range(0, len(self.items), _BATCH):
-            yield from self.items.slice(start, _BATCH).to_pylist()
+    def _rows(self, start: int, stop: int) -> Iterator[dict[str, str | None]]:
+        for begin in range(start, stop, _BATCH):
+            yield from self.items.slice(begin, min(_BATCH, stop - begin)).to_pylist()
 
 
 def _load(item: dict[str, str | None], store: ItemStore) -> Item:
@@ -123,19 +130,23 @@ def embed_sides(
     rows = row_of(targets.keys, queries.keys)
     if queries.view != targets.view or np.all(rows < 0):
         return embed_side(queries, embedder, store, folder, model=model, what=what), found
-    missing = np.flatnonzero(rows < 0)
+    missing, path = np.flatnonzero(rows < 0), folder / f"{queries.name}.copy.npy"
     others = (
         embed_side(queries.select(rows < 0), embedder, store, folder, model=model, what=what) if len(missing) else ()
     )
-    copied = np.lib.format.open_memmap(
-        folder / f"{queries.name}.copy.npy", mode="w+", dtype=np.float32, shape=(len(rows), found.shape[1])
-    )
-    for start in range(0, len(rows), _BATCH):
-        part = rows[start : start + _BATCH]
-        copied[start : start + _BATCH][part >= 0] = found[part[part >= 0]]
-    for start in range(0, len(missing), _BATCH):
-        copied[missing[start : start + _BATCH]] = others[start : start + _BATCH]
-    return copied, found
+
+    def copy() -> None:
+        shape = (len(rows), found.shape[1])
+        copied = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        for start in range(0, len(rows), _BATCH):
+            part = rows[start : start + _BATCH]
+            copied[start : start + _BATCH][part >= 0] = found[part[part >= 0]]
+        for start in range(0, len(missing), _BATCH):
+            copied[missing[start : start + _BATCH]] = others[start : start + _BATCH]
+        copied.flush()
+
+    embedder.processes.on_first(copy)
+    return np.load(path, mmap_mode="r"), found
 
 
 def embed_side(
@@ -147,13 +158,19 @@ def embed_side(
         [n, D] float32, memory-mapped.
     """
     path, marker = folder / f"{side.name}.npy", folder / f"{side.name}.json"
-    made_of = _fingerprint(side, embedder, model)
-    if not path.is_file() or not marker.is_file() or marker.read_text() != made_of:
+    made_of, processes = _fingerprint(side, embedder, model), embedder.processes
+
+    def is_made() -> bool:
+        if path.is_file() and marker.is_file() and marker.read_text() == made_of:
+            return True
         marker.unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
+        return False
+
+    if not processes.on_first(is_made):
         view, bar = side.view.modalities, f"{what}: {side.name}"
-        embed_pass(embedder, side.read(store), len(side.keys), side.view, (view,), path, what=bar)[view].flush()
-        commit_bytes(marker, made_of.encode())
+        embed_pass(embedder, side.loaders(store), len(side.keys), side.view, (view,), path, what=bar)
+        processes.on_first(lambda: commit_bytes(marker, made_of.encode()))
     return np.load(path, mmap_mode="r")[0]
 
 
@@ -170,7 +187,7 @@ def _fingerprint(side: Side, embedder: Embedder, model: str | None) -> str:
     return json.dumps(made_of | settings, sort_keys=True)
 
 
-def read_side(side: Side, path: str | Path, folder: Path) -> np.ndarray:
+def read_side(side: Side, path: str | Path, folder: Path, processes: Processes) -> np.ndarray:
     """Reads the embeddings of a side from Parquet, or from a folder that `embed` wrote.
 
     Args:
@@ -178,14 +195,21 @@ def read_side(side: Side, path: str | Path, folder: Path) -> np.ndarray:
         path: the file, or a folder of such files, or a folder that `embed` wrote; `id` has item ids, or the texts of
             free-text queries, in any order; others are ignored.
         folder: folder to which the embeddings are written in the order of the side.
+        processes: the processes that share the folder.
 
     Returns:
-        [n, D] float32, memory-mapped.
+        [n, D] float32, memory-mapped; the first process has read and written them.
 
     Raises:
         SailError: the file or a column is missing, vectors differ in width, or a query or target has no vector.
     """
-    path, out = Path(path), None
+    processes.on_first(lambda: _copy_vectors(side, Path(path), folder))
+    return np.load(folder / f"{side.name}.npy", mmap_mode="r")
+
+
+def _copy_vectors(side: Side, path: Path, folder: Path) -> None:
+    """Writes the vectors of a side in its order; errors as for `read_side`."""
+    out = None
     (folder / f"{side.name}.json").unlink(missing_ok=True)
     found = np.zeros(len(side.keys), bool)
     for ids, vectors in _read_vectors(path):
@@ -207,7 +231,6 @@ def read_side(side: Side, path: str | Path, folder: Path) -> np.ndarray:
             f"{path} has no vector for {np.sum(~found)} of the {len(found)} {side.name}, the first of them {first}; "
             "embed them too, or let the model embed them."
         )
-    return out
 
 
 def _read_vectors(path: Path) -> Iterator[tuple[list[str], np.ndarray]]:

@@ -5,11 +5,18 @@ Axes: Q queries, N targets, D width.
 
 import numpy as np
 
-from sail_jax.vectors.top_k import top_k
+from sail_jax.evaluation.metrics.nearest import nearest as search
+from sail_jax.sharding.process_group import ALONE, Processes
 
 
 def bijective_alignment(
-    queries: np.ndarray, targets: np.ndarray, nearest: np.ndarray, own: np.ndarray, *, block: int
+    queries: np.ndarray,
+    targets: np.ndarray,
+    nearest: np.ndarray,
+    own: np.ndarray,
+    *,
+    block: int,
+    processes: Processes = ALONE,
 ) -> float:
     """Returns the share of queries that are the nearest query of their nearest target.
 
@@ -19,6 +26,7 @@ def bijective_alignment(
         nearest: [Q] int, the target nearest to each query, or -1 if there is none: such a query counts as a miss.
         own: [Q] int, the target that is the query itself, or -1; its search among the queries skips that query.
         block: number of queries scored at a time.
+        processes: the processes that search together.
 
     Returns:
         The share in [0, 1], NaN if there is no query. Of queries equally near to a target, the first one counts.
@@ -30,5 +38,5 @@ def bijective_alignment(
     reached = np.where((nearest >= 0)[:, None], targets[np.maximum(nearest, 0)], 0)
     query_of = dict(zip(own.tolist(), range(len(own)), strict=True))
     itself = np.array([query_of.get(target, -1) if target >= 0 else -1 for target in nearest.tolist()])
-    back, _ = top_k(reached, queries, 1, block=block, exclude=itself)
+    back, _ = search(reached, queries, 1, block=block, exclude=itself, processes=processes)
     return float((back[:, 0] == np.arange(len(queries)))[counts].mean())

@@ -13,13 +13,14 @@ from sail_jax.evaluation.classification import ACCURACY_KS, accuracy_at_k
 from sail_jax.evaluation.metrics.auc import auc
 from sail_jax.evaluation.metrics.bijective import bijective_alignment
 from sail_jax.evaluation.metrics.clustering import clustering_nmi
+from sail_jax.evaluation.metrics.nearest import nearest
 from sail_jax.evaluation.metrics.rank_agreement import rank_agreement
 from sail_jax.evaluation.metrics.ranking import ranking_metrics
 from sail_jax.evaluation.metrics.recall import recall_at_k
 from sail_jax.evaluation.metrics.separability import separability
 from sail_jax.evaluation.pairs import pair_cosines, sample_negatives, sample_rows
 from sail_jax.evaluation.retrieval import RetrievalTask
-from sail_jax.vectors.top_k import top_k
+from sail_jax.sharding.process_group import ALONE, Processes
 
 GALLERY = 8  # results kept per query for the report's gallery
 # Limits of the samples from which metrics on pairs are computed. The seed decides the sample, which all models share.
@@ -67,6 +68,7 @@ def measure(
     *,
     families: Sequence[str],
     own_view: bool,
+    processes: Processes = ALONE,
 ) -> Measurement | None:
     """Measures some families of metrics.
 
@@ -81,6 +83,7 @@ def measure(
         config: the experiment; `eval` and `seed` are read.
         families: names as in `families_of`.
         own_view: whether the view is the task's own.
+        processes: the processes that search together; all of them pass the same arguments and get the measurement.
 
     Returns:
         The measurement; None if no query can be scored, or one of the sides has no embedding at all.
@@ -93,11 +96,12 @@ def measure(
     if not len(kept) or not all(side.any() for side in present):
         return None
     ks, block = config.eval.ks, config.eval.corpus_block
-    rows, cosines = top_k(queries, corpus, max(*ks, *ACCURACY_KS, GALLERY), block=block, exclude=task.exclude)
+    search = {"block": block, "processes": processes}
+    rows, cosines = nearest(queries, corpus, max(*ks, *ACCURACY_KS, GALLERY), exclude=task.exclude, **search)
     metrics = ranked_metrics(rows[kept], [relevant[i] for i in kept], ks, families)
     of_pairs, histograms = _Pairs(task, queries, corpus, present, config).metrics(families)
     if "bijective" in families:
-        share = bijective_alignment(queries, corpus, rows[:, 0], task.exclude, block=block)
+        share = bijective_alignment(queries, corpus, rows[:, 0], task.exclude, **search)
         of_pairs["bijective"] = share
     return Measurement(
         metrics=metrics | of_pairs,
