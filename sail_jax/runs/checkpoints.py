@@ -17,6 +17,12 @@ from sail_jax.models.model import abstract_params, init_params
 from sail_jax.runs.directory import RunDirectory
 from sail_jax.sharding.parameters import abstract_on_mesh, path_name, shardings_of
 
+# Copies of an array on several devices each write a slice of it, which needs a program per shape; smaller arrays are
+# written whole by one device.
+_LEAST_SLICE_BYTES = 2**20
+_ARRAYS = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_LEAST_SLICE_BYTES)
+ocp.type_handlers.register_type_handler(jax.Array, _ARRAYS, override=True)
+
 
 class Checkpoints:
     """Saves the checkpoints of a run asynchronously, and restores them.
