@@ -125,6 +125,7 @@ def test_a_damaged_item_is_reported_and_left_out(run, tmp_path, monkeypatch, cap
         (["train", "--config", "QUICK", "--config.data.batch_sise=4", "--workdir", "x"], "batch_size"),
         (["train", "--config", "QUICK", "--workdir", "RUNS/x"], "data.dir"),
         (["evaluate", "--workdir", "RUNS/nothing"], "has no run"),
+        (["evaluate", "--workdir", "RUNS", "--embeddings", "RUNS", "--distributed"], "leave it out with --embeddings"),
         (["describe"], "--config"),
         (["ingest", "--config", "QUICK", "--source", "RUNS", "--workdir", "RUNS/data"], "items.jsonl"),
     ],
@@ -136,6 +137,16 @@ def test_mistakes_end_with_a_message_and_a_status(arguments, message, tmp_path, 
     errors = capsys.readouterr().err
     assert message in errors and "Traceback" not in errors
     assert not (tmp_path / "x" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("verb", ["train --config quickstart", "evaluate", "embed --output X", "balance --output X"])
+def test_processes_that_cannot_be_found(verb, monkeypatch, capsys):
+    def initialize():
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr("jax.distributed.initialize", initialize)
+    assert main([*verb.split(), "--workdir", "X", "--distributed"]) == 2
+    assert "finds no other processes (coordinator_address" in capsys.readouterr().err
 
 
 @pytest.mark.slow

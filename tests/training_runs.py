@@ -1,4 +1,4 @@
-"""Training runs in processes of their own, to be killed; runs on few devices; and runs that need no training."""
+"""Training runs in processes of their own, to be killed; runs on few devices or without training; their vectors."""
 
 import contextlib
 import os
@@ -7,11 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import pytest
 
 from sail_jax import config as config_lib
+from sail_jax.embedding.bulk import EmbedOptions, embed
+from sail_jax.embedding.embedder import load
+from sail_jax.embedding.item_source import open_source
 from sail_jax.models.model import init_params
 from sail_jax.runs.checkpoints import Checkpoints
 from sail_jax.runs.directory import RunDirectory
@@ -71,3 +75,10 @@ def save_untrained(path, config):
     checkpoints.save(1, {"model": init_params(config.model, 0)}, {})
     checkpoints.close()
     return path
+
+
+def embed_items(run, output):
+    """Embeds the texts of all items into a folder, on the devices of all processes."""
+    embedder = load(run)
+    options = EmbedOptions(modalities="T", rows_per_part=64)
+    embed(embedder, open_source(None, embedder.config), Path(output), options, model="")

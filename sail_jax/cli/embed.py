@@ -73,8 +73,8 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     from sail_jax.embedding.item_source import open_source
     from sail_jax.runs.directory import RunDirectory
 
-    config = config_of_run(options, overrides)
     join_processes(options)
+    config = config_of_run(options, overrides)
     # Where every device holds all parameters, processes need each other for nothing.
     apart = options.distributed and config.mesh.fsdp == config.mesh.tensor == 1
     if apart:

@@ -150,9 +150,14 @@ def _write_file(tensors: Sequence[_Tensor], path: Path, dtype: str) -> int:
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors:
-            value = np.asarray(tensor.make(), _stored(tensor, dtype), order="C")
-            file.write(value.reshape(-1).view(np.uint8).data)
+            file.write(_content(tensor, dtype))  # no name holds it while the next parameter is read
     return end
+
+
+def _content(tensor: _Tensor, dtype: str) -> memoryview:
+    """Returns the bytes of a tensor as it is written."""
+    value = np.asarray(tensor.make(), _stored(tensor, dtype), order="C")
+    return value.reshape(-1).view(np.uint8).data
 
 
 def _stored(tensor: _Tensor, dtype: str) -> np.dtype:

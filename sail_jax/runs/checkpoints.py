@@ -1,5 +1,6 @@
 """Saves and restores the checkpoints of a run, on any mesh."""
 
+import gc
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ from sail_jax.sharding.parameters import abstract_on_mesh, path_name, shardings_
 _LEAST_SLICE_BYTES = 2**20
 _ARRAYS = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_LEAST_SLICE_BYTES)
 ocp.type_handlers.register_type_handler(jax.Array, _ARRAYS, override=True)
+# Bytes from which it matters how soon the memory of an array is free again.
+_LARGE = 32 << 20
 
 
 class Checkpoints:
@@ -101,6 +104,8 @@ class Checkpoints:
             for key in reversed(path):
                 tree, on_host = {key.key: tree}, {key.key: on_host}
             wanted = ocp.args.PyTreeRestore(item=tree, restore_args=on_host, partial_restore=True)
+            if leaf.size * leaf.dtype.itemsize >= _LARGE:
+                gc.collect()  # finished reads of orbax hold their arrays in circles, for some time
             (array,) = jax.tree.leaves(handler.restore(folder / item, args=wanted))
             return array
 
