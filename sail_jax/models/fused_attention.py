@@ -16,14 +16,13 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
-from sail_jax.sharding.activations import batch_axes
+from sail_jax.models.gpu_attention import KEPT, MAX_WIDTH, gpu_attention
+from sail_jax.sharding.activations import batch_axes, splits
 
 Queries = Float[Array, "B N H K"]
 Keys = Float[Array, "B S G K"]
 Attend = Callable[[Queries, Keys, Keys, Bool[Array, "B S"] | None], Queries]
 
-# The name of attention outputs for `jax.checkpoint`; see `transformer.REMAT_POLICIES`.
-KEPT = "attention"
 # With fewer keys, the scores of a head fit in memory, and the TPU kernel, which computes them twice, is no faster.
 _TPU_KEYS = 2048
 # Sizes of the blocks of queries and of keys in the TPU kernel. Fewer of them form one block, padded to whole lanes.
@@ -32,48 +31,53 @@ _TPU_LANES = 128
 _HALF = (jnp.bfloat16, jnp.float16)
 
 
-def choose_kernel(plain: Attend, query: Queries, key: Keys, *, causal: bool) -> Attend:
+def choose_kernel(plain: Attend, query: Queries, key: Keys, *, causal: bool, valid_first: bool = False) -> Attend:
     """Returns the attention kernel for arrays of these shapes and types.
 
     All kernels compute softmax(q k / sqrt(K)) v without the masked keys. On an NVIDIA GPU the kernel is cuDNN's flash
     attention; on a TPU with many keys it is the Pallas splash attention of JAX. Both need 16-bit types and head widths
-    that they support; otherwise the kernel is `plain`. For a TPU, the choice is made when the program is lowered, so a
-    program that another machine compiles ahead of time has the kernel too.
+    that they support; otherwise the kernel is `plain`. The choice is made when the program is lowered, so a program
+    that another machine compiles ahead of time has the kernel too.
 
     Args:
         plain: (query, key, value, key_mask) -> mixed values, for any type and device.
         query: the queries.
         key: the keys.
         causal: whether query i sees only keys 0 to i.
+        valid_first: whether the valid keys of each row are known to come first.
     """
-    width = query.shape[-1]
-    if keeps_itself(query, key):
-        on_tpu = functools.partial(_by_shard, functools.partial(tpu_attention, causal=causal))
-        named = functools.partial(_run_and_name, plain)
-        return lambda *arrays: jax.lax.platform_dependent(*arrays, tpu=on_tpu, default=named)
-    on_gpu = jax.default_backend() == "gpu" and query.dtype in _HALF and width % 8 == 0 and width <= 128
-    return functools.partial(cudnn_attention, causal=causal) if on_gpu else plain
+    kernels = {}
+    if _fits_gpu(query, key, causal=causal):
+        kernels["cuda"] = functools.partial(gpu_attention, causal=causal, valid_first=valid_first)
+    if _fits_tpu(query, key):
+        kernels["tpu"] = functools.partial(tpu_attention, causal=causal)
+    if not kernels:
+        return plain
+    by_shard = {platform: functools.partial(_by_shard, kernel) for platform, kernel in kernels.items()}
+    named = functools.partial(_run_and_name, plain)
+    return lambda *arrays: jax.lax.platform_dependent(*arrays, default=named, **by_shard)
 
 
-def keeps_itself(query: Queries, key: Keys) -> bool:
+def keeps_itself(query: Queries, key: Keys, *, causal: bool) -> bool:
     """Returns whether the kernel for these arrays names its outputs `KEPT` itself.
 
-    This holds for shapes and types that have a TPU kernel, except on GPUs; otherwise the caller must name the outputs.
+    This holds for shapes and types that a kernel of some device supports; otherwise the caller must name the outputs.
     """
-    fits = query.dtype == jnp.bfloat16 and query.shape[-1] % 8 == 0 and jax.default_backend() != "gpu"
+    return _fits_gpu(query, key, causal=causal) or _fits_tpu(query, key)
+
+
+def _fits_gpu(query: Queries, key: Keys, *, causal: bool) -> bool:
+    fits = query.dtype in _HALF and query.shape[-1] <= MAX_WIDTH
+    return fits and (not causal or query.shape[1] == key.shape[1])
+
+
+def _fits_tpu(query: Queries, key: Keys) -> bool:
+    fits = query.dtype == jnp.bfloat16 and query.shape[-1] % 8 == 0
     return fits and query.shape[1] >= _TPU_LANES and key.shape[1] >= _TPU_KEYS
 
 
 def _run_and_name(plain: Attend, *arrays: jax.Array | None) -> jax.Array:
     return checkpoint_name(plain(*arrays), KEPT)
-
-
-def cudnn_attention(
-    query: Queries, key: Keys, value: Keys, key_mask: Bool[Array, "B S"] | None, *, causal: bool
-) -> Queries:
-    """Runs the flash attention of cuDNN; see `transformer.attend` for the arguments."""
-    mask = None if key_mask is None else key_mask[:, None, None, :]
-    return jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=causal, implementation="cudnn")
 
 
 def tpu_attention(
@@ -145,8 +149,9 @@ def _by_shard(
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return kernel(query, key, value, key_mask)
+    rows = batch_axes() if splits(len(query)) else None
     heads = "tensor" if key.shape[2] % mesh.shape["tensor"] == 0 else None
-    split, mask = PartitionSpec(batch_axes(), None, heads), PartitionSpec(batch_axes())
+    split, mask = PartitionSpec(rows, None, heads), PartitionSpec(rows)
     arrays = [(query, split), (key, split), (value, split), (key_mask, mask)]
     run = jax.shard_map(
         kernel,

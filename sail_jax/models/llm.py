@@ -100,6 +100,7 @@ class Llm(nn.Module):
         config = self.config
         angles = transformer.rotary_angles(positions, config.head_dim, config.rope_theta)
         embeddings = embeddings.astype(self.dtype)
+        packing = packing and packing.from_front()
         hidden, layers = transformer.scan_layers(
             self.layers,
             embeddings,

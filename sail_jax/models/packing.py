@@ -37,13 +37,21 @@ class Packing:
 
     def to_rows(self, flat: Shaped[Array, " GT *token"]) -> Shaped[Array, "GR N *token"]:
         """Returns one row per sequence, with zeros in empty slots."""
-        rows = _move(flat.reshape(*self.slot_of.shape, *flat.shape[1:]), self.place_of, self.slot_of)
+        rows = move(flat.reshape(*self.slot_of.shape, *flat.shape[1:]), self.place_of, self.slot_of)
         return rows.reshape(-1, self.length, *flat.shape[1:])
 
     def to_flat(self, rows: Shaped[Array, "GR N *token"]) -> Shaped[Array, " GT *token"]:
         """Returns all sequences on one flat axis, with zeros in unused places."""
-        flat = _move(rows.reshape(*self.place_of.shape, *rows.shape[2:]), self.slot_of, self.place_of)
+        flat = move(rows.reshape(*self.place_of.shape, *rows.shape[2:]), self.slot_of, self.place_of)
         return flat.reshape(-1, *rows.shape[2:])
+
+    def from_front(self) -> "Packing":
+        """Returns the packing whose rows hold the same tokens from their first slot on, in the order of their places.
+
+        Attention kernels can then skip the empty slots. They come last since their place, T, is beyond all others.
+        """
+        places = jnp.sort(self.place_of.reshape(-1, self.length), axis=1)
+        return from_places(places.reshape(self.place_of.shape), self.slot_of.shape[1], self.length)
 
     def join(self, first: Shaped[Array, "*first D"], second: Shaped[Array, "*second D"]) -> Shaped[Array, "GT D"]:
         """Concatenates two packed axes within each group."""
@@ -80,7 +88,7 @@ def from_places(place_of: Int32[Array, "G RN"], room: int, length: int) -> Packi
 
 
 @jax.custom_vjp
-def _move(x: jax.Array, source: jax.Array, back: jax.Array) -> jax.Array:
+def move(x: jax.Array, source: jax.Array, back: jax.Array) -> jax.Array:
     """Gathers [G, n, ...] by indices `source` [G, m] -> [G, m, ...], with zeros at indices out of range.
 
     `back` [G, n] is the inverse of `source`, which the backward pass uses.
@@ -91,7 +99,7 @@ def _move(x: jax.Array, source: jax.Array, back: jax.Array) -> jax.Array:
 def _move_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, None, None]:
     # Every entry moves to at most one place, so the transpose is the inverse gather; no scatter-add is needed.
     source, back = saved
-    return _move(gradient, back, source), None, None
+    return move(gradient, back, source), None, None
 
 
-_move.defvjp(lambda x, source, back: (_move(x, source, back), (source, back)), _move_backward)
+move.defvjp(lambda x, source, back: (move(x, source, back), (source, back)), _move_backward)

@@ -131,4 +131,4 @@ def _layout(frame_of: jax.Array, frames: int, patches: int, latents: int) -> pac
     of_patches = items * latents + frame_of[..., None] * patches + jnp.arange(patches, dtype=jnp.int32)
     of_patches = jnp.where(frame_of[..., None] < frames, of_patches, room).reshape(groups, items, slots * patches)
     places = jnp.concatenate([jnp.broadcast_to(of_latents, (groups, items, latents)), of_patches], axis=2)
-    return packing.from_places(places.reshape(groups, -1), room, latents + slots * patches)
+    return packing.from_places(places.reshape(groups, -1), room, latents + slots * patches).from_front()

@@ -18,7 +18,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from sail_jax.errors import SailError
-from sail_jax.models.fused_attention import KEPT, Keys, Queries, choose_kernel, keeps_itself
+from sail_jax.models.fused_attention import Keys, Queries, choose_kernel, keeps_itself
+from sail_jax.models.gpu_attention import KEPT
 from sail_jax.models.lora import adapter
 from sail_jax.models.packing import Packing
 from sail_jax.sharding.activations import split_rows
@@ -168,6 +169,7 @@ def attend(
     *,
     causal: bool = False,
     block_size: int = 0,
+    valid_first: bool = False,
 ) -> Queries:
     """Computes grouped-query scaled dot-product attention, with softmax in float32.
 
@@ -182,12 +184,15 @@ def attend(
         block_size: queries per block if no fused kernel is used. The blocks run one after the other and are recomputed
             in the backward pass, so that memory holds the weights of one block at a time. With 0, all queries run at
             once.
+        valid_first: whether the valid keys of each row are known to come first, which saves a kernel from moving them.
 
     Returns:
-        Mixed values, in the type of `value`. A query without any valid key gets the mean of all values.
+        Mixed values, in the type of `value`. In a row without any valid key, a query gets the mean of all values. With
+        `causal`, a query that sees no valid key gets a finite value without meaning.
     """
     plain = functools.partial(_attend_plainly, causal=causal, block_size=block_size)
-    return choose_kernel(plain, query, key, causal=causal)(query, key, value, key_mask)
+    kernel = choose_kernel(plain, query, key, causal=causal, valid_first=valid_first)
+    return kernel(query, key, value, key_mask)
 
 
 def _attend_plainly(
@@ -285,7 +290,8 @@ class Attention(nn.Module):
             source: tokens that are attended to; `x` itself for self-attention.
             key_mask: True at the tokens of `source` that may be attended to; None for all.
             angles: rotary positions from `rotary_angles`, only for self-attention; None for none.
-            packing: how `source` is packed; a token sees only the tokens of its own sequence. None if it is not packed.
+            packing: how `source` is packed, each row from its first slot on; a token sees only the tokens of its own
+                sequence. None if it is not packed.
 
         Returns:
             Updates of `x`, in `dtype`.
@@ -297,9 +303,10 @@ class Attention(nn.Module):
         if packing is not None:
             key, value, key_mask = packing.to_rows(key), packing.to_rows(value), packing.filled
             query = packing.to_rows(query) if packed_queries else query
-        mixed = attend(query, key, value, key_mask, causal=self.causal, block_size=self.block_size)
+        how = {"causal": self.causal, "block_size": self.block_size, "valid_first": packing is not None}
+        mixed = attend(query, key, value, key_mask, **how)
         mixed = packing.to_flat(mixed) if packed_queries else mixed
-        mixed = mixed if keeps_itself(query, key) else checkpoint_name(mixed, KEPT)
+        mixed = mixed if keeps_itself(query, key, causal=self.causal) else checkpoint_name(mixed, KEPT)
         mixed = mixed.reshape(*x.shape[:-1], self.heads * self.head_dim)
         return Dense(x.shape[-1], self.output_bias, self.dtype, name="output")(mixed)
 

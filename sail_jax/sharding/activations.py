@@ -39,7 +39,7 @@ def split_rows(x: jax.Array) -> jax.Array:
     The compiler decides about the other axes.
     Does nothing without a mesh (`jax.set_mesh`), or where the rows do not split evenly.
     """
-    if not _splits(len(x)):
+    if not splits(len(x)):
         return x
     return _placed(x, batch_axes(), *[PartitionSpec.UNCONSTRAINED] * (x.ndim - 1))
 
@@ -58,7 +58,7 @@ def look_up(table: jax.Array, tokens: jax.Array, dtype: Any) -> jax.Array:
     Returns:
         [B, N, D].
     """
-    parts = _fsdp() if _splits(len(tokens)) else 1
+    parts = _fsdp() if splits(len(tokens)) else 1
     exchanged = parts > 1 and table.shape[1] % parts == 0
     places = tuple(name for name in batch_axes() if name != "fsdp")
     tokens = _placed(tokens, places) if exchanged else tokens
@@ -91,13 +91,13 @@ def on_shards(function: Callable[[jax.Array], jax.Array], rows: jax.Array) -> ja
     For operations such as a Fourier transform, which the compiler would run on the whole batch on every device. Where
     the rows do not split evenly, the function is applied to all of them.
     """
-    if not _splits(len(rows)):
+    if not splits(len(rows)):
         return function(rows)
     split = PartitionSpec(batch_axes())
     return jax.shard_map(function, in_specs=split, out_specs=split, check_vma=False)(rows)
 
 
-def _splits(rows: int) -> bool:
+def splits(rows: int) -> bool:
     """Returns whether there is a mesh over which so many rows split evenly."""
     mesh = jax.sharding.get_abstract_mesh()
     return not mesh.empty and rows % math.prod(mesh.shape[axis] for axis in batch_axes()) == 0

@@ -13,6 +13,8 @@ import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from jax.interpreters import partial_eval
 
+from sail_jax.models.gpu_attention import CALL as ATTENTION_CALL
+
 
 def executed_flops(
     function: Callable, *arguments: Any, static_argnums: tuple[int, ...] = (), platform: str = ""
@@ -23,7 +25,7 @@ def executed_flops(
         function: is traced, not run; jitted or not.
         *arguments: arrays or `jax.ShapeDtypeStruct`s, and the static arguments.
         static_argnums: the positions of the static arguments.
-        platform: "tpu" counts the TPU branches of platform-dependent code; otherwise the default branches count.
+        platform: "tpu" or "cuda" counts its branches of platform-dependent code; otherwise the default branches.
 
     Raises:
         ValueError: there are products in a `while` loop of unknown length.
@@ -94,6 +96,15 @@ def _kernel(equation: JaxprEqn, platform: str) -> int:
     return math.prod(equation.params["grid_mapping"].grid) * _inner(equation, platform)
 
 
+def _foreign_call(equation: JaxprEqn, _: str) -> int:
+    """Operations of cuDNN's attention: two products forwards, and five backwards, of all queries and keys."""
+    name = equation.params["target_name"]
+    if not name.startswith(ATTENTION_CALL):
+        return 0
+    (batch, queries, heads, width), (_, keys, *_) = (x.aval.shape for x in equation.invars[:2])
+    return (5 if name.endswith("Backward") else 2) * 2 * batch * queries * heads * keys * width
+
+
 def _inner(equation: JaxprEqn, platform: str) -> int:
     """Operations of all jaxprs in an equation: those of `jit`, `checkpoint`, `custom_vjp` and the like."""
     return sum(_of_jaxpr(jaxpr, platform) for jaxpr in _jaxprs(equation))
@@ -116,4 +127,5 @@ _RULES: dict[str, Callable[[JaxprEqn, str], int]] = {
     "cond": _branches,
     "shard_map": _on_all_shards,
     "pallas_call": _kernel,
+    "ffi_call": _foreign_call,
 }

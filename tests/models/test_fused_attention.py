@@ -11,9 +11,12 @@ from jaxprs import shapes_of
 
 from sail_jax.config.training import MeshConfig
 from sail_jax.models import fused_attention, transformer
+from sail_jax.models.gpu_attention import gpu_attention
 from sail_jax.sharding import activations as placement
 from sail_jax.sharding.mesh import make_mesh
 from sail_jax.training.flops import executed_flops
+
+KERNELS = {"tpu": "tpu_custom_call", "cuda": "__cudnn$fmhaSoftmax"}
 
 
 def arrays(batch, queries, keys, heads, groups, width, seed=0):
@@ -61,26 +64,30 @@ def test_the_tpu_kernel_equals_the_plain_form_in_several_blocks():
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_gpu_kernel_equals_the_plain_form(causal):
     inputs, mask = arrays(2, 150, 150, 4, 2, 64)
-    assert_equal_to_plain(fused_attention.cudnn_attention, inputs, mask, causal)
+    assert_equal_to_plain(gpu_attention, inputs, mask, causal)
 
 
 def test_the_choice_falls_when_a_program_is_lowered():
-    """On this machine the plain form runs; lowered for a TPU, the same program holds the kernel."""
+    """On this machine the plain form runs; lowered for a TPU or a GPU, the same program holds the kernel."""
     inputs, mask = arrays(1, 256, 2048, 2, 1, 64)
-    lowered = jax.jit(transformer.attend).trace(*inputs, mask).lower(lowering_platforms=("tpu",))
-    assert "tpu_custom_call" in lowered.as_text()
+    for platform, kernel in KERNELS.items():
+        assert (
+            kernel in jax.jit(transformer.attend).trace(*inputs, mask).lower(lowering_platforms=(platform,)).as_text()
+        )
     on_cpu = jax.jit(transformer.attend).lower(*inputs, mask)
     assert "custom_call" not in on_cpu.as_text()
     np.testing.assert_array_equal(
         transformer.attend(*inputs, mask), transformer._attend_plainly(*inputs, mask, causal=False, block_size=0)
     )
     single = [x.astype(jnp.float32) for x in inputs]
-    float32 = jax.jit(transformer.attend).trace(*single, mask).lower(lowering_platforms=("tpu",))
-    assert "tpu_custom_call" not in float32.as_text()
+    for platform in KERNELS:
+        float32 = jax.jit(transformer.attend).trace(*single, mask).lower(lowering_platforms=(platform,))
+        assert "custom_call" not in float32.as_text()
 
 
 @pytest.mark.parametrize("remat", ["dots", "full"])
-def test_the_tpu_kernel_runs_once_forwards_and_once_backwards(remat):
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_the_kernel_runs_once_forwards_and_once_backwards(remat, platform):
     """Two products of queries and keys forwards, and five backwards, with the scores computed once more."""
     (batch, length, heads, width), policy = (2, 2048, 2, 64), transformer.REMAT_POLICIES[remat]
     inputs = [jax.ShapeDtypeStruct((batch, length, heads, width), jnp.bfloat16)] * 3
@@ -90,7 +97,7 @@ def test_the_tpu_kernel_runs_once_forwards_and_once_backwards(remat):
 
     product = 2 * batch * heads * length * length * width
     step = jax.value_and_grad(loss, (0, 1, 2))
-    assert executed_flops(step, *inputs, platform="tpu") == pytest.approx(7 * product, rel=1e-3)
+    assert executed_flops(step, *inputs, platform=platform) == pytest.approx(7 * product, rel=1e-3)
     # The gradient of the queries, once for each of 4 blocks of keys, is held for one item at a time.
     largest = max(map(math.prod, shapes_of(jax.make_jaxpr(step)(*inputs).jaxpr, "pallas_call")))
     assert largest == 4 * length * heads * width
@@ -101,12 +108,14 @@ def test_it_lowers_within_a_mesh_and_mapped_over_data():
     mesh = make_mesh(MeshConfig(2, 2, 2))
     inputs, mask = arrays(8, 256, 2048, 4, 2, 64)
     with jax.set_mesh(mesh):
-        plain = jax.jit(transformer.attend).trace(*inputs, mask).lower(lowering_platforms=("tpu",))
+        plain = jax.jit(transformer.attend).trace(*inputs, mask)
         grouped = [x.reshape(2, 4, *x.shape[1:]) for x in (*inputs, mask)]
 
         def attend_all(*arrays):
             with placement.mapped_over("data"):
                 return jax.vmap(jax.grad(lambda *x: transformer.attend(*x).sum()), spmd_axis_name="data")(*arrays)
 
-        mapped = jax.jit(attend_all).trace(*grouped).lower(lowering_platforms=("tpu",))
-    assert "tpu_custom_call" in plain.as_text() and "tpu_custom_call" in mapped.as_text()
+        mapped = jax.jit(attend_all).trace(*grouped)
+        for platform, kernel in KERNELS.items():
+            for traced in (plain, mapped):
+                assert kernel in traced.lower(lowering_platforms=(platform,)).as_text()

@@ -22,6 +22,11 @@ def test_rows_come_back_from_the_flat_axis():
     packing, fits = pack(jnp.asarray(mask), 12, groups=2)
     flat = packing.to_flat(jnp.asarray(rows))
     assert fits.all() and flat.shape == (24, 3)
+    compact = packing.from_front()
+    for row, kept, moved, filled in zip(rows, mask, compact.to_rows(flat), compact.filled, strict=True):
+        np.testing.assert_array_equal(moved[: kept.sum()], row[kept])
+        assert filled.sum() == kept.sum() and not moved[kept.sum() :].any()
+    np.testing.assert_array_equal(compact.to_flat(compact.to_rows(flat)), flat)
     np.testing.assert_array_equal(packing.filled, mask)
     np.testing.assert_array_equal(packing.to_rows(flat), rows)
     for group in range(2):
