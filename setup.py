@@ -13,8 +13,13 @@ setup(
     # The experiments stand at the top of the checkout, and inside of the package where it is installed.
     packages=[*find_packages(include=["sail_jax", "sail_jax.*"]), "sail_jax.configs"],
     package_dir={"sail_jax.configs": "configs"},
-    # Files that exported models ship with (they are copied, never imported from here), and the page of `serve`.
-    package_data={"sail_jax.convert": ["exported_code/*.py"], "sail_jax.search": ["search_page.html"]},
+    # Data of GPUs to compile for, files that exported models ship with (they are copied, never imported from here), and
+    # the page of `serve`.
+    package_data={
+        "sail_jax.aot": ["gpus/*.txtpb"],
+        "sail_jax.convert": ["exported_code/*.py"],
+        "sail_jax.search": ["search_page.html"],
+    },
     entry_points={"console_scripts": ["sail-jax = sail_jax.__main__:run"]},
     install_requires=[
         "argcomplete>=3.4",

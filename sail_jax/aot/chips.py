@@ -1,10 +1,10 @@
 """Finds devices to compile for, without having the hardware.
 
-Names are NAME:SHAPE, "v5e:16x16" for a slice of TPUs, "h100:64" for a number of GPUs. libtpu compiles for TPUs without
-having one. There is no such compiler for GPUs here: their program is compiled for as many devices of the host's CPU.
+Names are NAME:SHAPE, "v5e:16x16" for a slice of TPUs, "h100:64" for a number of GPUs. libtpu and JAX's CUDA plugin
+compile for chips that the machine does not have.
 """
 
-import contextlib
+import importlib.resources
 import os
 
 import jax
@@ -13,14 +13,16 @@ from jax.experimental import topologies
 from sail_jax.errors import SailError
 from sail_jax.sharding.chips import CHIPS, Chip
 
+# Without a GPU, XLA cannot try which Triton tiles are fastest, and its default ones do not fit all products.
+GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0}
+_MOST_GPUS = 512
+
 
 def find_devices(topology: str) -> tuple[Chip, list[jax.Device]]:
-    """Returns the chip of a topology and devices to compile for; only host devices can also run programs.
-
-    Call it before any other use of JAX: host devices are created only once in a process.
+    """Returns the chip of a topology and devices to compile for, which cannot run programs.
 
     Raises:
-        SailError: the name or the shape is unknown, or libtpu is missing.
+        SailError: the name or the shape is unknown, or the compiler is missing.
     """
     name, _, shape = topology.partition(":")
     if name not in CHIPS or not shape:
@@ -30,11 +32,29 @@ def find_devices(topology: str) -> tuple[Chip, list[jax.Device]]:
         )
     chip = CHIPS[name]
     jax.config.update("jax_platforms", "cpu")  # this machine has none of the chips to compile for
-    if not chip.is_gpu:
-        return chip, _tpu_devices(topology)
-    if not shape.isdecimal() or int(shape) < 1:
-        raise SailError(f"The topology is {topology!r}; write the number of GPUs, as '{name}:64'.")
-    return chip, _host_devices(int(shape))
+    return chip, (_gpu_devices(name, shape, chip.node) if chip.is_gpu else _tpu_devices(topology))
+
+
+def _gpu_devices(name: str, shape: str, node: int) -> list[jax.Device]:
+    count = int(shape) if shape.isdecimal() else 0
+    if not 1 <= count <= _MOST_GPUS or (count > node and count % node):
+        below = max(1, min(count, _MOST_GPUS) // node * node)
+        fits = f"{below} or {below + node}" if node < count < _MOST_GPUS else f"a number from 1 to {_MOST_GPUS}"
+        raise SailError(
+            f"The topology is {name}:{shape}; write a number of GPUs, at most {_MOST_GPUS}, and beyond {node} whole "
+            f"nodes of {node}, as '{name}:64'. {fits} would do."
+        )
+    target = importlib.resources.files("sail_jax.aot").joinpath(f"gpus/{name}.txtpb").read_text()
+    layout = f"1x{-(-count // node)}x{min(count, node)}"  # slices, processes of each, GPUs of each
+    try:
+        found = topologies.get_topology_desc(platform="cuda", topology_name="", topology=layout, target_config=target)
+    except (ImportError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise SailError(
+            f"Compiling for NVIDIA GPUs needs no GPU, but JAX's CUDA plugin ({reason}); pip install -e '.[cuda]', "
+            "which takes about 5 GB."
+        ) from error
+    return list(found.devices)
 
 
 def _tpu_devices(topology: str) -> list[jax.Device]:
@@ -53,12 +73,3 @@ def _tpu_devices(topology: str) -> list[jax.Device]:
         raise SailError(f"The topology {topology!r} is refused by libtpu: {error}") from error
     except (ImportError, RuntimeError) as error:
         raise SailError(f"Compiling for TPUs needs libtpu ({error}); pip install -e '.[tpu]'.") from error
-
-
-def _host_devices(count: int) -> list[jax.Device]:
-    with contextlib.suppress(RuntimeError):  # JAX is in use already, as in tests; its devices may be enough
-        jax.config.update("jax_num_cpu_devices", count)
-    devices = jax.devices("cpu")
-    if len(devices) < count:
-        raise SailError(f"{count} devices are needed, but JAX was started with {len(devices)}; use a fresh process.")
-    return devices[:count]

@@ -10,8 +10,9 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.stages import Compiled, Traced
 
-from sail_jax.aot.chips import find_devices
-from sail_jax.aot.collectives import collective_bytes
+from sail_jax.aot.chips import GPU_OPTIONS, find_devices
+from sail_jax.aot.collectives import KINDS, bytes_by_link
+from sail_jax.aot.kernels import attention_kernels
 from sail_jax.aot.report import AheadReport, Memory
 from sail_jax.batch import Batch
 from sail_jax.config import Config
@@ -48,7 +49,7 @@ def compile_ahead(config: Config, topology: str, *, stage: str = "", dataset: st
         SailError: a name or a setting is wrong, or the batch does not split over the devices.
     """
     step, began = _plan_step(config, topology, stage, dataset), time.monotonic()
-    compiled = [(_compile(traced), times) for traced, times in step.programs]
+    compiled = [(_compile(traced, step.chip), times) for traced, times in step.programs]
     refusal = next((refusal for (_, refusal), _ in compiled if refusal), "")
     done = [(program, times) for (program, _), times in compiled if program]
     executed, model = _operations(step)
@@ -66,7 +67,8 @@ def compile_ahead(config: Config, topology: str, *, stage: str = "", dataset: st
         refusal=refusal,
         executed=executed,
         model=model,
-        sent=_sent(done, step.setup.mesh.size) if not refusal else {},
+        sent=_sent(done, step) if not refusal else {},
+        kernels=attention_kernels([program.as_text() for program, _ in done]),
         seconds=time.monotonic() - began,
     )
 
@@ -120,7 +122,7 @@ def _plan_step(config: Config, topology: str, stage: str, dataset: str) -> _Plan
 
 def _operations(step: _PlannedStep) -> tuple[int, int]:
     """Returns the executed operations, and those of the model."""
-    platform = "" if step.chip.is_gpu else "tpu"
+    platform = "cuda" if step.chip.is_gpu else "tpu"
     executed = sum(times * jaxpr_flops(traced.jaxpr, platform) for traced, times in step.programs)
     shards = data_shards(step.setup.mesh)
     return executed, model_flops(step.stage.config, step.datasets, step.setup.abstract.params, step.recipe, shards)
@@ -167,18 +169,22 @@ def _placed(leaf: jax.ShapeDtypeStruct, mesh: Mesh) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, BATCH_SPEC))
 
 
-def _sent(programs: Sequence[tuple[Compiled, int]], devices: int) -> dict[str, float]:
-    total: dict[str, float] = {}
+def _sent(programs: Sequence[tuple[Compiled, int]], step: _PlannedStep) -> dict[str, dict[str, float]]:
+    """Returns the bytes that a device sends in a step, by link and kind of collective."""
+    # Each node of GPUs has one process here; a slice of TPUs is connected as a whole.
+    nodes = [device.process_index if step.chip.is_gpu else 0 for device in step.setup.mesh.devices.flat]
+    total: dict[str, dict[str, float]] = {link: dict.fromkeys(KINDS, 0.0) for link in step.chip.links}
     for program, times in programs:
-        for kind, count in collective_bytes(program.as_text(), devices).items():
-            total[kind] = total.get(kind, 0) + times * count
+        for kind, counts in bytes_by_link(program.as_text(), nodes).items():
+            for link, count in zip(step.chip.links, counts, strict=False):  # a slice of TPUs has one kind of link
+                total[link][kind] += times * count
     return total
 
 
-def _compile(traced: Traced) -> tuple[Compiled | None, str]:
+def _compile(traced: Traced, chip: Chip) -> tuple[Compiled | None, str]:
     """Returns the compiled step, or None and the error if the compiler runs out of memory."""
     try:
-        return traced.lower().compile(), ""
+        return traced.lower().compile(compiler_options=GPU_OPTIONS if chip.is_gpu else None), ""
     except jax.errors.JaxRuntimeError as error:
         if not is_out_of_memory(error):
             raise

@@ -61,7 +61,8 @@ class AheadReport:
         refusal: the compiler's message if it refused for lack of memory; else empty.
         executed: operations of a step, over all devices.
         model: the operations of the loss and its gradient without recomputation.
-        sent: bytes that a device sends in a step, by kind of collective; empty if the compiler refused.
+        sent: link -> kind of collective -> bytes that a device sends in a step; empty if the compiler refused.
+        kernels: tower -> its attention kernels; empty if the compiler refused.
         seconds: time of tracing and compiling.
     """
 
@@ -78,7 +79,8 @@ class AheadReport:
     refusal: str
     executed: int
     model: int
-    sent: Mapping[str, float]
+    sent: Mapping[str, Mapping[str, float]]
+    kernels: Mapping[str, tuple[str, ...]]
     seconds: float
 
     @property
@@ -105,7 +107,7 @@ class AheadReport:
         return {
             "arithmetic": self.executed / self.devices / self.chip.flops,
             "memory": moved / self.chip.memory_rate,
-            "interconnect": sum(self.sent.values()) / self.chip.send_rate(self.devices),
+            **{link: sum(sent.values()) / self.chip.links[link] for link, sent in self.sent.items()},
         }
 
     def sections(self) -> dict[str, list[tuple[str, str]]]:
@@ -139,10 +141,7 @@ class AheadReport:
 
     def _memory(self) -> list[tuple[str, str]]:
         sizes = dataclasses.asdict(self.memory) | {"total": self.memory.total, "available": self.room}
-        rows = [(name, _gib(count)) for name, count in sizes.items()]
-        if self.chip.is_gpu:
-            rows.append(("note", "temporaries as XLA lays them out for CPUs, which hold some bfloat16 in float32"))
-        return rows
+        return [(name, _gib(count)) for name, count in sizes.items()]
 
     def _work(self) -> list[tuple[str, str]]:
         rows = [
@@ -150,7 +149,9 @@ class AheadReport:
             ("FLOPs of the model", f"{self.model:.3e}"),
             ("executed over model", f"{self.executed / self.model:.2f}"),
         ]
-        rows += [(f"{kind}, sent per device", _gib(count)) for kind, count in self.sent.items() if count]
+        rows += [(f"attention of {tower}", " and ".join(kernels)) for tower, kernels in self.kernels.items()]
+        for link, sent in self.sent.items():
+            rows += [(f"{kind}, sent by {link}", _gib(count)) for kind, count in sent.items() if count]
         return rows
 
     def _time(self) -> list[tuple[str, str]]:

@@ -29,8 +29,8 @@ def add_verb(verbs: Any) -> None:
     sub.add_argument("--settings", action="store_true", help="print every setting with type, default and meaning")
     sub.add_argument(
         "--topology",
-        help="hardware for which the train step is compiled: a TPU slice (v5e:16x16, v5p:4x4x4, v6e:16x16) or a "
-        "number of GPUs (h100:64, a100:8)",
+        help="hardware for which the train step is compiled: a TPU slice (v5e:16x16, v5p:4x4x4, v6e:16x16; needs the "
+        "extra `tpu`) or a number of GPUs (h100:64, h200:8, a100:8, b200:8; needs the extra `cuda`)",
     )
     sub.add_argument("--stage", default="", help="with --topology: the stage of the run (the first)")
     sub.add_argument(

@@ -88,7 +88,7 @@ def gpu_attention(
 
 
 def valid_to_front(valid: Bool[Array, "B S"]) -> tuple[Int32[Array, "B S"], Int32[Array, "B S"]]:
-    """Returns the order of slots with the valid ones first, otherwise unchanged, and the place of each slot in it."""
+    """Returns the order of slots with the valid ones first, and the place of each slot in that order."""
     invalid = valid.sum(axis=1, keepdims=True) + jnp.cumsum(~valid, axis=1)
     place = (jnp.where(valid, jnp.cumsum(valid, axis=1), invalid) - 1).astype(jnp.int32)
     return jnp.argsort(place, axis=1).astype(jnp.int32), place

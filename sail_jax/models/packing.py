@@ -46,9 +46,10 @@ class Packing:
         return flat.reshape(-1, *rows.shape[2:])
 
     def from_front(self) -> "Packing":
-        """Returns the packing whose rows hold the same tokens from their first slot on, in the order of their places.
+        """Returns the packing whose rows hold the same tokens, but from their first slot on.
 
-        Attention kernels can then skip the empty slots. They come last since their place, T, is beyond all others.
+        Attention kernels can then skip the empty slots. Tokens are in the order of their places; empty slots come last,
+        since their place, T, is beyond all others.
         """
         places = jnp.sort(self.place_of.reshape(-1, self.length), axis=1)
         return from_places(places.reshape(self.place_of.shape), self.slot_of.shape[1], self.length)

@@ -1,7 +1,6 @@
 """Data sheets of chips: peak rates and memory of the accelerators that the project knows."""
 
 import dataclasses
-import math
 
 import jax
 
@@ -17,27 +16,26 @@ class Chip:
         flops: peak bfloat16 operations per second, dense.
         memory: bytes.
         memory_rate: bytes per second to and from its memory.
-        link_rate: bytes per second that it can send to its neighbours, over all links.
-        node: number of chips that these links connect; 0 for a whole slice.
-        network_rate: bytes per second of its share of the network between nodes.
+        links: name -> bytes per second that it can send. A TPU sends to its neighbours in the slice; a GPU sends to the
+            GPUs of its node, and over its share of the network to those of other nodes, in this order.
+        node: number of chips in a node; 0 if a whole slice is connected.
     """
 
     name: str
     flops: float
     memory: int
     memory_rate: float
-    link_rate: float
+    links: dict[str, float]
     node: int = 0
-    network_rate: float = math.inf
 
     @property
     def is_gpu(self) -> bool:
         """Returns whether it is a GPU: in a node with a network."""
         return self.node > 0
 
-    def send_rate(self, devices: int) -> float:
-        """Returns the bytes per second that each of `devices` chips sends; over the network beyond one node."""
-        return self.network_rate if self.is_gpu and devices > self.node else self.link_rate
+
+def _gpu(name: str, flops: float, memory: int, memory_rate: float, nvlink: float, network: float) -> Chip:
+    return Chip(name, flops, memory, memory_rate, {"NVLink": nvlink, "network": network}, node=8)
 
 
 # TPUs: cloud.google.com/tpu/docs, pages v5e, v5p and v6e; the rates of links are given there in Gbit/s per chip (1,600,
@@ -45,15 +43,14 @@ class Chip:
 # NVLink's rates there count both directions, half of which is sent. The network is that of DGX systems: one port of 200
 # or 400 Gbit/s per GPU.
 CHIPS = {
-    "v5e": Chip("TPU v5e", 197 * _TERA, 16 * 2**30, 819 * _GIGA, 200 * _GIGA),
-    "v5p": Chip("TPU v5p", 459 * _TERA, 95 * 2**30, 2765 * _GIGA, 600 * _GIGA),
-    "v6e": Chip("TPU v6e", 918 * _TERA, 32 * 2**30, 1640 * _GIGA, 448 * _GIGA),
-    "a100": Chip("A100 80GB SXM", 312 * _TERA, 80 * _GIGA, 2039 * _GIGA, 300 * _GIGA, 8, 25 * _GIGA),
-    "h100": Chip("H100 SXM", 989 * _TERA, 80 * _GIGA, 3350 * _GIGA, 450 * _GIGA, 8, 50 * _GIGA),
-    "h200": Chip("H200 SXM", 989 * _TERA, 141 * _GIGA, 4800 * _GIGA, 450 * _GIGA, 8, 50 * _GIGA),
-    "b200": Chip("B200 SXM", 2250 * _TERA, 180 * _GIGA, 8000 * _GIGA, 900 * _GIGA, 8, 50 * _GIGA),
+    "v5e": Chip("TPU v5e", 197 * _TERA, 16 * 2**30, 819 * _GIGA, {"ICI": 200 * _GIGA}),
+    "v5p": Chip("TPU v5p", 459 * _TERA, 95 * 2**30, 2765 * _GIGA, {"ICI": 600 * _GIGA}),
+    "v6e": Chip("TPU v6e", 918 * _TERA, 32 * 2**30, 1640 * _GIGA, {"ICI": 448 * _GIGA}),
+    "a100": _gpu("A100 80GB SXM", 312 * _TERA, 80 * _GIGA, 2039 * _GIGA, 300 * _GIGA, 25 * _GIGA),
+    "h100": _gpu("H100 SXM", 989 * _TERA, 80 * _GIGA, 3350 * _GIGA, 450 * _GIGA, 50 * _GIGA),
+    "h200": _gpu("H200 SXM", 989 * _TERA, 141 * _GIGA, 4800 * _GIGA, 450 * _GIGA, 50 * _GIGA),
+    "b200": _gpu("B200 SXM", 2250 * _TERA, 180 * _GIGA, 8000 * _GIGA, 900 * _GIGA, 50 * _GIGA),
 }
-CHIPS["gpu"] = CHIPS["h100"]
 
 # `jax.Device.device_kind` -> name in CHIPS. Cards with other rates, such as an H100 PCIe, are not listed.
 _KINDS = {

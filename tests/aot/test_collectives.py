@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sail_jax.aot.collectives import KINDS, collective_bytes
+from sail_jax.aot.collectives import KINDS, bytes_by_link, collective_bytes
 
 ROWS, WIDTH, LAYERS, FLOAT = 16, 64, 5, 4
 
@@ -173,3 +173,37 @@ def test_collectives_of_a_shard_map_all_count():
     found = collective_bytes(run.lower(a, b).compile().as_text(), 8)
     assert found["collective-permute"] == (100 + 10) * 4
     assert found["all-reduce"] == 2 * 7 / 8 * (100 + 10) * 4
+
+
+# On two nodes of four: a group within each node, one over both nodes with two devices of each, one with one of each.
+@pytest.mark.parametrize(
+    ("groups", "within", "between"),
+    [
+        ("{{0,1,2,3},{4,5,6,7}}", 3 / 4, 0),
+        ("[2,4]<=[8]", 3 / 4, 0),
+        ("mesh['a'=2,'b'=4] {'b'}", 3 / 4, 0),
+        ("[2,4]<=[4,2]T(1,0)", 3 / 4 / 2, 3 / 4 / 2),
+        ("mesh['a'=4,'b'=2] {'a'}", 3 / 4 / 2, 3 / 4 / 2),
+        ("mesh['a'=8] {'a':(1)2}", 0, 1 / 2),
+        ("{{0,4},{1,5},{2,6},{3,7}}", 0, 1 / 2),
+        ("{}", 7 / 8 * 3 / 4, 7 / 8 / 4),
+    ],
+)
+def test_bytes_within_nodes_and_between_them(groups, within, between):
+    gather = (
+        f"ENTRY %main () -> f32[] {{\n  %x = f32[100]{{0}} all-gather(%y), replica_groups={groups}, channel_id=2\n}}"
+    )
+    found = bytes_by_link(gather, [0, 0, 0, 0, 1, 1, 1, 1])
+    assert found["all-gather"] == pytest.approx((within * 400, between * 400))
+    assert collective_bytes(gather, 8)["all-gather"] == pytest.approx((within + between) * 400)
+
+
+def test_exchanges_and_permutations_over_nodes():
+    lines = """ENTRY %main () -> f32[] {
+  %x = f32[100]{0} all-to-all(%y), replica_groups={}, dimensions={0}
+  %z = f32[10]{0} collective-permute(%y), source_target_pairs={{0,1},{1,2},{2,3},{3,0}}
+}"""
+    found = bytes_by_link(lines, [0, 0, 1, 1])
+    assert found["all-to-all"] == pytest.approx((100, 200))
+    assert found["collective-permute"] == (40, 40)
+    assert bytes_by_link(lines, [0, 1, 0, 1])["collective-permute"] == (0, 40)
