@@ -155,7 +155,7 @@ class AheadReport:
         return rows
 
     def _time(self) -> list[tuple[str, str]]:
-        rows = [(f"{name}, at least", _seconds(bound)) for name, bound in self.bounds.items()]
+        rows = [(f"{name}, at least", _seconds(bound)) for name, bound in self.bounds.items() if bound]
         step = max(self.bounds.values())
         likely = step / EFFICIENCY
         return [
