@@ -7,13 +7,13 @@ import jax
 import numpy as np
 import optax
 
-from sail_jax.config.training import MeshConfig
+from sail_jax.config.training import MeshConfig, OptimizerConfig
 from sail_jax.data.pipeline import BatchSource, HostShare
 from sail_jax.objectives.objective import make_objective
 from sail_jax.sharding.mesh import data_shards, make_mesh
 from sail_jax.sharding.parameters import path_name
 from sail_jax.training.loop import make_step
-from sail_jax.training.optimizer import make_optimizer
+from sail_jax.training.optimizer import make_optimizer, make_schedule
 from sail_jax.training.setup import TrainSetup, sharded_init
 from sail_jax.training.state import init_state
 
@@ -22,6 +22,11 @@ def untrained(config):
     """The objective, and the parameters at step 0."""
     objective = make_objective(config)
     return objective, jax.jit(lambda: init_state(config, objective, make_optimizer(config.optimizer)).params)()
+
+
+def constant_rate(rate):
+    """A schedule without warm-up and decay."""
+    return make_schedule(OptimizerConfig(peak=rate, floor=rate, warmup_steps=0), 1)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
@@ -38,7 +43,7 @@ def call(objective, params, z, out, batch, recipe):
 def run_steps(config, sizes, contrast=None):
     """Returns the metrics of two steps and, after the first, Adam's first moments: the scaled clipped gradients."""
     mesh = make_mesh(MeshConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
-    setup = dataclasses.replace(TrainSetup.of(config, mesh), schedule=lambda _: 1e-3)
+    setup = dataclasses.replace(TrainSetup.of(config, mesh), schedule=constant_rate(1e-3))
     if contrast:
         setup = dataclasses.replace(setup, objective=dataclasses.replace(setup.objective, contrast=contrast(mesh)))
     step, objective = make_step(setup), setup.objective

@@ -42,7 +42,7 @@ def test_an_ablation_traces(name, world, tmp_path):
     batch = jax.tree.map(jnp.asarray, source[0].arrays)
     if name in WHOLE:
         step = make_train_step(setup)
-        after, metrics = jax.eval_shape(lambda s, b: step(s, b, recipe), state, batch)
+        after, metrics = jax.eval_shape(lambda s, b: step(s, b, recipe, setup.values), state, batch)
         assert jax.tree.structure(after) == jax.tree.structure(state) and metrics["loss"].shape == ()
     else:
         loss = make_loss(make_model(config.model), setup.objective, config.lora)

@@ -113,11 +113,12 @@ def our_step(config: Config, params: Any, batch: Batch) -> Callable[[], Any]:
     """A function that does one train step as `train` compiles it."""
     setup = TrainSetup.of(config, make_mesh(config.mesh, jax.devices()[:1]))
     compiled, on_device = compile_step(setup), shard_batch(batch, setup.mesh)
-    first = jax.jit(lambda params: first_state(config, params, setup.objective, setup.optimizer), donate_argnums=0)
+    parts = setup.objective, setup.optimizer, config.seed
+    first = jax.jit(lambda params: first_state(config, params, *parts), donate_argnums=0)
     held = [first(params)]
 
     def run() -> Any:
-        state, metrics = compiled(held.pop(), on_device, RECIPE)
+        state, metrics = compiled(held.pop(), on_device, RECIPE, setup.values)
         held.append(state)
         return state, metrics
 

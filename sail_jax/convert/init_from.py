@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import transformers
 from jax.sharding import Mesh
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -181,11 +182,11 @@ def _load_own(
 def _draw(config: Config, abstract: Any) -> Any:
     """Random initial values for the parts in `abstract`; other parts are not computed."""
 
-    def draw() -> Any:
-        params = init_params(config.model, config.seed)
+    def draw(seed: jax.Array) -> Any:
+        params = init_params(config.model, seed)
         return {part: params[part] for part in abstract}
 
-    return jax.jit(draw, out_shardings=shardings_of(abstract))()
+    return jax.jit(draw, out_shardings=shardings_of(abstract))(np.int32(config.seed))
 
 
 def _progress() -> Progress:

@@ -50,8 +50,8 @@ def example_batch(config: ModelConfig, pairs: int = 1, tokens: int = 8) -> Batch
     )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))  # traced once per config, however many functions call it
-def init_params(config: ModelConfig, seed: int) -> Any:
+@functools.partial(jax.jit, static_argnums=0)  # traced once per config, however many functions call it
+def init_params(config: ModelConfig, seed: int | jax.Array) -> Any:
     """Returns initial parameters in float32, which depend only on the config and the seed.
 
     To place them on a mesh, call this within a jit.

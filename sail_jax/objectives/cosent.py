@@ -16,7 +16,7 @@ def cosent(
     query: Float[Array, "B D"],
     target: Float[Array, "B D"],
     scores: Float32[Array, " B"],
-    temperature: float,
+    temperature: float | Float32[Array, ""],
     valid: Bool[Array, " B"],
     group: Int32[Array, " B"],
 ) -> Float32[Array, ""]:

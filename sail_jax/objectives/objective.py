@@ -1,15 +1,17 @@
 """The objective: the weighted losses of all patterns, with learnable temperatures.
 
-Axis letters: V views, B pairs, S sides, K = S - 1 targets of a pair (its target and its hard negatives), D width.
+Axis letters: V views, B pairs, S sides or training sets, K = S - 1 targets of a pair (its target and its hard
+negatives), D width.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float32, Shaped
 
 from sail_jax.batch import Batch, BySide, Outputs, RowLayout
@@ -48,6 +50,28 @@ class SetRules:
     weights: Mapping[str, float]
     min_score: float
     kind: str = "pairs"
+
+
+class LossValues(NamedTuple):
+    """The numbers of an objective, which a compiled step takes as data.
+
+    Attributes:
+        weights: loss -> weight in each training set, [S] float32; the `Recipe` says which losses are computed at all.
+        min_score: `SetRules.min_score` of each training set, [S] float32.
+        fits: pattern -> whether each training set has it, [S] bool.
+        temperature: initial temperature, [] float32, as the others.
+        min_temperature: lower bound of the temperatures.
+        max_temperature: upper bound of the temperatures.
+        cosent_temperature: temperature of COSENT.
+    """
+
+    weights: dict[str, ArrayLike]
+    min_score: ArrayLike
+    fits: dict[str, ArrayLike]
+    temperature: ArrayLike
+    min_temperature: ArrayLike
+    max_temperature: ArrayLike
+    cosent_temperature: ArrayLike
 
 
 def set_rules(config: Config) -> tuple[SetRules, ...]:
@@ -122,36 +146,64 @@ class Objective:
                 f"max_temperature, {high}."
             )
 
-    def init(self, seed: int = 0) -> Params:
+    @property
+    def values(self) -> LossValues:
+        """Returns the numbers that a compiled step takes as data."""
+
+        def of_sets(values: Sequence[float]) -> np.ndarray:
+            return np.asarray(values, np.float32)
+
+        patterns = sorted({pattern for rules in self.sets for pattern in rules.patterns})
+        bounds = self.config.temperature, self.config.min_temperature, self.config.max_temperature
+        return LossValues(
+            {loss: of_sets([rules.weights[loss] for rules in self.sets]) for loss in LOSSES},
+            of_sets([rules.min_score for rules in self.sets]),
+            {str(pattern): np.array([pattern in rules.patterns for rules in self.sets]) for pattern in patterns},
+            *map(np.float32, (*bounds, self.config.cosent_temperature)),
+        )
+
+    def init(self, seed: int | jax.Array = 0, values: LossValues | None = None) -> Params:
         """Returns initial parameters.
+
+        Args:
+            seed: seed of the draws.
+            values: numbers as data; None takes those of this objective.
 
         Returns:
             "log_temperature" [training sets] float32; "late_fusion", the gate, if `gated`; "distill", the projections
             to ID embeddings, if the config has teachers.
         """
-        params: Params = {"log_temperature": jnp.full(len(self.sets), jnp.log(self.config.temperature), jnp.float32)}
+        start = jnp.log((values or self.values).temperature)
+        params: Params = {"log_temperature": jnp.full(len(self.sets), start, jnp.float32)}
         if self.gated:
             params["late_fusion"] = init_gate(self.width)
         if self.config.teachers:
             params["distill"] = init_heads(self.config.teachers, self.width, seed)
         return params
 
-    def project(self, params: Params) -> Params:
+    def project(self, params: Params, values: LossValues | None = None) -> Params:
         """Clips the temperatures to their bounds; called after every update.
 
         Clipping inside the loss would make the gradient zero at the bound, and a temperature could never return.
         """
-        low, high = jnp.log(self.config.min_temperature), jnp.log(self.config.max_temperature)
+        values = values or self.values
+        low, high = jnp.log(values.min_temperature), jnp.log(values.max_temperature)
         return params | {"log_temperature": jnp.clip(params["log_temperature"], low, high)}
 
     def recipe(self, datasets: Sequence[int]) -> Recipe:
-        """Returns the recipe of batches in which these training sets may occur."""
-        patterns = dict.fromkeys(pattern for d in datasets for pattern in self.sets[d].patterns)
+        """Returns the recipe of batches of some training sets; sets that are trained alike have the same."""
+        patterns = sorted({pattern for d in datasets for pattern in self.sets[d].patterns})
         losses = [loss for loss in LOSSES if any(self.sets[d].weights[loss] > 0 for d in datasets)]
         return Recipe(tuple(patterns), tuple(losses), one_sided=all(self.sets[d].kind == "items" for d in datasets))
 
     def __call__(
-        self, params: Params, z: Embeddings, out: Outputs, batch: Batch, recipe: Recipe
+        self,
+        params: Params,
+        z: Embeddings,
+        out: Outputs,
+        batch: Batch,
+        recipe: Recipe,
+        values: LossValues | None = None,
     ) -> tuple[Float32[Array, ""], Metrics]:
         """Computes the loss of a global batch.
 
@@ -161,18 +213,19 @@ class Objective:
             out: intermediates of the model; only `filled` and `parts` are read.
             batch: provides keys, validity, scores and data sets.
             recipe: patterns and losses that are computed.
+            values: numbers as data; None takes those of this objective.
 
         Returns:
             The loss, and metrics: each loss by its name, and metrics of each pattern, named "PATTERN/..." if there
             are several.
         """
-        total, metrics = jnp.zeros(()), {}
+        values, total, metrics = values or self.values, jnp.zeros(()), {}
         if "distill" in recipe.losses:
-            total, metrics = self._distill(params, z, out, batch, recipe)
+            total, metrics = self._distill(params, z, out, batch, recipe, values)
         patterns = () if recipe.one_sided else recipe.patterns
-        scored = {pattern: self._score_pattern(params, z, out, batch, recipe, pattern) for pattern in patterns}
+        scored = {pattern: self._score_pattern(params, z, out, batch, recipe, values, pattern) for pattern in patterns}
         for loss in [loss for loss in recipe.losses if loss != "distill"]:
-            parts = [(values[loss], counts[loss]) for values, counts, _ in scored.values() if loss in values]
+            parts = [(losses[loss], counts[loss]) for losses, counts, _ in scored.values() if loss in losses]
             metrics[loss] = _mean_by_count(parts)
             total += metrics[loss]
         for pattern, (_, _, details) in scored.items():
@@ -182,7 +235,7 @@ class Objective:
         return total, metrics
 
     def _distill(
-        self, params: Params, z: BySide, out: Outputs, batch: Batch, recipe: Recipe
+        self, params: Params, z: BySide, out: Outputs, batch: Batch, recipe: Recipe, values: LossValues
     ) -> tuple[jax.Array, Metrics]:
         """Computes distillation over all views of all sides; each item has the weight of its data set."""
         layout = RowLayout(recipe.views, batch.valid.shape[1])
@@ -191,7 +244,7 @@ class Objective:
             """Repeats the values of sides for all rows of a pair: [B, S, ...] -> [B * R, ...]."""
             return _flat(layout.of_sides(of_sides))
 
-        weight = self._by_set([rules.weights["distill"] for rules in self.sets], batch)
+        weight = _by_set(values.weights["distill"], batch)
         counts = jnp.repeat(weight, len(layout.rows))
         counts = jnp.where(_flat(layout.join(out.filled)) & of_rows(batch.valid), counts, 0.0)
         vectors = _flat(layout.join(z)), of_rows(batch.id_vectors), of_rows(batch.has_id)
@@ -206,9 +259,6 @@ class Objective:
             log_temperature = jax.lax.stop_gradient(log_temperature)
         return jnp.exp(log_temperature)[batch.dataset]
 
-    def _by_set(self, values: Sequence[float], batch: Batch) -> jax.Array:
-        return jnp.asarray(np.asarray(values, np.float32))[batch.dataset]
-
     def _score_pattern(
         self,
         params: Params,
@@ -216,42 +266,43 @@ class Objective:
         out: Outputs,
         batch: Batch,
         recipe: Recipe,
+        values: LossValues,
         pattern: Pattern,
     ) -> tuple[Metrics, Metrics, Metrics]:
         """Returns the weighted losses of one pattern, the number of pairs that count in each, and metrics."""
         at = recipe.view_indices(pattern)
 
-        def sides(values: BySide) -> tuple[jax.Array, jax.Array]:
-            return values[0][at[0]], values[1][at[1]]
+        def sides(of_views: BySide) -> tuple[jax.Array, jax.Array]:
+            return of_views[0][at[0]], of_views[1][at[1]]
 
         query, target = sides(z)
-        fits = self._by_set([pattern in rules.patterns for rules in self.sets], batch) > 0
+        fits = _by_set(values.fits[str(pattern)], batch)
         exists_query, exists_target = sides(out.filled)
         exists_query &= batch.valid[:, 0] & fits
         exists_target &= batch.valid[:, 1:]
-        values, counts, details = {}, {}, {}
+        losses, counts, details = {}, {}, {}
 
         def contrast(loss: str, query: jax.Array, target: jax.Array, *exist: jax.Array) -> tuple[jax.Array, jax.Array]:
             exist = exist or (True, True)
             exists = exists_query & exist[0], exists_target & exist[1]
-            value, count, found = self._contrast(params, batch, pattern, loss, query, target, *exists)
+            value, count, found = self._contrast(params, batch, pattern, loss, values, query, target, *exists)
             if loss == "nce":
                 details.update(found)
             return value, count
 
         if "nce" in recipe.losses:
-            values["nce"], counts["nce"] = contrast("nce", query, target)
+            losses["nce"], counts["nce"] = contrast("nce", query, target)
         if "cosent" in recipe.losses:
             exists = exists_query & exists_target[:, 0]
-            values["cosent"], counts["cosent"] = self._cosent(batch, query, target[:, 0], exists)
+            losses["cosent"], counts["cosent"] = self._cosent(batch, values, query, target[:, 0], exists)
         if "micl" in recipe.losses and both_show(pattern, "VT"):
             parts = (Part(*sides(out.parts.visual)), Part(*sides(out.parts.textual)))
-            values["micl"], counts["micl"] = micl(lambda *arrays: contrast("micl", *arrays), *parts)
+            losses["micl"], counts["micl"] = micl(lambda *arrays: contrast("micl", *arrays), *parts)
         if "late_fusion" in recipe.losses and "V" in shown_modalities(pattern):
             visual = sides(out.parts.encoded)
             mixed = (late_fusion(params["late_fusion"], v, n) for v, n in zip(visual, (query, target), strict=True))
-            values["late_fusion"], counts["late_fusion"] = contrast("late_fusion", *mixed)
-        return values, counts, details
+            losses["late_fusion"], counts["late_fusion"] = contrast("late_fusion", *mixed)
+        return losses, counts, details
 
     def _contrast(
         self,
@@ -259,6 +310,7 @@ class Objective:
         batch: Batch,
         pattern: Pattern,
         loss: str,
+        values: LossValues,
         query: jax.Array,
         target: jax.Array,
         exists_query: jax.Array,
@@ -269,8 +321,8 @@ class Objective:
         Returns:
             The loss, the number of pairs that count, and metrics.
         """
-        weight = self._by_set([rules.weights[loss] for rules in self.sets], batch)
-        too_low = batch.scores < self._by_set([rules.min_score for rules in self.sets], batch)  # False for NaN
+        weight = _by_set(values.weights[loss], batch)
+        too_low = batch.scores < _by_set(values.min_score, batch)  # False for NaN
         valid = exists_query & exists_target[:, 0] & ~too_low
         widths = self.config.matryoshka if loss == "nce" else (query.shape[-1],)
         settings = ContrastSettings(widths, self.config.symmetric, self.config.share_hard_negatives)
@@ -283,13 +335,18 @@ class Objective:
         return value, valid.sum(), metrics | {"valid_pairs": valid.sum()}
 
     def _cosent(
-        self, batch: Batch, query: jax.Array, target: jax.Array, exists: jax.Array
+        self, batch: Batch, values: LossValues, query: jax.Array, target: jax.Array, exists: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Returns COSENT, scaled by the weighted share of pairs that have a score, and the pairs of the pattern."""
-        weight = self._by_set([rules.weights["cosent"] for rules in self.sets], batch)
+        weight = _by_set(values.weights["cosent"], batch)
         valid, count = exists & ~jnp.isnan(batch.scores) & (weight > 0), exists.sum()
-        loss = cosent(query, target, batch.scores, self.config.cosent_temperature, valid, batch.dataset)
+        loss = cosent(query, target, batch.scores, jnp.asarray(values.cosent_temperature), valid, batch.dataset)
         return loss * jnp.where(valid, weight, 0.0).sum() / jnp.maximum(count, 1), count
+
+
+def _by_set(values: jax.Array, batch: Batch) -> jax.Array:
+    """Returns the value of each pair's training set, [S] -> [B]."""
+    return jnp.asarray(values)[batch.dataset]
 
 
 def _flat(rows: jax.Array) -> jax.Array:

@@ -14,7 +14,6 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sail_jax.config import Config
-from sail_jax.config.training import OptimizerConfig
 from sail_jax.errors import SailError
 
 Value = TypeVar("Value")
@@ -47,9 +46,9 @@ FROZEN: Sequence[tuple[str, bool]] = (
 )
 
 
-def rate_rules(config: OptimizerConfig) -> Sequence[tuple[str, float]]:
+def rate_rules(temperature_rate: float | jax.Array) -> Sequence[tuple[str, float | jax.Array]]:
     """Returns the table of factors on the learning rate."""
-    return [(r"^objective/log_temperature$", config.temperature_rate), (r".*", 1.0)]
+    return [(r"^objective/log_temperature$", temperature_rate), (r".*", 1.0)]
 
 
 def path_name(path: tuple[Any, ...]) -> str:

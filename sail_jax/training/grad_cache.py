@@ -7,6 +7,7 @@ parameters. Pixels and sound are sent to the devices part by part, twice.
 Axes: V views, B pairs of the global batch, K targets of a pair, G data-parallel shards, m parts.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,10 +19,11 @@ from jax.stages import Traced
 from sail_jax.batch import Batch, BySide, Outputs, Parts
 from sail_jax.models.model import make_model
 from sail_jax.objectives.matching import Recipe
+from sail_jax.objectives.objective import LossValues
 from sail_jax.sharding.activations import mapped_over
 from sail_jax.sharding.mesh import BATCH_SPEC, data_shards, shard_batch
 from sail_jax.sharding.parameters import shardings_of
-from sail_jax.training.setup import TrainSetup
+from sail_jax.training.setup import StepValues, TrainSetup
 from sail_jax.training.state import TrainState, join, split
 from sail_jax.training.step import Metrics, make_encode, make_update
 
@@ -46,7 +48,7 @@ class CachedStep:
 
     def __init__(self, setup: TrainSetup) -> None:
         config, mesh = setup.config, setup.mesh
-        self._config, self._mesh, self._objective = config, mesh, setup.objective
+        self._config, self._mesh, self._objective, self._values = config, mesh, setup.objective, setup.values
         shards, self._data = data_shards(mesh), mesh.shape["data"]
         self._encode_part = make_encode(make_model(config.model, groups=shards), config.lora)
         # For the shards of one place on `data`.
@@ -56,7 +58,7 @@ class CachedStep:
         trained = {name: tree for name, tree in trained.items() if name != "objective"}
         self._sums = jax.tree.map(self._unsummed, trained)
         shardings, sums = setup.shardings, shardings_of(self._sums)
-        batch, whole = NamedSharding(mesh, BATCH_SPEC), NamedSharding(mesh, PartitionSpec())
+        batch, whole = NamedSharding(mesh, BATCH_SPEC), setup.replicated
         self.encode = jax.jit(self._encode, static_argnums=2, in_shardings=(shardings.params, batch))
         self.loss = jax.jit(self._loss, static_argnums=3)
         self.begin = jax.jit(
@@ -72,9 +74,15 @@ class CachedStep:
         self.update = jax.jit(
             self._update,
             donate_argnums=(0, 1),
-            in_shardings=(shardings, sums, None, None, None),
+            in_shardings=(shardings, sums, None, None, None, whole),
             out_shardings=(shardings, whole),
         )
+
+    def for_stage(self, setup: TrainSetup) -> "CachedStep":
+        """Returns the step of another stage of the run, with the same compiled programs."""
+        step = copy.copy(self)
+        step._values = setup.values
+        return step
 
     def _unsummed(self, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         """Returns the shape of a parameter's gradient before the sum over `data`: [data, ...]."""
@@ -98,13 +106,15 @@ class CachedStep:
             encoded.append(self.encode(state.params, arrays, recipe))
             # Wait for the part before the last one, so that at most two parts are on the devices.
             jax.block_until_ready(encoded[-2:-1])
-        loss, metrics, of_objective, gradients = self.loss(state.params["objective"], encoded, read, recipe)
+        loss, metrics, of_objective, gradients = self.loss(
+            state.params["objective"], encoded, read, recipe, self._values.losses
+        )
         sums, done = self.begin(), []
         for part, gradient in zip(batches, gradients, strict=True):
             jax.block_until_ready(done[-2:-1])
             sums, zero = self.backward(state.params, sums, shard_batch(part, self._mesh), gradient, recipe)
             done.append(zero)  # the next part reuses the memory of the sums
-        return self.update(state, sums, of_objective, loss, metrics)
+        return self.update(state, sums, of_objective, loss, metrics, self._values)
 
     def programs(self, state: TrainState, part: Batch, recipe: Recipe) -> list[tuple[Traced, int]]:
         """Traces the programs of a step; returns each with its number of runs per step.
@@ -119,10 +129,10 @@ class CachedStep:
         placed = NamedSharding(self._mesh, PartitionSpec(None, *BATCH_SPEC))
         encoded = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed), encode.out_info)
         of_parts = [encoded] * micro_batches, [part.read_by_losses()] * micro_batches
-        loss = self.loss.trace(state.params["objective"], *of_parts, recipe)
+        loss = self.loss.trace(state.params["objective"], *of_parts, recipe, self._values.losses)
         value, metrics, of_objective, gradients = loss.out_info
         backward = self.backward.trace(state.params, self._sums, part, gradients[0], recipe)
-        update = self.update.trace(state, self._sums, of_objective, value, metrics)
+        update = self.update.trace(state, self._sums, of_objective, value, metrics, self._values)
         return [(encode, micro_batches), (loss, 1), (backward, micro_batches), (update, 1)]
 
     def _encode(self, params: Any, batch: Batch, recipe: Recipe) -> tuple[Embedded, BySide]:
@@ -131,7 +141,12 @@ class CachedStep:
         return Embedded(z, out.parts), out.filled
 
     def _loss(
-        self, objective_params: Any, encoded: list[tuple[Embedded, BySide]], read: list[Batch], recipe: Recipe
+        self,
+        objective_params: Any,
+        encoded: list[tuple[Embedded, BySide]],
+        read: list[Batch],
+        recipe: Recipe,
+        numbers: LossValues,
     ) -> tuple[jax.Array, Metrics, Any, list[Embedded]]:
         """Returns loss and metrics of all parts, and the gradients of the objective's parameters and of the outputs."""
         filled = self._joined([filled for _, filled in encoded], axis=1)
@@ -139,7 +154,7 @@ class CachedStep:
 
         def loss(params: Any, values: list[Embedded]) -> tuple[jax.Array, Metrics]:
             whole = self._joined(values, axis=1)
-            return self._objective(params, whole.z, Outputs(filled, whole.parts), batch, recipe)
+            return self._objective(params, whole.z, Outputs(filled, whole.parts), batch, recipe, numbers)
 
         values = [embedded for embedded, _ in encoded]
         (value, metrics), gradients = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(objective_params, values)
@@ -187,7 +202,7 @@ class CachedStep:
         return sums, jnp.zeros(())
 
     def _update(
-        self, state: TrainState, sums: Any, of_objective: Any, loss: jax.Array, metrics: Metrics
+        self, state: TrainState, sums: Any, of_objective: Any, loss: jax.Array, metrics: Metrics, values: StepValues
     ) -> tuple[TrainState, Metrics]:
         gradient = jax.tree.map(lambda x: x.sum(axis=0), sums)
-        return self._apply(state, gradient | {"objective": of_objective}, loss, metrics)
+        return self._apply(state, gradient | {"objective": of_objective}, loss, metrics, values)

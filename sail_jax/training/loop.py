@@ -110,7 +110,7 @@ class _Run:
         self.setup, self.run, self.stages, self.checkpoints, self.spent = setup, run, stages, checkpoints, spent
         config = setup.config
         self.evaluation = IntervalEvaluation(config, run) if config.train.evaluate_every else None
-        self.compiled: list[tuple[Objective, Step]] = []
+        self.step = make_step(setup)
         self.bad: list[str] = []  # records that could not be loaded, of all stages
         self.log: TrainingLog | None = None
         self.profile: StepProfile | None = None
@@ -166,16 +166,7 @@ class _Run:
             if self.log is None:
                 self.log = TrainingLog(self.run, list(stage.config.data.datasets), done, self.spent)
         setup = self.setup.for_stage(stage)
-        return _Loop(self, stage, source, self._step(setup), setup).run(state)
-
-    def _step(self, setup: TrainSetup) -> Step:
-        """Returns the compiled step, which stages with equal losses share."""
-        for known, step in self.compiled:
-            if known == setup.objective:
-                return step
-        step = make_step(setup)
-        self.compiled.append((setup.objective, step))
-        return step
+        return _Loop(self, stage, source, self.step.for_stage(setup), setup).run(state)
 
 
 def make_step(setup: TrainSetup) -> Step:

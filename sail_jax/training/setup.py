@@ -2,31 +2,41 @@
 
 import dataclasses
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
+import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sail_jax.config import Config
 from sail_jax.convert.init_from import InitReport, initial_params
-from sail_jax.objectives.objective import Objective, make_objective
+from sail_jax.objectives.objective import LossValues, Objective, make_objective
 from sail_jax.objectives.ring_contrast import choose_contrast
 from sail_jax.sharding.mesh import data_shards
 from sail_jax.sharding.parameters import shardings_of
-from sail_jax.training.optimizer import make_optimizer, run_learning_rate
+from sail_jax.training.optimizer import OptimizerValues, Schedule, make_optimizer, make_schedule
 from sail_jax.training.stages import Stage, plan
 from sail_jax.training.state import TrainState, abstract_state, first_state, split
 
 
+class StepValues(NamedTuple):
+    """The numbers that a compiled step takes as data, so that runs and stages share its program."""
+
+    schedule: Schedule
+    optimizer: OptimizerValues
+    losses: LossValues
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainSetup:
-    """The parts of a train step; the setups of the stages of a run differ only in the objective.
+    """The parts of a train step; the setups of the stages of a run differ only in their `values`.
 
     Attributes:
         config: the experiment.
         objective: the losses of the run or of a stage.
         optimizer: the optimiser of the trained parameters.
-        schedule: learning rate by steps of the run; it scales the optimiser's updates.
+        schedule: learning rate of the run or of a stage; it scales the optimiser's updates.
         abstract: shapes, types and shardings of the state.
         mesh: the devices.
     """
@@ -34,7 +44,7 @@ class TrainSetup:
     config: Config
     objective: Objective
     optimizer: optax.GradientTransformation
-    schedule: optax.Schedule
+    schedule: Schedule
     abstract: TrainState
     mesh: Mesh
 
@@ -47,14 +57,24 @@ class TrainSetup:
         """
         objective = make_objective(config, choose_contrast(config, mesh), data_shards(mesh))
         optimizer = make_optimizer(config.optimizer)
-        stages = plan(config, Path())  # learning rates do not depend on the folder of mined hard negatives
-        schedule = run_learning_rate([(stage.name, stage.config.optimizer, stage.steps) for stage in stages])
+        # Learning rates do not depend on the folder of mined hard negatives. Those of later stages are only checked.
+        schedule, *_ = [_schedule(stage) for stage in plan(config, Path())]
         return cls(config, objective, optimizer, schedule, abstract_state(config, objective, optimizer, mesh), mesh)
 
     def for_stage(self, stage: Stage) -> "TrainSetup":
-        """Returns the setup with the loss weights of a stage."""
+        """Returns the setup with the loss weights and the learning rate of a stage."""
         objective = make_objective(stage.config, self.objective.contrast, self.objective.groups)
-        return dataclasses.replace(self, objective=objective)
+        return dataclasses.replace(self, objective=objective, schedule=_schedule(stage))
+
+    @property
+    def values(self) -> StepValues:
+        """Returns the numbers that a compiled step takes as data."""
+        return StepValues(self.schedule, OptimizerValues.of(self.config.optimizer), self.objective.values)
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """Returns the sharding of what every device holds whole."""
+        return NamedSharding(self.mesh, PartitionSpec())
 
     @property
     def shardings(self) -> TrainState:
@@ -73,6 +93,10 @@ class TrainSetup:
         )
 
 
+def _schedule(stage: Stage) -> Schedule:
+    return make_schedule(stage.config.optimizer, stage.steps, begin=stage.begin, stage=stage.name)
+
+
 def sharded_init(setup: TrainSetup) -> tuple[TrainState, InitReport]:
     """Returns the sharded state at step 0, and a report of where its parameters came from.
 
@@ -83,11 +107,11 @@ def sharded_init(setup: TrainSetup) -> tuple[TrainState, InitReport]:
     """
     model, report = initial_params(setup.config, setup.mesh)
     make = jax.jit(
-        lambda model: first_state(setup.config, model, setup.objective, setup.optimizer),
+        lambda model, seed, values: first_state(setup.config, model, setup.objective, setup.optimizer, seed, values),
         out_shardings=setup.shardings,
         donate_argnums=0,
     )
-    return make(model), report
+    return make(model, np.int32(setup.config.seed), setup.objective.values), report
 
 
 def restart_optimizer(setup: TrainSetup, state: TrainState) -> TrainState:

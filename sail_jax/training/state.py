@@ -12,7 +12,7 @@ from sail_jax.config import Config
 from sail_jax.errors import SailError
 from sail_jax.models.lora import init_lora
 from sail_jax.models.model import init_params
-from sail_jax.objectives.objective import Objective
+from sail_jax.objectives.objective import LossValues, Objective
 from sail_jax.sharding.parameters import abstract_on_mesh, first_match, frozen_rules
 
 
@@ -51,19 +51,24 @@ def join(trained: Any, frozen: Any) -> Any:
 
 
 def first_state(
-    config: Config, model: Any, objective: Objective, optimizer: optax.GradientTransformation
+    config: Config,
+    model: Any,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    seed: int | jax.Array,
+    values: LossValues | None = None,
 ) -> TrainState:
-    """Returns the state at step 0 for given parameters of the model."""
-    params = {"model": model, "objective": objective.init(config.seed)}
+    """Returns the state at step 0 for given parameters; the last two are as in `Objective.init`."""
+    params = {"model": model, "objective": objective.init(seed, values)}
     if config.lora.rank:
-        params["lora"] = init_lora(model, config.lora, config.seed)
+        params["lora"] = init_lora(model, config.lora, seed)
     trained, _ = split(config, params)
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(trained))
 
 
 def init_state(config: Config, objective: Objective, optimizer: optax.GradientTransformation) -> TrainState:
     """Returns a randomly initialised state; trace or jit it."""
-    return first_state(config, init_params(config.model, config.seed), objective, optimizer)
+    return first_state(config, init_params(config.model, config.seed), objective, optimizer, config.seed)
 
 
 def abstract_state(

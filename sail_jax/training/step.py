@@ -1,13 +1,13 @@
 """The train step: a pure function of (state, batch), compiled once per recipe and batch shape."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 from jax.stages import Traced
 
 from sail_jax.batch import Batch, BySide, Outputs
@@ -16,15 +16,16 @@ from sail_jax.config.training import LoraConfig
 from sail_jax.models.lora import scaled
 from sail_jax.models.model import make_model
 from sail_jax.objectives.matching import Recipe
-from sail_jax.objectives.objective import Objective
+from sail_jax.objectives.objective import LossValues, Objective
 from sail_jax.sharding.mesh import BATCH_SPEC, data_shards, shard_batch
 from sail_jax.sharding.parameters import abstract_on_mesh, shardings_of
-from sail_jax.training.setup import TrainSetup
+from sail_jax.training.optimizer import make_optimizer
+from sail_jax.training.setup import StepValues, TrainSetup
 from sail_jax.training.state import TrainState, join, split
 
 Metrics = dict[str, jax.Array]
 Encode = Callable[[Any, Batch, Recipe], tuple[BySide, Outputs]]
-Update = Callable[[TrainState, Any, jax.Array, Metrics], tuple[TrainState, Metrics]]
+Update = Callable[[TrainState, Any, jax.Array, Metrics, StepValues], tuple[TrainState, Metrics]]
 
 
 def make_encode(model: nn.Module, lora: LoraConfig) -> Encode:
@@ -37,31 +38,31 @@ def make_encode(model: nn.Module, lora: LoraConfig) -> Encode:
     return encode
 
 
-def make_loss(
-    model: nn.Module, objective: Objective, lora: LoraConfig
-) -> Callable[[Any, Batch, Recipe], tuple[jax.Array, Metrics]]:
-    """Returns the function (params, batch, recipe) -> (loss, metrics)."""
+def make_loss(model: nn.Module, objective: Objective, lora: LoraConfig) -> Callable[..., tuple[jax.Array, Metrics]]:
+    """Returns the function (params, batch, recipe, values) -> (loss, metrics); see `Objective.__call__`."""
     encode = make_encode(model, lora)
 
-    def loss(params: Any, batch: Batch, recipe: Recipe) -> tuple[jax.Array, Metrics]:
+    def loss(params: Any, batch: Batch, recipe: Recipe, values: LossValues | None = None) -> tuple[jax.Array, Metrics]:
         z, out = encode(params, batch, recipe)
-        return objective(params["objective"], z, out, batch, recipe)
+        return objective(params["objective"], z, out, batch, recipe, values)
 
     return loss
 
 
 def make_gradient(
     config: Config, model: nn.Module, objective: Objective
-) -> Callable[[Any, Batch, Recipe], tuple[tuple[jax.Array, Metrics], Any]]:
-    """Returns the function (params, batch, recipe) -> ((loss, metrics), gradient).
+) -> Callable[..., tuple[tuple[jax.Array, Metrics], Any]]:
+    """Returns the function (params, batch, recipe, values) -> ((loss, metrics), gradient).
 
     The gradient is that of the trained parameters; frozen ones are constants of the differentiated function.
     """
     loss = make_loss(model, objective, config.lora)
 
-    def gradient(params: Any, batch: Batch, recipe: Recipe) -> tuple[tuple[jax.Array, Metrics], Any]:
+    def gradient(
+        params: Any, batch: Batch, recipe: Recipe, values: LossValues | None = None
+    ) -> tuple[tuple[jax.Array, Metrics], Any]:
         trained, frozen = split(config, params)
-        return jax.value_and_grad(lambda part: loss(join(part, frozen), batch, recipe), has_aux=True)(trained)
+        return jax.value_and_grad(lambda part: loss(join(part, frozen), batch, recipe, values), has_aux=True)(trained)
 
     return gradient
 
@@ -70,54 +71,57 @@ def make_update(setup: TrainSetup) -> Update:
     """Returns the function that updates the state by a gradient.
 
     Returns:
-        (state, gradient of the trained parameters, loss, metrics) -> (state, metrics). Metrics are float32 scalars:
-        the loss and its parts, the global norm of the gradient before clipping, and the learning rate.
+        (state, gradient of the trained parameters, loss, metrics, values) -> (state, metrics). Metrics are float32
+        scalars: the loss and its parts, the global norm of the gradient before clipping, and the learning rate.
     """
     config = setup.config
 
-    def update(state: TrainState, gradient: Any, loss: jax.Array, metrics: Metrics) -> tuple[TrainState, Metrics]:
+    def update(
+        state: TrainState, gradient: Any, loss: jax.Array, metrics: Metrics, values: StepValues
+    ) -> tuple[TrainState, Metrics]:
         trained, frozen = split(config, state.params)
         if config.mesh.shard_optimizer:
             # Split it like the moments: one collective sums and splits, and each device computes a part of the update.
             wanted = shardings_of(abstract_on_mesh(gradient, setup.mesh, over_data=True))
             gradient = jax.lax.with_sharding_constraint(gradient, wanted)
-        updates, opt_state = setup.optimizer.update(gradient, state.opt_state, trained)
-        rate = jnp.asarray(setup.schedule(state.step))
+        optimizer = make_optimizer(config.optimizer, values.optimizer)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, trained)
+        rate = values.schedule(state.step)
         params = join(optax.apply_updates(trained, optax.tree.scale(rate, updates)), frozen)
-        params = params | {"objective": setup.objective.project(params["objective"])}
+        params = params | {"objective": setup.objective.project(params["objective"], values.losses)}
         metrics = metrics | {"loss": loss, "gradient_norm": optax.tree.norm(gradient), "learning_rate": rate}
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return update
 
 
-def make_train_step(setup: TrainSetup) -> Callable[[TrainState, Batch, Recipe], tuple[TrainState, Metrics]]:
+def make_train_step(setup: TrainSetup) -> Callable[[TrainState, Batch, Recipe, StepValues], tuple[TrainState, Metrics]]:
     """Returns the train step on a whole batch.
 
     Frozen parameters get no gradient, no moments and no update.
 
     Returns:
-        A pure function (state, batch, recipe) -> (state, metrics); see `make_update`.
+        A pure function (state, batch, recipe, values) -> (state, metrics); see `make_update`.
     """
     model = make_model(setup.config.model, groups=data_shards(setup.mesh))
     gradient_of, update = make_gradient(setup.config, model, setup.objective), make_update(setup)
 
-    def step(state: TrainState, batch: Batch, recipe: Recipe) -> tuple[TrainState, Metrics]:
-        (loss, metrics), gradient = gradient_of(state.params, batch, recipe)
-        return update(state, gradient, loss, metrics)
+    def step(state: TrainState, batch: Batch, recipe: Recipe, values: StepValues) -> tuple[TrainState, Metrics]:
+        (loss, metrics), gradient = gradient_of(state.params, batch, recipe, values.losses)
+        return update(state, gradient, loss, metrics, values)
 
     return step
 
 
-def compile_step(setup: TrainSetup) -> Callable[[TrainState, Batch, Recipe], Any]:
-    """Returns the jitted train step, which is compiled once per recipe and batch shape.
+def compile_step(setup: TrainSetup) -> Callable[[TrainState, Batch, Recipe, StepValues], Any]:
+    """Returns the jitted train step; it is compiled once per recipe and batch shape, for all values.
 
     The state keeps its sharding, the batch is split over pairs, and the memory of the state is reused.
     """
     return jax.jit(
         make_train_step(setup),
-        in_shardings=(setup.shardings, NamedSharding(setup.mesh, BATCH_SPEC)),
-        out_shardings=(setup.shardings, NamedSharding(setup.mesh, PartitionSpec())),
+        in_shardings=(setup.shardings, NamedSharding(setup.mesh, BATCH_SPEC), setup.replicated),
+        out_shardings=(setup.shardings, setup.replicated),
         donate_argnums=0,
         static_argnums=2,
     )
@@ -127,7 +131,13 @@ class WholeStep:
     """A train step on batches that are encoded in one piece."""
 
     def __init__(self, setup: TrainSetup) -> None:
-        self._mesh, self._step = setup.mesh, compile_step(setup)
+        self._mesh, self._step, self._values = setup.mesh, compile_step(setup), setup.values
+
+    def for_stage(self, setup: TrainSetup) -> "WholeStep":
+        """Returns the step of another stage of the run, with the same compiled programs."""
+        step = copy.copy(self)
+        step._values = setup.values
+        return step
 
     def put(self, batches: tuple[Batch, ...]) -> Batch:
         """Starts the transfer of a batch of this process to its devices."""
@@ -137,8 +147,8 @@ class WholeStep:
     def __call__(self, state: TrainState, batch: Batch, recipe: Recipe) -> tuple[TrainState, Metrics]:
         """Takes one optimiser step on a batch from `put`; the memory of the given state is reused."""
         with jax.set_mesh(self._mesh):
-            return self._step(state, batch, recipe)
+            return self._step(state, batch, recipe, self._values)
 
     def programs(self, state: TrainState, batch: Batch, recipe: Recipe) -> list[tuple[Traced, int]]:
         """Traces the programs of a step for abstract arguments; returns each with its number of runs."""
-        return [(self._step.trace(state, batch, recipe), 1)]
+        return [(self._step.trace(state, batch, recipe, self._values), 1)]

@@ -93,6 +93,25 @@ def test_the_docs_list_what_is_logged(finished):
     }
 
 
+@pytest.mark.slow
+def test_a_run_with_other_numbers_compiles_nothing_again(finished, tmp_path, one_device):
+    settings = finished[0].copy_and_resolve_references()
+    settings.update(seed=2, train={"steps": 3}, optimizer={"peak": 1e-3, "b2": 0.98, "weight_decay": 0.3})
+    settings.objective.update(temperature=0.1, weights={"nce": 0.5})
+    events = []
+
+    def listen(name, **_):
+        events.append(name)
+
+    jax.monitoring.register_event_listener(listen)
+    try:
+        train(config_lib.build(settings), tmp_path)
+    finally:
+        jax.monitoring.unregister_event_listener(listen)
+    # A program is compiled where the cache misses it.
+    assert "/jax/compilation_cache/cache_hits" in events and "/jax/compilation_cache/cache_misses" not in events
+
+
 def test_a_finished_run_is_not_changed(finished, one_device):
     result = train(config_lib.build(finished[0]), finished[1])
     assert result.start == result.steps == 2

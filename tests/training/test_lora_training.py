@@ -113,7 +113,7 @@ def test_no_matrix_product_makes_a_gradient_of_an_adapted_kernel(config, rank, r
     setup = TrainSetup.of(config, make_mesh(MeshConfig(), jax.devices()[:1]))
     step = jax.make_jaxpr(make_train_step(setup), static_argnums=2)
     batch = jax.tree.map(jnp.asarray, BatchSource(config, HostShare(0, 16, 1))[1].arrays)
-    products = set(shapes_of_products(step(setup.abstract, batch, setup.objective.recipe([0])).jaxpr))
+    products = set(shapes_of_products(step(setup.abstract, batch, setup.objective.recipe([0]), setup.values).jaxpr))
     width, inner = config.model.llm.width, config.model.llm.mlp_width
     # Trained in full, gate, up and down have such gradients: the search does find them.
     assert bool(products & {(width, inner), (inner, width)}) == (rank == 0)

@@ -7,20 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from mesh_steps import assert_same, run_steps
+from mesh_steps import assert_same, constant_rate, run_steps
 
 from sail_jax import config as config_lib
-from sail_jax.config.training import MeshConfig
+from sail_jax.config.training import MeshConfig, OptimizerConfig
+from sail_jax.data.batch_shapes import batch_shapes
 from sail_jax.data.pipeline import BatchSource, HostShare
 from sail_jax.errors import SailError
 from sail_jax.models.model import make_model
 from sail_jax.objectives.objective import make_objective
 from sail_jax.sharding.mesh import data_shards, make_mesh, shard_batch
 from sail_jax.sharding.parameters import WEIGHT_DECAY, match, path_name
-from sail_jax.training.optimizer import learning_rate, make_optimizer
+from sail_jax.training.optimizer import make_optimizer, make_schedule
 from sail_jax.training.setup import TrainSetup, sharded_init
 from sail_jax.training.state import abstract_state, init_state, split
-from sail_jax.training.step import compile_step, make_loss, make_update
+from sail_jax.training.step import WholeStep, compile_step, make_loss, make_update
 
 
 @pytest.fixture
@@ -32,6 +33,31 @@ def config(settings):
 def parts(config):
     objective = make_objective(config)
     return objective, make_optimizer(config.optimizer)
+
+
+# Settings of which a compiled step knows nothing.
+NUMBERS = {
+    "seed": 3,
+    "train": {"steps": 3},
+    "optimizer": {
+        "peak": 1e-3,
+        "floor": 1e-4,
+        "warmup_steps": 0,
+        "b1": 0.8,
+        "b2": 0.98,
+        "eps": 1e-6,
+        "weight_decay": 0.1,
+        "clip_norm": 0.5,
+        "temperature_rate": 9.0,
+    },
+    "objective": {
+        "temperature": 0.1,
+        "min_temperature": 0.02,
+        "max_temperature": 0.4,
+        "cosent_temperature": 0.2,
+        "weights": {"nce": 2.0},
+    },
+}
 
 
 def batch_for(config, shards, step=1):
@@ -118,7 +144,7 @@ def test_steps_learn_and_do_not_change_frozen_parameters(config):
     before = jax.device_get(state.params)
     losses = []
     for _ in range(6):
-        state, metrics = step(state, batch, setup.objective.recipe([0]))
+        state, metrics = step(state, batch, setup.objective.recipe([0]), setup.values)
         losses.append(float(metrics["loss"]))
     assert losses[-1] < losses[1] - 0.05 and int(state.step) == 6
     assert float(metrics["learning_rate"]) == pytest.approx(float(setup.schedule(5)))
@@ -136,10 +162,11 @@ def test_the_temperatures_have_their_own_learning_rate(settings):
         settings.optimizer.temperature_rate = rate
         config = config_lib.build(settings)
         setup = TrainSetup.of(config, make_mesh(MeshConfig(), jax.devices()[:1]))
-        update = make_update(dataclasses.replace(setup, schedule=lambda _: 1e-4))
+        setup = dataclasses.replace(setup, schedule=constant_rate(1e-4))
+        update = make_update(setup)
         state, _ = sharded_init(setup)
         gradient = jax.tree.map(jnp.ones_like, split(config, state.params)[0])
-        after = jax.jit(update)(state, gradient, 0.0, {})[0].params["objective"]["log_temperature"]
+        after = jax.jit(update)(state, gradient, 0.0, {}, setup.values)[0].params["objective"]["log_temperature"]
         moved.append(after - state.params["objective"]["log_temperature"])
     assert np.all(moved[0] != 0)
     np.testing.assert_allclose(moved[1], 10 * moved[0], rtol=1e-2)
@@ -164,13 +191,39 @@ def test_the_first_moment_may_be_kept_in_bfloat16(settings):
 
 def test_learning_rate(config):
     settings = config.optimizer
-    schedule = learning_rate(settings, 100)
+    schedule = make_schedule(settings, 100)
     assert schedule(0) == 0 and float(schedule(settings.warmup_steps)) == pytest.approx(settings.peak)
     assert float(schedule(100)) == pytest.approx(settings.floor)
     middle = (settings.warmup_steps + 100) // 2
     assert float(schedule(middle)) == pytest.approx((settings.peak + settings.floor) / 2, rel=1e-3)
     with pytest.raises(SailError, match="warmup_steps"):
-        learning_rate(settings, settings.warmup_steps)
+        make_schedule(settings, settings.warmup_steps)
+
+
+@pytest.mark.parametrize("warmup", [0, 7])
+def test_the_schedule_is_that_of_optax_from_the_first_step_of_its_stage(warmup):
+    ours = make_schedule(OptimizerConfig(peak=2e-3, floor=3e-4, warmup_steps=warmup), 40, begin=100)
+    expected = optax.warmup_cosine_decay_schedule(0.0 if warmup else 2e-3, 2e-3, warmup, 40, 3e-4)
+    steps = jnp.arange(45)
+    np.testing.assert_allclose(ours(steps + 100), jax.vmap(expected)(steps), rtol=1e-5, atol=1e-9)
+
+
+def test_numbers_of_the_optimizer_and_the_losses_are_data_of_one_program(settings):
+    settings.data.datasets = {
+        "copair": settings.data.datasets.copair.to_dict() | {"patterns": ("T->T",)},
+        "theme": {"table": "tables/theme.parquet", "patterns": ("T->T",), "loss_weights": {"micl": 0.5}},
+        "search": settings.data.datasets.search.to_dict() | {"patterns": ("T->T",)},
+    }
+    programs = []
+    for change in ({}, NUMBERS):
+        settings.update(change)
+        config = config_lib.build(settings)
+        setup = TrainSetup.of(config, make_mesh(MeshConfig(), jax.devices()[:1]))
+        copair, search, theme = (setup.objective.recipe([at]) for at in range(3))
+        assert copair == search and copair.losses == ("nce",) and theme.losses == ("nce", "micl")
+        ((traced, _),) = WholeStep(setup).programs(setup.abstract, batch_shapes(config, ("copair",), 1), copair)
+        programs.append(traced.lower().as_text())
+    assert programs[0] == programs[1]
 
 
 def test_remat_and_dtype_settings_reach_the_towers(settings):
