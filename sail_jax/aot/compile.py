@@ -197,7 +197,7 @@ def _memory(config: Config, abstract: TrainState, batch: Batch, programs: Sequen
     cached = config.train.micro_batches > 1
     held = {
         "parameters": bytes_per_device(abstract.params),
-        "optimizer": bytes_per_device(abstract.opt_state),
+        "optimizer": bytes_per_device((abstract.opt_state, abstract.ema)),
         "batch": bytes_per_device(batch) * (2 if cached else 1),  # the next part is being sent
         "gradients": bytes_per_device(trained) if cached else 0,
     }

@@ -86,7 +86,10 @@ def total_steps(config: Config) -> int:
 
 def default_config() -> ml_collections.ConfigDict:
     """Returns the defaults as a locked ConfigDict, which experiment files change and return."""
-    config = ml_collections.ConfigDict(to_dict(Config())).lock()
+    config = ml_collections.ConfigDict(to_dict(Config()))
+    # A ConfigDict sorts its keys and takes no dots in them; patterns of parameters have dots, and their order counts.
+    config.optimizer = ml_collections.ConfigDict(to_dict(OptimizerConfig()), convert_dict=False)
+    config.lock()
     _unlock_mappings(config)
     return config
 

@@ -68,5 +68,10 @@ class EvalConfig:
     clusters: int = setting(64, "number of k-means clusters for the NMI", low=1)
     batch_size: int = setting(64, "items per embedding batch", low=1)
     corpus_block: int = setting(2560, "rows of the corpus scored at a time", low=1)
+    ema: bool = setting(
+        True,
+        "evaluate, embed with and export the running average of the parameters where the run has one (optimizer.ema); "
+        "False takes the last parameters",
+    )
     untrained: bool = setting(True, "also evaluate the untrained model")
     tfidf: bool = setting(False, "also evaluate a TF-IDF baseline on tasks with text on both sides")

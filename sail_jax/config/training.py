@@ -59,20 +59,47 @@ class ObjectiveConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """Settings of AdamW with warm-up and cosine decay to a floor (arXiv 2510.12709, sec. 4.1)."""
+    """Settings of an optimiser with warm-up and cosine decay to a floor (arXiv 2510.12709, sec. 4.1)."""
 
+    name: str = setting(
+        "adamw",
+        "'adamw'; 'adafactor', whose second moment has one number per row and column; 'lion', without a second moment; "
+        "'muon' for the matrices of layers, with adamw for all else",
+        choices=("adamw", "adafactor", "lion", "muon"),
+    )
     peak: float = setting(1e-5, "peak learning rate", above=0)
     floor: float = setting(6e-6, "learning rate at the end of the cosine", low=0)
     warmup_steps: int = setting(1000, "steps of linear warm-up", low=0)
+    rates: dict[str, float] = setting(
+        {},
+        "pattern -> factor on the learning rate of parameters whose path matches it, for example {r'^vit/': 0.1}; the "
+        "first match counts, and without one the factor is 1",
+    )
+    layer_decay: float = setting(
+        1.0,
+        "further factor per layer of a tower, counted from its top down to its embeddings; 1 for none",
+        above=0,
+        high=1,
+    )
     b1: float = setting(0.9, "decay of the first moment", low=0, below=1)
-    b2: float = setting(0.999, "decay of the second moment", low=0, below=1)
+    b2: float = setting(0.999, "decay of the second moment; of lion's momentum; not of adafactor", low=0, below=1)
     eps: float = setting(1e-8, "epsilon of Adam", low=0)
     first_moment: str = setting(
         "float32",
         "type of the first moment; bfloat16 saves two bytes per parameter",
         choices=("float32", "bfloat16"),
     )
-    weight_decay: float = setting(1e-4, "weight decay, only on matrices", low=0)
+    weight_decay: float = setting(1e-4, "weight decay, by default only on matrices", low=0)
+    weight_decay_mask: dict[str, bool] = setting(
+        {}, "pattern -> whether parameters whose path matches it decay; the first match counts, without one the default"
+    )
+    ema: float = setting(
+        0.0,
+        "decay per step of a running average of the trained parameters, which is saved with them and, by eval.ema, "
+        "evaluated, embedded with and exported; 0 for none",
+        low=0,
+        below=1,
+    )
     temperature_rate: float = setting(
         1.0,
         "factor on the learning rate of the temperatures; raise it (to 100, say) if the rate is near 1e-5",

@@ -16,7 +16,7 @@ from sail_jax.errors import SailError
 from sail_jax.models.lora import init_lora, merge
 from sail_jax.models.model import abstract_params, init_params
 from sail_jax.runs.directory import RunDirectory
-from sail_jax.sharding.parameters import abstract_on_mesh, path_name, shardings_of
+from sail_jax.sharding.parameters import abstract_on_mesh, join, path_name, shardings_of, split
 
 # Copies of an array on several devices each write a slice of it, which needs a program per shape; smaller arrays are
 # written whole by one device.
@@ -55,8 +55,8 @@ class Checkpoints:
 
         Args:
             step: number of steps done.
-            items: "model", the model's parameters; "lora", its adapters, if it has any; "training", the rest of the
-                training state.
+            items: "model", the model's parameters; "lora", its adapters, if it has any; "ema", the running average of
+                the trained ones of both, if it has one; "training", the rest of the training state.
             pipeline: the state of the input pipeline, as JSON values.
         """
         if step == self._manager.latest_step():
@@ -138,7 +138,7 @@ class Checkpoints:
         self._manager.close()
 
 
-_ITEMS = ("model", "lora", "training")
+_ITEMS = ("model", "lora", "ema", "training")
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
@@ -150,16 +150,19 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 def restore_params(checkpoints: Checkpoints, config: Config, mesh: Mesh) -> Any:
     """Restores the parameters of the model from the latest checkpoint, with LoRA adapters merged in.
 
+    Of a run with a running average it is that, unless `config.eval.ema` is off.
+
     Raises:
         SailError: there is no checkpoint, or it was saved with another config.
     """
-    model = abstract_params(config, mesh)
+    items = abstract_on_mesh(_items(config, abstract_params(config, mesh)), mesh)
+    restored, _ = checkpoints.restore(items)
+    params = join(restored, restored.pop("ema", {}))
     if not config.lora.rank:
-        return checkpoints.restore({"model": model})[0]["model"]
-    lora = abstract_on_mesh(jax.eval_shape(lambda: init_lora(model, config.lora, config.seed)), mesh)
-    restored, _ = checkpoints.restore({"model": model, "lora": lora})
-    merged = jax.jit(merge, static_argnames="config", out_shardings=shardings_of(model), donate_argnames="params")
-    return merged(restored["model"], restored["lora"], config.lora)
+        return params["model"]
+    out = shardings_of(items["model"])
+    merged = jax.jit(merge, static_argnames="config", out_shardings=out, donate_argnames="params")
+    return merged(params["model"], params["lora"], config.lora)
 
 
 _merge = jax.jit(merge, static_argnames="config")
@@ -177,16 +180,18 @@ class HostParams:
         shapes: the parameters of the model, as abstract arrays.
         lora: the tree of adapters, numpy arrays; None without LoRA.
 
+    They are the running average where `restore_params` says so.
+
     Raises:
         SailError: as `restore_params`.
     """
 
     def __init__(self, checkpoints: Checkpoints, config: Config, *, merged: bool) -> None:
         self.shapes = jax.eval_shape(lambda: init_params(config.model, config.seed))
-        self._config, items = config.lora, {"model": self.shapes}
-        if config.lora.rank:
-            items["lora"] = jax.eval_shape(lambda: init_lora(self.shapes, config.lora, config.seed))
-        self._read, self.lora, self._adapters = checkpoints.reader(items), None, {}
+        self._config, items = config.lora, _items(config, self.shapes)
+        self._reader = checkpoints.reader(items)
+        self._averaged = {path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(items.get("ema", {}))}
+        self.lora, self._adapters = None, {}
         if config.lora.rank:
             self.lora = jax.tree_util.tree_map_with_path(
                 lambda path, _: self._read("lora", path_name(path)), items["lora"]
@@ -202,3 +207,23 @@ class HostParams:
         one, lora = (unflatten_dict(flat, sep="/") for flat in ({name: leaf}, adapter))
         (merged,) = jax.tree.leaves(_merge(one, lora, self._config))
         return np.asarray(merged)
+
+    def _read(self, item: str, name: str) -> np.ndarray:
+        """Reads an array of an item, or its running average."""
+        path = f"{item}/{name}"
+        return self._reader("ema", path) if path in self._averaged else self._reader(item, name)
+
+
+def _items(config: Config, model: Any) -> dict[str, Any]:
+    """Returns the items of a checkpoint that make up the model, as abstract arrays.
+
+    Args:
+        config: the experiment.
+        model: the parameters of the model, as abstract arrays.
+    """
+    items = {"model": model}
+    if config.lora.rank:
+        items["lora"] = jax.eval_shape(lambda: init_lora(model, config.lora, config.seed))
+    if config.optimizer.ema and config.eval.ema:
+        items["ema"] = split(config, items)[0]
+    return items

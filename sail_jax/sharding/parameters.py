@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import jax
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sail_jax.config import Config
@@ -21,6 +22,8 @@ Value = TypeVar("Value")
 # Axes of the last dimensions of a parameter; leading dimensions (scanned layers) are never split. Column-parallel
 # layers split their output over `tensor`, row-parallel layers their input; the other side is split over `fsdp`.
 SHARDING: Sequence[tuple[str, tuple[str | None, ...]]] = (
+    # Adafactor's sums over rows and over columns: an axis is missing, and they are small.
+    (r"(^|/)(v_row|v_col)/", ()),
     (r"(llm/embedding|word_embedding)$", ("tensor", "fsdp")),
     (r"(query|key|value|gate|up)/kernel$", ("fsdp", "tensor")),
     (r"(query|key|value|gate|up)/bias$", ("tensor",)),
@@ -44,11 +47,6 @@ FROZEN: Sequence[tuple[str, bool]] = (
     (r"^(objective|lora)/", False),
     (r"^audio/input_norm/(mean|var)$", True),
 )
-
-
-def rate_rules(temperature_rate: float | jax.Array) -> Sequence[tuple[str, float | jax.Array]]:
-    """Returns the table of factors on the learning rate."""
-    return [(r"^objective/log_temperature$", temperature_rate), (r".*", 1.0)]
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -90,6 +88,26 @@ def frozen_rules(config: Config, names: Sequence[str]) -> Sequence[tuple[str, bo
         # No published checkpoint has a sequence encoder; frozen, it would keep its random initialisation.
         rules += [*((pattern, False) for pattern in config.lora.trained), (r"^sequence/", False)]
     return [*rules, (r".*", config.lora.rank > 0)]
+
+
+def split(config: Config, params: Any) -> tuple[Any, Any]:
+    """Splits the parameters by the rules table into (trained, frozen); `join` is the inverse.
+
+    Raises:
+        SailError: a pattern of the config is found in no path, or all parameters of the model are frozen.
+    """
+    flat = flatten_dict(params, sep="/")
+    rules = frozen_rules(config, list(flatten_dict(params["model"], sep="/")))
+    frozen = {name: leaf for name, leaf in flat.items() if first_match(rules, name.removeprefix("model/"))}
+    trained = {name: leaf for name, leaf in flat.items() if name not in frozen}
+    if not any(name.startswith(("model/", "lora/")) for name in trained):
+        raise SailError("config.optimizer.freeze leaves no parameter of the model to be trained; narrow it.")
+    return unflatten_dict(trained, sep="/"), unflatten_dict(frozen, sep="/")
+
+
+def join(some: Any, others: Any) -> Any:
+    """Returns the parameters of two trees in one, as before `split`; of those in both, `others` counts."""
+    return unflatten_dict(flatten_dict(some) | flatten_dict(others))
 
 
 def partition_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:

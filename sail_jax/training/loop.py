@@ -18,7 +18,6 @@ from sail_jax.convert.sources import absolute_sources
 from sail_jax.data.pipeline import BatchSource, HostShare, LoadedBatch, make_iterator
 from sail_jax.errors import SailError
 from sail_jax.objectives.matryoshka import check_widths
-from sail_jax.objectives.objective import Objective
 from sail_jax.runs.checkpoints import Checkpoints
 from sail_jax.runs.directory import RunDirectory, require_same_config
 from sail_jax.sharding.mesh import data_shards, host_rows, make_mesh, wiring_note
@@ -29,7 +28,7 @@ from sail_jax.training.profile import StepProfile
 from sail_jax.training.setup import TrainSetup, restart_optimizer, sharded_init
 from sail_jax.training.stage_mining import check_mined, mine_for_stage
 from sail_jax.training.stages import Stage, plan, without_mined
-from sail_jax.training.state import TrainState
+from sail_jax.training.state import TrainState, averaged
 from sail_jax.training.step import WholeStep
 from sail_jax.training.time_spent import TimeSpent
 from sail_jax.training.training_log import TrainingLog
@@ -143,9 +142,9 @@ class _Run:
             _write_init_report(report, self.run)
             return state, None
         params, pipeline = self.checkpoints.restore(_to_items(self.setup.abstract))
-        training = params.pop("training")
+        training, ema = params.pop("training"), params.pop("ema", None)
         params |= {"objective": training["objective"]}
-        return TrainState(training["step"], params, training["opt_state"]), pipeline
+        return TrainState(training["step"], params, training["opt_state"], ema), pipeline
 
     def _stage(self, stage: Stage, state: TrainState, pipeline: dict[str, Any] | None) -> TrainState:
         """Trains the remaining steps of a stage."""
@@ -204,10 +203,11 @@ def _pipeline_state(step: int, stage: Stage, source: BatchSource) -> dict[str, A
 
 
 def _to_items(state: TrainState) -> dict[str, Any]:
-    """Returns the items of a checkpoint: the model, the adapters if there are any, and the training state."""
+    """Returns the items of a checkpoint: the model, the training state and, if any, adapters and running average."""
     params = dict(state.params)
     training = {"step": state.step, "objective": params.pop("objective"), "opt_state": state.opt_state}
-    return params | {"training": training}
+    average = {} if state.ema is None else {"ema": state.ema}
+    return params | {"training": training} | average
 
 
 class _Loop:
@@ -261,7 +261,7 @@ class _Loop:
         jax.block_until_ready(state)
         began = time.monotonic()
         with self.spent.on("evaluate"):
-            figures = self.evaluation(state.params)
+            figures = self.evaluation(averaged(state) if self.config.eval.ema else state.params)
         if self.log:
             self.log.evaluated(done, figures, time.monotonic() - began)
         progress.start()

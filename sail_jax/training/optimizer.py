@@ -1,17 +1,23 @@
 """Learning rate and optimiser of a run (arXiv 2510.12709, sec. 4.1); their numbers are data of a step."""
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float32, Int
 
 from sail_jax.config.training import OptimizerConfig
 from sail_jax.errors import SailError
-from sail_jax.sharding.parameters import WEIGHT_DECAY, match, rate_rules
+from sail_jax.sharding.parameters import path_name
+from sail_jax.training.rates import HIDDEN_MATRIX, Rates, factors, weight_decay_mask
+
+Mask = Callable[[Any], Any]
 
 
 class Schedule(NamedTuple):
@@ -70,16 +76,18 @@ class OptimizerValues(NamedTuple):
     eps: ArrayLike
     weight_decay: ArrayLike
     clip_norm: ArrayLike
-    temperature_rate: ArrayLike
+    ema: ArrayLike
+    rates: Rates
 
     @classmethod
     def of(cls, config: OptimizerConfig) -> "OptimizerValues":
         """Returns the numbers of a config."""
-        return cls(*(np.float32(getattr(config, name)) for name in cls._fields))
+        numbers = [np.float32(getattr(config, name)) for name in cls._fields[:-1]]
+        return cls(*numbers, Rates.of(config))
 
 
 def make_optimizer(config: OptimizerConfig, values: OptimizerValues | None = None) -> optax.GradientTransformation:
-    """Returns clipping by global norm, then AdamW with weight decay on matrices.
+    """Returns clipping by global norm, then the optimiser of that name, then the factors of the parts.
 
     The caller passes only the trained parameters. Updates have a learning rate of 1: the step scales them.
 
@@ -88,17 +96,74 @@ def make_optimizer(config: OptimizerConfig, values: OptimizerValues | None = Non
         values: their numbers as data of a compiled step; None takes those of `config`.
     """
     values = values or OptimizerValues.of(config)
-    adamw = optax.adamw(
+
+    def scaled(updates: Any, _: Any) -> Any:
+        return jax.tree.map(lambda update, rate: rate * update, updates, factors(config, values.rates, updates))
+
+    named = _OPTIMIZERS[config.name](config, values, functools.partial(weight_decay_mask, config))
+    return optax.chain(optax.clip_by_global_norm(values.clip_norm), named, optax.stateless(scaled))
+
+
+def _adamw(config: OptimizerConfig, values: OptimizerValues, mask: Mask) -> optax.GradientTransformation:
+    return optax.adamw(
         1.0,
         b1=values.b1,
         b2=values.b2,
         eps=values.eps,
         mu_dtype=config.first_moment,
         weight_decay=values.weight_decay,
-        mask=lambda params: match(WEIGHT_DECAY, params),
+        mask=mask,
     )
-    rules = rate_rules(values.temperature_rate)
-    rates = optax.stateless(
-        lambda updates, _: jax.tree.map(lambda update, rate: rate * update, updates, match(rules, updates))
+
+
+def _lion(config: OptimizerConfig, values: OptimizerValues, mask: Mask) -> optax.GradientTransformation:
+    """Returns Lion (arXiv 2302.06675)."""
+    return optax.lion(
+        1.0,
+        b1=values.b1,
+        b2=values.b2,
+        mu_dtype=config.first_moment,
+        weight_decay=values.weight_decay,
+        mask=mask,
     )
-    return optax.chain(optax.clip_by_global_norm(values.clip_norm), adamw, rates)
+
+
+def _adafactor(config: OptimizerConfig, values: OptimizerValues, mask: Mask) -> optax.GradientTransformation:
+    """Returns Adafactor (arXiv 1804.04235) with a first moment, and with rates that mean what they do for AdamW."""
+    return optax.adafactor(
+        1.0,
+        multiply_by_parameter_scale=False,
+        momentum=values.b1,
+        dtype_momentum=config.first_moment,
+        weight_decay_rate=values.weight_decay,
+        weight_decay_mask=mask,
+    )
+
+
+def _muon(config: OptimizerConfig, values: OptimizerValues, mask: Mask) -> optax.GradientTransformation:
+    """Returns Muon for the matrices of layers, and AdamW for all else.
+
+    Updates have the root mean square that those of AdamW have, so that one learning rate fits both (arXiv 2502.16982).
+    """
+
+    def dimensions(params: Any) -> Any:
+        """Returns the axes of each matrix, the last two; None for what AdamW trains."""
+        axes = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: axes if HIDDEN_MATRIX.search(path_name(path)) else None, params
+        )
+
+    muon = optax.contrib.muon(
+        1.0,
+        beta=values.b1,
+        eps=values.eps,
+        mu_dtype=config.first_moment,
+        adam_b1=values.b1,
+        adam_b2=values.b2,
+        muon_weight_dimension_numbers=dimensions,
+        consistent_rms=0.2,
+    )
+    return optax.chain(muon, optax.add_decayed_weights(-values.weight_decay, mask))  # its updates are negative already
+
+
+_OPTIMIZERS = {"adamw": _adamw, "adafactor": _adafactor, "lion": _lion, "muon": _muon}

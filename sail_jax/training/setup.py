@@ -16,6 +16,7 @@ from sail_jax.objectives.ring_contrast import choose_contrast
 from sail_jax.sharding.mesh import data_shards
 from sail_jax.sharding.parameters import shardings_of
 from sail_jax.training.optimizer import OptimizerValues, Schedule, make_optimizer, make_schedule
+from sail_jax.training.rates import check_rates
 from sail_jax.training.stages import Stage, plan
 from sail_jax.training.state import TrainState, abstract_state, first_state, split
 
@@ -57,9 +58,11 @@ class TrainSetup:
         """
         objective = make_objective(config, choose_contrast(config, mesh), data_shards(mesh))
         optimizer = make_optimizer(config.optimizer)
+        abstract = abstract_state(config, objective, optimizer, mesh)
+        check_rates(config.optimizer, abstract.params)
         # Learning rates do not depend on the folder of mined hard negatives. Those of later stages are only checked.
         schedule, *_ = [_schedule(stage) for stage in plan(config, Path())]
-        return cls(config, objective, optimizer, schedule, abstract_state(config, objective, optimizer, mesh), mesh)
+        return cls(config, objective, optimizer, schedule, abstract, mesh)
 
     def for_stage(self, stage: Stage) -> "TrainSetup":
         """Returns the setup with the loss weights and the learning rate of a stage."""

@@ -5,15 +5,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from sail_jax.config import Config
-from sail_jax.errors import SailError
 from sail_jax.models.lora import init_lora
 from sail_jax.models.model import init_params
 from sail_jax.objectives.objective import LossValues, Objective
-from sail_jax.sharding.parameters import abstract_on_mesh, first_match, frozen_rules
+from sail_jax.sharding.parameters import abstract_on_mesh, join, split
 
 
 class TrainState(NamedTuple):
@@ -23,31 +21,18 @@ class TrainState(NamedTuple):
         step: [] int32, steps done.
         params: {"model": ..., "objective": ...}, and "lora" if adapters are trained; float32.
         opt_state: the state of the optimiser, only for trained parameters.
+        ema: running average of the trained parameters of the model and of its adapters; None without `optimizer.ema`.
     """
 
     step: Any
     params: Any
     opt_state: Any
+    ema: Any = None
 
 
-def split(config: Config, params: Any) -> tuple[Any, Any]:
-    """Splits the parameters by the rules table into (trained, frozen); `join` is the inverse.
-
-    Raises:
-        SailError: a pattern of the config is found in no path, or all parameters of the model are frozen.
-    """
-    flat = flatten_dict(params, sep="/")
-    rules = frozen_rules(config, list(flatten_dict(params["model"], sep="/")))
-    frozen = {name: leaf for name, leaf in flat.items() if first_match(rules, name.removeprefix("model/"))}
-    trained = {name: leaf for name, leaf in flat.items() if name not in frozen}
-    if not any(name.startswith(("model/", "lora/")) for name in trained):
-        raise SailError("config.optimizer.freeze leaves no parameter of the model to be trained; narrow it.")
-    return unflatten_dict(trained, sep="/"), unflatten_dict(frozen, sep="/")
-
-
-def join(trained: Any, frozen: Any) -> Any:
-    """Returns the parameters that `split` split."""
-    return unflatten_dict(flatten_dict(trained) | flatten_dict(frozen))
+def averaged(state: TrainState) -> Any:
+    """Returns the parameters with the running average in place of the trained ones, where there is one."""
+    return state.params if state.ema is None else join(state.params, state.ema)
 
 
 def first_state(
@@ -63,7 +48,29 @@ def first_state(
     if config.lora.rank:
         params["lora"] = init_lora(model, config.lora, seed)
     trained, _ = split(config, params)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(trained))
+    ema = _of_model(trained) if config.optimizer.ema else None
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(trained), ema)
+
+
+def next_average(state: TrainState, trained: Any, decay: jax.Array) -> Any:
+    """Returns the running average after a step; None if the state has none.
+
+    So that it forgets the start, the decay of step t, counted from 0, is at most (1 + t) / (10 + t), as in
+    TensorFlow's ExponentialMovingAverage.
+
+    Args:
+        state: the state before the step.
+        trained: the trained parameters after it.
+        decay: `optimizer.ema`.
+    """
+    if state.ema is None:
+        return None
+    decay = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+    return optax.incremental_update(_of_model(trained), state.ema, 1 - decay)
+
+
+def _of_model(trained: Any) -> Any:
+    return {name: tree for name, tree in trained.items() if name != "objective"}
 
 
 def init_state(config: Config, objective: Objective, optimizer: optax.GradientTransformation) -> TrainState:
@@ -78,5 +85,6 @@ def abstract_state(
     shapes = jax.eval_shape(lambda: init_state(config, objective, optimizer))
     state = abstract_on_mesh(shapes, mesh)
     if config.mesh.shard_optimizer:
-        state = state._replace(opt_state=abstract_on_mesh(shapes.opt_state, mesh, over_data=True))
+        opt_state, ema = (abstract_on_mesh(tree, mesh, over_data=True) for tree in (shapes.opt_state, shapes.ema))
+        state = state._replace(opt_state=opt_state, ema=ema)
     return state

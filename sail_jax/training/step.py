@@ -21,7 +21,7 @@ from sail_jax.sharding.mesh import BATCH_SPEC, data_shards, shard_batch
 from sail_jax.sharding.parameters import abstract_on_mesh, shardings_of
 from sail_jax.training.optimizer import make_optimizer
 from sail_jax.training.setup import StepValues, TrainSetup
-from sail_jax.training.state import TrainState, join, split
+from sail_jax.training.state import TrainState, join, next_average, split
 
 Metrics = dict[str, jax.Array]
 Encode = Callable[[Any, Batch, Recipe], tuple[BySide, Outputs]]
@@ -87,10 +87,12 @@ def make_update(setup: TrainSetup) -> Update:
         optimizer = make_optimizer(config.optimizer, values.optimizer)
         updates, opt_state = optimizer.update(gradient, state.opt_state, trained)
         rate = values.schedule(state.step)
-        params = join(optax.apply_updates(trained, optax.tree.scale(rate, updates)), frozen)
+        trained = optax.apply_updates(trained, optax.tree.scale(rate, updates))
+        ema = next_average(state, trained, values.optimizer.ema)
+        params = join(trained, frozen)
         params = params | {"objective": setup.objective.project(params["objective"], values.losses)}
         metrics = metrics | {"loss": loss, "gradient_norm": optax.tree.norm(gradient), "learning_rate": rate}
-        return TrainState(state.step + 1, params, opt_state), metrics
+        return TrainState(state.step + 1, params, opt_state, ema), metrics
 
     return update
 

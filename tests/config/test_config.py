@@ -16,7 +16,7 @@ from sail_jax.models.describe import parameter_table
 from sail_jax.models.model import init_params
 from sail_jax.objectives.matryoshka import check_widths
 from sail_jax.objectives.objective import make_objective
-from sail_jax.training.optimizer import run_learning_rate
+from sail_jax.training.optimizer import make_schedule
 from sail_jax.training.stages import plan
 
 CONFIGS = sorted((tiny.REPO / "configs").glob("*.py"))
@@ -30,7 +30,7 @@ def test_every_config_builds_its_model(path, kind):
     assert config.prompt.max_tokens <= config.model.bert.max_positions
     check_widths(config.objective.matryoshka, config.model.llm.width)
     stages = plan(config, path.parent)
-    run_learning_rate([(stage.name, stage.config.optimizer, stage.steps) for stage in stages])
+    assert all(make_schedule(stage.config.optimizer, stage.steps, stage=stage.name) for stage in stages)
     assert all(make_objective(stage.config).recipe([0]).losses for stage in stages)
     assert config.data.datasets and config.eval.tasks
 

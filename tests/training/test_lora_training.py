@@ -23,7 +23,7 @@ from sail_jax.sharding.parameters import WEIGHT_DECAY, match, path_name
 from sail_jax.training.loop import train
 from sail_jax.training.optimizer import make_optimizer
 from sail_jax.training.setup import TrainSetup, sharded_init
-from sail_jax.training.state import abstract_state, init_state, join, split
+from sail_jax.training.state import abstract_state, averaged, init_state, join, split
 from sail_jax.training.step import make_loss, make_train_step
 from training_runs import on_devices
 
@@ -38,6 +38,7 @@ def config(world):
     settings.data.datasets = {"copair": settings.data.datasets.copair}
     settings.lora.update(rank=2, alpha=4.0, targets=TARGETS)
     settings.optimizer.weight_decay = 0.1  # would move all that it reaches
+    settings.optimizer.ema = 0.9
     return config_lib.build(settings)
 
 
@@ -82,9 +83,15 @@ def test_a_resumed_run_ends_with_the_same_bits(config, finished, tmp_path, one_d
 def test_a_loaded_model_has_its_adapters_merged(config, finished):
     workdir, state = finished
     assert (workdir / "checkpoints" / "4" / "lora").is_dir()
-    expected = named(merge(state.params["model"], state.params["lora"], config.lora))
-    for name, leaf in named(embedder.load(workdir).params).items():
-        np.testing.assert_allclose(leaf, expected[name], atol=1e-7, err_msg=name)
+    last = dataclasses.replace(config, eval=dataclasses.replace(config.eval, ema=False))
+    loaded = {}
+    for read, params in ((config, averaged(state)), (last, state.params)):
+        expected = named(merge(params["model"], params["lora"], config.lora))
+        loaded[read.eval.ema] = named(embedder.load(workdir, read).params)
+        for name, leaf in loaded[read.eval.ema].items():
+            np.testing.assert_allclose(leaf, expected[name], atol=1e-7, err_msg=name)
+    changed = {name for name in loaded[True] if np.any(loaded[True][name] != loaded[False][name])}
+    assert "vision_adapter/kernel" in changed and "vit/patch_embedding/kernel" not in changed
     for rank in (0, 3):
         other = dataclasses.replace(config, lora=dataclasses.replace(config.lora, rank=rank))
         with pytest.raises(SailError, match="another config.*kernel_a"):

@@ -20,7 +20,7 @@ from sail_jax.sharding.mesh import data_shards, make_mesh, shard_batch
 from sail_jax.sharding.parameters import WEIGHT_DECAY, match, path_name
 from sail_jax.training.optimizer import make_optimizer, make_schedule
 from sail_jax.training.setup import TrainSetup, sharded_init
-from sail_jax.training.state import abstract_state, init_state, split
+from sail_jax.training.state import abstract_state, averaged, init_state, split
 from sail_jax.training.step import WholeStep, compile_step, make_loss, make_update
 
 
@@ -99,6 +99,7 @@ def test_only_the_optimizer_may_be_split(everything, whole):
     split = config_lib.build(settings)
     assert_close(run_steps(split, (8, 1, 1)), whole(everything))
     mesh = make_mesh(MeshConfig(8, 1, 1))
+    split = dataclasses.replace(split, optimizer=dataclasses.replace(split.optimizer, ema=0.9))
     state = abstract_state(split, make_objective(split), make_optimizer(split.optimizer), mesh)
     for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
         name, spec = path_name(path), tuple(leaf.sharding.spec)
@@ -108,8 +109,11 @@ def test_only_the_optimizer_may_be_split(everything, whole):
             assert "data" in str(spec), name
 
 
-def test_parameters_are_split_by_the_rules_and_moments_like_them(config, parts):
-    mesh = make_mesh(MeshConfig(2, 2, 2))
+@pytest.mark.parametrize(("name", "moments"), [("adamw", 2), ("lion", 1), ("muon", 1)])
+def test_parameters_are_split_by_the_rules_and_moments_and_average_like_them(settings, name, moments):
+    settings.optimizer.update(name=name, ema=0.9)
+    config, mesh = config_lib.build(settings), make_mesh(MeshConfig(2, 2, 2))
+    parts = make_objective(config), make_optimizer(config.optimizer)
     state = abstract_state(config, *parts, mesh)
     specs = {path_name(p): leaf.sharding.spec for p, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}
     wanted = {
@@ -121,10 +125,11 @@ def test_parameters_are_split_by_the_rules_and_moments_like_them(config, parts):
         "llm/final_norm/scale": (None,),
         "vit/layers/mlp/gate/kernel": (None, "fsdp", "tensor"),
     }
-    for name, spec in wanted.items():
-        found = {path: tuple(got) for path, got in specs.items() if path.endswith(name)}
-        assert len(found) == 3, name  # the parameter and two moments
-        assert set(found.values()) == {spec}, name
+    for path, spec in wanted.items():
+        found = {other: tuple(got) for other, got in specs.items() if other.endswith(path)}
+        by_adam = name == "muon" and "kernel" not in path
+        assert len(found) == 2 + moments + by_adam, path  # the parameter, its average and its moments
+        assert set(found.values()) == {spec}, path
 
 
 def test_a_sharded_state_equals_a_plain_one(config, parts):
@@ -135,17 +140,21 @@ def test_a_sharded_state_equals_a_plain_one(config, parts):
 
 
 @pytest.mark.slow
-def test_steps_learn_and_do_not_change_frozen_parameters(config):
-    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+def test_steps_learn_and_do_not_change_frozen_parameters(settings):
+    settings.optimizer.ema = 0.9
+    config, mesh = config_lib.build(settings), make_mesh(MeshConfig(), jax.devices()[:1])
     setup = TrainSetup.of(config, mesh)
     step = compile_step(setup)
     batch = shard_batch(batch_for(config, data_shards(mesh)), mesh)
     state, _ = sharded_init(setup)
     before = jax.device_get(state.params)
-    losses = []
-    for _ in range(6):
+    average, losses = before["model"]["vision_adapter"]["kernel"], []
+    for number in range(6):
         state, metrics = step(state, batch, setup.objective.recipe([0]), setup.values)
         losses.append(float(metrics["loss"]))
+        decay = min(0.9, (1 + number) / (10 + number))
+        average = decay * average + (1 - decay) * np.asarray(state.params["model"]["vision_adapter"]["kernel"])
+    np.testing.assert_allclose(averaged(state)["model"]["vision_adapter"]["kernel"], average, rtol=1e-5, atol=1e-7)
     assert losses[-1] < losses[1] - 0.05 and int(state.step) == 6
     assert float(metrics["learning_rate"]) == pytest.approx(float(setup.schedule(5)))
     changed = jax.tree.map(lambda a, b: bool(np.any(a != b)), before, jax.device_get(state.params))
@@ -157,16 +166,15 @@ def test_steps_learn_and_do_not_change_frozen_parameters(config):
 
 @pytest.mark.slow
 def test_the_temperatures_have_their_own_learning_rate(settings):
-    moved = []
+    setup = TrainSetup.of(config_lib.build(settings), make_mesh(MeshConfig(), jax.devices()[:1]))
+    setup = dataclasses.replace(setup, schedule=constant_rate(1e-4))
+    state, _ = sharded_init(setup)
+    gradient = jax.tree.map(jnp.ones_like, split(setup.config, state.params)[0])
+    update, values, moved = jax.jit(make_update(setup)), setup.values, []
     for rate in (1.0, 10.0):
-        settings.optimizer.temperature_rate = rate
-        config = config_lib.build(settings)
-        setup = TrainSetup.of(config, make_mesh(MeshConfig(), jax.devices()[:1]))
-        setup = dataclasses.replace(setup, schedule=constant_rate(1e-4))
-        update = make_update(setup)
-        state, _ = sharded_init(setup)
-        gradient = jax.tree.map(jnp.ones_like, split(config, state.params)[0])
-        after = jax.jit(update)(state, gradient, 0.0, {}, setup.values)[0].params["objective"]["log_temperature"]
+        rates = values.optimizer.rates._replace(temperature=np.float32(rate))
+        given = values._replace(optimizer=values.optimizer._replace(rates=rates))
+        after = update(state, gradient, 0.0, {}, given)[0].params["objective"]["log_temperature"]
         moved.append(after - state.params["objective"]["log_temperature"])
     assert np.all(moved[0] != 0)
     np.testing.assert_allclose(moved[1], 10 * moved[0], rtol=1e-2)
