@@ -202,7 +202,7 @@ class BatchSource:
             parts.append(make(step, rows, [examples[row] for row in rows], bad))
         batches, media_cut, text_cut, items_cut = zip(*parts, strict=True)
         cut = sum(media_cut), sum(text_cut), sum(items_cut)
-        return LoadedBatch(batches, step, present, self._token_room(present), tuple(bad), *cut)
+        return LoadedBatch(batches, step, present, self.token_room(present), tuple(bad), *cut)
 
     def _pairs(
         self, step: int, rows: np.ndarray, examples: list[tuple[int, int]], bad: list[str]
@@ -260,7 +260,8 @@ class BatchSource:
         )
         return batch, media_cut, text_cut
 
-    def _token_room(self, datasets: tuple[int, ...]) -> int | None:
+    def token_room(self, datasets: tuple[int, ...]) -> int | None:
+        """`LoadedBatch.room` of batches in which these data sets may occur."""
         budget = text_budget(self._config)
         if not budget:
             return None

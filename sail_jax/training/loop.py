@@ -12,11 +12,14 @@ from jax.sharding import Mesh
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sail_jax import config as config_lib
+from sail_jax.batch import Batch
 from sail_jax.config import Config
 from sail_jax.convert.init_from import InitReport, check_tokenizer
 from sail_jax.convert.sources import absolute_sources
+from sail_jax.data.batch_shapes import batch_shapes
 from sail_jax.data.pipeline import BatchSource, HostShare, LoadedBatch, make_iterator
 from sail_jax.errors import SailError
+from sail_jax.objectives.matching import Recipe
 from sail_jax.objectives.matryoshka import check_widths
 from sail_jax.runs.checkpoints import Checkpoints
 from sail_jax.runs.directory import RunDirectory, require_same_config
@@ -35,6 +38,8 @@ from sail_jax.training.training_log import TrainingLog
 from sail_jax.training.work import WorkCounter
 
 Step = WholeStep | CachedStep
+# Kinds of batches that come within so many steps are compiled before they come.
+_SOON = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,6 +222,7 @@ class _Loop:
         self.stage, self.config, self.source, self.checkpoints = stage, stage.config, source, run.checkpoints
         self.step, self.objective, self.evaluation, self.bad = step, setup.objective, run.evaluation, run.bad
         self.log, self.spent, self.profile = run.log, run.spent, run.profile
+        self.mesh = setup.mesh
         self.work = WorkCounter(stage.config, setup.mesh, setup.abstract.params, run.spent) if run.log else None
 
     def run(self, state: TrainState) -> TrainState:
@@ -226,10 +232,28 @@ class _Loop:
             name = f"train {self.stage.name}".strip()
             task = progress.add_task(name, total=steps, completed=start, note="compiling the first step")
             prefetch = _Prefetch(batches, self.step)
+            self._compile_ahead(start)
             for done in range(start + 1, steps + 1):
                 state, line = self._train_step(state, prefetch, done, progress)
                 progress.update(task, advance=1, **({"note": line} if line else {}))
         return jax.block_until_ready(state)
+
+    def _compile_ahead(self, start: int) -> None:
+        """Lets other threads compile the step for all kinds of batches that come soon, but the first.
+
+        Not on GPUs, where a compiler tries out kernels on the devices, nor where processes have to compile in step.
+        """
+        if not isinstance(self.step, WholeStep) or jax.process_count() > 1 or jax.default_backend() == "gpu":
+            return
+        soon = range(start, min(self.config.train.steps, start + _SOON))
+        names, shards = list(self.config.data.datasets), data_shards(self.mesh)
+
+        def kind(datasets: tuple[int, ...]) -> tuple[Batch, Recipe]:
+            recipe = self.objective.recipe(datasets)._replace(room=self.source.token_room(datasets))
+            return batch_shapes(self.config, [names[at] for at in datasets], shards), recipe
+
+        kinds = map(kind, dict.fromkeys(self.source.datasets(step) for step in soon))
+        self.step.compile_ahead(next(kinds), list(kinds))
 
     def _train_step(
         self, state: TrainState, prefetch: "_Prefetch", done: int, progress: Progress

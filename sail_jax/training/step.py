@@ -1,14 +1,16 @@
 """The train step: a pure function of (state, batch), compiled once per recipe and batch shape."""
 
 import copy
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import flax.linen as nn
 import jax
 import optax
 from jax.sharding import NamedSharding
-from jax.stages import Traced
+from jax.stages import Compiled, Traced
 
 from sail_jax.batch import Batch, BySide, Outputs
 from sail_jax.config import Config
@@ -134,12 +136,35 @@ class WholeStep:
 
     def __init__(self, setup: TrainSetup) -> None:
         self._mesh, self._step, self._values = setup.mesh, compile_step(setup), setup.values
+        self._abstract = setup.abstract
+        self._ahead: dict[Hashable, Future[Compiled]] = {}
 
     def for_stage(self, setup: TrainSetup) -> "WholeStep":
         """Returns the step of another stage of the run, with the same compiled programs."""
         step = copy.copy(self)
         step._values = setup.values
         return step
+
+    def compile_ahead(self, first: tuple[Batch, Recipe], others: Sequence[tuple[Batch, Recipe]]) -> None:
+        """Starts to compile the step for kinds of batches in other threads, while the first kind is compiled and run.
+
+        A step on a batch of such a kind waits for its program.
+
+        Args:
+            first: shapes and recipe of the kind of batches that comes first; it is not compiled here.
+            others: shapes and recipes of the other kinds.
+        """
+        known = {_kind(*first), *self._ahead}
+        fresh = {_kind(*kind): kind for kind in others if _kind(*kind) not in known}
+        if not fresh:
+            return
+        pool = ThreadPoolExecutor(max_workers=min(len(fresh), max(1, (os.cpu_count() or 1) - 1)))
+        self._ahead |= {key: pool.submit(self._compile, *kind) for key, kind in fresh.items()}
+        pool.shutdown(wait=False)
+
+    def _compile(self, batch: Batch, recipe: Recipe) -> Compiled:
+        with jax.set_mesh(self._mesh):
+            return self._step.lower(self._abstract, batch, recipe, self._values).compile()
 
     def put(self, batches: tuple[Batch, ...]) -> Batch:
         """Starts the transfer of a batch of this process to its devices."""
@@ -149,8 +174,15 @@ class WholeStep:
     def __call__(self, state: TrainState, batch: Batch, recipe: Recipe) -> tuple[TrainState, Metrics]:
         """Takes one optimiser step on a batch from `put`; the memory of the given state is reused."""
         with jax.set_mesh(self._mesh):
+            if ahead := self._ahead.get(_kind(batch, recipe)):
+                return ahead.result()(state, batch, self._values)
             return self._step(state, batch, recipe, self._values)
 
     def programs(self, state: TrainState, batch: Batch, recipe: Recipe) -> list[tuple[Traced, int]]:
         """Traces the programs of a step for abstract arguments; returns each with its number of runs."""
         return [(self._step.trace(state, batch, recipe, self._values), 1)]
+
+
+def _kind(batch: Batch, recipe: Recipe) -> Hashable:
+    """Returns what tells a compiled step from others."""
+    return recipe, tuple((leaf.shape, leaf.dtype.name) for leaf in jax.tree.leaves(batch))

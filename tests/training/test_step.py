@@ -165,6 +165,28 @@ def test_steps_learn_and_do_not_change_frozen_parameters(settings):
 
 
 @pytest.mark.slow
+def test_a_step_compiled_ahead_in_another_thread_is_the_same(settings, monkeypatch):
+    settings.data.datasets.copair.patterns = ("T->T",)  # compiling the other towers takes long
+    settings.data.datasets = {"copair": settings.data.datasets.copair.to_dict()}
+    config = config_lib.build(settings)
+    setup = TrainSetup.of(config, make_mesh(MeshConfig(), jax.devices()[:1]))
+    recipe, batch, ends = setup.objective.recipe([0]), batch_for(config, 1), []
+    kind, other = (batch_shapes(config, ("copair",), 1), recipe), (batch_shapes(config, ("copair",), 1), None)
+    for ahead in (False, True):
+        step, (state, _) = WholeStep(setup), sharded_init(setup)
+        step.compile_ahead(kind, [kind])  # the first kind is left to the step itself
+        assert not step._ahead
+        if ahead:
+            step.compile_ahead(other, [kind, kind])
+            (compiling,) = step._ahead.values()
+            compiling.result()
+            monkeypatch.setattr(step, "_step", None)
+        ends.append(step(state, step.put((batch,)), recipe)[0])
+    for left, right in zip(*map(jax.tree.leaves, ends), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.slow
 def test_the_temperatures_have_their_own_learning_rate(settings):
     setup = TrainSetup.of(config_lib.build(settings), make_mesh(MeshConfig(), jax.devices()[:1]))
     setup = dataclasses.replace(setup, schedule=constant_rate(1e-4))
