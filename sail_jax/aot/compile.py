@@ -1,4 +1,4 @@
-"""Compiles the train step of a config ahead of time, for hardware that this machine does not have."""
+"""Compiles the programs of a config ahead of time, for hardware that this machine does not have."""
 
 import re
 import time
@@ -18,9 +18,12 @@ from sail_jax.batch import Batch
 from sail_jax.config import Config
 from sail_jax.config.schema import nearest
 from sail_jax.data.batch_shapes import batch_kinds, batch_shapes, estimated_token_room
+from sail_jax.embedding.forward import inference_mesh, traced_forward
 from sail_jax.errors import SailError
+from sail_jax.models.model import abstract_params
 from sail_jax.objectives.matching import Recipe
 from sail_jax.objectives.objective import make_objective
+from sail_jax.patterns import MODALITIES
 from sail_jax.sharding.chips import Chip
 from sail_jax.sharding.mesh import BATCH_SPEC, check_batch, data_shards, make_mesh
 from sail_jax.training.flops import jaxpr_flops
@@ -54,6 +57,7 @@ def compile_ahead(config: Config, topology: str, *, stage: str = "", dataset: st
     done = [(program, times) for (program, _), times in compiled if program]
     executed, model = _operations(step)
     return AheadReport(
+        program="step",
         topology=topology,
         chip=step.chip,
         devices=step.setup.mesh.size,
@@ -67,8 +71,48 @@ def compile_ahead(config: Config, topology: str, *, stage: str = "", dataset: st
         refusal=refusal,
         executed=executed,
         model=model,
-        sent=_sent(done, step) if not refusal else {},
+        sent=_sent(done, step.chip, step.setup.mesh) if not refusal else {},
         kernels=attention_kernels([program.as_text() for program, _ in done]),
+        seconds=time.monotonic() - began,
+    )
+
+
+def compile_embedding(config: Config, topology: str) -> AheadReport:
+    """Compiles the program that `embed` would run on some hardware, for a batch of the longest items.
+
+    Args:
+        config: the experiment; items have all modalities, `eval.batch_size` of them form a batch.
+        topology: the hardware; see `aot.chips.find_devices`.
+
+    Raises:
+        SailError: a name or a setting is wrong.
+    """
+    began = time.monotonic()
+    chip, devices = find_devices(topology)
+    mesh = inference_mesh(config.mesh, devices)
+    rows = -(-config.eval.batch_size // data_shards(mesh)) * data_shards(mesh)
+    most = {"frames": rows * config.model.perceiver.max_frames, "clips": rows * config.model.audio.max_clips}
+    traced = traced_forward(config, mesh, rows=rows, length=config.prompt.max_tokens, views=(MODALITIES,), **most)
+    program, refusal = _compile(traced, chip)
+    (_, batch), _ = traced.args_info
+    operations = jaxpr_flops(traced.jaxpr, _platform(chip))
+    return AheadReport(
+        program="batch",
+        topology=topology,
+        chip=chip,
+        devices=mesh.size,
+        mesh=dict(mesh.shape),
+        stage="",
+        datasets=(),
+        batch=batch,
+        micro_batches=1,
+        larger_stages=(),
+        memory=_memory_of_embedding(bytes_per_device(abstract_params(config, mesh)), program, refusal),
+        refusal=refusal,
+        executed=operations,
+        model=operations,
+        sent=_sent([(program, 1)], chip, mesh) if program else {},
+        kernels=attention_kernels([program.as_text()] if program else []),
         seconds=time.monotonic() - began,
     )
 
@@ -122,10 +166,13 @@ def _plan_step(config: Config, topology: str, stage: str, dataset: str) -> _Plan
 
 def _operations(step: _PlannedStep) -> tuple[int, int]:
     """Returns the executed operations, and those of the model."""
-    platform = "cuda" if step.chip.is_gpu else "tpu"
-    executed = sum(times * jaxpr_flops(traced.jaxpr, platform) for traced, times in step.programs)
+    executed = sum(times * jaxpr_flops(traced.jaxpr, _platform(step.chip)) for traced, times in step.programs)
     shards = data_shards(step.setup.mesh)
     return executed, model_flops(step.stage.config, step.datasets, step.setup.abstract.params, step.recipe, shards)
+
+
+def _platform(chip: Chip) -> str:
+    return "cuda" if chip.is_gpu else "tpu"
 
 
 def _stage(stages: list[Stage], name: str) -> Stage:
@@ -169,14 +216,14 @@ def _placed(leaf: jax.ShapeDtypeStruct, mesh: Mesh) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, BATCH_SPEC))
 
 
-def _sent(programs: Sequence[tuple[Compiled, int]], step: _PlannedStep) -> dict[str, dict[str, float]]:
-    """Returns the bytes that a device sends in a step, by link and kind of collective."""
+def _sent(programs: Sequence[tuple[Compiled, int]], chip: Chip, mesh: Mesh) -> dict[str, dict[str, float]]:
+    """Returns the bytes that a device sends, by link and kind of collective."""
     # Each node of GPUs has one process here; a slice of TPUs is connected as a whole.
-    nodes = [device.process_index if step.chip.is_gpu else 0 for device in step.setup.mesh.devices.flat]
-    total: dict[str, dict[str, float]] = {link: dict.fromkeys(KINDS, 0.0) for link in step.chip.links}
+    nodes = [device.process_index if chip.is_gpu else 0 for device in mesh.devices.flat]
+    total: dict[str, dict[str, float]] = {link: dict.fromkeys(KINDS, 0.0) for link in chip.links}
     for program, times in programs:
         for kind, counts in bytes_by_link(program.as_text(), nodes).items():
-            for link, count in zip(step.chip.links, counts, strict=False):  # a slice of TPUs has one kind of link
+            for link, count in zip(chip.links, counts, strict=False):  # a slice of TPUs has one kind of link
                 total[link][kind] += times * count
     return total
 
@@ -202,11 +249,7 @@ def _memory(config: Config, abstract: TrainState, batch: Batch, programs: Sequen
         "gradients": bytes_per_device(trained) if cached else 0,
     }
     if refusal:
-        found = _REFUSED.search(refusal)
-        needed = int(float(found.group(2)) * _UNITS[found.group(3)]) if found else 0
-        if found and found.group(1) == "Used ":
-            needed = max(0, needed - sum(held.values()))
-        return Memory(**held, padding=0, temporaries=needed, outputs=0, code=0)
+        return Memory(**held, padding=0, temporaries=_refused(refusal, sum(held.values())), outputs=0, code=0)
     largest = max((program.memory_analysis() for program in programs), key=lambda usage: usage.temp_size_in_bytes)
     return Memory(
         **held,
@@ -216,3 +259,24 @@ def _memory(config: Config, abstract: TrainState, batch: Batch, programs: Sequen
         outputs=0 if cached else largest.output_size_in_bytes - largest.alias_size_in_bytes,
         code=sum(program.memory_analysis().generated_code_size_in_bytes for program in programs),
     )
+
+
+def _memory_of_embedding(parameters: int, program: Compiled | None, refusal: str) -> Memory:
+    held = {"parameters": parameters, "optimizer": 0, "gradients": 0, "padding": 0}
+    if not program:
+        return Memory(**held, batch=0, temporaries=_refused(refusal, parameters), outputs=0, code=0)
+    usage = program.memory_analysis()
+    return Memory(
+        **held,
+        batch=max(0, usage.argument_size_in_bytes - parameters),
+        temporaries=usage.temp_size_in_bytes,
+        outputs=usage.output_size_in_bytes,
+        code=usage.generated_code_size_in_bytes,
+    )
+
+
+def _refused(refusal: str, held: int) -> int:
+    """Returns the bytes of temporaries in the message of a compiler that ran out of memory, 0 if it has none."""
+    found = _REFUSED.search(refusal)
+    needed = int(float(found.group(2)) * _UNITS[found.group(3)]) if found else 0
+    return max(0, needed - held) if found and found.group(1) == "Used " else needed

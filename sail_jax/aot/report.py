@@ -11,6 +11,7 @@ from sail_jax.training.memory import REMEDY
 EFFICIENCY = 0.5
 # On GPUs, the driver, the communication library and fragmentation take part of the memory.
 _GPU_SHARE = 0.9
+_EMBEDDING_REMEDY = "Lower config.eval.batch_size, raise config.mesh.fsdp or config.mesh.tensor, or take more devices."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +46,10 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class AheadReport:
-    """The result of `compile_ahead`.
+    """The result of `compile_ahead` or `compile_embedding`.
 
     Attributes:
+        program: "step" of training, or "batch" of the embedder.
         topology: the requested name.
         chip: its chips.
         devices: their number.
@@ -66,6 +68,7 @@ class AheadReport:
         seconds: time of tracing and compiling.
     """
 
+    program: str
     topology: str
     chip: Chip
     devices: int
@@ -103,7 +106,8 @@ class AheadReport:
     def bounds(self) -> dict[str, float]:
         """Lower bounds of the seconds per step, by resource, if the work is split evenly."""
         state = self.memory.parameters + self.memory.optimizer
-        moved = self.memory.batch + 2 * state  # at least: everything is read once, and the state written once
+        # At least: everything is read once, and by a step the state is written once.
+        moved = self.memory.batch + (2 if self.program == "step" else 1) * state
         return {
             "arithmetic": self.executed / self.devices / self.chip.flops,
             "memory": moved / self.chip.memory_rate,
@@ -115,14 +119,15 @@ class AheadReport:
         return {
             f"{self.topology}: {self.devices} x {self.chip.name}": self._setup(),
             "Memory of a device": self._memory(),
-            "A step": self._work(),
-            "Time of a step": self._time(),
+            f"A {self.program}": self._work(),
+            f"Time of a {self.program}": self._time(),
         }
 
     def verdict(self) -> str:
-        """Returns a sentence on whether the step fits, and what to change if not."""
+        """Returns a sentence on whether the program fits, and what to change if not."""
         needed = f"{_gib(self.memory.total)} of {_gib(self.room)}."
-        lines = [f"It fits: {needed}"] if self.fits else [f"It does not fit: {needed}", self.refusal, REMEDY]
+        remedy = REMEDY if self.program == "step" else _EMBEDDING_REMEDY
+        lines = [f"It fits: {needed}"] if self.fits else [f"It does not fit: {needed}", self.refusal, remedy]
         if self.larger_stages:
             lines.append(f"Larger batches come in: {', '.join(self.larger_stages)}. Check them with --stage.")
         return "\n".join(filter(None, lines))
@@ -130,10 +135,13 @@ class AheadReport:
     def _setup(self) -> list[tuple[str, str]]:
         pairs, sides = self.batch.valid.shape
         axes = ", ".join(f"{axis}={size}" for axis, size in self.mesh.items())
-        rows = [
-            ("mesh", axes),
+        of_step = [
             ("batch", f"{pairs * self.micro_batches:,} pairs x {sides} sides of {', '.join(self.datasets)}"),
             ("micro-batches", f"{self.micro_batches}"),
+        ]
+        rows = [
+            ("mesh", axes),
+            *(of_step if self.program == "step" else [("batch", f"{pairs:,} items")]),
             ("frames, clips of each", f"{self.batch.frames.shape[0]:,}, {self.batch.clips.shape[0]:,}"),
             ("compiled in", f"{self.seconds:.0f} s"),
         ]
@@ -141,14 +149,13 @@ class AheadReport:
 
     def _memory(self) -> list[tuple[str, str]]:
         sizes = dataclasses.asdict(self.memory) | {"total": self.memory.total, "available": self.room}
-        return [(name, _gib(count)) for name, count in sizes.items()]
+        return [(name, _gib(count)) for name, count in sizes.items() if count or self.program == "step"]
 
     def _work(self) -> list[tuple[str, str]]:
-        rows = [
-            ("FLOPs executed", f"{self.executed:.3e}, {self.executed / self.devices:.3e} per device"),
-            ("FLOPs of the model", f"{self.model:.3e}"),
-            ("executed over model", f"{self.executed / self.model:.2f}"),
-        ]
+        rows = [("FLOPs executed", f"{self.executed:.3e}, {self.executed / self.devices:.3e} per device")]
+        if self.program == "step":
+            rows.append(("FLOPs of the model", f"{self.model:.3e}"))
+            rows.append(("executed over model", f"{self.executed / self.model:.2f}"))
         rows += [(f"attention of {tower}", " and ".join(kernels)) for tower, kernels in self.kernels.items()]
         for link, sent in self.sent.items():
             rows += [(f"{kind}, sent by {link}", _gib(count)) for kind, count in sent.items() if count]

@@ -32,6 +32,9 @@ def add_verb(verbs: Any) -> None:
         help="hardware for which the train step is compiled: a TPU slice (v5e:16x16, v5p:4x4x4, v6e:16x16; needs the "
         "extra `tpu`) or a number of GPUs (h100:64, h200:8, a100:8, b200:8; needs the extra `cuda`)",
     )
+    sub.add_argument(
+        "--program", default="train", choices=("train", "embed"), help="with --topology: the train step, or embedding"
+    )
     sub.add_argument("--stage", default="", help="with --topology: the stage of the run (the first)")
     sub.add_argument(
         "--dataset", default="", help="with --topology: the training set of the batch (the one with the most frames)"
@@ -51,9 +54,9 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     config = config_lib.load(options.config, overrides)
     check_widths(config.objective.matryoshka, config.model.llm.width)
     if options.topology:
-        _print_step(config, options)
-    elif options.stage or options.dataset:
-        raise SailError("--stage and --dataset choose the batch of a compiled step: name a --topology too.")
+        _print_program(config, options)
+    elif options.stage or options.dataset or options.program != "train":
+        raise SailError("--program, --stage and --dataset choose what is compiled: name a --topology too.")
     else:
         _print_parameters(config)
     data = f"--config.data.dir={config.data.dir or 'DATA'}"
@@ -72,10 +75,15 @@ def _print_parameters(config: Config) -> None:
     console.print(f"JAX {jax.__version__}, {jax.device_count()} {jax.devices()[0].platform} devices")
 
 
-def _print_step(config: Config, options: argparse.Namespace) -> None:
-    from sail_jax.aot.compile import compile_ahead
+def _print_program(config: Config, options: argparse.Namespace) -> None:
+    from sail_jax.aot.compile import compile_ahead, compile_embedding
 
-    report = compile_ahead(config, options.topology, stage=options.stage, dataset=options.dataset)
+    if options.program == "embed" and (options.stage or options.dataset):
+        raise SailError("--stage and --dataset choose the batch of a train step; leave them out with --program embed.")
+    if options.program == "embed":
+        report = compile_embedding(config, options.topology)
+    else:
+        report = compile_ahead(config, options.topology, stage=options.stage, dataset=options.dataset)
     for heading, rows in report.sections().items():
         table = Table(heading, "", show_edge=False, pad_edge=False)
         for row in rows:

@@ -14,7 +14,7 @@ from sail_jax import config as config_lib
 from sail_jax.aot import chips
 from sail_jax.aot import compile as ahead
 from sail_jax.aot.chips import find_devices
-from sail_jax.aot.compile import compile_ahead
+from sail_jax.aot.compile import compile_ahead, compile_embedding
 from sail_jax.data.pipeline import BatchSource, HostShare
 from sail_jax.errors import SailError
 
@@ -81,6 +81,21 @@ def test_operations_and_traffic(report):
     assert report.bounds["arithmetic"] == report.executed / 8 / 989e12
     assert all(bound > 0 for link, bound in report.bounds.items() if link != "network")
     assert report.kernels == dict.fromkeys(("vit", "perceiver", "llm"), ("plain",))
+
+
+def test_the_program_that_embeds(words):
+    words.model.llm.layers = 1
+    words.eval.batch_size = 12
+    words.mesh.update(data=-1, fsdp=4)
+    report = compile_embedding(config_lib.build(words), "h100:8")
+    assert report.mesh == {"data": 2, "fsdp": 4, "tensor": 1} and report.items == 16  # rounded up to the devices
+    assert report.memory.optimizer == 0 < report.memory.parameters and report.fits
+    assert report.sent["NVLink"]["all-gather"] > 0 and report.kernels["llm"] == ("plain",)
+    setup, *others = map(dict, report.sections().values())
+    assert setup["batch"] == "16 items"
+    assert not any({"optimizer", "executed over model"} & set(rows) for rows in others)
+    small = dataclasses.replace(report, chip=dataclasses.replace(report.chip, memory=1))
+    assert "config.eval.batch_size" in small.verdict()
 
 
 def test_a_larger_batch_sends_only_more_embeddings(report, world):
@@ -175,6 +190,8 @@ def test_from_the_command_line(report, settings, tmp_path, capsys, monkeypatch):
     for part in ("8 x H100", "temporaries", "executed over model", "attention of llm", "NVLink", "items/s", "It fits"):
         assert part in said
     assert cli.main([*command, "--dataset", "copair"]) == 2  # which batch, of which step?
+    assert cli.main([*command, "--program", "embed"]) == 2
+    assert cli.main([*command, "--program", "embed", "--topology", "h100:8", "--dataset", "copair"]) == 2
 
 
 def test_for_tpus(settings):
