@@ -420,7 +420,7 @@ _UNROLLED = 2
 def scan_layers(
     block: nn.Module, x: Tokens, *arguments: Any, layers: int, remat: str, keep_layers: bool = False
 ) -> tuple[Tokens, Float[Array, "{layers} ..."] | None]:
-    """Runs `layers` copies of a block one after the other, as one compiled loop if there are more than two.
+    """Runs `layers` copies of a block one after the other; more than two are one compiled loop.
 
     The parameters of the copies are stacked on a leading axis under the name of `block`; each copy is initialised
     separately.

@@ -146,9 +146,9 @@ class WholeStep:
         return step
 
     def compile_ahead(self, first: tuple[Batch, Recipe], others: Sequence[tuple[Batch, Recipe]]) -> None:
-        """Starts to compile the step for kinds of batches in other threads, while the first kind is compiled and run.
+        """Starts to compile the step for some kinds of batches in other threads.
 
-        A step on a batch of such a kind waits for its program.
+        Meanwhile the first kind can be compiled and run. A step on a batch of another kind waits for its program.
 
         Args:
             first: shapes and recipe of the kind of batches that comes first; it is not compiled here.
