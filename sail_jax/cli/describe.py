@@ -33,7 +33,11 @@ def add_verb(verbs: Any) -> None:
         "extra `tpu`) or a number of GPUs (h100:64, h200:8, a100:8, b200:8; needs the extra `cuda`)",
     )
     sub.add_argument(
-        "--program", default="train", choices=("train", "embed"), help="with --topology: the train step, or embedding"
+        "--program",
+        dest="compiled",
+        default="train",
+        choices=("train", "embed"),
+        help="with --topology: the train step, or embedding",
     )
     sub.add_argument("--stage", default="", help="with --topology: the stage of the run (the first)")
     sub.add_argument(
@@ -55,7 +59,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     check_widths(config.objective.matryoshka, config.model.llm.width)
     if options.topology:
         _print_program(config, options)
-    elif options.stage or options.dataset or options.program != "train":
+    elif options.stage or options.dataset or options.compiled != "train":
         raise SailError("--program, --stage and --dataset choose what is compiled: name a --topology too.")
     else:
         _print_parameters(config)
@@ -78,9 +82,9 @@ def _print_parameters(config: Config) -> None:
 def _print_program(config: Config, options: argparse.Namespace) -> None:
     from sail_jax.aot.compile import compile_ahead, compile_embedding
 
-    if options.program == "embed" and (options.stage or options.dataset):
+    if options.compiled == "embed" and (options.stage or options.dataset):
         raise SailError("--stage and --dataset choose the batch of a train step; leave them out with --program embed.")
-    if options.program == "embed":
+    if options.compiled == "embed":
         report = compile_embedding(config, options.topology)
     else:
         report = compile_ahead(config, options.topology, stage=options.stage, dataset=options.dataset)

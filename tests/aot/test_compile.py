@@ -189,6 +189,7 @@ def test_from_the_command_line(report, settings, tmp_path, capsys, monkeypatch):
     said = capsys.readouterr().out
     for part in ("8 x H100", "temporaries", "executed over model", "attention of llm", "NVLink", "items/s", "It fits"):
         assert part in said
+    assert "Next: python -m sail_jax train" in said
     assert cli.main([*command, "--dataset", "copair"]) == 2  # which batch, of which step?
     assert cli.main([*command, "--program", "embed"]) == 2
     assert cli.main([*command, "--program", "embed", "--topology", "h100:8", "--dataset", "copair"]) == 2
