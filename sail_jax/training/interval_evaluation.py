@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from jax.sharding import Mesh
+
 from sail_jax.config import Config
 from sail_jax.data.pipeline import open_store
 from sail_jax.evaluation.suite import evaluate_task
@@ -20,13 +22,14 @@ class IntervalEvaluation:
     Args:
         config: the experiment; reads `eval` and `train.evaluate_every`.
         run: the run directory, which holds the vectors until the evaluation is done; all processes must share it.
+        mesh: the mesh of the training.
 
     Raises:
         SailError: the config has no task, or a task is wrong.
     """
 
-    def __init__(self, config: Config, run: RunDirectory) -> None:
-        self._config, self._run = config, run
+    def __init__(self, config: Config, run: RunDirectory, mesh: Mesh) -> None:
+        self._config, self._run, self._mesh = config, run, mesh
         self._store = open_store(config)
         self._tasks = load_tasks(config, self._store)
 
@@ -43,7 +46,7 @@ class IntervalEvaluation:
         Raises:
             SailError: when no query of a task can be scored, or too many items cannot be loaded.
         """
-        embedder = embedder_of(self._config, params)
+        embedder = embedder_of(self._config, params, self._mesh)
         figures: dict[str, float] = {}
         with embedder.processes.scratch(self._run.path, "embeddings-") as scratch:
             source = ModelVectors("trained", embedder, self._store, scratch)

@@ -113,7 +113,7 @@ class _Run:
     ) -> None:
         self.setup, self.run, self.stages, self.checkpoints, self.spent = setup, run, stages, checkpoints, spent
         config = setup.config
-        self.evaluation = IntervalEvaluation(config, run) if config.train.evaluate_every else None
+        self.evaluation = IntervalEvaluation(config, run, setup.mesh) if config.train.evaluate_every else None
         self.step = make_step(setup)
         self.bad: list[str] = []  # records that could not be loaded, of all stages
         self.log: TrainingLog | None = None
@@ -156,7 +156,7 @@ class _Run:
         done = int(state.step)
         if done == stage.begin:
             with self.spent.on("mine"):
-                mine_for_stage(stage, state.params, self.run)
+                mine_for_stage(stage, state.params, self.run, self.setup.mesh)
             if done > 0:
                 state = restart_optimizer(self.setup, state)
         else:

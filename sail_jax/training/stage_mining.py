@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from sail_jax.config import Config
 from sail_jax.curation.mining.dataset import mine_dataset
@@ -23,7 +24,7 @@ from sail_jax.sharding.process_group import everyone
 from sail_jax.training.stages import Stage, mined_table
 
 
-def mine_for_stage(stage: Stage, params: Any, run: RunDirectory) -> None:
+def mine_for_stage(stage: Stage, params: Any, run: RunDirectory, mesh: Mesh) -> None:
     """Mines the hard negatives of a stage, unless the same model has already mined them.
 
     All processes mine together.
@@ -32,6 +33,7 @@ def mine_for_stage(stage: Stage, params: Any, run: RunDirectory) -> None:
         stage: the stage that begins.
         params: the parameters of the training state.
         run: the run directory, whose `mined` folder is written; all processes must share it.
+        mesh: the mesh of the training.
     """
     if not stage.mine:
         return
@@ -43,7 +45,7 @@ def mine_for_stage(stage: Stage, params: Any, run: RunDirectory) -> None:
     )
     if not missing:
         return
-    embedder = embedder_of(config, params)
+    embedder = embedder_of(config, params, mesh)
     for name in missing:
         done = mine_dataset(embedder, config, open_store(config), name, mined_table(folder, name), model=identity)
         if embedder.processes.first:
@@ -73,13 +75,12 @@ def _identity(config: Config, params: Any) -> str:
     return f"model {fingerprint(params)}, settings {digest}"
 
 
-def embedder_of(config: Config, params: Any) -> Embedder:
+def embedder_of(config: Config, params: Any, mesh: Mesh) -> Embedder:
     """Returns what embeds with the parameters of a training state, on the mesh of the training.
 
     All processes embed together. Adapters are merged; without any, no parameter is moved or copied.
     """
     model = params["model"]
-    mesh = jax.tree.leaves(model)[0].sharding.mesh
     if config.lora.rank:
         placed = shardings_of(abstract_params(config, mesh))
         model = jax.jit(merge, static_argnames="config", out_shardings=placed)(model, params["lora"], config.lora)

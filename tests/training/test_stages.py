@@ -16,6 +16,7 @@ from sail_jax.models.model import init_params
 from sail_jax.objectives.objective import make_objective
 from sail_jax.runs.checkpoints import Checkpoints
 from sail_jax.runs.directory import RunDirectory, read_training_log
+from sail_jax.sharding.mesh import make_mesh
 from sail_jax.training.loop import train
 from sail_jax.training.stage_mining import check_mined, mine_for_stage
 from sail_jax.training.stages import mined_table, plan
@@ -88,13 +89,13 @@ def test_negatives_of_another_model_are_mined_again_and_missing_ones_are_an_erro
     staged.optimizer.warmup_steps = 0
     config, run = config_lib.build(staged), RunDirectory(tmp_path)
     (stage,) = plan(config, run.mined)
-    params = {"model": init_params(config.model, 0)}
+    params, mesh = {"model": init_params(config.model, 0)}, make_mesh(config.mesh)
     table = mined_table(run.mined / "1", "copair")
-    mine_for_stage(stage, params, run)
+    mine_for_stage(stage, params, run, mesh)
     first = table.stat().st_mtime_ns
-    mine_for_stage(stage, params, run)
+    mine_for_stage(stage, params, run, mesh)
     assert table.stat().st_mtime_ns == first
-    mine_for_stage(stage, jax.tree.map(lambda x: x * 1.5, params), run)
+    mine_for_stage(stage, jax.tree.map(lambda x: x * 1.5, params), run, mesh)
     assert table.stat().st_mtime_ns > first
     check_mined(stage, run)
     table.unlink()
