@@ -252,8 +252,9 @@ class _Loop:
             recipe = self.objective.recipe(datasets)._replace(room=self.source.token_room(datasets))
             return batch_shapes(self.config, [names[at] for at in datasets], shards), recipe
 
-        kinds = map(kind, dict.fromkeys(self.source.datasets(step) for step in soon))
-        self.step.compile_ahead(next(kinds), list(kinds))
+        kinds = [kind(datasets) for datasets in dict.fromkeys(self.source.datasets(step) for step in soon)]
+        if kinds:
+            self.step.compile_ahead(kinds[0], kinds[1:])
 
     def _train_step(
         self, state: TrainState, prefetch: "_Prefetch", done: int, progress: Progress

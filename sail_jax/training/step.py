@@ -2,6 +2,7 @@
 
 import copy
 import os
+import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -175,12 +176,22 @@ class WholeStep:
         """Takes one optimiser step on a batch from `put`; the memory of the given state is reused."""
         with jax.set_mesh(self._mesh):
             if ahead := self._ahead.get(_kind(batch, recipe)):
-                return ahead.result()(state, batch, self._values)
+                return _result(ahead)(state, batch, self._values)
             return self._step(state, batch, recipe, self._values)
 
     def programs(self, state: TrainState, batch: Batch, recipe: Recipe) -> list[tuple[Traced, int]]:
         """Traces the programs of a step for abstract arguments; returns each with its number of runs."""
         return [(self._step.trace(state, batch, recipe, self._values), 1)]
+
+
+def _result(ahead: Future[Compiled]) -> Compiled:
+    """Waits for a program; the time counts as compiling, as if this thread compiled it."""
+    if ahead.done():
+        return ahead.result()
+    began = time.monotonic()
+    program = ahead.result()
+    jax.monitoring.record_event_duration_secs("/jax/core/compile/ahead_duration", time.monotonic() - began)
+    return program
 
 
 def _kind(batch: Batch, recipe: Recipe) -> Hashable:
