@@ -22,6 +22,7 @@ setup(
     },
     entry_points={"console_scripts": ["sail-jax = sail_jax.__main__:run"]},
     install_requires=[
+        "absl-py>=2.0",
         "argcomplete>=3.4",
         "jax>=0.10,<0.12",
         "flax>=0.12",

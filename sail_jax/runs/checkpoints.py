@@ -4,6 +4,7 @@ import gc
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import absl.logging
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -21,10 +22,20 @@ from sail_jax.sharding.parameters import abstract_on_mesh, join, path_name, shar
 # Copies of an array on several devices each write a slice of it, which needs a program per shape; smaller arrays are
 # written whole by one device.
 _LEAST_SLICE_BYTES = 2**20
-_ARRAYS = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_LEAST_SLICE_BYTES)
-ocp.type_handlers.register_type_handler(jax.Array, _ARRAYS, override=True)
 # Bytes from which it matters how soon the memory of an array is free again.
 _LARGE = 32 << 20
+
+
+def _write_small_arrays_whole() -> None:
+    """Tells Orbax which arrays to slice, without its warning that this replaces its default."""
+    level = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_LEAST_SLICE_BYTES)
+    ocp.type_handlers.register_type_handler(jax.Array, arrays, override=True)
+    absl.logging.set_verbosity(level)
+
+
+_write_small_arrays_whole()
 
 
 class Checkpoints:
