@@ -18,6 +18,8 @@ from sail_jax.errors import SailError
 from sail_jax.models.fusion import OmniEmbedder
 from sail_jax.models.lora import merge
 from sail_jax.objectives.objective import make_objective
+from sail_jax.runs.checkpoints import Checkpoints, HostParams
+from sail_jax.runs.directory import RunDirectory
 from sail_jax.sharding.mesh import data_shards, make_mesh, shard_batch
 from sail_jax.sharding.parameters import WEIGHT_DECAY, match, path_name
 from sail_jax.training.loop import train
@@ -88,8 +90,12 @@ def test_a_loaded_model_has_its_adapters_merged(config, finished):
     for read, params in ((config, averaged(state)), (last, state.params)):
         expected = named(merge(params["model"], params["lora"], config.lora))
         loaded[read.eval.ema] = named(embedder.load(workdir, read).params)
+        checkpoints = Checkpoints(RunDirectory(workdir))
+        exported = HostParams(checkpoints, read, merged=True)
         for name, leaf in loaded[read.eval.ema].items():
             np.testing.assert_allclose(leaf, expected[name], atol=1e-7, err_msg=name)
+            np.testing.assert_allclose(exported(name), expected[name], atol=1e-7, err_msg=name)
+        checkpoints.close()
     changed = {name for name in loaded[True] if np.any(loaded[True][name] != loaded[False][name])}
     assert "vision_adapter/kernel" in changed and "vit/patch_embedding/kernel" not in changed
     for rank in (0, 3):
