@@ -109,6 +109,7 @@ def test_it_lowers_within_a_mesh_and_mapped_over_data():
     inputs, mask = arrays(8, 256, 2048, 4, 2, 64)
     with jax.set_mesh(mesh):
         plain = jax.jit(transformer.attend).trace(*inputs, mask)
+        odd = jax.jit(transformer.attend).trace(*(x[:3] for x in (*inputs, mask)))  # rows that do not split evenly
         grouped = [x.reshape(2, 4, *x.shape[1:]) for x in (*inputs, mask)]
 
         def attend_all(*arrays):
@@ -117,5 +118,5 @@ def test_it_lowers_within_a_mesh_and_mapped_over_data():
 
         mapped = jax.jit(attend_all).trace(*grouped)
         for platform, kernel in KERNELS.items():
-            for traced in (plain, mapped):
+            for traced in (plain, odd, mapped):
                 assert kernel in traced.lower(lowering_platforms=(platform,)).as_text()
