@@ -23,7 +23,7 @@ class Memory:
         optimizer: the optimiser's state.
         batch: this device's part of the batch, or of two micro-batches.
         gradients: the accumulators of micro-batches; 0 without micro-batches.
-        padding: padding of the first three to the tiles of the device.
+        padding: padding of the first three to the tiles of the device, and the numbers that the step takes as data.
         temporaries: activations, gradients and buffers at their peak, as laid out by the compiler.
         outputs: results that do not reuse the memory of an argument.
         code: the program.

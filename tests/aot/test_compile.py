@@ -67,7 +67,7 @@ def test_the_batch_has_the_shapes_of_training(report, settings):
 def test_memory_of_the_state_per_device(report):
     memory = report.memory
     assert memory.optimizer == pytest.approx(2 * memory.parameters, rel=0.02)
-    assert memory.padding == 0  # on CPUs
+    assert memory.padding < 100  # on CPUs, only the numbers that the step takes as data
     assert memory.temporaries > memory.parameters and memory.total < GIB
     assert report.fits and report.room == 0.9 * 80e9
     assert report.verdict().startswith("It fits")
