@@ -413,14 +413,10 @@ class StackOutputs(NamedTuple):
     layers: Float[Array, "layers ..."] | None = None
 
 
-# Stacks of at most so many layers are no loop.
-_UNROLLED = 2
-
-
 def scan_layers(
     block: nn.Module, x: Tokens, *arguments: Any, layers: int, remat: str, keep_layers: bool = False
 ) -> tuple[Tokens, Float[Array, "{layers} ..."] | None]:
-    """Runs `layers` copies of a block one after the other; more than two are one compiled loop.
+    """Runs `layers` copies of a block one after the other, as one compiled loop.
 
     The parameters of the copies are stacked on a leading axis under the name of `block`; each copy is initialised
     separately.
@@ -450,10 +446,8 @@ def scan_layers(
             raise SailError(f"model.remat is {remat!r}; choose one of {', '.join(['none', *REMAT_POLICIES])}.")
         # Inside a scan the compiler cannot merge the recomputation away, so the costly guard against it is off.
         step = nn.remat(step, policy=REMAT_POLICIES[remat], prevent_cse=False)
-    # A loop zero-fills and copies what it stacks; over few layers that costs more than compiling them one by one.
-    unroll = layers if layers <= _UNROLLED else 1
-    axes = {"variable_axes": {"params": 0, "lora": 0}, "split_rngs": {"params": True}}
-    return nn.scan(step, **axes, length=layers, unroll=unroll)(block, x)
+    scan = nn.scan(step, variable_axes={"params": 0, "lora": 0}, split_rngs={"params": True}, length=layers)
+    return scan(block, x)
 
 
 def split_width(width: int, heads: int, setting: str) -> int:
