@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Bool, Float, Int32
+from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from sail_jax.models.packing import move
 
@@ -38,8 +38,8 @@ class Calls(NamedTuple):
             query, key and value.
     """
 
-    forward: Callable[..., tuple[jax.Array, jax.Array]]
-    backward: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
+    forward: Callable[..., tuple[Float[Array, "B N H K"], Float32[Array, "B H N"]]]
+    backward: Callable[..., tuple[Float[Array, "B N H K"], Float[Array, "B S G K"], Float[Array, "B S G K"]]]
 
 
 def gpu_attention(

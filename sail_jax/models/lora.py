@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jaxtyping import Array, Float32
+from jaxtyping import Array, Float32, Int32
 
 from sail_jax.config.training import LoraConfig
 from sail_jax.errors import SailError
@@ -42,7 +42,7 @@ def adapter(module: nn.Module, name: str) -> Adapter | None:
     return Adapter(module.get_variable("lora", f"{name}_a"), module.get_variable("lora", f"{name}_b"))
 
 
-def init_lora(params: Any, config: LoraConfig, seed: int | jax.Array) -> Any:
+def init_lora(params: Any, config: LoraConfig, seed: int | Int32[Array, ""]) -> Any:
     """Returns initial adapters in float32, each drawn from the seed and its path; they add zero.
 
     As in PEFT, a dense layer has a uniform A and a zero B; an embedding table has a zero A and a normal B. The input of

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jaxtyping import Array, Int32
 
 from sail_jax.batch import Batch
 from sail_jax.config import Config
@@ -51,7 +52,7 @@ def example_batch(config: ModelConfig, pairs: int = 1, tokens: int = 8) -> Batch
 
 
 @functools.partial(jax.jit, static_argnums=0)  # traced once per config, however many functions call it
-def init_params(config: ModelConfig, seed: int | jax.Array) -> Any:
+def init_params(config: ModelConfig, seed: int | Int32[Array, ""]) -> Any:
     """Returns initial parameters in float32, which depend only on the config and the seed.
 
     To place them on a mesh, call this within a jit.

@@ -89,7 +89,9 @@ def from_places(place_of: Int32[Array, "G RN"], room: int, length: int) -> Packi
 
 
 @jax.custom_vjp
-def move(x: jax.Array, source: jax.Array, back: jax.Array) -> jax.Array:
+def move(
+    x: Shaped[Array, "G n *token"], source: Int32[Array, "G m"], back: Int32[Array, "G n"]
+) -> Shaped[Array, "G m *token"]:
     """Gathers [G, n, ...] by indices `source` [G, m] -> [G, m, ...], with zeros at indices out of range.
 
     `back` [G, n] is the inverse of `source`, which the backward pass uses.

@@ -16,7 +16,7 @@ from sail_jax.vectors.unit import normalize
 Params = dict[str, dict[str, Float32[Array, "_ _"]]]
 
 
-def init_heads(teachers: Mapping[str, int], width: int, seed: int | jax.Array) -> Params:
+def init_heads(teachers: Mapping[str, int], width: int, seed: int | Int32[Array, ""]) -> Params:
     """Returns a random projection for each ID embedding: name -> "kernel" [D, K]."""
     keys = jax.random.split(jax.random.key(seed), max(1, len(teachers)))
     init = jax.nn.initializers.lecun_normal()

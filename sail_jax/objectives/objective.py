@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float32, Shaped
+from jaxtyping import Array, Float32, Int32, Shaped
 
 from sail_jax.batch import Batch, BySide, Outputs, RowLayout
 from sail_jax.config import Config
@@ -162,7 +162,7 @@ class Objective:
             *map(np.float32, (*bounds, self.config.cosent_temperature)),
         )
 
-    def init(self, seed: int | jax.Array = 0, values: LossValues | None = None) -> Params:
+    def init(self, seed: int | Int32[Array, ""] = 0, values: LossValues | None = None) -> Params:
         """Returns initial parameters.
 
         Args:

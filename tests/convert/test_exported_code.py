@@ -311,7 +311,7 @@ def test_clips_are_those_of_training(processor, exported, folder, name):
 
 
 def test_tokens_are_those_of_training(processor, exported):
-    encoder = exported[1]._extract.encoder
+    encoder = make_extractor(exported[1].config).encoder
     texts = ["a query", "<|im_end|>", {"title": " a  title ", "ocr": "", "tags": "a title"}, {"asr": "x" * 9}]
     items = [Item("", text=text) if isinstance(text, dict) else text_item(text) for text in texts]
     for instruction in (DEFAULT_INSTRUCTION, INSTRUCTION, ""):
