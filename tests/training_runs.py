@@ -21,7 +21,8 @@ from sail_jax.runs.checkpoints import Checkpoints
 from sail_jax.runs.directory import RunDirectory
 
 _RUN = """
-import sys, numpy as np, jax
+import gc, sys, numpy as np, jax
+gc.set_threshold(100_000, 50, 100)  # as in conftest.py
 from sail_jax import config as config_lib
 from sail_jax.training.loop import train
 result = train(config_lib.load(sys.argv[1]), sys.argv[2])

@@ -21,7 +21,8 @@ from training_runs import embed_items, environment, on_devices
 TESTS = Path(__file__).parents[1]
 
 PROCESS = """
-import sys, jax
+import gc, sys, jax
+gc.set_threshold(100_000, 50, 100)  # as in conftest.py
 sys.path.insert(0, sys.argv[6])
 jax.distributed.initialize(sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
 from sail_jax import config as config_lib
