@@ -56,9 +56,8 @@ def finished(world, tmp_path_factory):
     settings.data.datasets = text_alone(settings)
     settings.optimizer.warmup_steps = 1
     workdir = tmp_path_factory.mktemp("runs") / "finished"
-    sheets = pytest.MonkeyPatch()
-    sheets.setattr(work, "chip_of", lambda device: CHIPS["v5e"])  # a CPU has no known peak
-    with on_devices(1), sheets.context():
+    with on_devices(1), pytest.MonkeyPatch.context() as sheets:
+        sheets.setattr(work, "chip_of", lambda device: CHIPS["v5e"])  # a CPU has no known peak
         train(config_lib.build(settings), workdir, profile=(2, 2))
     return settings, workdir
 
