@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jax.stages import Compiled, Traced
 
 from sail_jax.aot.chips import GPU_OPTIONS, find_devices
@@ -25,7 +25,7 @@ from sail_jax.objectives.matching import Recipe
 from sail_jax.objectives.objective import make_objective
 from sail_jax.patterns import MODALITIES
 from sail_jax.sharding.chips import Chip
-from sail_jax.sharding.mesh import BATCH_SPEC, check_batch, data_shards, make_mesh
+from sail_jax.sharding.mesh import abstract_batch, check_batch, data_shards, make_mesh
 from sail_jax.training.flops import jaxpr_flops
 from sail_jax.training.loop import make_step
 from sail_jax.training.memory import bytes_per_device, is_out_of_memory
@@ -157,7 +157,7 @@ def _plan_step(config: Config, topology: str, stage: str, dataset: str) -> _Plan
     chosen = _stage(stages, stage)
     names, batch, recipe = _batch(chosen.config, dataset, data_shards(mesh))
     larger = _larger(stages, batch, data_shards(mesh))
-    batch = jax.tree.map(lambda leaf: _placed(leaf, mesh), batch)
+    batch = abstract_batch(batch, mesh)
     setup = TrainSetup.of(config, mesh).for_stage(chosen)
     with jax.set_mesh(mesh):
         programs = make_step(setup).programs(setup.abstract, batch, recipe)
@@ -210,10 +210,6 @@ def _larger(stages: list[Stage], batch: Batch, shards: int) -> tuple[str, ...]:
 
     found = [(stage.name, _batch(stage.config, "", shards)[1]) for stage in stages]
     return tuple(name for name, other in found if sizes(other) > sizes(batch))
-
-
-def _placed(leaf: jax.ShapeDtypeStruct, mesh: Mesh) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, BATCH_SPEC))
 
 
 def _sent(programs: Sequence[tuple[Compiled, int]], chip: Chip, mesh: Mesh) -> dict[str, dict[str, float]]:

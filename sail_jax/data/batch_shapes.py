@@ -1,6 +1,6 @@
 """Computes the shapes of training batches from the config alone, before there is any data."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -64,7 +64,22 @@ def batch_shapes(config: Config, names: Sequence[str], shards: int) -> Batch:
     pairs = config.data.batch_size // config.train.micro_batches
     groups = shards * config.model.media_chunks(pairs // shards)
     sides = max(len(shown) for shown in views)
-    # Collating one pair of blanks gives the types, and all axes but the first.
+    one = blank_pair(config, sides, teacher_widths(config, names))
+    settings = config.data.datasets[names[0]]
+    if settings.kind == "sequences":
+        one = _of_sequences(one, settings)
+    frames, clips = (media_room(config, views, modality, pairs, groups) for modality in "VA")
+    return shapes_of_batch(one, pairs, frames, clips)
+
+
+def blank_pair(config: Config, sides: int, teachers: Mapping[str, int] = {}) -> Batch:
+    """Returns a batch of one pair of blanks, with the types of any batch and all axes but the first.
+
+    Args:
+        config: the experiment.
+        sides: sides of the pair.
+        teachers: widths of ID embeddings by name, as in `collate`.
+    """
     one, _ = collate(
         [[blank_features(config)] * sides],
         [0],
@@ -73,12 +88,13 @@ def batch_shapes(config: Config, names: Sequence[str], shards: int) -> Batch:
         frame_capacity=0,
         clip_capacity=0,
         audio_width=config.model.audio.projection,
-        teachers=teacher_widths(config, names),
+        teachers=teachers,
     )
-    settings = config.data.datasets[names[0]]
-    if settings.kind == "sequences":
-        one = _of_sequences(one, settings)
-    frames, clips = (media_room(config, views, modality, pairs, groups) for modality in "VA")
+    return one
+
+
+def shapes_of_batch(one: Batch, pairs: int, frames: int, clips: int) -> Batch:
+    """Returns the abstract arrays of a batch: these sizes of the first axes, the other axes of `one`."""
     return jax.tree.map(
         lambda array, length: jax.ShapeDtypeStruct((length, *array.shape[1:]), array.dtype),
         one,

@@ -12,17 +12,16 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 from jax.stages import Traced
 
 from sail_jax.batch import Batch
 from sail_jax.config import Config
 from sail_jax.config.training import MeshConfig
-from sail_jax.data.collate import collate
-from sail_jax.data.features import blank_features
+from sail_jax.data.batch_shapes import blank_pair, shapes_of_batch
 from sail_jax.models.model import abstract_params, make_model
 from sail_jax.models.sequence import SequenceHead
-from sail_jax.sharding.mesh import AXES, BATCH_SPEC, data_shards, make_mesh
+from sail_jax.sharding.mesh import AXES, abstract_batch, data_shards, make_mesh
 
 
 def inference_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -83,21 +82,8 @@ def traced_forward(
         clips: capacity for clips, likewise.
         views: modality sets, each embedded separately.
     """
-    one, _ = collate(
-        [[blank_features(config)]],
-        [0],
-        [None],
-        groups=1,
-        frame_capacity=0,
-        clip_capacity=0,
-        audio_width=config.model.audio.projection,
-    )
+    one = blank_pair(config, sides=1)
     one = one._replace(tokens=one.tokens[..., :length], token_types=one.token_types[..., :length])
-    split = NamedSharding(mesh, BATCH_SPEC)
-    batch = jax.tree.map(
-        lambda leaf, size: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype, sharding=split),
-        one,
-        one.by_axis(rows, frames, clips),
-    )
+    batch = abstract_batch(shapes_of_batch(one, rows, frames, clips), mesh)
     with jax.set_mesh(mesh):
         return forward.trace(inference_model(config, mesh), abstract_params(config, mesh), batch, views)

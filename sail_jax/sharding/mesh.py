@@ -159,6 +159,12 @@ def shard_batch(batch: Batch, mesh: Mesh) -> Batch:
     return jax.tree.map(put, batch)
 
 
+def abstract_batch(shapes: Batch, mesh: Mesh) -> Batch:
+    """Returns a global batch of abstract arrays, split over the mesh as `shard_batch` splits it."""
+    sharding = NamedSharding(mesh, BATCH_SPEC)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
+
+
 def in_batch_order(rows: np.ndarray, mesh: Mesh, axis: int = 0) -> np.ndarray:
     """Returns what was computed for the rows of a `shard_batch`, in the order of the batch.
 

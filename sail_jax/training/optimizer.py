@@ -104,28 +104,19 @@ def make_optimizer(config: OptimizerConfig, values: OptimizerValues | None = Non
     return optax.chain(optax.clip_by_global_norm(values.clip_norm), named, optax.stateless(scaled))
 
 
+def _moments_and_decay(config: OptimizerConfig, values: OptimizerValues, mask: Mask) -> dict[str, Any]:
+    """Returns the arguments that AdamW and Lion share."""
+    moments = {"b1": values.b1, "b2": values.b2, "mu_dtype": config.first_moment}
+    return moments | {"weight_decay": values.weight_decay, "mask": mask}
+
+
 def _adamw(config: OptimizerConfig, values: OptimizerValues, mask: Mask) -> optax.GradientTransformation:
-    return optax.adamw(
-        1.0,
-        b1=values.b1,
-        b2=values.b2,
-        eps=values.eps,
-        mu_dtype=config.first_moment,
-        weight_decay=values.weight_decay,
-        mask=mask,
-    )
+    return optax.adamw(1.0, eps=values.eps, **_moments_and_decay(config, values, mask))
 
 
 def _lion(config: OptimizerConfig, values: OptimizerValues, mask: Mask) -> optax.GradientTransformation:
     """Returns Lion (arXiv 2302.06675)."""
-    return optax.lion(
-        1.0,
-        b1=values.b1,
-        b2=values.b2,
-        mu_dtype=config.first_moment,
-        weight_decay=values.weight_decay,
-        mask=mask,
-    )
+    return optax.lion(1.0, **_moments_and_decay(config, values, mask))
 
 
 def _adafactor(config: OptimizerConfig, values: OptimizerValues, mask: Mask) -> optax.GradientTransformation:
