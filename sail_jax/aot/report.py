@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from sail_jax.batch import Batch
 from sail_jax.sharding.chips import Chip
-from sail_jax.training.memory import REMEDY
+from sail_jax.training.memory import REMEDY, show_bytes
 
 # Share of the peak that large matrix products reach in practice; the roofline is an unattainable bound.
 EFFICIENCY = 0.5
@@ -125,7 +125,7 @@ class AheadReport:
 
     def verdict(self) -> str:
         """Returns a sentence on whether the program fits, and what to change if not."""
-        needed = f"{_gib(self.memory.total)} of {_gib(self.room)}."
+        needed = f"{show_bytes(self.memory.total)} of {show_bytes(self.room)}."
         remedy = REMEDY if self.program == "step" else _EMBEDDING_REMEDY
         lines = [f"It fits: {needed}"] if self.fits else [f"It does not fit: {needed}", self.refusal, remedy]
         if self.larger_stages:
@@ -149,7 +149,7 @@ class AheadReport:
 
     def _memory(self) -> list[tuple[str, str]]:
         sizes = dataclasses.asdict(self.memory) | {"total": self.memory.total, "available": self.room}
-        return [(name, _gib(count)) for name, count in sizes.items() if count or self.program == "step"]
+        return [(name, show_bytes(count)) for name, count in sizes.items() if count or self.program == "step"]
 
     def _work(self) -> list[tuple[str, str]]:
         rows = [("FLOPs executed", f"{self.executed:.3e}, {self.executed / self.devices:.3e} per device")]
@@ -158,7 +158,7 @@ class AheadReport:
             rows.append(("executed over model", f"{self.executed / self.model:.2f}"))
         rows += [(f"attention of {tower}", " and ".join(kernels)) for tower, kernels in self.kernels.items()]
         for link, sent in self.sent.items():
-            rows += [(f"{kind}, sent by {link}", _gib(count)) for kind, count in sent.items() if count]
+            rows += [(f"{kind}, sent by {link}", show_bytes(count)) for kind, count in sent.items() if count]
         return rows
 
     def _time(self) -> list[tuple[str, str]]:
@@ -170,10 +170,6 @@ class AheadReport:
             ("roofline, a bound", f"{_seconds(step)}, {self.items / step:,.0f} items/s"),
             (f"at {EFFICIENCY:.0%} of it", f"{_seconds(likely)}, {self.items / likely:,.0f} items/s"),
         ]
-
-
-def _gib(count: float) -> str:
-    return f"{count / 2**30:.2f} GiB" if count >= 2**30 / 10 else f"{count / 2**20:.2f} MiB"
 
 
 def _seconds(time: float) -> str:

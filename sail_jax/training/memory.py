@@ -43,10 +43,10 @@ def out_of_memory(error: jax.errors.JaxRuntimeError, state: TrainState, memory: 
         state: shapes and shardings of the training state.
         memory: bytes of a device, if known.
     """
-    parameters, optimizer = bytes_per_device(state.params), bytes_per_device(state.opt_state)
-    held = f"parameters ({_gib(parameters)} of each device) and optimizer state ({_gib(optimizer)})"
+    parameters, optimizer = bytes_per_device(state.params), bytes_per_device((state.opt_state, state.ema))
+    held = f"parameters ({show_bytes(parameters)} of each device) and optimizer state ({show_bytes(optimizer)})"
     if memory is not None and parameters + optimizer > memory:
-        kind, remedy = f"The {held} are larger than its memory ({_gib(memory)}).", _REMEDY_OF_STATE
+        kind, remedy = f"The {held} are larger than its memory ({show_bytes(memory)}).", _REMEDY_OF_STATE
     else:
         kind = f"Beside {held}, there is no room for temporaries: activations, gradients and buffers."
         remedy = REMEDY
@@ -58,5 +58,6 @@ def device_memory(device: jax.Device) -> int | None:
     return (device.memory_stats() or {}).get("bytes_limit")
 
 
-def _gib(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB"
+def show_bytes(count: float) -> str:
+    """Returns a number of bytes in GiB, or in MiB if it is small."""
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 / 10 else f"{count / 2**20:.2f} MiB"
