@@ -23,7 +23,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from sail_jax.data import store_index
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.files import commit, commit_bytes
-from sail_jax.items import Item, item_key
+from sail_jax.items import Item, item_key, text_item
 
 # The store's folder within the folder that `ingest` writes.
 FOLDER = "items"
@@ -107,6 +107,10 @@ class ItemStore:
         if not 0 <= position < len(self):
             raise IndexError(f"position {position} is outside of {self.path} with its {len(self)} items")
         return self._read(self._index.record(position))
+
+    def entry(self, entry: int | np.integer | str) -> Item:
+        """Returns the item at a position, or a free text as an item."""
+        return text_item(entry) if isinstance(entry, str) else self[int(entry)]
 
     def positions(self, ids: Sequence[str]) -> np.ndarray:
         """The positions of a batch of items, without reading records.

@@ -16,7 +16,7 @@ from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import PairTable, pair_positions
 from sail_jax.data.views import task_views
 from sail_jax.errors import SailError
-from sail_jax.items import Item, text_item
+from sail_jax.items import Item
 from sail_jax.patterns import Pattern, check_modalities
 
 
@@ -66,20 +66,15 @@ class RetrievalTask:
 
     def query_items(self, store: ItemStore) -> Iterator[Item]:
         """Yields the entries of `queries` as items, read one at a time."""
-        return (load_entry(query, store) for query in self.queries)
+        return (store.entry(query) for query in self.queries)
 
     def corpus_item(self, row: int, store: ItemStore) -> Item:
         """Returns a row of the corpus as an item."""
-        return load_entry(self.corpus[row], store)
+        return store.entry(self.corpus[row])
 
     def corpus_items(self, store: ItemStore) -> Iterator[Item]:
         """Yields the rows of the corpus as items, read one at a time."""
-        return (load_entry(entry, store) for entry in self.corpus)
-
-
-def load_entry(entry: int | np.integer | str, store: ItemStore) -> Item:
-    """Returns an entry of a task, a position in the store or a free text, as an item."""
-    return text_item(entry) if isinstance(entry, str) else store[int(entry)]
+        return (store.entry(entry) for entry in self.corpus)
 
 
 def load_retrieval(config: Config, name: str, store: ItemStore) -> RetrievalTask:

@@ -18,7 +18,7 @@ from sail_jax.data.store import ItemStore
 from sail_jax.embedding.embed_pass import embed_pass
 from sail_jax.embedding.embedder import Embedder
 from sail_jax.errors import SailError
-from sail_jax.evaluation.retrieval import RetrievalTask, load_entry, rows_in
+from sail_jax.evaluation.retrieval import RetrievalTask, rows_in
 from sail_jax.evaluation.sequence_tasks import mean_pool
 from sail_jax.patterns import Pattern
 from sail_jax.sharding.process_group import ALONE, Processes
@@ -148,7 +148,7 @@ class ModelVectors:
         return np.load(path, mmap_mode="r")
 
     def _embed(self, entries: Entries, view: View, views: tuple[str, ...], what: str) -> dict[str, np.ndarray]:
-        loaders = (functools.partial(load_entry, entry, self._store) for entry in entries)
+        loaders = (functools.partial(self._store.entry, entry) for entry in entries)
         what = f"{self.name}: {what}"
         return embed_pass(self._embedder, loaders, len(entries), view, views, next(self._paths), what=what)
 

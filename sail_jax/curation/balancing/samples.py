@@ -21,7 +21,7 @@ from sail_jax.data.views import dataset_views, task_views
 from sail_jax.embedding.embed_pass import embed_pass
 from sail_jax.embedding.embedder import Embedder
 from sail_jax.errors import SailError
-from sail_jax.items import Item, item_key, text_item
+from sail_jax.items import item_key
 from sail_jax.patterns import MODALITIES
 
 # The kinds of embedding by which sets are compared: of all modalities of an item, or of a single one.
@@ -171,14 +171,10 @@ def _embed_side(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     singles = tuple(view.modalities)
     views = singles if len(singles) == 1 else (view.modalities, *singles)
-    loaders = (functools.partial(_load, item, store) for item in found)
+    loaders = (functools.partial(store.entry, item) for item in found)
     z = embed_pass(embedder, loaders, len(found), view, views, path, what=what)
     sides = {letter: (z[letter], z[letter].any(axis=1)) for letter in singles}
     if len(singles) > 1:
         shown = sum(mask.astype(int) for _, mask in sides.values())
         sides[FUSED] = (z[view.modalities], shown >= 2)
     return sides
-
-
-def _load(item: int | str, store: ItemStore) -> Item:
-    return text_item(item) if isinstance(item, str) else store[item]
