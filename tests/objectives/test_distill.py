@@ -98,6 +98,9 @@ def test_pairs_are_taught_on_both_sides_under_all_views(taught):
 
 @pytest.mark.slow
 def test_items_and_pairs_are_taught_on_any_mesh(taught):
+    for dataset in taught.data.datasets.values():
+        dataset.patterns = ("T->T",)  # no loss sees which towers made a vector
+    taught.optimizer.freeze = ("^audio/", "^vit/")
     config = config_lib.build(taught)
     whole = run_steps(config, (1, 1, 1))
     assert "distill" in whole[0][0] and "als/cosine" in whole[0][0]

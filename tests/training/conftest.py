@@ -1,6 +1,9 @@
-"""An experiment with all losses, patterns and kinds of pairs."""
+"""An experiment with all losses, patterns and kinds of pairs, and its steps on one device."""
+
+import pickle
 
 import pytest
+from mesh_steps import run_steps
 
 from sail_jax import config as config_lib
 from sail_jax.data.hard_negative_table import query_key, write_negatives
@@ -27,6 +30,18 @@ def everything(settings, world, tmp_path):
     settings.objective.weights.update(nce=1.0, cosent=0.5, micl=0.3, late_fusion=0.2)
     settings.objective.matryoshka = (32, 4)
     return config_lib.build(settings)
+
+
+@pytest.fixture
+def whole(everything, tmp_path_factory):
+    """The steps of `everything` on one device; the first test that asks computes them for all workers."""
+    folder = tmp_path_factory.getbasetemp()
+    kept = (folder.parent if folder.name.startswith("popen-") else folder) / "whole.pickle"
+    if not kept.exists():
+        partial = folder / "whole.partial"
+        partial.write_bytes(pickle.dumps(run_steps(everything, (1, 1, 1))))
+        partial.replace(kept)
+    return pickle.loads(kept.read_bytes())
 
 
 @pytest.fixture

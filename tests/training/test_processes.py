@@ -88,21 +88,21 @@ def free_port():
 def go_on_after_two_steps(whole, workdir):
     """Makes `workdir` the run `whole` as it was after two steps of its four."""
     shutil.copytree(whole, workdir)
-    for step in (3, 4):
-        shutil.rmtree(workdir / "checkpoints" / str(step))
+    shutil.rmtree(workdir / "checkpoints" / "4")
     return workdir
 
 
 @pytest.mark.slow
-def test_processes_train_like_one_and_what_four_saved_two_and_one_go_on_from(settings, tmp_path):
+def test_processes_train_like_one_and_what_four_saved_two_go_on_from_and_one_loads(settings, tmp_path):
     """With parameters and moments split over the processes, in micro-batches, around a ring, in stages that mine."""
-    settings.train.update(checkpoint_every=1, keep_checkpoints=4, log_every=1, micro_batches=2)
+    settings.train.update(checkpoint_every=2, keep_checkpoints=2, log_every=1, micro_batches=2)
     settings.mesh.update(data=2, fsdp=2, shard_optimizer=True)
     settings.objective.score_block = 2
     # Text alone, so that the many processes have little to compile; and one shape of a batch, with hard negatives.
     copair = settings.data.datasets.copair.to_dict()
     settings.data.datasets = {"copair": copair | {"patterns": ("T->T",)}}
     settings.data.text_budget = 60.0
+    settings.optimizer.freeze = ("^audio/", "^vit/")  # no moments of towers that see nothing
     # A stage trains on what all processes mine together, each with the scores of its queries.
     settings.mining.exact_scores = 0
     mined = {"mine": ("copair",), "hard_negatives": 1}
@@ -112,29 +112,27 @@ def test_processes_train_like_one_and_what_four_saved_two_and_one_go_on_from(set
     settings.eval.tasks = {"i2i": settings.eval.tasks.i2i}
     settings.eval.tasks.i2i.update(query="T", target="T", views=(), corpus="targets", metrics=("bijective",))
     config = config_lib.build(settings)
+    one, four = tmp_path / "one", tmp_path / "four"
     with on_devices(4):
-        one = train(config, tmp_path / "one")
-        temperatures = one.state.params["objective"]["log_temperature"]
-        losses = losses_of(tmp_path / "one")
+        temperatures = train(config, one).state.params["objective"]["log_temperature"]
+        losses = losses_of(one)
         assert len(losses) == 4
-        embed_items(tmp_path / "one", tmp_path / "one.vectors")
-        four, trained = tmp_path / "four", tmp_path / "one"
-        check = {4: train_in_processes(config, four, 4, trained)}
+        check = {4: train_in_processes(config, four, 4, trained=one)}
         # Each of two processes has places of the mesh that do not adjoin, as on the torus of a TPU slice.
         two = go_on_after_two_steps(four, tmp_path / "two")
-        check[2] = train_in_processes(config, two, 2, trained, order=(0, 2, 1, 3))
-        again = train(config, go_on_after_two_steps(four, tmp_path / "again"))
-    check[1] = again.state.params["objective"]["log_temperature"]
-    assert (again.start, again.steps) == (2, 4)
-    for name, count in (("four", 4), ("two", 2), ("again", 1)):
+        check[2] = train_in_processes(config, two, 2, trained=one, order=(0, 2, 1, 3))
+        for run in (one, four):
+            embed_items(run, tmp_path / f"{run.name}_in_one.vectors")
+    for name, count in (("four", 4), ("two", 2)):
         np.testing.assert_allclose(losses_of(tmp_path / name), losses, rtol=1e-4, err_msg=name)
         np.testing.assert_allclose(check[count], temperatures, atol=1e-5, err_msg=name)
         assert evaluated(tmp_path / name) == pytest.approx(evaluated(tmp_path / "one"), abs=0.02), name
     # Stage 1 mines with the initial parameters, which are the same in all runs.
     mined = pq.read_table(tmp_path / "one/mined/1/copair.parquet")
     assert pq.read_table(tmp_path / "four/mined/1/copair.parquet").drop("scores").equals(mined.drop("scores"))
-    ids, vectors = EmbeddingSet(tmp_path / "one.vectors").load()
-    for name in ("four", "two"):
+    # What `one` embeds with in four and in two processes, and what one process embeds with of a run of four.
+    ids, vectors = EmbeddingSet(tmp_path / "one_in_one.vectors").load()
+    for name, tolerance in (("four", 1e-5), ("two", 1e-5), ("four_in_one", 1e-4)):
         found = EmbeddingSet(tmp_path / f"{name}.vectors").load()
         assert found[0] == ids
-        np.testing.assert_allclose(found[1], vectors, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(found[1], vectors, atol=tolerance, err_msg=name)

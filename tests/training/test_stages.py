@@ -148,6 +148,7 @@ def test_a_late_stage_that_cannot_run_is_refused_at_the_start(staged, tmp_path):
 @pytest.fixture
 def config_file(staged, tmp_path):
     staged.data.datasets.search.patterns = ("T->V",)  # with media
+    staged.optimizer.freeze = ("^audio/",)
     path = tmp_path / "config.json"
     config_lib.save(config_lib.build(staged), path)
     return path

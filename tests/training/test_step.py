@@ -64,18 +64,6 @@ def batch_for(config, shards, step=1):
     return BatchSource(config, HostShare(0, config.data.batch_size, shards))[step].arrays
 
 
-@pytest.fixture(scope="module")
-def whole():
-    """The steps of one device, computed once."""
-    found = []
-
-    def steps(config):
-        found.append(found[0] if found else run_steps(config, (1, 1, 1)))
-        return found[0]
-
-    return steps
-
-
 def assert_close(left, right):
     """Compares two steps, with tighter tolerances for the loss and the gradients of the first step."""
     np.testing.assert_allclose(left[0][0]["loss"], right[0][0]["loss"], rtol=1e-5)
@@ -89,7 +77,7 @@ def assert_close(left, right):
 
 @pytest.mark.slow
 def test_a_mesh_of_eight_devices_gives_the_loss_and_gradients_of_one(everything, whole, scattered_blocks):
-    assert_close(run_steps(everything, (2, 2, 2)), whole(everything))
+    assert_close(run_steps(everything, (2, 2, 2)), whole)
 
 
 @pytest.mark.slow
@@ -97,7 +85,7 @@ def test_only_the_optimizer_may_be_split(everything, whole):
     settings = config_lib.to_dict(everything)
     settings["mesh"]["shard_optimizer"] = True
     split = config_lib.build(settings)
-    assert_close(run_steps(split, (8, 1, 1)), whole(everything))
+    assert_close(run_steps(split, (8, 1, 1)), whole)
     mesh = make_mesh(MeshConfig(8, 1, 1))
     split = dataclasses.replace(split, optimizer=dataclasses.replace(split.optimizer, ema=0.9))
     state = abstract_state(split, make_objective(split), make_optimizer(split.optimizer), mesh)
