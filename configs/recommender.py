@@ -52,7 +52,8 @@ def get_config() -> ml_collections.ConfigDict:
             "weights": {"copair": 1.0, **dict.fromkeys(SEQUENCES[1:], 1.0)},
             "warmup_steps": 5,
         },
-        "3_ids": {"steps": 150, "weights": {"copair": 1.0, "ids": 2.0}, "warmup_steps": 5},
+        # A low rate: the ID embeddings add to what was learned, and a high one would wreck it.
+        "3_ids": {"steps": 150, "weights": {"copair": 1.0, "ids": 2.0}, "warmup_steps": 5, "peak": 3e-4, "floor": 1e-4},
     }
     return config
 

@@ -36,13 +36,30 @@ class ObjectiveConfig:
     weights: LossWeights = section(LossWeights, "weights of the losses")
     teachers: dict[str, int] = setting(
         {},
-        "ID embedding of the items -> its width: targets of the loss `distill`, each with a projection of its own",
+        "ID embedding of the items -> its width: targets of the loss `distill`, each with a head of its own",
     )
     distill: str = setting(
         "cosine",
         "'cosine': 1 - cosine to the ID embedding; 'mse': squared distance of the unit vectors' coordinates; "
-        "'relational': squared difference of the cosines among the items of a device",
-        choices=("cosine", "mse", "relational"),
+        "'relational': squared difference of the cosines among the items of a device; 'contrastive': each item has to "
+        "find its own ID embedding among those of the items of a device",
+        choices=("cosine", "mse", "relational", "contrastive"),
+    )
+    distill_temperature: float = setting(0.1, "temperature of the contrastive distillation, fixed", above=0)
+    distill_heads: str = setting(
+        "ridge",
+        "'ridge': in the first stage that distils, the heads begin as the ridge regression from the model's vectors to "
+        "the ID embeddings, so that the first gradient teaches the model, not the head; 'random'",
+        choices=("ridge", "random"),
+    )
+    teacher_statistics: str = setting(
+        "centred",
+        "what makes targets of the ID embeddings: 'centred' takes away their mean direction, which tells no items "
+        "apart; 'whitened' makes all directions vary alike too; 'none'",
+        choices=("centred", "whitened", "none"),
+    )
+    distill_fit_items: int = setting(
+        20_000, "items, about, from which the heads and the statistics of the ID embeddings are found", low=2
     )
     cosent_temperature: float = setting(0.05, "temperature of COSENT, fixed", above=0)
     score_block: int = setting(

@@ -21,7 +21,7 @@ from sail_jax.config.training import LossWeights, ObjectiveConfig
 from sail_jax.errors import SailError
 from sail_jax.objectives.contrast import Contrast, ContrastLoss, ContrastSettings, plain_contrast
 from sail_jax.objectives.cosent import cosent
-from sail_jax.objectives.distill import distill, init_heads
+from sail_jax.objectives.distill import TaughtRows, distill, init_heads
 from sail_jax.objectives.late_fusion import init_gate, late_fusion
 from sail_jax.objectives.matching import Recipe, both_show
 from sail_jax.objectives.micl import Part, micl
@@ -63,6 +63,7 @@ class LossValues(NamedTuple):
         min_temperature: lower bound of the temperatures.
         max_temperature: upper bound of the temperatures.
         cosent_temperature: temperature of COSENT.
+        distill_temperature: temperature of the contrastive distillation.
     """
 
     weights: dict[str, ArrayLike]
@@ -72,6 +73,7 @@ class LossValues(NamedTuple):
     min_temperature: ArrayLike
     max_temperature: ArrayLike
     cosent_temperature: ArrayLike
+    distill_temperature: ArrayLike
 
 
 def set_rules(config: Config) -> tuple[SetRules, ...]:
@@ -159,7 +161,7 @@ class Objective:
             {loss: of_sets([rules.weights[loss] for rules in self.sets]) for loss in LOSSES},
             of_sets([rules.min_score for rules in self.sets]),
             {str(pattern): np.array([pattern in rules.patterns for rules in self.sets]) for pattern in patterns},
-            *map(np.float32, (*bounds, self.config.cosent_temperature)),
+            *map(np.float32, (*bounds, self.config.cosent_temperature, self.config.distill_temperature)),
         )
 
     def init(self, seed: int | Int32[Array, ""] = 0, values: LossValues | None = None) -> Params:
@@ -170,8 +172,8 @@ class Objective:
             values: numbers as data; None takes those of this objective.
 
         Returns:
-            "log_temperature" [training sets] float32; "late_fusion", the gate, if `gated`; "distill", the projections
-            to ID embeddings, if the config has teachers.
+            "log_temperature" [training sets] float32; "late_fusion", the gate, if `gated`; "distill", the heads of
+            the ID embeddings, if the config has teachers.
         """
         start = jnp.log((values or self.values).temperature)
         params: Params = {"log_temperature": jnp.full(len(self.sets), start, jnp.float32)}
@@ -237,19 +239,13 @@ class Objective:
     def _distill(
         self, params: Params, z: BySide, out: Outputs, batch: Batch, recipe: Recipe, values: LossValues
     ) -> tuple[jax.Array, Metrics]:
-        """Computes distillation over all views of all sides; each item has the weight of its data set."""
-        layout = RowLayout(recipe.views, batch.valid.shape[1])
-
-        def of_rows(of_sides: jax.Array) -> jax.Array:
-            """Repeats the values of sides for all rows of a pair: [B, S, ...] -> [B * R, ...]."""
-            return _flat(layout.of_sides(of_sides))
-
-        weight = _by_set(values.weights["distill"], batch)
-        counts = jnp.repeat(weight, len(layout.rows))
-        counts = jnp.where(_flat(layout.join(out.filled)) & of_rows(batch.valid), counts, 0.0)
-        vectors = _flat(layout.join(z)), of_rows(batch.id_vectors), of_rows(batch.has_id)
+        """Computes distillation over all views of all sides."""
         loss, count, details = distill(
-            params["distill"], *vectors, counts, kind=self.config.distill, groups=self.groups
+            params["distill"],
+            *taught_rows(z, out, batch, recipe, values.weights["distill"]),
+            kind=self.config.distill,
+            groups=self.groups,
+            temperature=values.distill_temperature,
         )
         return loss, {"distill": loss, "taught_items": count} | details
 
@@ -342,6 +338,27 @@ class Objective:
         valid, count = exists & ~jnp.isnan(batch.scores) & (weight > 0), exists.sum()
         loss = cosent(query, target, batch.scores, jnp.asarray(values.cosent_temperature), valid, batch.dataset)
         return loss * jnp.where(valid, weight, 0.0).sum() / jnp.maximum(count, 1), count
+
+
+def taught_rows(z: BySide, out: Outputs, batch: Batch, recipe: Recipe, weights: ArrayLike) -> TaughtRows:
+    """Returns the rows of a batch as the distillation sees them.
+
+    Args:
+        z: embeddings of the views of all sides.
+        out: intermediates of the model; only `filled` is read.
+        batch: the ID embeddings of the items.
+        recipe: the views.
+        weights: weight of the loss in each training set, [S] float32, which all its items have.
+    """
+    layout = RowLayout(recipe.views, batch.valid.shape[1])
+
+    def of_rows(of_sides: jax.Array) -> jax.Array:
+        """Repeats the values of sides for all rows of a pair: [B, S, ...] -> [B * R, ...]."""
+        return _flat(layout.of_sides(of_sides))
+
+    weight = jnp.repeat(_by_set(weights, batch), len(layout.rows))
+    weight = jnp.where(_flat(layout.join(out.filled)) & of_rows(batch.valid), weight, 0.0)
+    return TaughtRows(_flat(layout.join(z)), of_rows(batch.id_vectors), of_rows(batch.has_id), weight)
 
 
 def _by_set(values: jax.Array, batch: Batch) -> jax.Array:

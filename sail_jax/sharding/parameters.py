@@ -42,8 +42,9 @@ WEIGHT_DECAY: Sequence[tuple[str, bool]] = (
 )
 
 # What is always or never frozen; `frozen_rules` appends the rules of the config. Statistics of the audio tower's input
-# normalisation are constants of its pre-training.
+# normalisation are constants of its pre-training; the targets of a distillation are made by constants.
 FROZEN: Sequence[tuple[str, bool]] = (
+    (r"^objective/distill/.*/(mean|whitener|ceiling)$", True),
     (r"^(objective|lora)/", False),
     (r"^audio/input_norm/(mean|var)$", True),
 )

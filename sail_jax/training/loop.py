@@ -25,6 +25,7 @@ from sail_jax.runs.checkpoints import Checkpoints
 from sail_jax.runs.directory import RunDirectory, require_same_config
 from sail_jax.sharding.mesh import data_shards, host_rows, make_mesh, wiring_note
 from sail_jax.training.grad_cache import CachedStep
+from sail_jax.training.head_fit import fit_heads, fits_heads
 from sail_jax.training.interval_evaluation import IntervalEvaluation
 from sail_jax.training.memory import device_memory, is_out_of_memory, out_of_memory
 from sail_jax.training.profile import StepProfile
@@ -170,6 +171,9 @@ class _Run:
             if self.log is None:
                 self.log = TrainingLog(self.run, list(stage.config.data.datasets), done, self.spent)
         setup = self.setup.for_stage(stage)
+        if done == stage.begin and fits_heads(self.stages, stage):
+            with self.spent.on("start"):
+                state = fit_heads(setup, stage, source, state)
         return _Loop(self, stage, source, self.step.for_stage(setup), setup).run(state)
 
 

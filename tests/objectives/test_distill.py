@@ -36,7 +36,7 @@ def taught(settings, monkeypatch):
     return settings
 
 
-@pytest.mark.parametrize("kind", ["cosine", "mse", "relational"])
+@pytest.mark.parametrize("kind", ["cosine", "mse", "relational", "contrastive"])
 def test_distillation_equals_brute_force(taught, kind):
     taught.objective.distill = kind
     config = config_lib.build(taught)
@@ -46,22 +46,33 @@ def test_distillation_equals_brute_force(taught, kind):
     batch, recipe = source[step].arrays, objective.recipe((0,))
     assert batch.tokens.shape[1] == 1 and recipe.losses == ("distill",)
     z, out = encode(make_model(config.model), params["model"], batch, recipe.views)
-    loss, _ = call(objective, params["objective"], z, out, batch, recipe)
     expected = 0.0
     for column, (name, begin, width) in enumerate([("als", 0, 6), ("svd", 6, 3)]):
         rows = np.flatnonzero(batch.has_id[:, 0, column])
         unit = np.asarray(z[0][0])[rows]
         unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-        student = unit @ np.asarray(params["objective"]["distill"][name]["kernel"])
-        teacher = batch.id_vectors[rows, 0, begin : begin + width]
+        head = dict(params["objective"]["distill"][name])
+        rng = np.random.default_rng(begin)
+        head |= {"bias": rng.normal(size=width), "mean": 0.2 * rng.normal(size=width)}
+        head["whitener"] = np.eye(width) + 0.3 * rng.normal(size=(width, width))
+        params["objective"]["distill"][name] = {part: np.float32(value) for part, value in head.items()}
+        student = unit @ np.asarray(head["kernel"]) + head["bias"]
+        teacher = (batch.id_vectors[rows, 0, begin : begin + width] - head["mean"]) @ head["whitener"]
+        teacher /= np.linalg.norm(teacher, axis=1, keepdims=True)
         cosines = student / np.linalg.norm(student, axis=1, keepdims=True)
         if kind == "cosine":
             expected += 2 * np.mean(1 - (cosines * teacher).sum(1))
         elif kind == "mse":
             expected += 2 * np.mean(((student - teacher) ** 2).sum(1))
+        elif kind == "contrastive":
+            logits = cosines @ teacher.T / config.objective.distill_temperature
+            again = (teacher @ teacher.T > 0.9999) & ~np.eye(len(rows), dtype=bool)  # an item that occurs twice
+            assert again.any()
+            expected += 2 * np.mean(np.log(np.where(again, 0.0, np.exp(logits)).sum(1)) - np.diag(logits))
         else:
             other = ~np.eye(len(rows), dtype=bool)
             expected += 2 * np.mean(((cosines @ cosines.T - teacher @ teacher.T) ** 2)[other])
+    loss, _ = call(objective, params["objective"], z, out, batch, recipe)
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
     assert not batch.has_id.all()
 
