@@ -1,10 +1,10 @@
 """The commands `sail-jax VERB ...` and `python -m sail_jax VERB ...`."""
 
-import os
 import sys
 from typing import NoReturn
 
 from sail_jax.cli import INTERRUPTED, main
+from sail_jax.cli.distributed import end, joined
 
 
 def run(program: str = "sail-jax") -> NoReturn:
@@ -13,12 +13,15 @@ def run(program: str = "sail-jax") -> NoReturn:
     Args:
         program: how the command was called, for help and examples.
     """
-    status = main(program=program)
-    if status == INTERRUPTED:
-        # A thread of XLA may still be compiling, and would crash while the interpreter shuts down.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+    try:
+        status = main(program=program)
+    except Exception:
+        if joined():
+            end(1)
+        raise
+    # When interrupted, a thread of XLA may still be compiling, and would crash while the interpreter shuts down.
+    if status == INTERRUPTED or (status and joined()):
+        end(status)
     sys.exit(status)
 
 

@@ -141,7 +141,7 @@ def test_mistakes_end_with_a_message_and_a_status(arguments, message, tmp_path, 
 
 @pytest.mark.parametrize("verb", ["train --config quickstart", "evaluate", "embed --output X", "balance --output X"])
 def test_processes_that_cannot_be_found(verb, monkeypatch, capsys):
-    def initialize():
+    def initialize(**_):
         raise ValueError("coordinator_address should be defined.")
 
     monkeypatch.setattr("jax.distributed.initialize", initialize)

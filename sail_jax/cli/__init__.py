@@ -34,6 +34,7 @@ from sail_jax.cli import (
     train,
     world,
 )
+from sail_jax.cli.distributed import named
 from sail_jax.cli.no_device import missing_devices
 from sail_jax.cli.parser import Parser, split_settings
 from sail_jax.errors import SailError
@@ -104,7 +105,7 @@ def _compile_quickly() -> None:
 
 def _fail(message: str, status: int) -> int:
     """Prints an error for the user; returns the exit status."""
-    Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(f"error: {message}")
+    Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(f"error{named()}: {message}")
     return status
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
-from sail_jax.cli.common import config_of_run, console, declare, join_processes, print_next
+from sail_jax.cli.common import config_of_run, console, declare, print_next
+from sail_jax.cli.distributed import join_processes
 
 
 def add_verb(verbs: Any) -> None:

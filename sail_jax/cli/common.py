@@ -38,7 +38,7 @@ def declare(
         example: the words after the verb in an example.
         workdir: help of --workdir; empty for a verb without one.
         config: "required"; "of run" for an optional --config (see `config_of_run`); "" for none.
-        distributed: whether several processes can run the verb together (see `join_processes`).
+        distributed: whether several processes can run the verb together (see `cli.distributed`).
     """
     sub = verbs.add_parser(name, help=meaning, description=meaning, epilog=f"example: %(prog)s {example}")
     if config == "required":
@@ -62,28 +62,6 @@ def declare(
         )
     sub.set_defaults(run=run)
     return sub
-
-
-def join_processes(options: argparse.Namespace) -> bool:
-    """Connects the processes that were started with --distributed; must come before any use of devices.
-
-    Returns:
-        Whether this process is the first, which writes and prints the results.
-
-    Raises:
-        SailError: the environment does not name the other processes.
-    """
-    import jax
-
-    if options.distributed:
-        try:
-            jax.distributed.initialize()
-        except ValueError as error:
-            raise SailError(
-                f"--distributed finds no other processes ({error}). Start it by Slurm, Open MPI or Kubernetes or on a "
-                "TPU pod, or leave the flag out."
-            ) from error
-    return jax.process_index() == 0
 
 
 def config_of_run(options: argparse.Namespace, overrides: list[str]) -> Config:

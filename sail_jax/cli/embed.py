@@ -5,7 +5,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from sail_jax.cli.common import config_of_run, console, declare, join_processes, print_next
+from sail_jax.cli.common import config_of_run, console, declare, print_next
+from sail_jax.cli.distributed import join_processes
 from sail_jax.config.data import DEFAULT_INSTRUCTION
 from sail_jax.config.storage import VECTOR_DTYPES
 from sail_jax.items import TEXT_FIELDS

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from sail_jax import config as config_lib
-from sail_jax.cli.common import config_of_run, console, declare, join_processes, print_next, print_wide
+from sail_jax.cli.common import config_of_run, console, declare, print_next, print_wide
+from sail_jax.cli.distributed import join_processes
 from sail_jax.config import Config
 from sail_jax.errors import SailError
 from sail_jax.files import commit_json
@@ -77,9 +78,9 @@ def evaluate_and_print(config: Config, workdir: Path, embeddings: Path | None = 
 
     files = RunDirectory(workdir)
     results, tasks, store = run_suite(config, files.path, embeddings)
+    step = None if embeddings else evaluated_step(files.path)  # opens the checkpoints, which all processes do together
     if not everyone().first:
         return
-    step = None if embeddings else evaluated_step(files.path)
     commit_json(files.metrics, metrics_tree(results))
     commit_json(files.evaluation, evaluation_record(results, step))
     write_report_data(files.report_data, gather(config, files, results, tasks, store))

@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sail_jax.cli.common import config_of_run, console, declare, join_processes, print_next
+from sail_jax.cli.common import config_of_run, console, declare, print_next
+from sail_jax.cli.distributed import join_processes
 
 
 def add_verb(verbs: Any) -> None:

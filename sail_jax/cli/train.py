@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from sail_jax import config as config_lib
-from sail_jax.cli.common import console, declare, join_processes, print_next
+from sail_jax.cli.common import console, declare, print_next
+from sail_jax.cli.distributed import join_processes
 from sail_jax.config import Config
 
 

@@ -269,7 +269,7 @@ def headline(result: TaskResult) -> dict[str, float]:
 
 
 def evaluated_step(workdir: Path) -> int:
-    """Returns the step of the checkpoint that is evaluated."""
+    """Returns the step of the checkpoint that is evaluated; all processes call it."""
     checkpoints = Checkpoints(RunDirectory(workdir))
     try:
         return checkpoints.latest()
