@@ -25,10 +25,10 @@ from sail_jax.objectives.matching import Recipe
 from sail_jax.objectives.objective import make_objective
 from sail_jax.patterns import MODALITIES
 from sail_jax.sharding.chips import Chip
+from sail_jax.sharding.device_memory import bytes_per_device, is_out_of_memory
 from sail_jax.sharding.mesh import abstract_batch, check_batch, data_shards, make_mesh
 from sail_jax.training.flops import jaxpr_flops
 from sail_jax.training.loop import make_step
-from sail_jax.training.memory import bytes_per_device, is_out_of_memory
 from sail_jax.training.model_flops import model_flops
 from sail_jax.training.setup import TrainSetup
 from sail_jax.training.stages import Stage, plan

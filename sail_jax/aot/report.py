@@ -4,14 +4,15 @@ import dataclasses
 from collections.abc import Mapping
 
 from sail_jax.batch import Batch
+from sail_jax.embedding.memory import REMEDY as EMBEDDING_REMEDY
 from sail_jax.sharding.chips import Chip
-from sail_jax.training.memory import REMEDY, show_bytes
+from sail_jax.sharding.device_memory import show_bytes
+from sail_jax.training.memory import REMEDY
 
 # Share of the peak that large matrix products reach in practice; the roofline is an unattainable bound.
 EFFICIENCY = 0.5
 # On GPUs, the driver, the communication library and fragmentation take part of the memory.
 _GPU_SHARE = 0.9
-_EMBEDDING_REMEDY = "Lower config.eval.batch_size, raise config.mesh.fsdp or config.mesh.tensor, or take more devices."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +127,7 @@ class AheadReport:
     def verdict(self) -> str:
         """Returns a sentence on whether the program fits, and what to change if not."""
         needed = f"{show_bytes(self.memory.total)} of {show_bytes(self.room)}."
-        remedy = REMEDY if self.program == "step" else _EMBEDDING_REMEDY
+        remedy = REMEDY if self.program == "step" else EMBEDDING_REMEDY
         lines = [f"It fits: {needed}"] if self.fits else [f"It does not fit: {needed}", self.refusal, remedy]
         if self.larger_stages:
             lines.append(f"Larger batches come in: {', '.join(self.larger_stages)}. Check them with --stage.")

@@ -25,9 +25,11 @@ from sail_jax.data.features import FeatureExtractor, View
 from sail_jax.data.item_dicts import to_item
 from sail_jax.data.pipeline import make_extractor
 from sail_jax.embedding.forward import forward, inference_mesh, inference_model, on_every_device, pool_histories
+from sail_jax.embedding.memory import explained
 from sail_jax.embedding.windows import Window, WindowReader
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import TEXT_FIELDS, Item
+from sail_jax.models.model import abstract_params
 from sail_jax.patterns import MODALITIES
 from sail_jax.runs.checkpoints import Checkpoints, restore_params
 from sail_jax.runs.directory import RunDirectory
@@ -87,7 +89,7 @@ class Embedder:
         Raises:
             BadRecordError: an item cannot be read or decoded, or has none of the modalities; the message names its
                 position and the field.
-            SailError: wrong dims, batch size, modalities or fields.
+            SailError: wrong dims, batch size, modalities or fields, or a device runs out of memory.
         """
         if isinstance(items, Item | str | Mapping):
             raise SailError("encode takes a list of items and texts; write encode([item]).")
@@ -178,7 +180,7 @@ class Embedder:
 
     def _dispatch(self, window: Window, views: tuple[str, ...]) -> list["_Placed"]:
         """Starts the batches of a window."""
-        with jax.set_mesh(self.mesh):
+        with jax.set_mesh(self.mesh), explained(self.params):
             return [
                 (places, self._readable(forward(self._model, self.params, shard_batch(arrays, self.mesh), views)))
                 for places, arrays in window.batches
@@ -192,7 +194,8 @@ class Embedder:
         """Waits for the batches of a window and puts their rows back in the order of the items."""
         values = np.zeros((batches[0][1].shape[0], window.items, self.width), np.float32)
         for places, z in batches:
-            rows = in_batch_order(np.asarray(z), self.mesh, axis=1)
+            with explained(self.params):  # computed by now
+                rows = in_batch_order(np.asarray(z), self.mesh, axis=1)
             for start, items in places:
                 values[:, items] = rows[:, start : start + len(items)]
         if not np.isfinite(values).all():
@@ -234,7 +237,8 @@ def load(workdir: str | Path, config: Config | None = None, *, devices: Sequence
         devices: the devices; by default those of all processes, which then must all load it and embed together.
 
     Raises:
-        SailError: there is no run or no checkpoint, the checkpoint does not fit the config, or the folder is an export.
+        SailError: there is no run or no checkpoint, the checkpoint does not fit the config, the folder is an export, or
+            a device runs out of memory.
     """
     run = RunDirectory(workdir)
     if (run.path / "modules.json").is_file():
@@ -247,7 +251,8 @@ def load(workdir: str | Path, config: Config | None = None, *, devices: Sequence
     mesh = inference_mesh(config.mesh, devices)
     checkpoints = Checkpoints(run)
     try:
-        params = restore_params(checkpoints, config, mesh)
+        with explained(abstract_params(config, mesh)):
+            params = restore_params(checkpoints, config, mesh)
     finally:
         checkpoints.close()
     return Embedder(config, params, make_extractor(config), mesh)

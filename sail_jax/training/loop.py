@@ -23,11 +23,12 @@ from sail_jax.objectives.matching import Recipe
 from sail_jax.objectives.matryoshka import check_widths
 from sail_jax.runs.checkpoints import Checkpoints
 from sail_jax.runs.directory import RunDirectory, require_same_config
+from sail_jax.sharding.device_memory import device_memory, is_out_of_memory
 from sail_jax.sharding.mesh import data_shards, host_rows, make_mesh, wiring_note
 from sail_jax.training.grad_cache import CachedStep
 from sail_jax.training.head_fit import fit_heads, fits_heads
 from sail_jax.training.interval_evaluation import IntervalEvaluation
-from sail_jax.training.memory import device_memory, is_out_of_memory, out_of_memory
+from sail_jax.training.memory import out_of_memory
 from sail_jax.training.profile import StepProfile
 from sail_jax.training.setup import TrainSetup, restart_optimizer, sharded_init
 from sail_jax.training.stage_mining import check_mined, mine_for_stage

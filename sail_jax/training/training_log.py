@@ -10,7 +10,7 @@ import numpy as np
 from sail_jax.data.pipeline import LoadedBatch
 from sail_jax.files import commit_bytes
 from sail_jax.runs.directory import RunDirectory, read_training_log
-from sail_jax.training.memory import peak_memory
+from sail_jax.sharding.device_memory import peak_memory
 from sail_jax.training.tensorboard import SummaryWriter
 from sail_jax.training.time_spent import ACTIVITIES, TimeSpent
 from sail_jax.training.work import Work

@@ -19,7 +19,7 @@ from sail_jax.data.features import View
 from sail_jax.data.media import decode_image, video_frames
 from sail_jax.data.pipeline import make_extractor
 from sail_jax.embedding import embedder as embedder_lib
-from sail_jax.embedding import windows
+from sail_jax.embedding import memory, windows
 from sail_jax.embedding.embedder import Embedder
 from sail_jax.embedding.windows import NothingShownError
 from sail_jax.errors import BadRecordError, SailError
@@ -290,3 +290,17 @@ def test_an_export_is_not_a_run(tmp_path):
     (tmp_path / "modules.json").write_text("[]")
     with pytest.raises(SailError, match="SentenceTransformer"):
         embedder_lib.load(tmp_path)
+
+
+def test_a_device_without_enough_memory(embedder, monkeypatch):
+    def fail(*_):
+        raise jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 85899345920 bytes."
+        )
+
+    monkeypatch.setattr(embedder_lib, "forward", fail)
+    with pytest.raises(SailError, match=r"85899345920 bytes.\nBeside parameters \(.* MiB .*config.eval.batch_size"):
+        embedder.encode(["a text"])
+    monkeypatch.setattr(memory, "device_memory", lambda device: 1)
+    with pytest.raises(SailError, match=r"larger than its memory .*Raise config.mesh.fsdp"):
+        embedder.encode(["a text"])

@@ -5,6 +5,7 @@ import pytest
 
 from sail_jax import config as config_lib
 from sail_jax.errors import SailError
+from sail_jax.sharding.device_memory import bytes_per_device
 from sail_jax.sharding.mesh import make_mesh
 from sail_jax.training import loop, memory
 from sail_jax.training.loop import train
@@ -18,7 +19,7 @@ def test_the_kind_of_memory(settings):
     config = config_lib.build(settings)
     state = TrainSetup.of(config, make_mesh(config.mesh, jax.devices()[:1])).abstract
     kept = state.params, state.opt_state, state.ema
-    held = memory.bytes_per_device(kept)
+    held = bytes_per_device(kept)
     assert held == sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
     error = jax.errors.JaxRuntimeError(f"{REFUSAL}\nBufferAssignment ...")
     for limit in (None, 2 * held):
@@ -38,17 +39,3 @@ def test_training_explains_it(settings, tmp_path, monkeypatch, one_device, messa
     monkeypatch.setattr(loop, "sharded_init", fail)
     with pytest.raises(raised, match=message.split(" ", 1)[1]):
         train(config_lib.build(settings), tmp_path / "run")
-
-
-def test_cpus_do_not_tell_their_memory():
-    assert memory.peak_memory() is None and memory.device_memory(jax.devices("cpu")[0]) is None
-
-
-def test_the_peak_is_that_of_the_fullest_device(monkeypatch):
-    class Device:
-        def __init__(self, **stats):
-            self.memory_stats = lambda: stats
-
-    devices = [Device(peak_bytes_in_use=3), Device(peak_bytes_in_use=5, bytes_limit=9), Device()]
-    monkeypatch.setattr(jax, "local_devices", lambda: devices)
-    assert memory.peak_memory() == 5 and memory.device_memory(devices[1]) == 9
