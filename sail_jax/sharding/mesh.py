@@ -80,7 +80,9 @@ def _lay_out(sizes: list[int], devices: list[jax.Device]) -> np.ndarray:
 
 def _slice(device: jax.Device) -> int:
     """Returns the number of a device's TPU slice or node of GPUs; 0 where there are none."""
-    return getattr(device, "slice_index", 0)
+    # Newer releases of JAX have only the first name for GPUs; older ones, and TPUs, have the second.
+    name = "partition_index" if hasattr(device, "partition_index") else "slice_index"
+    return getattr(device, name, 0)
 
 
 def _sizes_between(sizes: Sequence[int], slices: int) -> list[int]:

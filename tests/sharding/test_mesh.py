@@ -60,6 +60,15 @@ def test_slices_and_nodes_are_joined_along_data():
     assert wiring_note(FakeMesh(mesh_lib._lay_out([1, 1, 8], devices))).startswith("config.mesh.tensor=8: ")
 
 
+@pytest.mark.parametrize("name", ["slice_index", "partition_index"])
+def test_either_name_of_a_node_is_known(name):
+    devices = in_hosts([0, 0, 1, 1])
+    for device in devices:
+        setattr(device, name, device.process_index)
+    assert wiring_note(FakeMesh(np.reshape(devices, (2, 2, 1)))) == ""
+    assert wiring_note(FakeMesh(np.reshape(devices, (1, 4, 1)))).startswith("config.mesh.fsdp=4: ")
+
+
 def test_slices_of_tpus_are_joined_along_data():
     pytest.importorskip("libtpu")
     find_devices("v5e:4x4")  # prepares libtpu
