@@ -144,8 +144,9 @@ def test_a_variant_of_the_step(compile_step, topology, variant):
 
 @slow
 @pytest.mark.parametrize("topology", EIGHT)
-@pytest.mark.parametrize("dataset", ["copair", "search", "hashtag", "seq_content_multi", "ids"])
+@pytest.mark.parametrize("dataset", ["search", "seq_content_multi", "ids"])
 def test_every_kind_of_data(compile_step, topology, dataset):
+    """Pairs of items are what the other tests have."""
     recommender = to_dict(config_lib.load(tiny.REPO / "configs" / "recommender.py"))
     changes = {"stages": recommender["stages"], "data__datasets": recommender["data"]["datasets"]}
     config = experiment(objective__teachers=recommender["objective"]["teachers"], **changes)
@@ -157,10 +158,10 @@ def test_every_kind_of_data(compile_step, topology, dataset):
 # Stage, data set, and a bound in GiB for one of eight GPUs; the hard negatives of the last stage triple the items. All
 # other sets and stages of the config have one of these programs, but for searches: they are scores without COSENT.
 FULL = [
-    ("1_broad", "copair", 16),
-    ("1_broad", "cls", 16),
-    ("2_target", "score", 16),
-    ("3_hard", "hashtag", 32),
+    ("1_broad", "copair", 15),
+    ("1_broad", "cls", 15),
+    ("2_target", "score", 11),
+    ("3_hard", "hashtag", 35),
 ]
 
 
@@ -179,14 +180,26 @@ def test_the_full_size_step(compile_step, topology, stage, dataset, most):
         assert report.memory.total < (most + whole) * GIB
 
 
+@slow
+@pytest.mark.parametrize("topology", ["h100:8", "h100:1", "v5p:2x2x2"])
+def test_the_full_size_forward_pass(topology):
+    """64 of the longest items."""
+    count = len(devices_of(topology)[1])
+    config = config_lib.load(tiny.REPO / "configs" / "sail_1b5.py", [f"mesh.fsdp={count}"])
+    report = ahead.compile_embedding(config, topology)
+    assert report.fits
+    if report.chip.is_gpu:
+        assert set(report.kernels.values()) == {CUDNN}
+        assert report.memory.total < (3.3 if count > 1 else 24) * GIB
+
+
 def compiled(chip, lowered):
     return lowered.compile(compiler_options=GPU_OPTIONS if chip.is_gpu else None)
 
 
 @slow
 @pytest.mark.parametrize("topology", EIGHT)
-@pytest.mark.parametrize("rows", [8, 32])
-@pytest.mark.parametrize("length", [8, 64, 96])
+@pytest.mark.parametrize(("rows", "length"), [(32, 8), (8, 64), (32, 96)])
 def test_the_forward_pass_of_the_embedder(topology, rows, length):
     chip, devices = devices_of(topology)
     config = experiment(mesh__fsdp=4)
