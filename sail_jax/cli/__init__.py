@@ -4,7 +4,6 @@ There is one module per verb: `add_verb` declares the verb, `run` runs it. `run`
 so that help and completion are fast, and a verb imports only what it uses.
 """
 
-import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from sail_jax.cli import (
     inspect,
     materialize,
     mine,
+    on_cpu,
     pairs,
     prompts,
     quickstart,
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None, program: str = "python -m sail_jax")
         words, overrides = split_settings(list(sys.argv[1:] if argv is None else argv))
         options = parser.parse_args(words)
         _keep_compiled()
-        _compile_quickly()
+        on_cpu.tune()
         options.run(options, overrides)
     except SailError as error:
         return _fail(str(error), 2)
@@ -90,17 +90,6 @@ def _keep_compiled() -> None:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     # JAX reads the variable on import, and no verb has imported JAX yet.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "sail_jax" / "compiled"))
-
-
-def _compile_quickly() -> None:
-    """Lowers XLA's effort at machine code, unless XLA_FLAGS sets it or JAX has another compiler than that for CPUs.
-
-    A train step compiles in a quarter less time and runs as fast, as its work is in libraries of kernels.
-    """
-    flags = os.environ.get("XLA_FLAGS", "")
-    others = any(importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu"))
-    if not others and "xla_backend_optimization_level" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=1".strip()
 
 
 def _fail(message: str, status: int) -> int:
