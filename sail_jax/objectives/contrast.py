@@ -9,7 +9,7 @@ from typing import NamedTuple
 from jaxtyping import Array, Bool, Float32
 
 from sail_jax.batch import Batch
-from sail_jax.objectives.info_nce import info_nce
+from sail_jax.objectives.info_nce import Correction, info_nce
 from sail_jax.objectives.matryoshka import matryoshka
 from sail_jax.objectives.negative_masks import find_negatives
 from sail_jax.patterns import Pattern
@@ -27,6 +27,7 @@ class Contrast(NamedTuple):
         weight: weight of each pair in the loss.
         batch: provides the keys that identify equal items.
         pattern: the views of the two sides.
+        correction: frequencies of the candidates; None corrects nothing.
     """
 
     query: Float32[Array, "B D"]
@@ -37,6 +38,7 @@ class Contrast(NamedTuple):
     weight: Float32[Array, " B"]
     batch: Batch
     pattern: Pattern
+    correction: Correction | None = None
 
 
 class ContrastSettings(NamedTuple):
@@ -77,6 +79,7 @@ def plain_contrast(given: Contrast, settings: ContrastSettings) -> tuple[Float32
             hard=target[:, 1:] if target.shape[1] > 1 else None,
             weight=given.weight,
             symmetric=settings.symmetric,
+            correction=given.correction,
         )
 
     return matryoshka(one, given.query, given.target, settings.widths)

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float32
 from sail_jax.config import Config
 from sail_jax.errors import SailError
 from sail_jax.objectives.contrast import Contrast, ContrastLoss, ContrastSettings, Metrics, plain_contrast
-from sail_jax.objectives.info_nce import mean_loss
+from sail_jax.objectives.info_nce import Correction, correct_positives, mean_loss
 from sail_jax.objectives.matryoshka import check_widths
 from sail_jax.objectives.ring import (
     Ring,
@@ -56,7 +56,10 @@ class RingContrast:
         check_widths(settings.widths, given.query.shape[-1])
         ring, widths = self.ring(len(given.query)), tuple(sorted(settings.widths))
         query, target = (z[..., : widths[-1]] for z in (given.query, given.target))
-        scale, (rows, columns, hard, known) = 1 / given.temperature, mask_inputs(given)
+        scale, (*sides, known) = 1 / given.temperature, mask_inputs(given)
+        rows, columns, hard = (
+            keys | more for keys, more in zip(sides, _correction_inputs(given.correction), strict=True)
+        )
         form = _Form(widths, paired=True, both=settings.symmetric)
         positive, others, back, best = _sums(ring, form, query, target[:, 0], scale, rows, columns, known)
         if target.shape[1] > 1:
@@ -68,6 +71,8 @@ class RingContrast:
                 more, highest = _own_hard_sums(widths, query, target[:, 1:], scale, rows, hard, known)
             others, best = jnp.logaddexp(others, more), jnp.maximum(best, highest)
         directions = [others, back] if settings.symmetric else [others]
+        if given.correction is not None:
+            directions, best = correct_positives(directions, best, given.correction)
         losses, accuracies = mean_loss(positive, directions, best, given.valid, given.weight)
         metrics = {}
         for width in settings.widths:
@@ -116,6 +121,17 @@ class _Form(NamedTuple):
     both: bool
 
 
+def _correction_inputs(correction: Correction | None) -> tuple[Rows, Rows, Rows]:
+    """Returns what `_logits` reads of the correction, for queries, targets and hard negatives; nothing for None."""
+    if correction is None:
+        return {}, {}, {}
+    return (
+        {"strength": correction.strength, "log_frequency": correction.query},
+        {"strength": correction.strength, "log_frequency": correction.target},
+        {"log_frequency": correction.hard.reshape(-1)},
+    )
+
+
 # ----------------------------------------------------------------------------------------------------------- scores
 
 
@@ -139,6 +155,14 @@ def _cosines(rows: Rows, columns: Rows, widths: Sequence[int]) -> list[jax.Array
         dots += _product(rows["vector"][:, low:high], columns["vector"][:, low:high].T)
         scores.append(dots * rows["inverse_norm"][:, None, at] * columns["inverse_norm"][None, :, at])
     return scores
+
+
+def _logits(cosines: jax.Array, side: Rows, other: Rows, axis: int) -> jax.Array:
+    """Returns a block's logits in the direction of rows (axis 1) or columns (axis 0), corrected as `side` says."""
+    logits = cosines * jnp.expand_dims(side["scale"], axis)
+    if "strength" in side:
+        logits -= jnp.expand_dims(side["strength"], axis) * jnp.expand_dims(other["log_frequency"], 1 - axis)
+    return logits
 
 
 def _empty_sums(size: int, widths: Sequence[int]) -> Rows:
@@ -214,9 +238,10 @@ def _sums_forward(
         def tile(rows: Rows, row_state: Rows, columns: Rows, column_state: Rows) -> tuple[Rows, Rows]:
             negative = is_negative(rows, _as_columns(columns), known)
             for at, cosines in enumerate(_cosines(rows, columns, form.widths)):
-                row_state = _add_exponentials(row_state, at, cosines * rows["scale"][:, None], negative, 1)
+                row_state = _add_exponentials(row_state, at, _logits(cosines, rows, columns, 1), negative, 1)
                 if form.both:
-                    column_state = _add_exponentials(column_state, at, cosines * columns["scale"], negative, 0)
+                    logits = _logits(cosines, columns, rows, 0)
+                    column_state = _add_exponentials(column_state, at, logits, negative, 0)
             return row_state, column_state
 
         def begin(columns: Rows) -> Rows:
@@ -255,11 +280,11 @@ def _sums_backward(ring: Ring, form: _Form, saved: tuple, gradients: tuple[jax.A
             negative = is_negative(rows, _as_columns(columns), known)
             by_dot = []
             for at, cosines in enumerate(_cosines(rows, columns, form.widths)):
-                share = _logit_gradient(cosines, negative, rows, at, 1)
+                share = _logit_gradient(_logits(cosines, rows, columns, 1), negative, rows, at, 1)
                 by_cosine = share * rows["scale"][:, None]
                 row_state = row_state | {"scale": row_state["scale"] + (share * cosines).sum(1)}
                 if form.both:
-                    share = _logit_gradient(cosines, negative, columns, at, 0)
+                    share = _logit_gradient(_logits(cosines, columns, rows, 0), negative, columns, at, 0)
                     by_cosine += share * columns["scale"]
                     column_state = column_state | {"scale": column_state["scale"] + (share * cosines).sum(0)}
                 row_state = _accumulate(row_state, "along", at, (by_cosine * cosines).sum(1))
@@ -324,12 +349,10 @@ def _paired_cosines(rows: Rows, columns: Rows, widths: Sequence[int]) -> jax.Arr
 # --------------------------------------------------------------------------------------------------------- gradients
 
 
-def _logit_gradient(cosines: jax.Array, negative: jax.Array, side: Rows, at: int, axis: int) -> jax.Array:
+def _logit_gradient(logits: jax.Array, negative: jax.Array, side: Rows, at: int, axis: int) -> jax.Array:
     """Returns the gradient of a block's logits in slice `at` through the sums of rows (axis 1) or columns (axis 0)."""
-    scale, log_sum, gradient = (
-        jnp.expand_dims(x, axis) for x in (side["scale"], side["log_sum"][:, at], side["gradient"][:, at])
-    )
-    return jnp.where(negative, jnp.exp(cosines * scale - log_sum), 0.0) * gradient
+    log_sum, gradient = (jnp.expand_dims(side[name][:, at], axis) for name in ("log_sum", "gradient"))
+    return jnp.where(negative, jnp.exp(logits - log_sum), 0.0) * gradient
 
 
 def _zero_gradients(side: Rows) -> Rows:
@@ -386,5 +409,8 @@ def _own_hard_sums(
     for width in widths:
         left, right = normalize(query[:, :width]), normalize(hard[..., :width])
         logits.append((left[:, None] * right).sum(-1) * scale[:, None])
+    if "strength" in rows:
+        correction = rows["strength"][:, None] * by_pair["log_frequency"]
+        logits = [of_width - correction for of_width in logits]
     masked = jnp.where(negative[..., None], jnp.stack(logits, axis=-1), _MASKED)
     return jax.nn.logsumexp(masked, axis=1), masked.max(axis=1)

@@ -20,7 +20,7 @@ from small_losses import (
     value_and_grad,
 )
 
-from sail_jax.objectives.info_nce import info_nce
+from sail_jax.objectives.info_nce import Correction, info_nce
 from sail_jax.objectives.negative_masks import Negatives
 
 
@@ -67,6 +67,47 @@ def test_own_hard_negatives_alone(pairs, hard):
         logits = [cosine(pairs[0][i], t) / 0.1 for t in pairs[1]] + [cosine(pairs[0][i], h) / 0.1 for h in hard[i]]
         rows.append(np.log(np.exp(logits).sum()) - logits[i])
     np.testing.assert_allclose(ours(*pairs, hard), np.mean(rows), rtol=1e-5)
+
+
+def frequencies_of(hard, strength):
+    rng = np.random.default_rng(8)
+    query, target, others = (rng.uniform(-9, -1, shape).astype(np.float32) for shape in (B, B, hard.shape[:2]))
+    return Correction(query, target, others, jnp.broadcast_to(jnp.asarray(strength, jnp.float32), B))
+
+
+def test_the_correction_equals_the_formula_in_values_and_gradients(pairs, hard):
+    """Every candidate's logit is s / tau - strength * log q, the positive's too, in both directions."""
+    strength, temperature = np.linspace(0, 1, B, dtype=np.float32), np.linspace(0.05, 0.2, B, dtype=np.float32)
+    correction = frequencies_of(hard, strength)
+
+    def ours(query, target, hard):
+        return info_nce(query, target, jnp.asarray(temperature), ALL, VALID, hard=hard, correction=correction)[0]
+
+    def formula(query, target, hard):
+        query, target, hard = (x / jnp.linalg.norm(x, axis=-1, keepdims=True) for x in (query, target, hard))
+        with jax.default_matmul_precision("highest"):
+            scores, of_hard = query @ target.T, query @ hard.reshape(B * M, -1).T
+        forward = scores / temperature[:, None] - strength[:, None] * correction.target[None, :]
+        extra = of_hard / temperature[:, None] - strength[:, None] * correction.hard.reshape(1, -1)
+        back = scores.T / temperature[:, None] - strength[:, None] * correction.query[None, :]
+        logits = jnp.concatenate([forward, extra], axis=1)
+        shares = [jax.nn.log_softmax(x, axis=1)[jnp.arange(B), jnp.arange(B)] for x in (logits, back)]
+        return -(shares[0] + shares[1]).mean() / 2
+
+    expected = value_and_grad(formula, argnums=(0, 1, 2))(*pairs, hard)
+    same(value_and_grad(ours, argnums=(0, 1, 2))(*pairs, hard), expected, atol=1e-6)
+    uncorrected = info_nce(*pairs, jnp.asarray(temperature), ALL, VALID, hard=jnp.asarray(hard))[0]
+    assert abs(expected[0] - uncorrected) > 0.1
+
+
+def test_equal_frequencies_and_a_strength_of_zero_correct_nothing(pairs, hard):
+    @jax.jit
+    def loss(correction):
+        return info_nce(*pairs, jnp.full(B, 0.05), ALL, VALID, hard=jnp.asarray(hard), correction=correction)[0]
+
+    equal = jax.tree.map(lambda x: jnp.full(x.shape, -3.0), frequencies_of(hard, 1.0))
+    for correction in (equal._replace(strength=jnp.ones(B)), frequencies_of(hard, 0.0)):
+        np.testing.assert_allclose(loss(correction), loss(None), rtol=1e-5)
 
 
 def test_weights_of_pairs_weigh_their_rows(pairs):

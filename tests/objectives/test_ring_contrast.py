@@ -13,6 +13,7 @@ from sail_jax.batch import Batch
 from sail_jax.config.training import MeshConfig
 from sail_jax.errors import SailError
 from sail_jax.objectives.contrast import Contrast, ContrastSettings, plain_contrast
+from sail_jax.objectives.info_nce import Correction
 from sail_jax.objectives.negative_masks import find_negatives
 from sail_jax.objectives.ring_contrast import RingContrast, choose_contrast
 from sail_jax.patterns import Pattern
@@ -25,7 +26,7 @@ def keys_of(rng, shape, kinds):
     return rng.integers(0, kinds, (*shape, 1), np.uint32) * np.array([1, 0], np.uint32)
 
 
-def make_contrast(seed=0, hard=2, pattern="T->T", kinds=60):
+def make_contrast(seed=0, hard=2, pattern="T->T", kinds=60, corrected=False):
     """Few kinds of items and texts, so that queries, targets and hard negatives repeat each other in every way."""
     rng = np.random.default_rng(seed)
     items = keys_of(rng, (B, 2 + hard), kinds)
@@ -36,6 +37,8 @@ def make_contrast(seed=0, hard=2, pattern="T->T", kinds=60):
     query, target = rng.normal(size=(B, D)).astype(np.float32), rng.normal(size=(B, 1 + hard, D)).astype(np.float32)
     target[:, 0] += 0.7 * query
     query[3], target[5, 0] = 0, 0
+    frequencies = [jnp.asarray(rng.uniform(-12, -1, shape), jnp.float32) for shape in ((B,), (B,), (B, hard))]
+    correction = Correction(*frequencies, jnp.asarray(rng.choice([0.0, 0.4, 1.0], B), jnp.float32))
     return Contrast(
         jnp.asarray(query),
         jnp.asarray(target),
@@ -45,6 +48,7 @@ def make_contrast(seed=0, hard=2, pattern="T->T", kinds=60):
         jnp.asarray(rng.choice([1.0, 0.3], B).astype(np.float32)),
         batch,
         Pattern(*pattern.split("->")),
+        correction if corrected else None,
     )
 
 
@@ -63,22 +67,23 @@ def spread(given, mesh):
     place = {"query", "target", "valid", "valid_hard", "temperature", "weight"}
     given = given._replace(**{name: jax.device_put(getattr(given, name), sharding) for name in place})
     keys = {name: jax.device_put(getattr(given.batch, name), sharding) for name in ("item_keys", "text_keys")}
-    return given._replace(batch=given.batch._replace(**keys))
+    correction = jax.device_put(given.correction, sharding)
+    return given._replace(batch=given.batch._replace(**keys), correction=correction)
 
 
 @pytest.mark.parametrize(
-    ("sizes", "block", "hard", "pattern", "symmetric", "share"),
+    ("sizes", "block", "hard", "pattern", "symmetric", "share", "corrected"),
     [
-        ((8, 1, 1), 2, 2, "T->T", True, True),
-        ((4, 2, 1), 64, 2, "O->T", True, False),
-        ((2, 2, 2), 4, 1, "O->O", False, True),
-        ((8, 1, 1), 3, 0, "T->O", True, True),
-        ((1, 1, 8), 3, 2, "T->T", True, True),
+        ((8, 1, 1), 2, 2, "T->T", True, True, True),
+        ((4, 2, 1), 64, 2, "O->T", True, False, True),
+        ((2, 2, 2), 4, 1, "O->O", False, True, True),
+        ((8, 1, 1), 3, 0, "T->O", True, True, False),
+        ((1, 1, 8), 3, 2, "T->T", True, True, False),
     ],
     ids=str,
 )
-def test_it_equals_the_plain_loss(sizes, block, hard, pattern, symmetric, share):
-    given = make_contrast(hard=hard, pattern=pattern)
+def test_it_equals_the_plain_loss(sizes, block, hard, pattern, symmetric, share, corrected):
+    given = make_contrast(hard=hard, pattern=pattern, corrected=corrected)
     settings = ContrastSettings((24, 16, 4), symmetric, share)
     mesh = make_mesh(MeshConfig(*sizes))
     (value, metrics), gradients = value_and_gradients(RingContrast(mesh, block), spread(given, mesh), settings)
