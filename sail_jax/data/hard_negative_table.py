@@ -12,14 +12,14 @@ import functools
 import json
 import pathlib
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sail_jax.data.parquet_files import missing_column
+from sail_jax.data.parquet_files import footer_digest, missing_column
 from sail_jax.errors import SailError
 from sail_jax.files import commit
 from sail_jax.items import item_key
@@ -187,6 +187,16 @@ class NegativesTable:
                 return ids, scores
             row += 1
         return [], []
+
+    def digest(self) -> str:
+        """A hash that tells tables with other negatives apart; see `footer_digest`."""
+        return footer_digest([self.path])
+
+    def iter_negatives(self) -> Iterator[tuple[pa.Array, pa.Array, pa.ListArray]]:
+        """Yields ids and texts of queries, and the ids of their negatives, at most 1,024 rows at a time."""
+        for group in range(len(self._ends)):
+            _, query_ids, query_texts, negatives, _ = self._read_group(group)
+            yield query_ids, query_texts, negatives
 
     def _row(self, row: int) -> list[Any]:
         group = bisect.bisect_right(self._ends, row)

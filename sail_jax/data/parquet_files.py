@@ -2,6 +2,8 @@
 
 import contextlib
 import difflib
+import hashlib
+import os
 import pathlib
 from collections.abc import Iterable, Iterator
 
@@ -13,6 +15,18 @@ from sail_jax.errors import SailError
 def parquet_parts(path: pathlib.Path) -> list[pathlib.Path]:
     """The file, or the parts of a folder in the order of their names; empty if there are none."""
     return sorted(path.glob("*.parquet")) if path.is_dir() else [path] * path.is_file()
+
+
+def footer_digest(parts: Iterable[pathlib.Path]) -> str:
+    """A hash of the footers of Parquet files, which hold sizes and statistics of all columns."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        with part.open("rb") as file:
+            file.seek(-8, os.SEEK_END)
+            length = int.from_bytes(file.read(4), "little")
+            file.seek(-8 - length, os.SEEK_END)
+            digest.update(file.read(length))
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

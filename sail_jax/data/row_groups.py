@@ -8,20 +8,18 @@ import bisect
 import contextlib
 import difflib
 import functools
-import hashlib
 import json
-import os
 import pathlib
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sail_jax.data.parquet_files import missing_column, parquet_parts
+from sail_jax.data.parquet_files import footer_digest, missing_column, parquet_parts
 from sail_jax.errors import SailError
 from sail_jax.files import commit
 
@@ -167,31 +165,29 @@ class RowGroupTable(Generic[Row]):
         return self.make_row(*(column[row].as_py() for column in self._columns(number)))
 
     def digest(self) -> str:
-        """A hash of the footers of the files, which hold sizes and statistics of all columns."""
-        digest = hashlib.blake2b(digest_size=16)
-        for part in self._parts:
-            with part.open("rb") as file:
-                file.seek(-8, os.SEEK_END)
-                length = int.from_bytes(file.read(4), "little")
-                file.seek(-8 - length, os.SEEK_END)
-                digest.update(file.read(length))
-        return digest.hexdigest()
+        """A hash that tells tables with other rows apart; see `footer_digest`."""
+        return footer_digest(self._parts)
 
     def iter_batches(self) -> Iterator[list[Row]]:
         """Yields all rows in order, in lists of at most 4,096."""
+        for columns in self.iter_columns(self._names):
+            yield [self.make_row(*cells) for cells in zip(*(column.to_pylist() for column in columns), strict=True)]
+
+    def iter_columns(self, names: Sequence[str]) -> Iterator[list[pa.Array]]:
+        """Yields some columns of all rows, of at most 4,096 rows at a time; only these columns are read."""
         for number, (_, _, first) in enumerate(self._groups):
             rows = self._ends[number] - (self._ends[number - 1] if number else 0)
-            columns = [column.slice(first, rows).to_pylist() for column in self._read_group(number)]
-            yield [self.make_row(*cells) for cells in zip(*columns, strict=True)]
+            yield [column.slice(first, rows) for column in self._read_group(number, names)]
 
     def _open_file(self, part: int) -> pq.ParquetFile:
         return pq.ParquetFile(self._parts[part], memory_map=True)
 
-    def _read_group(self, number: int) -> list[pa.Array]:
+    def _read_group(self, number: int, names: Sequence[str] = ()) -> list[pa.Array]:
         part, group, _ = self._groups[number]
+        names = list(names) or self._names
         with self._lock:  # a ParquetFile is not safe for several threads
-            table = self._file(part).read_row_group(group, columns=self._names, use_threads=False)
-        return [table.column(name).combine_chunks() for name in self._names]
+            table = self._file(part).read_row_group(group, columns=names, use_threads=False)
+        return [table.column(name).combine_chunks() for name in names]
 
     def _part_paths(self) -> list[pathlib.Path]:
         path = self.path

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from sail_jax.data.key_buckets import append_to_buckets
 from sail_jax.errors import SailError
 
 FOLDER = "index"
@@ -148,18 +149,8 @@ def _scatter(folder: pathlib.Path, starts: np.ndarray, buckets: int, read_ids: C
         pending.append(entries)
         waiting += len(entries)
         if waiting >= _BUCKET or shard == len(starts) - 2:
-            _append(folder, np.concatenate(pending), buckets)
+            append_to_buckets(folder, np.concatenate(pending), buckets)
             pending, waiting = [], 0
-
-
-def _append(folder: pathlib.Path, entries: np.ndarray, buckets: int) -> None:
-    # The high 32 bits, scaled to [0, buckets): the order of buckets is the order of keys.
-    bucket = (entries["key"] >> np.uint64(32)) * np.uint64(buckets) >> np.uint64(32)
-    order = np.argsort(bucket, kind="stable")
-    bounds = np.searchsorted(bucket[order], np.arange(buckets + 1, dtype=np.uint64))
-    for i in range(buckets):
-        with (folder / str(i)).open("ab") as file:
-            file.write(entries[order[bounds[i] : bounds[i + 1]]].tobytes())
 
 
 def _resolve(entries: np.ndarray, id_of: Callable[[int], str], shared: list[int]) -> dict[int, int]:

@@ -1,0 +1,24 @@
+"""Partitions entries by their 64-bit keys into files, so that each file can be sorted in memory."""
+
+import pathlib
+
+import numpy as np
+
+
+def append_to_buckets(folder: pathlib.Path, entries: np.ndarray, buckets: int) -> None:
+    """Appends entries to the files 0, 1, ... of a folder by the high bits of their keys.
+
+    The order of the files is the order of the keys: sorted one by one and joined, they give all entries, sorted.
+
+    Args:
+        folder: the folder of the files.
+        entries: a structured array with a field "key", uint64 hashes.
+        buckets: number of files.
+    """
+    # The high 32 bits, scaled to [0, buckets).
+    bucket = (entries["key"] >> np.uint64(32)) * np.uint64(buckets) >> np.uint64(32)
+    order = np.argsort(bucket, kind="stable")
+    bounds = np.searchsorted(bucket[order], np.arange(buckets + 1, dtype=np.uint64))
+    for i in range(buckets):
+        with (folder / str(i)).open("ab") as file:
+            file.write(entries[order[bounds[i] : bounds[i + 1]]].tobytes())
