@@ -61,6 +61,9 @@ class Batch(NamedTuple):
         id_vectors: [B, S, E] float32, only for the loss `distill`: the recommender's ID embeddings of an item,
             concatenated, each a unit vector.
         has_id: [B, S, T] bool, which of the T ID embeddings an item has.
+        log_frequency: [B, S] float32, only where a data set of the batch has `correct_popularity`: how likely the item
+            of a side is to come on it, as a query, a target or a hard negative; 0 where it is no candidate. For
+            sequences [B, 2], of the history and of the target.
     """
 
     tokens: Any
@@ -81,6 +84,7 @@ class Batch(NamedTuple):
     seen_keys: Any = None
     id_vectors: Any = None
     has_id: Any = None
+    log_frequency: Any = None
 
     def by_axis(self, pairs: Any, frames: Any, clips: Any) -> "Batch":
         """Returns, for every array, the value for what its first axis counts; None for absent arrays."""

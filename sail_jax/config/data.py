@@ -53,6 +53,14 @@ class DatasetConfig:
         0.0,
         "minimum score of a positive pair of the contrastive losses; COSENT ranks pairs of all scores",
     )
+    correct_popularity: float = setting(
+        0.0,
+        "strength of the sampling-bias correction: the contrastive losses subtract this share of the log frequency of "
+        "every candidate from its logit, so that popular items do not sink; for sets in which popularity is wanted, "
+        "such as co-consumption; 0 corrects nothing",
+        low=0,
+        high=1,
+    )
     negatives: str = setting("", "table of hard negatives relative to data.dir, as `mine` writes it; empty for none")
     hard_negatives: int = setting(0, "hard negatives per pair, drawn from that table", low=0)
     materialized: str = setting(

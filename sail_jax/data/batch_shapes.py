@@ -12,7 +12,7 @@ from sail_jax.data.collate import capacity, collate
 from sail_jax.data.features import View, blank_features
 from sail_jax.data.token_budget import text_budget, token_room
 from sail_jax.data.training_set import dataset_weights
-from sail_jax.data.views import dataset_patterns, side_views, teacher_widths
+from sail_jax.data.views import corrects_popularity, dataset_patterns, side_views, teacher_widths
 
 # For English and Qwen's tokenizers, including the tokens of the chat template.
 _LETTERS_PER_TOKEN = 4
@@ -65,6 +65,8 @@ def batch_shapes(config: Config, names: Sequence[str], shards: int) -> Batch:
     groups = shards * config.model.media_chunks(pairs // shards)
     sides = max(len(shown) for shown in views)
     one = blank_pair(config, sides, teacher_widths(config, names))
+    if corrects_popularity(config, names):
+        one = one._replace(log_frequency=np.zeros((1, sides), np.float32))
     settings = config.data.datasets[names[0]]
     if settings.kind == "sequences":
         one = _of_sequences(one, settings)
@@ -110,6 +112,7 @@ def _of_sequences(one: Batch, settings: DatasetConfig) -> Batch:
         item_keys=one.item_keys[:, [0, 0]],
         text_keys=one.text_keys[:, [0, 0]],
         valid=one.valid[:, [0, 0]],
+        log_frequency=None if one.log_frequency is None else one.log_frequency[:, [0, 0]],
     )
 
 

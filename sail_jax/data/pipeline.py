@@ -27,6 +27,7 @@ from sail_jax.config import Config
 from sail_jax.data.batch_shapes import media_room
 from sail_jax.data.collate import Empty, collate
 from sail_jax.data.features import FeatureExtractor, ItemFeatures, View
+from sail_jax.data.frequencies import BatchFrequencies
 from sail_jax.data.materialized import Example
 from sail_jax.data.prompts import PromptEncoder, load_tokenizer
 from sail_jax.data.sampler import Sampler
@@ -113,9 +114,10 @@ class BatchSource:
 
     Attributes:
         empty: allocates the arrays of pixels and of sound; `np.empty`, or shared memory in a worker process.
+        notes: settings that are likely a mistake, for the user.
 
     Raises:
-        SailError: there is no data set, or one has fewer rows than a batch.
+        SailError: there is no data set, one has fewer rows than a batch, or its candidates cannot be counted.
     """
 
     def __init__(self, config: Config, share: HostShare, *, begin: int = 0, drawn: Sequence[int] = ()) -> None:
@@ -146,6 +148,8 @@ class BatchSource:
             if dataset.epochs is not None:
                 drawn_at_end = (self._before + self._sampler.counts(len(self) * draws))[dataset.index]
                 dataset.check_examples(int(drawn_at_end) * config.data.batch_size // draws)
+        self.notes = tuple(filter(None, (dataset.search_note() for dataset in self._sets.values())))
+        self._frequencies = BatchFrequencies(config, self._sets, self._weights)
 
     def _check_size(self, dataset: TrainingSet) -> None:
         rows, batch_size = len(dataset.table), self._config.data.batch_size
@@ -168,6 +172,7 @@ class BatchSource:
             "sampling": data.sampling,
             "datasets": {s.name: [len(s.table), self._weights[s.name]] for s in self._sets.values()},
             "negatives": {s.name: s.mined for s in self._sets.values() if s.mined is not None},
+            **({"frequencies": self._frequencies.identity} if self._frequencies.identity else {}),
         }
 
     def datasets(self, step: int) -> tuple[int, ...]:
@@ -214,7 +219,8 @@ class BatchSource:
             self._pair_features(step, int(row), dataset, example, bad)
             for row, dataset, example in zip(rows, datasets, read, strict=True)
         ]
-        return *self._collate(features, datasets, [example.pair.score for example in read]), 0
+        batch, *cut = self._collate(features, datasets, [example.pair.score for example in read])
+        return batch._replace(log_frequency=self._frequencies.of_pairs(features, datasets)), *cut, 0
 
     def _sequences(
         self, step: int, rows: np.ndarray, examples: list[tuple[int, int]], bad: list[str]
@@ -232,6 +238,7 @@ class BatchSource:
         features = [self._sides(step, int(row), ids, chosen, bad) for row, ids in zip(rows, layout.places, strict=True)]
         batch, *cut = self._collate(features, [chosen.index] * len(read), [None] * len(read))
         keys = sequence_keys(read, layout, features, length=chosen.history, seen=chosen.seen)
+        keys["log_frequency"] = self._frequencies.of_sequences(read, chosen.index)
         return batch._replace(members=layout.members, **keys), *cut, layout.left_out
 
     @property

@@ -10,6 +10,7 @@ import numpy as np
 from sail_jax.config import Config
 from sail_jax.config.data import DatasetConfig
 from sail_jax.config.schema import nearest
+from sail_jax.data.draw_counts import SetCounts, count_set
 from sail_jax.data.hard_negative_table import NegativesTable
 from sail_jax.data.materialized import Example, MaterializedSet, write_materialized
 from sail_jax.data.sampling_weights import read_weights
@@ -19,6 +20,7 @@ from sail_jax.data.tables import Pair, PairTable
 from sail_jax.data.views import dataset_patterns, side_views
 from sail_jax.errors import SailError
 from sail_jax.patterns import OMNI
+from sail_jax.sharding.process_group import everyone
 
 _CHECKED_PAIRS = 256
 
@@ -59,6 +61,25 @@ class TrainingSet:
         self._materialized = (
             MaterializedSet(folder / settings.materialized, self._identity()) if settings.materialized else None
         )
+
+    @property
+    def corrects(self) -> bool:
+        """Whether the losses of this set correct for the popularity of candidates."""
+        return self._settings.correct_popularity > 0
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """What the item of each side of a pair is drawn as; see `draw_counts`."""
+        return ("query", "target", *["negative"] * self._settings.hard_negatives)[: len(self.views)]
+
+    def draw_counts(self, folder: Path) -> SetCounts:
+        """Counts how often items are drawn, in a folder that all processes may share; see `count_set`."""
+
+        def count() -> SetCounts:
+            return count_set(folder, self.name, self.table, self._negatives, self._settings)
+
+        everyone().on_first(count)  # the others then read what it wrote, or count in folders of their own
+        return count()
 
     def pair(self, number: int) -> Pair:
         """The pair with a number, counted over epochs; each epoch has another order."""
@@ -133,7 +154,7 @@ class TrainingSet:
         """
         if self.kind == "sequences":
             return
-        first = [self.table[i] for i in range(min(_CHECKED_PAIRS, len(self.table)))]
+        first = self._first_pairs()
         where = f"config.data.datasets.{self.name}"
         if self._settings.loss_weights.get("cosent", 0) > 0 and all(pair.score is None for pair in first):
             raise SailError(
@@ -152,6 +173,20 @@ class TrainingSet:
                 f"{self._negatives.path} has no hard negatives for the first {len(first)} queries of the data set "
                 f"{self.name!r}: it was mined for other queries. Mine it for this set."
             )
+
+    def _first_pairs(self) -> list[Pair]:
+        return [self.table[i] for i in range(min(_CHECKED_PAIRS, len(self.table)))]
+
+    def search_note(self) -> str:
+        """A warning if the set corrects for popularity and its queries are texts; else empty."""
+        if not self.corrects or self.kind != "pairs" or any(pair.query_id is not None for pair in self._first_pairs()):
+            return ""
+        where = f"config.data.datasets.{self.name}"
+        return (
+            f"{where}.correct_popularity is {self._settings.correct_popularity}, and the queries of {self.table.path} "
+            "are texts: of two items that fit a text equally well, the one with more rows will rank first. Set it to 0 "
+            "if a search should go by content alone."
+        )
 
     def negatives(self, pair: Pair, rng: np.random.Generator) -> list[str | None]:
         """The ids of the hard negatives for a pair, padded with None."""

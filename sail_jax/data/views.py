@@ -89,6 +89,11 @@ def teacher_widths(config: Config, names: Sequence[str]) -> dict[str, int]:
     return {}
 
 
+def corrects_popularity(config: Config, names: Sequence[str]) -> bool:
+    """Whether one of some training sets has `correct_popularity`, so that their batches carry frequencies."""
+    return any(config.data.datasets[name].correct_popularity > 0 for name in names)
+
+
 def task_views(config: Config, name: str) -> tuple[View, View]:
     """The views of queries and of the corpus of an evaluation task.
 

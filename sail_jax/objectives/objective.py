@@ -22,6 +22,7 @@ from sail_jax.errors import SailError
 from sail_jax.objectives.contrast import Contrast, ContrastLoss, ContrastSettings, plain_contrast
 from sail_jax.objectives.cosent import cosent
 from sail_jax.objectives.distill import TaughtRows, distill, init_heads
+from sail_jax.objectives.info_nce import Correction
 from sail_jax.objectives.late_fusion import init_gate, late_fusion
 from sail_jax.objectives.matching import Recipe, both_show
 from sail_jax.objectives.micl import Part, micl
@@ -44,12 +45,14 @@ class SetRules:
         weights: loss -> weight; zero for losses that do not apply to the kind.
         min_score: the contrastive losses ignore pairs with a lower score.
         kind: "pairs", "sequences" or "items".
+        correct_popularity: strength of the sampling-bias correction.
     """
 
     patterns: tuple[Pattern, ...]
     weights: Mapping[str, float]
     min_score: float
     kind: str = "pairs"
+    correct_popularity: float = 0.0
 
 
 class LossValues(NamedTuple):
@@ -58,6 +61,8 @@ class LossValues(NamedTuple):
     Attributes:
         weights: loss -> weight in each training set, [S] float32; the `Recipe` says which losses are computed at all.
         min_score: `SetRules.min_score` of each training set, [S] float32.
+        correct_popularity: `SetRules.correct_popularity` of each training set, [S] float32; read where a batch has
+            frequencies.
         fits: pattern -> whether each training set has it, [S] bool.
         temperature: initial temperature, [] float32, as the others.
         min_temperature: lower bound of the temperatures.
@@ -68,6 +73,7 @@ class LossValues(NamedTuple):
 
     weights: dict[str, ArrayLike]
     min_score: ArrayLike
+    correct_popularity: ArrayLike
     fits: dict[str, ArrayLike]
     temperature: ArrayLike
     min_temperature: ArrayLike
@@ -80,7 +86,8 @@ def set_rules(config: Config) -> tuple[SetRules, ...]:
     """Returns the rules of each training set of a config, in the order of the config.
 
     Raises:
-        SailError: a wrong pattern, an unknown loss, a negative weight, or a set of sequences or items without a weight.
+        SailError: a wrong pattern, an unknown loss, a negative weight, a set of sequences or items without a weight, or
+            a correction of popularity in a set of items.
     """
     rules = []
     for name, dataset in config.data.datasets.items():
@@ -93,7 +100,12 @@ def set_rules(config: Config) -> tuple[SetRules, ...]:
                 f"{where} is of kind {dataset.kind!r} and teaches nothing: "
                 f"give one of {', '.join(_LOSSES_OF_KIND[dataset.kind])} a weight in its loss_weights."
             )
-        rules.append(SetRules(patterns, weights, dataset.min_score, dataset.kind))
+        if dataset.kind == "items" and dataset.correct_popularity:
+            raise SailError(
+                f"{where} is of kind 'items', which has no negatives whose popularity could be corrected: set its "
+                "correct_popularity to 0."
+            )
+        rules.append(SetRules(patterns, weights, dataset.min_score, dataset.kind, dataset.correct_popularity))
     return tuple(rules)
 
 
@@ -160,6 +172,7 @@ class Objective:
         return LossValues(
             {loss: of_sets([rules.weights[loss] for rules in self.sets]) for loss in LOSSES},
             of_sets([rules.min_score for rules in self.sets]),
+            of_sets([rules.correct_popularity for rules in self.sets]),
             {str(pattern): np.array([pattern in rules.patterns for rules in self.sets]) for pattern in patterns},
             *map(np.float32, (*bounds, self.config.cosent_temperature, self.config.distill_temperature)),
         )
@@ -322,9 +335,8 @@ class Objective:
         valid = exists_query & exists_target[:, 0] & ~too_low
         widths = self.config.matryoshka if loss == "nce" else (query.shape[-1],)
         settings = ContrastSettings(widths, self.config.symmetric, self.config.share_hard_negatives)
-        given = Contrast(
-            query, target, valid, exists_target[:, 1:], self._temperature(params, batch), weight, batch, pattern
-        )
+        temperature, correction = self._temperature(params, batch), _correction(values, batch)
+        given = Contrast(query, target, valid, exists_target[:, 1:], temperature, weight, batch, pattern, correction)
         value, metrics = self.contrast(given, settings)
         if target.shape[1] > 1:
             metrics["hard_negatives"] = (exists_target[:, 1:] & valid[:, None]).sum() / jnp.maximum(valid.sum(), 1)
@@ -364,6 +376,14 @@ def taught_rows(z: BySide, out: Outputs, batch: Batch, recipe: Recipe, weights: 
 def _by_set(values: jax.Array, batch: Batch) -> jax.Array:
     """Returns the value of each pair's training set, [S] -> [B]."""
     return jnp.asarray(values)[batch.dataset]
+
+
+def _correction(values: LossValues, batch: Batch) -> Correction | None:
+    """Returns the frequencies of the candidates of a batch that has them, with the strength of each pair's set."""
+    if batch.log_frequency is None:
+        return None
+    query, target, hard = batch.log_frequency[:, 0], batch.log_frequency[:, 1], batch.log_frequency[:, 2:]
+    return Correction(query, target, hard, _by_set(values.correct_popularity, batch))
 
 
 def _flat(rows: jax.Array) -> jax.Array:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,8 +102,11 @@ def _prepare(config: Config, run: RunDirectory, spent: TimeSpent) -> "_Run":
         print(note)
     setup = TrainSetup.of(config, mesh)
     if not run.checkpoints.is_dir():
-        for stage in stages:  # a mistake in a late stage fails before the long work begins
-            _make_source(without_mined(stage), mesh)
+        # A mistake in a late stage fails before the long work begins.
+        notes = [_make_source(without_mined(stage), mesh).notes for stage in stages]
+        if jax.process_index() == 0:
+            for note in dict.fromkeys(itertools.chain(*notes)):
+                print(note)
     checkpoints = Checkpoints(run, keep=config.train.keep_checkpoints, always=[stage.end for stage in stages])
     return _Run(setup, run, stages, checkpoints, spent)
 

@@ -133,15 +133,63 @@ def test_workers_end_with_a_process_that_is_killed(settings, tmp_path):
 
 def test_hosts_draw_the_same_data_set_and_split_the_batch(settings):
     settings.data.field_dropout = 0.5  # so that the draws of a row must not depend on the host that prepares it
+    for dataset in settings.data.datasets.values():
+        dataset.correct_popularity = 1.0
     whole = source(settings)
     parts = [source(settings, HostShare(start, start + 4, 1)) for start in range(0, 16, 4)]
     for step in range(6):
         expected, loaded = whole[step].arrays, [part[step].arrays for part in parts]
         assert len({int(d) for d in expected.dataset}) == 1  # the whole global batch comes from one data set
-        for name in ("tokens", "token_types", "item_keys", "text_keys", "valid", "scores", "dataset"):
+        names = "tokens", "token_types", "item_keys", "text_keys", "valid", "scores", "dataset", "log_frequency"
+        for name in names:
             joined = np.concatenate([getattr(part, name) for part in loaded])
             np.testing.assert_array_equal(joined, getattr(expected, name))
         assert sum((part.frame_item >= 0).sum() for part in loaded) == (expected.frame_item >= 0).sum()
+
+
+@pytest.mark.parametrize("sampling", ["specialized", "mixed"])
+def test_batches_carry_the_log_frequencies_of_their_items(settings, sampling, tmp_path):
+    """Of a set that corrects for popularity; in a mixed batch, of all that the sets draw together."""
+    settings.data.datasets.copair.update(correct_popularity=0.5, negatives=str(tmp_path / "n.parquet"))
+    settings.data.datasets.copair.hard_negatives = 1
+    settings.data.sampling = sampling
+    path = Path(settings.data.dir)
+    tables = {name: PairTable.open(path / entry.table) for name, entry in settings.data.datasets.items()}
+    rows = {name: [table[i] for i in range(len(table))] for name, table in tables.items()}
+    queries = sorted({pair.query_id for pair in rows["copair"]}, key=lambda q: query_key(q, None))
+    write_negatives(tmp_path / "n.parquet", ((q, None, queries[:2], [0.5] * 2) for q in queries), {})
+    batches = source(settings)
+    step = next(step for step in range(6) if batches.examples(step)[0][0] == 0)
+    arrays, examples = batches[step].arrays, batches.examples(step)
+    shares = {"copair": 2 / 3, "search": 1 / 3} if sampling == "mixed" else {"copair": 1.0}
+    by_side = [Counter(), Counter()]
+    for name, share in shares.items():
+        for pair in rows[name]:
+            for side, key in enumerate((pair.query_id or pair.query_text, pair.target_id)):
+                by_side[side][key] += share / len(rows[name])
+    for row, (dataset, number) in enumerate(examples):
+        pair = batches._sets[dataset].pair(number)
+        expected = np.log([by_side[0][pair.query_id or pair.query_text], by_side[1][pair.target_id]])
+        np.testing.assert_allclose(arrays.log_frequency[row, :2], expected, rtol=1e-5)
+        # Each of the two is drawn by half of the rows, unless it is the target of one.
+        np.testing.assert_allclose(
+            arrays.log_frequency[row, 2], np.log(0.5) if arrays.valid[row, 2] else 0.0, rtol=1e-5
+        )
+    if sampling == "specialized":
+        other = next(step for step in range(6) if batches.examples(step)[0][0] == 1)
+        assert batches[other].arrays.log_frequency is None
+        assert batches.fingerprint()["frequencies"].keys() == {"copair"}
+    settings.data.datasets.copair.correct_popularity = 0.0
+    plain = source(settings)
+    assert plain[step].arrays.log_frequency is None and "frequencies" not in plain.fingerprint()
+
+
+def test_searches_that_correct_for_popularity_get_a_note(settings):
+    assert not source(settings).notes
+    for dataset in settings.data.datasets.values():
+        dataset.correct_popularity = 1.0
+    (note,) = source(settings).notes
+    assert note.startswith("config.data.datasets.search.correct_popularity is 1.0") and "Set it to 0" in note
 
 
 def test_frequencies_follow_the_weights_of_the_config(settings):

@@ -1,5 +1,7 @@
 """The whole objective: patterns, weights of sets and losses, temperatures, and settings that cannot be."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from sail_jax.batch import Outputs, Parts
 from sail_jax.config.training import ObjectiveConfig
 from sail_jax.errors import SailError
 from sail_jax.objectives.cosent import cosent
-from sail_jax.objectives.info_nce import info_nce
+from sail_jax.objectives.info_nce import Correction, info_nce
 from sail_jax.objectives.objective import LOSSES, Objective, SetRules, make_objective
 from sail_jax.patterns import Pattern
 
@@ -149,12 +151,22 @@ def test_micl_needs_both_modalities_on_both_sides():
     assert np.any(gradient.parts.textual[0][0])
 
 
-def test_hard_negatives_reach_the_objective():
-    objective = objective_of((("O->O",), {"nce": 1.0}, 0.0), symmetric=False)
+def test_hard_negatives_and_frequencies_reach_the_objective():
+    """Each pair of a mixed batch has the strength of its own set."""
+    objective = objective_of(*[(("O->O",), {"nce": 1.0}, 0.0)] * 2)
+    strengths = zip(objective.sets, (1.0, 0.25), strict=True)
+    sets = tuple(dataclasses.replace(rules, correct_popularity=strength) for rules, strength in strengths)
+    objective = dataclasses.replace(objective, sets=sets)
     z, out = encoded((1, 1), sides=1 + M)
     ids = [(i, 100 + i, *(1000 + i * M + m for m in range(M))) for i in range(B)]
-    expected, _ = info_nce(z[0][0], z[1][0, :, 0], jnp.full(B, 0.05), ALL, VALID, hard=z[1][0, :, 1:], symmetric=False)
-    np.testing.assert_allclose(call(objective, z, out, batch_of(*ids))[0], expected, rtol=1e-5)
+    dataset, frequency = np.arange(B) % 2, np.random.default_rng(3).uniform(-9, 0, (B, 2 + M)).astype(np.float32)
+    batch = batch_of(*ids, dataset=dataset)
+    sides = frequency[:, 0], frequency[:, 1], frequency[:, 2:]
+    by_set = Correction(*sides, jnp.where(dataset == 0, 1.0, 0.25))
+    for given, correction in ((batch, None), (batch._replace(log_frequency=frequency), by_set)):
+        arrays = z[0][0], z[1][0, :, 0], jnp.full(B, 0.05), ALL, VALID
+        expected, _ = info_nce(*arrays, hard=z[1][0, :, 1:], correction=correction)
+        np.testing.assert_allclose(call(objective, z, out, given)[0], expected, rtol=1e-5)
 
 
 def test_temperatures_stay_in_their_bounds():
@@ -178,6 +190,14 @@ def test_a_temperature_outside_of_its_bounds_is_refused():
         ({"patterns": ("VX->T",)}, r"datasets\.copair\.patterns"),
         ({"loss_weights": {"infonce": 1.0}}, "nce"),
         ({"loss_weights": {"nce": -1.0}}, "at least 0"),
+        (
+            {"correct_popularity": 1.5},
+            r"datasets\.copair\.correct_popularity is 1.5; it must be at least 0 and at most 1",
+        ),
+        (
+            {"kind": "items", "loss_weights": {"distill": 1.0}, "correct_popularity": 1.0},
+            "no negatives whose popularity",
+        ),
     ],
 )
 def test_wrong_settings_are_explained(settings, change, message):

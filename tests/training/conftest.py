@@ -13,7 +13,7 @@ from sail_jax.sharding import mesh as mesh_lib
 
 @pytest.fixture
 def everything(settings, world, tmp_path):
-    """Several patterns, all losses, graded scores and hard negatives in one data set."""
+    """Several patterns, all losses, graded scores, hard negatives and their frequencies in one data set."""
     ids = [PairTable.open(world / "tables" / "theme.parquet", "train")[i].target_id for i in range(0, 40, 5)]
     table = PairTable.open(world / "tables" / "score.parquet", "train")
     queries = sorted({table[i].query_text for i in range(len(table))}, key=lambda text: query_key(None, text))
@@ -25,6 +25,7 @@ def everything(settings, world, tmp_path):
             "min_score": 0.5,
             "negatives": str(tmp_path / "hard.parquet"),
             "hard_negatives": 2,
+            "correct_popularity": 0.7,
         }
     }
     settings.objective.weights.update(nce=1.0, cosent=0.5, micl=0.3, late_fusion=0.2)

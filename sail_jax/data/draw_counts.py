@@ -1,0 +1,286 @@
+"""Counts how often training draws each item as a query, a target or a hard negative.
+
+    DATA/frequencies/IDENTITY/
+      ROLE.keys.u64     hashes of the items' ids, or of the shown texts of free-text queries (`Batch.item_keys`), sorted
+      ROLE.counts.u64   how often each is drawn
+      counted.json      what was counted, and the sum of the counts by role
+
+Counts are exact, not a sketch: the correction is a logarithm, and what a count-min sketch adds to all counts alike is
+most of the count of a rare item, as most items are. The files take 16 bytes per different item and are memory-mapped.
+While they are made, entries are partitioned by key on disk, so that memory grows neither with the rows nor with the
+items. Two ids share a hash with a probability of their number squared over 2^65; their counts are then added up.
+"""
+
+import functools
+import hashlib
+import json
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sail_jax.config.data import DatasetConfig
+from sail_jax.data.hard_negative_table import NegativesTable
+from sail_jax.data.key_buckets import append_to_buckets
+from sail_jax.data.prompts import shown_fields
+from sail_jax.data.row_groups import ROW_GROUP
+from sail_jax.data.sequence_tables import SequenceTable
+from sail_jax.data.tables import PairTable
+from sail_jax.errors import SailError
+from sail_jax.files import commit, commit_json
+from sail_jax.items import item_key, text_item
+
+# The folder within the folder that `ingest` wrote.
+FOLDER = "frequencies"
+
+_FORMAT = {"format": "sail_jax frequencies", "version": 1}
+_FACTS = "counted.json"
+_U64 = np.dtype("<u8")
+_ENTRY = np.dtype([("key", _U64), ("count", _U64)])
+# Entries that wait in memory, or are sorted in memory at a time.
+_BUCKET = 1 << 22
+# Rows whose values are counted together before they are hashed.
+_ROWS = 1 << 18
+# A hard negative is drawn with a probability, which is counted in this many parts: sums of integers are exact.
+_PARTS = 1 << 20
+
+
+class Counts:
+    """How often the items of one role are drawn, opened for reading; it may be pickled.
+
+    Args:
+        path: the folder.
+        role: "query", "target" or "negative".
+        total: sum of all counts.
+    """
+
+    def __init__(self, path: pathlib.Path, role: str, total: int) -> None:
+        self.path, self.role, self.total = path, role, total
+        self._keys, self._counts = (
+            np.memmap(path / f"{role}.{name}.u64", _U64, mode="r").view(np.ndarray) for name in ("keys", "counts")
+        )
+
+    def __reduce__(self):
+        return Counts, (self.path, self.role, self.total)
+
+    def of(self, keys: np.ndarray) -> np.ndarray:
+        """The counts of some keys, [n] uint64 -> [n] float64; 0 for what is never drawn."""
+        at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        return np.where(self._keys[at] == keys, self._counts[at], 0).astype(np.float64)
+
+
+class SetCounts(NamedTuple):
+    """What is counted of one training set.
+
+    Attributes:
+        rows: rows of its table.
+        counts: role -> counts; no queries for histories, each of which comes as often as any other.
+    """
+
+    rows: int
+    counts: Mapping[str, Counts]
+
+    @property
+    def identity(self) -> list[str]:
+        """Hashes of all that the counts depend on."""
+        return sorted({counts.path.name for counts in self.counts.values()})
+
+
+def count_set(
+    folder: pathlib.Path,
+    name: str,
+    table: PairTable | SequenceTable,
+    negatives: NegativesTable | None,
+    settings: DatasetConfig,
+) -> SetCounts:
+    """Counts a training set as the sampler draws it, or reads what was counted before.
+
+    Every row is drawn equally often. Rows below `min_score` are no pairs of the contrastive losses, and not counted.
+    The negatives of a query are drawn evenly from its list, once per row of the query.
+
+    Args:
+        folder: the folder of all frequencies.
+        name: the training set, for messages.
+        table: its table.
+        negatives: its hard negatives, if it has any.
+        settings: its settings.
+
+    Raises:
+        SailError: a table is damaged, a row lacks its item, no row counts, or the folder cannot be written.
+    """
+    rows = {"table": table.digest(), "split": table.split, "kind": settings.kind, "min_score": settings.min_score}
+    columns = _sequence_columns if settings.kind == "sequences" else _pair_columns
+    chunks = functools.partial(columns, table, settings.min_score)
+    counts = _counted(folder, rows, len(table), chunks, f"{table.path} of the data set {name!r}")
+    if negatives is not None:
+        drawn = rows | {"negatives": negatives.digest(), "hard_negatives": settings.hard_negatives}
+        chunks = functools.partial(_drawn_negatives, negatives, counts["query"], settings.hard_negatives)
+        lists = len(negatives) * settings.hard_negatives
+        counts |= _counted(folder, drawn, lists, chunks, f"{negatives.path} of the data set {name!r}")
+    return SetCounts(len(table), counts)
+
+
+# ------------------------------------------------------------------------------------------------- what a table draws
+
+# Values, how often each of them is drawn (None for once), and the role.
+_Chunk = tuple[str, pa.Array, np.ndarray | None]
+
+
+def _pair_columns(table: PairTable, min_score: float) -> Iterator[_Chunk]:
+    for group in _joined(table.iter_columns(["query_id", "query_text", "target_id", "score"])):
+        query_id, query_text, target, scores = group
+        # As in the loss: NaN, of a pair without a score, is not too low.
+        fits = pa.array(~(scores.to_numpy(zero_copy_only=False) < np.float32(min_score)))
+        query_id, query_text, target = (column.filter(fits) for column in (query_id, query_text, target))
+        for value, column in ((target, "target_id"), (pc.coalesce(query_id, query_text), "query_id and query_text")):
+            _check_no_nulls(value, table.path, column)
+        yield "target", target, None
+        yield "query", query_id.drop_null(), None
+        yield "query", _shown_texts(query_text.filter(query_id.is_null())), None
+
+
+def _sequence_columns(table: SequenceTable, min_score: float) -> Iterator[_Chunk]:
+    del min_score  # sequences have no scores
+    for (target,) in _joined(table.iter_columns(["target_id"])):
+        _check_no_nulls(target, table.path, "target_id")
+        yield "target", target, None
+
+
+def _drawn_negatives(negatives: NegativesTable, queries: Counts, most: int) -> Iterator[_Chunk]:
+    for query_id, query_text, lists in negatives.iter_negatives():
+        shown = pc.coalesce(query_id, _shown_texts(query_text).dictionary_decode())
+        times = queries.of(np.fromiter(map(item_key, shown.to_pylist()), np.uint64, len(shown))).astype(np.uint64)
+        lengths = pc.list_value_length(lists).to_numpy()
+        parts = np.round(_PARTS * np.minimum(1.0, most / np.maximum(lengths, 1))).astype(np.uint64)
+        yield "negative", lists.flatten(), np.repeat(times * parts, lengths)
+
+
+def _shown_texts(texts: pa.Array) -> pa.DictionaryArray:
+    """Free-text queries as the model reads them, which is what their keys are hashes of."""
+    encoded = texts.dictionary_encode()
+    shown = [shown_fields(text_item(text), ()) for text in encoded.dictionary.to_pylist()]
+    return pa.DictionaryArray.from_arrays(encoded.indices, pa.array(shown, pa.string()))
+
+
+def _joined(groups: Iterator[list[pa.Array]]) -> Iterator[list[pa.Array]]:
+    """Joins small groups of rows, so that a value that occurs often is hashed seldom."""
+    waiting: list[list[pa.Array]] = []
+    for group in groups:
+        waiting.append(group)
+        if len(waiting) == _ROWS // ROW_GROUP:
+            yield [pa.concat_arrays(column) for column in zip(*waiting, strict=True)]
+            waiting = []
+    if waiting:
+        yield [pa.concat_arrays(column) for column in zip(*waiting, strict=True)]
+
+
+def _check_no_nulls(values: pa.Array, path: pathlib.Path, column: str) -> None:
+    if values.null_count:
+        raise SailError(
+            f"{path} has a row without {column}, whose frequency cannot be counted: fill it in or leave the row out, "
+            "or set correct_popularity to 0."
+        )
+
+
+# ----------------------------------------------------------------------------------------------------- counts on disk
+
+
+def _counted(
+    folder: pathlib.Path, facts: Mapping[str, Any], most: int, chunks: Callable[[], Iterable[_Chunk]], what: str
+) -> dict[str, Counts]:
+    """Opens the counts with some identifying facts by role, and makes them first where they are missing."""
+    identity = _FORMAT | facts
+    path = folder / hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=12).hexdigest()
+    try:
+        if not path.is_dir():
+            folder.mkdir(exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f"{path.name}.", dir=folder) as partial:
+                _write_counts(pathlib.Path(partial), chunks(), most, identity, what)
+                _move(pathlib.Path(partial), path)
+        totals = json.loads((path / _FACTS).read_text())["totals"]
+        return {role: Counts(path, role, total) for role, total in totals.items()}
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise SailError(
+            f"The frequencies of {what} cannot be counted in {path} ({str(error).strip()}). Make the folder writable, "
+            "replace what is damaged, or set its correct_popularity to 0."
+        ) from error
+
+
+def _move(partial: pathlib.Path, path: pathlib.Path) -> None:
+    """Gives a folder its final name, unless another process was faster with the same counts."""
+    made = partial / "made"
+    try:
+        made.replace(path)
+    except OSError:
+        if not path.is_dir():
+            raise
+
+
+def _write_counts(
+    partial: pathlib.Path, chunks: Iterable[_Chunk], most: int, identity: Mapping[str, Any], what: str
+) -> None:
+    made, buckets, sums = partial / "made", max(1, -(-most // _BUCKET)), {}
+    made.mkdir()
+    for role, values, times in chunks:
+        if role not in sums:
+            sums[role] = _Summation(partial / role, buckets)
+        sums[role].add(values, times)
+    totals = {role: part.write(made, role) for role, part in sums.items()}
+    if not totals or not all(totals.values()):
+        raise SailError(
+            f"Nothing is drawn from {what}: no row reaches its min_score, or no query has a hard negative. Change "
+            "these settings, or set its correct_popularity to 0."
+        )
+    commit_json(made / _FACTS, {**identity, "totals": totals})
+
+
+class _Summation:
+    """Sums counts by key; entries wait in files, partitioned by key."""
+
+    def __init__(self, folder: pathlib.Path, buckets: int) -> None:
+        self._folder, self._buckets = folder, buckets
+        self._waiting: list[np.ndarray] = []
+        folder.mkdir()
+
+    def add(self, values: pa.Array, times: np.ndarray | None) -> None:
+        """Adds values, each drawn so many times; None for once."""
+        encoded = values if isinstance(values, pa.DictionaryArray) else values.dictionary_encode()
+        counts = np.zeros(len(encoded.dictionary), np.uint64)
+        np.add.at(counts, encoded.indices.to_numpy(), np.uint64(1) if times is None else times)
+        entries = np.empty(len(counts), _ENTRY)
+        entries["key"] = np.fromiter(map(item_key, encoded.dictionary.to_pylist()), np.uint64, len(counts))
+        entries["count"] = counts
+        self._waiting.append(entries)
+        if sum(map(len, self._waiting)) >= _BUCKET:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            append_to_buckets(self._folder, np.concatenate(self._waiting), self._buckets)
+            self._waiting = []
+
+    def write(self, made: pathlib.Path, role: str) -> int:
+        """Writes the sums into a folder, removes the entries, and returns the sum of all counts."""
+        self._flush()
+        total = 0
+        paths = [made / f"{role}.{name}.u64" for name in ("keys", "counts")]
+        partial = [path.with_suffix(".partial") for path in paths]
+        with partial[0].open("wb") as keys, partial[1].open("wb") as counts:
+            for bucket in range(self._buckets):
+                entries = np.fromfile(self._folder / str(bucket), _ENTRY)
+                entries = entries[entries["count"] > 0]
+                found, of_key = np.unique(entries["key"], return_inverse=True)
+                sums = np.zeros(len(found), np.uint64)
+                np.add.at(sums, of_key, entries["count"])
+                keys.write(found.astype(_U64).tobytes())
+                counts.write(sums.astype(_U64).tobytes())
+                total += int(sums.sum())
+        for written, path in zip(partial, paths, strict=True):
+            commit(written, path)
+        shutil.rmtree(self._folder)
+        return total
