@@ -31,7 +31,7 @@ NO_MEMBER = -(2**31)
 class Batch(NamedTuple):
     """The arrays of one batch of pairs, with the same structure from the input pipeline to the device.
 
-    Side 0 of a pair is the query, side 1 its target; sides from 2 on are hard negatives of the query.
+    Side 0 of a pair is the query, side 1 its target; sides from 2 on are hard negatives of the query, then random ones.
 
     All frames share one flat axis, and so do all audio clips, so that an item with one frame does not take the room of
     eight. The pairs axis consists of G equal groups, one per data-parallel shard or per media chunk of a shard. Both

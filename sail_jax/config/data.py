@@ -63,6 +63,9 @@ class DatasetConfig:
     )
     negatives: str = setting("", "table of hard negatives relative to data.dir, as `mine` writes it; empty for none")
     hard_negatives: int = setting(0, "hard negatives per pair, drawn from that table", low=0)
+    random_negatives: int = setting(
+        0, "further negatives per pair, drawn from all items alike and used as hard negatives are (only 'pairs')", low=0
+    )
     materialized: str = setting(
         "",
         "folder of this set's records relative to data.dir, as `materialize` writes it; empty reads table and store",

@@ -22,21 +22,25 @@ class CandidateFrequencies:
 
     Args:
         sets: what is counted of each set, with the share of the pairs that are drawn from it.
+        items: number of items of the store.
     """
 
-    def __init__(self, sets: Sequence[tuple[SetCounts, float]]) -> None:
+    def __init__(self, sets: Sequence[tuple[SetCounts, float]], items: int) -> None:
+        self._items = items
         self._sets = [(counted, share / counted.rows) for counted, share in sets]
 
     def log(self, role: str, keys: np.ndarray) -> np.ndarray:
         """The log of the share of each key among all that is drawn in a role.
 
         Args:
-            role: "query", "target" or "negative".
+            role: "query", "target" or "negative"; or "random", in which all items are drawn alike.
             keys: [n] uint64.
 
         Returns:
             [n] float32; 0 for a key that is never drawn, which is that of a pair below `min_score` or of a blank.
         """
+        if role == "random":
+            return np.full(len(keys), -np.log(self._items), np.float32)
         parts = [(counted.counts[role], share) for counted, share in self._sets if role in counted.counts]
         if not parts:
             return np.zeros(len(keys), np.float32)
@@ -52,6 +56,7 @@ class BatchFrequencies:
         config: the experiment.
         sets: the training sets that are drawn, by index. Those whose candidates are corrected are counted.
         weights: training set -> sampling weight.
+        items: number of items of the store.
 
     Attributes:
         identity: training set -> hashes of all that its counts depend on; empty if nothing is corrected.
@@ -60,7 +65,9 @@ class BatchFrequencies:
         SailError: a table cannot be counted.
     """
 
-    def __init__(self, config: Config, sets: Mapping[int, TrainingSet], weights: Mapping[str, float]) -> None:
+    def __init__(
+        self, config: Config, sets: Mapping[int, TrainingSet], weights: Mapping[str, float], items: int
+    ) -> None:
         folder, mixed = Path(config.data.dir) / FOLDER, config.data.sampling == "mixed"
         self._roles = {index: dataset.roles for index, dataset in sets.items()}
         counted = [dataset for dataset in sets.values() if dataset.corrects]
@@ -69,10 +76,10 @@ class BatchFrequencies:
         counts = {dataset.index: dataset.draw_counts(folder) for dataset in counted}
         self.identity: dict[str, Any] = {dataset.name: counts[dataset.index].identity for dataset in counted}
         # Data set -> the frequencies in the batches in which it may occur, where these are corrected.
-        self._of_batches = {index: CandidateFrequencies([(found, 1.0)]) for index, found in counts.items()}
+        self._of_batches = {index: CandidateFrequencies([(found, 1.0)], items) for index, found in counts.items()}
         if mixed and counted:
             shares = [(counts[dataset.index], weights[dataset.name]) for dataset in counted]
-            self._of_batches = dict.fromkeys(sets, CandidateFrequencies(shares))
+            self._of_batches = dict.fromkeys(sets, CandidateFrequencies(shares, items))
 
     def of_pairs(self, pairs: Sequence[Sequence[ItemFeatures]], datasets: Sequence[int]) -> np.ndarray | None:
         """The log frequencies of pairs: [B, S] float32; None if no data set of their batch corrects for it.

@@ -40,7 +40,7 @@ from sail_jax.data.views import teacher_widths
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import Item, text_item
 
-# Separates the draws of hard negatives from those of the sides, which are numbered from 0.
+# Separates the draws of negatives from those of the sides, which are numbered from 0.
 _NEGATIVES = 1 << 20
 
 
@@ -149,7 +149,7 @@ class BatchSource:
                 drawn_at_end = (self._before + self._sampler.counts(len(self) * draws))[dataset.index]
                 dataset.check_examples(int(drawn_at_end) * config.data.batch_size // draws)
         self.notes = tuple(filter(None, (dataset.search_note() for dataset in self._sets.values())))
-        self._frequencies = BatchFrequencies(config, self._sets, self._weights)
+        self._frequencies = BatchFrequencies(config, self._sets, self._weights, len(self._store))
 
     def _check_size(self, dataset: TrainingSet) -> None:
         rows, batch_size = len(dataset.table), self._config.data.batch_size
@@ -172,6 +172,7 @@ class BatchSource:
             "sampling": data.sampling,
             "datasets": {s.name: [len(s.table), self._weights[s.name]] for s in self._sets.values()},
             "negatives": {s.name: s.mined for s in self._sets.values() if s.mined is not None},
+            **({"items": len(self._store)} if any("random" in s.roles for s in self._sets.values()) else {}),
             **({"frequencies": self._frequencies.identity} if self._frequencies.identity else {}),
         }
 
@@ -294,8 +295,9 @@ class BatchSource:
         """The features of a pair's sides; in a mixed batch padded with blanks to the largest number of sides."""
         chosen, pair = self._sets[dataset], example.pair
         rng = np.random.default_rng([self._config.seed, step, self._share.start + row, _NEGATIVES])
-        ids = [pair.query_id, pair.target_id, *chosen.negatives(pair, rng)][: len(chosen.views)]
-        items: list[Item | str | None] = [example.items.get(item_id, item_id) for item_id in ids]
+        ids = [pair.query_id, pair.target_id, *chosen.negatives(pair, rng)]
+        items: list[Item | str | int | None] = [example.items.get(item_id, item_id) for item_id in ids]
+        items = [*items, *chosen.random_negatives(len(self._store), rng)][: len(chosen.views)]
         if pair.query_text is not None and pair.query_id is None:
             items[0] = text_item(pair.query_text)
         sides = self._sides(step, row, items, chosen, bad)
@@ -303,7 +305,7 @@ class BatchSource:
         return (*sides, *[self._extract.blank()] * (blanks - len(sides)))
 
     def _sides(
-        self, step: int, row: int, items: Sequence[Item | str | None], chosen: TrainingSet, bad: list[str]
+        self, step: int, row: int, items: Sequence[Item | str | int | None], chosen: TrainingSet, bad: list[str]
     ) -> tuple[ItemFeatures, ...]:
         """The features of the items of a row."""
         place, teachers = [self._config.seed, step, self._share.start + row], self._teachers[chosen.index]
@@ -314,17 +316,18 @@ class BatchSource:
 
     def _features(
         self,
-        item: Item | str | None,
+        item: Item | str | int | None,
         view: View,
         rng: np.random.Generator,
         teachers: Mapping[str, int],
         bad: list[str],
     ) -> ItemFeatures:
-        """The features of an item or of an item id; blank for None."""
+        """The features of an item, of an item id or of a position in the store; blank for None."""
         if item is None:
             return self._extract.blank()
         try:
-            item = self._store.get(item) if isinstance(item, str) else item
+            if not isinstance(item, Item):
+                item = self._store.get(item) if isinstance(item, str) else self._store[item]
             return self._extract(item, view, dropout=self._config.data.field_dropout, rng=rng, teachers=teachers)
         except BadRecordError as error:
             bad.append(str(error.at(source=str(self._store.path))))

@@ -70,7 +70,8 @@ class TrainingSet:
     @property
     def roles(self) -> tuple[str, ...]:
         """What the item of each side of a pair is drawn as; see `draw_counts`."""
-        return ("query", "target", *["negative"] * self._settings.hard_negatives)[: len(self.views)]
+        hard, random = self._settings.hard_negatives, self._settings.random_negatives
+        return ("query", "target", *["negative"] * hard, *["random"] * random)[: len(self.views)]
 
     def draw_counts(self, folder: Path) -> SetCounts:
         """Counts how often items are drawn, in a folder that all processes may share; see `count_set`."""
@@ -196,6 +197,10 @@ class TrainingSet:
         others = [item_id for item_id in found if item_id != pair.target_id]
         drawn = rng.permutation(len(others))[: self._settings.hard_negatives]
         return [others[i] for i in drawn] + [None] * (self._settings.hard_negatives - len(drawn))
+
+    def random_negatives(self, items: int, rng: np.random.Generator) -> list[int]:
+        """The positions of a pair's random negatives in a store of so many items."""
+        return rng.integers(items, size=self._settings.random_negatives).tolist()
 
 
 def materialize(config: Config, name: str, output: Path, store: ItemStore, *, epochs: int) -> None:

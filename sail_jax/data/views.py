@@ -33,22 +33,27 @@ def dataset_views(config: Config, name: str) -> tuple[View, View]:
 
 
 def side_views(config: Config, name: str) -> tuple[View, ...]:
-    """The view of each side of a training set's rows: query, target, and hard negatives.
+    """The view of each side of a training set's rows: query, target, hard negatives, and random negatives.
 
-    Hard negatives have the target's view. Sequences have one side per distinct item, all with the target's view; items
-    have only a query side.
+    Negatives have the target's view. Sequences have one side per distinct item, all with the target's view; items have
+    only a query side.
 
     Raises:
-        SailError: as `dataset_views`; or the patterns of sequences have different views, or hard negatives.
+        SailError: as `dataset_views`; or the patterns of sequences have different views, or hard negatives; or what are
+            no pairs have random negatives.
     """
     query, target = dataset_views(config, name)
     settings = config.data.datasets[name]
+    if settings.random_negatives and settings.kind != "pairs":
+        raise SailError(
+            f"config.data.datasets.{name} is of kind {settings.kind!r}, which takes no random_negatives: set it to 0."
+        )
     if settings.kind == "items":
         return (query,)
     if settings.kind == "sequences":
         _check_sequences(config, name)
         return (target,) * (settings.distinct_items or settings.history + 1)
-    return (query, target, *[target] * settings.hard_negatives)
+    return (query, target, *[target] * (settings.hard_negatives + settings.random_negatives))
 
 
 def _check_sequences(config: Config, name: str) -> None:

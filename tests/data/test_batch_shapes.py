@@ -32,6 +32,7 @@ def test_batches_have_the_foretold_shapes(settings, world, tmp_path, sampling, s
     settings.data.update(sampling=sampling, frame_budget=1.3)
     settings.data.datasets.search.patterns = ("T->VT",)
     settings.data.datasets.copair.correct_popularity = 1.0
+    settings.data.datasets.search.random_negatives = 1
     with_hard_negatives(settings, world, tmp_path / "hard.parquet")
     config = config_lib.build(settings)
     source = BatchSource(config, HostShare(0, config.data.batch_size, shards))

@@ -117,14 +117,15 @@ def test_log_frequencies_are_shares_and_those_of_several_sets_are_mixed(table, t
     high = count_set(tmp_path / "f", "b", table, None, DatasetConfig(min_score=0.5))
     ids = keys(["t0", "t5", "t39", "unknown"])
     counts = [part.counts["target"].of(ids) for part in (whole, high)]
-    alone = CandidateFrequencies([(whole, 1.0)]).log("target", ids)
+    alone = CandidateFrequencies([(whole, 1.0)], 500).log("target", ids)
     np.testing.assert_allclose(np.exp(alone[:3]), counts[0][:3] / whole.counts["target"].total, rtol=1e-5)
     assert alone[3] == 0
-    mixed = CandidateFrequencies([(whole, 3.0), (high, 1.0)]).log("target", ids[:3])
+    mixed = CandidateFrequencies([(whole, 3.0), (high, 1.0)], 500).log("target", ids[:3])
     together = 3 * counts[0] + counts[1]
     total = 3 * whole.counts["target"].total + high.counts["target"].total
     np.testing.assert_allclose(mixed, np.log(together[:3] / total), rtol=1e-5)
-    assert not CandidateFrequencies([(whole, 1.0)]).log("negative", ids).any()
+    assert not CandidateFrequencies([(whole, 1.0)], 500).log("negative", ids).any()
+    np.testing.assert_allclose(CandidateFrequencies([], 500).log("random", ids), -np.log(500), rtol=1e-6)
 
 
 def test_a_table_is_counted_once(table, tmp_path, monkeypatch):

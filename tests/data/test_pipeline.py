@@ -21,7 +21,7 @@ from sail_jax.data.media import decode_image
 from sail_jax.data.pipeline import BatchSource, HostShare, make_iterator
 from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import Pair, PairTable, write_pairs
-from sail_jax.data.views import dataset_views
+from sail_jax.data.views import dataset_views, side_views
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import item_key
 
@@ -339,6 +339,28 @@ def test_hard_negatives_are_shown_behind_the_target(settings, world, tmp_path):
     settings.data.sampling = "mixed"
     mixed = BatchSource(config_lib.build(settings), share)[0].arrays
     assert mixed.tokens.shape[1] == 4 and not mixed.valid[mixed.dataset == 1, 2:].any()
+
+
+def test_random_negatives_are_drawn_from_all_items_alike(settings, world, tmp_path):
+    ids = [item.item_id for item in (ItemStore.open(world / "items")[i] for i in range(3))]
+    mined(settings, world, tmp_path / "hard.parquet", negatives=ids)
+    settings.data.datasets.copair.update(random_negatives=3, correct_popularity=1.0, patterns=("T->T",))
+    settings.data.datasets = {"copair": settings.data.datasets.copair}
+    batches, store = source(settings), ItemStore.open(world / "items")
+    loaded = [batches[step].arrays for step in range(12)]
+    assert loaded[0].tokens.shape[:2] == (16, 2 + 2 + 3)
+    halves = np.concatenate([arrays.item_keys[:, 4:] for arrays in loaded]).reshape(-1, 2).astype(np.uint64)
+    drawn = Counter((halves[:, 0] << np.uint64(32) | halves[:, 1]).tolist())
+    everything = {item_key(item_id) for item_id in store.item_ids()}
+    # 576 draws of 160 items: four of them are missed on average, and hardly one comes sixteen times.
+    assert drawn.keys() <= everything and len(drawn) > len(store) - 20 and max(drawn.values()) < 16
+    np.testing.assert_allclose(loaded[0].log_frequency[:, 4:], -np.log(len(store)), rtol=1e-6)
+    part = source(settings, HostShare(8, 16, 1))[3].arrays
+    np.testing.assert_array_equal(part.item_keys, loaded[3].item_keys[8:])
+    assert batches.fingerprint()["items"] == len(store)
+    settings.data.datasets.copair.kind = "sequences"
+    with pytest.raises(SailError, match="'sequences', which takes no random_negatives"):
+        side_views(config_lib.build(settings), "copair")
 
 
 def test_negatives_of_another_data_set_are_refused(settings, world, tmp_path):
