@@ -94,13 +94,16 @@ def go_on_after_two_steps(whole, workdir):
 
 @pytest.mark.slow
 def test_processes_train_like_one_and_what_four_saved_two_go_on_from_and_one_loads(settings, tmp_path):
-    """With parameters and moments split over the processes, in micro-batches, around a ring, in stages that mine."""
+    """With parameters and moments split over the processes, in micro-batches, around a ring, in stages that mine.
+
+    The first process counts the tables for all, and two go on with what four counted.
+    """
     settings.train.update(checkpoint_every=2, keep_checkpoints=2, log_every=1, micro_batches=2)
     settings.mesh.update(data=2, fsdp=2, shard_optimizer=True)
     settings.objective.score_block = 2
     # Text alone, so that the many processes have little to compile; and one shape of a batch, with hard negatives.
     copair = settings.data.datasets.copair.to_dict()
-    settings.data.datasets = {"copair": copair | {"patterns": ("T->T",)}}
+    settings.data.datasets = {"copair": copair | {"patterns": ("T->T",), "correct_popularity": 1.0}}
     settings.data.text_budget = 60.0
     settings.optimizer.freeze = ("^audio/", "^vit/")  # no moments of towers that see nothing
     # A stage trains on what all processes mine together, each with the scores of its queries.

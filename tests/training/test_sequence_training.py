@@ -1,6 +1,7 @@
 """Sequence-to-item training: against brute force, on meshes, in micro-batches, through the ring."""
 
 import itertools
+from collections import Counter
 
 import jax
 import numpy as np
@@ -68,8 +69,8 @@ def sequences(settings, table, **changes):
 
 
 def test_the_loss_equals_brute_force(settings, table):
-    """Each item encoded on its own, in a batch of pairs; scores and masks written out."""
-    settings = sequences(settings, table, patterns=("O->O",), distinct_items=4)
+    """Each item encoded on its own, in a batch of pairs; scores, masks and the correction of targets written out."""
+    settings = sequences(settings, table, patterns=("O->O",), distinct_items=4, correct_popularity=0.8)
     settings.objective.matryoshka = (32,)
     config = config_lib.build(settings)
     objective, params = untrained(config)
@@ -88,8 +89,13 @@ def test_the_loss_equals_brute_force(settings, table):
     target = np.stack([vector[row.target_id] for row in rows])
     scores = query @ target.T / config.objective.temperature
     negative = np.array([[_may_be_negative(left, right, rows) for right in rows] for left in rows])
-    shown = np.where(negative | np.eye(len(rows), dtype=bool), scores, -np.inf)
-    there = [np.log(np.exp(x).sum(1)) - np.diag(scores) for x in (shown, shown.T)]
+    times = Counter(source._sets[0].table[i].target_id for i in range(64))
+    corrected = scores - 0.8 * np.log([times[row.target_id] / 64 for row in rows])
+    assert len(set(times.values())) > 2
+    there = []
+    for logits, mask in ((corrected, negative), (scores.T, negative.T)):  # each history comes once
+        shown = np.where(mask | np.eye(len(rows), dtype=bool), logits, -np.inf)
+        there.append(np.log(np.exp(shown).sum(1)) - np.diag(logits))
     np.testing.assert_allclose(loss, np.mean(there), rtol=1e-4)
     assert not negative.all() and metrics["valid_pairs"] == 16
 
@@ -129,12 +135,14 @@ def test_meshes_micro_batches_and_the_ring_change_nothing(settings, table, pooli
 
 
 def test_an_item_of_several_sequences_is_encoded_once(settings, table):
-    config = config_lib.build(sequences(settings, table, distinct_items=2))
+    config = config_lib.build(sequences(settings, table, distinct_items=2, correct_popularity=1.0))
     loaded = BatchSource(config, HostShare(0, 16, 1))[0]
     keys = {(a, b) for a, b in loaded.arrays.seen_keys.reshape(-1, 2).tolist()}
     assert loaded.arrays.tokens.shape[1] == 2 and len(keys) > 16
     assert loaded.items_cut == 0  # 24 items in 32 places
-    assert batch_shapes(config, ("histories",), 1).members.shape == loaded.arrays.members.shape
+    shapes = batch_shapes(config, ("histories",), 1)
+    assert shapes.members.shape == loaded.arrays.members.shape
+    assert shapes.log_frequency.shape == loaded.arrays.log_frequency.shape
 
 
 @pytest.mark.slow
