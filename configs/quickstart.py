@@ -42,6 +42,9 @@ def get_config() -> ml_collections.ConfigDict:
     """The experiment."""
     config = default_config()
     tiny_model(config)
+    # A part of the world: two blocks of topics, without near-duplicates, unclear frames and off-domain items.
+    config.synthetic.update(num_items=960, items_per_topic=10, test_queries=240, searches=400, test_searches=60)
+    config.synthetic.update(near_duplicates=0.0, two_looks=0.0, missing_fields=(), off_domain_items=0, num_users=400)
     config.ingest.source.update(
         path="items.jsonl",
         text={"title": "title", "asr": "asr", "ocr": "ocr", "nickname": "nickname", "tags": "tags"},
@@ -51,7 +54,13 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.ingest.tables = {
         "copair": {"path": "pairs.parquet", "query_id": "query_id", "target_id": "target_id", "split": "split"},
-        "search": {"path": "searches.jsonl", "query_text": "query", "target_id": "item_ids", "split": "split"},
+        "search": {"path": "searches", "query_text": "query", "target_id": "item_ids", "split": "split"},
+        "look_search": {
+            "path": "searches/look.jsonl",
+            "query_text": "query",
+            "target_id": "item_ids",
+            "split": "split",
+        },
         "score": {
             "path": "scores.jsonl",
             "query_text": "query",
@@ -59,7 +68,7 @@ def get_config() -> ml_collections.ConfigDict:
             "score": "score",
             "split": "split",
         },
-        "theme": {"path": "themes.parquet", "query_id": "query_id", "target_id": "target_id"},
+        "theme": {"path": "themes.parquet", "query_id": "query_id", "target_id": "target_id", "split": "split"},
     }
     config.ingest.items_per_shard = 512
     config.ingest.tokenizer_vocab = 2048
@@ -85,13 +94,14 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval.tasks = {
         "i2i": {
             "table": "tables/copair.parquet",
-            "both_ways": True,
+            "corpus": "targets",
             "query_instruction": FIND_RELATED,
             "target_instruction": FIND_RELATED,
             "views": ("T", "V", "A"),
         },
         "q2i": {
             "table": "tables/search.parquet",
+            "corpus": "targets",
             "query": "T",
             "query_instruction": FIND_ITEM,
             "target_instruction": FIND_RELATED,

@@ -29,7 +29,8 @@ def get_config() -> ml_collections.ConfigDict:
     """The experiment."""
     config = config_lib.default_config()
     config.update(to_dict(config_lib.load(Path(__file__).with_name("quickstart.py"))))
-    config.synthetic.update(num_items=3000, communities=24, styles=4, log_users=3000, log_events_per_user=100)
+    config.synthetic.update(num_items=3000, items_per_topic=12, test_queries=0)
+    config.synthetic.update(communities=24, styles=4, log_users=3000, log_events_per_user=100)
     # The last ten days, which give enough test pairs of every kind.
     config.logs.test_share = 0.25
     config.ingest.vectors = ID_EMBEDDINGS

@@ -28,13 +28,15 @@ def get_config() -> ml_collections.ConfigDict:
     search = {"query_instruction": FIND_ITEM, "target_instruction": FIND_RELATED}
     config.data.datasets = {
         "copair": {"table": "tables/copair.parquet", "weight": 2.0, "patterns": ("O->O", "V->V"), **related},
-        "search": {"table": "tables/search.parquet", "weight": 1.0, "patterns": ("T->O", "T->V"), **search},
-        # Graded from 0 to 1: only a full fit is a positive; COSENT ranks all pairs.
+        "search": {"table": "tables/search.parquet", "weight": 1.0, "patterns": ("T->O",), **search},
+        # Searches that name what is seen, and nothing that is not.
+        "look_search": {"table": "tables/look_search.parquet", "weight": 1.0, "patterns": ("T->O", "T->V"), **search},
+        # Graded from 0 to 1 in five steps: only a full fit is a positive; COSENT ranks all pairs.
         "score": {
             "table": "tables/score.parquet",
             "weight": 1.0,
             "patterns": ("T->O",),
-            "min_score": 0.75,
+            "min_score": 1.0,
             "loss_weights": {"cosent": 1.0},
             **search,
         },

@@ -46,7 +46,7 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     "main": (),
     "without several patterns": (
         "data.datasets.copair.patterns=('O->O',)",
-        "data.datasets.search.patterns=('T->O',)",
+        "data.datasets.look_search.patterns=('T->O',)",
     ),
     "without COSENT": ("data.datasets.score.loss_weights={'cosent': 0.0}",),
     "without mICL": ("objective.weights.micl=0.0",),

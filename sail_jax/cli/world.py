@@ -29,7 +29,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
 
     config = config_lib.load(options.config, overrides)
     summary = make_world(config.synthetic, config.seed, options.output, test_share=config.logs.test_share)
-    console.print(", ".join(f"{name} {count:,}" for name, count in vars(summary).items()).replace("_", " "))
+    console.print(summary)
     console.print(
         f"Written to {options.output.absolute()}; world.json has the counts, and behaviour.json those of logs/."
     )

@@ -217,11 +217,40 @@ class IngestConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticConfig:
-    """Settings of the generated world, of the quickstart and of the generated recommender."""
+    """Settings of the generated world; by default it has its full size, and the quickstart a part of it."""
 
-    num_items: int = setting(1200, "number of items", low=1)
-    num_users: int = setting(400, "number of users", low=1)
+    num_items: int = setting(
+        2880, "number of items of the catalogue; test queries and off-domain items come on top", low=1
+    )
+    items_per_topic: int = setting(12, "items of each topic", low=1)
+    test_queries: int = setting(
+        1200, "items that are queries of a test task, for each of these tasks; in no training set", low=0
+    )
+    near_duplicates: float = setting(
+        0.25,
+        "share of the catalogue that repeats another item but for one facet; with 0 there is no test of it",
+        low=0,
+        high=1,
+    )
+    two_looks: float = setting(
+        0.25,
+        "share of the catalogue whose frames show two looks, of which the text says which counts; with 0 there is no "
+        "test of it",
+        low=0,
+        high=1,
+    )
+    missing_fields: tuple[str, ...] = setting(
+        ("title",), "text fields that the queries of one test task lack; without any there is no such task"
+    )
+    pairs_per_item: int = setting(4, "training pairs of each item in each table of related items", low=1)
+    wrong_pairs: float = setting(0.5, "share of wrong pairs in the broad set", low=0, high=1)
+    clean_pairs: int = setting(1000, "pairs of the clean set, all of them right", low=1)
+    searches: int = setting(4000, "training searches of each kind", low=1)
+    test_searches: int = setting(1000, "test searches of each kind", low=0)
+    off_domain_items: int = setting(240, "items of each of the three off-domain sets; 0 for no such sets", low=0)
+    num_users: int = setting(1000, "number of users whose log gives the pairs of items", low=1)
     events_per_user: int = setting(40, "log entries per user", low=1)
+    zipf: float = setting(0.8, "exponent of Zipf's law of the items' popularity; 0 for equal popularity", low=0)
     communities: int = setting(
         0,
         "number of hidden tastes of the users of a recommender, whose logs and vectors are then written too, in the "

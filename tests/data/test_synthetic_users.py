@@ -1,5 +1,6 @@
 """The generated recommender: its logs keep to their layout, and what they hold cannot be read off content."""
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -23,13 +24,13 @@ from sail_jax.data.synthetic.logs import write_logs
 from sail_jax.data.synthetic.topics import draw_topics, draws
 from sail_jax.errors import SailError
 
-ITEMS = 480
+ITEMS, ITEMS_PER_TOPIC = 480, 3
 CONFIG = SyntheticConfig(num_items=ITEMS, communities=8, styles=3, log_users=700, log_events_per_user=60)
 FLAGS = list(LogsConfig().events.flags)
 
 
 def generate(folder, config=CONFIG, seed=5):
-    topics = draw_topics(config.num_items // 16, seed)
+    topics = draw_topics(config.num_items // ITEMS_PER_TOPIC, seed)
     topic_of = draws(seed, "items").permutation(config.num_items) % len(topics)
     ids = np.array([f"item{n:06d}" for n in range(config.num_items)])
     folder.mkdir()
@@ -117,8 +118,8 @@ def test_same_settings_give_same_bytes_and_another_seed_does_not(tmp_path):
 
 
 def test_the_rest_of_a_world_does_not_change(tmp_path):
-    small = SyntheticConfig(num_items=48, num_users=5, events_per_user=8)
-    with_logs = SyntheticConfig(num_items=48, num_users=5, events_per_user=8, communities=2, log_users=30)
+    small = SyntheticConfig(num_items=48, num_users=5, test_queries=0, searches=20, test_searches=4, off_domain_items=0)
+    with_logs = dataclasses.replace(small, communities=2, log_users=30)
     synthetic.make_world(small, 3, tmp_path / "plain")
     synthetic.make_world(with_logs, 3, tmp_path / "logs")
     plain, more = digests(tmp_path / "plain"), digests(tmp_path / "logs")
@@ -135,6 +136,7 @@ def test_from_the_verb_to_items_with_id_embeddings(tmp_path, capsys):
         "synthetic.num_items=48",
         "synthetic.log_users=60",
         "synthetic.num_users=5",
+        "synthetic.searches=20",
         "ingest.tokenizer_vocab=300",
     ]
     words = [f"--config.{change}" for change in changes]
@@ -176,12 +178,12 @@ def test_nothing_happens_to_an_item_before_it_is_published(logs):
 
 
 def test_the_topics_of_a_community_have_nothing_in_common(logs, truth):
-    topics = {topic.name: topic for topic in draw_topics(ITEMS // 16, 5)}
+    topics = {topic.name: topic for topic in draw_topics(ITEMS // ITEMS_PER_TOPIC, 5)}
     assert len({community["style"] for community in truth[3]}) == CONFIG.styles
     for community in truth[3]:
         assert len(community["topics"]) >= 3
         for a, b in itertools.combinations([topics[name] for name in community["topics"]], 2):
-            assert a.visual != b.visual and a.sound != b.sound and a.theme != b.theme
+            assert a.look != b.look and a.sound != b.sound and a.theme != b.theme
 
 
 def test_users_prefer_the_topics_and_the_style_of_their_communities(logs, truth):
@@ -228,7 +230,7 @@ def test_id_embeddings_tell_what_is_consumed_together_next_better_than_content(l
         by_content.append(together[item, alike].mean() if len(alike) else 0)
         across.append((label[near[item]] != label[item]).mean())
     assert len(found) > 100
-    assert np.mean(found) > 1.25 * np.mean(by_content) > 1.5 * together.mean()
+    assert np.mean(found) > 1.15 * np.mean(by_content) > 1.5 * together.mean()
     assert np.mean(across) > 0.5  # most links are ones that content has not
 
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from sail_jax.config.data import SyntheticConfig
 from sail_jax.data.synthetic.factors import factorise
-from sail_jax.data.synthetic.topics import THEMES, Topic, draws, sound_words, visual_words
+from sail_jax.data.synthetic.topics import THEMES, Topic, draws, look_words, sound_words
 from sail_jax.data.synthetic.users import (
     FLAGS,
     PERIOD,
@@ -173,7 +173,7 @@ def _queries(topic: Topic, rng: np.random.Generator) -> list[str]:
     """Distinct query texts, in the order in which they come into use."""
     texts: list[str] = []
     while len(texts) < QUERIES_PER_TOPIC:
-        first, second = visual_words(topic.visual) if len(texts) % 2 else sound_words(topic.sound)
+        first, second = look_words(topic.look) if len(texts) % 2 else sound_words(topic.sound)
         text = f"{rng.choice(THEMES[topic.theme])} with {rng.choice(first)} {rng.choice(second)}"
         if text not in texts:
             texts.append(text)
@@ -206,11 +206,11 @@ def _live(users: Sequence[User], communities: Sequence[Community], catalogue: Ca
 
 
 def _hashtags(catalogue: Catalogue, seed: int) -> dict:
-    """Hashtags of the theme, of the visual motif, and uninformative ones; some items have none."""
+    """Hashtags of the theme, of the look, and uninformative ones; some items have none."""
     rows = []
     for index, item_id in enumerate(catalogue.ids):
         rng, topic = draws(seed, "log hashtags", index), catalogue.topics[catalogue.topic_of[index]]
-        colour, shape = visual_words(topic.visual)
+        colour, shape = look_words(topic.look)
         offered = (THEMES[topic.theme][0], f"{rng.choice(THEMES[topic.theme])}{shape[0]}", rng.choice(_PLAIN_HASHTAGS))
         for hashtag in np.array(offered)[rng.random(3) < (0.5, 0.4, 0.6)]:
             rows.append((item_id, str(hashtag), int(catalogue.published[index])))
@@ -222,7 +222,7 @@ def _item_columns(catalogue: Catalogue, seed: int) -> dict[str, Any]:
     labels, summaries = [], []
     for index in range(len(catalogue.ids)):
         rng, topic = draws(seed, "log summaries", index), catalogue.topics[catalogue.topic_of[index]]
-        theme, shape = THEMES[topic.theme], visual_words(topic.visual)[1][0]
+        theme, shape = THEMES[topic.theme], look_words(topic.look)[1][0]
         labels.append([theme[0], f"{theme[0]}/{shape}", topic.name])
         first, second = rng.choice(theme, 2, replace=False)
         seen, heard = (" ".join(map(rng.choice, words(motif))) for words, motif in _motifs(topic))
@@ -233,7 +233,7 @@ def _item_columns(catalogue: Catalogue, seed: int) -> dict[str, Any]:
 
 
 def _motifs(topic: Topic) -> tuple:
-    return (visual_words, topic.visual), (sound_words, topic.sound)
+    return (look_words, topic.look), (sound_words, topic.sound)
 
 
 def _columns(names: Sequence[str], rows: Sequence[tuple]) -> dict[str, np.ndarray]:

@@ -1,6 +1,14 @@
-"""The topics of a generated world, the words and motifs that express them, and seeds of its draws."""
+"""The topics of a generated world, the words that express them, and the seeds of its draws.
+
+A topic is a theme (of the text), a look (of the frames) and a sound. Topics come in blocks of four themes, four looks
+and four sounds: each pair of theme and look has three of the four sounds. So one sense leaves twelve topics of a block,
+any two senses leave three, and all three name the topic. Each sense tells equally much, and something of its own.
+
+Axis letters: T topics.
+"""
 
 import dataclasses
+import itertools
 import zlib
 from collections.abc import Sequence
 
@@ -58,14 +66,35 @@ FILLERS = sum(
 )
 
 
+FACETS = ("theme", "look", "sound")
+_SIDE = 4  # values of each facet in a block
+_GROUPS = 6  # groups of so many values: there are 24 of each facet
+
+
+def _cells() -> list[tuple[int, int, int]]:
+    """The topics of a block, (theme, look, sound) below 4: whole cubes of side 2 first, for worlds that are smaller."""
+    cells = [cell for cell in itertools.product(range(_SIDE), repeat=3) if cell[2] != cell[0] ^ cell[1] ^ 2]
+
+    def beyond_cubes(cell: tuple[int, int, int]) -> bool:
+        return cell[0] // 2 ^ cell[1] // 2 != cell[2] // 2
+
+    return sorted(cells, key=lambda cell: (beyond_cubes(cell), cell[0] // 2, cell[1] // 2, cell))
+
+
+_CELLS = _cells()
+# Which groups of looks and of sounds a block joins with its group of themes; by the first six, no two blocks share a
+# pair of theme and look.
+_OFFSETS = sorted(itertools.product(range(_GROUPS), repeat=2), key=lambda offset: offset[1] != 2 * offset[0] % _GROUPS)
+
+
 @dataclasses.dataclass(frozen=True)
 class Topic:
-    """The facets of a topic: indices of its visual motif, sound motif and text theme."""
+    """The facets of a topic: indices of the theme of its text, of its look and of its sound."""
 
     name: str
-    visual: int
-    sound: int
     theme: int
+    look: int
+    sound: int
 
 
 def draws(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
@@ -74,43 +103,50 @@ def draws(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
 
 
 def draw_topics(count: int, seed: int) -> list[Topic]:
-    """Draws distinct combinations of facets; each facet is used about equally often, at least thrice."""
-    limits = (len(COLOURS) * len(SHAPES), len(TIMBRES) * len(CONTOURS), len(THEMES))
-    sizes = [min(max(count // 3, 2), limit) for limit in limits]
-    if count > np.prod(sizes):
-        raise SailError(f"synthetic.items asks for {count} topics; there are {np.prod(sizes)} combinations. Lower it.")
+    """Draws distinct topics, block by block; red circles are a look of the first block.
+
+    Raises:
+        SailError: there are not so many topics.
+    """
+    limit = len(_CELLS) * _GROUPS**3
+    if count > limit:
+        raise SailError(
+            f"synthetic: {count:,} topics are asked for, and there are {limit:,}. Raise synthetic.items_per_topic."
+        )
     rng = draws(seed, "topics")
-    combinations = rng.permutation(np.stack(np.meshgrid(*map(np.arange, sizes)), -1).reshape(-1, 3))
-    # A small world uses few motifs, which are drawn too.
-    motifs = [rng.permutation(limit) for limit in limits]
-    used = [np.zeros(size) for size in sizes]
+    values = np.stack([rng.permutation(_SIDE * _GROUPS) for _ in FACETS])
+    first = int(np.flatnonzero(values[1] == 0)[0])
+    values[1, [0, first]] = values[1, [first, 0]]
     topics = []
     for index in range(count):
-        best = np.argmin(sum(used[facet][combinations[:, facet]] for facet in range(3)))
-        for facet in range(3):
-            used[facet][combinations[best, facet]] += 1
-        facets = [int(motifs[facet][combinations[best, facet]]) for facet in range(3)]
-        topics.append(Topic(f"topic-{index:03d}", *facets))
-        combinations = np.delete(combinations, best, axis=0)
+        block, cell = divmod(index, len(_CELLS))
+        groups = block + np.array([0, *_OFFSETS[block // _GROUPS]])
+        facets = values[np.arange(3), groups % _GROUPS * _SIDE + _CELLS[cell]]
+        topics.append(Topic(f"topic-{index:03d}", *facets.tolist()))
     return topics
 
 
-def visual_words(motif: int) -> tuple[Sequence[str], Sequence[str]]:
-    """The words for the colour and for the shape of a visual motif."""
-    return COLOURS[motif % len(COLOURS)], SHAPES[motif // len(COLOURS)]
+def facets_of(topics: Sequence[Topic]) -> np.ndarray:
+    """The facets of topics as [T, 3] int, in the order of `FACETS`."""
+    return np.array([[getattr(topic, facet) for facet in FACETS] for topic in topics])
 
 
-def sound_words(motif: int) -> tuple[Sequence[str], Sequence[str]]:
-    """The words for the contour and for the timbre of a sound motif."""
-    return CONTOURS[motif // len(TIMBRES)], TIMBRES[motif % len(TIMBRES)]
+def look_words(look: int) -> tuple[Sequence[str], Sequence[str]]:
+    """The words for the colour and for the shape of a look."""
+    return COLOURS[look % len(COLOURS)], SHAPES[look // len(COLOURS)]
+
+
+def sound_words(sound: int) -> tuple[Sequence[str], Sequence[str]]:
+    """The words for the contour and for the timbre of a sound."""
+    return CONTOURS[sound // len(TIMBRES)], TIMBRES[sound % len(TIMBRES)]
 
 
 def describe(topic: Topic) -> dict[str, str]:
-    """Describes a topic in words, for `topics.jsonl`."""
-    visual, sound = visual_words(topic.visual), sound_words(topic.sound)
+    """Describes a topic in words, for the files that hold the truth."""
+    look, sound = look_words(topic.look), sound_words(topic.sound)
     return {
         "topic": topic.name,
-        "visual": f"{visual[0][0]} {visual[1][0]}",
-        "sound": f"{sound[0][0]} {sound[1][0]}",
         "theme": THEMES[topic.theme][0],
+        "look": f"{look[0][0]} {look[1][0]}",
+        "sound": f"{sound[0][0]} {sound[1][0]}",
     }

@@ -1,6 +1,6 @@
 """Generates users whose interests cannot be read off content, with their impressions and reactions.
 
-A community is a hidden taste: topics that share no motif and no theme, and one style. The style of an item does not
+A community is a hidden taste: topics that share no theme, look or sound, and one style. The style of an item does not
 show in its frames, words or sounds. So items of two topics that one community consumes are related by behaviour only,
 and of two items with similar content one may be consumed and the other ignored. Single-peak users have one community;
 multi-peak users have two to four and change between them from session to session.
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sail_jax.config.data import SyntheticConfig
-from sail_jax.data.synthetic.topics import Topic, draws
+from sail_jax.data.synthetic.topics import Topic, draws, facets_of
 
 START = 1_700_000_000
 PERIOD = 42 * 86_400
@@ -32,7 +32,6 @@ _SLOT = 3 * 3600
 EXPLORED = 0.35
 # Weight of an item in a community by fit level: neither, topic only, topic and style.
 APPEAL = np.array([0.0, 0.15, 1.0])
-_ZIPF = 0.8
 _PUBLISHED_BEFORE = 0.7
 _STREAMS = 0.02
 
@@ -107,7 +106,7 @@ def make_catalogue(
 ) -> Catalogue:
     """Draws style, popularity and time of publication of the items, and which are live streams."""
     rng, count = draws(seed, "catalogue"), len(ids)
-    popularity = 1 / (1 + rng.permutation(count)) ** _ZIPF
+    popularity = zipf(count, config.zipf, rng)
     early = rng.random(count) < _PUBLISHED_BEFORE
     published = START + np.where(early, -1, 1) * rng.random(count) * PERIOD
     streams = np.zeros(count, bool)
@@ -117,22 +116,26 @@ def make_catalogue(
         ids=ids,
         topic_of=topic_of,
         style_of=rng.integers(config.styles, size=count),
-        popularity=popularity / popularity.sum(),
+        popularity=popularity,
         published=published.astype(np.int64),
         streams=streams,
     )
 
 
+def zipf(count: int, exponent: float, rng: np.random.Generator) -> np.ndarray:
+    """[N] popularity by Zipf's law, in random order; it sums to one."""
+    weights = 1 / (1 + rng.permutation(count)) ** exponent
+    return weights / weights.sum()
+
+
 def draw_communities(topics: Sequence[Topic], config: SyntheticConfig, seed: int) -> list[Community]:
-    """Draws communities, each of topics that share no motif and no theme."""
+    """Draws communities, each of topics that share no theme, look or sound."""
+    facets = facets_of(topics)
     communities = []
     for index in range(config.communities):
         chosen: list[int] = []
         for topic in draws(seed, "communities", index).permutation(len(topics)).tolist():
-            facets = [(topics[topic].visual, topics[other].visual) for other in chosen]
-            facets += [(topics[topic].sound, topics[other].sound) for other in chosen]
-            facets += [(topics[topic].theme, topics[other].theme) for other in chosen]
-            if len(chosen) < TOPICS_PER_COMMUNITY and all(ours != theirs for ours, theirs in facets):
+            if len(chosen) < TOPICS_PER_COMMUNITY and not (facets[topic] == facets[chosen]).any():
                 chosen.append(topic)
         communities.append(Community(tuple(sorted(chosen)), index % config.styles))
     return communities
