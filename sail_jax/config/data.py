@@ -224,7 +224,7 @@ class SyntheticConfig:
     )
     items_per_topic: int = setting(12, "items of each topic", low=1)
     test_queries: int = setting(
-        1200, "items that are queries of a test task, for each of these tasks; in no training set", low=0
+        1250, "items that are queries of a test task, for each of these tasks; in no training set", low=0
     )
     near_duplicates: float = setting(
         0.25,

@@ -37,7 +37,8 @@ class TaskResult:
     """Figures of one model on one task, under one view and at one width.
 
     Attributes:
-        model: "trained", "untrained", "embeddings" (vectors read from a folder) or "tfidf".
+        model: "trained", "untrained", "embeddings" (vectors read from a folder), "tfidf" or "ceiling" (of a perfect
+            model, see `evaluation.ceilings`).
         task: name of the task.
         view: the modalities of queries and of the corpus.
         main: whether it is the task's own view at full width.

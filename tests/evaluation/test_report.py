@@ -35,7 +35,7 @@ from sail_jax.evaluation.report.gallery import Card, GalleryRow, gallery_html
 from sail_jax.evaluation.report.page import png_folder, write_report
 from sail_jax.evaluation.report.projection import MAX_POINTS, draw_rows, project
 from sail_jax.evaluation.report.summary import gather
-from sail_jax.evaluation.report.tables import best_of, format_metric, main_metrics, task_table
+from sail_jax.evaluation.report.tables import best_of, format_metric, headline, main_metrics, task_table
 from sail_jax.evaluation.retrieval import load_retrieval
 from sail_jax.evaluation.suite import TaskResult, evaluation_record
 from sail_jax.patterns import MODALITY_SETS, Pattern
@@ -172,6 +172,15 @@ def test_best_of_each_row_is_bold_and_for_some_metrics_it_is_the_lowest():
     assert rows["separability/overlap"] == [("90.0 %", False), ("20.0 %", True), ("90.0 %", False), ("20.0 %", True)]
     alone = rows_of(task_table([a], "q2i"))
     assert alone["recall@10"] == [("9.9 %", False), ("22.5 %", True)]
+
+
+def test_a_ceiling_stands_beside_the_figures_and_is_never_the_best():
+    view = Pattern("V", "V")
+    values = {"untrained": 0.1, "trained": 0.3, "ceiling": 0.6}
+    figures = [StoredResult(model, "t", view, True, 8, {"recall@10": value}) for model, value in values.items()]
+    page = task_table([RunReport("r", figures)], "t")
+    assert rows_of(page)["recall@10"] == [("10.0 %", False), ("30.0 %", True), ("60.0 %", False)]
+    assert "<th>ceiling</th>" in page and "ceiling 60.0 %" in headline([RunReport("r", figures)])
 
 
 def test_further_cut_offs_are_folded_away_and_none_is_lost():

@@ -4,6 +4,7 @@
       items/              the item store
       tables/NAME.parquet the pair tables
       tokenizer/          if one is trained
+      ceilings.json       what a perfect model reaches on the tables, if the export is a world that says so
       bad_records.jsonl   the skipped records, with reasons
       ingest.json         written last: counts, settings and source
 
@@ -31,6 +32,7 @@ from sail_jax.config import Config
 from sail_jax.config.schema import to_dict
 from sail_jax.data import store as store_lib
 from sail_jax.data import tables as tables_lib
+from sail_jax.data.ceilings import CEILINGS, read_ceilings
 from sail_jax.data.ingest.journal import BAD_RECORDS, JOURNAL, Journal, check_identity
 from sail_jax.data.ingest.records import RecordReader
 from sail_jax.data.ingest.references import Holdout, check_table, self_pairs, table_columns, table_pairs
@@ -117,6 +119,7 @@ def ingest(
         store = ItemStore.open(output / store_lib.FOLDER)
         counts = {name: run.write_table(name, table, store) for name, table in tables.items()}
         run.write_tokenizer(store)
+    _write_ceilings(config, source, output)
     report = IngestReport(len(store), modalities, counts, journal.bad_records)
     summary = {"report": dataclasses.asdict(report), "identity": identity}
     commit_json(output / _MARKER, summary)
@@ -167,8 +170,17 @@ def _identity(config: Config) -> dict:
 def _clear(output: pathlib.Path) -> None:
     for name in (store_lib.FOLDER, tables_lib.FOLDER, _TOKENIZER, _VECTORS):
         shutil.rmtree(output / name, ignore_errors=True)
-    for name in (_MARKER, BAD_RECORDS, JOURNAL):
+    for name in (_MARKER, BAD_RECORDS, JOURNAL, CEILINGS):
         (output / name).unlink(missing_ok=True)
+
+
+def _write_ceilings(config: Config, source: pathlib.Path, output: pathlib.Path) -> None:
+    """Writes the ceilings of a generated world, under the names of the ingested tables."""
+    known = read_ceilings(source)
+    paths = {name: table.path for name, table in config.ingest.tables.items()}
+    tables = {name: known["tables"][path] for name, path in paths.items() if path in known["tables"]}
+    if tables:
+        commit_json(output / CEILINGS, known | {"tables": tables})
 
 
 def _check_foreign(output: pathlib.Path) -> None:

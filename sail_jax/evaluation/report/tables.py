@@ -12,8 +12,15 @@ from sail_jax.evaluation.report.data import RunReport, StoredResult
 from sail_jax.patterns import Pattern
 
 HEADLINE_METRIC = "recall@10"
+CEILING = "ceiling"  # of a perfect model: a column that is never marked as the best
 # In the order of the columns.
-MODELS = {"untrained": "untrained", "tfidf": "TF-IDF", "embeddings": "embeddings", "trained": "trained"}
+MODELS = {
+    "untrained": "untrained",
+    "tfidf": "TF-IDF",
+    "embeddings": "embeddings",
+    "trained": "trained",
+    CEILING: "ceiling",
+}
 _LOWER_IS_BETTER = {"separability/overlap"}
 # Shares, shown in per cent; other metrics are plain numbers.
 _SHARES = ("recall@", "ndcg@", "mrr@", "map@", "accuracy", "agreement/top@", "bijective", "separability/overlap")
@@ -93,9 +100,15 @@ def _tiles(run: RunReport) -> str:
             f'<div class="tile"><div class="what">{html.escape(task)} · {html.escape(metric)}</div>'
             f'<div class="now">{was}{format_metric(metric, main.metrics.get(metric))}</div>'
             f'<div class="what">{html.escape(models)} · {html.escape(show_view(main.view))} · {main.queries:,} queries '
-            f"in {main.corpus:,} items</div></div>"
+            f"in {main.corpus:,} items{_ceiling(run, task, metric)}</div></div>"
         )
     return f'<div class="tiles">{"".join(tiles)}</div>\n' if tiles else ""
+
+
+def _ceiling(run: RunReport, task: str, metric: str) -> str:
+    """Returns what a perfect model reaches, for a tile; empty where it is not known."""
+    perfect = main_figures(run, task, CEILING)
+    return "" if perfect is None else f" · ceiling {format_metric(metric, perfect.metrics.get(metric))}"
 
 
 def _overview(runs: Sequence[RunReport]) -> str:
@@ -119,9 +132,10 @@ def task_table(runs: Sequence[RunReport], task: str) -> str:
     columns = [figures for _, of_run in groups for figures in of_run]
     names = dict.fromkeys(name for figures in columns for name in figures.metrics)
     main = main_metrics(list(names))
+    marked = [figures.model != CEILING for figures in columns]
 
     def rows_of(names: Iterable[str]) -> list[str]:
-        return [_metric_row(name, name, [figures.metrics.get(name) for figures in columns]) for name in names]
+        return [_metric_row(name, name, [f.metrics.get(name) for f in columns], marked) for name in names]
 
     rows = rows_of(main)
     rows.append(_row("view", [show_view(figures.view) for figures in columns]))
@@ -167,9 +181,11 @@ def _model(figures: StoredResult) -> str:
     return MODELS.get(figures.model, figures.model)
 
 
-def _metric_row(label: str, metric: str, values: Sequence[float | None]) -> str:
-    best = best_of(metric, values)
-    marks = [' class="best"' if best is not None and value == best else "" for value in values]
+def _metric_row(label: str, metric: str, values: Sequence[float | None], marked: Sequence[bool] | None = None) -> str:
+    """Returns the HTML of a row, with the best of the `marked` values in bold; all of them by default."""
+    compared = list(values) if marked is None else [v if mark else None for v, mark in zip(values, marked, strict=True)]
+    best = best_of(metric, compared)
+    marks = [' class="best"' if best is not None and value == best else "" for value in compared]
     cells = "".join(f"<td{mark}>{format_metric(metric, v)}</td>" for mark, v in zip(marks, values, strict=True))
     return f"<tr><th>{html.escape(label)}</th>{cells}</tr>"
 
