@@ -21,6 +21,7 @@ from sail_jax.sharding.activations import batch_axes, splits
 
 Queries = Float[Array, "B N H K"]
 Keys = Float[Array, "B S G K"]
+Abstract = jax.ShapeDtypeStruct
 Attend = Callable[[Queries, Keys, Keys, Bool[Array, "B S"] | None], Queries]
 
 # With fewer keys, the scores of a head fit in memory, and the TPU kernel, which computes them twice, is no faster.
@@ -58,6 +59,16 @@ def choose_kernel(plain: Attend, query: Queries, key: Keys, *, causal: bool, val
     return lambda *arrays: jax.lax.platform_dependent(*arrays, default=named, **by_shard)
 
 
+def kernel_name(query: Abstract, key: Abstract, *, causal: bool, platform: str) -> str:
+    """Returns the name of the kernel that `choose_kernel` chooses on a platform.
+
+    `platform` is "cpu", "cuda" or "tpu".
+    """
+    if platform == "cuda" and _fits_gpu(query, key, causal=causal):
+        return "cuDNN flash attention"
+    return "splash attention" if platform == "tpu" and _fits_tpu(query, key) else "plain"
+
+
 def keeps_itself(query: Queries, key: Keys, *, causal: bool) -> bool:
     """Returns whether the kernel for these arrays names its outputs `KEPT` itself.
 
@@ -66,12 +77,12 @@ def keeps_itself(query: Queries, key: Keys, *, causal: bool) -> bool:
     return _fits_gpu(query, key, causal=causal) or _fits_tpu(query, key)
 
 
-def _fits_gpu(query: Queries, key: Keys, *, causal: bool) -> bool:
+def _fits_gpu(query: Queries | Abstract, key: Keys | Abstract, *, causal: bool) -> bool:
     fits = query.dtype in _HALF and query.shape[-1] <= MAX_WIDTH
     return fits and (not causal or query.shape[1] == key.shape[1])
 
 
-def _fits_tpu(query: Queries, key: Keys) -> bool:
+def _fits_tpu(query: Queries | Abstract, key: Keys | Abstract) -> bool:
     fits = query.dtype == jnp.bfloat16 and query.shape[-1] % 8 == 0
     return fits and query.shape[1] >= _TPU_LANES and key.shape[1] >= _TPU_KEYS
 

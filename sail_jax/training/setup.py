@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sail_jax.config import Config
 from sail_jax.convert.init_from import InitReport, initial_params
+from sail_jax.models.tower_attention import tower_kernels
 from sail_jax.objectives.objective import LossValues, Objective, make_objective
 from sail_jax.objectives.ring_contrast import choose_contrast
 from sail_jax.sharding.mesh import data_shards
@@ -85,15 +86,24 @@ class TrainSetup:
         return shardings_of(self.abstract)
 
     def hardware(self) -> str:
-        """Returns a line with the devices, the mesh, and the types of computation and parameters."""
-        kind, processes = self.mesh.devices.flat[0].device_kind, jax.process_count()
+        """Returns a line with the devices, the mesh, the types of numbers, and the attention kernels."""
+        device, processes = self.mesh.devices.flat[0], jax.process_count()
         axes = ", ".join(f"{axis}={size}" for axis, size in self.mesh.shape.items())
         of_processes = f" of {processes} processes" if processes > 1 else ""
         types = sorted({leaf.dtype.name for leaf in jax.tree.leaves(self.abstract.params)})
         return (
-            f"Training on {self.mesh.size} x {kind}{of_processes}, mesh {axes}; "
-            f"computing in {self.config.model.dtype}, parameters in {' and '.join(types)}."
+            f"Training on {self.mesh.size} x {device.device_kind}{of_processes}, mesh {axes}; "
+            f"computing in {self.config.model.dtype}, parameters in {' and '.join(types)}; "
+            f"attention: {self._attention(device.platform)}."
         )
+
+    def _attention(self, platform: str) -> str:
+        """Returns the attention kernels: "plain", or "cuDNN flash attention (vit, llm), plain (perceiver)"."""
+        towers = tower_kernels(self.config.model, self.config.prompt.max_tokens, platform)
+        names = dict.fromkeys(towers.values())
+        if len(names) == 1:
+            return next(iter(names))
+        return ", ".join(f"{name} ({', '.join(t for t, n in towers.items() if n == name)})" for name in names)
 
 
 def _schedule(stage: Stage) -> Schedule:
