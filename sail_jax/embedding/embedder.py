@@ -180,7 +180,7 @@ class Embedder:
 
     def _dispatch(self, window: Window, views: tuple[str, ...]) -> list["_Placed"]:
         """Starts the batches of a window."""
-        with jax.set_mesh(self.mesh), explained(self.params):
+        with jax.set_mesh(self.mesh), explained(lambda: self.params):
             return [
                 (places, self._readable(forward(self._model, self.params, shard_batch(arrays, self.mesh), views)))
                 for places, arrays in window.batches
@@ -194,7 +194,7 @@ class Embedder:
         """Waits for the batches of a window and puts their rows back in the order of the items."""
         values = np.zeros((batches[0][1].shape[0], window.items, self.width), np.float32)
         for places, z in batches:
-            with explained(self.params):  # computed by now
+            with explained(lambda: self.params):  # computed by now
                 rows = in_batch_order(np.asarray(z), self.mesh, axis=1)
             for start, items in places:
                 values[:, items] = rows[:, start : start + len(items)]
@@ -251,7 +251,7 @@ def load(workdir: str | Path, config: Config | None = None, *, devices: Sequence
     mesh = inference_mesh(config.mesh, devices)
     checkpoints = Checkpoints(run)
     try:
-        with explained(abstract_params(config, mesh)):
+        with explained(lambda: abstract_params(config, mesh)):
             params = restore_params(checkpoints, config, mesh)
     finally:
         checkpoints.close()

@@ -1,7 +1,7 @@
 """The error for a user whose devices run out of memory while embedding."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -13,11 +13,11 @@ _REMEDY_OF_PARAMETERS = "Raise config.mesh.fsdp or config.mesh.tensor, or take m
 
 
 @contextlib.contextmanager
-def explained(params: Any) -> Iterator[None]:
+def explained(params: Callable[[], Any]) -> Iterator[None]:
     """Raises an error that says what to change where a device runs out of memory within it.
 
     Args:
-        params: the model's parameters, or their shapes with shardings.
+        params: gives the model's parameters, or their shapes with shardings, if it comes to that.
 
     Raises:
         SailError: a device ran out of memory.
@@ -29,7 +29,7 @@ def explained(params: Any) -> Iterator[None]:
             raise
         raise out_of_memory(
             error,
-            {"parameters": params},
+            {"parameters": params()},
             device_memory(jax.local_devices()[0]),
             temporaries="a batch and its activations",
             remedy=REMEDY,
