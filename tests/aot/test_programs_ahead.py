@@ -155,11 +155,12 @@ def test_every_kind_of_data(compile_step, topology, dataset):
     assert report.datasets == (dataset,) and report.memory.total < 256 * MIB
 
 
-# Stage, data set, and a bound in GiB for one of eight GPUs; the hard negatives of the last stage triple the items. All
-# other sets and stages of the config have one of these programs, but for searches: they are scores without COSENT.
+# Stage, data set, and a bound in GiB for one of eight GPUs: a quarter above the 12.2, 8.9, 8.9 and 28.2 measured. The
+# hard negatives of the last stage triple the items. All other sets and stages of the config have one of these programs,
+# but for searches, which are scores without COSENT.
 FULL = [
     ("1_broad", "copair", 15),
-    ("1_broad", "cls", 15),
+    ("1_broad", "cls", 11),
     ("2_target", "score", 11),
     ("3_hard", "hashtag", 35),
 ]
@@ -176,7 +177,8 @@ def test_the_full_size_step(compile_step, topology, stage, dataset, most):
     report, _ = compile_step(config, topology, stage=stage, dataset=dataset)
     assert report.fits
     if report.chip.is_gpu:
-        whole = 30 if count == 1 else 0  # a GPU alone holds all of the state and its gradient, not an eighth
+        # A GPU alone holds all of the state and its gradient, not an eighth: 24 GiB more were measured.
+        whole = 30 if count == 1 else 0
         assert report.memory.total < (most + whole) * GIB
 
 
