@@ -120,14 +120,13 @@ def count_set(
     if negatives is not None:
         drawn = rows | {"negatives": negatives.digest(), "hard_negatives": settings.hard_negatives}
         chunks = functools.partial(_drawn_negatives, negatives, counts["query"], settings.hard_negatives)
-        lists = len(negatives) * settings.hard_negatives
-        counts |= _counted(folder, drawn, lists, chunks, f"{negatives.path} of the data set {name!r}")
+        counts |= _counted(folder, drawn, negatives.listed, chunks, f"{negatives.path} of the data set {name!r}")
     return SetCounts(len(table), counts)
 
 
 # ------------------------------------------------------------------------------------------------- what a table draws
 
-# Values, how often each of them is drawn (None for once), and the role.
+# A role, what is drawn in it, and how often each entry is (None for once).
 _Chunk = tuple[str, pa.Array, np.ndarray | None]
 
 
@@ -193,7 +192,7 @@ def _check_no_nulls(values: pa.Array, path: pathlib.Path, column: str) -> None:
 def _counted(
     folder: pathlib.Path, facts: Mapping[str, Any], most: int, chunks: Callable[[], Iterable[_Chunk]], what: str
 ) -> dict[str, Counts]:
-    """Opens the counts with some identifying facts by role, and makes them first where they are missing."""
+    """Opens the counts with some identifying facts, by role; counts at most `most` entries where they are missing."""
     identity = _FORMAT | facts
     path = folder / hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=12).hexdigest()
     try:

@@ -37,6 +37,7 @@ SCHEMA = pa.schema(
     ]
 )
 ROW_GROUP = 1024
+_NEGATIVES_AT = SCHEMA.get_field_index("negatives")
 _METADATA_KEY = b"sail_jax.negatives"
 _CACHED_GROUPS = 32
 _REMEDY = "Write it with `python -m sail_jax mine`."
@@ -132,6 +133,7 @@ class NegativesTable:
 
     Attributes:
         metadata: what `write_negatives` was given.
+        listed: at least the number of negatives of all queries.
 
     Raises:
         SailError: a file is missing, damaged or of another kind, or the two files do not belong together.
@@ -144,6 +146,8 @@ class NegativesTable:
         self._ends = np.cumsum(
             [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)], dtype=np.int64
         ).tolist()
+        groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+        self.listed = sum(group.column(_NEGATIVES_AT).num_values for group in groups)
         self._keys = _read_keys(keys_path(self.path), len(self))
         self._lock = threading.Lock()
         self._file: pq.ParquetFile | None = None

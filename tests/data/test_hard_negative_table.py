@@ -37,6 +37,8 @@ def test_what_is_written_is_found(path):
     table = NegativesTable.open(path)
     assert len(table) == len(list(rows()))
     assert table.metadata == {"lambda": 0.5}
+    # A query without negatives counts as one value.
+    assert table.listed == sum(max(1, len(ids)) for _, _, ids, _ in rows())
     assert pq.read_metadata(path).num_row_groups == 3
     for item_id, text, ids, scores in list(rows())[::7]:
         assert table.get(item_id, text) == (ids, scores)
