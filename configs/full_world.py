@@ -73,5 +73,5 @@ def _add_searches(config: ml_collections.ConfigDict) -> None:
         "loss_weights": {"cosent": 1.0},
         **shown,
     }
-    graded = {"query": "T", "min_score": 1.0, "metrics": ("auc",), **shown}
+    graded = {"query": "T", "min_score": 1.0, "metrics": ("auc", "graded"), **shown}
     config.eval.tasks["score"] = {"table": "tables/score.parquet", **graded}

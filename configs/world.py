@@ -62,4 +62,6 @@ def get_config() -> ml_collections.ConfigDict:
         },
     }
     config.eval.tasks["i2i"]["views"] = ()
+    graded = {"query": "T", "min_score": 1.0, "metrics": ("graded",)}
+    config.eval.tasks["score"] = {"table": "tables/score.parquet", "corpus": "targets", **graded, **search}
     return config

@@ -9,6 +9,7 @@ from sail_jax.patterns import MODALITIES
 
 # Families of metrics, each in its own module of `evaluation.metrics` (arXiv 2510.12709, sec. 4.2).
 METRIC_FAMILIES = ("recall", "ranking", "separability", "clustering", "agreement", "bijective", "auc")
+GRADED = "graded"  # a family that needs a table with grades, so that a task has to ask for it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +50,9 @@ class EvalTaskConfig:
     )
     metrics: tuple[str, ...] = setting(
         METRIC_FAMILIES,
-        "families of metrics of a retrieval task; a sequence task has recall and ranking, classification its accuracy",
-        choices=METRIC_FAMILIES,
+        "families of metrics of a retrieval task; a sequence task has recall and ranking, classification its accuracy; "
+        "'graded' compares cosines with the scores of a pair table",
+        choices=(*METRIC_FAMILIES, GRADED),
     )
 
 

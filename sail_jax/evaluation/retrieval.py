@@ -4,13 +4,14 @@ Axes: Q queries, N rows of the corpus, P listed pairs.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from sail_jax.config import Config
-from sail_jax.config.evaluation import EvalTaskConfig
+from sail_jax.config.evaluation import GRADED, EvalTaskConfig
 from sail_jax.data.features import View
 from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import PairTable, pair_positions
@@ -38,6 +39,7 @@ class RetrievalTask:
         positive: [P] bool, whether the pair is relevant; the others have a score below `min_score`.
         sequences: Q arrays of places in `queries`, if each query is a sequence of items; else None.
         left_out: number of queries that have nothing relevant and are not among `queries`.
+        grades: [P] float32, the score of each listed pair, NaN for a pair without one; None if the task has no scores.
     """
 
     name: str
@@ -52,6 +54,7 @@ class RetrievalTask:
     positive: np.ndarray
     sequences: list[np.ndarray] | None = None
     left_out: int = 0
+    grades: np.ndarray | None = None
 
     @property
     def own_view(self) -> Pattern:
@@ -84,13 +87,17 @@ def load_retrieval(config: Config, name: str, store: ItemStore) -> RetrievalTask
     different modalities of one item.
 
     Raises:
-        SailError: a setting is wrong, the table has no row in the split, or an id is unknown.
+        SailError: a setting is wrong, the table has no row in the split, or none of the grades that a graded task
+            needs, or an id is unknown.
     """
     settings = config.eval.tasks[name]
     query_view, target_view = task_views(config, name)
-    queries, listed, positive = _read_pairs(config, name, store)
+    queries, listed, positive, scores = _read_pairs(config, name, store)
     corpus = np.arange(len(store)) if settings.corpus == "items" else np.unique(listed[:, 1])
-    pairs, positive = merge_pairs(np.stack([listed[:, 0], np.searchsorted(corpus, listed[:, 1])], axis=1), positive)
+    found = np.stack([listed[:, 0], np.searchsorted(corpus, listed[:, 1])], axis=1)
+    pairs, positive, grades = merge_pairs(found, positive, scores)
+    if GRADED in settings.metrics:
+        _check_grades(name, settings, pairs, grades)
     own = rows_in(corpus, queries)
     relevant = relevant_rows(pairs[positive], len(queries))
     finds_itself = np.array([row in rows for row, rows in zip(own, relevant, strict=True)])
@@ -105,6 +112,7 @@ def load_retrieval(config: Config, name: str, store: ItemStore) -> RetrievalTask
         target_view=target_view,
         pairs=pairs,
         positive=positive,
+        grades=grades,
     )
 
 
@@ -122,36 +130,69 @@ def relevant_rows(pairs: np.ndarray, queries: int) -> list[np.ndarray]:
     return np.split(pairs[:, 1], np.searchsorted(pairs[:, 0], np.arange(1, queries)))
 
 
-def merge_pairs(pairs: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the pairs in ascending order, each once; a pair is relevant if any listing of it is."""
+def merge_pairs(
+    pairs: np.ndarray, positive: np.ndarray, scores: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the pairs in ascending order, each once; a pair is relevant if any listing of it is.
+
+    Its score is the highest of its listings.
+    """
     merged, place = np.unique(pairs, axis=0, return_inverse=True)
     any_positive = np.zeros(len(merged), bool)
     any_positive[place.ravel()[positive]] = True
-    return merged, any_positive
+    highest = np.full(len(merged), np.nan, np.float32)
+    np.fmax.at(highest, place.ravel(), scores)
+    return merged, any_positive, highest
 
 
-def _read_pairs(config: Config, name: str, store: ItemStore) -> tuple[list[int | str], np.ndarray, np.ndarray]:
+def _check_grades(name: str, settings: EvalTaskConfig, pairs: np.ndarray, grades: np.ndarray) -> None:
+    """Raises SailError unless grades are at least 0, and some query has items of two different grades."""
+    task, remedy = f"config.eval.tasks.{name}", f"or take {GRADED!r} out of its metrics."
+    known = np.flatnonzero(~np.isnan(grades))
+    if not len(known):
+        raise SailError(
+            f"{task} is graded, and no row of {settings.table} in the split {settings.split!r} has a score: name the "
+            f"column of the grades in config.ingest.tables.{Path(settings.table).stem}.score and ingest again, {remedy}"
+        )
+    wrong = known[(grades[known] < 0) | np.isinf(grades[known])]
+    if len(wrong):
+        raise SailError(
+            f"{task} is graded, and {settings.table} has the score {grades[wrong[0]]:g}: grades are finite and at "
+            f"least 0; shift them and ingest again, {remedy}"
+        )
+    if not np.any((np.diff(pairs[known, 0]) == 0) & (np.diff(grades[known]) != 0)):
+        raise SailError(
+            f"{task} is graded, and no query of {settings.table} in the split {settings.split!r} has items of two "
+            f"different scores: list items of lower grades too, {remedy}"
+        )
+
+
+def _read_pairs(
+    config: Config, name: str, store: ItemStore
+) -> tuple[list[int | str], np.ndarray, np.ndarray, np.ndarray]:
     """Reads the queries, in table order, and the pairs of a task.
 
     Returns:
-        The queries; [P, 2] int64 query and position of the target; [P] bool, whether the pair is relevant.
+        The queries; [P, 2] int64 query and position of the target; [P] bool, whether the pair is relevant; [P] float32
+        scores, NaN for a row without one.
     """
     settings = config.eval.tasks[name]
     table = PairTable.open(Path(config.data.dir) / settings.table, split=settings.split)
     places: dict[int | str, int] = {}
     listed: list[tuple[int, int]] = []
-    positive: list[bool] = []
+    scores: list[float] = []
 
-    def add(query: int | str, target: int, is_positive: bool) -> None:
+    def add(query: int | str, target: int, score: float) -> None:
         listed.append((places.setdefault(query, len(places)), target))
-        positive.append(is_positive)
+        scores.append(score)
 
     for batch in table.iter_batches():
         for pair, query, target in zip(batch, *pair_positions(batch, store, str(table.path)), strict=True):
-            is_positive = pair.score is None or not pair.score < settings.min_score
-            add(query, target, is_positive)
+            score = math.nan if pair.score is None else pair.score
+            add(query, target, score)
             if settings.both_ways and not isinstance(query, str):
-                add(target, query, is_positive)
+                add(target, query, score)
     if not listed:
         raise SailError(f"config.eval.tasks.{name}: {settings.table} has no row in the split {settings.split!r}.")
-    return list(places), np.array(listed, np.int64), np.array(positive)
+    positive = ~(np.array(scores) < settings.min_score)
+    return list(places), np.array(listed, np.int64), positive, np.array(scores, np.float32)

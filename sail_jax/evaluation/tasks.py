@@ -1,6 +1,7 @@
 """Resolves the tasks of a config against the item store."""
 
 from sail_jax.config import Config
+from sail_jax.config.evaluation import GRADED
 from sail_jax.data.store import ItemStore
 from sail_jax.errors import SailError
 from sail_jax.evaluation.classification import load_classification
@@ -20,4 +21,10 @@ def load_tasks(config: Config, store: ItemStore) -> dict[str, RetrievalTask]:
         raise SailError("config.eval.tasks is empty: name at least one task.")
     if not config.eval.ks:
         raise SailError("config.eval.ks is empty: name at least one cut-off.")
+    for name, task in config.eval.tasks.items():
+        if GRADED in task.metrics and task.kind != "retrieval":
+            raise SailError(
+                f"config.eval.tasks.{name}.metrics names {GRADED!r}, which a task of kind {task.kind!r} does not have: "
+                "remove it, or name a pair table with scores and the kind 'retrieval'."
+            )
     return {name: _LOADERS[task.kind](config, name, store) for name, task in config.eval.tasks.items()}

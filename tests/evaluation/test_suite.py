@@ -7,9 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy.stats import spearmanr
 
 from sail_jax import config as config_lib
 from sail_jax.cli import main
+from sail_jax.config.evaluation import METRIC_FAMILIES
 from sail_jax.data.pipeline import make_extractor, open_store
 from sail_jax.data.tables import Pair, write_pairs
 from sail_jax.embedding.embedder import Embedder
@@ -74,7 +76,8 @@ def test_scored_pairs_with_several_targets_or_none(settings, store, stored, tmp_
     scores = {pair: float(rng.integers(0, 3)) / 2 for pair in rows}
     scores |= {pair: 0.0 for pair in rows if pair[0] == rows[0][0]}
     write_table(tmp_path / "scored.parquet", store, [(*pair, scores[pair]) for pair in rows])
-    settings.eval.tasks = {"i2i": {"table": str(tmp_path / "scored.parquet"), "min_score": 0.5}}
+    task = {"table": str(tmp_path / "scored.parquet"), "min_score": 0.5, "metrics": (*METRIC_FAMILIES, "graded")}
+    settings.eval.tasks = {"i2i": task}
     settings.eval.update(corpus_block=block, ks=(1, 10), widths=(8,), tfidf=False)
     figures, results = run(settings, tmp_path)
     queries = sorted({q for q, _ in rows})
@@ -90,6 +93,11 @@ def test_scored_pairs_with_several_targets_or_none(settings, store, stored, tmp_
         )
         assert figures[f"{name}/auc"] == pytest.approx((positive[:, None] > negative).mean(), abs=1e-6)
         assert figures[f"{name}/separability/positive_mean"] == pytest.approx(positive.mean(), abs=1e-6)
+        graded = [[(scores[p], cosines[p]) for p in rows if p[0] == q] for q in queries]
+        graded = [pairs for pairs in graded if len({grade for grade, _ in pairs}) > 1]
+        rho = np.mean([spearmanr(*zip(*pairs, strict=True)).statistic for pairs in graded])
+        assert figures[f"{name}/graded/spearman"] == pytest.approx(rho)
+        assert figures[f"{name}/graded/queries"] == len(graded) > 3
     assert (figures["i2i/queries"], figures["i2i/skipped"]) == (len(counted), len(queries) - len(counted))
     assert figures["i2i/skipped"] >= 1
     main_result = next(r for r in results if r.main)
@@ -110,6 +118,22 @@ def test_all_families_of_metrics_can_be_chosen(settings, stored, tmp_path):
     settings.eval.tasks.i2i.metrics = ("auc",)
     chosen, _ = run(settings, tmp_path)
     assert chosen["i2i/auc"] == figures["i2i/auc"] and "i2i/ndcg@10" not in chosen and "i2i/recall@10" in chosen
+
+
+@pytest.mark.parametrize(
+    ("scores", "changes", "message"),
+    [
+        ((None, None), {}, "no row of .* has a score: name the column of the grades in config.ingest.tables.few.score"),
+        ((0.5, 0.5), {}, "no query of .* two different scores: list items of lower grades too"),
+        ((0.5, -1.0), {}, "the score -1: grades are finite and at least 0; shift them"),
+        ((0.5, 1.0), {"kind": "sequence"}, "a task of kind 'sequence' does not have: remove it"),
+    ],
+)
+def test_a_graded_task_without_grades(settings, store, tmp_path, scores, changes, message):
+    write_table(tmp_path / "few.parquet", store, [(0, 1, scores[0]), (0, 2, scores[1]), (1, 3, scores[0])])
+    settings.eval.tasks = {"g": {"table": str(tmp_path / "few.parquet"), "metrics": ("graded",), **changes}}
+    with pytest.raises(SailError, match=message):
+        load_tasks(config_lib.build(settings), store)
 
 
 def test_sequences(settings, store, stored, tmp_path):

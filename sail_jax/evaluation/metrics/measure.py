@@ -9,10 +9,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from sail_jax.config import Config
+from sail_jax.config.evaluation import GRADED
 from sail_jax.evaluation.classification import ACCURACY_KS, accuracy_at_k
 from sail_jax.evaluation.metrics.auc import auc
 from sail_jax.evaluation.metrics.bijective import bijective_alignment
 from sail_jax.evaluation.metrics.clustering import clustering_nmi
+from sail_jax.evaluation.metrics.graded import graded_metrics
 from sail_jax.evaluation.metrics.nearest import nearest
 from sail_jax.evaluation.metrics.rank_agreement import rank_agreement
 from sail_jax.evaluation.metrics.ranking import ranking_metrics
@@ -29,6 +31,7 @@ _CLUSTERED_PAIRS = 10_000
 _RANKED_PAIRS = 512
 _ANCHORS = 32
 _RANKED_KS = (10,)
+_GRADED_QUERIES = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +139,7 @@ class _Pairs:
     ) -> None:
         self.task, self.queries, self.corpus, self.present, self.config = task, queries, corpus, present, config
         usable = present[0][task.pairs[:, 0]] & present[1][task.pairs[:, 1]]
+        self.usable = usable
         self.positive = task.pairs[usable & task.positive]
         self.negative = task.pairs[usable & ~task.positive]
 
@@ -150,6 +154,8 @@ class _Pairs:
             metrics["clustering/nmi"] = self._nmi()
         if "agreement" in families:
             metrics |= self._agreement()
+        if GRADED in families:
+            metrics |= self._graded()
         return metrics, histograms
 
     def _score(self, families: Sequence[str]) -> tuple[dict[str, float], dict[str, list] | None]:
@@ -184,6 +190,15 @@ class _Pairs:
         anchors = sample_rows(rng, np.arange(len(left)), _ANCHORS)
         figures = rank_agreement(self.queries[left], self.corpus[right], anchors, ks)
         return {f"agreement/{name}": value for name, value in figures.items()}
+
+    def _graded(self) -> dict[str, float]:
+        """Returns the agreement with the grades of the listed pairs, of at most 10,000 queries."""
+        graded = self.usable & ~np.isnan(self.task.grades)
+        asked = sample_rows(self._rng(), np.unique(self.task.pairs[graded, 0]), _GRADED_QUERIES)
+        graded &= np.isin(self.task.pairs[:, 0], asked)
+        pairs = self.task.pairs[graded]
+        figures = graded_metrics(pairs[:, 0], self.task.grades[graded], self._cosines(pairs), self.config.eval.ks)
+        return {f"{GRADED}/{name}": value for name, value in figures.items()}
 
     def _cosines(self, pairs: np.ndarray) -> np.ndarray:
         return pair_cosines(self.queries, self.corpus, pairs)

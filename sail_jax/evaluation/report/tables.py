@@ -23,9 +23,13 @@ MODELS = {
 }
 _LOWER_IS_BETTER = {"separability/overlap"}
 # Shares, shown in per cent; other metrics are plain numbers.
-_SHARES = ("recall@", "ndcg@", "mrr@", "map@", "accuracy", "agreement/top@", "bijective", "separability/overlap")
+_SHARES = (
+    *("recall@", "ndcg@", "mrr@", "map@", "accuracy", "agreement/top@", "bijective", "separability/overlap"),
+    "graded/ndcg",
+)
+_COUNTS = ("graded/queries",)  # whole numbers, which are not compared
 # The table shows one cut-off of each of these families, `_CUT_OFF` if it was measured; the others are folded away.
-_ONE_CUT_OFF = re.compile(r"(ndcg|mrr|map)@(\d+)")
+_ONE_CUT_OFF = re.compile(r"((?:graded/)?ndcg|mrr|map)@(\d+)")
 _CUT_OFF = 10
 
 
@@ -33,6 +37,8 @@ def format_metric(name: str, value: float | None) -> str:
     """Returns a value as tables show it: a share in per cent, others with three digits, "–" for none."""
     if value is None or not np.isfinite(value):
         return "–"
+    if name in _COUNTS:
+        return f"{value:,.0f}"
     return f"{100 * value:.1f} %" if name.startswith(_SHARES) else f"{value:.3f}"
 
 
@@ -72,7 +78,7 @@ def show_view(view: Pattern) -> str:
 def best_of(metric: str, values: Sequence[float | None]) -> float | None:
     """Returns the best of some values of a metric; None if there are fewer than two to compare."""
     present = [v for v in values if v is not None and np.isfinite(v)]
-    if len(present) < 2:
+    if len(present) < 2 or metric in _COUNTS:
         return None
     return min(present) if metric in _LOWER_IS_BETTER else max(present)
 
