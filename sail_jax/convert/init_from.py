@@ -1,6 +1,7 @@
 """The initial parameters of training: towers from checkpoints (`config.init_from`), others random."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 import transformers
-from jax.sharding import Mesh
+from jax.sharding import Mesh, Sharding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sail_jax.config import Config
+from sail_jax.config.model import ModelConfig
 from sail_jax.config.schema import to_dict
 from sail_jax.convert.architectures import EXPORTED_TYPE
 from sail_jax.convert.from_hf import TOWERS, Loaded, check_settings, load_rows, load_tower, read_json
@@ -181,12 +183,20 @@ def _load_own(
 
 def _draw(config: Config, abstract: Any) -> Any:
     """Random initial values for the parts in `abstract`; other parts are not computed."""
+    shardings, tree = jax.tree.flatten(shardings_of(abstract))
+    return _drawing(config.model, tree, tuple(shardings))(np.int32(config.seed))
+
+
+@functools.lru_cache(maxsize=4)  # training and the evaluation of the untrained model share the program
+def _drawing(config: ModelConfig, tree: jax.tree_util.PyTreeDef, shardings: tuple[Sharding, ...]) -> Callable:
+    """The compiled function of a seed that draws the parts in `tree`."""
+    wanted = jax.tree.unflatten(tree, shardings)
 
     def draw(seed: jax.Array) -> Any:
-        params = init_params(config.model, seed)
-        return {part: params[part] for part in abstract}
+        params = init_params(config, seed)
+        return {part: params[part] for part in wanted}
 
-    return jax.jit(draw, out_shardings=shardings_of(abstract))(np.int32(config.seed))
+    return jax.jit(draw, out_shardings=wanted)
 
 
 def _progress() -> Progress:

@@ -13,8 +13,12 @@ def relevant_hits(rows: np.ndarray, relevant: Sequence[np.ndarray]) -> tuple[np.
 
     Arguments as in `recall_at_k`.
     """
-    hits = np.stack([np.isin(found, wanted) for found, wanted in zip(rows, relevant, strict=True)])
-    return hits, np.array([len(np.unique(wanted)) for wanted in relevant])
+    owners = np.repeat(np.arange(len(relevant)), [len(wanted) for wanted in relevant])
+    wanted = np.concatenate(relevant)
+    span = 1 + max(rows.max(), wanted.max())
+    pairs = np.unique(owners * span + wanted)
+    hits = np.isin(np.arange(len(rows))[:, None] * span + rows, pairs) & (rows >= 0)
+    return hits, np.bincount(pairs // span, minlength=len(relevant))
 
 
 def recall_at_k(rows: np.ndarray, relevant: Sequence[np.ndarray], ks: Sequence[int]) -> dict[str, float]:
