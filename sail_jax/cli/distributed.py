@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 import traceback
 from typing import NoReturn
@@ -32,6 +33,8 @@ def join_processes(options: argparse.Namespace) -> bool:
                 f"--distributed finds no other processes ({error}). Start it by Slurm, Open MPI or Kubernetes or on a "
                 "TPU pod, or leave the flag out."
             ) from error
+        # JAX takes SIGTERM as a notice that the host will be wanted for something else, and goes on.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     return jax.process_index() == 0
 
 

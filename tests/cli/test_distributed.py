@@ -1,5 +1,6 @@
 """Verbs that several processes run together: they write what one process writes, and one that fails ends all."""
 
+import argparse
 import json
 import os
 import shutil
@@ -138,6 +139,19 @@ def test_an_unexpected_error_ends_the_process_at_once(monkeypatch, capsys, fails
         __main__.run()
     said = capsys.readouterr().err
     assert ("ValueError: unforeseen" in said) == ("error in process 0 of 4" in said) == fails
+
+
+def test_sigterm_ends_a_process_as_if_it_ran_alone(monkeypatch):
+    def initialize(**_):
+        signal.signal(signal.SIGTERM, lambda *_: None)
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        distributed.join_processes(argparse.Namespace(distributed=True))
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_process_that_runs_alone_shuts_down(monkeypatch):
