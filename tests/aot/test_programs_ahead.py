@@ -192,7 +192,7 @@ def test_the_full_size_forward_pass(topology):
     assert report.fits
     if report.chip.is_gpu:
         assert set(report.kernels.values()) == {CUDNN}
-        assert report.memory.total < (3.3 if count > 1 else 24) * GIB
+        assert report.memory.total < (3.3 if count > 1 else 21.5) * GIB  # 2.6 and 17.2 were measured
 
 
 def compiled(chip, lowered):
