@@ -43,7 +43,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = default_config()
     tiny_model(config)
     # A part of the world: two blocks of topics, without near-duplicates, unclear frames and off-domain items.
-    config.synthetic.update(num_items=960, items_per_topic=10, test_queries=240, searches=400, test_searches=60)
+    config.synthetic.update(num_items=960, items_per_topic=10, test_queries=240, searches=400, test_searches=30)
     config.synthetic.update(near_duplicates=0.0, two_looks=0.0, missing_fields=(), off_domain_items=0, num_users=400)
     config.ingest.source.update(
         path="items.jsonl",

@@ -71,7 +71,7 @@ def _background(rng: np.random.Generator) -> Image.Image:
 
 def _jpeg(image: Image.Image, rng: np.random.Generator) -> bytes:
     """The picture with noise, as JPEG."""
-    noisy = np.asarray(image) + rng.normal(0, 12, (FRAME_SIDE, FRAME_SIDE, 3))
+    noisy = np.asarray(image) + 12 * rng.standard_normal((FRAME_SIDE, FRAME_SIDE, 3), np.float32)
     buffer = io.BytesIO()
     Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
@@ -121,10 +121,10 @@ def render_sound(rng: np.random.Generator, sound: int) -> bytes:
     """
     time = np.arange(int(rng.uniform(0.5, 2.5) * SAMPLE_RATE)) / SAMPLE_RATE
     note_length = rng.uniform(0.09, 0.14)
-    steps = _STEPS[sound // len(TIMBRES)]
-    note = (time / note_length).astype(int) + rng.integers(4)
-    pitch = 240 * 2 ** ((np.array(steps)[note % 4] + rng.uniform(-3, 3)) / 12)
-    since = time % note_length
+    steps = np.array(_STEPS[sound // len(TIMBRES)])
+    notes = time / note_length
+    pitch = (240 * 2 ** ((steps + rng.uniform(-3, 3)) / 12))[(notes.astype(int) + rng.integers(4)) % 4]
+    since = (note_length * (notes % 1)).astype(np.float32)
     # Timbres: (partial over the fundamental, amplitude) and the decay per second of the envelope.
     partials, decay = (
         ([(1, 1.0), (2, 0.12)], 0.5),
@@ -137,7 +137,8 @@ def render_sound(rng: np.random.Generator, sound: int) -> bytes:
     phase = (2 * np.pi * np.cumsum(pitch) / SAMPLE_RATE).astype(np.float32)
     tone = sum(amplitude * np.sin(partial * phase) for partial, amplitude in partials)
     tone *= np.exp(-decay * since) * np.minimum(since / 0.008, 1)
-    tone = tone / np.abs(tone).max() + rng.normal(0, rng.uniform(0.01, 0.06), len(time))
+    noise = rng.uniform(0.01, 0.06) * rng.standard_normal(len(time), np.float32)
+    tone = tone / np.abs(tone).max() + noise
     return _wav(tone * rng.uniform(0.3, 0.8))
 
 
@@ -156,7 +157,7 @@ def render_rhythm(rng: np.random.Generator, pattern: int) -> bytes:
     time = np.arange(int(rng.uniform(1, 2.5) * SAMPLE_RATE)) / SAMPLE_RATE
     beat = time / rng.uniform(0.1, 0.12)
     loud = beats[(beat.astype(int) + rng.integers(8)) % 8] * np.exp(-6 * (beat % 1))
-    return _wav(np.clip(0.3 * rng.normal(size=len(time)), -1, 1) * loud)
+    return _wav(np.clip(0.3 * rng.standard_normal(len(time), np.float32), -1, 1) * loud)
 
 
 def _wav(wave_form: np.ndarray) -> bytes:

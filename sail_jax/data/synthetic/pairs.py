@@ -42,21 +42,28 @@ class PairWriter:
         names = ("query_id", "target_id", "split")
         self._schema = pa.schema([*((name, pa.string()) for name in names), *further.items()])
         self._writer = pq.ParquetWriter(path, self._schema)
+        self._waiting: list[list] = [[] for _ in self._schema]
         self.counts = {"train": 0, "test": 0}
 
-    def write(self, queries: np.ndarray, targets: np.ndarray, split: str, **further: np.ndarray) -> None:
+    def write(self, queries: np.ndarray, targets: np.ndarray, split: str, **further: list) -> None:
         """Writes pairs of indices of items, [P] each."""
-        if not len(queries):
-            return
-        ids = ([item_id(index) for index in side.tolist()] for side in (queries, targets))
-        columns = [*ids, [split] * len(queries), *further.values()]
-        self._writer.write_table(pa.table(columns, schema=self._schema))
+        ids = (map(item_id, side.tolist()) for side in (queries, targets))
+        for column, values in zip(self._waiting, [*ids, [split] * len(queries), *further.values()], strict=True):
+            column.extend(values)
         self.counts[split] += len(queries)
+        if len(self._waiting[0]) >= _STRETCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._writer.write_table(pa.table(self._waiting, schema=self._schema))
+        self._waiting = [[] for _ in self._schema]
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None and self._waiting[0]:
+            self._flush()
         self._writer.close()
 
 
@@ -165,7 +172,7 @@ def _write_broad(path: pathlib.Path, plan: ItemPlan, config: SyntheticConfig, se
             targets[drawn] = rng.integers(plan.catalogue, size=int(drawn.sum()))
             wrong = plan.topic_of[targets] != plan.topic_of[queries]
             kept = wrong == drawn
-            writer.write(queries[kept], targets[kept], "train", wrong=wrong[kept])
+            writer.write(queries[kept], targets[kept], "train", wrong=wrong[kept].tolist())
     return writer.counts
 
 
