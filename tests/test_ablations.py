@@ -27,7 +27,9 @@ def test_an_ablation_traces(name, world, tmp_path):
     settings = tiny.experiment(world)
     small = {key: settings[key].to_dict() for key in ("model", "data", "prompt")}
     overrides = [*COMMON, *ABLATIONS[name], f"data.dir={world}", "data.batch_size=8", "objective.matryoshka=(32, 16)"]
-    (tmp_path / "weights.json").write_text('{"weights": {"copair": 1, "search": 1, "score": 1, "theme": 1}}')
+    (tmp_path / "weights.json").write_text(
+        '{"weights": {"copair": 1, "search": 1, "look_search": 1, "score": 1, "theme": 1}}'
+    )
     overrides = [word.replace("balanced.json", str(tmp_path / "weights.json")) for word in overrides]
     values = config_lib.default_config()
     values.update(config_lib.to_dict(config_lib.load(WORLD, overrides)))
