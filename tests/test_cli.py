@@ -40,13 +40,14 @@ def run(world, tmp_path_factory):
 @pytest.mark.slow
 def test_the_figures(run):
     figures = json.loads((run / "metrics.json").read_text())
-    assert set(figures) == {"trained", "untrained", "tfidf", "ceiling"}
+    assert set(figures) == {"trained", "untrained", "tfidf", "chance", "ceiling"}
     for name in ("i2i", "i2i/T", "i2i/V", "i2i/A", "q2i"):
         for k in (1, 10, 25, 50, 100):
             assert 0 <= figures["trained"][f"{name}/recall@{k}"] <= 1
     assert figures["trained"]["i2i/recall@10"] > figures["untrained"]["i2i/recall@10"]
     assert figures["trained"]["i2i/T/queries"] == figures["trained"]["i2i/queries"]
     assert figures["trained"]["i2i/recall@10"] < figures["ceiling"]["i2i/recall@10"] < 1
+    assert 0 < figures["chance"]["i2i/V/recall@10"] < figures["chance"]["i2i/recall@100"]
 
 
 @pytest.mark.slow

@@ -63,6 +63,7 @@ def evaluate_and_print(config: Config, workdir: Path, embeddings: Path | None = 
     Several processes evaluate a run together; the first one writes and prints.
     """
     from sail_jax.evaluation.ceilings import ceiling_results
+    from sail_jax.evaluation.chance import chance_results
     from sail_jax.evaluation.report.data import read_runs, write_report_data
     from sail_jax.evaluation.report.page import png_folder, write_report
     from sail_jax.evaluation.report.summary import gather
@@ -82,7 +83,7 @@ def evaluate_and_print(config: Config, workdir: Path, embeddings: Path | None = 
     step = None if embeddings else evaluated_step(files.path)  # opens the checkpoints, which all processes do together
     if not everyone().first:
         return
-    results += ceiling_results(config, results)
+    results += chance_results(results) + ceiling_results(config, results)
     commit_json(files.metrics, metrics_tree(results))
     commit_json(files.evaluation, evaluation_record(results, step))
     write_report_data(files.report_data, gather(config, files, results, tasks, store))

@@ -8,7 +8,7 @@ from sail_jax.items import TEXT_FIELDS
 from sail_jax.patterns import MODALITIES
 
 # Families of metrics, each in its own module of `evaluation.metrics` (arXiv 2510.12709, sec. 4.2).
-METRIC_FAMILIES = ("recall", "ranking", "separability", "clustering", "agreement", "bijective", "auc")
+METRIC_FAMILIES = ("recall", "ranking", "separability", "clustering", "agreement", "bijective", "auc", "spread")
 GRADED = "graded"  # a family that needs a table with grades, so that a task has to ask for it
 
 
@@ -50,7 +50,8 @@ class EvalTaskConfig:
     )
     metrics: tuple[str, ...] = setting(
         METRIC_FAMILIES,
-        "families of metrics of a retrieval task; a sequence task has recall and ranking, classification its accuracy; "
+        "families of metrics of a retrieval task; a sequence task has recall, ranking and spread, classification its "
+        "accuracy and spread; "
         "'graded' compares cosines with the scores of a pair table",
         choices=(*METRIC_FAMILIES, GRADED),
     )

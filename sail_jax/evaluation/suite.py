@@ -37,8 +37,8 @@ class TaskResult:
     """Figures of one model on one task, under one view and at one width.
 
     Attributes:
-        model: "trained", "untrained", "embeddings" (vectors read from a folder), "tfidf" or "ceiling" (of a perfect
-            model, see `evaluation.ceilings`).
+        model: "trained", "untrained", "embeddings" (vectors read from a folder), "tfidf", "ceiling" (of a perfect
+            model, see `evaluation.ceilings`) or "chance" (of a random ranking).
         task: name of the task.
         view: the modalities of queries and of the corpus.
         main: whether it is the task's own view at full width.
@@ -54,6 +54,7 @@ class TaskResult:
         sample: rows of the corpus, at most 1,500, and their vectors [n, D]; only of main results, and not of TF-IDF.
         own_view: whether it is the task's own view.
         full: whether `width` is the full width.
+        chance: recall or accuracy of a random ranking; None for TF-IDF and for views that are only in the matrix.
     """
 
     model: str
@@ -71,6 +72,7 @@ class TaskResult:
     sample: tuple[np.ndarray, np.ndarray] | None = None
     own_view: bool = True
     full: bool = True
+    chance: dict[str, float] | None = None
 
     @property
     def prefix(self) -> str:
@@ -161,7 +163,8 @@ def evaluate_task(
             families = ("recall",) if only_in_matrix else families_of(task)
             measured = measure(task, *cut, config, families=families, own_view=own, processes=source.processes)
             if measured is not None:
-                results.append(_result(source, task, view, own, width, measured, found, config))
+                result = _result(source, task, view, own, width, measured, found, config)
+                results.append(dataclasses.replace(result, chance=None) if only_in_matrix else result)
             elif own:
                 raise SailError(
                     f"No query of config.eval.tasks.{task.name} can be scored under the view {view}: none has an "
@@ -219,6 +222,7 @@ def _result(
         skipped=measured.skipped,
         corpus=len(corpus),
         histograms=measured.histograms,
+        chance=measured.chance,
         rows=measured.rows if main else None,
         cosines=measured.cosines if main else None,
         sample=_sample(corpus, config.seed) if main else None,

@@ -174,13 +174,14 @@ def test_best_of_each_row_is_bold_and_for_some_metrics_it_is_the_lowest():
     assert alone["recall@10"] == [("9.9 %", False), ("22.5 %", True)]
 
 
-def test_a_ceiling_stands_beside_the_figures_and_is_never_the_best():
+def test_chance_and_ceiling_stand_beside_the_figures_and_are_never_the_best():
     view = Pattern("V", "V")
-    values = {"untrained": 0.1, "trained": 0.3, "ceiling": 0.6}
+    values = {"ceiling": 0.6, "chance": 0.4, "untrained": 0.1, "trained": 0.3}
     figures = [StoredResult(model, "t", view, True, 8, {"recall@10": value}) for model, value in values.items()]
     page = task_table([RunReport("r", figures)], "t")
-    assert rows_of(page)["recall@10"] == [("10.0 %", False), ("30.0 %", True), ("60.0 %", False)]
-    assert "<th>ceiling</th>" in page and "ceiling 60.0 %" in headline([RunReport("r", figures)])
+    of_models = [("40.0 %", False), ("10.0 %", False), ("30.0 %", True), ("60.0 %", False)]
+    assert rows_of(page)["recall@10"] == of_models
+    assert "<th>chance</th>" in page and "chance 40.0 % · ceiling 60.0 %" in headline([RunReport("r", figures)])
 
 
 def test_further_cut_offs_are_folded_away_and_none_is_lost():

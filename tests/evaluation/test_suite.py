@@ -16,6 +16,7 @@ from sail_jax.data.pipeline import make_extractor, open_store
 from sail_jax.data.tables import Pair, write_pairs
 from sail_jax.embedding.embedder import Embedder
 from sail_jax.errors import SailError
+from sail_jax.evaluation.chance import chance_results
 from sail_jax.evaluation.sequence_tasks import mean_pool
 from sail_jax.evaluation.suite import evaluate_task, metrics_tree, run_suite
 from sail_jax.evaluation.tasks import load_tasks
@@ -102,6 +103,8 @@ def test_scored_pairs_with_several_targets_or_none(settings, store, stored, tmp_
     assert figures["i2i/skipped"] >= 1
     main_result = next(r for r in results if r.main)
     assert (main_result.width, main_result.view) == (WIDTH, ("VTA", "VTA"))
+    assert main_result.chance == pytest.approx({f"recall@{k}": k / (len(store) - 1) for k in (1, 10)})
+    assert figures["i2i/spread/dimensions"] > 20 and figures["i2i/spread/mean_norm"] < 0.3  # random vectors
     np.testing.assert_allclose(main_result.sample[1], stored[main_result.sample[0]], atol=1e-6)
     assert [r.rows is None for r in results] == [False, True]
 
@@ -227,7 +230,7 @@ def test_the_matrix_of_modalities(settings, store, tmp_path):
     rows = [(i, j, None) for i, j in zip(range(0, 24, 2), range(1, 24, 2), strict=True)]
     write_table(tmp_path / "few.parquet", store, rows)
     task = {"table": str(tmp_path / "few.parquet"), "corpus": "targets", "both_ways": True}
-    settings.eval.tasks = {"i2i": task | {"views": ("T",), "modality_matrix": True}}
+    settings.eval.tasks = {"i2i": task | {"views": ("V",), "modality_matrix": True}}
     settings.eval.update(ks=(1, 3), widths=(16,), batch_size=32)
     config = config_lib.build(settings)
     mesh = make_mesh(config.mesh, jax.local_devices()[:1])
@@ -247,5 +250,10 @@ def test_the_matrix_of_modalities(settings, store, tmp_path):
         expected = np.mean([i ^ 1 in order[i] and np.isfinite(scores[i, i ^ 1]) for i in range(24)])
         view = query if query == target else f"{query}->{target}"
         assert tree[f"i2i/{view}/recall@3"] == pytest.approx(expected)
-    assert "i2i/V->T/d16/recall@1" in tree and "i2i/V->T/auc" not in tree and "i2i/T/auc" in tree
+    # Under V, an item without frames finds nothing, and is not found.
+    has = corpus["V"].any(axis=1)
+    reached = [has[i] and has[i ^ 1] and min(3 / (has.sum() - 1), 1) for i in range(24)]
+    (of_frames,) = [r for r in chance_results(results) if r.view == ("V", "V")]
+    assert of_frames.metrics["recall@3"] == pytest.approx(np.mean(reached)) and not all(has)
+    assert "i2i/V->T/d16/recall@1" in tree and "i2i/V->T/auc" not in tree and "i2i/V/auc" in tree
     assert tree["i2i/V->T/queries"] == tree["i2i/queries"] == 24

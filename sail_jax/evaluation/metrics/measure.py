@@ -13,6 +13,7 @@ from sail_jax.config.evaluation import GRADED
 from sail_jax.evaluation.classification import ACCURACY_KS, accuracy_at_k
 from sail_jax.evaluation.metrics.auc import auc
 from sail_jax.evaluation.metrics.bijective import bijective_alignment
+from sail_jax.evaluation.metrics.chance import accuracy_by_chance, recall_by_chance
 from sail_jax.evaluation.metrics.clustering import clustering_nmi
 from sail_jax.evaluation.metrics.graded import graded_metrics
 from sail_jax.evaluation.metrics.nearest import nearest
@@ -20,6 +21,7 @@ from sail_jax.evaluation.metrics.rank_agreement import rank_agreement
 from sail_jax.evaluation.metrics.ranking import ranking_metrics
 from sail_jax.evaluation.metrics.recall import recall_at_k
 from sail_jax.evaluation.metrics.separability import separability
+from sail_jax.evaluation.metrics.spread import spread
 from sail_jax.evaluation.pairs import pair_cosines, sample_negatives, sample_rows
 from sail_jax.evaluation.retrieval import RetrievalTask
 from sail_jax.sharding.process_group import ALONE, Processes
@@ -32,6 +34,9 @@ _RANKED_PAIRS = 512
 _ANCHORS = 32
 _RANKED_KS = (10,)
 _GRADED_QUERIES = 10_000
+_SPREAD_ROWS = 100_000
+# Families that tasks of other kinds than pairs have, where their settings name them.
+_OF_KIND = {"sequence": ("recall", "ranking", "spread"), "classification": ("accuracy", "spread")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +49,7 @@ class Measurement:
         skipped: number of queries left out.
         rows: [Q, K] int64, the nearest rows of the corpus.
         cosines: [Q, K] float32.
+        chance: recall or accuracy of a random ranking of the same rows.
         histograms: cosines of matching and of other pairs, or None; see `separability`.
     """
 
@@ -52,15 +58,15 @@ class Measurement:
     skipped: int
     rows: np.ndarray
     cosines: np.ndarray
+    chance: dict[str, float]
     histograms: dict[str, list] | None = None
 
 
 def families_of(task: RetrievalTask) -> tuple[str, ...]:
     """Returns the families of metrics of a task, always with "recall" or "accuracy"."""
-    if task.settings.kind == "classification":
-        return ("accuracy",)
-    asked = ("recall", *task.settings.metrics)
-    return tuple(dict.fromkeys(f for f in asked if task.settings.kind == "retrieval" or f in ("recall", "ranking")))
+    kind = task.settings.kind
+    asked = dict.fromkeys(("accuracy" if kind == "classification" else "recall", *task.settings.metrics))
+    return tuple(family for family in asked if family in _OF_KIND.get(kind, asked))
 
 
 def measure(
@@ -106,14 +112,35 @@ def measure(
     if "bijective" in families:
         share = bijective_alignment(queries, corpus, rows[:, 0], task.exclude, **search)
         of_pairs["bijective"] = share
+    if "spread" in families:
+        sampled = sample_rows(np.random.default_rng(config.seed), np.flatnonzero(present[1]), _SPREAD_ROWS)
+        of_pairs |= {f"spread/{name}": value for name, value in spread(corpus, sampled).items()}
     return Measurement(
         metrics=metrics | of_pairs,
         queries=len(kept),
         skipped=len(counts) - len(kept) + task.left_out,
         rows=rows[:, :GALLERY],
         cosines=cosines[:, :GALLERY],
+        chance=_by_chance(task, present, kept, relevant, ks),
         histograms=histograms,
     )
+
+
+def _by_chance(
+    task: RetrievalTask,
+    present: tuple[np.ndarray, np.ndarray],
+    kept: np.ndarray,
+    relevant: Sequence[np.ndarray],
+    ks: Sequence[int],
+) -> dict[str, float]:
+    """Returns recall or accuracy of a random ranking for the `kept` queries; other arguments as in `measure`."""
+    own = task.exclude[kept]
+    candidates = np.where(present[0][kept], present[1].sum() - ((own >= 0) & present[1][own]), 0)
+    unique = [np.unique(relevant[query]) for query in kept]
+    findable = np.array([present[1][rows].sum() for rows in unique]) * present[0][kept]
+    if task.settings.kind == "classification":
+        return accuracy_by_chance(candidates, findable, ACCURACY_KS)
+    return recall_by_chance(candidates, findable, np.array([len(rows) for rows in unique]), ks)
 
 
 def ranked_metrics(

@@ -27,7 +27,8 @@ class StoredResult:
     """Figures of one model on one task under one view, as evaluation.json holds them.
 
     Attributes:
-        model: "trained", "untrained", "embeddings" (vectors read from a folder), "tfidf" or "ceiling".
+        model: "trained", "untrained", "embeddings" (vectors read from a folder), "tfidf", "chance" or
+            "ceiling".
         task: name of the task.
         view: the modalities of queries and of the corpus; the file has them as "QUERY->TARGET".
         main: whether it is the task's own view.

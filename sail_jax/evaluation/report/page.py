@@ -19,7 +19,15 @@ from sail_jax.evaluation.report.data import RunReport
 from sail_jax.evaluation.report.figures import Chart, inline_svg, save_png
 from sail_jax.evaluation.report.gallery import gallery_html
 from sail_jax.evaluation.report.style import STYLE
-from sail_jax.evaluation.report.tables import facts, further_table, headline, settings, task_table, tasks_of
+from sail_jax.evaluation.report.tables import (
+    BOUNDS,
+    facts,
+    further_table,
+    headline,
+    settings,
+    task_table,
+    tasks_of,
+)
 from sail_jax.files import commit_bytes
 
 # Keep the page below 3 MB: charts beyond the first limit are PNGs only, and the gallery fills the page to the second.
@@ -30,7 +38,8 @@ _TABLES = (
     "Each task under its own view; the best value of each row is bold. Recall@k is the share of all relevant items "
     "that are among the k nearest items of the corpus. Higher is better, except for separability/overlap, the "
     "share that the cosines of relevant and of other pairs have in common. The untrained model is the same network "
-    "before its first step."
+    "before its first step; chance is a random ranking. In spread, a mean_norm near 1 or few dimensions mean that all "
+    "items lie close together: the model has collapsed."
 )
 _MODALITIES = (
     "Results by modality: V frames, T text, A sound. A model that uses all of them should find more with VTA than with "
@@ -182,7 +191,7 @@ def _notes(runs: Sequence[RunReport]) -> str:
             f"{of}{f.task}, {f.model}, {f.view}: {f.skipped:,} queries are left out, because they or all their "
             "relevant items lack the modalities of the task."
             for f in run.figures
-            if f.main and f.skipped
+            if f.main and f.skipped and f.model not in BOUNDS
         ]
         if not run.gallery and not run.maps:
             notes.append(

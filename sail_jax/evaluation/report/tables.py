@@ -12,9 +12,11 @@ from sail_jax.evaluation.report.data import RunReport, StoredResult
 from sail_jax.patterns import Pattern
 
 HEADLINE_METRIC = "recall@10"
-CEILING = "ceiling"  # of a perfect model: a column that is never marked as the best
+# Of a random ranking and of a perfect model: columns that are never marked as the best.
+CHANCE, CEILING = BOUNDS = ("chance", "ceiling")
 # In the order of the columns.
 MODELS = {
+    CHANCE: "chance",
     "untrained": "untrained",
     "tfidf": "TF-IDF",
     "embeddings": "embeddings",
@@ -27,7 +29,8 @@ _SHARES = (
     *("recall@", "ndcg@", "mrr@", "map@", "accuracy", "agreement/top@", "bijective", "separability/overlap"),
     "graded/ndcg",
 )
-_COUNTS = ("graded/queries",)  # whole numbers, which are not compared
+_COUNTS = ("graded/queries",)  # whole numbers
+_NOT_COMPARED = (*_COUNTS, "spread/mean_norm", "spread/dimensions")
 # The table shows one cut-off of each of these families, `_CUT_OFF` if it was measured; the others are folded away.
 _ONE_CUT_OFF = re.compile(r"((?:graded/)?ndcg|mrr|map)@(\d+)")
 _CUT_OFF = 10
@@ -78,7 +81,7 @@ def show_view(view: Pattern) -> str:
 def best_of(metric: str, values: Sequence[float | None]) -> float | None:
     """Returns the best of some values of a metric; None if there are fewer than two to compare."""
     present = [v for v in values if v is not None and np.isfinite(v)]
-    if len(present) < 2 or metric in _COUNTS:
+    if len(present) < 2 or metric in _NOT_COMPARED:
         return None
     return min(present) if metric in _LOWER_IS_BETTER else max(present)
 
@@ -106,15 +109,16 @@ def _tiles(run: RunReport) -> str:
             f'<div class="tile"><div class="what">{html.escape(task)} · {html.escape(metric)}</div>'
             f'<div class="now">{was}{format_metric(metric, main.metrics.get(metric))}</div>'
             f'<div class="what">{html.escape(models)} · {html.escape(show_view(main.view))} · {main.queries:,} queries '
-            f"in {main.corpus:,} items{_ceiling(run, task, metric)}</div></div>"
+            f"in {main.corpus:,} items{_bounds(run, task, metric)}</div></div>"
         )
     return f'<div class="tiles">{"".join(tiles)}</div>\n' if tiles else ""
 
 
-def _ceiling(run: RunReport, task: str, metric: str) -> str:
-    """Returns what a perfect model reaches, for a tile; empty where it is not known."""
-    perfect = main_figures(run, task, CEILING)
-    return "" if perfect is None else f" · ceiling {format_metric(metric, perfect.metrics.get(metric))}"
+def _bounds(run: RunReport, task: str, metric: str) -> str:
+    """Returns what a random ranking and a perfect model reach, for a tile; empty where it is not known."""
+    known = [(bound, main_figures(run, task, bound)) for bound in BOUNDS]
+    shown = (f" · {bound} {format_metric(metric, f.metrics.get(metric))}" for bound, f in known if f is not None)
+    return "".join(shown)
 
 
 def _overview(runs: Sequence[RunReport]) -> str:
@@ -138,7 +142,7 @@ def task_table(runs: Sequence[RunReport], task: str) -> str:
     columns = [figures for _, of_run in groups for figures in of_run]
     names = dict.fromkeys(name for figures in columns for name in figures.metrics)
     main = main_metrics(list(names))
-    marked = [figures.model != CEILING for figures in columns]
+    marked = [figures.model not in BOUNDS for figures in columns]
 
     def rows_of(names: Iterable[str]) -> list[str]:
         return [_metric_row(name, name, [f.metrics.get(name) for f in columns], marked) for name in names]
