@@ -61,6 +61,8 @@ class Batch(NamedTuple):
         id_vectors: [B, S, E] float32, only for the loss `distill`: the recommender's ID embeddings of an item,
             concatenated, each a unit vector.
         has_id: [B, S, T] bool, which of the T ID embeddings an item has.
+        media_item: [B, S] int32, only with `data.encode_once`: index within the group of the item whose frames and
+            clips are those of this item; its own, or that of an earlier one.
         log_frequency: [B, S] float32, only where a data set of the batch has `correct_popularity`: how likely the item
             of a side is to come on it, as a query, a target or a hard negative; 0 where it is no candidate. For
             sequences [B, 2], of the history and of the target.
@@ -85,6 +87,7 @@ class Batch(NamedTuple):
     id_vectors: Any = None
     has_id: Any = None
     log_frequency: Any = None
+    media_item: Any = None
 
     def by_axis(self, pairs: Any, frames: Any, clips: Any) -> "Batch":
         """Returns, for every array, the value for what its first axis counts; None for absent arrays."""
@@ -106,6 +109,7 @@ class Batch(NamedTuple):
             audio_vectors=None,
             has_audio_vector=None,
             members=None,
+            media_item=None,
         )
 
 

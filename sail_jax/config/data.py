@@ -115,6 +115,11 @@ class DataConfig:
         low=0,
     )
     clip_budget: float = setting(0.0, "capacity in audio clips per item, likewise; 0 for the maximum", low=0)
+    encode_once: bool = setting(
+        False,
+        "frames and clips of an item that comes several times among pairs encoded together take room once, and the "
+        "towers encode them once; lets budgets be lower, and saves nothing without them",
+    )
     text_budget: float = setting(
         0.0,
         "capacity of the fusion in text tokens per item, averaged over the pairs of a device; rows are then packed "

@@ -67,6 +67,8 @@ def batch_shapes(config: Config, names: Sequence[str], shards: int) -> Batch:
     one = blank_pair(config, sides, teacher_widths(config, names))
     if corrects_popularity(config, names):
         one = one._replace(log_frequency=np.zeros((1, sides), np.float32))
+    if config.data.encode_once:
+        one = one._replace(media_item=np.zeros((1, sides), np.int32))
     settings = config.data.datasets[names[0]]
     if settings.kind == "sequences":
         one = _of_sequences(one, settings)

@@ -57,6 +57,7 @@ def collate(
     clip_capacity: int,
     audio_width: int,
     teachers: Mapping[str, int] = {},
+    once: bool = False,
     empty: Empty = np.empty,
 ) -> tuple[Batch, int]:
     """Stacks features into a batch.
@@ -70,6 +71,7 @@ def collate(
         clip_capacity: C, length of the flat clips axis, a multiple of `groups`.
         audio_width: K, width of precomputed audio embeddings.
         teachers: ID embedding -> width, for the embeddings in the batch.
+        once: whether the media of an item that comes several times in a group take room once.
         empty: allocates the arrays of pixels and of sound.
 
     Returns:
@@ -77,8 +79,12 @@ def collate(
     """
     items = [item for pair in pairs for item in pair]
     sides = len(pairs[0])
-    frames, frame_item, frame_slot, frames_cut = _pack([i.frames for i in items], groups, frame_capacity, empty)
-    clips, clip_item, _, clips_cut = _pack([i.clips for i in items], groups, clip_capacity, empty)
+    shown = first_alike(items, groups) if once else _places(len(items), groups)
+    lengths = np.where(shown == _places(len(items), groups), None, 0)  # None leaves all
+    of_frames = [item.frames[:length] for item, length in zip(items, lengths, strict=True)]
+    of_clips = [item.clips[:length] for item, length in zip(items, lengths, strict=True)]
+    frames, frame_item, frame_slot, frames_cut = _pack(of_frames, groups, frame_capacity, empty)
+    clips, clip_item, _, clips_cut = _pack(of_clips, groups, clip_capacity, empty)
     vectors = np.zeros((len(items), audio_width), np.float32)
     for row, item in enumerate(items):
         if item.audio_vector is not None:
@@ -103,10 +109,39 @@ def collate(
         scores=np.array([np.nan if score is None else score for score in scores], np.float32),
         dataset=np.asarray(datasets, np.int32),
     )
+    if once:
+        batch = batch._replace(media_item=by_pair(shown))
     if teachers:
         vectors, has = _id_vectors(items, teachers)
         batch = batch._replace(id_vectors=by_pair(vectors), has_id=by_pair(has))
     return batch, frames_cut + clips_cut
+
+
+def first_alike(items: Sequence[ItemFeatures], groups: int) -> np.ndarray:
+    """Returns the index within its group of the first item with the same media, [items] int32.
+
+    Items are the same if their keys are, and their views show the same modalities. An item without frames and clips is
+    its own first.
+    """
+    first = _places(len(items), groups)
+    known: dict[tuple, int] = {}
+    for at, item in enumerate(items):
+        if len(item.frames) or len(item.clips):
+            shown = len(item.frames), len(item.clips), item.audio_vector is None
+            first[at] = known.setdefault((at // (len(items) // groups), item.item_key, *shown), first[at])
+    return first
+
+
+def count_again(batch: Batch, groups: int) -> int:
+    """Returns the number of items of a batch whose media an earlier item of their group has."""
+    if batch.media_item is None:
+        return 0
+    return int(np.count_nonzero(batch.media_item.ravel() != _places(batch.media_item.size, groups)))
+
+
+def _places(items: int, groups: int) -> np.ndarray:
+    """Returns the index of each item within its group, [items] int32."""
+    return np.tile(np.arange(items // groups, dtype=np.int32), groups)
 
 
 def _id_vectors(items: Sequence[ItemFeatures], teachers: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:

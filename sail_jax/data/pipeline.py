@@ -25,7 +25,7 @@ from absl import flags
 from sail_jax.batch import Batch
 from sail_jax.config import Config
 from sail_jax.data.batch_shapes import media_room
-from sail_jax.data.collate import Empty, collate
+from sail_jax.data.collate import Empty, collate, count_again
 from sail_jax.data.features import FeatureExtractor, ItemFeatures, View
 from sail_jax.data.frequencies import BatchFrequencies
 from sail_jax.data.materialized import Example
@@ -71,6 +71,7 @@ class LoadedBatch(NamedTuple):
         media_cut: frames and clips dropped because of the budgets.
         text_cut: text tokens dropped because of the budget.
         items_cut: items of histories that did not fit.
+        media_shared: items whose frames and clips were encoded with an earlier one (`data.encode_once`).
     """
 
     parts: tuple[Batch, ...]
@@ -81,6 +82,7 @@ class LoadedBatch(NamedTuple):
     media_cut: int
     text_cut: int
     items_cut: int = 0
+    media_shared: int = 0
 
     @property
     def arrays(self) -> Batch:
@@ -94,6 +96,17 @@ def open_store(config: Config) -> ItemStore:
     if not config.data.dir:
         raise SailError("config.data.dir is empty: set it to the folder that `ingest` wrote.")
     return ItemStore.open(Path(config.data.dir) / FOLDER)
+
+
+def _once_note(config: Config) -> str | None:
+    """Says that `data.encode_once` saves nothing, where that is so."""
+    data = config.data
+    if not data.encode_once or data.frame_budget or data.clip_budget:
+        return None
+    return (
+        "config.data.encode_once saves nothing, since there is room for the most frames and clips of every item: set "
+        "config.data.frame_budget or config.data.clip_budget, or leave it out."
+    )
 
 
 def make_extractor(config: Config) -> FeatureExtractor:
@@ -148,7 +161,8 @@ class BatchSource:
             if dataset.epochs is not None:
                 drawn_at_end = (self._before + self._sampler.counts(len(self) * draws))[dataset.index]
                 dataset.check_examples(int(drawn_at_end) * config.data.batch_size // draws)
-        self.notes = tuple(filter(None, (dataset.search_note() for dataset in self._sets.values())))
+        notes = [*(dataset.search_note() for dataset in self._sets.values()), _once_note(config)]
+        self.notes = tuple(filter(None, notes))
         self._frequencies = BatchFrequencies(config, self._sets, self._weights, len(self._store))
 
     def _check_size(self, dataset: TrainingSet) -> None:
@@ -206,14 +220,15 @@ class BatchSource:
         parts = []
         for rows in np.split(np.arange(len(examples)), self._config.train.micro_batches):
             parts.append(make(step, rows, [examples[row] for row in rows], bad))
-        batches, media_cut, text_cut, items_cut = zip(*parts, strict=True)
-        cut = sum(media_cut), sum(text_cut), sum(items_cut)
-        return LoadedBatch(batches, step, present, self.token_room(present), tuple(bad), *cut)
+        batches, *counts = zip(*parts, strict=True)
+        media_cut, text_cut, shared, items_cut = (sum(of_parts) for of_parts in counts)
+        room = self.token_room(present)
+        return LoadedBatch(batches, step, present, room, tuple(bad), media_cut, text_cut, items_cut, shared)
 
     def _pairs(
         self, step: int, rows: np.ndarray, examples: list[tuple[int, int]], bad: list[str]
-    ) -> tuple[Batch, int, int, int]:
-        """A micro-batch of pairs, and the numbers of media, text tokens and history items that did not fit."""
+    ) -> tuple[Batch, int, int, int, int]:
+        """A micro-batch of pairs with its counts: those of `_collate`, and history items that did not fit."""
         read = [self._sets[dataset].example(number) for dataset, number in examples]
         datasets = [dataset for dataset, _ in examples]
         features = [
@@ -225,7 +240,7 @@ class BatchSource:
 
     def _sequences(
         self, step: int, rows: np.ndarray, examples: list[tuple[int, int]], bad: list[str]
-    ) -> tuple[Batch, int, int, int]:
+    ) -> tuple[Batch, int, int, int, int]:
         """A micro-batch of sequences; each shard holds its distinct items once. Counts as for `_pairs`."""
         chosen = self._sets[examples[0][0]]
         read = [chosen.sequence(number) for _, number in examples]
@@ -249,8 +264,8 @@ class BatchSource:
 
     def _collate(
         self, features: list[tuple[ItemFeatures, ...]], datasets: list[int], scores: list[float | None]
-    ) -> tuple[Batch, int, int]:
-        """A micro-batch, and the numbers of media and text tokens that did not fit."""
+    ) -> tuple[Batch, int, int, int]:
+        """A micro-batch, the numbers of media and text tokens that did not fit, and that of `count_again`."""
         model, text_cut = self._config.model, 0
         if budget := text_budget(self._config):
             features, text_cut = fit_texts(features, self._share.groups, budget)
@@ -264,9 +279,10 @@ class BatchSource:
             clip_capacity=self._room("A", datasets, groups),
             audio_width=model.audio.projection,
             teachers=self._teachers[datasets[0]],
+            once=self._config.data.encode_once,
             empty=self.empty,
         )
-        return batch, media_cut, text_cut
+        return batch, media_cut, text_cut, count_again(batch, groups)
 
     def token_room(self, datasets: tuple[int, ...]) -> int | None:
         """`LoadedBatch.room` of batches in which these data sets may occur."""

@@ -13,7 +13,15 @@ from sail_jax.batch import Batch, Outputs, Parts, RowLayout, TokenType, Views
 from sail_jax.config.model import ModelConfig
 from sail_jax.models.bert import Bert
 from sail_jax.models.clap import ClapAudio
-from sail_jax.models.media import Embeddings, Media, filled, masked_mean, mean_per_item, sound_vectors
+from sail_jax.models.media import (
+    Embeddings,
+    Media,
+    filled,
+    masked_mean,
+    mean_per_item,
+    of_media_items,
+    sound_vectors,
+)
 from sail_jax.models.sequence import SequenceHead
 from sail_jax.models.transformer import Dense
 from sail_jax.models.vit import Vit
@@ -97,11 +105,16 @@ class DualTower(nn.Module):
         # All frames have the same number of patches, so the mean of their means is the mean of all patches.
         frames = patches.mean(axis=1, dtype=jnp.float32)
         mean, has = mean_per_item(frames, batch.frame_item, items=items, groups=self.groups)
-        return _present(self.vision_adapter(mean), has)
+        return self._shared(batch, self.vision_adapter(mean), has)
 
     def _encode_sound(self, batch: Batch) -> Tower:
         vector, has = sound_vectors(self.audio, Media.of(batch), groups=self.groups)
-        return _present(self.audio_adapter(vector), has)
+        return self._shared(batch, self.audio_adapter(vector), has)
+
+    def _shared(self, batch: Batch, vectors: jax.Array, has: jax.Array) -> Tower:
+        """Returns the vectors of the items whose media each item has."""
+        media_item = Media.of(batch).media_item
+        return _present(*(of_media_items(part, media_item, self.groups) for part in (vectors, has)))
 
     def _encode_text(self, batch: Batch) -> Tower:
         """Embeds the prompt and text of items.

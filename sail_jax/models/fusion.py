@@ -24,6 +24,7 @@ from sail_jax.models.media import (
     frames_of_items,
     joined_chunks,
     masked_mean,
+    of_media_items,
     sound_vectors,
 )
 from sail_jax.models.packing import pack
@@ -142,7 +143,8 @@ class OmniEmbedder(nn.Module):
     def _encode_chunk(self, media: Media) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         vision, has_vision = self._encode_frames(media)
         sound, has_sound = sound_vectors(self.audio, media, groups=self.groups)
-        return vision, has_vision, self.audio_adapter(sound), has_sound
+        encoded = vision, has_vision, self.audio_adapter(sound), has_sound
+        return tuple(of_media_items(part, media.media_item, self.groups) for part in encoded)
 
     def _encode_frames(self, media: Media) -> tuple[jax.Array, jax.Array]:
         """Returns the vision tokens [I, L, D] of the frames, and [I] bool: whether the item has any frame."""

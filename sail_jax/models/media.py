@@ -94,6 +94,7 @@ class Media(NamedTuple):
         clip_item: index of the item within the group.
         audio_vectors: precomputed audio embeddings.
         has_audio_vector: which items have one.
+        media_item: index within the group of the item whose frames and clips are those of each; None for its own.
     """
 
     frames: UInt8[Array, "F H W 3"]
@@ -103,6 +104,7 @@ class Media(NamedTuple):
     clip_item: Int32[Array, " C"]
     audio_vectors: Float32[Array, "I E"]
     has_audio_vector: Bool[Array, " I"]
+    media_item: Int32[Array, " I"] | None = None
 
     @classmethod
     def of(cls, batch: Batch) -> "Media":
@@ -119,7 +121,18 @@ class Media(NamedTuple):
             batch.clip_item,
             of_items(batch.audio_vectors),
             of_items(batch.has_audio_vector),
+            None if batch.media_item is None else of_items(batch.media_item),
         )
+
+
+def of_media_items(
+    encoded: Shaped[Array, " I *rest"], media_item: Int32[Array, " I"] | None, groups: int
+) -> Shaped[Array, " I *rest"]:
+    """Returns for each item what was encoded for the item that has its media; gradients add up there."""
+    if media_item is None:
+        return encoded
+    by_group = encoded.reshape(groups, -1, *encoded.shape[1:])
+    return jax.vmap(lambda rows, index: rows[index])(by_group, media_item.reshape(groups, -1)).reshape(encoded.shape)
 
 
 def sound_vectors(

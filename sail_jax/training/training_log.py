@@ -47,6 +47,7 @@ class TrainingLog:
             "media_cut": loaded.media_cut,
             "text_cut": loaded.text_cut,
             "items_cut": loaded.items_cut,
+            "media_shared": loaded.media_shared,
         }
         self._pending.append((name, metrics, counts, work))
 

@@ -29,7 +29,7 @@ def with_hard_negatives(settings, world, path):
 @pytest.mark.parametrize("sampling", ["specialized", "mixed"])
 @pytest.mark.parametrize("shards", [1, 2, 8])
 def test_batches_have_the_foretold_shapes(settings, world, tmp_path, sampling, shards):
-    settings.data.update(sampling=sampling, frame_budget=1.3)
+    settings.data.update(sampling=sampling, frame_budget=1.3, encode_once=shards == 2)
     settings.data.datasets.search.patterns = ("T->VT",)
     settings.data.datasets.copair.correct_popularity = 1.0
     settings.data.datasets.search.random_negatives = 1
@@ -59,7 +59,7 @@ def test_the_full_size_config_needs_no_data():
 
 
 def test_micro_batches_and_chunks_have_them_too(settings):
-    settings.data.update(frame_budget=1.3, text_budget=20.0)
+    settings.data.update(frame_budget=1.3, text_budget=20.0, encode_once=True)
     settings.train.micro_batches = 2
     settings.model.media_chunk = 2
     config = config_lib.build(settings)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sail_jax.data.collate import capacity, collate, thin
+from sail_jax.data.collate import capacity, collate, count_again, thin
 from sail_jax.data.features import ItemFeatures
 
 
@@ -54,6 +54,20 @@ def test_what_does_not_fit_is_thinned_evenly_and_counted():
     assert cut == 2
     np.testing.assert_array_equal(batch.frame_item, [0, 0, 1])
     np.testing.assert_array_equal(batch.frames[:, 0, 0, 0], [100, 103, 50])  # evenly spread: the first and the last
+
+
+def test_media_that_come_again_take_room_once():
+    """Item 10 comes with frames and sound, with frames alone, and again; 20 comes twice, in two groups."""
+    pairs = [[item(2, 1, value=10), item(2, value=10)], [item(2, 1, value=10), item(1, value=20)]]
+    pairs += [[item(1, value=20), item(0, value=30)], [item(0, value=30), item(2, value=10)]]
+    room = {"groups": 2, "frame_capacity": 10, "clip_capacity": 2, "audio_width": 3}
+    batch, cut = collate(pairs, [0] * 4, [None] * 4, once=True, **room)
+    assert cut == 0 and count_again(batch, 2) == 1
+    np.testing.assert_array_equal(batch.media_item, [[0, 1], [0, 3], [0, 1], [2, 3]])
+    np.testing.assert_array_equal(batch.frame_item, [0, 0, 1, 1, 3, 0, 3, 3, -1, -1])
+    np.testing.assert_array_equal(batch.clip_item, [0, -1])
+    plain, cut = collate(pairs, [0] * 4, [None] * 4, **room)
+    assert cut == 3 and plain.media_item is None and count_again(plain, 2) == 0  # two frames and a clip
 
 
 def test_thin():

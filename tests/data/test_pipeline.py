@@ -232,9 +232,14 @@ def test_a_frame_budget_bounds_the_flat_axis(settings):
     tight = source(settings)
     step = next(s for s in range(6) if tight.examples(s)[0][0] == 0)
     loaded = tight[step]
-    assert loaded.arrays.frames.shape[0] == 32 and loaded.media_cut > 0
+    assert loaded.arrays.frames.shape[0] == 32 and loaded.media_cut > 0 and loaded.media_shared == 0
+    settings.data.encode_once = True
+    once = next(loaded for loaded in map(source(settings).__getitem__, range(step, step + 60)) if loaded.media_shared)
+    assert once.media_cut < tight[once.step].media_cut and not source(settings).notes
     settings.data.frame_budget = 0.0
     assert source(settings)[step].arrays.frames.shape[0] == 64
+    (note,) = source(settings).notes
+    assert note.startswith("config.data.encode_once saves nothing") and "set config.data.frame_budget" in note
 
 
 def test_a_text_query_takes_no_frames(settings):

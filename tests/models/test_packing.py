@@ -85,14 +85,19 @@ def test_a_packed_fusion_equals_a_padded_one(settings, attention):
 
 
 @pytest.mark.slow
-def test_media_in_chunks_equal_all_at_once(settings):
+def test_media_in_chunks_and_encoded_once_equal_all_at_once(settings):
     settings.model.update(media_chunk=4)
+    settings.data.encode_once = True
     config, objective, loss = loss_of(settings)
-    chunked = jax.tree.map(jnp.asarray, BatchSource(config, HostShare(0, 16, 2))[0].arrays)
+    source = BatchSource(config, HostShare(0, 16, 2))
+    step = next(step for step in range(99) if source[step].media_shared > 1)
+    chunked = jax.tree.map(jnp.asarray, source[step].arrays)
     params = {"model": init_params(config.model, 0), "objective": objective.init()}
     recipe = objective.recipe([0])
     value = jax.jit(jax.value_and_grad(loss), static_argnums=2)(params, chunked, recipe)
     settings.model.update(media_chunk=0)
+    settings.data.encode_once = False
     config, _, loss = loss_of(settings)
-    batch = jax.tree.map(jnp.asarray, BatchSource(config, HostShare(0, 16, 2))[0].arrays)
+    batch = jax.tree.map(jnp.asarray, BatchSource(config, HostShare(0, 16, 2))[step].arrays)
+    assert (chunked.frame_item >= 0).sum() < (batch.frame_item >= 0).sum()
     assert_alike(value, jax.jit(jax.value_and_grad(loss), static_argnums=2)(params, batch, recipe))
