@@ -199,6 +199,8 @@ class Outputs(NamedTuple):
         audio: [I, D] audio embeddings.
         mask: [B, R, N] bool, the positions that take part in each row of the fusion; see `RowLayout`.
         hidden: [B, R, N, D] the fused states.
+        power: [B, 3, 2] float32, of the vision, text and sound of a pair at the fusion's input: the sum of mean squares
+            over their positions, and the number of positions; without gradient.
     """
 
     filled: BySide
@@ -207,3 +209,4 @@ class Outputs(NamedTuple):
     audio: Any = None
     mask: Any = None
     hidden: Any = None
+    power: Any = None

@@ -155,7 +155,9 @@ class TrainConfig:
         low=1,
         may_change=True,
     )
-    log_every: int = setting(10, "steps between two lines of the training log", low=1, may_change=True)
+    log_every: int = setting(
+        10, "steps between two lines of the training log; the first step has one too", low=1, may_change=True
+    )
     checkpoint_every: int = setting(
         500, "steps between two checkpoints; the last step is always saved", low=1, may_change=True
     )

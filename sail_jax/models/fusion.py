@@ -89,6 +89,7 @@ class OmniEmbedder(nn.Module):
         present = types != TokenType.PAD
         present &= (types != TokenType.VISION) | has_vision[:, None]
         present &= (types != TokenType.AUDIO) | has_audio[:, None]
+        power = _power(embeddings, types, present).reshape(pairs, sides, len(TYPES), 2).sum(1)
         layout = RowLayout(views, sides)
         types, mask = layout.of_items(types), layout.of_items(present)
         mask &= jnp.stack([_shown(types[:, row], view) for row, (_, view) in enumerate(layout.rows)], axis=1)
@@ -104,7 +105,7 @@ class OmniEmbedder(nn.Module):
             encoded=layout.split(layout.of_items(vision.astype(jnp.float32).mean(1)) * has[..., :1]),
         )
         is_filled = layout.split(filled(has, [view for _, view in layout.rows]))
-        out = Outputs(is_filled, parts, vision=vision, audio=audio, mask=mask, hidden=hidden)
+        out = Outputs(is_filled, parts, vision=vision, audio=audio, mask=mask, hidden=hidden, power=power)
         return self.sequence(layout.split(z), out, batch.members)
 
     def _fuse(self, embeddings: jax.Array, mask: jax.Array, room: int | None) -> jax.Array:
@@ -158,6 +159,13 @@ class OmniEmbedder(nn.Module):
         latents, _ = self.perceiver(patches, media.frame_slot, frame_of)
         has_vision = (frame_of < len(media.frames) // self.groups).any(axis=-1).reshape(-1)
         return self.vision_adapter(latents), has_vision
+
+
+def _power(embeddings: jax.Array, types: jax.Array, present: jax.Array) -> jax.Array:
+    """Returns the summed mean squares and the number of the positions of each modality of items, [I, 3, 2]."""
+    squares = jnp.square(jax.lax.stop_gradient(embeddings).astype(jnp.float32)).mean(-1)
+    at = jnp.stack([present & (types == kind) for kind in TYPES.values()], axis=1)  # [I, 3, N]
+    return jnp.stack([jnp.where(at, squares[:, None], 0.0).sum(-1), at.sum(-1, dtype=jnp.float32)], axis=-1)
 
 
 def _shown(types: jax.Array, view: str) -> jax.Array:

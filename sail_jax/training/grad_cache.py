@@ -26,6 +26,7 @@ from sail_jax.sharding.parameters import shardings_of
 from sail_jax.training.setup import StepValues, TrainSetup
 from sail_jax.training.state import TrainState, join, split
 from sail_jax.training.step import Metrics, make_encode, make_update
+from sail_jax.training.tower_scales import input_scales
 
 
 class Embedded(NamedTuple):
@@ -135,21 +136,22 @@ class CachedStep:
         update = self.update.trace(state, self._sums, of_objective, value, metrics, self._values)
         return [(encode, micro_batches), (loss, 1), (backward, micro_batches), (update, 1)]
 
-    def _encode(self, params: Any, batch: Batch, recipe: Recipe) -> tuple[Embedded, BySide]:
-        """Returns the outputs that the loss reads: those with a gradient, and `Outputs.filled`, which has none."""
+    def _encode(self, params: Any, batch: Batch, recipe: Recipe) -> tuple[Embedded, tuple[BySide, Any]]:
+        """Returns the outputs that are read: those with a gradient, and `Outputs.filled` and `power`, without one."""
         z, out = self._encode_part(params, batch, recipe)
-        return Embedded(z, out.parts), out.filled
+        return Embedded(z, out.parts), (out.filled, out.power)
 
     def _loss(
         self,
         objective_params: Any,
-        encoded: list[tuple[Embedded, BySide]],
+        encoded: list[tuple[Embedded, tuple[BySide, Any]]],
         read: list[Batch],
         recipe: Recipe,
         numbers: LossValues,
     ) -> tuple[jax.Array, Metrics, Any, list[Embedded]]:
         """Returns loss and metrics of all parts, and the gradients of the objective's parameters and of the outputs."""
-        filled = self._joined([filled for _, filled in encoded], axis=1)
+        filled = self._joined([filled for _, (filled, _) in encoded], axis=1)
+        power = self._joined([power for _, (_, power) in encoded], axis=0)
         batch = self._joined(read, axis=0)
 
         def loss(params: Any, values: list[Embedded]) -> tuple[jax.Array, Metrics]:
@@ -158,7 +160,7 @@ class CachedStep:
 
         values = [embedded for embedded, _ in encoded]
         (value, metrics), gradients = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(objective_params, values)
-        return value, metrics, *gradients
+        return value, metrics | input_scales(power), *gradients
 
     def _joined(self, parts: Sequence[Any], axis: int) -> Any:
         """Concatenates parts along `axis`, shard by shard, so that every pair stays on its device."""

@@ -280,7 +280,8 @@ class _Loop:
         line = ""
         if self.log:
             self.log.add(loaded, metrics, self.work(loaded, recipe))
-            if done % self.config.train.log_every == 0 or done == self.config.train.steps:
+            # The first step is logged by itself: it shows the model as it was drawn.
+            if done in (1, self.config.train.steps) or done % self.config.train.log_every == 0:
                 line = self.log.flush(done)
         if self.evaluation and self.evaluation.is_due(done):  # before the checkpoint: every saved state is evaluated
             self._evaluate(done, state, progress)

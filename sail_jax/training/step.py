@@ -25,6 +25,7 @@ from sail_jax.sharding.parameters import abstract_on_mesh, shardings_of
 from sail_jax.training.optimizer import make_optimizer
 from sail_jax.training.setup import StepValues, TrainSetup
 from sail_jax.training.state import TrainState, join, next_average, split
+from sail_jax.training.tower_scales import gradient_norms, input_scales
 
 Metrics = dict[str, jax.Array]
 Encode = Callable[[Any, Batch, Recipe], tuple[BySide, Outputs]]
@@ -42,12 +43,16 @@ def make_encode(model: nn.Module, lora: LoraConfig) -> Encode:
 
 
 def make_loss(model: nn.Module, objective: Objective, lora: LoraConfig) -> Callable[..., tuple[jax.Array, Metrics]]:
-    """Returns the function (params, batch, recipe, values) -> (loss, metrics); see `Objective.__call__`."""
+    """Returns the function (params, batch, recipe, values) -> (loss, metrics).
+
+    Metrics are those of `Objective.__call__` and `input_scales`.
+    """
     encode = make_encode(model, lora)
 
     def loss(params: Any, batch: Batch, recipe: Recipe, values: LossValues | None = None) -> tuple[jax.Array, Metrics]:
         z, out = encode(params, batch, recipe)
-        return objective(params["objective"], z, out, batch, recipe, values)
+        value, metrics = objective(params["objective"], z, out, batch, recipe, values)
+        return value, metrics | input_scales(out.power)
 
     return loss
 
@@ -75,7 +80,8 @@ def make_update(setup: TrainSetup) -> Update:
 
     Returns:
         (state, gradient of the trained parameters, loss, metrics, values) -> (state, metrics). Metrics are float32
-        scalars: the loss and its parts, the global norm of the gradient before clipping, and the learning rate.
+        scalars: the loss and its parts, the norms of the gradient before clipping, whole and by tower, and the learning
+        rate.
     """
     config = setup.config
 
@@ -87,6 +93,7 @@ def make_update(setup: TrainSetup) -> Update:
             # Split it like the moments: one collective sums and splits, and each device computes a part of the update.
             wanted = shardings_of(abstract_on_mesh(gradient, setup.mesh, over_data=True))
             gradient = jax.lax.with_sharding_constraint(gradient, wanted)
+        norms = gradient_norms(gradient)
         optimizer = make_optimizer(config.optimizer, values.optimizer)
         updates, opt_state = optimizer.update(gradient, state.opt_state, trained)
         rate = values.schedule(state.step)
@@ -94,7 +101,7 @@ def make_update(setup: TrainSetup) -> Update:
         ema = next_average(state, trained, values.optimizer.ema)
         params = join(trained, frozen)
         params = params | {"objective": setup.objective.project(params["objective"], values.losses)}
-        metrics = metrics | {"loss": loss, "gradient_norm": optax.tree.norm(gradient), "learning_rate": rate}
+        metrics = metrics | {"loss": loss, "learning_rate": rate} | norms
         return TrainState(state.step + 1, params, opt_state, ema), metrics
 
     return update

@@ -15,6 +15,9 @@ from sail_jax.training.tensorboard import SummaryWriter
 from sail_jax.training.time_spent import ACTIVITIES, TimeSpent
 from sail_jax.training.work import Work
 
+# What a batch may lack, and then is NaN: it counts only in the steps that have it.
+_NOT_IN_ALL = ("scale/",)
+
 
 class TrainingLog:
     """Writes means over the logging interval, and evaluations, to metrics.jsonl and TensorBoard.
@@ -57,7 +60,8 @@ class TrainingLog:
         fetched = jax.device_get(list(metrics))
         # Steps of different data sets may have different losses.
         keys = dict.fromkeys(key for m in fetched for key in m)
-        line: dict[str, float] = {key: float(np.mean([m[key] for m in fetched if key in m])) for key in keys}
+        means = {key: _mean(key, [m[key] for m in fetched if key in m]) for key in keys}
+        line: dict[str, float] = {key: value for key, value in means.items() if value is not None}
         for name in dict.fromkeys(names):
             line[f"loss/{name}"] = float(np.mean([m["loss"] for n, m in zip(names, fetched, strict=True) if n == name]))
         for name in counts[0]:
@@ -116,3 +120,10 @@ class TrainingLog:
         """Closes the files."""
         self._file.close()
         self._board.close()
+
+
+def _mean(key: str, values: Sequence[np.ndarray]) -> float | None:
+    """Returns the mean of a metric over steps; None where no step has it. NaN in a loss stays NaN."""
+    if key.startswith(_NOT_IN_ALL):
+        values = [value for value in values if not np.isnan(value)]
+    return float(np.mean(values)) if values else None

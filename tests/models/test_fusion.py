@@ -335,3 +335,8 @@ def test_visual_and_textual_are_means_of_the_hidden_states():
                 expected = np.tanh(out.hidden[pair, row][at]).mean(axis=0) if at.any() else np.zeros(32)
                 close(values[pair], expected)
     close(out.parts.encoded[1][0, :, 0], out.vision.reshape(B, S, LATENTS, 32)[:, 1].mean(axis=1))
+    inputs = [np.asarray(x).reshape(B, -1, 32) for x in (out.vision, out.audio)]
+    for kind, given in zip((0, 2), inputs, strict=True):  # every item has frames and sound
+        close(out.power[:, kind, 0], (given**2).mean(-1).sum(-1))
+        np.testing.assert_array_equal(out.power[:, kind, 1], given.shape[1])
+    assert out.power[:, 1, 1].sum() == (batch.token_types == TokenType.TEXT).sum()
