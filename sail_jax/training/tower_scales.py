@@ -19,9 +19,9 @@ _NAMES = {"V": "vision", "T": "text", "A": "sound"}
 
 
 def input_scales(power: Float32[Array, "B 3 2"] | None) -> dict[str, Float32[Array, ""]]:
-    """Returns the root mean square of the LLM's inputs by modality, as "scale/vision", "scale/text", "scale/sound".
+    """Returns the root mean square of the LLM's inputs by modality.
 
-    NaN for a modality that no item of the batch has.
+    They are named "scale/vision", "scale/text" and "scale/sound"; NaN for a modality that no item of the batch has.
 
     Args:
         power: see `batch.Outputs`; None for a model without a fusion, which gives nothing.
@@ -34,7 +34,7 @@ def input_scales(power: Float32[Array, "B 3 2"] | None) -> dict[str, Float32[Arr
 
 
 def gradient_norms(gradient: Any) -> dict[str, Float32[Array, ""]]:
-    """Returns the global norm of a gradient as "gradient_norm", and those of its parts as "gradient_norm/PART".
+    """Returns the global norm of a gradient, "gradient_norm", and those of its parts, "gradient_norm/PART".
 
     A part is a tower or an adapter between towers, with its LoRA; "embedding" the LLM's token table, apart from its
     layers; "objective" what the losses learn.
