@@ -71,6 +71,7 @@ def get_config() -> ml_collections.ConfigDict:
         window=4,
         projection=128,
         max_clips=1,
+        normalize=True,
     )
     config.model.bert.update(vocab_size=2048, width=128, layers=2, heads=4, mlp_width=344, max_positions=48)
     config.prompt.max_tokens = 48

@@ -32,6 +32,7 @@ def tiny_model(config: ml_collections.ConfigDict) -> None:
         window=4,
         projection=64,
         max_clips=1,
+        normalize=True,
     )
     config.objective.matryoshka = (96, 48, 8)
     config.prompt.max_tokens = 64

@@ -31,6 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = default_config()
     config.model.remat = "full"
     config.model.media_chunk = 4
+    config.model.audio.normalize = True
     config.model.perceiver.attention_block = 1024
     config.init_from = {
         "llm": "Qwen/Qwen2.5-1.5B",

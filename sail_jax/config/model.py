@@ -99,6 +99,11 @@ class ClapConfig:
     mlp_ratio: float = setting(4.0, "inner width of the MLP over the width", above=0)
     projection: int = setting(512, "width of the audio embedding", low=1)
     norm_eps: float = setting(1e-5, "epsilon of the norms", low=0)
+    normalize: bool = setting(
+        False,
+        "whether an item's vector is scaled to a root mean square of 1 before its adapter, so that sound enters the "
+        "LLM at the scale of frames and text, whatever that of the tower or of ingested vectors is",
+    )
     max_clips: int = setting(6, "clips of an item that are used; later sound is ignored", low=1)
 
     @property

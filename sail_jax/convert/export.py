@@ -118,6 +118,7 @@ def config_json(config: Config) -> dict[str, Any]:
         "audio_config": hf_configs.audio_config(model.audio),
         "perceiver_config": hf_configs.perceiver_config(model),
         "causal": model.llm.causal,
+        "normalize_sound": model.audio.normalize,
         "embedding_dim": model.llm.width,
         "matryoshka_dims": sorted(config.objective.matryoshka, reverse=True),
         "transformers_version": transformers.__version__,

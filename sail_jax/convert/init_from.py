@@ -30,6 +30,9 @@ PARTS = {
     "fusion": ("llm", "vit", "audio", *OWN_PARTS),
     "dual_tower": ("bert", "vit", "audio", "vision_adapter", "audio_adapter", "text_adapter"),
 }
+# Part -> the setting of the forward pass that it was trained with: key in an export's config.json, our setting, and the
+# value of exports without the key.
+_FORWARD = {"audio_adapter": ("normalize_sound", "audio.normalize", False)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +98,22 @@ def check_sources(config: Config) -> dict[str, Path]:
             )
         if part in TOWERS:
             check_settings(directory, part, getattr(config.model, part))
+        _check_forward(directory, part, config)
     return directories
+
+
+def _check_forward(directory: Path, part: str, config: Config) -> None:
+    """Checks the setting that a part of an export was trained with, beside its sizes."""
+    values = read_json(directory / "config.json")
+    if part not in _FORWARD or values.get("model_type") != EXPORTED_TYPE:
+        return
+    key, setting, before = _FORWARD[part]
+    theirs, ours = values.get(key, before), functools.reduce(getattr, setting.split("."), config.model)
+    if theirs != ours:
+        raise SailError(
+            f"config.init_from.{part}: {directory} was not trained with config.model.{setting}={ours}; set "
+            f"config.model.{setting}={theirs}."
+        )
 
 
 def check_tokenizer(config: Config) -> None:

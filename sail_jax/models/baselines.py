@@ -108,7 +108,9 @@ class DualTower(nn.Module):
         return self._shared(batch, self.vision_adapter(mean), has)
 
     def _encode_sound(self, batch: Batch) -> Tower:
-        vector, has = sound_vectors(self.audio, Media.of(batch), groups=self.groups)
+        vector, has = sound_vectors(
+            self.audio, Media.of(batch), groups=self.groups, normalized=self.config.audio.normalize
+        )
         return self._shared(batch, self.audio_adapter(vector), has)
 
     def _shared(self, batch: Batch, vectors: jax.Array, has: jax.Array) -> Tower:

@@ -237,8 +237,9 @@ class Projection(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "C D"]) -> Float[Array, "C {self.width}"]:
         """Maps pooled maps to embeddings."""
-        hidden = nn.relu(_dense(self.width, self.dtype, "up")(x))
-        return _dense(self.width, self.dtype, "down")(hidden)
+        # Drawn as adapters elsewhere are, not as the tower: at 0.02 a narrow one would all but silence the sound.
+        hidden = nn.relu(Dense(self.width, True, self.dtype, name="up")(x))
+        return Dense(self.width, True, self.dtype, name="down")(hidden)
 
 
 def check_sizes(config: ClapConfig) -> None:

@@ -30,7 +30,7 @@ from sail_jax.models.media import (
 from sail_jax.models.packing import pack
 from sail_jax.models.perceiver import Perceiver
 from sail_jax.models.sequence import SequenceHead
-from sail_jax.models.transformer import Dense
+from sail_jax.models.transformer import ADAPTER_INIT, Dense
 from sail_jax.models.vit import Vit
 from sail_jax.patterns import OMNI, shown_modalities
 
@@ -55,8 +55,9 @@ class OmniEmbedder(nn.Module):
         self.perceiver = Perceiver(config.perceiver, **common)
         self.audio = ClapAudio(config.audio, **common)
         self.llm = Llm(config.llm, **common)
-        self.vision_adapter = Dense(config.llm.width, use_bias=True, dtype=common["dtype"])
-        self.audio_adapter = Dense(config.llm.width, use_bias=True, dtype=common["dtype"])
+        adapter = {"use_bias": True, "dtype": common["dtype"], "kernel_init": ADAPTER_INIT}
+        self.vision_adapter = Dense(config.llm.width, **adapter)
+        self.audio_adapter = Dense(config.llm.width, **adapter)
         self.sequence = SequenceHead(config.sequence, config.llm.width, self.groups, common["dtype"])
 
     def __call__(
@@ -143,7 +144,7 @@ class OmniEmbedder(nn.Module):
 
     def _encode_chunk(self, media: Media) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         vision, has_vision = self._encode_frames(media)
-        sound, has_sound = sound_vectors(self.audio, media, groups=self.groups)
+        sound, has_sound = sound_vectors(self.audio, media, groups=self.groups, normalized=self.config.audio.normalize)
         encoded = vision, has_vision, self.audio_adapter(sound), has_sound
         return tuple(of_media_items(part, media.media_item, self.groups) for part in encoded)
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int16, Int32, Shaped, UInt8
 
 from sail_jax.batch import Batch, TokenType
 from sail_jax.patterns import MODALITIES, OMNI
+from sail_jax.vectors.unit import normalize
 
 # Embeddings of the query views and, if there are targets, of the target views.
 Embeddings = tuple[Float32[Array, "V B D"], Float32[Array, "_ B K D"]] | tuple[Float32[Array, "V B D"]]
@@ -136,7 +137,11 @@ def of_media_items(
 
 
 def sound_vectors(
-    tower: Callable[[Int16[Array, "C samples"]], tuple[Float[Array, "C E"], Any]], media: Media, *, groups: int
+    tower: Callable[[Int16[Array, "C samples"]], tuple[Float[Array, "C E"], Any]],
+    media: Media,
+    *,
+    groups: int,
+    normalized: bool = False,
 ) -> tuple[Float32[Array, "I E"], Bool[Array, " I"]]:
     """Returns the audio vector of each item: its precomputed vector, or the mean of its clips' embeddings.
 
@@ -144,10 +149,16 @@ def sound_vectors(
         tower: clips -> (vectors, anything); it does not run if the batch has no clips.
         media: the media of the items.
         groups: G.
+        normalized: whether to scale the vectors to a root mean square of 1.
 
     Returns:
         The vectors, and whether the item has sound.
     """
+    vector, has = _sound_vectors(tower, media, groups)
+    return (normalize(vector) * vector.shape[-1] ** 0.5 if normalized else vector), has
+
+
+def _sound_vectors(tower: Callable[..., Any], media: Media, groups: int) -> tuple[jax.Array, jax.Array]:
     vector, given = media.audio_vectors, media.has_audio_vector
     if media.clips.shape[0] == 0:
         return vector, given

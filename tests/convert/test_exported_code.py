@@ -32,7 +32,7 @@ VARIANTS = {
         "vit": {"kind": "siglip", "image_size": 30, "norm_eps": 1e-6},
         "llm": {"qkv_bias": False, "qk_norm": True, "head_dim": 10, "causal": True},
         "perceiver": {"attention": "latents"},
-        "audio": {"mel_scale": "htk"},
+        "audio": {"mel_scale": "htk", "normalize": False},
     },
     "internvit": {"vit": {"kind": "internvit", "norm_eps": 1e-6}},
 }

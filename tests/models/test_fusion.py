@@ -11,7 +11,7 @@ import tiny
 
 from sail_jax import config as config_lib
 from sail_jax.batch import Batch, TokenType
-from sail_jax.models.media import mean_per_item
+from sail_jax.models.media import Media, mean_per_item, sound_vectors
 from sail_jax.models.model import init_params, make_model
 
 N, B, S = 24, 4, 2
@@ -320,6 +320,24 @@ def test_filled_is_strict_for_sets_and_any_for_omni(model, params, batch):
     assert not np.any(out.parts.visual[0][hidden]) and not np.any(out.parts.visual[0][:, [1, 3]])
     shown = np.any(out.parts.encoded[0], axis=-1)
     np.testing.assert_array_equal(shown, ~hidden[:, None] & np.array([True, False, True, False]))
+
+
+def test_modalities_enter_the_llm_at_one_scale():
+    model, batch = tiny_model("fusion"), make_batch(tiny_model("fusion"))
+    _, out = forward(model, init_params(model, 0), batch, (("VTA", "T"), ("VT",)))
+    scales = np.sqrt(np.asarray(out.power).sum(0))
+    scales = scales[:, 0] / scales[:, 1]
+    assert scales.max() < 3 * scales.min(), scales
+
+
+def test_normalised_sound_has_one_scale_and_silence_stays_zero():
+    media = Media.of(make_batch(tiny_model("fusion")))
+    given = np.arange(len(media.audio_vectors)) != 1
+    vectors = np.where(given[:, None], np.random.default_rng(0).normal(size=media.audio_vectors.shape), 0)
+    media = media._replace(audio_vectors=vectors.astype(np.float32), has_audio_vector=given, clips=media.clips[:0])
+    found, _ = sound_vectors(lambda clips: None, jax.tree.map(jnp.asarray, media), groups=1, normalized=True)
+    close(np.sqrt(np.square(found).mean(-1)), given.astype(np.float32))
+    close(found[0] / np.linalg.norm(found[0]), vectors[0] / np.linalg.norm(vectors[0]))
 
 
 def test_visual_and_textual_are_means_of_the_hidden_states():

@@ -30,6 +30,7 @@ class SailEmbeddingConfig(PreTrainedConfig):
             "max_frames", "vision_width" (of the patches that it reads), and "attention": "joint" (latents and patches
             attend to each other) or "latents" (the latents alone ask, the patches stay as they are).
         causal: whether a token sees the tokens up to itself alone; by default all tokens see each other.
+        normalize_sound: whether the audio embedding of an item is scaled to a root mean square of 1 before its adapter.
         embedding_dim: width of the embedding.
         matryoshka_dims: widths at which the embedding may be cut, longest first.
     """
@@ -47,5 +48,6 @@ class SailEmbeddingConfig(PreTrainedConfig):
     audio_config: dict[str, Any] | PreTrainedConfig | None = None
     perceiver_config: dict[str, Any] | None = None
     causal: bool = False
+    normalize_sound: bool = False
     embedding_dim: int | None = None
     matryoshka_dims: list[int] | tuple[int, ...] = ()

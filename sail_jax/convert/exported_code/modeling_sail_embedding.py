@@ -164,6 +164,8 @@ class SailEmbeddingModel(PreTrainedModel):
                 raise ValueError(f"audio_vectors are {[*vectors.shape]}, not {[*audio_vectors.shape]}.")
             vectors = torch.where(has_audio_vector[:, None], audio_vectors.float(), vectors)
             heard = heard | has_audio_vector
+        if self.config.normalize_sound:
+            vectors = F.normalize(vectors, dim=-1) * vectors.shape[1] ** 0.5
         return self.audio_adapter(vectors.to(like.dtype)), heard
 
 
