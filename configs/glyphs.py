@@ -76,7 +76,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.bert.update(vocab_size=2048, width=128, layers=2, heads=4, mlp_width=344, max_positions=48)
     config.prompt.max_tokens = 48
     config.objective.matryoshka = (128, 64, 16)
-    config.optimizer.update(peak=2e-3, floor=1e-4, warmup_steps=50, weight_decay=5e-2)
+    config.optimizer.update(peak=2e-3, floor=1e-4, warmup_steps=50, weight_decay=5e-2, b2=0.98)
 
     related = {**_shown(), "query_instruction": FIND_RELATED, "target_instruction": FIND_RELATED}
     search = {**_shown(), "query_instruction": FIND_ITEM, "target_instruction": FIND_RELATED}

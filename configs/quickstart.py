@@ -36,7 +36,8 @@ def tiny_model(config: ml_collections.ConfigDict) -> None:
     )
     config.objective.matryoshka = (96, 48, 8)
     config.prompt.max_tokens = 64
-    config.optimizer.update(peak=2e-3, floor=2e-4, warmup_steps=20, weight_decay=1e-2)
+    # With the usual b2 of 0.999, the second moment would remember the first steps until the end of so short a run.
+    config.optimizer.update(peak=2e-3, floor=2e-4, warmup_steps=20, weight_decay=1e-2, b2=0.98)
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -34,7 +34,7 @@ def input_scales(power: Float32[Array, "B 3 2"] | None) -> dict[str, Float32[Arr
 
 
 def gradient_norms(gradient: Any) -> dict[str, Float32[Array, ""]]:
-    """Returns the global norm of a gradient, "gradient_norm", and those of its parts, "gradient_norm/PART".
+    """Returns the global norm of a gradient, "gradient_norm", and those of parts, "gradient_norm/PART".
 
     A part is a tower or an adapter between towers, with its LoRA; "embedding" the LLM's token table, apart from its
     layers; "objective" what the losses learn.
