@@ -161,6 +161,9 @@ class ModelConfig:
     )
     bert: BertConfig = section(BertConfig, "text tower of the dual tower")
     sequence: SequenceConfig = section(SequenceConfig, "pooling of a history's items into one vector")
+    pool_prompt: bool = setting(
+        True, "whether the tokens of the prompt count in the mean that is an item's vector (only 'fusion')"
+    )
     dtype: str = setting(
         "bfloat16", "type of the computation; parameters are always float32", choices=("float32", "bfloat16", "float16")
     )

@@ -119,6 +119,7 @@ def config_json(config: Config) -> dict[str, Any]:
         "perceiver_config": hf_configs.perceiver_config(model),
         "causal": model.llm.causal,
         "normalize_sound": model.audio.normalize,
+        "pool_prompt": model.pool_prompt,
         "embedding_dim": model.llm.width,
         "matryoshka_dims": sorted(config.objective.matryoshka, reverse=True),
         "transformers_version": transformers.__version__,

@@ -32,7 +32,7 @@ PARTS = {
 }
 # Part -> the setting of the forward pass that it was trained with: key in an export's config.json, our setting, and the
 # value of exports without the key.
-_FORWARD = {"audio_adapter": ("normalize_sound", "audio.normalize", False)}
+_FORWARD = {"audio_adapter": ("normalize_sound", "audio.normalize", False), "llm": ("pool_prompt", "pool_prompt", True)}
 
 
 @dataclasses.dataclass(frozen=True)

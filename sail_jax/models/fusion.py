@@ -96,9 +96,10 @@ class OmniEmbedder(nn.Module):
         mask &= jnp.stack([_shown(types[:, row], view) for row, (_, view) in enumerate(layout.rows)], axis=1)
         hidden = self._fuse(layout.of_items(embeddings), mask, room)
         states = jnp.tanh(hidden.astype(jnp.float32))
-        z = masked_mean(states, mask)
+        content = mask & (types != TokenType.PROMPT)
+        z = masked_mean(states, mask if self.config.pool_prompt else content)
         # With only a prompt, all such items would get the same vector, and search would return them.
-        z = jnp.where((mask & (types != TokenType.PROMPT)).any(-1)[..., None], z, 0.0)
+        z = jnp.where(content.any(-1)[..., None], z, 0.0)
         has = jnp.stack([(mask & (types == kind)).any(-1) for kind in TYPES.values()], axis=-1)
         parts = Parts(
             visual=layout.split(masked_mean(states, mask & (types == TokenType.VISION))),

@@ -104,6 +104,9 @@ def test_parts_of_an_export_start_another_model(settings, tmp_path):
     other = dataclasses.replace(config, model=dataclasses.replace(config.model, perceiver=smaller))
     with pytest.raises(SailError, match="config.model.perceiver.attention='joint' .now 'latents'."):
         from_export(other, tmp_path / "out", perceiver=1)
+    pooled = dataclasses.replace(config, model=dataclasses.replace(config.model, pool_prompt=False))
+    with pytest.raises(SailError, match="set config.model.pool_prompt=True"):
+        from_export(pooled, tmp_path / "out", llm=1)
     louder = dataclasses.replace(config.model, audio=dataclasses.replace(config.model.audio, normalize=False))
     with pytest.raises(SailError, match="set config.model.audio.normalize=True"):
         from_export(dataclasses.replace(config, model=louder), tmp_path / "out", audio_adapter=1)

@@ -33,6 +33,7 @@ VARIANTS = {
         "llm": {"qkv_bias": False, "qk_norm": True, "head_dim": 10, "causal": True},
         "perceiver": {"attention": "latents"},
         "audio": {"mel_scale": "htk", "normalize": False},
+        "pool_prompt": False,
     },
     "internvit": {"vit": {"kind": "internvit", "norm_eps": 1e-6}},
 }
@@ -44,8 +45,7 @@ def experiment(data_dir, changes):
     values = tiny.experiment(data_dir)
     values.model.perceiver.update(layers=2, max_frames=4)
     values.model.audio.update(window=4, max_clips=3, depths=(2, 1), heads=(2, 4))
-    for part, settings in changes.items():
-        values.model[part].update(settings)
+    values.model.update(changes)
     values.eval.batch_size = 24
     return config_lib.build(values)
 

@@ -31,6 +31,7 @@ class SailEmbeddingConfig(PreTrainedConfig):
             attend to each other) or "latents" (the latents alone ask, the patches stay as they are).
         causal: whether a token sees the tokens up to itself alone; by default all tokens see each other.
         normalize_sound: whether the audio embedding of an item is scaled to a root mean square of 1 before its adapter.
+        pool_prompt: whether the tokens of the prompt count in the mean that is the embedding.
         embedding_dim: width of the embedding.
         matryoshka_dims: widths at which the embedding may be cut, longest first.
     """
@@ -49,5 +50,6 @@ class SailEmbeddingConfig(PreTrainedConfig):
     perceiver_config: dict[str, Any] | None = None
     causal: bool = False
     normalize_sound: bool = False
+    pool_prompt: bool = True
     embedding_dim: int | None = None
     matryoshka_dims: list[int] | tuple[int, ...] = ()

@@ -105,8 +105,9 @@ class SailEmbeddingModel(PreTrainedModel):
         present &= (token_types != TokenType.AUDIO) | has_audio[:, None]
         hidden = self._fuse(embeddings, present)
         # A prompt alone would give every such item the same vector, which search would find.
-        shows = (present & (token_types != TokenType.PROMPT)).any(dim=-1, keepdim=True)
-        return SailEmbeddingOutput(embedding=_masked_mean(hidden.float().tanh(), present) * shows)
+        content = present & (token_types != TokenType.PROMPT)
+        mean = _masked_mean(hidden.float().tanh(), present if self.config.pool_prompt else content)
+        return SailEmbeddingOutput(embedding=mean * content.any(dim=-1, keepdim=True))
 
     def _fuse(self, embeddings: Tensor, present: Tensor) -> Tensor:
         """Runs the LLM: [B, N, D] embeddings and [B, N] bool positions that take part -> [B, N, D]."""
