@@ -96,7 +96,12 @@ def whole(of_sides):
 
 @pytest.mark.slow
 def test_values_are_those_of_the_towers_by_hand(batch, params, by_hand):
-    z, out = forward(CONFIG, params, batch, (VIEWS, VIEWS))
+    """Items 1 and 5 have the media of the items before them."""
+    media_item = np.array([0, 0, 2, 3, 4, 4, *range(6, ITEMS)], np.int32)
+    for letter in "VA":
+        of_first = {item: by_hand[letter].get(first) for item, first in enumerate(media_item.tolist())}
+        by_hand = by_hand | {letter: {item: vector for item, vector in of_first.items() if vector is not None}}
+    z, out = forward(CONFIG, params, batch._replace(media_item=media_item.reshape(B, S)), (VIEWS, VIEWS))
     z, filled, (visual, textual, encoded) = whole(z), whole(out.filled), map(whole, out.parts)
     assert z.dtype == np.float32 and out.mask is None and out.hidden is None
     expected = {name: np.zeros((len(VIEWS), ITEMS, CONFIG.llm.width), np.float32) for name in ("z", "V", "T")}
