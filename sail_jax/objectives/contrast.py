@@ -6,7 +6,8 @@ Axis letters: B pairs of the global batch, K = 1 + M targets of a pair (its targ
 from collections.abc import Callable
 from typing import NamedTuple
 
-from jaxtyping import Array, Bool, Float32
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float32, Shaped
 
 from sail_jax.batch import Batch
 from sail_jax.objectives.info_nce import Correction, info_nce
@@ -63,7 +64,7 @@ def plain_contrast(given: Contrast, settings: ContrastSettings) -> tuple[Float32
     """Computes InfoNCE, summed over the Matryoshka slices, with the masks of `find_negatives`.
 
     Returns:
-        The loss, and the metrics of each slice, named "WIDTH/NAME".
+        The loss; and "false_negatives" with the metrics of each slice, named "WIDTH/NAME".
     """
     negatives = find_negatives(
         given.batch, given.pattern, given.valid, given.valid_hard, share_hard=settings.share_hard
@@ -82,4 +83,17 @@ def plain_contrast(given: Contrast, settings: ContrastSettings) -> tuple[Float32
             correction=given.correction,
         )
 
-    return matryoshka(one, given.query, given.target, settings.widths)
+    loss, metrics = matryoshka(one, given.query, given.target, settings.widths)
+    return loss, metrics | {"false_negatives": false_negatives(negatives.targets.sum(1), given.valid)}
+
+
+def false_negatives(negatives: Shaped[Array, " B"], valid: Bool[Array, " B"]) -> Float32[Array, ""]:
+    """Returns the share of the other targets of a batch that are left out as known not to be negatives.
+
+    Args:
+        negatives: number of targets that are negatives of each query.
+        valid: pairs that count.
+    """
+    others = valid.sum() - 1
+    left_out = jnp.where(valid, others - negatives, 0).sum()
+    return left_out / jnp.maximum(others * (others + 1), 1).astype(jnp.float32)

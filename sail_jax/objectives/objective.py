@@ -26,6 +26,7 @@ from sail_jax.objectives.info_nce import Correction
 from sail_jax.objectives.late_fusion import init_gate, late_fusion
 from sail_jax.objectives.matching import Recipe, both_show
 from sail_jax.objectives.micl import Part, micl
+from sail_jax.objectives.spread import spread
 from sail_jax.patterns import Pattern, parse_patterns, shown_modalities
 
 Params = dict[str, Any]
@@ -289,7 +290,8 @@ class Objective:
         exists_query, exists_target = sides(out.filled)
         exists_query &= batch.valid[:, 0] & fits
         exists_target &= batch.valid[:, 1:]
-        losses, counts, details = {}, {}, {}
+        losses, counts = {}, {}
+        details = spread(target[:, 0], exists_target[:, 0] & fits)
 
         def contrast(loss: str, query: jax.Array, target: jax.Array, *exist: jax.Array) -> tuple[jax.Array, jax.Array]:
             exist = exist or (True, True)

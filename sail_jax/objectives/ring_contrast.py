@@ -21,7 +21,14 @@ from jaxtyping import Array, Float32
 
 from sail_jax.config import Config
 from sail_jax.errors import SailError
-from sail_jax.objectives.contrast import Contrast, ContrastLoss, ContrastSettings, Metrics, plain_contrast
+from sail_jax.objectives.contrast import (
+    Contrast,
+    ContrastLoss,
+    ContrastSettings,
+    Metrics,
+    false_negatives,
+    plain_contrast,
+)
 from sail_jax.objectives.info_nce import Correction, correct_positives, mean_loss
 from sail_jax.objectives.matryoshka import check_widths
 from sail_jax.objectives.ring import (
@@ -61,12 +68,12 @@ class RingContrast:
             keys | more for keys, more in zip(sides, _correction_inputs(given.correction), strict=True)
         )
         form = _Form(widths, paired=True, both=settings.symmetric)
-        positive, others, back, best = _sums(ring, form, query, target[:, 0], scale, rows, columns, known)
+        positive, others, back, best, negatives = _sums(ring, form, query, target[:, 0], scale, rows, columns, known)
         if target.shape[1] > 1:
             if settings.share_hard:
                 vectors = target[:, 1:].reshape(-1, target.shape[-1])
                 form = _Form(widths, paired=False, both=False)
-                _, more, _, highest = _sums(ring, form, query, vectors, scale, rows, hard, known)
+                _, more, _, highest, _ = _sums(ring, form, query, vectors, scale, rows, hard, known)
             else:
                 more, highest = _own_hard_sums(widths, query, target[:, 1:], scale, rows, hard, known)
             others, best = jnp.logaddexp(others, more), jnp.maximum(best, highest)
@@ -74,7 +81,7 @@ class RingContrast:
         if given.correction is not None:
             directions, best = correct_positives(directions, best, given.correction)
         losses, accuracies = mean_loss(positive, directions, best, given.valid, given.weight)
-        metrics = {}
+        metrics = {"false_negatives": false_negatives(negatives, given.valid)}
         for width in settings.widths:
             at = widths.index(width)
             metrics |= {f"{width}/loss": losses[at], f"{width}/accuracy": accuracies[at]}
@@ -178,7 +185,7 @@ def _add_exponentials(state: Rows, at: int, logits: jax.Array, negative: jax.Arr
     best = jnp.maximum(old, masked.max(axis))
     terms = jnp.where(negative, jnp.exp(logits - jnp.expand_dims(best, axis)), 0.0)
     total = state["sum"][:, at] * jnp.exp(old - best) + terms.sum(axis)
-    return {"best": state["best"].at[:, at].set(best), "sum": state["sum"].at[:, at].set(total)}
+    return state | {"best": state["best"].at[:, at].set(best), "sum": state["sum"].at[:, at].set(total)}
 
 
 def _log_sums(state: Rows) -> jax.Array:
@@ -196,7 +203,7 @@ def _sums(
     rows: Rows,
     columns: Rows,
     known: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
     """Reduces all scores of queries and candidates to the values that InfoNCE needs.
 
     Args:
@@ -214,6 +221,7 @@ def _sums(
         others: [B, W] log-sum-exp over the negatives of each query.
         back: [B, W] log-sum-exp over the queries that are negatives of each target; zeros unless `form.both`.
         best: [B, W] highest logit of a negative of each query; without gradient.
+        negatives: [B] number of negatives of each query; without gradient.
     """
     return _sums_forward(ring, form, query, candidates, scale, rows, columns, known)[0]
 
@@ -233,10 +241,11 @@ def _sums_forward(
     ) -> tuple[jax.Array, ...]:
         rows = rows | _vectors(query, form.widths) | {"scale": scale}
         columns = columns | _vectors(candidates, form.widths) | ({"scale": scale} if form.paired else {})
-        row_state = _empty_sums(len(query), form.widths)
+        row_state = _empty_sums(len(query), form.widths) | {"count": jnp.zeros(len(query))}
 
         def tile(rows: Rows, row_state: Rows, columns: Rows, column_state: Rows) -> tuple[Rows, Rows]:
             negative = is_negative(rows, _as_columns(columns), known)
+            row_state = row_state | {"count": row_state["count"] + negative.sum(1)}
             for at, cosines in enumerate(_cosines(rows, columns, form.widths)):
                 row_state = _add_exponentials(row_state, at, _logits(cosines, rows, columns, 1), negative, 1)
                 if form.both:
@@ -252,7 +261,7 @@ def _sums_forward(
         zeros = jnp.zeros_like(row_state["best"])
         positive = _paired_cosines(rows, columns, form.widths) * scale[:, None] if form.paired else zeros
         back = _log_sums(column_state) if form.both else zeros
-        return positive, _log_sums(row_state), back, row_state["best"]
+        return positive, _log_sums(row_state), back, row_state["best"], row_state["count"]
 
     sums = ring.by_device(on_device, (query, candidates, scale, rows, columns), known)
     return sums, (query, candidates, scale, rows, columns, known, sums[:3])

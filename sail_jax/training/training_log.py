@@ -1,6 +1,7 @@
 """The training log of a run: metrics.jsonl and TensorBoard."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from sail_jax.training.time_spent import ACTIVITIES, TimeSpent
 from sail_jax.training.work import Work
 
 # What a batch may lack, and then is NaN: it counts only in the steps that have it.
-_NOT_IN_ALL = ("scale/",)
+_NOT_IN_ALL = re.compile(r"^scale/|(^|/)(mean_norm|effective_dimension)$")
 
 
 class TrainingLog:
@@ -124,6 +125,6 @@ class TrainingLog:
 
 def _mean(key: str, values: Sequence[np.ndarray]) -> float | None:
     """Returns the mean of a metric over steps; None where no step has it. NaN in a loss stays NaN."""
-    if key.startswith(_NOT_IN_ALL):
+    if _NOT_IN_ALL.search(key):
         values = [value for value in values if not np.isnan(value)]
     return float(np.mean(values)) if values else None
