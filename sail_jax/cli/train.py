@@ -53,6 +53,7 @@ def train_and_print(config: Config, workdir: Path, *, profile: tuple[int, int] |
     """
     from sail_jax.runs.directory import RunDirectory
     from sail_jax.training.loop import train
+    from sail_jax.training.training_log import say_cuts
 
     result = train(config, workdir, profile=profile)
     files = RunDirectory(workdir)
@@ -64,3 +65,5 @@ def train_and_print(config: Config, workdir: Path, *, profile: tuple[int, int] |
         f"{result.bad_records} bad records. "
         f"Checkpoint: {files.checkpoints}; training log: {files.training_log}, {files.tensorboard}"
     )
+    if said := say_cuts(result.cuts):
+        console.print(said)

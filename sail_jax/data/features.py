@@ -49,6 +49,7 @@ class ItemFeatures:
         item_key: 64-bit hash of the item's id (see `Batch.item_keys`).
         text_key: 64-bit hash of the shown text (see `Batch.text_keys`).
         valid: False if the view shows nothing of the item.
+        text_cut: tokens of the text beyond `prompt.max_tokens`, which are left out.
     """
 
     tokens: np.ndarray
@@ -60,6 +61,7 @@ class ItemFeatures:
     text_key: int
     valid: bool
     id_vectors: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    text_cut: int = 0
 
 
 def blank_features(config: Config) -> ItemFeatures:
@@ -130,7 +132,7 @@ class FeatureExtractor:
         text_key = _text_key(whole, item.item_id)
         text = whole if rng is None else drop_fields(item, whole, dropout, rng)
         has_audio = vector is not None or len(clips) > 0
-        tokens, types = self.encoder(view.instruction, text, vision=len(frames) > 0, audio=has_audio)
+        tokens, types, text_cut = self.encoder.encode(view.instruction, text, vision=len(frames) > 0, audio=has_audio)
         return ItemFeatures(
             tokens=tokens,
             token_types=types,
@@ -141,6 +143,7 @@ class FeatureExtractor:
             text_key=text_key,
             valid=bool(text) or has_audio or len(frames) > 0,
             id_vectors=_id_vectors(item, teachers),
+            text_cut=text_cut,
         )
 
     def blank(self) -> ItemFeatures:

@@ -70,6 +70,7 @@ class LoadedBatch(NamedTuple):
         bad_records: messages of the records that could not be loaded; their items are masked out.
         media_cut: frames and clips dropped because of the budgets.
         text_cut: text tokens dropped because of the budget.
+        prompt_cut: text tokens dropped because of `prompt.max_tokens`, before the budget is looked at.
         items_cut: items of histories that did not fit.
         media_shared: items whose frames and clips were encoded with an earlier one (`data.encode_once`).
     """
@@ -81,6 +82,7 @@ class LoadedBatch(NamedTuple):
     bad_records: tuple[str, ...]
     media_cut: int
     text_cut: int
+    prompt_cut: int = 0
     items_cut: int = 0
     media_shared: int = 0
 
@@ -221,13 +223,13 @@ class BatchSource:
         for rows in np.split(np.arange(len(examples)), self._config.train.micro_batches):
             parts.append(make(step, rows, [examples[row] for row in rows], bad))
         batches, *counts = zip(*parts, strict=True)
-        media_cut, text_cut, shared, items_cut = (sum(of_parts) for of_parts in counts)
-        room = self.token_room(present)
-        return LoadedBatch(batches, step, present, room, tuple(bad), media_cut, text_cut, items_cut, shared)
+        media_cut, text_cut, prompt_cut, shared, items_cut = (sum(of_parts) for of_parts in counts)
+        cut = media_cut, text_cut, prompt_cut, items_cut
+        return LoadedBatch(batches, step, present, self.token_room(present), tuple(bad), *cut, shared)
 
     def _pairs(
         self, step: int, rows: np.ndarray, examples: list[tuple[int, int]], bad: list[str]
-    ) -> tuple[Batch, int, int, int, int]:
+    ) -> tuple[Batch, int, int, int, int, int]:
         """A micro-batch of pairs with its counts: those of `_collate`, and history items that did not fit."""
         read = [self._sets[dataset].example(number) for dataset, number in examples]
         datasets = [dataset for dataset, _ in examples]
@@ -240,7 +242,7 @@ class BatchSource:
 
     def _sequences(
         self, step: int, rows: np.ndarray, examples: list[tuple[int, int]], bad: list[str]
-    ) -> tuple[Batch, int, int, int, int]:
+    ) -> tuple[Batch, int, int, int, int, int]:
         """A micro-batch of sequences; each shard holds its distinct items once. Counts as for `_pairs`."""
         chosen = self._sets[examples[0][0]]
         read = [chosen.sequence(number) for _, number in examples]
@@ -264,9 +266,10 @@ class BatchSource:
 
     def _collate(
         self, features: list[tuple[ItemFeatures, ...]], datasets: list[int], scores: list[float | None]
-    ) -> tuple[Batch, int, int, int]:
-        """A micro-batch, the numbers of media and text tokens that did not fit, and that of `count_again`."""
+    ) -> tuple[Batch, int, int, int, int]:
+        """A micro-batch, the media and text tokens that did not fit (see `LoadedBatch`), and `count_again`."""
         model, text_cut = self._config.model, 0
+        prompt_cut = sum(item.text_cut for sides in features for item in sides)
         if budget := text_budget(self._config):
             features, text_cut = fit_texts(features, self._share.groups, budget)
         groups = self._share.groups * model.media_chunks(self._shard_pairs)
@@ -282,7 +285,7 @@ class BatchSource:
             once=self._config.data.encode_once,
             empty=self.empty,
         )
-        return batch, media_cut, text_cut, count_again(batch, groups)
+        return batch, media_cut, text_cut, prompt_cut, count_again(batch, groups)
 
     def token_room(self, datasets: tuple[int, ...]) -> int | None:
         """`LoadedBatch.room` of batches in which these data sets may occur."""

@@ -148,7 +148,12 @@ class PromptEncoder:
         return sum(len(tokens) for _, tokens in self._segments(instruction))
 
     def __call__(self, instruction: str, text: str, *, vision: bool, audio: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Tokenizes one item.
+        """Tokenizes one item; see `encode`."""
+        tokens, types, _ = self.encode(instruction, text, vision=vision, audio=audio)
+        return tokens, types
+
+    def encode(self, instruction: str, text: str, *, vision: bool, audio: bool) -> tuple[np.ndarray, np.ndarray, int]:
+        """Tokenizes one item, and counts the tokens of its text that find no room.
 
         Args:
             instruction: the system prompt.
@@ -159,6 +164,7 @@ class PromptEncoder:
         Returns:
             tokens: [max_tokens] int32 ids, 0 at PAD, VISION and AUDIO positions.
             token_types: [max_tokens] int8, `TokenType`.
+            cut: tokens of the text that were left out.
 
         Raises:
             SailError: prompt and media alone are longer than `config.prompt.max_tokens`.
@@ -172,7 +178,8 @@ class PromptEncoder:
                 f"The prompt with its media takes {fixed} tokens and leaves no room for text: raise "
                 f"config.prompt.max_tokens (now {self.max_tokens}) or shorten the instruction {instruction[:60]!r}."
             )
-        content = self._tokenize_content(text)[:room] if text else []
+        whole = self._tokenize_content(text) if text else []
+        content = whole[:room]
         tokens = np.zeros(self.max_tokens, np.int32)
         types = np.zeros(self.max_tokens, np.int8)
         at = 0
@@ -184,7 +191,7 @@ class PromptEncoder:
             tokens[at : at + len(run)] = run
             types[at : at + len(run)] = kind
             at += len(run)
-        return tokens, types
+        return tokens, types, len(whole) - len(content)
 
 
 def _backend(tokenizer: transformers.PreTrainedTokenizerBase, *, split_special_tokens: bool) -> tokenizers.Tokenizer:

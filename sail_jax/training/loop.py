@@ -4,7 +4,8 @@ import contextlib
 import dataclasses
 import itertools
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from sail_jax.training.stages import Stage, plan, without_mined
 from sail_jax.training.state import TrainState, averaged
 from sail_jax.training.step import WholeStep
 from sail_jax.training.time_spent import TimeSpent
-from sail_jax.training.training_log import TrainingLog
+from sail_jax.training.training_log import TrainingLog, cuts_of
 from sail_jax.training.work import WorkCounter
 
 Step = WholeStep | CachedStep
@@ -55,6 +56,7 @@ class TrainResult:
         steps: steps done at the end.
         seconds: wall-clock time of this call's stages, with compilation and mining.
         bad_records: records that could not be loaded.
+        cuts: what did not fit into the batches of this process; see `training_log.say_cuts`.
     """
 
     state: TrainState
@@ -62,6 +64,7 @@ class TrainResult:
     steps: int
     seconds: float
     bad_records: int
+    cuts: Mapping[str, int]
 
 
 def train(config: Config, workdir: str | Path, *, profile: tuple[int, int] | None = None) -> TrainResult:
@@ -122,6 +125,7 @@ class _Run:
         self.evaluation = IntervalEvaluation(config, run, setup.mesh) if config.train.evaluate_every else None
         self.step = make_step(setup)
         self.bad: list[str] = []  # records that could not be loaded, of all stages
+        self.cuts: Counter[str] = Counter()
         self.log: TrainingLog | None = None
         self.profile: StepProfile | None = None
 
@@ -143,7 +147,7 @@ class _Run:
                 self.profile.close()
             if self.log:
                 self.log.close()
-        return TrainResult(state, start, int(state.step), time.monotonic() - began, len(self.bad))
+        return TrainResult(state, start, int(state.step), time.monotonic() - began, len(self.bad), self.cuts)
 
     def _restore(self) -> tuple[TrainState, dict[str, Any] | None]:
         """Returns the state to continue from, and the state of the input pipeline that was saved with it."""
@@ -230,7 +234,7 @@ class _Loop:
     def __init__(self, run: _Run, stage: Stage, source: BatchSource, step: Step, setup: TrainSetup) -> None:
         self.stage, self.config, self.source, self.checkpoints = stage, stage.config, source, run.checkpoints
         self.step, self.objective, self.evaluation, self.bad = step, setup.objective, run.evaluation, run.bad
-        self.log, self.spent, self.profile = run.log, run.spent, run.profile
+        self.log, self.spent, self.profile, self.cuts = run.log, run.spent, run.profile, run.cuts
         self.mesh = setup.mesh
         self.work = WorkCounter(stage.config, setup.mesh, setup.abstract.params, run.spent) if run.log else None
 
@@ -288,6 +292,7 @@ class _Loop:
         last = done == self.config.train.steps
         if last or done % self.config.train.checkpoint_every == 0:
             self._save(done, state)
+        self.cuts.update(cuts_of(loaded))
         self._count_bad(loaded, done, state)
         return state, line
 

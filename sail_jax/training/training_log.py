@@ -19,6 +19,25 @@ from sail_jax.training.work import Work
 # What a batch may lack, and then is NaN: it counts only in the steps that have it.
 _NOT_IN_ALL = re.compile(r"^scale/|(^|/)(mean_norm|effective_dimension)$")
 
+# What is cut -> what it is, and the setting that leaves room for more.
+_CUTS = {
+    "media_cut": ("frames and clips", "data.frame_budget or data.clip_budget"),
+    "text_cut": ("text tokens", "data.text_budget"),
+    "prompt_cut": ("text tokens", "prompt.max_tokens"),
+    "items_cut": ("items of histories", "distinct_items of the data set"),
+}
+
+
+def cuts_of(loaded: LoadedBatch) -> dict[str, int]:
+    """Returns what did not fit into a batch, by its name in the log."""
+    return {name: getattr(loaded, name) for name in _CUTS}
+
+
+def say_cuts(cuts: Mapping[str, int]) -> str:
+    """Returns a sentence on what was cut, with the settings to raise; empty if nothing was."""
+    parts = [f"{cuts[name]:,} {what} (raise {setting})" for name, (what, setting) in _CUTS.items() if cuts.get(name, 0)]
+    return f"Cut to fit: {', '.join(parts)}." if parts else ""
+
 
 class TrainingLog:
     """Writes means over the logging interval, and evaluations, to metrics.jsonl and TensorBoard.
@@ -46,13 +65,7 @@ class TrainingLog:
     def add(self, loaded: LoadedBatch, metrics: dict[str, jax.Array], work: Work) -> None:
         """Adds the metrics of a step; they stay on the device until the next flush."""
         name = self._datasets[loaded.datasets[0]] if len(loaded.datasets) == 1 else "mixed"
-        counts = {
-            "bad_records": len(loaded.bad_records),
-            "media_cut": loaded.media_cut,
-            "text_cut": loaded.text_cut,
-            "items_cut": loaded.items_cut,
-            "media_shared": loaded.media_shared,
-        }
+        counts = {"bad_records": len(loaded.bad_records), **cuts_of(loaded), "media_shared": loaded.media_shared}
         self._pending.append((name, metrics, counts, work))
 
     def flush(self, step: int) -> str:

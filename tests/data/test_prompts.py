@@ -59,8 +59,9 @@ def test_users_cannot_write_special_tokens(encoder, tokenizer):
 
 
 def test_long_text_is_cut_and_the_prompt_kept(encoder, tokenizer):
-    tokens, types = encoder("Find it.", "red " * 500, vision=True, audio=True)
+    tokens, types, cut = encoder.encode("Find it.", "red " * 500, vision=True, audio=True)
     assert not (types == TokenType.PAD).any()
+    assert cut == len(tokenizer.tokenize("red " * 500)) - (types == TokenType.TEXT).sum() > 0
     assert decoded(tokenizer, tokens, types, TokenType.PROMPT).endswith("<|im_start|>assistant\n")
 
 

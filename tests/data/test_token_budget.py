@@ -55,6 +55,9 @@ def test_only_the_longest_are_cut_and_from_their_end(settings):
 def test_without_a_budget_nothing_is_packed(settings):
     loaded = BatchSource(config_lib.build(settings), HostShare(0, 16, 1))[0]
     assert loaded.room is None and loaded.text_cut == 0
+    settings.prompt.max_tokens = 300
+    whole = BatchSource(config_lib.build(settings), HostShare(0, 16, 1))[0]
+    assert whole.prompt_cut == 0 < loaded.prompt_cut == (texts(whole.arrays) - texts(loaded.arrays)).sum()
 
 
 def test_a_dual_tower_packs_nothing(settings):

@@ -10,7 +10,7 @@ from sail_jax.runs.directory import RunDirectory, read_training_log
 from sail_jax.training import time_spent as time_lib
 from sail_jax.training import training_log as log_lib
 from sail_jax.training.time_spent import TimeSpent
-from sail_jax.training.training_log import TrainingLog
+from sail_jax.training.training_log import TrainingLog, cuts_of, say_cuts
 from sail_jax.training.work import Work
 
 LOADED = LoadedBatch((), 1, (0,), None, (), 0, 0)
@@ -57,6 +57,15 @@ def test_rates_and_shares_of_the_time(tmp_path, clock, monkeypatch):
         "loss 1.000, 0.40 steps/s, MFU 20%, 17% of the time waiting for data",
         "loss 1.000, 0.50 steps/s, MFU 25%, 100% of the time waiting for data",
     ]
+
+
+def test_what_was_cut_is_said_with_the_setting_to_raise():
+    assert say_cuts(cuts_of(LOADED)) == ""
+    cuts = cuts_of(LOADED._replace(media_cut=1, prompt_cut=12_345, items_cut=2))
+    assert say_cuts(cuts) == (
+        "Cut to fit: 1 frames and clips (raise data.frame_budget or data.clip_budget), 12,345 text tokens (raise "
+        "prompt.max_tokens), 2 items of histories (raise distinct_items of the data set)."
+    )
 
 
 def test_a_resumed_run_continues_the_sums(tmp_path, clock):
