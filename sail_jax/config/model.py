@@ -161,6 +161,12 @@ class ModelConfig:
     )
     bert: BertConfig = section(BertConfig, "text tower of the dual tower")
     sequence: SequenceConfig = section(SequenceConfig, "pooling of a history's items into one vector")
+    media_scale: float = setting(
+        0.02,
+        "root mean square with which new adapters let frames and sound into the LLM (only 'fusion'); that of new token "
+        "embeddings is 0.02",
+        above=0,
+    )
     pool_prompt: bool = setting(
         True, "whether the tokens of the prompt count in the mean that is an item's vector (only 'fusion')"
     )

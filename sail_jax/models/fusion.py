@@ -30,7 +30,7 @@ from sail_jax.models.media import (
 from sail_jax.models.packing import pack
 from sail_jax.models.perceiver import Perceiver
 from sail_jax.models.sequence import SequenceHead
-from sail_jax.models.transformer import ADAPTER_INIT, Dense
+from sail_jax.models.transformer import Dense
 from sail_jax.models.vit import Vit
 from sail_jax.patterns import OMNI, shown_modalities
 
@@ -55,7 +55,9 @@ class OmniEmbedder(nn.Module):
         self.perceiver = Perceiver(config.perceiver, **common)
         self.audio = ClapAudio(config.audio, **common)
         self.llm = Llm(config.llm, **common)
-        adapter = {"use_bias": True, "dtype": common["dtype"], "kernel_init": ADAPTER_INIT}
+        # What the adapters read has a root mean square of about 1.
+        drawn = nn.initializers.variance_scaling(config.media_scale**2, "fan_in", "truncated_normal")
+        adapter = {"use_bias": True, "dtype": common["dtype"], "kernel_init": drawn}
         self.vision_adapter = Dense(config.llm.width, **adapter)
         self.audio_adapter = Dense(config.llm.width, **adapter)
         self.sequence = SequenceHead(config.sequence, config.llm.width, self.groups, common["dtype"])

@@ -33,11 +33,7 @@ Angles = tuple[Float32[Array, "*tokens 1 half"], Float32[Array, "*tokens 1 half"
 # the weight of a masked key is exactly zero if the row has a valid key.
 MASKED_LOGIT = -1e30
 
-_EMBEDDING_SCALE = 0.02
-EMBEDDING_INIT = nn.initializers.normal(stddev=_EMBEDDING_SCALE)
-
-# For what enters a tower beside embedded tokens: inputs with a root mean square of 1 get that of an embedding table.
-ADAPTER_INIT = nn.initializers.variance_scaling(_EMBEDDING_SCALE**2, "fan_in", "truncated_normal")
+EMBEDDING_INIT = nn.initializers.normal(stddev=0.02)
 
 # The fast variance, E[x^2] - E[x]^2, cancels badly on the outlier channels of trained towers.
 LayerNorm = functools.partial(nn.LayerNorm, use_fast_variance=False)
