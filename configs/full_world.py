@@ -15,12 +15,12 @@ from sail_jax import config as config_lib
 from sail_jax.config.data import SyntheticConfig
 from sail_jax.config.schema import to_dict
 
-# What makes items related -> the instruction under which they are shown; of equal length, so that none has more to say.
+# What makes items related -> the instruction under which they are shown; they differ in one word.
 FIND = {
-    "pairs": "Summarise the item so that related items can be found.",
-    "themes": "Summarise the item so that items of its theme are found.",
-    "looks": "Summarise the item so that items of its look are found.",
-    "sounds": "Summarise the item so that items of its sound are found.",
+    "pairs": "Summarise the item so that like topics can be found.",
+    "themes": "Summarise the item so that like themes can be found.",
+    "looks": "Summarise the item so that like looks can be found.",
+    "sounds": "Summarise the item so that like sounds can be found.",
 }
 FIND_ITEM = "Represent the search so that fitting items can be found."
 TESTS_OF_TOPIC = ("near_duplicates", "two_looks", "missing_fields")

@@ -14,7 +14,7 @@ def experiment(data_dir: Path) -> ml_collections.ConfigDict:
     values = config_lib.default_config()
     values.update(to_dict(config_lib.load(REPO / "configs" / "quickstart.py")))
     values.data.dir = str(data_dir)
-    values.synthetic.update(num_items=136, items_per_topic=8, test_queries=24, num_users=40, events_per_user=20)
+    values.synthetic.update(num_items=128, items_per_topic=8, test_queries=32, num_users=40, events_per_user=20)
     values.synthetic.update(searches=40, test_searches=12, pairs_per_item=2, clean_pairs=40)
     values.ingest.items_per_shard = 64
     values.ingest.tokenizer_vocab = 512

@@ -1,7 +1,7 @@
 """Reads ceilings.json: the recall that a perfect model reaches on the tables of a generated world.
 
-`corpus` is the number of items searched; `tables` has for each table the number of `queries` of its split "test", and
-view -> "recall@k" -> value. A view is written as results are: "VTA", "T", or "T->V".
+`tables` has for each table the number of `queries` of its split "test", the number of items of their `corpus`, which is
+all that are a target, and view -> "recall@k" -> value. A view is written as results are: "VTA", "T", or "T->V".
 """
 
 import json
@@ -16,4 +16,4 @@ def read_ceilings(folder: Path) -> dict[str, Any]:
     """Returns the content of the file, with empty `tables` if the folder has none."""
     path = folder / CEILINGS
     known = json.loads(path.read_text()) if path.is_file() else {}
-    return known if known.get("format") == FORMAT else {"corpus": 0, "tables": {}}
+    return known if known.get("format") == FORMAT else {"tables": {}}

@@ -18,7 +18,7 @@ _HOLD = ("kind", "split", "query_fields", "target_fields", "both_ways", "min_sco
 def ceiling_results(config: Config, results: Sequence[TaskResult]) -> list[TaskResult]:
     """Returns a result of the model "ceiling" for each task and view whose ceiling is known.
 
-    A ceiling holds for the catalogue that the world counted: a result that searched other items, or had other queries,
+    A ceiling holds for the targets that the world counted: a result that searched other items, or had other queries,
     gets none.
 
     Args:
@@ -30,7 +30,7 @@ def ceiling_results(config: Config, results: Sequence[TaskResult]) -> list[TaskR
     for result in results:
         settings = config.eval.tasks[result.task]
         table = known["tables"].get(Path(settings.table).stem, {})
-        counted = result.corpus == known["corpus"] and result.queries + result.skipped == table.get("queries")
+        counted = (result.corpus, result.queries + result.skipped) == (table.get("corpus"), table.get("queries"))
         if result.model == "tfidf" or not result.full or not counted or not _holds(settings):
             continue
         if ceilings := table.get(result.view.short):

@@ -8,11 +8,17 @@ import pytest
 from sail_jax import config as config_lib
 from sail_jax.config.evaluation import EvalTaskConfig
 from sail_jax.data.ceilings import CEILINGS, FORMAT, read_ceilings
+from sail_jax.data.tables import PairTable
 from sail_jax.evaluation.ceilings import ceiling_results
 from sail_jax.evaluation.suite import TaskResult, metrics_tree
 from sail_jax.patterns import Pattern
 
-KNOWN = {"queries": 24, "VTA": {"recall@1": 0.1, "recall@10": 0.7}, "V": {"recall@1": 0.02, "recall@10": 0.2}}
+KNOWN = {
+    "queries": 24,
+    "corpus": 136,
+    "VTA": {"recall@1": 0.1, "recall@10": 0.7},
+    "V": {"recall@1": 0.02, "recall@10": 0.2},
+}
 ALL, V = Pattern("VTA", "VTA"), Pattern("V", "V")
 
 
@@ -23,7 +29,7 @@ def result(view=ALL, model="trained", **changes):
 
 @pytest.fixture
 def config(tmp_path):
-    known = {"format": FORMAT, "corpus": 136, "tables": {"copair": KNOWN}}
+    known = {"format": FORMAT, "tables": {"copair": KNOWN}}
     (tmp_path / CEILINGS).write_text(json.dumps(known))
     values = config_lib.default_config()
     values.data.dir = str(tmp_path)
@@ -70,4 +76,7 @@ def test_ingestion_keeps_them_under_the_names_of_its_tables(world):
     assert set(known["tables"]) == {"copair", "search", "look_search", "theme"}
     assert known["tables"]["copair"] == raw["tables"]["pairs.parquet"]
     assert known["tables"]["search"] == raw["tables"]["searches"]
-    assert known["corpus"] == raw["corpus"] == 136
+    assert known["tables"]["copair"]["corpus"] == known["tables"]["search"]["corpus"] == 128
+    for name in ("look_search", "theme"):  # each table counts its own targets
+        targets = {pair.target_id for pair in PairTable.open(world / "tables" / f"{name}.parquet", "test")}
+        assert known["tables"][name]["corpus"] == len(targets) < 128

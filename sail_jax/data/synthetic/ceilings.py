@@ -41,10 +41,10 @@ def write_ceilings(folder: pathlib.Path, plan: ItemPlan, searches: int) -> None:
     if PLAIN in plan.queries:
         tables |= {f"{name}.parquet": _of_items(world, plan, PLAIN, name) for name in BY_FACET}
     if searches:
-        by_kind = {kind: _of_searches(world, plan, kind, searches) for kind in KINDS}
-        tables |= {f"{FOLDER}/{kind}.jsonl": ceilings for kind, ceilings in by_kind.items()}
-        tables[FOLDER] = _mean(list(by_kind.values()))
-    commit_json(folder / CEILINGS, {"format": FORMAT, "corpus": plan.catalogue, "tables": tables})
+        tables |= {f"{FOLDER}/{kind}.jsonl": _of_searches(world, plan, kind, searches) for kind in KINDS}
+        # Together, the searches of all kinds have the whole catalogue as their targets.
+        tables[FOLDER] = _mean([_of_searches(world, plan, kind, searches, whole=True) for kind in KINDS])
+    commit_json(folder / CEILINGS, {"format": FORMAT, "tables": tables})
 
 
 class _Cells:
@@ -92,13 +92,16 @@ class _Reader:
         world: the cells.
         view: the modalities that it reads.
         facet: the facet by which items are related, if it is one; then items that do not show it are not relevant.
+        whole: whether the whole catalogue is searched, or only what shows the facet.
     """
 
-    def __init__(self, world: _Cells, view: str, facet: str | None) -> None:
+    def __init__(self, world: _Cells, view: str, facet: str | None, *, whole: bool = False) -> None:
         self._world = world
         self._reading, self.reads = world.readings(view)
         self._cells_alike = np.bincount(self._reading)
         self._shown = world.shown(facet)
+        self._counts = np.where(whole | self._shown, world.counts, 0)
+        self.corpus = int(self._counts.sum())
         # A reader of the modality that would show the facet sees that it is missing.
         self._seen_to_lack = self.reads & ~self._shown & (facet is not None and _SHOWN_BY[facet] in view)
 
@@ -114,9 +117,9 @@ class _Reader:
             wanted: [T] for each topic, the probability that an item of it is relevant, as the reader sees the query.
             relevant: [T] bool, the topics whose items are relevant, where they show the facet.
         """
-        counts = self._world.counts
-        counted = np.where(self._shown & relevant[self._world.topic], counts, 0)
-        value = np.bincount(self._reading, wanted[self._world.topic]) / self._cells_alike
+        counts, topic = self._counts, self._world.topic
+        counted = np.where(self._shown & relevant[topic], counts, 0)
+        value = np.bincount(self._reading, wanted[topic]) / self._cells_alike
         score = np.where(self._seen_to_lack, 0, 1 + np.round(value[self._reading], 12))[self.reads]
         levels, place = np.unique(-score, return_inverse=True)
         items, hits = np.bincount(place, counts[self.reads]), np.bincount(place, counted[self.reads])
@@ -130,6 +133,7 @@ def _of_items(world: _Cells, plan: ItemPlan, kind: str, table: str) -> dict:
     ceilings: dict = {"queries": sum(cells.values())}
     for view in MODALITY_SETS:
         reader, total = _Reader(world, view, BY_FACET.get(table)), np.zeros(len(KS))
+        ceilings["corpus"] = reader.corpus
         for cell, count in cells.items():
             if reader.reads[cell]:
                 wanted = _wanted(plan, table, reader.topics(cell))
@@ -146,14 +150,15 @@ def _wanted(plan: ItemPlan, table: str, topics: np.ndarray) -> np.ndarray:
     return np.bincount(values, topics)[values] - topics
 
 
-def _of_searches(world: _Cells, plan: ItemPlan, kind: str, searches: int) -> dict:
+def _of_searches(world: _Cells, plan: ItemPlan, kind: str, searches: int, *, whole: bool = False) -> dict:
     """The ceilings of the searches of a kind, which name what they want in full."""
     facet = kind if kind in FACETS else None
     groups, _ = groups_of(kind, plan)
     about = collections.Counter(search_topics(kind, plan, searches).tolist())
     ceilings: dict = {"queries": searches}
     for view in MODALITY_SETS:
-        reader, total = _Reader(world, view, facet), np.zeros(len(KS))
+        reader, total = _Reader(world, view, facet, whole=whole), np.zeros(len(KS))
+        ceilings["corpus"] = reader.corpus
         for topic, count in about.items():
             relevant = groups == groups[topic]
             total += count * reader.recall(relevant.astype(float), relevant)
@@ -167,8 +172,8 @@ def _by_k(values: np.ndarray) -> dict[str, float]:
 
 def _mean(parts: Sequence[dict]) -> dict:
     """The mean of ceilings with equally many queries."""
-    ceilings: dict = {"queries": sum(part["queries"] for part in parts)}
-    for view in parts[0].keys() - {"queries"}:
+    ceilings: dict = {"queries": sum(part["queries"] for part in parts), "corpus": parts[0]["corpus"]}
+    for view in parts[0].keys() - ceilings.keys():
         means = {name: np.mean([part[view][name] for part in parts]) for name in parts[0][view]}
         ceilings[view] = {name: round(float(value), 6) for name, value in means.items()}
     return ceilings
