@@ -34,6 +34,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.logs.dense_features = ""
 
     related = {"query_instruction": FIND_RELATED, "target_instruction": FIND_RELATED}
-    config.data.datasets = {"copair": {"table": "tables/copair.parquet", **related}}
+    config.data.datasets = {"copair": {"table": "tables/copair.parquet", "correct_popularity": 1.0, **related}}
     config.eval.tasks = {"i2i": {"table": "tables/copair.parquet", "both_ways": True, "views": ("T", "V"), **related}}
     return config
