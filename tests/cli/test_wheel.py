@@ -10,9 +10,12 @@ import tiny
 
 # What makes the quickstart small.
 SMALL = [
-    "synthetic.num_items=120",
+    "synthetic.num_items=96",
+    "synthetic.items_per_topic=8",
+    "synthetic.test_queries=24",
+    "synthetic.searches=40",
+    "synthetic.test_searches=6",
     "synthetic.num_users=50",
-    "synthetic.log_users=50",
     "data.batch_size=8",
     "train.steps=2",
     "data.datasets.copair.patterns=('T->T',)",
