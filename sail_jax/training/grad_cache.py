@@ -207,4 +207,5 @@ class CachedStep:
         self, state: TrainState, sums: Any, of_objective: Any, loss: jax.Array, metrics: Metrics, values: StepValues
     ) -> tuple[TrainState, Metrics]:
         gradient = jax.tree.map(lambda x: x.sum(axis=0), sums)
-        return self._apply(state, gradient | {"objective": of_objective}, loss, metrics, values)
+        trained, _ = split(self._config, state.params | {"objective": of_objective})
+        return self._apply(state, gradient | {"objective": trained["objective"]}, loss, metrics, values)

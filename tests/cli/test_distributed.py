@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -102,7 +103,8 @@ def test_two_processes_write_what_one_writes(run, words, tmp_path):
     # The first process finds out that the second one is gone: by a broken connection, or JAX ends it.
     assert codes[0] in (1, -signal.SIGABRT) and codes[1] == 2, "".join(said)
     assert "error in process 1 of 2: There is no config file" in said[1] and "Figures:" not in said[1]
-    assert [said[0].count(word) for word in ("Figures:", "copair: 144 queries", "Weights:", "Written to")] == [1] * 4
+    for once in ("Figures:", r"copair: \d+ queries", "Weights:", "Written to"):
+        assert len(re.findall(once, said[0])) == 1, once
 
     figures, weights = ([read_json(folder / name) for folder in (one, two)] for name in ("run/metrics.json", "w.json"))
     # k-means is as near to ties as the vectors of this model are to each other.

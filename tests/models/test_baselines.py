@@ -77,9 +77,9 @@ def by_hand(batch, bert, params):
         if len(frames):
             vectors["V"][item] = adapted(params, "vision_adapter", frames.reshape(-1, frames.shape[-1]).mean(axis=0))
         if item in batch.clip_item:
-            vectors["A"][item] = adapted(
-                params, "audio_adapter", np.asarray(clips)[batch.clip_item == item].mean(axis=0)
-            )
+            sound = np.asarray(clips)[batch.clip_item == item].mean(axis=0)
+            assert CONFIG.audio.normalize
+            vectors["A"][item] = adapted(params, "audio_adapter", sound / np.sqrt(np.mean(sound**2)))
         if TokenType.TEXT in types[item]:
             text = tokens[item][np.isin(types[item], (TokenType.TEXT, TokenType.PROMPT))]
             with torch.no_grad():

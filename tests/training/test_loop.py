@@ -104,11 +104,14 @@ def test_a_run_with_other_numbers_compiles_nothing_again(finished, tmp_path, one
     def listen(name, **_):
         events.append(name)
 
+    floor = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)  # of a busy machine: small ones are not kept
     jax.monitoring.register_event_listener(listen)
     try:
         train(config_lib.build(settings), tmp_path)
     finally:
         jax.monitoring.unregister_event_listener(listen)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", floor)
     # A program is compiled where the cache misses it.
     assert "/jax/compilation_cache/cache_hits" in events and "/jax/compilation_cache/cache_misses" not in events
 
