@@ -24,6 +24,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker has the environment of t
     os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2**34)
     # Where in the source an operation was written is noted for each of them; a fifth of the time of a large step.
     os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads of faiss would spin on the cores of other workers
     os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for a hub
 # Traces are many small objects that live on; looking for circles among them every 700 takes a twentieth of the time.
 gc.set_threshold(100_000, 50, 100)

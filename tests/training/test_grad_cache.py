@@ -15,9 +15,10 @@ from sail_jax.training.setup import TrainSetup
 
 @pytest.mark.slow
 def test_micro_batches_equal_the_whole_batch(everything, whole, scattered_blocks):
-    """On a mesh with all axes, with texts packed, media in chunks and encoded once, and the loss around the ring."""
+    """On a mesh with all axes, moments split over it, texts packed, media in chunks and encoded once, around a ring."""
     settings = config_lib.to_dict(everything)
     settings["train"]["micro_batches"] = 4
+    settings["mesh"]["shard_optimizer"] = True
     settings["data"].update(text_budget=90.0, encode_once=True)
     settings["model"]["media_chunk"] = 1
     cached = run_steps(config_lib.build(settings), (2, 2, 2), lambda mesh: RingContrast(mesh, 3))

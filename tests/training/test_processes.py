@@ -33,16 +33,17 @@ ordered = loop.make_mesh
 devices = [jax.devices()[int(at)] for at in sys.argv[8:]]
 loop.make_mesh = forward.make_mesh = lambda config, _=None: ordered(config, devices)
 result = loop.train(config_lib.load(sys.argv[1]), sys.argv[2])
-embed_items(sys.argv[7], sys.argv[2] + ".vectors")
+if sys.argv[7]:
+    embed_items(sys.argv[7], sys.argv[2] + ".vectors")
 print("temperatures", [float(x) for x in result.state.params["objective"]["log_temperature"]])
 """
 
 
-def train_in_processes(config, workdir, count, trained, order=(0, 1, 2, 3)):
+def train_in_processes(config, workdir, count, trained="", order=(0, 1, 2, 3)):
     """Trains in `count` processes, which share four devices; the temperatures in the end, on which all must agree.
 
     The devices take their places on the mesh in the given order. In the end the processes embed with the run `trained`,
-    into the folder WORKDIR.vectors.
+    if it is given, into the folder WORKDIR.vectors.
     """
     path = workdir.with_suffix(".json")
     config_lib.save(config, path)
@@ -123,7 +124,7 @@ def test_processes_train_like_one_and_what_four_saved_two_go_on_from_and_one_loa
         check = {4: train_in_processes(config, four, 4, trained=one)}
         # Each of two processes has places of the mesh that do not adjoin, as on the torus of a TPU slice.
         two = go_on_after_two_steps(four, tmp_path / "two")
-        check[2] = train_in_processes(config, two, 2, trained=one, order=(0, 2, 1, 3))
+        check[2] = train_in_processes(config, two, 2, order=(0, 2, 1, 3))
         for run in (one, four):
             embed_items(run, tmp_path / f"{run.name}_in_one.vectors")
     for name, count in (("four", 4), ("two", 2)):
@@ -133,9 +134,9 @@ def test_processes_train_like_one_and_what_four_saved_two_go_on_from_and_one_loa
     # Stage 1 mines with the initial parameters, which are the same in all runs.
     mined = pq.read_table(tmp_path / "one/mined/1/copair.parquet")
     assert pq.read_table(tmp_path / "four/mined/1/copair.parquet").drop("scores").equals(mined.drop("scores"))
-    # What `one` embeds with in four and in two processes, and what one process embeds with of a run of four.
+    # What `one` embeds with in four processes (test_distributed.py: in two), and a run of four in one process.
     ids, vectors = EmbeddingSet(tmp_path / "one_in_one.vectors").load()
-    for name, tolerance in (("four", 1e-5), ("two", 1e-5), ("four_in_one", 1e-4)):
+    for name, tolerance in (("four", 1e-5), ("four_in_one", 1e-4)):
         found = EmbeddingSet(tmp_path / f"{name}.vectors").load()
         assert found[0] == ids
         np.testing.assert_allclose(found[1], vectors, atol=tolerance, err_msg=name)
