@@ -2,8 +2,7 @@
 
     python experiments/first_step.py --data runs/quickstart/data
 
-Each config runs twice, one run after the other: as the command line tunes it for CPUs, and with the C library as it is
-by default. It writes experiments/results/first_step.json. Other jobs disturb processor time less than wall-clock time.
+It writes experiments/results/first_step.json. Other jobs disturb processor time less than wall-clock time.
 """
 
 import argparse
@@ -14,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -22,15 +20,13 @@ import psutil
 
 REPO = Path(__file__).resolve().parent.parent
 RESULT = Path(__file__).parent / "results" / "first_step.json"
-# A variable of the user turns the tuning off; this one has the C library's own value.
-WAYS = {"memory kept": {}, "default": {"MALLOC_ARENA_MAX": str(8 * (os.cpu_count() or 1))}}
 
 
-def measure(config: str, data: Path, steps: int, variables: Mapping[str, str]) -> dict[str, float]:
+def measure(config: str, data: Path, steps: int) -> dict[str, float]:
     """Trains from an empty cache; returns the times of the first step, and per step after it."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "run", "metrics.jsonl")
-        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(Path(folder, "compiled")), **variables}
+        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(Path(folder, "compiled"))}
         settings = [f"--config.data.dir={data.resolve()}", "--config.train.log_every=1"]
         command = [sys.executable, "-m", "sail_jax", "train", "--config", config, "--workdir", str(log.parent)]
         began = time.monotonic()
@@ -63,9 +59,8 @@ def main() -> None:
     figures: dict = {"versions": {"jax": jax.__version__, "python": platform.python_version()}}
     figures |= {"cpu_cores": os.cpu_count(), "load_before": os.getloadavg()[0]}
     for config in options.configs:
-        for way, variables in WAYS.items():
-            figures[f"{config}, {way}"] = measured = measure(config, options.data, options.steps, variables)
-            print(config, way, {name: round(value, 3) for name, value in measured.items()}, flush=True)
+        figures[config] = measured = measure(config, options.data, options.steps)
+        print(config, {name: round(value, 3) for name, value in measured.items()}, flush=True)
     figures["load_after"] = os.getloadavg()[0]
     RESULT.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 

@@ -1,37 +1,38 @@
 """Settings of the process for CPUs."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 
-# Page faults while a thread takes 64 MB, writes on them and frees them, after it has done so once.
-FAULTS = """
-import resource, sys, threading
 from sail_jax.cli import on_cpu
 
-def faults():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
-def work():
-    for _ in range(2):
-        before = faults()
-        bytearray(64 << 20)
-    print(faults() - before)
-
-on_cpu.importlib.util.find_spec = lambda name: None
-on_cpu.tune()
-thread = threading.Thread(target=work)
-thread.start()
-thread.join()
-"""
+@pytest.fixture
+def fresh(monkeypatch):
+    """A process that has not imported JAX, which is installed for CPUs alone."""
+    monkeypatch.delitem(on_cpu.sys.modules, "jax")
+    monkeypatch.setattr(on_cpu.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_a=1")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "")  # so that it is put back
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    return monkeypatch
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="of the GNU C library")
-@pytest.mark.parametrize("variables", [{}, {"MALLOC_ARENA_MAX": "2"}])
-def test_freed_memory_is_kept_unless_the_user_tunes_it(variables):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")} | variables
-    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, env=environment, check=True)
-    pages = (64 << 20) // os.sysconf("SC_PAGE_SIZE")
-    assert int(done.stdout) < pages / 10 if not variables else int(done.stdout) > pages / 2
+def test_the_compiler_works_less_and_waiting_threads_sleep(fresh):
+    on_cpu.tune()
+    assert os.environ["XLA_FLAGS"] == "--xla_a=1 --xla_backend_optimization_level=1"
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+def test_variables_of_the_user_count(fresh):
+    given = {"XLA_FLAGS": "--xla_backend_optimization_level=3", "OMP_WAIT_POLICY": "ACTIVE"}
+    for name, value in given.items():
+        fresh.setenv(name, value)
+    on_cpu.tune()
+    assert {name: os.environ[name] for name in given} == given
+
+
+def test_nothing_changes_where_there_may_be_other_devices(fresh):
+    fresh.setattr(on_cpu.importlib.util, "find_spec", lambda name: object() if name == "libtpu" else None)
+    on_cpu.tune()
+    assert os.environ["XLA_FLAGS"] == "--xla_a=1" and "OMP_WAIT_POLICY" not in os.environ
