@@ -127,14 +127,20 @@ class CachedStep:
         """
         micro_batches = self._config.train.micro_batches
         encode = self.encode.trace(state.params, part, recipe)
-        placed = NamedSharding(self._mesh, PartitionSpec(None, *BATCH_SPEC))
-        encoded = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed), encode.out_info)
+        embedded, (filled, power) = encode.out_info
+        embedded, filled = self._placed((embedded, filled), PartitionSpec(None, *BATCH_SPEC))
+        encoded = embedded, (filled, self._placed(power, BATCH_SPEC))
         of_parts = [encoded] * micro_batches, [part.read_by_losses()] * micro_batches
         loss = self.loss.trace(state.params["objective"], *of_parts, recipe, self._values.losses)
         value, metrics, of_objective, gradients = loss.out_info
         backward = self.backward.trace(state.params, self._sums, part, gradients[0], recipe)
         update = self.update.trace(state, self._sums, of_objective, value, metrics, self._values)
         return [(encode, micro_batches), (loss, 1), (backward, micro_batches), (update, 1)]
+
+    def _placed(self, outputs: Any, spec: PartitionSpec) -> Any:
+        """Returns the shapes of some outputs with their sharding."""
+        sharding = NamedSharding(self._mesh, spec)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), outputs)
 
     def _encode(self, params: Any, batch: Batch, recipe: Recipe) -> tuple[Embedded, tuple[BySide, Any]]:
         """Returns the outputs that are read: those with a gradient, and `Outputs.filled` and `power`, without one."""
