@@ -4,6 +4,8 @@ The model is the default of `sail_jax.config`; this file names the data sets of 
 `config.data.dir` at an ingested folder and name its tables.
 """
 
+from collections.abc import Mapping
+
 import ml_collections
 
 from sail_jax.config import default_config
@@ -44,6 +46,32 @@ def get_config() -> ml_collections.ConfigDict:
     # [SEP]".
     config.prompt.tokenizer = "Qwen/Qwen2.5-1.5B"
     config.prompt.max_tokens = 320
+    config.data.datasets = _datasets()
+    config.data.batch_size = 4096
+    # Averages over the items of a chunk, of which there are few: a little more than those of the data.
+    config.data.frame_budget = 5.0
+    config.data.clip_budget = 2.0
+    config.data.text_budget = 96.0
+    config.data.field_dropout = 0.1
+    config.data.workers = 8
+    config.optimizer.temperature_rate = 100.0
+    config.objective.weights.update(micl=0.1, late_fusion=0.1)
+    config.stages = _stages({name: dataset["weight"] for name, dataset in config.data.datasets.items()})
+    config.mesh.update(data=-1, fsdp=8, tensor=1)
+    config.eval.tasks = {
+        "copair": {"table": "tables/copair", "query_instruction": RELATED, "target_instruction": RELATED},
+        "search_q2i": {
+            "table": "tables/search_q2i",
+            "query": "T",
+            "query_instruction": SEARCH,
+            "target_instruction": RELATED,
+        },
+    }
+    return config
+
+
+def _datasets() -> dict[str, dict]:
+    """Returns the training sets."""
     item = {
         "patterns": ("O->O", "V->V", "T->T", "V->T"),
         "query_instruction": RELATED,
@@ -67,44 +95,28 @@ def get_config() -> ml_collections.ConfigDict:
         "query_instruction": CLASS,
         "target_instruction": CLASS,
     }
-    config.data.datasets = datasets
-    config.data.batch_size = 4096
-    # Averages over the items of a chunk, of which there are few: a little more than those of the data.
-    config.data.frame_budget = 5.0
-    config.data.clip_budget = 2.0
-    config.data.text_budget = 96.0
-    config.data.field_dropout = 0.1
-    config.data.workers = 8
-    config.optimizer.temperature_rate = 100.0
-    config.objective.weights.update(micl=0.1, late_fusion=0.1)
+    return datasets
+
+
+def _stages(weights: Mapping[str, float]) -> dict[str, dict]:
+    """Returns the stages, for the weights of the training sets."""
     # Everything; then what is close to the target tasks; then clean sets, with hard negatives from the
     # model so far.
     close = ("copair", "search_i2i", "search_q2i", "score", "cls")
     clean = ("hashtag", "id", "score")
-    config.stages = {
+    return {
         "1_broad": {"steps": 12_000},
         "2_target": {
             "steps": 6_000,
-            "weights": {name: datasets[name]["weight"] for name in close},
+            "weights": {name: weights[name] for name in close},
             "warmup_steps": 200,
         },
         "3_hard": {
             "steps": 2_000,
-            "weights": {name: datasets[name]["weight"] for name in clean},
+            "weights": {name: weights[name] for name in clean},
             "mine": ("hashtag", "id"),
             "peak": 6e-6,
             "floor": 3e-6,
             "warmup_steps": 100,
         },
     }
-    config.mesh.update(data=-1, fsdp=8, tensor=1)
-    config.eval.tasks = {
-        "copair": {"table": "tables/copair", "query_instruction": RELATED, "target_instruction": RELATED},
-        "search_q2i": {
-            "table": "tables/search_q2i",
-            "query": "T",
-            "query_instruction": SEARCH,
-            "target_instruction": RELATED,
-        },
-    }
-    return config

@@ -34,18 +34,8 @@ def ceiling_results(config: Config, results: Sequence[TaskResult]) -> list[TaskR
         if result.model == "tfidf" or not result.full or not counted or not _holds(settings):
             continue
         if ceilings := table.get(result.view.short):
-            made[result.task, result.view] = TaskResult(
-                model=MODEL,
-                task=result.task,
-                view=result.view,
-                main=result.own_view,
-                own_view=result.own_view,
-                metrics={f"recall@{k}": ceilings.get(f"recall@{k}", np.nan) for k in config.eval.ks},
-                queries=result.queries,
-                skipped=result.skipped,
-                corpus=result.corpus,
-                width=0,
-            )
+            metrics = {f"recall@{k}": ceilings.get(f"recall@{k}", np.nan) for k in config.eval.ks}
+            made[result.task, result.view] = result.bound(MODEL, metrics)
     return list(made.values())
 
 

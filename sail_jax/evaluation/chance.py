@@ -16,16 +16,5 @@ def chance_results(results: Sequence[TaskResult]) -> list[TaskResult]:
     made: dict[tuple, TaskResult] = {}
     for result in results:
         if result.chance and result.full:
-            made[result.task, result.view] = TaskResult(
-                model=MODEL,
-                task=result.task,
-                view=result.view,
-                main=result.own_view,
-                own_view=result.own_view,
-                metrics=result.chance,
-                queries=result.queries,
-                skipped=result.skipped,
-                corpus=result.corpus,
-                width=0,
-            )
+            made[result.task, result.view] = result.bound(MODEL, result.chance)
     return list(made.values())

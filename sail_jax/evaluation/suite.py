@@ -47,7 +47,7 @@ class TaskResult:
         skipped: number of queries left out, because a query has no relevant item, or because the query or all its
             relevant items have none of the view's modalities.
         corpus: number of items, or labels, searched.
-        width: number of dimensions of the vectors used; 0 for TF-IDF.
+        width: number of dimensions of the vectors used; 0 for TF-IDF and for bounds.
         rows: [Q, 8] int64, the nearest rows of the corpus; None unless it is a main result.
         cosines: [Q, 8] float32, likewise.
         histograms: "edges", "positive" and "negative" of the cosines; None where separability is not measured.
@@ -73,6 +73,12 @@ class TaskResult:
     own_view: bool = True
     full: bool = True
     chance: dict[str, float] | None = None
+
+    def bound(self, model: str, metrics: dict[str, float]) -> "TaskResult":
+        """Returns a result of what bounds the figures of this one, on the same queries and items."""
+        counts = {"queries": self.queries, "skipped": self.skipped, "corpus": self.corpus}
+        of_view = {"view": self.view, "main": self.own_view, "own_view": self.own_view}
+        return TaskResult(model, self.task, metrics=metrics, width=0, **of_view, **counts)
 
     @property
     def prefix(self) -> str:

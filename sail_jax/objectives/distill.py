@@ -20,6 +20,8 @@ _SAME = 1 - 1e-5
 
 Head = dict[str, Float32[Array, "..."]]
 Params = dict[str, Head]
+# (name, first coordinate, one past the last) of each ID embedding among the concatenated ones.
+Places = tuple[tuple[str, int, int], ...]
 
 
 class TaughtRows(NamedTuple):
@@ -57,6 +59,13 @@ def init_heads(teachers: Mapping[str, int], width: int, seed: int | Int32[Array,
         }
         for key, (name, size) in zip(keys, teachers.items(), strict=False)
     }
+
+
+def coordinates(heads: Params) -> Places:
+    """Returns where each ID embedding stands among the concatenated ones: in the order of the heads."""
+    sizes = [head["bias"].shape[0] for head in heads.values()]
+    ends = np.cumsum(sizes).tolist()
+    return tuple((name, end - size, end) for name, size, end in zip(heads, sizes, ends, strict=True))
 
 
 def students(head: Head, z: Float32[Array, "N D"]) -> Float32[Array, "N K"]:
@@ -109,11 +118,10 @@ def distill(
         items of positive weight that have any; and metrics: "ID/cosine", the mean cosine to the targets, and
         "ID/ceiling", what the head reached when it was fitted to the frozen model, on items it had not seen.
     """
-    sizes = [head["kernel"].shape[1] for head in params.values()]
     total, metrics = jnp.zeros(()), {}
-    for at, (name, head) in enumerate(params.items()):
-        begin = int(np.sum(sizes[:at]))
-        target = jax.lax.stop_gradient(targets(head, teachers[:, begin : begin + sizes[at]]))
+    for at, (name, begin, end) in enumerate(coordinates(params)):
+        head = params[name]
+        target = jax.lax.stop_gradient(targets(head, teachers[:, begin:end]))
         counts = jnp.where(has[:, at], weight, 0.0)
         student = students(head, z)
         cosine = (normalize(student) * target).sum(-1)

@@ -16,8 +16,10 @@ from rich.progress import track
 from sail_jax.batch import Batch
 from sail_jax.config import Config
 from sail_jax.data.pipeline import BatchSource
+from sail_jax.data.training_set import dataset_weights
+from sail_jax.data.views import teacher_widths
 from sail_jax.models.model import make_model
-from sail_jax.objectives.distill import Head
+from sail_jax.objectives.distill import Head, Places, coordinates
 from sail_jax.objectives.matching import Recipe
 from sail_jax.objectives.objective import TaughtRows, taught_rows
 from sail_jax.objectives.ridge_heads import HeadSums, cosines, solve, sums_of
@@ -37,18 +39,12 @@ def fits_heads(stages: Sequence[Stage], stage: Stage) -> bool:
     """Returns whether a stage is the first that distils, with heads or statistics found from data."""
     objective = stage.config.objective
     wanted = objective.distill_heads == "ridge" or objective.teacher_statistics != "none"
-    first = next((each for each in stages if _taught_sets(each.config)), None)
-    return bool(wanted and first is stage)
+    return bool(wanted) and stage is next((each for each in stages if _distils(each.config)), None)
 
 
-def _taught_sets(config: Config) -> set[int]:
-    """Returns the numbers of the data sets that are drawn and have the loss `distill`."""
-    default = config.objective.weights.distill
-    return {
-        index
-        for index, dataset in enumerate(config.data.datasets.values())
-        if dataset.weight > 0 and dataset.kind != "sequences" and dataset.loss_weights.get("distill", default) > 0
-    }
+def _distils(config: Config) -> bool:
+    drawn = [name for name, weight in dataset_weights(config).items() if weight > 0]
+    return bool(teacher_widths(config, drawn))
 
 
 def fit_heads(setup: TrainSetup, stage: Stage, source: BatchSource, state: TrainState) -> TrainState:
@@ -72,7 +68,7 @@ def fit_heads(setup: TrainSetup, stage: Stage, source: BatchSource, state: Train
     fitted = [step for step in steps if step not in set(held_out)] or steps
     objective = state.params["objective"]
     heads: dict[str, Head] = objective["distill"]
-    places = _places(settings.teachers)
+    places = coordinates(heads)
     with jax.set_mesh(setup.mesh):
         rows = _make_rows(setup)
         total: dict[str, HeadSums] | None = None
@@ -94,16 +90,13 @@ def fit_heads(setup: TrainSetup, stage: Stage, source: BatchSource, state: Train
 
 def _steps(stage: Stage, source: BatchSource) -> list[int]:
     """Returns the first steps that distil, as many as hold about `objective.distill_fit_items` items."""
-    taught, config = _taught_sets(stage.config), stage.config
+    config, names = stage.config, list(stage.config.data.datasets)
     most = max(2, -(-config.objective.distill_fit_items // config.data.batch_size))
-    steps = (step for step in range(stage.begin, stage.end) if taught & set(source.datasets(step)))
-    return list(itertools.islice(steps, most))
 
+    def distils(step: int) -> bool:
+        return bool(teacher_widths(config, [names[at] for at in source.datasets(step)]))
 
-def _places(teachers: dict[str, int]) -> tuple[tuple[str, int, int], ...]:
-    """Returns (name, first coordinate, one past the last) of each ID embedding."""
-    ends = np.cumsum(list(teachers.values())).tolist()
-    return tuple((name, end - size, end) for (name, size), end in zip(teachers.items(), ends, strict=True))
+    return list(itertools.islice(filter(distils, range(stage.begin, stage.end)), most))
 
 
 def _make_rows(setup: TrainSetup) -> Rows:
@@ -129,7 +122,7 @@ def _taught(
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _add_sums(total: dict[str, HeadSums] | None, rows: TaughtRows, places: tuple) -> dict[str, HeadSums]:
+def _add_sums(total: dict[str, HeadSums] | None, rows: TaughtRows, places: Places) -> dict[str, HeadSums]:
     found = {
         name: sums_of(rows.z, rows.teachers[:, begin:end], rows.has[:, at] & (rows.weight > 0))
         for at, (name, begin, end) in enumerate(places)
@@ -138,7 +131,7 @@ def _add_sums(total: dict[str, HeadSums] | None, rows: TaughtRows, places: tuple
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def _add_cosines(total: dict | None, heads: dict[str, Head], rows: TaughtRows, places: tuple) -> dict[str, jax.Array]:
+def _add_cosines(total: dict | None, heads: dict[str, Head], rows: TaughtRows, places: Places) -> dict[str, jax.Array]:
     """Adds, for each ID embedding, the cosines of all candidates and the number of items, [C + 1]."""
     found = {}
     for at, (name, begin, end) in enumerate(places):

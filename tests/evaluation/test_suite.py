@@ -104,7 +104,7 @@ def test_scored_pairs_with_several_targets_or_none(settings, store, stored, tmp_
     main_result = next(r for r in results if r.main)
     assert (main_result.width, main_result.view) == (WIDTH, ("VTA", "VTA"))
     assert main_result.chance == pytest.approx({f"recall@{k}": k / (len(store) - 1) for k in (1, 10)})
-    assert figures["i2i/spread/dimensions"] > 20 and figures["i2i/spread/mean_norm"] < 0.3  # random vectors
+    assert figures["i2i/spread/effective_dimension"] > 20 and figures["i2i/spread/mean_norm"] < 0.3  # random vectors
     np.testing.assert_allclose(main_result.sample[1], stored[main_result.sample[0]], atol=1e-6)
     assert [r.rows is None for r in results] == [False, True]
 

@@ -24,7 +24,8 @@ def spread(vectors: np.ndarray, rows: np.ndarray) -> dict[str, float]:
         rows: [n] int, the rows to measure, n > 0; none is zero.
 
     Returns:
-        "mean_norm" in [0, 1], 1 if all rows point in one direction; "dimensions" in [1, D], 0 if all rows are equal.
+        "mean_norm" in [0, 1], 1 if all rows point in one direction; "effective_dimension" in [1, D], 0 if all rows are
+        equal.
     """
     mean = sum(block.sum(axis=0, dtype=np.float64) for block in _unit_blocks(vectors, rows)) / len(rows)
     covariance = np.zeros((len(mean), len(mean)))
@@ -33,7 +34,7 @@ def spread(vectors: np.ndarray, rows: np.ndarray) -> dict[str, float]:
         covariance += centred.T @ centred / len(rows)
     total = np.trace(covariance)
     dimensions = total**2 / np.sum(covariance**2) if total > _CONSTANT else 0.0
-    return {"mean_norm": float(np.linalg.norm(mean)), "dimensions": float(dimensions)}
+    return {"mean_norm": float(np.linalg.norm(mean)), "effective_dimension": float(dimensions)}
 
 
 def _unit_blocks(vectors: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:

@@ -39,7 +39,7 @@ _TABLES = (
     "that are among the k nearest items of the corpus. Higher is better, except for separability/overlap, the "
     "share that the cosines of relevant and of other pairs have in common. The untrained model is the same network "
     "before its first step; chance is a random ranking. A spread/mean_norm near 1 means that all items have "
-    "nearly one vector, spread/dimensions near 1 that they lie on a line: the model has collapsed."
+    "nearly one vector, spread/effective_dimension near 1 that they lie on a line: the model has collapsed."
 )
 _MODALITIES = (
     "Results by modality: V frames, T text, A sound. A model that uses all of them should find more with VTA than with "

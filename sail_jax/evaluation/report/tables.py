@@ -30,7 +30,7 @@ _SHARES = (
     "graded/ndcg",
 )
 _COUNTS = ("graded/queries",)  # whole numbers
-_NOT_COMPARED = (*_COUNTS, "spread/mean_norm", "spread/dimensions")
+_NOT_COMPARED = (*_COUNTS, "spread/mean_norm", "spread/effective_dimension")
 # The table shows one cut-off of each of these families, `_CUT_OFF` if it was measured; the others are folded away.
 _ONE_CUT_OFF = re.compile(r"((?:graded/)?ndcg|mrr|map)@(\d+)")
 _CUT_OFF = 10
