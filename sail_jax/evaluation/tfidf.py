@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 _QUERY_BLOCK = 1024
 
@@ -25,6 +24,8 @@ def tfidf_top_k(
         rows: [Q, k] int64, -1 if fewer than k texts share a word with the query.
         cosines: [Q, k] float32.
     """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     vectorizer = TfidfVectorizer(sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
     documents = vectorizer.fit_transform(corpus)
     rows = np.full((len(queries), k), -1, np.int64)

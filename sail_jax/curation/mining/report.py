@@ -4,9 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
 from sail_jax.curation.mining.threshold import Curve, Threshold
 from sail_jax.files import commit, commit_json
@@ -31,6 +29,9 @@ def write_figures(path: Path, figures: dict[str, Any], threshold: Threshold) -> 
 
 def draw(path: Path, title: str, threshold: Threshold) -> None:
     """Draws the scores of positives and negatives, and precision, recall and F1 by threshold, as PNG."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
     curve, value = threshold.curve, threshold.value
     with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(8, 6.4), layout="constrained")

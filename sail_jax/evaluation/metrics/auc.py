@@ -1,7 +1,6 @@
 """AUC of the cosine: how often a matching pair scores above another (arXiv 2510.12709, sec. 4.2)."""
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 
 def auc(positive: np.ndarray, negative: np.ndarray) -> float:
@@ -16,5 +15,7 @@ def auc(positive: np.ndarray, negative: np.ndarray) -> float:
     Returns:
         The area, in [0, 1].
     """
+    from sklearn.metrics import roc_auc_score
+
     labels = np.repeat([1, 0], [len(positive), len(negative)])
     return float(roc_auc_score(labels, np.concatenate([positive, negative])))

@@ -6,7 +6,6 @@ Axes: Q queries.
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import hypergeom
 
 
 def recall_by_chance(
@@ -34,5 +33,7 @@ def accuracy_by_chance(candidates: np.ndarray, findable: np.ndarray, ks: Sequenc
 
     Arguments as in `recall_by_chance`; the number of relevant rows among the first k is hypergeometric.
     """
+    from scipy.stats import hypergeom
+
     drawn = {k: np.minimum(candidates, k) for k in ks}
     return {f"accuracy@{k}": float(hypergeom.sf(0, np.maximum(candidates, 1), findable, drawn[k]).mean()) for k in ks}

@@ -1,7 +1,6 @@
 """Measures whether queries and targets fall into the same clusters (arXiv 2510.12709, sec. 4.2)."""
 
 import numpy as np
-from sklearn.metrics import normalized_mutual_info_score
 
 from sail_jax.vectors.faiss_kmeans import faiss_kmeans, nearest_centroids
 from sail_jax.vectors.unit import unit_rows
@@ -26,6 +25,8 @@ def clustering_nmi(queries: np.ndarray, targets: np.ndarray, *, clusters: int, s
     Returns:
         The NMI, in [0, 1]; 1 if all vectors are in one cluster.
     """
+    from sklearn.metrics import normalized_mutual_info_score
+
     points = np.concatenate([unit_rows(queries), unit_rows(targets)])
     clusters = min(clusters, len(points))
     values = []

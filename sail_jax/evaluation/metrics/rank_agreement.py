@@ -6,7 +6,6 @@ Axes: n items, D width.
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import kendalltau
 
 from sail_jax.vectors.unit import unit_rows
 
@@ -25,6 +24,8 @@ def kendall(left: np.ndarray, right: np.ndarray) -> float:
     Returns:
         tau in [-1, 1]; NaN if all pairs are tied.
     """
+    from scipy.stats import kendalltau
+
     pairs = len(left) * (len(left) - 1) // 2
     tied_left, tied_right = _tied(left), _tied(right)
     untied = pairs - tied_left - tied_right + _tied(np.stack([left, right], axis=1))
