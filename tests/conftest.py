@@ -20,8 +20,6 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker has the environment of t
     _cache = tempfile.TemporaryDirectory(prefix="sail-jax-compiled-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
-    # Bounded, the cache is locked: no process reads what another one is still writing.
-    os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2**34)
     # Where in the source an operation was written is noted for each of them; a fifth of the time of a large step.
     os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads of faiss would spin on the cores of other workers
