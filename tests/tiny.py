@@ -29,8 +29,8 @@ def experiment(data_dir: Path) -> ml_collections.ConfigDict:
         spec_size=32,
         patch_size=4,
         width=8,
-        depths=(1, 1),
-        heads=(2, 2),
+        depths=(1,),
+        heads=(2,),
         projection=16,
     )
     values.objective.matryoshka = (32, 16, 4)
