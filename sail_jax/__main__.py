@@ -3,8 +3,9 @@
 import sys
 from typing import NoReturn
 
-from sail_jax.cli import INTERRUPTED, main
+from sail_jax.cli import main
 from sail_jax.cli.distributed import end, joined
+from sail_jax.errors import Stopped
 
 
 def run(program: str = "sail-jax") -> NoReturn:
@@ -19,8 +20,8 @@ def run(program: str = "sail-jax") -> NoReturn:
         if joined():
             end(1)
         raise
-    # When interrupted, a thread of XLA may still be compiling, and would crash while the interpreter shuts down.
-    if status == INTERRUPTED or (status and joined()):
+    # A thread of XLA may still be compiling, and would crash while the interpreter shuts down.
+    if status in Stopped.STATUSES or (status and joined()):
         end(status)
     sys.exit(status)
 

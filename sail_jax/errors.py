@@ -1,8 +1,38 @@
 """Errors written for the user: each message says what is wrong, where, and what to do about it."""
 
+import signal
+
 
 class SailError(Exception):
-    """Base of errors written for the user; the command line prints them without a traceback."""
+    """Base of errors written for the user; the command line prints them without a traceback.
+
+    Attributes:
+        status: the exit status of a command that ends with it; docs/troubleshooting.md has the table.
+    """
+
+    status = 2
+
+
+class Stopped(KeyboardInterrupt):
+    """Raised when a signal ends the work: what is done is kept, and the same command goes on.
+
+    It is no `Exception`, so that nothing that catches errors of single records holds it up.
+
+    Args:
+        number: the signal.
+        kept: what is kept, and how to go on; by default what the verb says of itself.
+
+    Attributes:
+        status: the exit status of the command.
+    """
+
+    # What a person stopped with Ctrl-C, no scheduler shall start again; the rest is "try again" (EX_TEMPFAIL).
+    STATUSES = 130, 75
+
+    def __init__(self, number: int, kept: str = "") -> None:
+        super().__init__(number, kept)
+        self.number, self.kept = signal.Signals(number), kept
+        self.status = self.STATUSES[self.number != signal.SIGINT]
 
 
 class BadRecordError(SailError):

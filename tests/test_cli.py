@@ -233,4 +233,4 @@ def test_an_interrupt_ends_with_a_message_and_its_status(monkeypatch, capsys):
 
     monkeypatch.setattr(describe, "run", interrupt)
     assert main(["describe"]) == 130
-    assert "interrupted" in capsys.readouterr().err
+    assert "stopped by SIGINT: " in capsys.readouterr().err

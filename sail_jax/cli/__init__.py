@@ -4,7 +4,9 @@ There is one module per verb: `add_verb` declares the verb, `run` runs it. `run`
 so that help and completion are fast, and a verb imports only what it uses.
 """
 
+import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,12 +36,13 @@ from sail_jax.cli import (
     train,
     world,
 )
+from sail_jax.cli.common import NOTHING_KEPT
 from sail_jax.cli.distributed import named
 from sail_jax.cli.no_device import missing_devices
 from sail_jax.cli.parser import Parser, split_settings
-from sail_jax.errors import SailError
+from sail_jax.cli.signals import Signals
+from sail_jax.errors import SailError, Stopped
 
-INTERRUPTED = 130  # the exit status of a process that was ended by Ctrl-C
 # In the order of the help.
 _VERBS = (
     *(quickstart, world, ingest, materialize, train, evaluate, report),
@@ -61,14 +64,16 @@ def main(argv: Sequence[str] | None = None, program: str = "python -m sail_jax")
         from sail_jax.cli.completion import complete
 
         complete(parser)  # prints the completions, then ends the process
+    options = argparse.Namespace(kept=NOTHING_KEPT)
     try:
-        words, overrides = split_settings(list(sys.argv[1:] if argv is None else argv))
-        options = parser.parse_args(words)
-        _keep_compiled()
-        on_cpu.tune()
-        options.run(options, overrides)
+        with Signals(lambda stopped: os._exit(_stop(stopped, options.kept))):
+            words, overrides = split_settings(list(sys.argv[1:] if argv is None else argv))
+            parser.parse_args(words, options)
+            _keep_compiled()
+            on_cpu.tune()
+            options.run(options, overrides)
     except SailError as error:
-        return _fail(str(error), 2)
+        return _fail(str(error), error.status)
     except OSError as error:
         if error.filename is None:
             raise
@@ -80,8 +85,8 @@ def main(argv: Sequence[str] | None = None, program: str = "python -m sail_jax")
         if not message:
             raise
         return _fail(message, 2)
-    except KeyboardInterrupt:
-        return _fail("interrupted; the same command resumes from what it last saved, if anything.", INTERRUPTED)
+    except KeyboardInterrupt as error:
+        return _stop(error if isinstance(error, Stopped) else Stopped(signal.SIGINT), options.kept)
     return 0
 
 
@@ -94,7 +99,16 @@ def _keep_compiled() -> None:
 
 def _fail(message: str, status: int) -> int:
     """Prints an error for the user; returns the exit status."""
-    Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(f"error{named()}: {message}")
+    return _say(f"error{named()}: {message}", status)
+
+
+def _stop(stopped: Stopped, kept: str) -> int:
+    """Prints what a signal ended and what is kept, by default that of the verb; returns the exit status."""
+    return _say(f"stopped{named()} by {stopped.number.name}: {stopped.kept or kept}", stopped.status)
+
+
+def _say(line: str, status: int) -> int:
+    Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(line)
     return status
 
 

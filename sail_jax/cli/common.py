@@ -16,6 +16,9 @@ from sail_jax.errors import SailError
 
 console = Console(soft_wrap=True)
 
+# What a verb says when a signal ends it (`declare`).
+NOTHING_KEPT = "nothing was written; run the same command again."
+
 
 def declare(
     verbs: Any,
@@ -27,6 +30,7 @@ def declare(
     workdir: str,
     config: str = "required",
     distributed: bool = False,
+    kept: str = NOTHING_KEPT,
 ) -> argparse.ArgumentParser:
     """Adds a verb to the parser, with help that ends in an example.
 
@@ -39,6 +43,7 @@ def declare(
         workdir: help of --workdir; empty for a verb without one.
         config: "required"; "of run" for an optional --config (see `config_of_run`); "" for none.
         distributed: whether several processes can run the verb together (see `cli.distributed`).
+        kept: what is kept when a signal ends the verb, and how to go on.
     """
     sub = verbs.add_parser(name, help=meaning, description=meaning, epilog=f"example: %(prog)s {example}")
     if config == "required":
@@ -60,7 +65,7 @@ def declare(
             help="run as one of several processes, started with the same command on every host; the environment of TPU "
             "pods, Slurm, Open MPI or Kubernetes names the others",
         )
-    sub.set_defaults(run=run)
+    sub.set_defaults(run=run, kept=kept)
     return sub
 
 

@@ -14,8 +14,13 @@ from sail_jax.errors import SailError
 _LONGEST_WAIT = 24 * 3600
 
 
-def join_processes(options: argparse.Namespace) -> bool:
+def join_processes(options: argparse.Namespace, *, stop_together: bool = False) -> bool:
     """Connects the processes that were started with --distributed; must come before any use of devices.
+
+    Args:
+        options: the parsed flags.
+        stop_together: whether SIGTERM is a notice that the processes agree on (`training.stop_signals`); else it ends
+            the one that gets it.
 
     Returns:
         Whether this process is the first, which writes and prints the results.
@@ -26,6 +31,7 @@ def join_processes(options: argparse.Namespace) -> bool:
     import jax
 
     if options.distributed and not joined():
+        heeds = signal.getsignal(signal.SIGTERM)
         try:
             jax.distributed.initialize(shutdown_timeout_seconds=_LONGEST_WAIT)
         except ValueError as error:
@@ -33,8 +39,8 @@ def join_processes(options: argparse.Namespace) -> bool:
                 f"--distributed finds no other processes ({error}). Start it by Slurm, Open MPI or Kubernetes or on a "
                 "TPU pod, or leave the flag out."
             ) from error
-        # JAX takes SIGTERM as a notice that the host will be wanted for something else, and goes on.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if not stop_together:  # JAX takes SIGTERM as a notice that the host will be wanted elsewhere, and goes on
+            signal.signal(signal.SIGTERM, heeds)
     return jax.process_index() == 0
 
 
@@ -42,6 +48,13 @@ def joined() -> bool:
     """Returns whether this process is connected to others."""
     jax = sys.modules.get("jax")  # importing it takes long, and no verb without devices does
     return jax is not None and jax.distributed.is_initialized()
+
+
+def leave() -> None:
+    """Waits until all processes come here, and disconnects them."""
+    import jax
+
+    jax.distributed.shutdown()
 
 
 def named() -> str:

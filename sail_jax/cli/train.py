@@ -6,8 +6,9 @@ from typing import Any
 
 from sail_jax import config as config_lib
 from sail_jax.cli.common import console, declare, print_next
-from sail_jax.cli.distributed import join_processes
+from sail_jax.cli.distributed import join_processes, joined, leave
 from sail_jax.config import Config
+from sail_jax.errors import Stopped
 
 
 def add_verb(verbs: Any) -> None:
@@ -20,6 +21,7 @@ def add_verb(verbs: Any) -> None:
         "--config configs/glyphs.py --config.data.dir=data/glyphs --workdir runs/glyphs",
         workdir="run directory",
         distributed=True,
+        kept="all steps so far are saved, and the same command goes on.",
     )
     sub.add_argument(
         "--profile",
@@ -38,8 +40,13 @@ def _steps(text: str) -> tuple[int, int]:
 
 def run(options: argparse.Namespace, overrides: list[str]) -> None:
     """Trains a model, or resumes a run."""
-    join_processes(options)
-    train_and_print(config_lib.load(options.config, overrides), options.workdir, profile=options.profile)
+    join_processes(options, stop_together=True)
+    try:
+        train_and_print(config_lib.load(options.config, overrides), options.workdir, profile=options.profile)
+    except Stopped as stopped:
+        if stopped.kept and joined():  # all have stopped after the same step: none may end before the others are done
+            leave()
+        raise
     print_next(options, "evaluate", "--workdir", options.workdir)
 
 

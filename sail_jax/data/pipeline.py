@@ -42,6 +42,8 @@ from sail_jax.items import Item, text_item
 
 # Separates the draws of negatives from those of the sides, which are numbered from 0.
 _NEGATIVES = 1 << 20
+# Seconds that a worker lives on after SIGTERM.
+_LAST_BATCHES = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -413,8 +415,12 @@ def _prepared(
 
 
 def _begin_worker(folder: Path, *_: int) -> None:
-    """Initialises a worker process: it ignores Ctrl-C, and ends when the training process ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal
+    """Initialises a worker process: it outlives signals to stop, and ends when the training process ends."""
+    # Ctrl-C reaches all processes of a terminal, and a scheduler's signal all of a job: the training process needs the
+    # next batch before it stops. SIGTERM is also what multiprocessing ends a worker with.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: threading.Timer(_LAST_BATCHES, os._exit, (1,)).start())
     threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
 
 

@@ -37,6 +37,7 @@ from sail_jax.training.stage_mining import check_mined, mine_for_stage
 from sail_jax.training.stages import Stage, plan, without_mined
 from sail_jax.training.state import TrainState, averaged
 from sail_jax.training.step import WholeStep
+from sail_jax.training.stop_signals import StopSignals
 from sail_jax.training.time_spent import TimeSpent
 from sail_jax.training.training_log import TrainingLog, cuts_of
 from sail_jax.training.work import WorkCounter
@@ -81,10 +82,11 @@ def train(config: Config, workdir: str | Path, *, profile: tuple[int, int] | Non
     Raises:
         SailError: a setting is wrong, `workdir` holds another run, too many records are bad, a device runs out of
             memory, or the steps to trace are not still to be trained.
+        Stopped: this or another process of the run got SIGTERM, SIGINT or SIGUSR1; the state is saved.
     """
-    with contextlib.closing(TimeSpent()) as spent:
+    with contextlib.closing(TimeSpent()) as spent, StopSignals() as stop:
         with spent.on("start"):
-            run = _prepare(config, RunDirectory(workdir), spent)
+            run = _prepare(config, RunDirectory(workdir), spent, stop)
         try:
             return run.train(profile)
         except jax.errors.JaxRuntimeError as error:
@@ -92,10 +94,11 @@ def train(config: Config, workdir: str | Path, *, profile: tuple[int, int] | Non
                 raise
             raise out_of_memory(error, run.setup.abstract, device_memory(jax.local_devices()[0])) from error
         finally:
-            run.checkpoints.close()
+            with stop.between_steps():  # a signal must not break off the save
+                run.checkpoints.close()
 
 
-def _prepare(config: Config, run: RunDirectory, spent: TimeSpent) -> "_Run":
+def _prepare(config: Config, run: RunDirectory, spent: TimeSpent, stop: StopSignals) -> "_Run":
     config = absolute_sources(config)
     require_same_config(run, config)
     check_widths(config.objective.matryoshka, config.model.llm.width)
@@ -111,16 +114,23 @@ def _prepare(config: Config, run: RunDirectory, spent: TimeSpent) -> "_Run":
             for note in dict.fromkeys(itertools.chain(*notes)):
                 print(note)
     checkpoints = Checkpoints(run, keep=config.train.keep_checkpoints, always=[stage.end for stage in stages])
-    return _Run(setup, run, stages, checkpoints, spent)
+    return _Run(setup, run, stages, checkpoints, spent, stop)
 
 
 class _Run:
     """Runs the remaining stages of a run, as one call of `train`."""
 
     def __init__(
-        self, setup: TrainSetup, run: RunDirectory, stages: list[Stage], checkpoints: Checkpoints, spent: TimeSpent
+        self,
+        setup: TrainSetup,
+        run: RunDirectory,
+        stages: list[Stage],
+        checkpoints: Checkpoints,
+        spent: TimeSpent,
+        stop: StopSignals,
     ) -> None:
-        self.setup, self.run, self.stages, self.checkpoints, self.spent = setup, run, stages, checkpoints, spent
+        self.setup, self.run, self.stages, self.checkpoints = setup, run, stages, checkpoints
+        self.spent, self.stop = spent, stop
         config = setup.config
         self.evaluation = IntervalEvaluation(config, run, setup.mesh) if config.train.evaluate_every else None
         self.step = make_step(setup)
@@ -163,6 +173,7 @@ class _Run:
 
     def _stage(self, stage: Stage, state: TrainState, pipeline: dict[str, Any] | None) -> TrainState:
         """Trains the remaining steps of a stage."""
+        self.stop.check()
         done = int(state.step)
         if done == stage.begin:
             with self.spent.on("mine"):
@@ -235,13 +246,14 @@ class _Loop:
         self.stage, self.config, self.source, self.checkpoints = stage, stage.config, source, run.checkpoints
         self.step, self.objective, self.evaluation, self.bad = step, setup.objective, run.evaluation, run.bad
         self.log, self.spent, self.profile, self.cuts = run.log, run.spent, run.profile, run.cuts
-        self.mesh = setup.mesh
+        self.mesh, self.stop, self.end = setup.mesh, run.stop, run.stages[-1].end
+        self._running: jax.Array | None = None  # a result of the last step
         self.work = WorkCounter(stage.config, setup.mesh, setup.abstract.params, run.spent) if run.log else None
 
     def run(self, state: TrainState) -> TrainState:
         start, steps = int(state.step), self.config.train.steps
         source = make_iterator(self.source, self.config, start)
-        with _progress(start, steps) as progress, contextlib.closing(source) as batches:
+        with _progress(start, steps) as progress, contextlib.closing(source) as batches, self.stop.between_steps():
             name = f"train {self.stage.name}".strip()
             task = progress.add_task(name, total=steps, completed=start, note="compiling the first step")
             prefetch = _Prefetch(batches, self.step)
@@ -277,6 +289,11 @@ class _Loop:
         recipe = self.objective.recipe(loaded.datasets)._replace(room=loaded.room)
         with self.profile.step(done) if self.profile else contextlib.nullcontext():
             state, metrics = self.step(state, batch, recipe)
+        # The devices have one step waiting for them and no more, so that a signal is heeded soon.
+        jax.block_until_ready(self._running)
+        self._running = metrics["loss"]
+        stops = self.stop.reached(done)
+        last = stops or done == self.config.train.steps
         if done < self.config.train.steps:
             prefetch.fetch(metrics["loss"])
         if self.profile:
@@ -285,15 +302,16 @@ class _Loop:
         if self.log:
             self.log.add(loaded, metrics, self.work(loaded, recipe))
             # The first step is logged by itself: it shows the model as it was drawn.
-            if done in (1, self.config.train.steps) or done % self.config.train.log_every == 0:
+            if done == 1 or last or done % self.config.train.log_every == 0:
                 line = self.log.flush(done)
         if self.evaluation and self.evaluation.is_due(done):  # before the checkpoint: every saved state is evaluated
             self._evaluate(done, state, progress)
-        last = done == self.config.train.steps
         if last or done % self.config.train.checkpoint_every == 0:
             self._save(done, state)
         self.cuts.update(cuts_of(loaded))
         self._count_bad(loaded, done, state)
+        if stops and done < self.end:
+            raise self.stop.stopped(f"the state is saved at step {done}, and the same command goes on from there.")
         return state, line
 
     def _evaluate(self, done: int, state: TrainState, progress: Progress) -> None:

@@ -18,6 +18,8 @@ import pytest
 from sail_jax import __main__
 from sail_jax import config as config_lib
 from sail_jax.cli import distributed, main
+from sail_jax.runs.directory import RunDirectory
+from sail_jax.training.loop import train
 from sail_jax.vectors.embedding_set import EmbeddingSet
 from training_runs import environment, on_devices
 
@@ -33,12 +35,26 @@ run()
 """
 
 
-def start_two(commands, tmp_path):
+# Before a command: the second process gets a signal after its first step.
+SIGNALLED = """
+import os, signal
+from sail_jax.training.stop_signals import StopSignals
+reached = StopSignals.reached
+def after(self, step):
+    if step == 1 and os.environ["SLURM_PROCID"] == "1":
+        os.kill(os.getpid(), signal.SIGUSR1)
+    return reached(self, step)
+StopSignals.reached = after
+"""
+
+
+def start_two(commands, tmp_path, before=""):
     """Starts two processes as Slurm does, with one device each; returns them and the files of what they print.
 
     Args:
         commands: the commands of each process, one after the other.
         tmp_path: the folder of the files.
+        before: what each process does before.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -48,7 +64,7 @@ def start_two(commands, tmp_path):
     said = [tmp_path / f"said.{i}.txt" for i in range(2)]  # no pipe, which could fill up unread
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", PROCESS, json.dumps(commands[i])],
+            [sys.executable, "-c", before + PROCESS, json.dumps(commands[i])],
             env=shared | {"SLURM_PROCID": str(i)},
             stdout=said[i].open("w"),
             stderr=subprocess.STDOUT,
@@ -115,6 +131,32 @@ def test_two_processes_write_what_one_writes(run, words, tmp_path):
     (ids, vectors), found = (EmbeddingSet(folder / "vectors").load() for folder in (one, two))
     assert found[0] == ids
     np.testing.assert_allclose(found[1], vectors, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_both_after_the_same_step(settings, tmp_path):
+    settings.data.datasets = {"copair": settings.data.datasets.copair.to_dict() | {"patterns": ("T->T",)}}
+    settings.train.update(steps=12, checkpoint_every=12)
+    config, path, run = config_lib.build(settings), tmp_path / "config.json", RunDirectory(tmp_path / "run")
+    config_lib.save(config, path)
+    command = ["train", "--config", str(path), "--workdir", str(run.path), "--distributed"]
+    processes, files = start_two([[command], [command]], tmp_path, SIGNALLED)
+    try:
+        codes = [process.wait(timeout=400) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    said = [file.read_text() for file in files]
+    assert codes == [75, 75], "".join(said)
+    (step,) = (int(folder.name) for folder in run.checkpoints.iterdir())
+    assert 1 < step < 12
+    for text in said:
+        assert f"stopped by SIGUSR1: the state is saved at step {step}, and" in text and "Traceback" not in text
+    with on_devices(2):
+        resumed, whole = train(config, run.path), train(config, tmp_path / "whole")
+    assert resumed.start == step
+    for left, right in zip(jax.tree.leaves(whole.state), jax.tree.leaves(resumed.state), strict=True):
+        np.testing.assert_allclose(left, right, atol=1e-5)
 
 
 def read_json(path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import multiprocessing
+import os
 import pickle
 import signal
 import subprocess
@@ -92,6 +93,10 @@ def test_a_closed_iterator_leaves_neither_workers_nor_shared_memory(settings):
     before = shared_memory()
     batches = make_iterator(source(settings), config_lib.build(settings), 0)
     next(batches)
+    for worker in multiprocessing.active_children():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # as a scheduler sends to all processes of a job
+            os.kill(worker.pid, number)
+    assert len(list(batches)) == 5
     batches.close()
     assert not multiprocessing.active_children()
     assert not shared_memory() - before

@@ -2,8 +2,10 @@
 
 import gzip
 import json
+import os
 import re
 import shutil
+import signal
 
 import jax
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 import tiny
 
 from sail_jax import config as config_lib
+from sail_jax.cli import main
 from sail_jax.data.pipeline import BatchSource, HostShare, LoadedBatch
 from sail_jax.errors import SailError
 from sail_jax.runs.directory import RunDirectory, read_training_log, require_same_config
@@ -18,6 +21,7 @@ from sail_jax.sharding.chips import CHIPS
 from sail_jax.sharding.parameters import path_name
 from sail_jax.training import loop, work
 from sail_jax.training.loop import train
+from sail_jax.training.stop_signals import StopSignals
 from training_runs import on_devices
 
 
@@ -121,6 +125,38 @@ def test_a_finished_run_is_not_changed(finished, one_device):
     assert result.start == result.steps == 2
     with pytest.raises(SailError, match="3:4.*it is finished"):
         train(config_lib.build(finished[0]), finished[1], profile=(3, 4))
+
+
+def test_a_signal_stops_a_run_with_its_state_saved_and_it_goes_on_with_the_same_bits(
+    finished, tmp_path, monkeypatch, one_device, capsys
+):
+    """SIGUSR1 comes in the first step, SIGTERM before and after every save."""
+    settings, whole = finished
+    config, run = tmp_path / "config.json", RunDirectory(tmp_path / "run")
+    config_lib.save(config_lib.build(settings), config)
+
+    def reached(self, step, reached=StopSignals.reached):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return reached(self, step)
+
+    def save(*arguments, save=loop.Checkpoints.save):
+        os.kill(os.getpid(), signal.SIGTERM)
+        save(*arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as signals:
+        signals.setattr(StopSignals, "reached", reached)
+        signals.setattr(loop.Checkpoints, "save", save)
+        assert main(["train", "--config", str(config), "--workdir", str(run.path)]) == 75
+    said = capsys.readouterr().err
+    assert said == "stopped by SIGUSR1: the state is saved at step 1, and the same command goes on from there.\n"
+    resumed = train(config_lib.build(settings), run.path)
+    assert (resumed.start, resumed.steps) == (1, 2)
+    again = train(config_lib.build(settings), whole)
+    for left, right in zip(jax.tree.leaves(again.state), jax.tree.leaves(resumed.state), strict=True):
+        np.testing.assert_array_equal(left, right)
+    logs = [read_training_log(run), read_training_log(RunDirectory(whole))]
+    assert [line["loss"] for line in logs[0]] == [line["loss"] for line in logs[1]]
 
 
 @pytest.mark.parametrize(
