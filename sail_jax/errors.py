@@ -13,6 +13,12 @@ class SailError(Exception):
     status = 2
 
 
+class OwnedError(SailError):
+    """An error of a second process that would write where another one, which lives, is writing."""
+
+    status = 73  # EX_CANTCREAT of sysexits.h
+
+
 class Stopped(KeyboardInterrupt):
     """Raised when a signal ends the work: what is done is kept, and the same command goes on.
 

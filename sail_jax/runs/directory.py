@@ -3,6 +3,7 @@
 WORKDIR/
   config.json           the resolved config
   checkpoints/STEP/     model, LoRA adapters, optimiser and step (orbax), and the state of the input pipeline
+  owners/               the process that trains there now
   mined/STAGE/          hard negatives that a stage mined
   init.txt              where the first parameters came from
   metrics.jsonl         the training log: one line per logged step, and per evaluation in between
@@ -35,6 +36,7 @@ class RunDirectory:
         self.path = Path(path).absolute()
         self.config = self.path / "config.json"
         self.checkpoints = self.path / "checkpoints"
+        self.owners = self.path / "owners"
         self.mined = self.path / "mined"
         self.init_report = self.path / "init.txt"
         self.training_log = self.path / "metrics.jsonl"

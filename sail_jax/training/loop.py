@@ -25,6 +25,7 @@ from sail_jax.objectives.matching import Recipe
 from sail_jax.objectives.matryoshka import check_widths
 from sail_jax.runs.checkpoints import Checkpoints
 from sail_jax.runs.directory import RunDirectory, require_same_config
+from sail_jax.runs.ownership import owning
 from sail_jax.sharding.device_memory import device_memory, is_out_of_memory
 from sail_jax.sharding.mesh import data_shards, host_rows, make_mesh, wiring_note
 from sail_jax.training.grad_cache import CachedStep
@@ -80,13 +81,14 @@ def train(config: Config, workdir: str | Path, *, profile: tuple[int, int] | Non
         profile: first and last step to trace; see `profile.StepProfile`.
 
     Raises:
+        OwnedError: another process trains in `workdir`.
         SailError: a setting is wrong, `workdir` holds another run, too many records are bad, a device runs out of
             memory, or the steps to trace are not still to be trained.
         Stopped: this or another process of the run got SIGTERM, SIGINT or SIGUSR1; the state is saved.
     """
-    with contextlib.closing(TimeSpent()) as spent, StopSignals() as stop:
+    with contextlib.closing(TimeSpent()) as spent, StopSignals() as stop, contextlib.ExitStack() as held:
         with spent.on("start"):
-            run = _prepare(config, RunDirectory(workdir), spent, stop)
+            run = _prepare(config, RunDirectory(workdir), held, spent, stop)
         try:
             return run.train(profile)
         except jax.errors.JaxRuntimeError as error:
@@ -98,7 +100,9 @@ def train(config: Config, workdir: str | Path, *, profile: tuple[int, int] | Non
                 run.checkpoints.close()
 
 
-def _prepare(config: Config, run: RunDirectory, spent: TimeSpent, stop: StopSignals) -> "_Run":
+def _prepare(
+    config: Config, run: RunDirectory, held: contextlib.ExitStack, spent: TimeSpent, stop: StopSignals
+) -> "_Run":
     config = absolute_sources(config)
     require_same_config(run, config)
     check_widths(config.objective.matryoshka, config.model.llm.width)
@@ -113,6 +117,7 @@ def _prepare(config: Config, run: RunDirectory, spent: TimeSpent, stop: StopSign
         if jax.process_index() == 0:
             for note in dict.fromkeys(itertools.chain(*notes)):
                 print(note)
+    held.enter_context(owning(run))
     checkpoints = Checkpoints(run, keep=config.train.keep_checkpoints, always=[stage.end for stage in stages])
     return _Run(setup, run, stages, checkpoints, spent, stop)
 
