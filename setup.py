@@ -29,6 +29,7 @@ setup(
         "optax>=0.2.5",
         "ott-jax>=0.5",
         "orbax-checkpoint>=0.11.30",
+        "etils[epath]>=1.6",
         "grain>=0.2.15",
         "array-record>=0.8",
         "transformers>=5.0,<6",

@@ -21,6 +21,7 @@ def add_verb(verbs: Any) -> None:
         workdir="run directory of an early model",
         config="of run",
         distributed=True,
+        step=True,
     )
     sub.add_argument(
         "--output", required=True, type=Path, help="JSON for config.data.weights; a heat map is written next to it"
@@ -34,7 +35,9 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     from sail_jax.embedding import embedder as embedder_lib
 
     first, config = join_processes(options), config_of_run(options, overrides)
-    result = balance(embedder_lib.load(options.workdir, config), config, open_store(config), options.output)
+    result = balance(
+        embedder_lib.load(options.workdir, config, step=options.step), config, open_store(config), options.output
+    )
     if not first:
         return
     table = Table("training set", "weight", *result.tasks)

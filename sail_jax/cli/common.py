@@ -30,6 +30,7 @@ def declare(
     workdir: str,
     config: str = "required",
     distributed: bool = False,
+    step: bool = False,
     kept: str = NOTHING_KEPT,
 ) -> argparse.ArgumentParser:
     """Adds a verb to the parser, with help that ends in an example.
@@ -42,6 +43,7 @@ def declare(
         example: the words after the verb in an example.
         workdir: help of --workdir; empty for a verb without one.
         config: "required"; "of run" for an optional --config (see `config_of_run`); "" for none.
+        step: whether the verb reads a checkpoint, which --step chooses.
         distributed: whether several processes can run the verb together (see `cli.distributed`).
         kept: what is kept when a signal ends the verb, and how to go on.
     """
@@ -58,6 +60,8 @@ def declare(
         sub.add_argument("--config", type=Path, help="experiment file (the config of the run)")
     if workdir:
         sub.add_argument("--workdir", required=True, type=Path, help=workdir)
+    if step:
+        sub.add_argument("--step", type=int, help="step of the checkpoint (the newest one that is whole)")
     if distributed:
         sub.add_argument(
             "--distributed",

@@ -25,6 +25,7 @@ def add_verb(verbs: Any) -> None:
         workdir="run directory",
         config="of run",
         distributed=True,
+        step=True,
     )
     sub.add_argument("--output", required=True, type=Path, help="folder that is written")
     sub.add_argument(
@@ -83,7 +84,9 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     names = [field.name for field in dataclasses.fields(EmbedOptions)]
     asked = EmbedOptions(**{name: getattr(options, name) for name in names})
     source = open_source(options.source, config)
-    embedder = embedder_lib.load(options.workdir, config, devices=jax.local_devices() if apart else None)
+    embedder = embedder_lib.load(
+        options.workdir, config, devices=jax.local_devices() if apart else None, step=options.step
+    )
     if apart:
         jax.distributed.shutdown()  # from here on the processes are independent
     report = embed(embedder, source, options.output, asked, model=str(RunDirectory(options.workdir).path))

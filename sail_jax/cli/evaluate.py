@@ -29,6 +29,7 @@ def add_verb(verbs: Any) -> None:
         workdir="run directory, to which the figures are written",
         config="of run",
         distributed=True,
+        step=True,
     )
     sub.add_argument(
         "--embeddings",
@@ -48,7 +49,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         config = config_lib.load(options.config, overrides)
     else:
         config = config_of_run(options, overrides)
-    evaluate_and_print(config, options.workdir, options.embeddings)
+    evaluate_and_print(config, options.workdir, options.embeddings, step=options.step)
     if not first:
         return
     if options.embeddings:
@@ -57,7 +58,9 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         print_next(options, "embed", "--workdir", options.workdir, "--output", "EMBEDDINGS")
 
 
-def evaluate_and_print(config: Config, workdir: Path, embeddings: Path | None = None) -> None:
+def evaluate_and_print(
+    config: Config, workdir: Path, embeddings: Path | None = None, *, step: int | None = None
+) -> None:
     """Evaluates a run, or a folder of embeddings; writes figures and report, and prints the main figures.
 
     Several processes evaluate a run together; the first one writes and prints.
@@ -79,8 +82,8 @@ def evaluate_and_print(config: Config, workdir: Path, embeddings: Path | None = 
     from sail_jax.sharding.process_group import everyone
 
     files = RunDirectory(workdir)
-    results, tasks, store = run_suite(config, files.path, embeddings)
-    step = None if embeddings else evaluated_step(files.path)  # opens the checkpoints, which all processes do together
+    step = None if embeddings else evaluated_step(files.path, step)
+    results, tasks, store = run_suite(config, files.path, embeddings, step=step)
     if not everyone().first:
         return
     results += chance_results(results) + ceiling_results(config, results)

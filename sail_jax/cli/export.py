@@ -19,6 +19,7 @@ def add_verb(verbs: Any) -> None:
         "--workdir runs/quickstart --output exports/quickstart",
         workdir="run directory",
         config="",
+        step=True,
     )
     sub.add_argument("--output", required=True, type=Path, help="folder that is written")
     sub.add_argument("--dtype", choices=WEIGHT_DTYPES, default="float32", help="type of the weights (float32)")
@@ -42,6 +43,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         dtype=options.dtype,
         license_name=options.license,
         adapters=options.adapters,
+        step=options.step,
     )
     output = options.output.absolute()
     console.print(f"Exported the model at step {steps} to {output}.")

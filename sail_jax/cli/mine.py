@@ -19,6 +19,7 @@ def add_verb(verbs: Any) -> None:
         workdir="run directory",
         config="of run",
         distributed=True,
+        step=True,
     )
     sub.add_argument("--dataset", required=True, help="name of the training set in config.data.datasets")
     sub.add_argument(
@@ -43,7 +44,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     first, config = join_processes(options), config_of_run(options, overrides)
     path = RunDirectory(options.workdir).path
     summary = mine_dataset(
-        embedder_lib.load(path, config),
+        embedder_lib.load(path, config, step=options.step),
         config,
         open_store(config),
         options.dataset,

@@ -31,6 +31,7 @@ def add_verb(verbs: Any) -> None:
         "--workdir runs/quickstart --embeddings embeddings/quickstart --text 'a smiling cat' --image cat.jpg",
         workdir="run directory of the model that embedded the items",
         config="of run",
+        step=True,
     )
     add_search_flags(sub)
     sub.add_argument("--text", default="", help="free text")

@@ -55,7 +55,7 @@ def open_searcher(options: argparse.Namespace, config: Config) -> "Searcher":
     if options.shortlist_dims or options.shortlist is not None:
         size = Shortlist.size if options.shortlist is None else options.shortlist
         shortlist = Shortlist(options.shortlist_dims, size)
-    embedder = embedder_lib.load(options.workdir, config)
+    embedder = embedder_lib.load(options.workdir, config, step=options.step)
     return Searcher(embedder, embeddings, index, shortlist=shortlist, text_instruction=options.text_instruction)
 
 

@@ -17,6 +17,7 @@ def add_verb(verbs: Any) -> None:
         "--workdir runs/quickstart --embeddings embeddings/quickstart",
         workdir="run directory of the model that embedded the items",
         config="of run",
+        step=True,
     )
     add_search_flags(sub)
     sub.add_argument("--port", type=int, default=8017, help="port of 127.0.0.1; 0 for any free port (8017)")

@@ -40,8 +40,9 @@ def export(
     dtype: str = "float32",
     license_name: str = "other",
     adapters: bool = False,
+    step: int | None = None,
 ) -> int:
-    """Exports the latest checkpoint of a run as a directory for PyTorch.
+    """Exports a checkpoint of a run as a directory for PyTorch.
 
     Parameters are read from the checkpoint one at a time and written at once, so the model has to fit neither a device
     nor the host.
@@ -53,6 +54,7 @@ def export(
         dtype: "float32", or "bfloat16" for half the size.
         license_name: the `license` of the model card.
         adapters: whether to write LoRA adapters beside the base model, in PEFT's format, instead of merging them.
+        step: the step of the checkpoint; by default the newest one that is whole.
 
     Returns:
         The steps done at the checkpoint.
@@ -76,7 +78,7 @@ def export(
     values = config_json(config)
     # Raise all errors before loading the weights, which takes long.
     tokenizer = load_tokenizer(config.prompt, Path(config.data.dir), config.model.text_vocab)
-    checkpoints = Checkpoints(run)
+    checkpoints = Checkpoints(run, saves=False, step=step)
     try:
         steps, params = checkpoints.latest(), HostParams(checkpoints, config, merged=not adapters)
         card = model_card(config, run, steps, output, license_name, adapters=adapters)

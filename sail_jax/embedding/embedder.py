@@ -228,17 +228,24 @@ def _at_position(error: BadRecordError, position: int) -> BadRecordError:
     return BadRecordError(error.problem, remedy=error.remedy, record=record, field=error.field)
 
 
-def load(workdir: str | Path, config: Config | None = None, *, devices: Sequence[jax.Device] | None = None) -> Embedder:
-    """Loads the latest checkpoint of a run onto devices, with the parameters split by `config.mesh`.
+def load(
+    workdir: str | Path,
+    config: Config | None = None,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+    step: int | None = None,
+) -> Embedder:
+    """Loads a checkpoint of a run onto devices, with the parameters split by `config.mesh`.
 
     Args:
         workdir: the run directory.
         config: replaces the config of the run, for other evaluation settings or another data folder.
         devices: the devices; by default those of all processes, which then must all load it and embed together.
+        step: the step of the checkpoint; by default the newest one that is whole.
 
     Raises:
-        SailError: there is no run or no checkpoint, the checkpoint does not fit the config, the folder is an export, or
-            a device runs out of memory.
+        SailError: there is no run or no such checkpoint, it is damaged or does not fit the config, the folder is an
+            export, or a device runs out of memory.
     """
     run = RunDirectory(workdir)
     if (run.path / "modules.json").is_file():
@@ -249,7 +256,7 @@ def load(workdir: str | Path, config: Config | None = None, *, devices: Sequence
         )
     config = config or run.load_config()
     mesh = inference_mesh(config.mesh, devices)
-    checkpoints = Checkpoints(run)
+    checkpoints = Checkpoints(run, saves=False, step=step)
     try:
         with explained(lambda: abstract_params(config, mesh)):
             params = restore_params(checkpoints, config, mesh)

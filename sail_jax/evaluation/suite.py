@@ -92,7 +92,7 @@ class TaskResult:
 
 
 def run_suite(
-    config: Config, workdir: Path, embeddings: Path | None = None
+    config: Config, workdir: Path, embeddings: Path | None = None, *, step: int | None = None
 ) -> tuple[list[TaskResult], dict[str, RetrievalTask], ItemStore]:
     """Evaluates the run in `workdir`, or a folder of embeddings.
 
@@ -102,6 +102,7 @@ def run_suite(
         config: the experiment; `eval` has the tasks and metrics.
         workdir: the run directory, which all processes share; vectors are stored in it during the evaluation.
         embeddings: folder that `embed` wrote, to evaluate instead of a checkpoint.
+        step: the step of the checkpoint; by default the newest one that is whole.
 
     Raises:
         SailError: there is no task, no checkpoint or no embeddings, or a setting is wrong.
@@ -114,7 +115,7 @@ def run_suite(
     store = open_store(config)
     tasks = load_tasks(config, store)
     results: list[TaskResult] = []
-    for make in _models(config, workdir, embeddings, tasks, store):
+    for make in _models(config, workdir, embeddings, step, tasks, store):
         with everyone().scratch(workdir, "embeddings-") as scratch:
             source = make(scratch)
             for task in tasks.values():
@@ -125,13 +126,18 @@ def run_suite(
 
 
 def _models(
-    config: Config, workdir: Path, embeddings: Path | None, tasks: dict[str, RetrievalTask], store: ItemStore
+    config: Config,
+    workdir: Path,
+    embeddings: Path | None,
+    step: int | None,
+    tasks: dict[str, RetrievalTask],
+    store: ItemStore,
 ) -> Iterator[Callable[[Path], VectorSource]]:
     """Yields functions that each make a vector source to evaluate, given a folder for its vectors."""
     if embeddings is not None:
         yield lambda scratch: StoredVectors(embeddings, list(tasks.values()), store, scratch)
         return
-    yield lambda scratch: ModelVectors("trained", embedder_lib.load(workdir, config), store, scratch)
+    yield lambda scratch: ModelVectors("trained", embedder_lib.load(workdir, config, step=step), store, scratch)
     if config.eval.untrained:
         yield lambda scratch: ModelVectors("untrained", _untrained(config), store, scratch)
 
@@ -279,9 +285,13 @@ def headline(result: TaskResult) -> dict[str, float]:
     return {name: value for name, value in result.metrics.items() if name.startswith(("recall@", "accuracy@"))}
 
 
-def evaluated_step(workdir: Path) -> int:
-    """Returns the step of the checkpoint that is evaluated; all processes call it."""
-    checkpoints = Checkpoints(RunDirectory(workdir))
+def evaluated_step(workdir: Path, step: int | None = None) -> int | None:
+    """Returns the step of the checkpoint to evaluate, on all processes together; as in `load`.
+
+    Raises:
+        SailError: there is no such checkpoint, or it is damaged.
+    """
+    checkpoints = Checkpoints(RunDirectory(workdir), saves=False, step=step)
     try:
         return checkpoints.latest()
     finally:

@@ -1,13 +1,18 @@
 """Saves and restores the checkpoints of a run, on any mesh."""
 
+import contextlib
+import functools
 import gc
-from collections.abc import Callable, Sequence
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import absl.logging
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 from orbax.checkpoint.checkpoint_managers import preservation_policy
@@ -16,8 +21,10 @@ from sail_jax.config import Config
 from sail_jax.errors import SailError
 from sail_jax.models.lora import init_lora, merge
 from sail_jax.models.model import abstract_params, init_params
+from sail_jax.runs import digests
 from sail_jax.runs.directory import RunDirectory
 from sail_jax.sharding.parameters import abstract_on_mesh, join, path_name, shardings_of, split
+from sail_jax.sharding.process_group import everyone
 
 # Copies of an array on several devices each write a slice of it, which needs a program per shape; smaller arrays are
 # written whole by one device.
@@ -41,25 +48,91 @@ _write_small_arrays_whole()
 class Checkpoints:
     """Saves the checkpoints of a run asynchronously, and restores them.
 
+    The newest checkpoint that is whole counts as the latest: its files have the digests with which they were saved
+    (`runs.digests`). Each damaged one is named once.
+
     Args:
         run: the run directory.
         keep: number of latest checkpoints to keep.
         always: steps whose checkpoints are kept as well.
+        saves: whether checkpoints will be saved; damaged ones then get out of the way, into STEP.damaged, and what a
+            killed save left is removed. Otherwise the folder stays as it is, and the training state is not checked.
+        step: the only checkpoint to restore, instead of the latest.
+
+    Raises:
+        SailError: there is no checkpoint of `step`, or there are checkpoints, but none is whole.
     """
 
-    def __init__(self, run: RunDirectory, *, keep: int = 1, always: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        run: RunDirectory,
+        *,
+        keep: int = 1,
+        always: Sequence[int] = (),
+        saves: bool = True,
+        step: int | None = None,
+    ) -> None:
+        self._run, self._saves, self._wanted = run, saves, step
+        self._damaged: dict[int, str] = {}
+        self._step = self._newest_whole()
         policy = preservation_policy.AnyPreservationPolicy(
             [preservation_policy.LatestN(keep), preservation_policy.CustomSteps(list(always))]
         )
-        options = ocp.CheckpointManagerOptions(preservation_policy=policy, create=True)
+        options = ocp.CheckpointManagerOptions(preservation_policy=policy, create=saves, cleanup_tmp_directories=saves)
         handlers = {name: ocp.StandardCheckpointHandler() for name in _ITEMS}
-        handlers["pipeline"] = ocp.JsonCheckpointHandler()
+        handlers |= {"pipeline": ocp.JsonCheckpointHandler(), digests.ITEM: digests.DigestHandler()}
         self._manager = ocp.CheckpointManager(run.checkpoints, options=options, item_handlers=handlers)
-        self._run = run
 
     def latest(self) -> int | None:
-        """Returns the step of the latest complete checkpoint, or None."""
-        return self._manager.latest_step()
+        """Returns the step of the checkpoint that is restored, or the one saved last; None if there is none."""
+        return self._step
+
+    def _newest_whole(self) -> int | None:
+        """Returns the step of the newest checkpoint that is whole, or of the wanted one; None if there is none."""
+        everyone().wait()  # until then a process may still be at work on an earlier save
+        steps = self._run.steps()
+        if self._wanted is not None and self._wanted not in steps:
+            kept = f"kept are {', '.join(map(str, reversed(steps)))}" if steps else "there are none yet"
+            raise SailError(f"{self._run.checkpoints} has no checkpoint of step {self._wanted}; {kept}.")
+        for step in steps if self._wanted is None else [self._wanted]:
+            if not (problem := self._problem(step)):
+                self._set_aside(step)
+                return step
+            self._damaged[step] = problem
+        if self._damaged:
+            raise self._none_whole(steps)
+        return None
+
+    def _problem(self, step: int) -> str:
+        """Returns what is wrong with the files of a checkpoint; empty if nothing is, or if it has no digests."""
+        folder, processes = epath.Path(self._run.checkpoints / str(step)), everyone()
+        left_out = () if self._saves else ("training",)
+        found = digests.damage(folder, leave_out=left_out, share=processes.index, shares=processes.count)
+        return next(filter(None, processes.gather(found)), "")
+
+    def _set_aside(self, whole: int) -> None:
+        """Says which checkpoints are damaged, and moves them out of the way if others will be saved."""
+        if everyone().first:
+            for step, problem in self._damaged.items():
+                folder = self._run.checkpoints / str(step)
+                _say(f"{folder} is damaged: {problem}. The checkpoint of step {whole} is taken instead.")
+                if self._saves:
+                    aside = folder.with_name(f"{step}.damaged")
+                    shutil.rmtree(aside, ignore_errors=True)
+                    folder.rename(aside)
+            folder = self._run.checkpoints / str(whole)
+            if not digests.has_digests(epath.Path(folder)):
+                _say(f"{folder} was saved by an older version, without digests: it is loaded unchecked.")
+        everyone().wait()
+
+    def _none_whole(self, steps: list[int]) -> SailError:
+        problems = "; ".join(f"{step}: {problem}" for step, problem in self._damaged.items())
+        others = [step for step in steps if step not in self._damaged]
+        remedy = f"Choose another step ({', '.join(map(str, others))})" if others else "Put a good copy of one back"
+        return SailError(
+            f"{self._run.checkpoints} has no checkpoint that is whole ({problems}). {remedy}, or train in another "
+            "--workdir."
+        )
 
     def save(self, step: int, items: dict[str, Any], pipeline: dict[str, Any]) -> None:
         """Starts to save a checkpoint, and returns before it is written; skips a step saved last.
@@ -70,10 +143,12 @@ class Checkpoints:
                 the trained ones of both, if it has one; "training", the rest of the training state.
             pipeline: the state of the input pipeline, as JSON values.
         """
-        if step == self._manager.latest_step():
+        if step == self._step:
             return
         arguments = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
-        self._manager.save(step, args=ocp.args.Composite(**arguments, pipeline=ocp.args.JsonSave(pipeline)), force=True)
+        arguments |= {"pipeline": ocp.args.JsonSave(pipeline), digests.ITEM: digests.Digests()}
+        self._manager.save(step, args=ocp.args.Composite(**arguments), force=True)
+        self._step = step
 
     def restore(self, items: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Restores the latest checkpoint, and returns (items, pipeline).
@@ -87,8 +162,25 @@ class Checkpoints:
         """
         step = self._checked_step(items)
         arguments = {name: ocp.args.StandardRestore(tree) for name, tree in items.items()}
-        restored = self._manager.restore(step, args=ocp.args.Composite(**arguments, pipeline=ocp.args.JsonRestore()))
+        with self._unreadable():
+            restored = self._manager.restore(
+                step, args=ocp.args.Composite(**arguments, pipeline=ocp.args.JsonRestore())
+            )
         return {name: restored[name] for name in items}, restored["pipeline"]
+
+    @contextlib.contextmanager
+    def _unreadable(self) -> Iterator[None]:
+        """Explains any error of orbax for a checkpoint without digests, which may be damaged."""
+        folder = self._run.checkpoints / str(self._step)
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, SailError | jax.errors.JaxRuntimeError) or digests.has_digests(epath.Path(folder)):
+                raise
+            raise SailError(
+                f"{folder} cannot be read ({str(error).partition(chr(10))[0][:200]}). It has no digests; if it is "
+                "damaged, remove it, and the one before is taken."
+            ) from error
 
     def reader(self, items: dict[str, Any]) -> Callable[[str, str], np.ndarray]:
         """Returns a function that reads one array of the latest checkpoint into the host's memory.
@@ -117,20 +209,21 @@ class Checkpoints:
             wanted = ocp.args.PyTreeRestore(item=tree, restore_args=on_host, partial_restore=True)
             if leaf.size * leaf.dtype.itemsize >= _LARGE:
                 gc.collect()  # finished reads of orbax hold their arrays in circles, for some time
-            (array,) = jax.tree.leaves(handler.restore(folder / item, args=wanted))
+            with self._unreadable():
+                (array,) = jax.tree.leaves(handler.restore(folder / item, args=wanted))
             return array
 
         return read
 
     def _checked_step(self, items: dict[str, Any]) -> int:
         """Returns the latest step; raises SailError if there is none, or its arrays have other names or shapes."""
-        step = self.latest()
-        if step is None:
+        if self._step is None:
             raise SailError(f"{self._run.path} has no checkpoint: train there first, or name another --workdir.")
-        saved = self._manager.item_metadata(step)
+        with self._unreadable():
+            saved = self._manager.item_metadata(self._step)
         for name in {*items, "lora"}:
-            self._check_shapes(step, saved.get(name), items.get(name))
-        return step
+            self._check_shapes(self._step, saved.get(name), items.get(name))
+        return self._step
 
     def _check_shapes(self, step: int, saved: Any, abstract: Any) -> None:
         have, want = _shapes(saved), _shapes(abstract)
@@ -147,6 +240,11 @@ class Checkpoints:
         """Waits until all checkpoints are written, and closes the files."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+@functools.cache  # a verb may open the checkpoints twice
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
 
 
 _ITEMS = ("model", "lora", "ema", "training")

@@ -2,7 +2,7 @@
 
 WORKDIR/
   config.json           the resolved config
-  checkpoints/STEP/     model, LoRA adapters, optimiser and step (orbax), and the state of the input pipeline
+  checkpoints/STEP/     model, LoRA adapters, optimiser and step (orbax), state of the input pipeline, digests of all
   owners/               the process that trains there now
   mined/STAGE/          hard negatives that a stage mined
   init.txt              where the first parameters came from
@@ -45,6 +45,12 @@ class RunDirectory:
         self.evaluation = self.path / "evaluation.json"
         self.report_data = self.path / "report_data.json"
         self.report = self.path / "report.html"
+
+    def steps(self) -> list[int]:
+        """Returns the steps whose checkpoints are kept, newest first; a damaged one may be among them."""
+        if not self.checkpoints.is_dir():
+            return []
+        return sorted((int(path.name) for path in self.checkpoints.iterdir() if path.name.isdigit()), reverse=True)
 
     def load_config(self) -> Config:
         """Reads the config with which the run was started.
