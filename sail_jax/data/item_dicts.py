@@ -1,22 +1,19 @@
 """Converts texts, and dicts with files, bytes or pictures, to items."""
 
-import io
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from sail_jax.config.data import IngestConfig
-from sail_jax.data.media import encode_image, video_audio, video_frames
+from sail_jax.data.media import encode_image, encode_opened, video_audio, video_frames
 from sail_jax.errors import BadRecordError
 from sail_jax.items import QUERY_FIELD, TEXT_FIELDS, Item, text_item
 
 KEYS = ("id", "text", *TEXT_FIELDS, "image", "video", "audio", "audio_embedding")
-# Image modes that Pillow writes to PNG without conversion.
-_PNG_MODES = ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")
 
 
 def to_item(value: Item | str | Mapping[str, Any], config: IngestConfig) -> Item:
@@ -98,7 +95,7 @@ def _images(entry: Any) -> tuple[bytes, ...]:
 
 def _image(entry: Any) -> bytes:
     if isinstance(entry, Image.Image):
-        return _png(entry)
+        return encode_opened(entry)
     if isinstance(entry, np.ndarray):
         if entry.dtype != np.uint8 or entry.ndim != 3 or entry.shape[-1] not in (1, 3):
             raise BadRecordError(
@@ -107,16 +104,6 @@ def _image(entry: Any) -> bytes:
             )
         return encode_image(entry)
     return _bytes(entry)
-
-
-def _png(image: Image.Image) -> bytes:
-    upright = ImageOps.exif_transpose(image)
-    out = io.BytesIO()
-    try:
-        (upright if upright.mode in _PNG_MODES else upright.convert("RGB")).save(out, "PNG", compress_level=1)
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow decodes an opened file only now
-        raise BadRecordError(f"the picture cannot be read ({error})", remedy="Open the file again") from error
-    return out.getvalue()
 
 
 def _video(entry: Any, config: IngestConfig, with_sound: bool) -> tuple[tuple[bytes, ...], bytes | None]:

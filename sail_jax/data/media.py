@@ -8,6 +8,7 @@ import contextlib
 import io
 import itertools
 import pathlib
+import struct
 from collections.abc import Iterator
 
 import av
@@ -15,7 +16,7 @@ import numpy as np
 import simplejpeg
 import soundfile
 import soxr
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from sail_jax.errors import BadRecordError, SailError
 
@@ -23,8 +24,8 @@ from sail_jax.errors import BadRecordError, SailError
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 Image.init()
 _READABLE = tuple(name for name in _FORMATS if name in Image.OPEN)
-# Our own limit, a setting, replaces Pillow's fixed one, which warns first and raises only at twice its size.
-Image.MAX_IMAGE_PIXELS = None
+# Formats that open as 32-bit integers where they hold 16 bits.
+_16_BIT_FORMATS = ("PNG", "PPM")
 
 _ORIENTATION_TAG = 0x0112
 _ORIENTATIONS = {
@@ -70,8 +71,8 @@ def decode_image(data: bytes, size: int, *, max_pixels: int = _MAX_PIXELS) -> np
 
     The resize is that of the Hugging Face image processors (Pillow's bicubic on uint8). A JPEG larger than needed is
     first scaled down by its own decoder and then by an area filter; on photos the result differs from the bicubic of
-    all pixels by about one level of 255 on average. EXIF orientation is applied, transparency is composed over white,
-    16-bit grey is scaled to 8 bits; an animation gives its first frame.
+    all pixels by about one level of 255 on average. Orientation and colour are those of `upright_rgb`; an animation
+    gives its first frame.
 
     Args:
         data: the encoded image (JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, AVIF or JPEG 2000).
@@ -84,15 +85,57 @@ def decode_image(data: bytes, size: int, *, max_pixels: int = _MAX_PIXELS) -> np
     Raises:
         BadRecordError: the image is too large, truncated, corrupt, or in an unsupported format or mode.
     """
-    with _decoding("the image"), Image.open(io.BytesIO(data), formats=_READABLE) as image:
-        _check_pixels(*image.size, max_pixels)
-        orientation = _ORIENTATIONS.get(_orientation(image))
+    with _decoding("the image"), _open_image(data, max_pixels) as image:
         square = _scaled_jpeg(data, image, size)
         if square is None:
             image.draft(None, (size, size))
+            image.load()  # a damaged file is found here: reading its orientation would hide the error
             square = np.array(_to_rgb(image).resize((size, size), Image.Resampling.BICUBIC))
         # A square may be turned after the resize, which is cheaper and gives the same.
-        return square if orientation is None else np.array(Image.fromarray(square).transpose(orientation))
+        turn = _turn(image)
+        return square if turn is None else np.array(Image.fromarray(square).transpose(turn))
+
+
+def decode_small(data: bytes, side: int, *, max_pixels: int = _MAX_PIXELS) -> Image.Image:
+    """Decodes an image for a thumbnail: upright RGB that fits into a square of `side` pixels.
+
+    Raises:
+        BadRecordError: as `decode_image`.
+    """
+    with _decoding("the image"), _open_image(data, max_pixels) as image:
+        image.draft(None, (2 * side, 2 * side))  # a JPEG is decoded at a fraction of its size
+        image.load()
+        small = upright_rgb(image)
+        small.thumbnail((side, side))
+        return small
+
+
+def encode_opened(image: Image.Image) -> bytes:
+    """Encodes an image that Pillow holds; `decode_image` gives of it what it gives of its file.
+
+    An image that was opened and not decoded yet is its file; others are encoded as PNG, upright and in RGB.
+
+    Raises:
+        BadRecordError: the image cannot be read, or its range of values is unknown.
+    """
+    with _decoding("the image"):
+        if isinstance(image, ImageFile.ImageFile) and image.tile and image.fp and image.tell() == 0:
+            image.fp.seek(0)
+            return image.fp.read()
+        image.load()
+        return encode_image(np.asarray(upright_rgb(image)))
+
+
+def _open_image(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
+    """Opens an image as Pillow's `open` does, with our limit in place of Pillow's, which holds for the whole process."""
+    for name in _READABLE:
+        factory, accepts = Image.OPEN[name]
+        if accepts is None or accepts(data[:16]) is True:
+            with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):
+                image = factory(io.BytesIO(data), "")
+                _check_pixels(*image.size, max_pixels)
+                return image
+    raise UnidentifiedImageError
 
 
 def _scaled_jpeg(data: bytes, image: Image.Image, size: int) -> np.ndarray | None:
@@ -144,20 +187,42 @@ def _check_pixels(width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def _orientation(image: Image.Image) -> int:
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Converts a decoded image to upright RGB.
+
+    EXIF orientation is applied, transparency is composed over white, and 16-bit grey is scaled to 8 bits.
+
+    Raises:
+        BadRecordError: the image holds numbers whose range is unknown.
+    """
+    turn, rgb = _turn(image), _to_rgb(image)
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Returns what makes a decoded image upright; a TIFF is upright once it is decoded, and then says so."""
     try:
-        return image.getexif().get(_ORIENTATION_TAG, 1)
+        return _ORIENTATIONS.get(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # EXIF is often broken in good pictures, and Pillow raises many types of errors on it
-        return 1
+        return None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        # Pillow's own conversion clips at 255. Files that open as "I" (PGM, PNG, TIFF) hold 16-bit values.
-        grey = np.asarray(image).astype(np.float32) / 257.0
-        return Image.fromarray(np.clip(np.round(grey), 0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise BadRecordError("the image holds floating-point values of unknown range", remedy=_REPAIR)
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in _16_BIT_FORMATS):
+        values = np.asarray(image)
+        if 0 < values.max() <= 255:
+            raise BadRecordError(
+                f"the image has 16 bits, of which its values use only {values.max()} of 65,535: it would be black",
+                remedy="Save them in 8 bits, or leave the cell empty",
+            )
+        # Pillow's own conversion clips at 255.
+        return Image.fromarray(np.round(values / np.float32(257)).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        kind = {"I": "32-bit integers", "F": "floating-point numbers"}[image.mode]
+        raise BadRecordError(
+            f"the image holds {kind}, whose black and white are unknown",
+            remedy="Scale them to 8 bits, or leave the cell empty",
+        )
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGB", rgba.size, "white")

@@ -3,28 +3,24 @@
 import base64
 import io
 
-from PIL import Image
+from sail_jax.data.media import decode_small
+from sail_jax.errors import BadRecordError
 
 
 def webp_thumbnail(encoded: bytes, side: int) -> bytes | None:
     """Scales a picture down to a WebP that fits into a square.
 
     Args:
-        encoded: a picture.
+        encoded: a picture, in a format and of a size that training reads.
         side: of the square, in pixels.
 
     Returns:
         The encoded thumbnail, or None if the picture cannot be decoded.
-        The encoded thumbnail, or None where the picture cannot be decoded.
     """
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            # From here on, JPEG decodes at a fraction of its size.
-            image.draft("RGB", (2 * side, 2 * side))
-            small = image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        small = decode_small(encoded, side)
+    except BadRecordError:
         return None
-    small.thumbnail((side, side))
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=70)
     return buffer.getvalue()

@@ -1,6 +1,7 @@
 """Turns texts, images and sound into the inputs of SAIL-Embedding; needs transformers 5.23 or later."""
 
 import dataclasses
+import io
 import os
 import re
 import unicodedata
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 from transformers import BatchFeature, ClapFeatureExtractor, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
@@ -38,6 +39,10 @@ _REPEAT = re.compile(r"(.)\1{4,}")
 # A shorter rest of a long sound, as a share of a clip, says too little to be heard as a clip of its own.
 _SHORTEST_REST = 0.1
 
+# As in training: Pillow reads more formats, and some of those start external programs.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+# Formats that open as 32-bit integers where they hold 16 bits.
+_16_BIT_FORMATS = ("PNG", "PPM")
 _ORIENTATION_TAG = 0x0112
 _ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -330,11 +335,10 @@ def _clean(key: str, text: Any) -> str:
 def _load_frame(source: Any, size: int) -> Image.Image:
     """An image (a file, a Pillow image, [H, W, 3] uint8) as an upright RGB square of `size` pixels."""
     if isinstance(source, str | Path):
-        with Image.open(source) as image:
-            # A large JPEG is scaled down within its own decoder first. Training does the same with a faster decoder and
-            # scaler, whose pixels differ by about a level of 255.
-            image.draft(None, (size, size))
-            return _to_square(image, size)
+        return _load_file(source, size)
+    if isinstance(source, ImageFile.ImageFile) and source.tile and source.fp and source.tell() == 0:
+        source.fp.seek(0)  # opened and not decoded yet: read as its file is
+        return _load_file(io.BytesIO(source.fp.read()), size)
     if isinstance(source, Image.Image):
         return _to_square(source, size)
     pixels = np.asarray(source)
@@ -346,27 +350,43 @@ def _load_frame(source: Any, size: int) -> Image.Image:
     return _to_square(Image.fromarray(pixels), size)
 
 
+def _load_file(file: Any, size: int) -> Image.Image:
+    with Image.open(file, formats=_FORMATS) as image:
+        # A large JPEG is scaled down within its own decoder first. Training does the same with a faster decoder and
+        # scaler, whose pixels differ by about a level of 255.
+        image.draft(None, (size, size))
+        return _to_square(image, size)
+
+
 def _to_square(image: Image.Image, size: int) -> Image.Image:
-    orientation = _ORIENTATIONS.get(_orientation(image))
+    image.load()  # a damaged file is found here: reading its orientation would hide the error
     square = _to_rgb(image).resize((size, size), Image.Resampling.BICUBIC)
-    return square if orientation is None else square.transpose(orientation)
+    turn = _turn(image)
+    return square if turn is None else square.transpose(turn)
 
 
-def _orientation(image: Image.Image) -> int:
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What makes a decoded image upright; a TIFF is upright once it is decoded, and then says so."""
     try:
-        return image.getexif().get(_ORIENTATION_TAG, 1)
+        return _ORIENTATIONS.get(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # broken EXIF is common beside sound pixels, and Pillow raises all sorts of errors on it
-        return 1
+        return None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Without transparency, which is laid on white, and with 16-bit grey scaled to 8 bits."""
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        # Pillow's own conversion clips at 255. Files that open as "I" (PGM, PNG, TIFF) hold 16-bit values.
-        grey = np.asarray(image).astype(np.float32) / 257.0
-        return Image.fromarray(np.clip(np.round(grey), 0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise ValueError("An image holds floating-point values, whose range is not known; convert it to 8 bits.")
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in _16_BIT_FORMATS):
+        values = np.asarray(image)
+        if 0 < values.max() <= 255:
+            raise ValueError(
+                f"An image has 16 bits, of which its values use only {values.max()} of 65,535: it would be black; "
+                "convert it to 8 bits."
+            )
+        # Pillow's own conversion clips at 255.
+        return Image.fromarray(np.round(values / np.float32(257)).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        kind = {"I": "32-bit integers", "F": "floating-point numbers"}[image.mode]
+        raise ValueError(f"An image holds {kind}, whose black and white are not known; scale it to 8 bits.")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGB", rgba.size, "white")
