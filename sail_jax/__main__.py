@@ -5,7 +5,7 @@ from typing import NoReturn
 
 from sail_jax.cli import main
 from sail_jax.cli.distributed import end, joined
-from sail_jax.errors import Stopped
+from sail_jax.errors import DiskError, Stopped
 
 
 def run(program: str = "sail-jax") -> NoReturn:
@@ -20,8 +20,8 @@ def run(program: str = "sail-jax") -> NoReturn:
         if joined():
             end(1)
         raise
-    # A thread of XLA may still be compiling, and would crash while the interpreter shuts down.
-    if status in Stopped.STATUSES or (status and joined()):
+    # Threads that still compile, or could not write, would crash or complain while the interpreter shuts down.
+    if status in (*Stopped.STATUSES, DiskError.status) or (status and joined()):
         end(status)
     sys.exit(status)
 

@@ -19,6 +19,12 @@ class OwnedError(SailError):
     status = 73  # EX_CANTCREAT of sysexits.h
 
 
+class DiskError(SailError):
+    """An error of a disk that is full, read-only or gone."""
+
+    status = 74  # EX_IOERR
+
+
 class Stopped(KeyboardInterrupt):
     """Raised when a signal ends the work: what is done is kept, and the same command goes on.
 

@@ -37,11 +37,12 @@ from sail_jax.cli import (
     world,
 )
 from sail_jax.cli.common import NOTHING_KEPT
+from sail_jax.cli.disk import disk_problem
 from sail_jax.cli.distributed import named
 from sail_jax.cli.no_device import missing_devices
 from sail_jax.cli.parser import Parser, split_settings
 from sail_jax.cli.signals import Signals
-from sail_jax.errors import SailError, Stopped
+from sail_jax.errors import DiskError, SailError, Stopped
 
 # In the order of the help.
 _VERBS = (
@@ -74,17 +75,15 @@ def main(argv: Sequence[str] | None = None, program: str = "python -m sail_jax")
             options.run(options, overrides)
     except SailError as error:
         return _fail(str(error), error.status)
-    except OSError as error:
-        if error.filename is None:
-            raise
-        return _fail(
-            f"{error.filename}: {error.strerror}. Check that the path is right, can be written, and has room.", 2
-        )
-    except (RuntimeError, AssertionError):
-        message = missing_devices()
-        if not message:
-            raise
-        return _fail(message, 2)
+    except Exception as error:
+        folder = getattr(options, "output", None) or getattr(options, "workdir", "")
+        if problem := disk_problem(error, folder):
+            return _fail(f"{problem}. Make room, or let it be written: {options.kept}", DiskError.status)
+        if isinstance(error, OSError) and error.filename is not None:
+            return _fail(f"{error.filename}: {error.strerror}. Check that the path is right and can be written.", 2)
+        if isinstance(error, RuntimeError | AssertionError) and (message := missing_devices()):
+            return _fail(message, 2)
+        raise
     except KeyboardInterrupt as error:
         return _stop(error if isinstance(error, Stopped) else Stopped(signal.SIGINT), options.kept)
     return 0

@@ -21,7 +21,7 @@ def add_verb(verbs: Any) -> None:
         "--config configs/glyphs.py --config.data.dir=data/glyphs --workdir runs/glyphs",
         workdir="run directory",
         distributed=True,
-        kept="all steps so far are saved, and the same command goes on.",
+        kept="the same command goes on from the last checkpoint.",
     )
     sub.add_argument(
         "--profile",

@@ -127,7 +127,7 @@ def encode_opened(image: Image.Image) -> bytes:
 
 
 def _open_image(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
-    """Opens an image as Pillow's `open` does, with our limit in place of Pillow's, which holds for the whole process."""
+    """Opens an image as Pillow's `open` does, with our limit in place of the one of the whole process."""
     for name in _READABLE:
         factory, accepts = Image.OPEN[name]
         if accepts is None or accepts(data[:16]) is True:

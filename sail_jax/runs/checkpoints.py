@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import gc
+import logging
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from jax.sharding import Mesh
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from sail_jax.config import Config
-from sail_jax.errors import SailError
+from sail_jax.errors import DiskError, SailError
 from sail_jax.models.lora import init_lora, merge
 from sail_jax.models.model import abstract_params, init_params
 from sail_jax.runs import digests
@@ -43,6 +44,10 @@ def _write_small_arrays_whole() -> None:
 
 
 _write_small_arrays_whole()
+# What Orbax logs as an error, with a traceback, it raises too.
+absl.logging.get_absl_logger().addFilter(
+    lambda record: record.levelno < logging.ERROR or "orbax" not in record.pathname
+)
 
 
 class Checkpoints:
@@ -142,13 +147,28 @@ class Checkpoints:
             items: "model", the model's parameters; "lora", its adapters, if it has any; "ema", the running average of
                 the trained ones of both, if it has one; "training", the rest of the training state.
             pipeline: the state of the input pipeline, as JSON values.
+
+        Raises:
+            DiskError: there is no room for it.
         """
         if step == self._step:
             return
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(items))
+        everyone().on_first(lambda: self._require_room(step, size))
         arguments = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         arguments |= {"pipeline": ocp.args.JsonSave(pipeline), digests.ITEM: digests.Digests()}
         self._manager.save(step, args=ocp.args.Composite(**arguments), force=True)
         self._step = step
+
+    def _require_room(self, step: int, size: int) -> None:
+        """Raises DiskError before anything is written, where the disk tells that it is too full."""
+        free = shutil.disk_usage(self._run.checkpoints).free
+        if free < size:
+            kept = "There is none before" if self._step is None else f"That of step {self._step} is whole"
+            raise DiskError(
+                f"{self._run.checkpoints} has {free / 1e9:.3g} GB left, and the checkpoint of step {step} takes "
+                f"{size / 1e9:.3g}. {kept}: make room, and run the same command again."
+            )
 
     def restore(self, items: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Restores the latest checkpoint, and returns (items, pipeline).

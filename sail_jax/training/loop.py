@@ -118,7 +118,8 @@ def _prepare(
             for note in dict.fromkeys(itertools.chain(*notes)):
                 print(note)
     held.enter_context(owning(run))
-    checkpoints = Checkpoints(run, keep=config.train.keep_checkpoints, always=[stage.end for stage in stages])
+    ends = [stage.end for stage in stages]
+    checkpoints = Checkpoints(run, keep=config.train.keep_checkpoints, always=ends)
     return _Run(setup, run, stages, checkpoints, spent, stop)
 
 

@@ -1,5 +1,6 @@
 """A picture is the same by every door: its path, its bytes, what Pillow opens, and the processor of an export."""
 
+import importlib
 import io
 
 import numpy as np
@@ -69,9 +70,7 @@ def loaded(path):
 
 def processing():
     pytest.importorskip("torch")
-    from sail_jax.convert.exported_code import processing_sail_embedding
-
-    return processing_sail_embedding
+    return importlib.import_module("sail_jax.convert.exported_code.processing_sail_embedding")
 
 
 DOORS = ("bytes", "path", "opened", "export", "opened, export")
