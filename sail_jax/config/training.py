@@ -162,6 +162,12 @@ class TrainConfig:
         500, "steps between two checkpoints; the last step is always saved", low=1, may_change=True
     )
     keep_checkpoints: int = setting(2, "number of latest checkpoints to keep", low=1, may_change=True)
+    skip_nonfinite: int = setting(
+        0,
+        "steps whose loss or gradient is not finite that a run passes over, without an update; one more stops it",
+        low=0,
+        may_change=True,
+    )
     evaluate_every: int = setting(
         0,
         "steps between two evaluations of the model on all tasks of `eval`, logged as eval/TASK/METRIC; 0 for none",

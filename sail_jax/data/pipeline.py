@@ -216,6 +216,16 @@ class BatchSource:
             seen[chosen] += 1
         return examples
 
+    def records(self, step: int) -> list[str]:
+        """The rows of this host's part of the batch of `step`, such as "copair: item1 -> item2"."""
+        rows = []
+        for index, number in self.examples(step):
+            chosen = self._sets[index]
+            row = chosen.sequence(number) if chosen.kind == "sequences" else chosen.example(number).pair
+            query = " ".join(row.item_ids) if chosen.kind == "sequences" else row.query_id or repr(row.query_text)
+            rows.append(f"{chosen.name}: {query} -> {row.target_id}")
+        return rows
+
     def __getitem__(self, step: int) -> LoadedBatch:
         step = int(step)
         bad: list[str] = []

@@ -6,6 +6,7 @@ WORKDIR/
   owners/               the process that trains there now
   mined/STAGE/          hard negatives that a stage mined
   init.txt              where the first parameters came from
+  nonfinite/STEP.txt    records of a batch whose loss or gradient was not finite
   metrics.jsonl         the training log: one line per logged step, and per evaluation in between
   tensorboard/          the same for TensorBoard
   metrics.json          the evaluation: model -> figure -> value
@@ -39,6 +40,7 @@ class RunDirectory:
         self.owners = self.path / "owners"
         self.mined = self.path / "mined"
         self.init_report = self.path / "init.txt"
+        self.nonfinite = self.path / "nonfinite"
         self.training_log = self.path / "metrics.jsonl"
         self.tensorboard = self.path / "tensorboard"
         self.metrics = self.path / "metrics.json"

@@ -32,6 +32,7 @@ from sail_jax.training.grad_cache import CachedStep
 from sail_jax.training.head_fit import fit_heads, fits_heads
 from sail_jax.training.interval_evaluation import IntervalEvaluation
 from sail_jax.training.memory import out_of_memory
+from sail_jax.training.nonfinite import NonfiniteSteps
 from sail_jax.training.profile import StepProfile
 from sail_jax.training.setup import TrainSetup, restart_optimizer, sharded_init
 from sail_jax.training.stage_mining import check_mined, mine_for_stage
@@ -142,6 +143,7 @@ class _Run:
         self.step = make_step(setup)
         self.bad: list[str] = []  # records that could not be loaded, of all stages
         self.cuts: Counter[str] = Counter()
+        self.nonfinite = NonfiniteSteps(run)
         self.log: TrainingLog | None = None
         self.profile: StepProfile | None = None
 
@@ -173,6 +175,7 @@ class _Run:
             _write_init_report(report, self.run)
             return state, None
         params, pipeline = self.checkpoints.restore(_to_items(self.setup.abstract))
+        self.nonfinite.count = pipeline.pop("nonfinite", 0)
         training, ema = params.pop("training"), params.pop("ema", None)
         params |= {"objective": training["objective"]}
         return TrainState(training["step"], params, training["opt_state"], ema), pipeline
@@ -252,7 +255,7 @@ class _Loop:
         self.stage, self.config, self.source, self.checkpoints = stage, stage.config, source, run.checkpoints
         self.step, self.objective, self.evaluation, self.bad = step, setup.objective, run.evaluation, run.bad
         self.log, self.spent, self.profile, self.cuts = run.log, run.spent, run.profile, run.cuts
-        self.mesh, self.stop, self.end = setup.mesh, run.stop, run.stages[-1].end
+        self.mesh, self.stop, self.end, self.nonfinite = setup.mesh, run.stop, run.stages[-1].end, run.nonfinite
         self._running: jax.Array | None = None  # a result of the last step
         self.work = WorkCounter(stage.config, setup.mesh, setup.abstract.params, run.spent) if run.log else None
 
@@ -305,11 +308,14 @@ class _Loop:
         if self.profile:
             self.profile.stop_after(done, metrics)
         line = ""
+        self.nonfinite.add(done, metrics["nonfinite"])
+        # The first step is logged by itself: it shows the model as it was drawn.
+        due = done == 1 or last or done % self.config.train.log_every == 0
         if self.log:
             self.log.add(loaded, metrics, self.work(loaded, recipe))
-            # The first step is logged by itself: it shows the model as it was drawn.
-            if done == 1 or last or done % self.config.train.log_every == 0:
-                line = self.log.flush(done)
+            line = self.log.flush(done) if due else ""
+        if due:
+            self.nonfinite.check(self.source, self.config)
         if self.evaluation and self.evaluation.is_due(done):  # before the checkpoint: every saved state is evaluated
             self._evaluate(done, state, progress)
         if last or done % self.config.train.checkpoint_every == 0:
@@ -332,8 +338,11 @@ class _Loop:
 
     def _save(self, done: int, state: TrainState) -> None:
         jax.block_until_ready(state)  # the rest of the step is no part of saving it
+        self.nonfinite.check(self.source, self.config)
+        passed = {"nonfinite": self.nonfinite.count} if self.nonfinite.count else {}
         with self.spent.on("save"):
-            self.checkpoints.save(done, _to_items(state), _pipeline_state(done, self.stage, self.source))
+            pipeline = _pipeline_state(done, self.stage, self.source) | passed
+            self.checkpoints.save(done, _to_items(state), pipeline)
 
     def _count_bad(self, loaded: LoadedBatch, done: int, state: TrainState) -> None:
         self.bad += loaded.bad_records

@@ -9,6 +9,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding
 from jax.stages import Compiled, Traced
@@ -80,8 +81,9 @@ def make_update(setup: TrainSetup) -> Update:
 
     Returns:
         (state, gradient of the trained parameters, loss, metrics, values) -> (state, metrics). Metrics are float32
-        scalars: the loss and its parts, the norms of the gradient before clipping, whole and by tower, and the learning
-        rate.
+        scalars: the loss and its parts, the norms of the gradient before clipping, whole and by tower, the learning
+        rate, and "nonfinite", 1 where the loss or the gradient is not finite. Then only the step is counted, and all
+        else stays as it was.
     """
     config = setup.config
 
@@ -101,8 +103,11 @@ def make_update(setup: TrainSetup) -> Update:
         ema = next_average(state, trained, values.optimizer.ema)
         params = join(trained, frozen)
         params = params | {"objective": setup.objective.project(params["objective"], values.losses)}
-        metrics = metrics | {"loss": loss, "learning_rate": rate} | norms
-        return TrainState(state.step + 1, params, opt_state, ema), metrics
+        finite = jnp.isfinite(loss) & jnp.isfinite(norms["gradient_norm"])
+        metrics = metrics | {"loss": loss, "learning_rate": rate, "nonfinite": 1.0 - finite.astype(jnp.float32)} | norms
+        after = TrainState(state.step, params, opt_state, ema)
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
+        return kept._replace(step=state.step + 1), metrics
 
     return update
 

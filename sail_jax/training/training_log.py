@@ -72,12 +72,17 @@ class TrainingLog:
         """Writes the means since the last flush; returns a short line for the progress bar."""
         names, metrics, counts, work = zip(*self._pending, strict=True)
         fetched = jax.device_get(list(metrics))
+        nonfinite = [int(m.pop("nonfinite")) for m in fetched]
+        # A step without an update says nothing about the model, unless there are no others.
+        steps = list(zip(names, fetched, strict=True))
+        steps = [step for step, bad in zip(steps, nonfinite, strict=True) if not bad] or steps
         # Steps of different data sets may have different losses.
-        keys = dict.fromkeys(key for m in fetched for key in m)
-        means = {key: _mean(key, [m[key] for m in fetched if key in m]) for key in keys}
+        keys = dict.fromkeys(key for _, m in steps for key in m)
+        means = {key: _mean(key, [m[key] for _, m in steps if key in m]) for key in keys}
         line: dict[str, float] = {key: value for key, value in means.items() if value is not None}
-        for name in dict.fromkeys(names):
-            line[f"loss/{name}"] = float(np.mean([m["loss"] for n, m in zip(names, fetched, strict=True) if n == name]))
+        for name in dict.fromkeys(name for name, _ in steps):
+            line[f"loss/{name}"] = float(np.mean([m["loss"] for n, m in steps if n == name]))
+        line["nonfinite"] = sum(nonfinite)
         for name in counts[0]:
             line[name] = sum(of_step[name] for of_step in counts)
         line |= self._cost(work)

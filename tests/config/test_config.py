@@ -168,6 +168,7 @@ MAY_CHANGE = (
     "train.checkpoint_every",
     "train.evaluate_every",
     "train.keep_checkpoints",
+    "train.skip_nonfinite",
     "train.log_every",
     "train.micro_batches",
 )

@@ -35,7 +35,7 @@ def test_rates_and_shares_of_the_time(tmp_path, clock, monkeypatch):
             spent.add("data", waited)
             with spent.on("save"):
                 clock[0] += saved
-            log.add(LOADED, {"loss": 1.0}, work)
+            log.add(LOADED, {"loss": 1.0, "nonfinite": 0.0}, work)
             if step >= 2:
                 notes.append(log.flush(step))
         with spent.on("evaluate"):
@@ -77,7 +77,7 @@ def test_a_resumed_run_continues_the_sums(tmp_path, clock):
             for step in (start + 1, start + 2):
                 clock[0] += seconds
                 spent.add("data", 1.0)
-                log.add(LOADED, {"loss": 1.0}, Work(1, 1, None))
+                log.add(LOADED, {"loss": 1.0, "nonfinite": 0.0}, Work(1, 1, None))
                 note = log.flush(step)
             log.close()
         return note
