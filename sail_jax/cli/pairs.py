@@ -44,9 +44,12 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         table.add_row(name, *(f"{counts[key]:,}" for key in keys))
     print_wide(table)
     cut = summary["cut"]
-    console.print(
-        f"Train ends at {cut['date'] or cut['last_second_of_train']} (config.logs.test_share={cut['test_share']})."
-    )
+    if config.logs.events.path and config.logs.events.split:
+        console.print(f"Train and test are those of the events' column {config.logs.events.split!r}.")
+    else:
+        console.print(
+            f"Train ends at {cut['date'] or cut['last_second_of_train']} (config.logs.test_share={cut['test_share']})."
+        )
     output = options.output.absolute()
     console.print(f"Tables: {output}; what was dropped, and why: {output / SUMMARY}; a sample: {output / SAMPLE_PAGE}.")
     setting = f"--config.data.datasets.NAME.table={output / 'NAME.parquet'}"

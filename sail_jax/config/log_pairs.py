@@ -23,6 +23,14 @@ class CopairConfig:
     min_users: int = setting(2, "minimum number of users who consumed both", low=1)
     min_npmi: float = setting(0.1, _NPMI, low=-1, high=1)
     per_item: int = setting(50, _PER_ITEM, low=1)
+    new_test_pairs: bool = setting(
+        True,
+        "leave out test pairs that are a candidate of train too; False keeps them, for users who are split, to whom "
+        "they are new",
+    )
+    repeat: bool = setting(
+        False, "write a pair once for each user who has it, so that it is drawn and counted as often; False, once"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

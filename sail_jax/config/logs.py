@@ -9,6 +9,9 @@ _PATH = (
     "log"
 )
 _TIME = "column of the time, a number (see logs.time_unit) or a timestamp"
+_ORDER = (
+    "; in a log without times, the number by which a user's items are ordered, and '-COLUMN' puts the largest first"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +21,12 @@ class EventLogConfig:
     path: str = setting("logs/events", _PATH)
     user: str = setting("user_id", "column of the user's id")
     item: str = setting("item_id", "column of the item's id")
-    time: str = setting("timestamp", _TIME)
+    time: str = setting("timestamp", _TIME + _ORDER)
+    split: str = setting(
+        "",
+        "column that says 'train' or 'test' of each row, such as a split of the users; other rows are left out; empty "
+        "splits by time (logs.test_share)",
+    )
     flags: tuple[str, ...] = setting(
         ("like", "finish", "share", "comment", "follow"),
         "positive behaviours: columns that are true or false (or 0 and 1), and conditions on a column such as "

@@ -28,6 +28,9 @@ from sail_jax.logs.flags import parse_condition
 
 _TRUE = ("true", "1", "1.0", "yes", "t", "y")
 _VECTOR_BATCH = 8192
+# Where a column splits the events, the times of test rows are raised above all those of train rows. Times are whole
+# seconds of up to 34,000 years.
+_TEST_TIME = 1 << 40
 
 
 def has_log(config: Config, name: str) -> bool:
@@ -44,19 +47,21 @@ def scan_events(config: Config, source: Path) -> pl.LazyFrame:
 
     Returns:
         user and item (String), time (Int64 seconds), positives (UInt8, how many of the flags are true; 1 where
-        `config.logs.events.flags` is empty), watch_share (Float32, null if unknown).
+        `config.logs.events.flags` is empty), watch_share (Float32, null if unknown). With `config.logs.events.split`,
+        times keep only their order, and those of test rows come after the cut.
 
     Raises:
-        SailError: the log or a column is missing, or a file cannot be read.
+        SailError: the log or a column is missing, a file cannot be read, or a split is set beside other logs.
     """
     settings = config.logs.events
+    _check_split(config)
 
     def build(log: _Columns) -> dict[str, pl.Expr]:
         watched = log.number("watch_share") if settings.watch_share else pl.lit(None, pl.Float32)
         return {
             "user": log.text("user"),
             "item": log.text("item"),
-            "time": log.time("time"),
+            "time": log.split_time("time", "split") if settings.split else log.time("time"),
             "positives": log.count_true("flags", settings.flags),
             "watch_share": watched,
         }
@@ -124,6 +129,18 @@ def scan_items(config: Config, source: Path) -> pl.LazyFrame:
     return _select(config, source, "catalogue", build, optional=("time", "summary"))
 
 
+def _check_split(config: Config) -> None:
+    """Raises SailError if events are split by a column while other logs would need a cut in time."""
+    others = [name for name in ("searches", "live", "hashtags") if has_log(config, name)]
+    others += ["catalogue"] if has_log(config, "catalogue") and config.logs.catalogue.time else []
+    if config.logs.events.split and others:
+        key = "time" if others[0] == "catalogue" else "path"
+        raise SailError(
+            f"config.logs.events.split splits the events by a column, and config.logs.{others[0]} can only be cut in "
+            f"time: set config.logs.{others[0]}.{key} to '', or config.logs.events.split."
+        )
+
+
 def count_rows(config: Config, source: Path, name: str) -> int:
     """Counts the rows of a log, including those that its scan drops."""
     scans = [_scan(files).select(pl.len()) for files, _ in _by_schema(_parts(config, source, name))]
@@ -132,6 +149,8 @@ def count_rows(config: Config, source: Path, name: str) -> int:
 
 def cut_time(config: Config, source: Path) -> int:
     """The last second of the train split; later events belong to the test split.
+
+    With `config.logs.events.split`, it lies between the times that `scan_events` gives to the rows of the two.
 
     The time span is that of the first log that is configured, in the order events, searches, live, hashtags, catalogue.
     The cut is first + floor((last - first) * (1 - config.logs.test_share)).
@@ -149,6 +168,8 @@ def cut_time(config: Config, source: Path) -> int:
         "hashtags": scan_hashtags,
         "catalogue": scan_items,
     }
+    if has_log(config, "events") and config.logs.events.split:
+        return _TEST_TIME
     for name, scan in scans.items():
         if has_log(config, name):
             times = scan(config, source).select(first=pl.col("time").min(), last=pl.col("time").max())
@@ -248,8 +269,19 @@ class _Columns:
             return pl.lit(1, pl.UInt8)
         return pl.sum_horizontal([self._true(column, key).cast(pl.UInt8) for column in columns]).cast(pl.UInt8)
 
+    def split_time(self, key: str, split: str) -> pl.Expr:
+        side, time = self.text(split).str.strip_chars(), self.time(key).clip(-_TEST_TIME, _TEST_TIME)
+        late = pl.when(side == "test").then(2 * _TEST_TIME + 1).when(side == "train").then(0)
+        return time + late
+
     def time(self, key: str) -> pl.Expr:
-        column, dtype = self._column(key), self._schema[getattr(self._settings, key)]
+        name = getattr(self._settings, key)
+        if name.startswith("-") and name not in self._schema:
+            return -self._time(name[1:], key)
+        return self._time(name, key)
+
+    def _time(self, name: str, key: str) -> pl.Expr:
+        column, dtype = self._require(name, key), self._schema[name]
         if isinstance(dtype, pl.Datetime) or dtype == pl.Date:
             return column.cast(pl.Datetime("us")).dt.epoch("s").cast(pl.Int64)
         if dtype == pl.String:
@@ -260,7 +292,7 @@ class _Columns:
             return pl.coalesce(seconds + [time.dt.epoch("s").cast(pl.Int64) for time in written])
         if not dtype.is_numeric():
             raise SailError(
-                f"{self._file}: column {getattr(self._settings, key)!r} is {dtype}; write whole seconds or a "
+                f"{self._file}: column {name!r} is {dtype}; write whole seconds or a "
                 f"timestamp, or change {self._setting}.{key}."
             )
         return whole_seconds(column, self._time_unit)

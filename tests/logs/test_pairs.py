@@ -129,6 +129,20 @@ def test_a_pair_across_the_cut_is_none_and_a_trained_pair_is_no_test_pair(tmp_pa
     assert counts["copair"]["dropped_test_in_train"] == 1
 
 
+def test_pairs_of_split_users_may_repeat_and_be_those_of_train(tmp_path):
+    """Three train users and two test users have a and b; each pair stands once for each user."""
+    rows = [(user, item, time, 1) for user in ("u1", "u2", "u3") for item, time in (("a", 1), ("b", 2))]
+    rows += [(user, item, time, 1) for user in ("v1", "v2") for item, time in (("a", 990), ("b", 1000))]
+    rows += [("v2", "c", 995, 1)]
+    write(tmp_path / "logs/events", events(rows))
+    rules = {"min_npmi": -1.0, "min_users": 1, "new_test_pairs": False, "repeat": True}
+    tables, counts = build(tmp_path, config(copair=rules), "copair")
+    ends = {split: sorted(tuple(sorted(row[:2])) for row in tables["copair"][split]) for split in ("train", "test")}
+    assert ends == {"train": [("a", "b")] * 3, "test": [("a", "b")] * 2 + [("a", "c"), ("b", "c")]}
+    assert [counts["copair"][name] for name in ("train", "test", "rows", "candidates")] == [1, 3, 7, 4]
+    assert not any(count for name, count in counts["copair"].items() if name.startswith("dropped"))
+
+
 def test_npmi_keeps_popular_items_apart(tmp_path):
     """Everyone likes `hit`; `a` and `b` are liked by the same two."""
     rows = [(f"u{n}", "hit", 10, 1) for n in range(20)] + [(f"u{n}", f"own{n}", 12, 1) for n in range(20)]

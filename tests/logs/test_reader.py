@@ -132,6 +132,38 @@ def test_cut(tmp_path, share, cut):
     assert cut_time(with_logs(config(), test_share=share), tmp_path) == cut
 
 
+def without_other_logs(base, **events):
+    """The settings of a log of events alone, split by a column."""
+    gone = {
+        name: dataclasses.replace(getattr(base.logs, name), path="")
+        for name in ("searches", "live", "hashtags", "catalogue")
+    }
+    return with_logs(base, **gone, events=dataclasses.replace(base.logs.events, flags=(), watch_share="", **events))
+
+
+def test_a_log_without_times_is_ordered_and_split_by_columns(tmp_path):
+    (tmp_path / "plays.csv").write_text(
+        "user_id,item_id,listens,side\nu,a,3,train\nu,b,50,train\nv,c,9,test\nv,d,99,test\nw,e,1,valid\n"
+    )
+    settings = without_other_logs(config(), path="plays.csv", time="-listens", split="side")
+    frame = scan_events(settings, tmp_path).sort("time").collect()
+    assert frame["item"].to_list() == ["b", "a", "d", "c"]  # the most listens first, the test side last
+    cut = cut_time(settings, tmp_path)
+    assert (frame["time"] > cut).to_list() == [False, False, True, True]
+    assert frame["time"].diff().to_list()[1::2] == [47, 90]
+    ascending = scan_events(without_other_logs(config(), path="plays.csv", time="listens"), tmp_path)
+    assert ascending.sort("time").collect()["item"].to_list() == ["e", "a", "c", "b", "d"]
+    for changes, message in (
+        ({"time": "-plays", "split": "side"}, "plays.*config.logs.events.time"),
+        ({"time": "-listens", "split": "sides"}, "sides.*config.logs.events.split"),
+    ):
+        with pytest.raises(SailError, match=message):
+            scan_events(without_other_logs(config(), path="plays.csv", **changes), tmp_path)
+    with_search = dataclasses.replace(settings.logs.searches, path="logs/searches")
+    with pytest.raises(SailError, match="events.split.*config.logs.searches.path"):
+        scan_events(with_logs(settings, searches=with_search), tmp_path)
+
+
 def test_vectors_in_parts(tmp_path):
     write(tmp_path / "dense", {"item_id": [1, 2, 3], "vector": [[1.0, 2.0], None, [3.0, 4.0]]}, parts=2)
     batches = list(read_vectors(tmp_path / "dense"))

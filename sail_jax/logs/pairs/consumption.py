@@ -24,7 +24,7 @@ def build_copair(build: BuildContext, output: Path) -> dict[str, int]:
     """Writes the pairs of co-consumed items; returns counts."""
     rules = build.config.builders.copair
     events = scan_events(build.config, build.source).filter(pl.col("positives") >= rules.positives)
-    return _co_occurrence(build, "copair", "events", events, output)
+    return _co_occurrence(build, "copair", "events", events, output, rules.new_test_pairs, rules.repeat)
 
 
 def build_live(build: BuildContext, output: Path) -> dict[str, int]:
@@ -34,7 +34,15 @@ def build_live(build: BuildContext, output: Path) -> dict[str, int]:
     return _co_occurrence(build, "live", "live", visits, output)
 
 
-def _co_occurrence(build: BuildContext, name: str, log: str, events: pl.LazyFrame, output: Path) -> dict[str, int]:
+def _co_occurrence(
+    build: BuildContext,
+    name: str,
+    log: str,
+    events: pl.LazyFrame,
+    output: Path,
+    new_test_pairs: bool = True,
+    repeat: bool = False,
+) -> dict[str, int]:
     rules = getattr(build.config.builders, name)
     build.show(f"{name}: reading {getattr(build.config.logs, log).path}")
     encoded = build.catalogue.encode(events.select(pl.col("user").hash(), "item", "time"))
@@ -65,6 +73,8 @@ def _co_occurrence(build: BuildContext, name: str, log: str, events: pl.LazyFram
         per_item=rules.per_item,
         min_strength=rules.min_npmi,
         strength=lambda pairs: with_npmi(pairs, popular, users),
+        new_test_pairs=new_test_pairs,
+        repeat=repeat,
     )
     found = write_item_pairs(build, name, candidates, thresholds, output)
     dropped = {"dropped_rows_below_threshold": rows - passed, "dropped_rows_not_in_store": passed - usable}

@@ -7,7 +7,7 @@ the pairs, or of the items, at a time.
 Rules, in this order:
 1. the counts of a pair are added up per split; a pair needs at least `min_support`,
 2. a pair needs a strength of at least `min_strength`,
-3. a test pair that is also a train candidate is dropped, however weak that candidate is,
+3. a test pair that is also a train candidate is dropped, however weak that candidate is, unless the rules keep it,
 4. a pair must be among the `per_item` best of both its items in its split, so that no item has more pairs. Pairs are
    ranked by strength, then by support, then by a seeded hash.
 """
@@ -37,12 +37,16 @@ class PairRules:
         min_strength: least strength; None for no limit.
         strength: maps a frame with a, b, test, n to the same with `strength` (Float32). None: the candidates' own
             strength if they have one, else n.
+        new_test_pairs: whether test pairs that are train candidates too are dropped.
+        repeat: whether a pair is written n times.
     """
 
     min_support: int
     per_item: int
     min_strength: float | None = None
     strength: Callable[[pl.DataFrame], pl.DataFrame] | None = None
+    new_test_pairs: bool = True
+    repeat: bool = False
 
 
 def write_item_pairs(
@@ -58,7 +62,8 @@ def write_item_pairs(
         output: the path of the table.
 
     Returns:
-        Counts: candidates, dropped_*, train, test, distinct_items.
+        Counts: candidates, dropped_*, train and test (pairs), rows (more than pairs if they are repeated),
+        distinct_items.
     """
     build.show(f"{name}: candidates")
     kept = build.folder(f"{name}.kept")
@@ -67,12 +72,17 @@ def write_item_pairs(
     best = _best_of_items(build, name, kept, counts.pop("kept"), rules.per_item)
     build.show(f"{name}: writing")
     used = np.zeros(len(build.catalogue), bool)
-    written = write_pair_columns(output, {split: _rows(build, best, test, used) for split, test in _SPLITS.items()})
-    train, test = written.get("train", 0), written.get("test", 0)
-    counts["dropped_over_per_item"] = (
-        counts["candidates"] - sum(value for key, value in counts.items() if key.startswith("dropped")) - train - test
-    )
-    return counts | {"train": train, "test": test, "distinct_items": int(used.sum())}
+    pairs = dict.fromkeys(_SPLITS, 0)
+
+    def rows(split: str) -> Iterator[pa.Table]:
+        for found in _pairs(build, best, _SPLITS[split], used):
+            pairs[split] += len(found)
+            yield _table(build, found.select(pl.all().repeat_by("n")).explode(pl.all()) if rules.repeat else found)
+
+    written = write_pair_columns(output, {split: rows(split) for split in _SPLITS})
+    dropped = sum(value for key, value in counts.items() if key.startswith("dropped"))
+    counts["dropped_over_per_item"] = counts["candidates"] - dropped - sum(pairs.values())
+    return counts | pairs | {"rows": sum(written.values()), "distinct_items": int(used.sum())}
 
 
 def _apply_thresholds(build: BuildContext, candidates: Path, rules: PairRules, kept: Path) -> dict[str, int]:
@@ -96,6 +106,7 @@ def _apply_thresholds(build: BuildContext, candidates: Path, rules: PairRules, k
         if rules.min_strength is not None:
             strong = strong.filter(pl.col("strength") >= rules.min_strength)
         repeated = strong.filter("test").join(trained, on=["a", "b"], how="semi")
+        repeated = repeated if rules.new_test_pairs else repeated.clear()
         final = strong.join(repeated, on=["a", "b", "test"], how="anti")
         counts["candidates"] += len(pairs)
         counts["dropped_support"] += len(pairs) - len(enough)
@@ -107,7 +118,7 @@ def _apply_thresholds(build: BuildContext, candidates: Path, rules: PairRules, k
 
 
 def _best_of_items(build: BuildContext, name: str, kept: Path, pairs: int, per_item: int) -> Path:
-    """Writes (a, b, test) once for each of the two items that has the pair among its best."""
+    """Writes (a, b, test, n) once for each of the two items that has the pair among its best."""
     best = build.folder(f"{name}.best")
     if not pairs:
         return best
@@ -126,29 +137,37 @@ def _best_of_items(build: BuildContext, name: str, kept: Path, pairs: int, per_i
             .sort("end", "test", "strength", "n", "draw", descending=[False, False, True, True, False])
         )
         first = ranked.filter(pl.int_range(pl.len()).over("end", "test") < per_item)
-        first.select("a", "b", "test").write_parquet(best / f"{part}.parquet", compression="lz4")
+        first.select("a", "b", "test", "n").write_parquet(best / f"{part}.parquet", compression="lz4")
     return best
 
 
-def _rows(build: BuildContext, best: Path, test: bool, used: np.ndarray) -> Iterator[pa.Table]:
-    """Yields the pairs that are among the best of both items, sorted by the first item; marks their items in `used`."""
+def _pairs(build: BuildContext, best: Path, test: bool, used: np.ndarray) -> Iterator[pl.DataFrame]:
+    """Yields the pairs that are among the best of both items, sorted by the first item; marks their items in `used`.
+
+    Columns: query, target (numbers of items), n.
+    """
     files = sorted(best.glob("*.parquet"))
     if not files:
         return
     scan = pl.scan_parquet(files, glob=False).filter(pl.col("test") == test)
-    ids = build.catalogue.ids()
-    for low, high in ranges(len(ids), build.parts(count(scan))):
+    for low, high in ranges(len(build.catalogue), build.parts(count(scan))):
         pairs = (
             scan.filter(pl.col("a").is_between(low, high - 1))
             .group_by("a", "b")
-            .agg(n=pl.len())
-            .filter(pl.col("n") == 2)
+            .agg(ends=pl.len(), n=pl.col("n").first())
+            .filter(pl.col("ends") == 2)
             .collect(engine="streaming")
             .sort("a", "b")
             # A hash decides which item is the query: otherwise it would always be the one whose id sorts first.
             .with_columns(turn=hash_two(pl.col("a"), pl.col("b"), build.config.seed + 1) % 2 == 1)
-            .select(query=pl.when("turn").then("b").otherwise("a"), target=pl.when("turn").then("a").otherwise("b"))
+            .select(
+                query=pl.when("turn").then("b").otherwise("a"), target=pl.when("turn").then("a").otherwise("b"), n="n"
+            )
         )
-        query, target = pairs["query"].to_numpy(), pairs["target"].to_numpy()
-        used[query] = used[target] = True
-        yield pa.table({"query_id": ids.take(pa.array(query)), "target_id": ids.take(pa.array(target))})
+        used[pairs["query"].to_numpy()] = used[pairs["target"].to_numpy()] = True
+        yield pairs
+
+
+def _table(build: BuildContext, pairs: pl.DataFrame) -> pa.Table:
+    ids = build.catalogue.ids()
+    return pa.table({f"{side}_id": ids.take(pairs[side].to_arrow()) for side in ("query", "target")})
