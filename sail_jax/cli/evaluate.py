@@ -65,6 +65,7 @@ def evaluate_and_print(
 
     Several processes evaluate a run together; the first one writes and prints.
     """
+    from sail_jax.evaluation.baselines import baseline_results, check_baselines
     from sail_jax.evaluation.ceilings import ceiling_results
     from sail_jax.evaluation.chance import chance_results
     from sail_jax.evaluation.report.data import read_runs, write_report_data
@@ -81,12 +82,13 @@ def evaluate_and_print(
     from sail_jax.runs.directory import RunDirectory
     from sail_jax.sharding.process_group import everyone
 
+    check_baselines(config)
     files = RunDirectory(workdir)
     step = None if embeddings else evaluated_step(files.path, step)
     results, tasks, store = run_suite(config, files.path, embeddings, step=step)
     if not everyone().first:
         return
-    results += chance_results(results) + ceiling_results(config, results)
+    results += baseline_results(config, tasks, store) + chance_results(results) + ceiling_results(config, results)
     commit_json(files.metrics, metrics_tree(results))
     commit_json(files.evaluation, evaluation_record(results, step))
     write_report_data(files.report_data, gather(config, files, results, tasks, store))

@@ -9,6 +9,8 @@ from sail_jax.patterns import MODALITIES
 
 # Families of metrics, each in its own module of `evaluation.metrics` (arXiv 2510.12709, sec. 4.2).
 METRIC_FAMILIES = ("recall", "ranking", "separability", "clustering", "agreement", "bijective", "auc", "spread")
+# Baselines that learn from the train rows of a task's table, without content.
+BASELINES = ("popularity", "co_counts", "svd_cosine", "svd_dot", "two_tower")
 GRADED = "graded"  # a family that needs a table with grades, so that a task has to ask for it
 
 
@@ -78,3 +80,15 @@ class EvalConfig:
     )
     untrained: bool = setting(True, "also evaluate the untrained model")
     tfidf: bool = setting(False, "also evaluate a TF-IDF baseline on tasks with text on both sides")
+    baselines: tuple[str, ...] = setting(
+        (),
+        "baselines without content, trained on the train rows of the table of each task between items: 'popularity'; "
+        "'co_counts', the cosine of counts of pairs; 'svd_cosine' and 'svd_dot', of eval.histories; 'two_tower', a "
+        "learned vector per item",
+        choices=BASELINES,
+    )
+    histories: str = setting(
+        "",
+        "table of users' train histories relative to data.dir, as `sequences` makes it under the name histories, for "
+        "the baselines that need it",
+    )

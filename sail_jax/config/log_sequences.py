@@ -12,13 +12,18 @@ CONSTRUCTIONS = (
     "eval_vanilla",
     "eval_filtered",
 )
+HISTORIES = "histories"  # a user's whole train history; made where it is asked for
 
 
 @dataclasses.dataclass(frozen=True)
 class SequencesConfig:
     """Settings of sequences: users' histories and the next item (arXiv 2510.12709, sec. 3.3.5, 4.2)."""
 
-    constructions: tuple[str, ...] = setting(CONSTRUCTIONS, "the tables to build", choices=CONSTRUCTIONS)
+    constructions: tuple[str, ...] = setting(
+        CONSTRUCTIONS,
+        "the tables to build; 'histories' is the whole train history of each user, for baselines (eval.histories)",
+        choices=(*CONSTRUCTIONS, HISTORIES),
+    )
     history: int = setting(1000, "number of latest items before the target to choose from", low=1)
     vanilla_history: int = setting(100, "likewise, for `eval_vanilla`", low=1)
     length: int = setting(10, "maximum number of items of a sequence", low=1)

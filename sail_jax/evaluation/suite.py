@@ -37,8 +37,8 @@ class TaskResult:
     """Figures of one model on one task, under one view and at one width.
 
     Attributes:
-        model: "trained", "untrained", "embeddings" (vectors read from a folder), "tfidf", "ceiling" (of a perfect
-            model, see `evaluation.ceilings`) or "chance" (of a random ranking).
+        model: "trained", "untrained", "embeddings" (vectors read from a folder), "tfidf", one of `eval.baselines`,
+            "ceiling" (of a perfect model, see `evaluation.ceilings`) or "chance" (of a random ranking).
         task: name of the task.
         view: the modalities of queries and of the corpus.
         main: whether it is the task's own view at full width.
@@ -254,23 +254,44 @@ def _has_text(task: RetrievalTask) -> bool:
 def _run_tfidf(task: RetrievalTask, store: ItemStore, config: Config) -> TaskResult:
     queries = [shown_fields(item, task.query_view.fields) for item in task.query_items(store)]
     corpus = [shown_fields(item, task.target_view.fields) for item in task.corpus_items(store)]
-    rows, cosines = tfidf_top_k(queries, corpus, max(*config.eval.ks, *ACCURACY_KS, GALLERY), exclude=task.exclude)
+    rows, cosines = tfidf_top_k(queries, corpus, most_results(config), exclude=task.exclude)
+    return ranked_result("tfidf", Pattern("T", "T"), task, rows, cosines, config)
+
+
+def most_results(config: Config) -> int:
+    """Returns the number of results of a query that the figures need."""
+    return max(*config.eval.ks, *ACCURACY_KS, GALLERY)
+
+
+def ranked_result(
+    model: str, view: Pattern, task: RetrievalTask, rows: np.ndarray, scores: np.ndarray, config: Config
+) -> TaskResult:
+    """Returns the result of a baseline that ranks rows of the corpus without vectors.
+
+    Args:
+        model: name of the baseline.
+        view: what it shows of queries and corpus.
+        task: the task.
+        rows: [Q, K] int64, best first, -1 where there are no more.
+        scores: [Q, K] float32.
+        config: the experiment; `eval` is read.
+    """
     kept = [query for query, relevant in enumerate(task.relevant) if len(relevant)]
     relevant = [task.relevant[query] for query in kept]
     return TaskResult(
-        model="tfidf",
+        model=model,
         task=task.name,
-        view=Pattern("T", "T"),
+        view=view,
         main=True,
         own_view=True,
         width=0,
         full=True,
         metrics=ranked_metrics(rows[kept], relevant, config.eval.ks, families_of(task)),
         queries=len(kept),
-        skipped=len(queries) - len(kept) + task.left_out,
-        corpus=len(corpus),
+        skipped=len(task.relevant) - len(kept) + task.left_out,
+        corpus=len(task.corpus),
         rows=rows[:, :GALLERY],
-        cosines=cosines[:, :GALLERY],
+        cosines=scores[:, :GALLERY],
     )
 
 

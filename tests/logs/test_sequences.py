@@ -455,6 +455,15 @@ def test_equal_times_are_ordered_by_item(tmp_path):
     assert tables["seq_collab_multi"] == {"train": [Sequence("u", ("a", "b"), "c", ("a", "b"))], "test": []}
 
 
+def test_histories_hold_all_that_users_had_before_the_cut(logs, source, tmp_path):
+    """Whatever the sizes of other tables: each item once, the last one as the target."""
+    tables, _ = build(config_of(constructions=("histories",)), source, tmp_path)
+    found = {row.user_id: [*row.item_ids, row.target_id] for row in tables["histories"]["train"]}
+    before = {user: [item for time, item in events if time <= CUT] for user, events in histories(logs, 1).items()}
+    assert found == {user: items for user, items in before.items() if len(items) > 1}
+    assert not tables["histories"]["test"]
+
+
 def test_what_is_missing_is_skipped_and_said(source, tmp_path):
     tables, summary = build(config_of(), source, tmp_path, embeddings=None)
     assert "seq_content_single" not in tables and "--embeddings" in summary["skipped"]["seq_content_single"]

@@ -36,6 +36,7 @@ from sail_jax.logs.sequences.windows import Windows, first_of_each, test_windows
 
 SUMMARY = "sequences.json"
 _SCRATCH = ".sequences.spool"
+_ALL = 1 << 40  # more than any history has
 _MAX_PARTS = 1024  # each is an open file while the events are scattered
 
 
@@ -180,10 +181,7 @@ class _Build:
 
     def run(self) -> dict[str, dict[str, Tally]]:
         """Writes the rows of all constructions (see `rows_of`); returns construction -> split -> counts."""
-        tallies = {
-            name: {split: Tally() for split in (("test",) if made.evaluation else ("train", "test"))}
-            for name, made in self._chosen.items()
-        }
+        tallies = {name: {split: Tally() for split in made.splits} for name, made in self._chosen.items()}
         for number, part in enumerate(track(self._parts, "sequences", transient=True)):
             self._run_part(number, read_part(part), tallies)
         return tallies
@@ -231,6 +229,8 @@ class _Build:
         tallies: dict[str, Tally],
     ) -> None:
         settings = self._settings
+        if made.whole:
+            settings = dataclasses.replace(settings, history=_ALL, length=_ALL, windows=1, min_items=1, seen=0)
         history = settings.vanilla_history if name == "eval_vanilla" else settings.history
         path.parent.mkdir(exist_ok=True)
         with pq.ParquetWriter(path, _ROWS) as writer:

@@ -116,6 +116,11 @@ def _vanilla(c: Candidates) -> Choice:
     return Choice(_all(c), np.ones(len(c.window), bool), (c.draw,))
 
 
+def _whole(c: Candidates) -> Choice:
+    """Keeps all candidates, in their order."""
+    return Choice(_all(c), np.ones(len(c.window), bool), (c.places[1],))
+
+
 def _filtered(c: Candidates) -> Choice:
     """Keeps candidates in the target's cluster; draws at random."""
     cluster = c.labels.cluster
@@ -140,12 +145,19 @@ class Construction:
         peak: "single" or "multi", which chooses the threshold of positive behaviours.
         needs: the facts about items that it reads: "labels", "embeddings", "consumers".
         evaluation: whether it builds test sequences only.
+        whole: whether it builds one train sequence of each user, with all items up to the cut.
     """
 
     choose: Callable[[Candidates], Choice]
     peak: str
     needs: tuple[str, ...] = ()
     evaluation: bool = False
+    whole: bool = False
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that it builds."""
+        return ("test",) if self.evaluation else ("train",) if self.whole else ("train", "test")
 
     def positives(self, settings: SequencesConfig) -> int:
         """The least number of positive behaviours with which an event counts."""
@@ -157,6 +169,7 @@ CONSTRUCTIONS = {
     "seq_content_multi": Construction(_content_multi, "multi", ("labels",)),
     "seq_collab_single": Construction(_collab_single, "single", ("labels", "consumers")),
     "seq_collab_multi": Construction(_collab_multi, "multi", ("labels",)),
+    "histories": Construction(_whole, "multi", whole=True),
     "eval_vanilla": Construction(_vanilla, "multi", (), evaluation=True),
     "eval_filtered": Construction(_filtered, "multi", ("labels",), evaluation=True),
 }
