@@ -44,6 +44,8 @@ from sail_jax.items import Item, text_item
 _NEGATIVES = 1 << 20
 # Seconds that a worker lives on after SIGTERM.
 _LAST_BATCHES = 60.0
+# Items of which only text is shown, whose features a process keeps: about 30 MB at 64 tokens.
+_KEPT_TEXTS = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,6 +169,7 @@ class BatchSource:
                 dataset.check_examples(int(drawn_at_end) * config.data.batch_size // draws)
         notes = [*(dataset.search_note() for dataset in self._sets.values()), _once_note(config)]
         self.notes = tuple(filter(None, notes))
+        self._texts: dict[tuple, ItemFeatures] = {}
         self._frequencies = BatchFrequencies(config, self._sets, self._weights, len(self._store))
 
     def _check_size(self, dataset: TrainingSet) -> None:
@@ -353,16 +356,28 @@ class BatchSource:
         teachers: Mapping[str, int],
         bad: list[str],
     ) -> ItemFeatures:
-        """The features of an item, of an item id or of a position in the store; blank for None."""
+        """The features of an item, of an item id or of a position in the store; blank for None.
+
+        Those of text alone are kept: without dropped fields they are the same each time, and small.
+        """
         if item is None:
             return self._extract.blank()
+        dropout = self._config.data.field_dropout
+        key = (item, view, *teachers) if view.modalities == "T" and not dropout and not isinstance(item, Item) else None
+        if key in self._texts:
+            return self._texts[key]
         try:
             if not isinstance(item, Item):
                 item = self._store.get(item) if isinstance(item, str) else self._store[item]
-            return self._extract(item, view, dropout=self._config.data.field_dropout, rng=rng, teachers=teachers)
+            features = self._extract(item, view, dropout=dropout, rng=rng, teachers=teachers)
         except BadRecordError as error:
             bad.append(str(error.at(source=str(self._store.path))))
             return self._extract.blank()
+        if key is not None:
+            if len(self._texts) == _KEPT_TEXTS:
+                del self._texts[next(iter(self._texts))]  # the one kept first
+            self._texts[key] = features
+        return features
 
 
 class _SentBatches:

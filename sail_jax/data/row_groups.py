@@ -28,7 +28,7 @@ Row = TypeVar("Row", bound=tuple)
 SPLIT_FIELD = pa.field("split", pa.dictionary(pa.int32(), pa.string()), nullable=False)
 SPLITS_KEY = b"sail_jax.splits"
 ROW_GROUP = 4096
-_CACHED_GROUPS = 32
+_CACHED_GROUPS = 64
 _OPEN_FILES = 64
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from sail_jax import config as config_lib
 from sail_jax.batch import TokenType
-from sail_jax.data import features
+from sail_jax.data import features, pipeline
 from sail_jax.data.hard_negative_table import query_key, write_negatives
 from sail_jax.data.media import decode_image
 from sail_jax.data.pipeline import BatchSource, HostShare, make_iterator
@@ -253,6 +253,24 @@ def test_a_text_query_takes_no_frames(settings):
     arrays = batches[step].arrays
     assert arrays.frames.shape[0] == 32  # the target side alone, two frames each
     assert np.all(arrays.frame_item[arrays.frame_item >= 0] % 2 == 1)
+
+
+def test_texts_are_tokenized_once_and_few_are_kept(settings, monkeypatch):
+    """The batches are those of a source that keeps nothing; fields that are dropped by a draw are not kept."""
+    settings.data.datasets = {"copair": settings.data.datasets.copair.to_dict() | {"patterns": ("T->T",)}}
+    kept = source(settings)
+    batches = [kept[step] for step in (0, 1, 0)]
+    monkeypatch.setattr(kept._store, "get", None)
+    same(kept[1], batches[1])
+    monkeypatch.setattr(pipeline, "_KEPT_TEXTS", 3)
+    few = source(settings)
+    for step, batch in zip((0, 1, 0), batches, strict=True):
+        same(few[step], batch)
+    assert len(few._texts) == 3
+    settings.data.field_dropout = 0.5
+    dropping = source(settings)
+    dropping[0]
+    assert not dropping._texts
 
 
 def test_field_dropout_is_seeded(settings):
