@@ -1,9 +1,12 @@
 """Writes files that appear under their name only when complete."""
 
+import contextlib
 import json
 import os
 import pathlib
+import shutil
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -12,6 +15,33 @@ def commit(partial: pathlib.Path, path: pathlib.Path) -> None:
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+@contextlib.contextmanager
+def partial_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields the path to write a file to, which takes the name `path` at the end.
+
+    Where that is not reached, the file is removed. What a killed process left there is written over.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        yield partial
+        commit(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def partial_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a new folder that takes the name `path` at the end; it is removed where that is not reached."""
+    partial = path.with_name(f"{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a killed process
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def commit_bytes(path: pathlib.Path, data: bytes, *, shared: bool = False) -> None:

@@ -7,9 +7,12 @@ DIR/
   modules.json, config_sentence_transformers.json    for sentence-transformers, with the prompts
   *_sail_embedding.py, ...   the code that loads it (sail_jax/convert/exported_code)
   README.md                  the model card
+  export.json                the step, and a hash of what was asked for
   adapter/                   LoRA adapters in PEFT's format, if they are not merged
 """
 
+import contextlib
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -26,9 +29,11 @@ from sail_jax.convert.to_peft import write_adapters
 from sail_jax.convert.to_torch import model_tensors, write_weights
 from sail_jax.data.prompts import instruction, load_tokenizer
 from sail_jax.errors import SailError
+from sail_jax.files import partial_folder
 from sail_jax.runs.checkpoints import Checkpoints, HostParams
 from sail_jax.runs.directory import RunDirectory
 
+_REQUEST = "export.json"
 _CODE = Path(__file__).parent / "exported_code"
 
 
@@ -57,11 +62,11 @@ def export(
         step: the step of the checkpoint; by default the newest one that is whole.
 
     Returns:
-        The steps done at the checkpoint.
+        The steps done at the checkpoint. What the same call has written before is left as it is.
 
     Raises:
-        SailError: there is no run or no checkpoint, the model is not a fusion model, the output exists, transformers
-            has no class for a tower, or the run has no adapters to write.
+        SailError: there is no run or no checkpoint, the model is not a fusion model, the output holds something else,
+            transformers has no class for a tower, or the run has no adapters to write.
     """
     run = RunDirectory(workdir)
     config = config or run.load_config()
@@ -71,8 +76,6 @@ def export(
             "exported. Use the baseline from Python, with sail_jax.load()."
         )
     output = output.resolve()
-    if output.exists():
-        raise SailError(f"{output} exists; name another --output, or remove it.")
     if adapters and not config.lora.rank:
         raise SailError(f"{run.path} was trained without LoRA (config.lora.rank is 0): there are no adapters to write.")
     values = config_json(config)
@@ -80,25 +83,46 @@ def export(
     tokenizer = load_tokenizer(config.prompt, Path(config.data.dir), config.model.text_vocab)
     checkpoints = Checkpoints(run, saves=False, step=step)
     try:
-        steps, params = checkpoints.latest(), HostParams(checkpoints, config, merged=not adapters)
+        steps = checkpoints.latest()
         card = model_card(config, run, steps, output, license_name, adapters=adapters)
-        partial = output.with_name(output.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        write_weights(model_tensors(params.shapes, config.model, params), partial, dtype)
+        request = {"step": steps, "of": _digest(run, steps, card, values, dtype)}
+        if output.exists():
+            return _require_same(output, request)
+        params = HostParams(checkpoints, config, merged=not adapters)
+        with partial_folder(output) as partial:
+            write_weights(model_tensors(params.shapes, config.model, params), partial, dtype)
+            if adapters:
+                write_adapters(params.lora, config, partial / "adapter")
+            _write_json(partial / "config.json", values | {"dtype": dtype})
+            tokenizer.save_pretrained(partial)
+            _write_processor(config, partial)
+            _write_modules(config, partial)
+            for path in sorted(_CODE.glob("*.py")):
+                shutil.copy(path, partial)
+            (partial / "README.md").write_text(card, encoding="utf-8")
+            _write_json(partial / _REQUEST, request)
     finally:
         checkpoints.close()
-    if adapters:
-        write_adapters(params.lora, config, partial / "adapter")
-    _write_json(partial / "config.json", values | {"dtype": dtype})
-    tokenizer.save_pretrained(partial)
-    _write_processor(config, partial)
-    _write_modules(config, partial)
-    for path in sorted(_CODE.glob("*.py")):
-        shutil.copy(path, partial)
-    (partial / "README.md").write_text(card, encoding="utf-8")
-    partial.rename(output)
     return steps
+
+
+def _digest(run: RunDirectory, steps: int | None, *parts: Any) -> str:
+    """Returns a hash of a checkpoint, by when it was saved, and of what else decides the content of the folder."""
+    digest = hashlib.blake2b(json.dumps(parts).encode(), digest_size=8)
+    with contextlib.suppress(OSError):
+        digest.update((run.checkpoints / str(steps) / "_CHECKPOINT_METADATA").read_bytes())
+    return digest.hexdigest()
+
+
+def _require_same(output: Path, request: dict[str, Any]) -> int:
+    """Returns the steps of what the same command exported; raises SailError if another one did."""
+    try:
+        found = json.loads((output / _REQUEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if found != request:
+        raise SailError(f"{output} exists and is not this export; name another --output, or remove it.")
+    return found["step"]
 
 
 def config_json(config: Config) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sail_jax.data.store import ItemStore, decode_item, encode_item
 from sail_jax.data.tables import Pair
 from sail_jax.errors import BadRecordError, SailError
-from sail_jax.files import commit, commit_json
+from sail_jax.files import commit_json, partial_file
 from sail_jax.items import Item
 
 _IDENTITY = "identity.json"
@@ -89,15 +89,14 @@ def write_materialized(
 
 
 def _write_shard(path: pathlib.Path, pairs: list[Pair], store: ItemStore, on_example: Callable[[], None]) -> None:
-    partial = path.with_suffix(".partial")
-    writer = ArrayRecordWriter(str(partial), _WRITER_OPTIONS)
-    try:
-        for pair in pairs:
-            writer.write(_encode(pair, store))
-            on_example()
-    finally:
-        writer.close()
-    commit(partial, path)
+    with partial_file(path) as partial:
+        writer = ArrayRecordWriter(str(partial), _WRITER_OPTIONS)
+        try:
+            for pair in pairs:
+                writer.write(_encode(pair, store))
+                on_example()
+        finally:
+            writer.close()
 
 
 def _encode(pair: Pair, store: ItemStore) -> bytes:

@@ -16,6 +16,7 @@ from sail_jax.batch import TokenType
 from sail_jax.config import Config
 from sail_jax.config.data import PromptConfig
 from sail_jax.errors import SailError
+from sail_jax.files import partial_folder
 from sail_jax.items import QUERY_FIELD, TEXT_FIELDS, Item
 
 # Special tokens of the Qwen chat template; trained tokenizers have the same ones.
@@ -240,9 +241,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, output: Path) -> None
         eos_token=SPECIAL_TOKENS[2],
         additional_special_tokens=[SPECIAL_TOKENS[1]],
     )
-    partial = output.with_name(output.name + ".partial")
-    fast.save_pretrained(partial)
-    partial.rename(output)
+    with partial_folder(output) as partial:
+        fast.save_pretrained(partial)
 
 
 def _tokenizer_class(directory: Path) -> type:

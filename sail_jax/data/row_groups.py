@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from sail_jax.data.parquet_files import footer_digest, missing_column, parquet_parts
 from sail_jax.errors import SailError
-from sail_jax.files import commit
+from sail_jax.files import partial_file
 
 Row = TypeVar("Row", bound=tuple)
 
@@ -52,19 +52,20 @@ def write_by_split(
     spill = path.with_name(f"{path.name}.spool")
     shutil.rmtree(spill, ignore_errors=True)
     spill.mkdir(parents=True)
-    counts = _spill_splits(spill, schema, chunks)
-    splits, stop = {}, 0
-    for split in sorted(counts):
-        splits[split] = (stop, stop + counts[split])
-        stop += counts[split]
-    partial = path.with_name(f"{path.name}.partial")
-    with pq.ParquetWriter(partial, schema.with_metadata({SPLITS_KEY: json.dumps(splits)})) as writer:
-        for split in splits:
-            with pq.ParquetFile(_spill_path(spill, split, counts)) as file:
-                for group in range(file.num_row_groups):
-                    writer.write_table(file.read_row_group(group))
-    shutil.rmtree(spill)
-    commit(partial, path)
+    try:
+        counts = _spill_splits(spill, schema, chunks)
+        splits, stop = {}, 0
+        for split in sorted(counts):
+            splits[split] = (stop, stop + counts[split])
+            stop += counts[split]
+        metadata = {SPLITS_KEY: json.dumps(splits)}
+        with partial_file(path) as partial, pq.ParquetWriter(partial, schema.with_metadata(metadata)) as writer:
+            for split in splits:
+                with pq.ParquetFile(_spill_path(spill, split, counts)) as file:
+                    for group in range(file.num_row_groups):
+                        writer.write_table(file.read_row_group(group))
+    finally:
+        shutil.rmtree(spill, ignore_errors=True)
     return {split: counts[split] for split in splits}
 
 

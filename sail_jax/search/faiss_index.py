@@ -24,7 +24,7 @@ from rich.progress import Progress
 
 from sail_jax.config.search import INDEX_KINDS
 from sail_jax.errors import SailError
-from sail_jax.files import commit, commit_json
+from sail_jax.files import commit_json, partial_file
 from sail_jax.vectors.embedding_set import EmbeddingSet
 from sail_jax.vectors.unit import unit_rows
 
@@ -123,15 +123,17 @@ def build_index(embeddings: EmbeddingSet, path: Path, settings: IndexSettings) -
         raise SailError(f"{path} is a folder; name the index file that is written, for example {path / 'items.faiss'}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     marker, ids = _marker(path), _ids_path(path)
-    partial, partial_ids = (file.with_name(file.name + ".partial") for file in (path, ids))
-    with Progress() as progress, pq.ParquetWriter(partial_ids, _IDS) as writer:
-        index, parameters = _empty_index(embeddings, dims, settings, progress)
-        for start, names, z in _rows(embeddings, dims, progress, f"{path.name}: filling"):
-            kept = np.flatnonzero(z.any(axis=1))
-            index.add(z[kept])
-            columns = [pa.array(names, pa.large_string()).take(kept), pa.array(start + kept)]
-            writer.write_table(pa.table(columns, schema=_IDS))
-    faiss.write_index(index, str(partial))
+    with partial_file(path) as partial, partial_file(ids) as partial_ids:
+        with Progress() as progress, pq.ParquetWriter(partial_ids, _IDS) as writer:
+            index, parameters = _empty_index(embeddings, dims, settings, progress)
+            for start, names, z in _rows(embeddings, dims, progress, f"{path.name}: filling"):
+                kept = np.flatnonzero(z.any(axis=1))
+                index.add(z[kept])
+                columns = [pa.array(names, pa.large_string()).take(kept), pa.array(start + kept)]
+                writer.write_table(pa.table(columns, schema=_IDS))
+        faiss.write_index(index, str(partial))
+        # FILE.json goes first and comes back last, so that files of an old and a new index are never mixed.
+        marker.unlink(missing_ok=True)
     of = embeddings.info
     info = IndexInfo(
         kind=settings.kind,
@@ -145,10 +147,6 @@ def build_index(embeddings: EmbeddingSet, path: Path, settings: IndexSettings) -
         fields=of.fields,
         instruction=of.instruction,
     )
-    # FILE.json goes first and comes back last, so that files of an old and a new index are never mixed.
-    marker.unlink(missing_ok=True)
-    commit(partial, path)
-    commit(partial_ids, ids)
     commit_json(marker, _FORMAT | dataclasses.asdict(info), ensure_ascii=False)
     return info
 

@@ -124,17 +124,18 @@ class SemanticIds:
         flat = {name.removeprefix(_PARAMS): array for name, array in arrays.items()}
         return cls(info, codebooks, traverse_util.unflatten_dict(flat, sep="/"), path)
 
-    def save(self, folder: str | Path, figures: dict[str, Any]) -> None:
+    def save(self, folder: str | Path, figures: dict[str, Any], request: dict[str, Any] | None = None) -> None:
         """Writes the codebooks to a folder.
 
         Args:
-            folder: the folder; see `require_new`.
+            folder: the folder.
             figures: figures to store with them, under "figures".
+            request: what was asked for, to store with them; see `figures_of`.
         """
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         commit_bytes(path / _CODEBOOKS, save(_arrays(self._codebooks, self._params)))
-        everything = _FORMAT | to_dict(self.info) | {"figures": figures}
+        everything = _FORMAT | (request or {}) | to_dict(self.info) | {"figures": figures}
         commit_json(path / _MARKER, everything, ensure_ascii=False, allow_nan=False)
         self.path = path
 
@@ -253,19 +254,15 @@ def fit(
     if not levels or min(levels) < 2:
         raise SailError(f"Codebooks need at least two codes, not {tuple(levels)}; give sizes such as 256,256,256.")
     if method == "kmeans":
-        settings = {"rounds": KMEANS_ROUNDS}
         codebooks, params = residual_kmeans(z, levels, rounds=KMEANS_ROUNDS, seed=seed), {}
     elif method == "device-kmeans":
-        settings = {"rounds": KMEANS_ROUNDS}
         codebooks, params = kmeans_on_devices(z, levels, rounds=KMEANS_ROUNDS, seed=seed)[0], {}
     elif method == "vq":
-        vq = vq or VQSettings()
-        settings = dataclasses.asdict(vq)
-        codebooks, params = fit_residual_vq(z, levels, vq, seed=seed)
+        codebooks, params = fit_residual_vq(z, levels, vq or VQSettings(), seed=seed)
     else:
         raise SailError(f"Unknown method {method!r} of fitting codebooks; choose one of {', '.join(METHODS)}.")
     fingerprint = _fingerprint(_arrays(codebooks, params))
-    info = CodebookInfo(method, tuple(levels), seed, len(z), settings, fingerprint, vectors)
+    info = CodebookInfo(method, tuple(levels), seed, len(z), _settings_of(method, vq), fingerprint, vectors)
     return SemanticIds(info, codebooks, params)
 
 
@@ -293,32 +290,59 @@ def fit_folder(
         vq: as in `fit`.
 
     Returns:
-        folder -> figures, as written to semantic_ids.json.
+        folder -> figures, as written to semantic_ids.json; those that are there, if the same command wrote them before.
 
     Raises:
-        SailError: an output is complete already, or as for `fit`.
+        SailError: an output is of another command, or as for `fit`.
     """
-    for output in outputs:
-        require_new(output)
-    _, z = draw_rows(embeddings, samples, seed, "reading a sample")
-    figures = {}
-    for output, levels in outputs.items():
-        sids = fit(z, levels, embeddings.info, method=method, seed=seed, vq=vq)
-        figures[output] = _measure_and_save(sids, z, output, anchors)
-    return figures
+    requests = {
+        output: {"embeddings": str(embeddings.path), "of": len(embeddings), "samples": samples, "anchors": anchors}
+        | {"method": method, "levels": list(levels), "seed": seed, "vectors": to_dict(embeddings.info)}
+        | {"settings": _settings_of(method, vq)}
+        for output, levels in outputs.items()
+    }
+    figures = {
+        output: figures_of(output / _MARKER, request, output)
+        for output, request in requests.items()
+        if (output / _MARKER).exists() or output.is_file()
+    }
+    missing = [output for output in outputs if output not in figures]
+    if missing:
+        _, z = draw_rows(embeddings, samples, seed, "reading a sample")
+    for output in missing:
+        sids = fit(z, outputs[output], embeddings.info, method=method, seed=seed, vq=vq)
+        figures[output] = _measure_and_save(sids, z, output, anchors, requests[output])
+    return {output: figures[output] for output in outputs}
 
 
-def require_new(output: Path) -> None:
-    """Checks that a folder has no complete codebooks.
+def figures_of(path: Path, request: dict[str, Any], output: Path) -> dict[str, Any]:
+    """Returns the figures that a command wrote, if it was the same one.
+
+    Args:
+        path: the JSON file that has them, beside what was asked for.
+        request: what is asked for now.
+        output: what was written, for the message.
 
     Raises:
-        SailError: it has, or the path is a file.
+        SailError: it was another command.
     """
-    if (output / _MARKER).exists() or output.is_file():
-        raise SailError(f"{output} exists; name another --output, or remove it.")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = {}
+    wanted = json.loads(json.dumps(request))
+    if "figures" not in found or any(found.get(key) != value for key, value in wanted.items()):
+        raise SailError(f"{output} exists and is of another command; name another --output, or remove it.")
+    return found["figures"]
 
 
-def _measure_and_save(sids: SemanticIds, z: np.ndarray, output: Path, anchors: int) -> dict[str, Any]:
+def _settings_of(method: str, vq: VQSettings | None) -> dict[str, Any]:
+    return dataclasses.asdict(vq or VQSettings()) if method == "vq" else {"rounds": KMEANS_ROUNDS}
+
+
+def _measure_and_save(
+    sids: SemanticIds, z: np.ndarray, output: Path, anchors: int, request: dict[str, Any]
+) -> dict[str, Any]:
     """Measures codebooks on the vectors [N, D] of the fit, writes them, and returns the figures."""
     rows = np.sort(np.random.default_rng(sids.info.seed).choice(len(z), min(anchors, len(z)), replace=False))
     meter = sids.meter(Anchors(rows, z[rows], sids.assign(z[rows]), NEIGHBOURS))
@@ -329,7 +353,7 @@ def _measure_and_save(sids: SemanticIds, z: np.ndarray, output: Path, anchors: i
     output.mkdir(parents=True, exist_ok=True)
     title = f"{sids.info.method} {'-'.join(map(str, sids.levels))}, {len(z):,} vectors of the fit"
     draw_frequencies(output / _PICTURE, title, meter.code_counts())
-    sids.save(output, figures)
+    sids.save(output, figures, request)
     return figures
 
 

@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 
 from sail_jax.config.semantic_ids import ANCHORS
 from sail_jax.errors import SailError
-from sail_jax.files import commit, commit_json
-from sail_jax.semantic_ids.codebooks import NEIGHBOURS, SemanticIds, draw_rows, track_parts, usable
+from sail_jax.files import commit_json, partial_file
+from sail_jax.semantic_ids.codebooks import NEIGHBOURS, SemanticIds, draw_rows, figures_of, track_parts, usable
 from sail_jax.semantic_ids.metrics import Anchors
 from sail_jax.semantic_ids.report import draw_frequencies
 from sail_jax.vectors.embedding_set import EmbeddingSet
@@ -57,39 +57,39 @@ def write_table(
         anchors: number of items whose nearest neighbours are compared; with 0 the vectors are read once, else twice.
 
     Returns:
-        The figures.
+        The figures; those that are there, if the same command wrote the output before.
 
     Raises:
-        SailError: the vectors have another model or width, the output exists already, or no item can be used.
+        SailError: the vectors have another model or width, the output is of another command, or no item can be used.
     """
     sids.require(embeddings)
+    schema, figures_path = _schema(sids, unique), output.with_suffix(".json")
+    request = json.loads(schema.metadata[_METADATA]) | {"embeddings": str(embeddings.path), "rows": len(embeddings)}
+    request |= {"seed": seed, "anchors": anchors}
     if output.exists():
-        raise SailError(f"{output} exists; name another --output, or remove it.")
+        return figures_of(figures_path, request, output)
     output.parent.mkdir(parents=True, exist_ok=True)
     empty = np.zeros(0, np.int64), np.zeros((0, embeddings.info.dims), np.float32)
     rows, z = draw_rows(embeddings, anchors, seed, "reading anchors") if anchors else empty
     meter = sids.meter(Anchors(rows, z, sids.assign(z), NEIGHBOURS))
-    schema, partial = _schema(sids, unique), output.with_name(output.name + ".partial")
     start, left_out, named = 0, 0, []
-    with pq.ParquetWriter(partial, schema) as writer:
-        for ids, part in track_parts(embeddings, "assigning"):
-            good = usable(part)
-            codes = sids.assign(part[good])
-            suffix = meter.add(start + np.flatnonzero(good), part[good], codes)
-            kept = list(itertools.compress(ids, good))
-            writer.write_table(_rows(schema, kept, codes, suffix if unique else None))
-            left_out += len(ids) - len(kept)
-            named += list(itertools.compress(ids, ~good))[: _NAMED - len(named)]
-            start += len(ids)
-    if left_out == start:
-        partial.unlink()
-        raise SailError(f"{embeddings.path} has no item with a usable vector; embed the items again.")
-    figures = meter.figures() | {"left_out": left_out, "left_out_ids": named}
-    everything = json.loads(schema.metadata[_METADATA]) | {"embeddings": str(embeddings.path), "figures": figures}
-    commit_json(output.with_suffix(".json"), everything, ensure_ascii=False)
-    title = f"{sids.info.method} {'-'.join(map(str, sids.levels))}, {figures['items']:,} items"
-    draw_frequencies(output.with_suffix(".png"), title, meter.code_counts())
-    commit(partial, output)
+    with partial_file(output) as partial:
+        with pq.ParquetWriter(partial, schema) as writer:
+            for ids, part in track_parts(embeddings, "assigning"):
+                good = usable(part)
+                codes = sids.assign(part[good])
+                suffix = meter.add(start + np.flatnonzero(good), part[good], codes)
+                kept = list(itertools.compress(ids, good))
+                writer.write_table(_rows(schema, kept, codes, suffix if unique else None))
+                left_out += len(ids) - len(kept)
+                named += list(itertools.compress(ids, ~good))[: _NAMED - len(named)]
+                start += len(ids)
+        if left_out == start:
+            raise SailError(f"{embeddings.path} has no item with a usable vector; embed the items again.")
+        figures = meter.figures() | {"left_out": left_out, "left_out_ids": named}
+        commit_json(figures_path, request | {"figures": figures}, ensure_ascii=False)
+        title = f"{sids.info.method} {'-'.join(map(str, sids.levels))}, {figures['items']:,} items"
+        draw_frequencies(output.with_suffix(".png"), title, meter.code_counts())
     return figures
 
 

@@ -21,7 +21,7 @@ from jaxtyping import Float, Float32, Int64, Shaped
 from sail_jax.config.schema import to_dict
 from sail_jax.config.storage import VECTOR_DTYPES
 from sail_jax.errors import SailError
-from sail_jax.files import commit, commit_json
+from sail_jax.files import commit_json, partial_file
 from sail_jax.vectors.unit import unit_rows
 
 _MARKER = "embeddings.json"
@@ -114,14 +114,12 @@ def write_part(
     width = empty.shape[1]
     vector = pa.list_(pa.from_numpy_dtype(empty.dtype), width)
     schema = pa.schema([("id", pa.string()), ("vector", vector)], dict(notes or {}))
-    partial = path.with_name(path.name + ".partial")
-    with pq.ParquetWriter(partial, schema) as writer:
+    with partial_file(path) as partial, pq.ParquetWriter(partial, schema) as writer:
         for at in range(0, len(ids), _ROW_GROUP):  # one row group at a time, to avoid a second copy of all vectors
             stored = encode_vectors(z[at : at + _ROW_GROUP], dtype)
             vectors = pa.FixedSizeListArray.from_arrays(pa.array(stored.ravel()), width)
             some = pa.array(ids[at : at + _ROW_GROUP], pa.string())
             writer.write_table(pa.table([some, vectors], schema=schema))
-    commit(partial, path)
 
 
 def read_notes(path: Path) -> dict[str, str]:

@@ -129,6 +129,7 @@ def test_the_folder_says_what_it_is(settings, tmp_path):
     ):
         assert text in card, text
     assert str(tmp_path) not in card and "adapter/" not in card
+    assert export(run.path, tmp_path / "out", license_name="apache-2.0") == 7  # once more: it is there
     run.metrics.write_text("[]")
     with pytest.raises(SailError, match="metrics.json is broken"):
         export(run.path, tmp_path / "other")
@@ -136,7 +137,8 @@ def test_the_folder_says_what_it_is(settings, tmp_path):
     prompts = json.loads((tmp_path / "out" / "config_sentence_transformers.json").read_text())["prompts"]
     assert prompts["query"] == prompts["search-query"] == config.data.datasets["search"].query_instruction
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == EXPORTED_TYPE
-    with pytest.raises(SailError, match="out exists; name another"):
+    run.metrics.unlink()
+    with pytest.raises(SailError, match="out exists and is not this export; name another"):
         export(run.path, tmp_path / "out")
 
 

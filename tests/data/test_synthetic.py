@@ -106,8 +106,9 @@ def test_a_killed_generation_leaves_nothing_under_the_final_name(tmp_path, monke
         patch.setattr(synthetic, "write_searches", killed)
         with pytest.raises(KeyboardInterrupt):
             synthetic.make_world(small, 0, tmp_path / "w")
-    assert not (tmp_path / "w").exists()
-    (tmp_path / "w.partial" / "frames" / "stale.jpg").write_text("left by the killed run")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "w.partial" / "frames").mkdir(parents=True)
+    (tmp_path / "w.partial" / "frames" / "stale.jpg").write_text("left by a killed run")
     synthetic.make_world(small, 0, tmp_path / "w")
     assert [path.name for path in tmp_path.iterdir()] == ["w"]
     assert not (tmp_path / "w" / "frames" / "stale.jpg").exists()

@@ -159,6 +159,22 @@ def test_parameters_that_do_not_fit(embeddings, tmp_path, settings, message):
         build_index(embeddings, tmp_path / "i", IndexSettings(**settings))
 
 
+def test_an_index_that_is_broken_off_leaves_nothing_and_one_that_is_built_again_replaces_it(
+    embeddings, tmp_path, monkeypatch
+):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(faiss, "write_index", stop)
+        with pytest.raises(KeyboardInterrupt):
+            build_index(embeddings, tmp_path / "i", IndexSettings())
+    assert not list(tmp_path.iterdir())
+    for _ in range(2):
+        build_index(embeddings, tmp_path / "i", IndexSettings())
+        assert {path.name for path in tmp_path.iterdir()} == {"i", "i.ids.parquet", "i.json"}
+
+
 def test_a_folder_is_no_index_file(embeddings, tmp_path):
     with pytest.raises(SailError, match="is a folder; name the index file"):
         build_index(embeddings, tmp_path, IndexSettings())

@@ -203,10 +203,25 @@ def test_damaged_or_unfinished_codebooks_are_refused(z, tmp_path):
 
 
 def test_complete_outputs_are_not_overwritten(folder, embeddings, table, sids, new):
-    with pytest.raises(SailError, match="exists; name another"):
+    with pytest.raises(SailError, match="exists and is of another command; name another"):
         fit_folder(embeddings, {folder: (2,)})
-    with pytest.raises(SailError, match="exists; name another"):
+    with pytest.raises(SailError, match="exists and is of another command; name another"):
         write_table(sids, new, table[0].path)
+
+
+def test_the_same_command_once_more_keeps_what_is_there(embeddings, new, tmp_path, monkeypatch):
+    """One of two folders was finished; the table was."""
+    first, second, table = tmp_path / "a", tmp_path / "b", tmp_path / "t.parquet"
+    done = fit_folder(embeddings, {first: (4, 4)}, anchors=8)
+    written = (first / "codebooks.safetensors").stat().st_mtime_ns
+    both = fit_folder(embeddings, {first: (4, 4), second: (4,)}, anchors=8)
+    assert list(both) == [first, second] and both[first] == done[first]
+    assert (first / "codebooks.safetensors").stat().st_mtime_ns == written
+    sids = SemanticIds.load(first)
+    figures = write_table(sids, new, table, anchors=8)
+    monkeypatch.setattr(EmbeddingSet, "batches", None)  # nothing is read again
+    assert write_table(sids, new, table, anchors=8) == figures
+    assert fit_folder(embeddings, {first: (4, 4), second: (4,)}, anchors=8) == both
 
 
 def test_wrong_settings(z, tmp_path):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from sail_jax.curation.mining.threshold import Curve, Threshold
-from sail_jax.files import commit, commit_json
+from sail_jax.files import commit_json, partial_file
 
 _HISTOGRAM_BINS = 64
 
@@ -47,9 +47,8 @@ def draw(path: Path, title: str, threshold: Threshold) -> None:
             axes.axvline(value, color="#e08214", linestyle="--", label=f"lambda* = {value:.3f}")
             axes.legend(frameon=False)
         figure.suptitle(title)
-        partial = path.with_name(f"{path.name}.partial")
-        figure.savefig(partial, format="png", dpi=120)
-    commit(partial, path)
+        with partial_file(path) as partial:
+            figure.savefig(partial, format="png", dpi=120)
 
 
 def _histograms(curve: Curve) -> list[tuple[str, str, tuple[np.ndarray, np.ndarray]]]:

@@ -9,7 +9,6 @@ import dataclasses
 import itertools
 import json
 import pathlib
-import shutil
 from collections.abc import Iterable
 from typing import Any
 
@@ -34,7 +33,7 @@ from sail_jax.data.synthetic.sessions import write_sessions
 from sail_jax.data.synthetic.topics import describe, draw_topics, draws
 from sail_jax.data.synthetic.users import zipf
 from sail_jax.errors import SailError
-from sail_jax.files import commit_json
+from sail_jax.files import commit_json, partial_folder
 
 # Increase this whenever the same settings would give other files, so that an older export is not reused.
 GENERATOR_VERSION = 3
@@ -112,13 +111,11 @@ def make_world(config: SyntheticConfig, seed: int, output: pathlib.Path, *, test
     finished = _finished(output, settings)
     if finished is not None:
         return finished
-    partial = output.with_name(output.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    for folder in ("frames", "audio"):
-        (partial / folder).mkdir(parents=True)
-    summary = _write_world(config, seed, partial, test_share)
-    commit_json(partial / "world.json", {"settings": settings, "summary": dataclasses.asdict(summary)})
-    partial.rename(output)
+    with partial_folder(output) as partial:
+        for folder in ("frames", "audio"):
+            (partial / folder).mkdir()
+        summary = _write_world(config, seed, partial, test_share)
+        commit_json(partial / "world.json", {"settings": settings, "summary": dataclasses.asdict(summary)})
     return summary
 
 
