@@ -36,15 +36,15 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.audio.normalize = True
     config.model.perceiver.attention_block = 1024
     config.init_from = {
-        "llm": "Qwen/Qwen2.5-1.5B",
-        "vit": "apple/aimv2-large-patch14-448",
-        "audio": "laion/clap-htsat-unfused",
+        "llm": "hf://Qwen/Qwen2.5-1.5B",
+        "vit": "hf://apple/aimv2-large-patch14-448",
+        "audio": "hf://laion/clap-htsat-unfused",
     }
     # With --config.model.kind=dual_tower, the CLIP-like baseline, the text tower is BERT base: name it and its
-    # tokenizer instead, init_from = {"bert": "google-bert/bert-base-uncased", "vit": ..., "audio": ...},
+    # tokenizer instead, init_from = {"bert": "hf://google-bert/bert-base-uncased", "vit": ..., "audio": ...},
     # prompt.tokenizer the same, and a prompt.template in its special tokens, "[CLS] {instruction} {audio}{vision}{text}
     # [SEP]".
-    config.prompt.tokenizer = "Qwen/Qwen2.5-1.5B"
+    config.prompt.tokenizer = "hf://Qwen/Qwen2.5-1.5B"
     config.prompt.max_tokens = 320
     config.data.datasets = _datasets()
     config.data.batch_size = 4096

@@ -77,10 +77,7 @@ def config_of_run(options: argparse.Namespace, overrides: list[str]) -> Config:
     """Returns the config in --config, by default that of the run in --workdir, with overrides."""
     from sail_jax.runs.directory import RunDirectory
 
-    run = RunDirectory(options.workdir)
-    if not run.config.is_file():
-        run.load_config()  # raises the error for a folder without a run
-    return config_lib.load(options.config or run.config, overrides)
+    return RunDirectory(options.workdir).load_config(options.config, overrides)
 
 
 def without_config(verb: str, overrides: list[str]) -> None:

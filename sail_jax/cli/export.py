@@ -4,7 +4,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sail_jax import config as config_lib
 from sail_jax.cli.common import console, declare
 from sail_jax.config.storage import WEIGHT_DTYPES
 
@@ -34,12 +33,11 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     from sail_jax.convert.export import export
     from sail_jax.runs.directory import RunDirectory
 
-    files = RunDirectory(options.workdir)
-    files.load_config()  # raises the error for a folder without a run
+    config = RunDirectory(options.workdir).load_config(overrides=overrides)
     steps = export(
         options.workdir,
         options.output,
-        config_lib.load(files.config, overrides),
+        config,
         dtype=options.dtype,
         license_name=options.license,
         adapters=options.adapters,

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import importlib.util
 import json
+import os
 import pathlib
 import re
 import traceback
@@ -41,7 +42,8 @@ class Config:
     init_from: dict[str, str] = setting(
         {},
         "part of the model ('llm', 'vit', 'audio', 'perceiver', 'vision_adapter', 'audio_adapter', or 'model' for all; "
-        "of a dual tower 'bert', 'vit', 'audio') -> checkpoint it starts from: a Hugging Face directory or hub id; "
+        "of a dual tower 'bert', 'vit', 'audio') -> checkpoint it starts from: a Hugging Face directory, or "
+        "'hf://OWNER/NAME' of its hub; "
         "other parts are initialised randomly",
     )
     init_allow_bin: bool = setting(
@@ -122,21 +124,29 @@ def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Config:
     """Reads an experiment file and applies overrides.
 
     Args:
-        path: a Python file with `get_config()`, or the `config.json` that a run saved. Where there is no such file,
+        path: a Python file with `get_config()`, or the `config.json` that a run saved, in which `data.dir` is relative
+            to the run, or else to the working directory. Where there is no such file,
             "quickstart", "quickstart.py" and "configs/quickstart.py" name a packaged experiment (see `packaged`).
         overrides: words of the form "a.b=value"; the value is a Python literal, or else a string.
 
     Raises:
         SailError: the file cannot be read, or a key or a value is wrong.
     """
-    return build(override(Config, _read(pathlib.Path(path)), overrides))
+    values = _read(pathlib.Path(path))
+    if pathlib.Path(path).suffix != ".json":
+        return build(override(Config, values, overrides))
+    try:
+        build(values)
+    except SailError as error:
+        raise SailError(f"{path} was written by another version, or changed by hand: {error} Mend it there.") from error
+    return build(override(Config, values, overrides))
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
     path = _find(path)
     if path.suffix == ".json":
         try:
-            return json.loads(path.read_text())
+            return _placed(json.loads(path.read_text()), path)
         except ValueError as error:
             raise SailError(f"{path} is not valid JSON ({error}). Repair it, or name the experiment file.") from error
     spec = importlib.util.spec_from_file_location(f"sail_jax_config_{path.stem}", path)
@@ -151,6 +161,14 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
     if not isinstance(config, ml_collections.ConfigDict):
         raise SailError(f"{path} has no get_config() that returns a ConfigDict; start from default_config().")
     return config.to_dict()
+
+
+def _placed(values: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
+    """Returns the settings of a run with the `data.dir` that is there relative to the run, if it is."""
+    folder = path.absolute().parent / values.get("data", {}).get("dir", "")
+    if values.get("data", {}).get("dir") and folder.is_dir():
+        values["data"]["dir"] = os.path.normpath(folder)
+    return values
 
 
 def _find(path: pathlib.Path) -> pathlib.Path:

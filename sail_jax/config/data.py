@@ -15,7 +15,10 @@ DEFAULT_INSTRUCTION = "Summarise the item for finding related items."
 class PromptConfig:
     """Settings of the prompts that turn items into token sequences."""
 
-    tokenizer: str = setting("tokenizer", "tokenizer directory (relative to data.dir, or absolute) or hub id")
+    tokenizer: str = setting(
+        "tokenizer",
+        "tokenizer directory, absolute or relative to data.dir, or 'hf://OWNER/NAME' of the hub",
+    )
     template: str = setting(
         "<|im_start|>system\n{instruction}<|im_end|>\n<|im_start|>user\n{audio}{vision}{text}<|im_end|>\n"
         "<|im_start|>assistant\n",

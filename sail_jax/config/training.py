@@ -1,6 +1,8 @@
 """Declares the settings of the loss, optimiser, adapters, training loop, stages and device mesh."""
 
 import dataclasses
+import re
+from collections.abc import Iterable
 
 from sail_jax.config.schema import section, setting
 
@@ -197,6 +199,13 @@ class StageConfig:
     peak: float = setting(0.0, "peak learning rate of the stage; 0 for optimizer.peak", low=0)
     floor: float = setting(-1.0, "learning rate at its end; -1 for optimizer.floor", low=-1)
     warmup_steps: int = setting(-1, "steps of linear warm-up; -1 for optimizer.warmup_steps", low=-1)
+
+
+def stage_order(names: Iterable[str]) -> list[str]:
+    """Returns the names of stages in the order in which they run: 2 before 10."""
+    return sorted(
+        names, key=lambda name: [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    )
 
 
 @dataclasses.dataclass(frozen=True)

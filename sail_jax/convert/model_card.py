@@ -10,6 +10,7 @@ from huggingface_hub import ModelCardData
 from sail_jax.config import Config
 from sail_jax.config.data import DatasetConfig
 from sail_jax.config.evaluation import EvalTaskConfig
+from sail_jax.config.storage import HUB
 from sail_jax.convert.sources import is_hub_id
 from sail_jax.data.prompts import instruction
 from sail_jax.errors import SailError
@@ -142,14 +143,15 @@ def model_card(
     Raises:
         SailError: `metrics.json` is malformed.
     """
+    hub = {part: source.removeprefix(HUB) for part, source in config.init_from.items() if is_hub_id(source)}
     # The card may show the name of a local folder, but never its path, which is private.
-    start = {part: source if is_hub_id(source) else Path(source).name for part, source in config.init_from.items()}
+    start = {part: hub.get(part, Path(source).name) for part, source in config.init_from.items()}
     front = ModelCardData(
         license=license_name,
         library_name="sentence-transformers",
         pipeline_tag="feature-extraction",
         tags=["sentence-transformers", "feature-extraction", "multimodal", "sail_jax"],
-        base_model=sorted({source for source in config.init_from.values() if is_hub_id(source)}) or None,
+        base_model=sorted(set(hub.values())) or None,
     )
     beside = _ADAPTERS.format(path=output.name) if adapters else ""
     rows = [f"| {_cell(name)} | {d.weight:g} | {', '.join(d.patterns)} |" for name, d in config.data.datasets.items()]

@@ -219,6 +219,13 @@ class BatchSource:
             seen[chosen] += 1
         return examples
 
+    def keep_tokenizer(self, folder: Path) -> None:
+        """Copies the tokenizer into a folder, unless it is there."""
+        if not folder.is_dir():
+            partial = folder.with_name(f"{folder.name}.partial")
+            self._extract.encoder.tokenizer.save_pretrained(partial)
+            partial.rename(folder)
+
     def records(self, step: int) -> list[str]:
         """The rows of this host's part of the batch of `step`, such as "copair: item1 -> item2"."""
         rows = []

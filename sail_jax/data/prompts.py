@@ -8,13 +8,16 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import tokenizers
 import transformers
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from sail_jax.batch import TokenType
 from sail_jax.config import Config
 from sail_jax.config.data import PromptConfig
+from sail_jax.config.storage import HUB
 from sail_jax.errors import SailError
 from sail_jax.files import partial_folder
 from sail_jax.items import QUERY_FIELD, TEXT_FIELDS, Item
@@ -261,7 +264,8 @@ def load_tokenizer(config: PromptConfig, data_dir: Path, vocab_size: int) -> tra
     """Loads the tokenizer of a config.
 
     Args:
-        config: names a directory (relative to `data_dir` or absolute) or a hub id.
+        config: names a directory (relative to `data_dir` or absolute) or a hub id, "hf://owner/name". Without the
+            prefix, an id is only looked for in the cache of the hub, since it may be a folder that does not exist.
         data_dir: the ingested folder.
         vocab_size: rows of the model's embedding table.
 
@@ -269,14 +273,14 @@ def load_tokenizer(config: PromptConfig, data_dir: Path, vocab_size: int) -> tra
         SailError: there is no such tokenizer, or it has more tokens than the model has embeddings.
     """
     local = data_dir / config.tokenizer
-    source = str(local) if local.is_dir() else config.tokenizer
+    from_hub = config.tokenizer.startswith(HUB)
+    source = config.tokenizer.removeprefix(HUB) if from_hub else str(_local_folder(local, config.tokenizer))
     try:
         tokenizer = _tokenizer_class(local).from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise SailError(
-            f"There is no tokenizer at {local}, and {config.tokenizer!r} could not be loaded as a hub id "
-            f"({str(error).splitlines()[0]}). Set config.prompt.tokenizer to a tokenizer directory, or "
-            "config.ingest.tokenizer_vocab to train one while ingesting."
+            f"The tokenizer {source} cannot be loaded{' from the Hugging Face hub' * from_hub} "
+            f"({str(error).splitlines()[0]}). Set config.prompt.tokenizer to a folder that has one."
         ) from error
     if len(tokenizer) > vocab_size:
         raise SailError(
@@ -284,3 +288,16 @@ def load_tokenizer(config: PromptConfig, data_dir: Path, vocab_size: int) -> tra
             f"config.model.llm (of config.model.bert for a dual tower) to at least {len(tokenizer)}."
         )
     return tokenizer
+
+
+def _local_folder(folder: Path, name: str) -> Path:
+    """Returns the folder of a tokenizer, or what the cache of the hub holds under this name; asks no network."""
+    if folder.is_dir():
+        return folder
+    try:
+        return Path(huggingface_hub.snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError) as error:
+        raise SailError(
+            f"There is no tokenizer at {folder.absolute()}. Set config.prompt.tokenizer to a tokenizer directory or to "
+            f"{HUB}OWNER/NAME of the Hugging Face hub, or config.ingest.tokenizer_vocab to train one while ingesting."
+        ) from error

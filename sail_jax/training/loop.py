@@ -13,7 +13,6 @@ import jax
 from jax.sharding import Mesh
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sail_jax import config as config_lib
 from sail_jax.batch import Batch
 from sail_jax.config import Config
 from sail_jax.convert.init_from import InitReport, check_tokenizer
@@ -105,12 +104,14 @@ def _prepare(
     config: Config, run: RunDirectory, held: contextlib.ExitStack, spent: TimeSpent, stop: StopSignals
 ) -> "_Run":
     config = absolute_sources(config)
-    require_same_config(run, config)
+    grown = require_same_config(run, config)
     check_widths(config.objective.matryoshka, config.model.llm.width)
     stages = plan(config, run.mined)
     mesh = make_mesh(config.mesh)
-    if jax.process_index() == 0 and (note := wiring_note(mesh)):
-        print(note)
+    growth = grown and f"The run grows: {', '.join(grown)}. Its learning rate follows the new steps from here on."
+    if jax.process_index() == 0:
+        for note in filter(None, (wiring_note(mesh), growth)):
+            print(note)
     setup = TrainSetup.of(config, mesh)
     if not run.checkpoints.is_dir():
         # A mistake in a late stage fails before the long work begins.
@@ -196,7 +197,8 @@ class _Run:
         if done > stage.begin:
             _check_pipeline(pipeline, _pipeline_state(done, stage, source), self.run)
         if jax.process_index() == 0:  # only now: a failed start must not bind the folder to its settings
-            config_lib.save(self.setup.config, self.run.config)
+            self.run.save_config(self.setup.config)
+            source.keep_tokenizer(self.run.tokenizer)
             if self.log is None:
                 self.log = TrainingLog(self.run, list(stage.config.data.datasets), done, self.spent)
         setup = self.setup.for_stage(stage)

@@ -12,7 +12,7 @@ from pathlib import Path
 from sail_jax.config import Config
 from sail_jax.config.data import DatasetConfig
 from sail_jax.config.schema import nearest
-from sail_jax.config.training import StageConfig
+from sail_jax.config.training import StageConfig, stage_order
 from sail_jax.data.sampler import Sampler
 from sail_jax.data.training_set import dataset_weights
 from sail_jax.errors import SailError
@@ -67,18 +67,13 @@ def plan(config: Config, mined: Path) -> list[Stage]:
     if not config.train.progressive:
         return [Stage("", 0, _all_in_one(config))]
     stages, begin = [], 0
-    for name in sorted(config.stages, key=_natural):
+    for name in stage_order(config.stages):
         settings = config.stages[name]
         end = begin + settings.steps
         stage_config = _stage_config(config, settings, end, mined / name)
         stages.append(Stage(name, begin, stage_config, settings.mine, _drawn(stages)))
         begin = end
     return stages
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Returns a key that sorts 2 before 10 in names."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _drawn(stages: Sequence[Stage]) -> tuple[int, ...]:

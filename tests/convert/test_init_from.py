@@ -72,7 +72,11 @@ def test_training_starts_from_them_and_resumes_without_them(towers, tmp_path, ca
         ({"vision": "x"}, r"unknown parts \['vision'\] of a model of kind 'fusion'; choose from llm, vit"),
         ({"bert": "x"}, r"unknown parts \['bert'\].*choose from llm, vit, audio, perceiver, vision_adapter"),
         ({"llm": "/no/such/folder"}, "no directory /no/such/folder, and it is not a hub id"),
-        ({"llm": "Qwen/Qwen2.5-1.5B"}, "could not be fetched from the Hugging Face hub.*hf download Qwen/Qwen2.5-1.5B"),
+        ({"llm": "exports/missing"}, "no directory /.*/exports/missing. .*write hf://exports/missing"),
+        (
+            {"llm": "hf://Qwen/Qwen2.5-1.5B"},
+            "could not be fetched from the Hugging Face hub.*hf download Qwen/Qwen2.5-1.5B",
+        ),
     ],
 )
 def test_what_cannot_be_found_is_named(settings, init_from, message):

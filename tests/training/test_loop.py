@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from transformers import PreTrainedTokenizerFast
 
 from sail_jax import config as config_lib
 from sail_jax.cli import main
@@ -70,7 +71,7 @@ def finished(world, tmp_path_factory):
 def test_files_of_a_run(finished):
     run = RunDirectory(finished[1])
     assert list(run.tensorboard.glob("events*")) and (run.checkpoints / "2").is_dir()
-    assert run.load_config() == config_lib.build(finished[0])
+    assert run.saved_config() == config_lib.build(finished[0])
     (trace,) = run.tensorboard.glob("plugins/profile/*/*.trace.json.gz")  # for Perfetto
     with gzip.open(trace, "rt") as file:
         steps = [event["args"]["step_num"] for event in json.load(file)["traceEvents"] if event.get("name") == "train"]
@@ -159,11 +160,24 @@ def test_a_signal_stops_a_run_with_its_state_saved_and_it_goes_on_with_the_same_
     assert [line["loss"] for line in logs[0]] == [line["loss"] for line in logs[1]]
 
 
+@pytest.mark.slow
+def test_a_run_grows_and_keeps_its_tokenizer(finished, tmp_path, one_device, capsys):
+    run = RunDirectory(shutil.copytree(finished[1], tmp_path / "run"))
+    settings = finished[0].copy_and_resolve_references()
+    settings.train.steps = 3
+    result = train(config_lib.build(settings), run.path)
+    assert (result.start, result.steps) == (2, 3) and "grows: train.steps" in capsys.readouterr().out
+    assert run.steps()[0] == 3 and run.saved_config().train.steps == 3
+    kept = PreTrainedTokenizerFast.from_pretrained(run.tokenizer)
+    data = PreTrainedTokenizerFast.from_pretrained(f"{settings.data.dir}/tokenizer")
+    assert kept.get_vocab() == data.get_vocab()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"seed": 1}, "seed"),
-        ({"train": {"steps": 9}}, r"train\.steps"),
+        ({"train": {"steps": 1}, "optimizer": {"warmup_steps": 0}}, r"train\.steps"),
         ({"model": {"llm": {"width": 64}}}, r"model\.llm\.width"),
         ({"data": {"batch_size": 8}}, "batch_size"),
     ],
