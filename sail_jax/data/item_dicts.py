@@ -138,4 +138,6 @@ def _vector(entry: Any) -> np.ndarray:
         raise BadRecordError(f"the entry is not a vector ({error})", remedy="Give one vector, [K]") from error
     if vector.ndim != 1:
         raise BadRecordError(f"an array of shape {vector.shape} is not a vector", remedy="Give one vector, [K]")
+    if not np.isfinite(vector).all():
+        raise BadRecordError("the vector has values that are no finite numbers", remedy="Leave it out")
     return vector

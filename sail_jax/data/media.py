@@ -1,14 +1,16 @@
 """Decodes, checks and resamples images, sound and video.
 
 Every error on a broken file is raised as a `BadRecordError`. Sizes and lengths are read from the header, so that an
-oversized file is refused before it is decoded.
+oversized file is refused before it is decoded, and watched while it is decoded, since a header may lie.
 """
 
 import contextlib
 import io
 import itertools
 import pathlib
+import re
 import struct
+import time
 from collections.abc import Iterator
 
 import av
@@ -42,9 +44,30 @@ _MAX_PIXELS = 50_000_000
 _MAX_SECONDS = 3600.0
 # Image size for decoding checks.
 _CHECK_SIZE = 64
+# Samples of all channels that are decoded at once.
 _BLOCK = 1 << 18
+# libsndfile's error for a file of a kind that it knows, such as half a CAF, of which FFmpeg reads what is there.
+_MALFORMED = 3
 # libsndfile's value for an unknown number of frames.
 _UNKNOWN_FRAMES = 1 << 62
+# What libsndfile logs of a header that announces more bytes, or fewer, than there are; and what a header announces that
+# was written before the length was known.
+_ANNOUNCED = re.compile(r": (\d+) \(should be (\d+)\)")
+_UNKNOWN_BYTES = (1 << 31) - (1 << 16)
+# The share of the announced length that has to be there: many headers are slightly wrong.
+_PRESENT = 0.9
+# Full scale is 1, which sound that was mixed without a limiter passes by a little.
+_LOUDEST = 10.0
+# FFmpeg's readers of media in a single file. Others open sockets, devices, further files or scripts.
+_CONTAINERS = (
+    "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,av1,avi,caf,dts,dtshd,dv,eac3,flac,flv,gif,gsm,h261,h263,h264,hevc,ivf,"
+    "loas,m4v,matroska,mjpeg,mlp,mov,mp3,mpc,mpc8,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,oma,rm,sbc,sox,swf,tta,truehd,"
+    "vc1,voc,vvc,w64,wav,webm,wtv,wv,xwma,yuv4mpegpipe"
+)
+# Those whose header has the length; that of others is estimated.
+_TELL_LENGTH = {"mov", "matroska", "avi", "asf", "flv", "caf", "wav", "aiff", "au"}
+# Seconds that the decoding of one file may take.
+_MAX_DECODING = 600.0
 # A shorter rest of a long sound, as a share of a clip, is dropped: it carries too little information for a clip.
 _SHORTEST_REST = 0.1
 _REPAIR = "Export the file again, or leave the cell empty"
@@ -283,9 +306,17 @@ def encode_audio(samples: np.ndarray, sample_rate: int) -> bytes:
     Args:
         samples: [samples] or [samples, channels]; int16, or integers in its range, or floats in [-1, 1].
         sample_rate: samples per second.
+
+    Raises:
+        BadRecordError: samples are beyond these ranges, or no numbers.
     """
     if np.issubdtype(samples.dtype, np.floating):
-        samples = _to_int16(samples)
+        samples = _to_int16(_checked(samples))
+    elif len(samples) and not -32768 <= samples.min() <= samples.max() <= 32767:
+        raise BadRecordError(
+            f"the sound has whole numbers up to {np.abs(samples.astype(np.int64)).max():,}, beyond 16 bits",
+            remedy="Scale them to 16 bits, or to floats in [-1, 1]",
+        )
     out = io.BytesIO()
     soundfile.write(out, samples.astype(np.int16), sample_rate, format="FLAC", subtype="PCM_16")
     return out.getvalue()
@@ -321,6 +352,19 @@ def _to_int16(samples: np.ndarray) -> np.ndarray:
     return np.clip(np.round(samples * 32768.0), -32768, 32767).astype(np.int16)
 
 
+def _checked(samples: np.ndarray) -> np.ndarray:
+    """Returns float samples; raises BadRecordError where they are no numbers, or not in [-1, 1] but for overshoots."""
+    peak = np.abs(samples).max(initial=0.0)
+    if not np.isfinite(peak):
+        raise BadRecordError("the sound has samples that are no finite numbers", remedy=_REPAIR)
+    if peak > _LOUDEST:
+        raise BadRecordError(
+            f"the sound has floating-point samples up to {peak:,.0f}, where full scale is 1",
+            remedy="Divide them by 32768 if they came from 16 bits, or leave the cell empty",
+        )
+    return samples
+
+
 def _no_samples() -> BadRecordError:
     return BadRecordError("the sound has no samples", remedy=_REPAIR)
 
@@ -337,13 +381,18 @@ def _open_sound(data: bytes, max_seconds: float) -> Iterator[tuple[int, Iterator
     """Yields (sample rate, stream of [n] float32 mono blocks), after a check of the length in the header."""
     try:
         file = soundfile.SoundFile(io.BytesIO(data))
-    except soundfile.LibsndfileError:
+    except soundfile.LibsndfileError as error:
+        if error.code == _MALFORMED:
+            raise
         file = None
     if file is None or not 0 < file.frames < _UNKNOWN_FRAMES:
-        with av.open(io.BytesIO(data)) as container:
+        with _open_container(data) as container:
             yield _av_blocks(container, max_seconds)
         return
     with file:
+        for announced, present in _ANNOUNCED.findall(file.extra_info):
+            if int(present) < _PRESENT * int(announced) and int(announced) < _UNKNOWN_BYTES:
+                raise BadRecordError(f"the sound ends after {present} of {announced} bytes", remedy=_REPAIR)
         if file.frames > max_seconds * file.samplerate:
             raise _too_long(file.frames / file.samplerate, max_seconds)
         yield file.samplerate, _soundfile_blocks(file)
@@ -352,11 +401,10 @@ def _open_sound(data: bytes, max_seconds: float) -> Iterator[tuple[int, Iterator
 def _soundfile_blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
     samples = 0
     # Not SoundFile.blocks, which leaves uninitialised memory in a block of truncated sound.
-    while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+    while len(block := file.read(max(1, _BLOCK // file.channels), dtype="float32", always_2d=True)):
         samples += len(block)
-        yield block.mean(axis=1)
-    # The headers of some MP3 files are slightly wrong, so that only a clear gap means a truncated file.
-    if samples < 0.9 * file.frames:
+        yield _checked(block).mean(axis=1)
+    if samples < _PRESENT * file.frames:
         raise BadRecordError(f"the sound ends after {samples} of {file.frames} samples", remedy=_REPAIR)
 
 
@@ -374,15 +422,56 @@ def _decoded_blocks(
     container: av.container.InputContainer, stream: av.AudioStream, max_seconds: float
 ) -> Iterator[np.ndarray]:
     resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
-    samples = 0
-    for frame in itertools.chain(container.decode(stream), [None]):  # None flushes the resampler
+    samples, end, watch = 0, _End(container), _Watch()
+    frames = itertools.chain.from_iterable(
+        packet.decode() for packet in end.of(container.demux()) if packet.stream is stream
+    )
+    for frame in itertools.chain(frames, [None]):  # None flushes the resampler
+        watch.check()
         for planar in resampler.resample(frame):
             samples += planar.samples
             if samples > max_seconds * stream.rate:
                 raise _too_long(samples / stream.rate, max_seconds)
-            yield planar.to_ndarray().mean(axis=0)
+            yield _checked(planar.to_ndarray()).mean(axis=0)
     if not samples:
         raise _no_samples()
+    end.check()
+
+
+class _End:
+    """The end of the last packet of a container, of any stream, beside the length that its header has."""
+
+    def __init__(self, container: av.container.InputContainer) -> None:
+        tells = _TELL_LENGTH & set(container.format.name.split(","))
+        self._announced = (container.duration or 0) / av.time_base if tells else 0.0
+        self._begin, self._end = (container.start_time or 0) / av.time_base, 0.0
+
+    def of(self, packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
+        """Yields the packets, whose ends it notes."""
+        for packet in packets:
+            if packet.pts is not None and packet.time_base:
+                end = float((packet.pts + (packet.duration or 0)) * packet.time_base) - self._begin
+                self._end = max(self._end, end)
+            yield packet
+
+    def check(self) -> None:
+        """Raises BadRecordError if the file ends long before its header says."""
+        if self._end < _PRESENT * self._announced:
+            raise BadRecordError(f"it ends after {self._end:.1f} of {self._announced:.1f} s", remedy=_REPAIR)
+
+
+class _Watch:
+    """Ends the decoding of a file that takes too long."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    def check(self) -> None:
+        """Raises BadRecordError once the time is over."""
+        if time.monotonic() - self._began > _MAX_DECODING:
+            raise BadRecordError(
+                f"it takes over {_MAX_DECODING:.0f} s to decode", remedy="Shorten it, or leave the cell empty"
+            )
 
 
 def _stream_seconds(container: av.container.InputContainer, stream: av.stream.Stream) -> float | None:
@@ -403,7 +492,7 @@ def video_frames(source: pathlib.Path | bytes, count: int, *, max_pixels: int = 
     Args:
         source: the video file or its content.
         count: number of frames.
-        max_pixels: a video with larger frames is refused without being decoded.
+        max_pixels: a video with larger frames is refused, without being decoded if the header tells.
 
     Returns:
         Frames in temporal order, upright, as JPEG.
@@ -411,17 +500,24 @@ def video_frames(source: pathlib.Path | bytes, count: int, *, max_pixels: int = 
     Raises:
         BadRecordError: the file is not a video, or it is corrupt or too large.
     """
-    with _decoding("the video"), _open_video(source) as container:
+    with _decoding("the video"), _open_container(source) as container:
         if not container.streams.video:
             raise BadRecordError("the file holds no video", remedy=_REPAIR)
         stream = container.streams.video[0]
         _check_pixels(stream.codec_context.width, stream.codec_context.height, max_pixels)
+        stream.codec_context.options = {"max_pixels": str(max_pixels)}
         begin, length = stream.start_time or 0, _length(container, stream)
-        frames = {}
+        frames, watch, at = {}, _Watch(), begin
         for i in range(count):
-            frame = _frame_at(container, stream, begin + int(length * (i + 0.5) / count))
+            at = begin + int(length * (i + 0.5) / count)
+            frame = _frame_at(container, stream, at, watch)
             if frame is not None and frame.pts not in frames:
                 frames[frame.pts] = _to_jpeg(frame)
+        container.seek(at, stream=stream)
+        end = _End(container)
+        for _ in end.of(container.demux()):
+            pass
+        end.check()
     if not frames:
         raise BadRecordError("the video has no frames", remedy=_REPAIR)
     return list(frames.values())
@@ -433,7 +529,7 @@ def video_audio(source: pathlib.Path | bytes, *, max_seconds: float = _MAX_SECON
     Raises:
         BadRecordError: the sound is too long or corrupt, or the file is not a video.
     """
-    with _decoding("the sound of the video"), _open_video(source) as container:
+    with _decoding("the sound of the video"), _open_container(source) as container:
         if not container.streams.audio:
             return None
         rate, blocks = _av_blocks(container, max_seconds)
@@ -444,8 +540,13 @@ def video_audio(source: pathlib.Path | bytes, *, max_seconds: float = _MAX_SECON
         return out.getvalue()
 
 
-def _open_video(source: pathlib.Path | bytes) -> av.container.InputContainer:
-    return av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source))
+def _open_container(source: pathlib.Path | bytes) -> av.container.InputContainer:
+    """Opens sound or video by FFmpeg, which then reads this file alone."""
+    options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
+    try:
+        return av.open(io.BytesIO(source) if isinstance(source, bytes) else f"file:{source}", container_options=options)
+    except av.error.ArgumentError as error:  # recognised, and not among the formats
+        raise BadRecordError("the file holds no sound and no video in a format that is read", remedy=_REPAIR) from error
 
 
 def _length(container: av.container.InputContainer, stream: av.VideoStream) -> int:
@@ -458,11 +559,14 @@ def _length(container: av.container.InputContainer, stream: av.VideoStream) -> i
     return max(stamps, default=0) - (stream.start_time or 0) + 1
 
 
-def _frame_at(container: av.container.InputContainer, stream: av.VideoStream, pts: int) -> av.VideoFrame | None:
+def _frame_at(
+    container: av.container.InputContainer, stream: av.VideoStream, pts: int, watch: _Watch
+) -> av.VideoFrame | None:
     """The frame that is on screen at a time: the last one that begins at or before it."""
     container.seek(pts, stream=stream)
     shown = None
     for frame in container.decode(stream):
+        watch.check()
         if shown is not None and frame.pts is not None and frame.pts > pts:
             break
         shown = frame

@@ -1,4 +1,6 @@
 import io
+import pathlib
+import struct
 import time
 
 import av
@@ -315,14 +317,6 @@ def test_length_is_watched_where_no_header_tells_it(monkeypatch):
         media.check_audio(av_file(sine(3, 44_100), 44_100), max_seconds=2.0)
 
 
-@pytest.mark.parametrize("kind", ["FLAC", "MP3"])
-def test_truncated_sound(kind):
-    data = sound_file(sine(3, 48_000), 48_000, kind)
-    media.check_audio(data)
-    with pytest.raises(BadRecordError):
-        media.check_audio(data[: len(data) // 2])
-
-
 @pytest.mark.parametrize("data", [b"", b"no sound", b"RIFF\xff\xff\xff\xffWAVEfmt ", b"fLaC" + b"\0" * 60])
 def test_garbage_is_no_sound(data):
     with pytest.raises(BadRecordError):
@@ -468,3 +462,138 @@ def test_bad_videos(tmp_path):
         media.video_audio(path, max_seconds=2.0)
     with pytest.raises(BadRecordError):
         media.video_frames(path.read_bytes()[:2000], 3)
+
+
+def halved(data):
+    return data[: len(data) // 2]
+
+
+@pytest.mark.parametrize("kind", ["WAV", "AIFF", "AU", "W64", "RF64", "FLAC", "MP3", "CAF"])
+def test_half_a_sound_is_refused(kind):
+    data = sound_file(sine(3, 48_000), 48_000, kind)
+    media.check_audio(data)
+    for check in (media.check_audio, lambda half: media.decode_audio(half, 16_000)):
+        with pytest.raises(BadRecordError, match="ends after|cannot be decoded"):
+            check(halved(data))
+
+
+def test_sound_that_was_written_to_a_pipe_tells_no_length_and_is_read():
+    data = bytearray(sound_file(np.arange(4000, dtype=np.int16), 16_000))
+    data[4:8] = data[data.index(b"data") + 4 : data.index(b"data") + 8] = b"\xff" * 4
+    np.testing.assert_array_equal(media.decode_audio(bytes(data), 16_000), np.arange(4000))
+
+
+@pytest.mark.parametrize("kind", ["matroska", "avi", "mp4", "flv"])
+def test_half_a_container_is_refused(kind, tmp_path):
+    whole, half = tmp_path / "whole", tmp_path / "half"
+    out = io.BytesIO()
+    options = {"movflags": "faststart"} if kind == "mp4" else {}
+    with av.open(out if kind != "mp4" else str(whole), "w", format=kind, options=options) as container:
+        stream = container.add_stream("flv1" if kind == "flv" else "mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        audio = container.add_stream("aac", rate=44_100, layout="mono")
+        for i in range(50):
+            pixels = RNG.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            add_sound_part(container, audio, sine(5, 44_100), i)
+        container.mux(stream.encode(None))
+        container.mux(audio.encode(None))
+    if kind != "mp4":
+        whole.write_bytes(out.getvalue())
+    half.write_bytes(halved(whole.read_bytes()))
+    assert len(media.video_frames(whole, 4)) == 4
+    media.check_audio(whole.read_bytes())
+    for check in (
+        lambda: media.video_frames(half, 4),
+        lambda: media.video_audio(half),
+        lambda: media.check_audio(half.read_bytes()),
+    ):
+        with pytest.raises(BadRecordError, match="ends after|cannot be decoded"):
+            check()
+
+
+def add_sound_part(container, stream, samples, part):
+    """Adds a tenth of a second of sound, so that sound and frames lie side by side."""
+    for first in range(part * 4410, (part + 1) * 4410, 1024):
+        chunk = np.ascontiguousarray(samples[first : min(first + 1024, (part + 1) * 4410)])[None]
+        frame = av.AudioFrame.from_ndarray(chunk, format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 44_100, first
+        container.mux(stream.encode(frame))
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (np.array([0.1, np.nan, 0.1]), "no finite numbers"),
+        (np.array([0.1, -np.inf, 0.1]), "no finite numbers"),
+        (np.array([0.0, 12_000.0, -9.0]), "floating-point samples up to 12,000, where full scale is 1.*32768"),
+    ],
+)
+def test_samples_that_are_no_sound_are_refused(samples, message):
+    data = sound_file(np.tile(samples, 500).astype(np.float32), 16_000, "WAV", "FLOAT")
+    for check in (
+        lambda: media.check_audio(data),
+        lambda: media.decode_audio(data, 16_000),
+        lambda: media.encode_audio(samples, 16_000),
+    ):
+        with pytest.raises(BadRecordError, match=message):
+            check()
+
+
+def test_float_sound_may_pass_full_scale_by_a_little():
+    data = sound_file(np.full(100, 1.5, np.float32), 16_000, "WAV", "FLOAT")
+    assert (media.decode_audio(data, 16_000) == 32767).all()
+
+
+def test_whole_numbers_beyond_16_bits_are_refused():
+    with pytest.raises(BadRecordError, match="up to 70,000, beyond 16 bits"):
+        media.encode_audio(np.array([1, 70_000]), 16_000)
+
+
+SDP = b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 40404 RTP/AVP 0\n"
+
+
+@pytest.mark.parametrize("kind", ["sdp", "ffconcat", "hls"])
+def test_a_container_opens_no_socket_and_no_other_file(kind, tmp_path, monkeypatch):
+    (tmp_path / "other.wav").write_bytes(sound_file(sine(1, 8000), 8000))
+    other = f"file:{tmp_path / 'other.wav'}"
+    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{other}\n#EXT-X-ENDLIST\n".encode()
+    data = {"sdp": SDP, "ffconcat": f"ffconcat version 1.0\nfile '{other}'\n".encode(), "hls": playlist}[kind]
+    (tmp_path / "given").write_bytes(data)
+    before = {link.name for link in pathlib.Path("/proc/self/fd").iterdir()}
+    for check in (
+        lambda: media.check_audio(data),
+        lambda: media.video_audio(tmp_path / "given"),
+        lambda: media.video_frames(tmp_path / "given", 2),
+        lambda: media.video_frames(data, 2),
+    ):
+        with pytest.raises(BadRecordError, match="cannot be decoded|holds no sound"):
+            check()
+    assert {link.name for link in pathlib.Path("/proc/self/fd").iterdir()} <= before
+
+
+def test_a_frame_larger_than_the_header_says_is_refused(tmp_path):
+    """The header of the container says 64 x 48, its frames are 640 x 480."""
+    path = make_video(tmp_path / "video.avi", frames=20, size=(640, 480))
+    data = path.read_bytes()
+    small = data.replace(struct.pack("<II", 640, 480), struct.pack("<II", 64, 48))
+    assert small != data
+    with pytest.raises(BadRecordError):
+        media.video_frames(small, 2, max_pixels=10_000)
+
+
+def test_a_file_that_takes_too_long_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(media, "_MAX_DECODING", -1.0)
+    path = make_video(tmp_path / "video.mp4", sound=sine(3, 44_100))
+    for check in (lambda: media.video_frames(path, 2), lambda: media.video_audio(path)):
+        with pytest.raises(BadRecordError, match="s to decode"):
+            check()
+
+
+def test_sound_of_many_channels_takes_bounded_memory(monkeypatch):
+    seen, read = [], soundfile.SoundFile.read
+    monkeypatch.setattr(
+        soundfile.SoundFile, "read", lambda self, frames, **of: seen.append(frames) or read(self, frames, **of)
+    )
+    media.check_audio(sound_file(np.zeros((9000, 200), np.int16), 8000))
+    assert max(seen) * 200 <= 1 << 18

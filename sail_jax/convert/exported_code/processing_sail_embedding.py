@@ -38,6 +38,16 @@ _SPACE = re.compile(r"\s+")
 _REPEAT = re.compile(r"(.)\1{4,}")
 # A shorter rest of a long sound, as a share of a clip, says too little to be heard as a clip of its own.
 _SHORTEST_REST = 0.1
+# Frames of sound that are read at once.
+_BLOCK = 1 << 18
+# What libsndfile logs of a header that announces more bytes, or fewer, than there are; and what a header announces that
+# was written before the length was known.
+_ANNOUNCED = re.compile(r": (\d+) \(should be (\d+)\)")
+_UNKNOWN_BYTES = (1 << 31) - (1 << 16)
+# The share of the announced length that has to be there: many headers are slightly wrong.
+_PRESENT = 0.9
+# Full scale is 1, which sound that was mixed without a limiter passes by a little.
+_LOUDEST = 10.0
 
 # As in training: Pillow reads more formats, and some of those start external programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
@@ -401,8 +411,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _load_sound(source: Any, sample_rate: int) -> np.ndarray:
     """Loads sound (a file, or samples with their rate) as [n] float32 mono at `sample_rate`, rounded to 16 bits."""
     if isinstance(source, str | Path):
-        samples, rate = soundfile.read(source, dtype="float32", always_2d=True)
-        mono = samples.mean(axis=1)
+        samples, rate = _read_sound(source)
+        mono = _checked(samples).mean(axis=1)
     elif isinstance(source, Mapping) and {"array", "sampling_rate"} <= set(source):
         mono, rate = _to_mono(np.asarray(source["array"])), source["sampling_rate"]
     else:
@@ -420,10 +430,41 @@ def _load_sound(source: Any, sample_rate: int) -> np.ndarray:
     return np.clip(np.round(mono * 32768.0), -32768, 32767).astype(np.float32) / 32768.0
 
 
+def _read_sound(path: str | Path) -> tuple[np.ndarray, int]:
+    """The samples of a sound file [n, channels] float32, and their rate; half a file is refused, as in training."""
+    with soundfile.SoundFile(path) as file:
+        for announced, present in _ANNOUNCED.findall(file.extra_info):
+            if int(present) < _PRESENT * int(announced) and int(announced) < _UNKNOWN_BYTES:
+                raise ValueError(f"{path} ends after {present} of {announced} bytes.")
+        frames, blocks = file.frames, []
+        # Read in blocks: what libsndfile misses of a file cut short, it would leave as it finds it in one large array.
+        while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+            blocks.append(block)
+        samples = np.concatenate(blocks) if blocks else np.zeros((0, 1), np.float32)
+        if len(samples) < _PRESENT * frames:
+            raise ValueError(f"{path} ends after {len(samples)} of {frames} samples.")
+        return samples, file.samplerate
+
+
+def _checked(samples: np.ndarray) -> np.ndarray:
+    """Float samples, which have to be numbers in [-1, 1] but for overshoots."""
+    peak = np.abs(samples).max(initial=0.0)
+    if not np.isfinite(peak):
+        raise ValueError("The sound has samples that are no finite numbers.")
+    if peak > _LOUDEST:
+        raise ValueError(
+            f"The sound has floating-point samples up to {peak:,.0f}, where full scale is 1: divide them by 32768 if "
+            "they came from 16 bits."
+        )
+    return samples
+
+
 def _as_vector(values: Any) -> np.ndarray:
     vector = np.asarray(values, np.float32)
     if vector.ndim != 1 or not len(vector):
         raise ValueError(f"An audio embedding is one vector, not an array of shape {vector.shape}.")
+    if not np.isfinite(vector).all():
+        raise ValueError("An audio embedding has values that are no finite numbers.")
     return vector
 
 
@@ -436,4 +477,4 @@ def _to_mono(samples: np.ndarray) -> np.ndarray:
         samples = samples.mean(axis=0)
     if samples.ndim != 1:
         raise ValueError(f"Samples of sound are [samples] or [channels, samples], not {samples.shape}.")
-    return samples.astype(np.float32)
+    return _checked(samples.astype(np.float32))
