@@ -14,6 +14,7 @@ def run(program: str = "sail-jax") -> NoReturn:
     Args:
         program: how the command was called, for help and examples.
     """
+    sys.stdout.reconfigure(line_buffering=True)  # in a file too, lines appear when they are printed
     try:
         status = main(program=program)
     except Exception:

@@ -9,12 +9,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich.progress import track
 
 from sail_jax.config.model import ModelConfig
 from sail_jax.convert import hf_configs
 from sail_jax.convert.architectures import ARCHITECTURES
 from sail_jax.convert.weight_map import OWN_PARTS, Layout, Row
+from sail_jax.progress import track
 from sail_jax.sharding.parameters import path_name
 
 # Part of our model -> its name in the exported one.

@@ -19,13 +19,14 @@ from typing import Any, NamedTuple
 import msgpack
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from sail_jax.data.store import ItemStore, decode_item, encode_item
 from sail_jax.data.tables import Pair
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.files import commit_json, partial_file
 from sail_jax.items import Item
+from sail_jax.progress import Progress
 
 _IDENTITY = "identity.json"
 _FORMAT = {"format": "sail_jax materialized records", "version": 1}

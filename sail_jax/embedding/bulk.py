@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sail_jax.config.data import DEFAULT_INSTRUCTION
 from sail_jax.config.schema import to_dict
@@ -34,6 +34,7 @@ from sail_jax.errors import BadRecordError, SailError
 from sail_jax.files import commit_bytes, commit_json
 from sail_jax.items import TEXT_FIELDS
 from sail_jax.patterns import MODALITIES
+from sail_jax.progress import Progress
 from sail_jax.runs.fingerprint import fingerprint
 from sail_jax.vectors.embedding_set import (
     EmbeddingInfo,

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
-from rich.progress import track
 
 from sail_jax.config import Config
 from sail_jax.data.features import View
@@ -17,6 +16,7 @@ from sail_jax.embedding.windows import NothingShownError
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import Item
 from sail_jax.patterns import shown_modalities
+from sail_jax.progress import track
 
 
 class Window(NamedTuple):

@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from rich.progress import track
 
 from sail_jax.config import Config
 from sail_jax.config.data import DEFAULT_INSTRUCTION
@@ -31,6 +30,7 @@ from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import TEXT_FIELDS, Item
 from sail_jax.models.model import abstract_params
 from sail_jax.patterns import MODALITIES
+from sail_jax.progress import track
 from sail_jax.runs.checkpoints import Checkpoints, restore_params
 from sail_jax.runs.directory import RunDirectory
 from sail_jax.sharding.mesh import data_shards, in_batch_order, shard_batch

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.progress import track
 
 from sail_jax.config import Config
 from sail_jax.data.store import ItemStore, known_positions
@@ -17,6 +16,7 @@ from sail_jax.data.views import task_views
 from sail_jax.errors import SailError
 from sail_jax.evaluation.metrics.recall import relevant_hits
 from sail_jax.evaluation.retrieval import RetrievalTask, relevant_rows
+from sail_jax.progress import track
 
 # Cut-offs: an item counts as correct at k if one of its labels is among the k nearest.
 ACCURACY_KS = (1, 5)

@@ -20,11 +20,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from rich.progress import Progress
 
 from sail_jax.config.search import INDEX_KINDS
 from sail_jax.errors import SailError
 from sail_jax.files import commit_json, partial_file
+from sail_jax.progress import Progress
 from sail_jax.vectors.embedding_set import EmbeddingSet
 from sail_jax.vectors.unit import unit_rows
 

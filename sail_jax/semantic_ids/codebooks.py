@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from flax import traverse_util
-from rich.progress import track
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
@@ -26,6 +25,7 @@ from sail_jax.config.schema import to_dict
 from sail_jax.config.semantic_ids import ANCHORS, METHODS, SAMPLES, VQSettings
 from sail_jax.errors import SailError
 from sail_jax.files import commit_bytes, commit_json
+from sail_jax.progress import track
 from sail_jax.semantic_ids.metrics import Anchors, Meter
 from sail_jax.semantic_ids.report import draw_frequencies
 from sail_jax.semantic_ids.residual_kmeans import quantize, reconstruct, residual_kmeans

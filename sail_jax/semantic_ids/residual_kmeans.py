@@ -6,9 +6,9 @@ Axes: N rows, W width, K codes of a level, L levels.
 from collections.abc import Sequence
 
 import numpy as np
-from rich.progress import track
 
 from sail_jax.errors import SailError
+from sail_jax.progress import track
 from sail_jax.vectors.faiss_kmeans import faiss_kmeans, nearest_centroids
 
 

@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rich.progress import track
 
 from sail_jax.config.semantic_ids import VQSettings
 from sail_jax.errors import SailError
+from sail_jax.progress import track
 from sail_jax.semantic_ids.residual_kmeans import quantize, require_rows, residual_kmeans
 
 _FIRST_ROUNDS = 10  # of the k-means that initialises the codebooks

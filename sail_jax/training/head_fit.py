@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.progress import track
 
 from sail_jax.batch import Batch
 from sail_jax.config import Config
@@ -23,6 +22,7 @@ from sail_jax.objectives.distill import Head, Places, coordinates
 from sail_jax.objectives.matching import Recipe
 from sail_jax.objectives.objective import TaughtRows, taught_rows
 from sail_jax.objectives.ridge_heads import HeadSums, cosines, solve, sums_of
+from sail_jax.progress import track
 from sail_jax.sharding.mesh import data_shards, shard_batch
 from sail_jax.training.setup import TrainSetup
 from sail_jax.training.stages import Stage

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from sail_jax.batch import Batch
 from sail_jax.config import Config
@@ -22,6 +22,7 @@ from sail_jax.data.pipeline import BatchSource, HostShare, LoadedBatch, make_ite
 from sail_jax.errors import SailError
 from sail_jax.objectives.matching import Recipe
 from sail_jax.objectives.matryoshka import check_widths
+from sail_jax.progress import Progress
 from sail_jax.runs.checkpoints import Checkpoints
 from sail_jax.runs.directory import RunDirectory, require_same_config
 from sail_jax.runs.ownership import owning
@@ -264,14 +265,17 @@ class _Loop:
     def run(self, state: TrainState) -> TrainState:
         start, steps = int(state.step), self.config.train.steps
         source = make_iterator(self.source, self.config, start)
-        with _progress(start, steps) as progress, contextlib.closing(source) as batches, self.stop.between_steps():
+        with _progress() as progress, contextlib.closing(source) as batches, self.stop.between_steps():
             name = f"train {self.stage.name}".strip()
-            task = progress.add_task(name, total=steps, completed=start, note="compiling the first step")
+            task = progress.add_task(name, total=steps, completed=start)
+            progress.say(task, "compiling the first step")
             prefetch = _Prefetch(batches, self.step)
             self._compile_ahead(start)
             for done in range(start + 1, steps + 1):
                 state, line = self._train_step(state, prefetch, done, progress)
-                progress.update(task, advance=1, **({"note": line} if line else {}))
+                progress.advance(task)
+                if line:
+                    progress.say(task, line)
         return jax.block_until_ready(state)
 
     def _compile_ahead(self, start: int) -> None:
@@ -387,6 +391,7 @@ class _Prefetch:
         return taken
 
 
-def _progress(start: int, steps: int) -> Progress:
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-    return Progress(*columns, TextColumn("{task.fields[note]}"), disable=jax.process_index() != 0, refresh_per_second=2)
+def _progress() -> Progress:
+    columns = [TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn()]
+    quiet = jax.process_index() != 0
+    return Progress(*columns, every=None, disable=quiet, refresh_per_second=2, speed_estimate_period=600)

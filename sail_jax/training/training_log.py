@@ -69,7 +69,7 @@ class TrainingLog:
         self._pending.append((name, metrics, counts, work))
 
     def flush(self, step: int) -> str:
-        """Writes the means since the last flush; returns a short line for the progress bar."""
+        """Writes the means since the last flush; returns a short line to be shown."""
         names, metrics, counts, work = zip(*self._pending, strict=True)
         fetched = jax.device_get(list(metrics))
         nonfinite = [int(m.pop("nonfinite")) for m in fetched]
@@ -91,8 +91,10 @@ class TrainingLog:
         notes = [
             f"loss {line['loss']:.3f}",
             f"{line['steps_per_second']:.2f} steps/s",
+            f"{line['items_per_second']:,.0f} items/s",
+            *([f"{line['peak_memory_bytes'] / 2**30:.1f} GiB"] if "peak_memory_bytes" in line else []),
             *([f"MFU {line['mfu']:.0%}"] if "mfu" in line else []),
-            f"{line['share/data']:.0%} of the time waiting for data",
+            f"{line['share/data']:.0%} waiting for data",
         ]
         return ", ".join(notes)
 

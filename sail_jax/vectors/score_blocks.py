@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Float32, Int64, Shaped
-from rich.progress import track
 
 from sail_jax.errors import SailError
+from sail_jax.progress import track
 from sail_jax.vectors.unit import unit_rows
 
 # Width of the bins of the histogram; a power of two, so that the edges are exact in float32.

@@ -54,8 +54,8 @@ def test_rates_and_shares_of_the_time(tmp_path, clock, monkeypatch):
     assert second["elapsed_seconds"] == pytest.approx(7.0) and second["goodput"] == pytest.approx(3 / 8)
     assert evaluated["seconds/evaluate"] == 4.0 and evaluated["elapsed_seconds"] == pytest.approx(7.0)
     assert notes == [
-        "loss 1.000, 0.40 steps/s, MFU 20%, 17% of the time waiting for data",
-        "loss 1.000, 0.50 steps/s, MFU 25%, 100% of the time waiting for data",
+        "loss 1.000, 0.40 steps/s, 12 items/s, 0.0 GiB, MFU 20%, 17% waiting for data",
+        "loss 1.000, 0.50 steps/s, 15 items/s, 0.0 GiB, MFU 25%, 100% waiting for data",
     ]
 
 

@@ -20,7 +20,6 @@ import numpy as np
 from ott.geometry import geometry
 from ott.problems.linear import linear_problem
 from ott.solvers.linear import sinkhorn
-from rich.progress import track
 
 from sail_jax.config import Config
 from sail_jax.config.curation import BalancingConfig
@@ -39,6 +38,7 @@ from sail_jax.data.views import retrieval_tasks
 from sail_jax.embedding.embedder import Embedder
 from sail_jax.errors import SailError
 from sail_jax.patterns import MODALITIES
+from sail_jax.progress import track
 from sail_jax.vectors.faiss_kmeans import faiss_kmeans
 from sail_jax.vectors.unit import unit_rows
 

@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from rich.progress import track
 
 from sail_jax.config.schema import to_dict
 from sail_jax.curation.mining.known_pairs import row_of
@@ -32,6 +31,7 @@ from sail_jax.embedding.embedder import Embedder
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.files import commit_bytes
 from sail_jax.items import Item, item_key, text_item
+from sail_jax.progress import track
 from sail_jax.runs.fingerprint import fingerprint
 from sail_jax.sharding.process_group import Processes
 from sail_jax.vectors.embedding_set import EmbeddingSet, is_complete

@@ -25,7 +25,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from sail_jax.config import Config
@@ -44,6 +44,7 @@ from sail_jax.data.tables import PairTable, write_pairs
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.files import commit_json
 from sail_jax.items import Item
+from sail_jax.progress import Progress
 
 _MARKER = "ingest.json"
 _TOKENIZER = "tokenizer"

@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from rich.progress import track
 
 from sail_jax.config.data import SyntheticConfig
 from sail_jax.data.synthetic.ceilings import write_ceilings
@@ -34,6 +33,7 @@ from sail_jax.data.synthetic.topics import describe, draw_topics, draws
 from sail_jax.data.synthetic.users import zipf
 from sail_jax.errors import SailError
 from sail_jax.files import commit_json, partial_folder
+from sail_jax.progress import track
 
 # Increase this whenever the same settings would give other files, so that an older export is not reused.
 GENERATOR_VERSION = 3

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from sail_jax.config import Config
 from sail_jax.config.schema import nearest, to_dict
@@ -30,6 +30,7 @@ from sail_jax.logs.reader import (
     scan_vector_ids,
 )
 from sail_jax.logs.scratch import scratch_folder
+from sail_jax.progress import Progress
 
 SUMMARY, SAMPLE_PAGE = "pairs.json", "pairs.html"
 _SCRATCH = ".pairs.spool"

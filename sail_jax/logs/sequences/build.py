@@ -10,7 +10,6 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.progress import track
 
 from sail_jax.config import Config
 from sail_jax.config.log_sequences import SequencesConfig
@@ -33,6 +32,7 @@ from sail_jax.logs.sequences.item_facts import (
 )
 from sail_jax.logs.sequences.item_lists import ranges
 from sail_jax.logs.sequences.windows import Windows, first_of_each, test_windows, train_windows
+from sail_jax.progress import track
 
 SUMMARY = "sequences.json"
 _SCRATCH = ".sequences.spool"
