@@ -4,10 +4,30 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from typing import Any
+
+from sail_jax.errors import SailError
+
+# gs://bucket/x, and what pathlib makes of it: gs:/bucket/x.
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/+(?P<rest>.*)")
+
+
+def require_local(path: str | pathlib.Path, what: str) -> None:
+    """Checks that a path is not the address of a bucket, which would become a folder of that name here.
+
+    Raises:
+        SailError: it is one; the message begins with `what`, such as "--output".
+    """
+    if match := _ADDRESS.match(str(path)):
+        scheme = str(path).partition(":")[0]
+        raise SailError(
+            f"{what} is {scheme}://{match['rest']}, the address of a bucket: only folders of this machine can be read "
+            "and written. Mount the bucket (gcsfuse, mount-s3) and name the folder, or copy it."
+        )
 
 
 def commit(partial: pathlib.Path, path: pathlib.Path) -> None:

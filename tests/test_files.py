@@ -4,7 +4,14 @@ import json
 
 import pytest
 
+import sail_jax
+from sail_jax import config as config_lib
+from sail_jax.cli import main
+from sail_jax.data.store import ItemStore
+from sail_jax.errors import SailError
 from sail_jax.files import commit_bytes, commit_json, partial_file, partial_folder
+from sail_jax.runs.directory import RunDirectory
+from sail_jax.vectors.embedding_set import EmbeddingSet
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -41,3 +48,33 @@ def test_what_is_not_finished_takes_no_name_and_leaves_nothing(tmp_path):
     with partial_folder(tmp_path / "y") as partial:
         (partial / "z").write_text("whole")
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["x", "y", "y/z"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "train --config quickstart --config.data.dir=x --workdir gs://bucket/run",
+        "train --config quickstart --config.data.dir=s3://bucket/data --workdir run",
+        "ingest --config quickstart --source s3://bucket/raw --workdir data",
+        "embed --workdir run --output gs://bucket/vectors",
+        "search --workdir run --embeddings s3://bucket/vectors --text https://is.no/bucket",
+        "index --embeddings vectors --output gs://bucket/x.faiss",
+        "evaluate --workdir s3://bucket/run",
+    ],
+)
+def test_the_address_of_a_bucket_is_refused_by_name_and_makes_no_folder(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(words.split()) == 2
+    error = capsys.readouterr().err
+    assert "is gs://bucket/" in error or "is s3://bucket/" in error
+    assert error.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("door", [sail_jax.load, RunDirectory, ItemStore.open, EmbeddingSet])
+def test_the_doors_for_python_refuse_the_address_of_a_bucket(door):
+    with pytest.raises(SailError, match="is gs://bucket/x, the address of a bucket"):
+        door("gs://bucket/x")
+
+
+def test_free_text_may_begin_with_an_address():
+    assert config_lib.load("quickstart", ["prompt.unified=https://x.org: summarise"]).prompt.unified

@@ -3,10 +3,12 @@
 import argparse
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from sail_jax.config.schema import nearest
 from sail_jax.errors import SailError
+from sail_jax.files import require_local
 
 _SETTING = "--config."
 _DOTTED = re.compile(r"--[A-Za-z_]\w*(\.\w+)+(=|$)")
@@ -57,7 +59,7 @@ class Parser(argparse.ArgumentParser):
         """Parses words as argparse does.
 
         Raises:
-            SailError: an unknown verb or flag; the message names the nearest valid ones.
+            SailError: an unknown verb or flag; the message names the nearest valid ones. Or a path is an address.
         """
         for word in args or ():
             if self._verbs is not None and not word.startswith("-"):
@@ -72,4 +74,9 @@ class Parser(argparse.ArgumentParser):
                 flags = [name[2:] for name in self._option_string_actions if name.startswith("--")]
                 near = nearest(flag[2:], flags).replace(" or ", " or --")
                 raise SailError(f"{self.prog} has no flag {flag}. Did you mean --{near}?")
-        return super().parse_known_args(args, namespace)
+        options, rest = super().parse_known_args(args, namespace)
+        for name, value in vars(options).items():
+            for path in value if isinstance(value, list) else (value,):
+                if isinstance(path, Path):
+                    require_local(path, f"--{name.replace('_', '-')}")
+        return options, rest

@@ -16,6 +16,10 @@ from typing import Any, NamedTuple
 
 from sail_jax.config.suggestions import similar_keys
 from sail_jax.errors import SailError
+from sail_jax.files import require_local
+
+# Other settings may begin with other addresses: an instruction is free text.
+_BUCKET = re.compile(r"(gs|gcs|s3|s3a|s3n|az|abfss?|hdfs)://")
 
 
 def setting(
@@ -102,6 +106,8 @@ def build_settings(cls: Any, value: Any, path: str) -> Any:
         return tuple(build_settings(arguments[0], entry, f"{path}[{i}]") for i, entry in enumerate(value))
     if cls is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if cls is str and isinstance(value, str) and _BUCKET.match(value):
+        require_local(value, path)
     if not isinstance(value, cls) or (cls is int and isinstance(value, bool)):
         raise SailError(f"{path} takes a value of type {cls.__name__}, not {value!r}.")
     return value

@@ -22,7 +22,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from sail_jax.data import store_index
 from sail_jax.errors import BadRecordError, SailError
-from sail_jax.files import commit, commit_bytes
+from sail_jax.files import commit, commit_bytes, require_local
 from sail_jax.items import Item, item_key, text_item
 
 # The store's folder within the folder that `ingest` writes.
@@ -94,6 +94,7 @@ class ItemStore:
     @classmethod
     def open(cls, path: str | pathlib.Path) -> "ItemStore":
         """Opens the store in folder `path`."""
+        require_local(path, "The item store")
         return cls(path)
 
     def __reduce__(self):

@@ -31,7 +31,7 @@ from sail_jax.embedding.embed_pass import embed_into
 from sail_jax.embedding.embedder import Embedder, check_dims
 from sail_jax.embedding.item_source import Entry, ItemSource
 from sail_jax.errors import BadRecordError, SailError
-from sail_jax.files import commit_bytes, commit_json
+from sail_jax.files import commit_bytes, commit_json, require_local
 from sail_jax.items import TEXT_FIELDS
 from sail_jax.patterns import MODALITIES
 from sail_jax.progress import Progress
@@ -134,6 +134,7 @@ def embed(embedder: Embedder, source: ItemSource, output: Path, options: EmbedOp
         SailError: options are wrong, `output` holds another request or other files, the source changed, or more than
             `config.data.max_bad_records` items could not be used.
     """
+    require_local(output, "The output")
     job = _Job(embedder, source, output, options, model)
     written = job.write_missing()
     return job.finish(written)

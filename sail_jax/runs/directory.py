@@ -31,6 +31,7 @@ from sail_jax.config.schema import fixed_values
 from sail_jax.config.storage import HUB
 from sail_jax.config.training import stage_order
 from sail_jax.errors import SailError
+from sail_jax.files import require_local
 
 
 class RunDirectory:
@@ -38,9 +39,13 @@ class RunDirectory:
 
     Args:
         path: the folder.
+
+    Raises:
+        SailError: it is the address of a bucket.
     """
 
     def __init__(self, path: str | Path) -> None:
+        require_local(path, "The run directory")
         self.path = Path(path).absolute()
         self.config = self.path / "config.json"
         self.tokenizer = self.path / "tokenizer"

@@ -21,7 +21,7 @@ from jaxtyping import Float, Float32, Int64, Shaped
 from sail_jax.config.schema import to_dict
 from sail_jax.config.storage import VECTOR_DTYPES
 from sail_jax.errors import SailError
-from sail_jax.files import commit_json, partial_file
+from sail_jax.files import commit_json, partial_file, require_local
 from sail_jax.vectors.unit import unit_rows
 
 _MARKER = "embeddings.json"
@@ -154,6 +154,7 @@ class EmbeddingSet:
     """
 
     def __init__(self, folder: str | Path) -> None:
+        require_local(folder, "The folder of embeddings")
         self.path = Path(folder)
         marker = self.path / _MARKER
         if not is_complete(self.path):

@@ -42,7 +42,7 @@ from sail_jax.data.prompts import prompt_texts, train_tokenizer
 from sail_jax.data.store import ItemStore, ItemStoreWriter
 from sail_jax.data.tables import PairTable, write_pairs
 from sail_jax.errors import BadRecordError, SailError
-from sail_jax.files import commit_json
+from sail_jax.files import commit_json, require_local
 from sail_jax.items import Item
 from sail_jax.progress import Progress
 
@@ -95,6 +95,8 @@ def ingest(
         SailError: wrong settings, a missing file or column, too many bad records, or `output` holds an ingestion with
             other settings or another source.
     """
+    for path in (source, output):
+        require_local(path, "A folder of the ingestion")
     source, output = pathlib.Path(source), pathlib.Path(output)
     console = Console(soft_wrap=True, markup=False, highlight=False)
     reader = RecordReader(config.ingest, source)
