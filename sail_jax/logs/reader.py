@@ -10,7 +10,7 @@ formats are not guessed.
 
 import contextlib
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,15 @@ from sail_jax.logs.flags import parse_condition
 
 _TRUE = ("true", "1", "1.0", "yes", "t", "y")
 _VECTOR_BATCH = 8192
+# Dates in text: ISO 8601, of which "%+" is the form with an offset or Z. What stands first in 01/02/2024 is not known.
+_DATES = (
+    *("%+", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M", "%Y-%m-%d"),
+    *("%Y/%m/%d %H:%M:%S%.f", "%Y/%m/%d"),
+)
+# The share of the rows of a log whose time may be no time.
+_BAD_TIMES = 0.01
+# The end of the year 9999, and what no time of a log lies beyond, in seconds.
+_LAST_TIME, _PLAUSIBLE_TIME = 253_402_300_799, 7_258_118_400
 # Where a column splits the events, the times of test rows are raised above all those of train rows. Times are whole
 # seconds of up to 34,000 years.
 _TEST_TIME = 1 << 40
@@ -139,6 +148,56 @@ def _check_split(config: Config) -> None:
             f"config.logs.events.split splits the events by a column, and config.logs.{others[0]} can only be cut in "
             f"time: set config.logs.{others[0]}.{key} to '', or config.logs.events.split."
         )
+
+
+def check_times(config: Config, source: Path, names: Collection[str]) -> None:
+    """Checks the times of logs, which else would drop their rows, or move the cut.
+
+    Args:
+        config: the experiment.
+        source: the folder to which the paths of `config.logs` are relative.
+        names: the logs; those without a path or a time are passed over.
+
+    Raises:
+        SailError: more than one row in a hundred has a time that is none, or times lie beyond the year 9999. The error
+            has the first such value.
+    """
+    for name in names:
+        settings = getattr(config.logs, name)
+        if not has_log(config, name) or not settings.time:
+            continue
+        for files, schema in _by_schema(_parts(config, source, name)):
+            log = _Columns(settings, f"config.logs.{name}", str(files[0]), schema, config.logs.time_unit)
+            column = settings.time if settings.time in schema else settings.time.removeprefix("-")
+            given, time = pl.col(column).cast(pl.String).str.strip_chars(), log.time("time")
+            bad = time.is_null() & given.is_not_null() & (given != "")
+            found = _scan(files).select(
+                rows=pl.len(),
+                bad=bad.sum(),
+                first=given.filter(bad).first(),
+                last=time.max(),
+                shown=given.get(time.arg_max()),
+            )
+            found = found.collect(engine="streaming").row(0, named=True)
+            where = f"{files[0] if len(files) == 1 else files[0].parent}: column {column!r}"
+            if found["bad"] > _BAD_TIMES * found["rows"]:
+                raise SailError(
+                    f"{where} has {found['bad']:,} values of {found['rows']:,} that are no times; the first is "
+                    f"{found['first']!r}. Write seconds, or dates such as 2024-01-31 or 2024-01-31T12:00:00Z, or "
+                    f"change config.logs.{name}.time."
+                )
+            ordered = column != settings.time or (name == "events" and settings.split)
+            if not ordered and (found["last"] or 0) > _LAST_TIME:
+                raise SailError(
+                    f"{where} reaches beyond the year 9999 with {found['shown']!r}. {_unit_of(found['last'], config)}"
+                )
+
+
+def _unit_of(last: int, config: Config) -> str:
+    """Returns what to do about times whose latest is `last`, in seconds by the unit of the settings."""
+    per_second = _PER_SECOND[config.logs.time_unit]
+    fits = [unit for unit, of in _PER_SECOND.items() if last * per_second // of <= _PLAUSIBLE_TIME]
+    return f"Set config.logs.time_unit={fits[0]!r}." if fits else "Mend it there."
 
 
 def count_rows(config: Config, source: Path, name: str) -> int:
@@ -286,9 +345,8 @@ class _Columns:
             return column.cast(pl.Datetime("us")).dt.epoch("s").cast(pl.Int64)
         if dtype == pl.String:
             # A date, a timestamp, or a number in a text file.
-            written = [column.str.to_datetime(form, strict=False) for form in ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S%.f")]
-            written.append(column.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", strict=False))
-            seconds = [whole_seconds(column.cast(pl.Float64, strict=False), self._time_unit)]
+            written = [column.str.strip_chars().str.to_datetime(form, strict=False) for form in _DATES]
+            seconds = [whole_seconds(column.str.strip_chars().cast(pl.Float64, strict=False), self._time_unit)]
             return pl.coalesce(seconds + [time.dt.epoch("s").cast(pl.Int64) for time in written])
         if not dtype.is_numeric():
             raise SailError(

@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import json
 import math
 import os
 import subprocess
@@ -547,3 +548,14 @@ def test_the_verb(drawn, tmp_path, capsys):
     assert "pairs.json" in capsys.readouterr().out
     assert main(["pairs", *words, "--only", "hashtags"]) == 2
     assert "Did you mean hashtag" in capsys.readouterr().err
+
+
+def test_a_table_without_rows_is_an_error_that_names_what_took_them(tmp_path):
+    """The other tables are written, and all counts."""
+    export = tmp_path / "export"
+    write(export / "logs/events", events([("u1", "a", 5, 0), ("u1", "b", 6, 0), ("u2", "a", 7, 0)]))
+    with pytest.raises(
+        SailError, match=r"copair\.parquet has no row: of 3 rows .* rows_below_threshold 3; change"
+    ):
+        build_pairs(config(), export, tmp_path / "out", ["copair"])
+    assert json.loads((tmp_path / "out/pairs.json").read_text())["builders"]["copair"]["dropped_rows_unusable"] == 0

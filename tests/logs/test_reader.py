@@ -10,6 +10,7 @@ from small_logs import config, events, with_logs, write
 
 from sail_jax.errors import SailError
 from sail_jax.logs.reader import (
+    check_times,
     count_rows,
     cut_time,
     read_vectors,
@@ -205,3 +206,55 @@ def test_a_column_of_the_wrong_type(tmp_path):
     write(tmp_path / "logs/live", {"user_id": ["u"], "item_id": ["a"], "timestamp": [[1]], "seconds": [3]})
     with pytest.raises(SailError, match="'timestamp' is List.*config.logs.live.time"):
         scan_live(config(), tmp_path)
+
+
+def of_texts(tmp_path, times, **settings):
+    """The config of an event log in CSV whose times are these texts, written in tmp_path."""
+    rows = [f"u{i},x{i},{time}" for i, time in enumerate(times)]
+    (tmp_path / "events.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]))
+    base = config()
+    log = dataclasses.replace(base.logs.events, path="events.csv", flags=(), watch_share="", **settings)
+    empty = {name: dataclasses.replace(getattr(base.logs, name), path="") for name in ("searches", "live", "hashtags")}
+    empty["catalogue"] = dataclasses.replace(base.logs.catalogue, path="")
+    return with_logs(base, events=log, **empty)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1970-01-01T00:01:00Z", 60),
+        ("1970-01-01T02:01:00+02:00", 60),
+        ("1970-01-01 00:01:00.5-0030", 1860),
+        ("1970-01-01 00:01:00 UTC", 60),
+        ("1970-01-01T00:01", 60),
+        ("1970/01/02", 86_400),
+        (" 60 ", 60),
+        ("60.9", 60),
+    ],
+)
+def test_dates_with_and_without_an_offset(tmp_path, text, seconds):
+    settings = of_texts(tmp_path, [text])
+    check_times(settings, tmp_path, ("events", "live"))
+    assert scan_events(settings, tmp_path).collect(engine="streaming")["time"].to_list() == [seconds]
+
+
+def test_times_that_are_none_are_an_error_with_the_first_of_them(tmp_path):
+    settings = of_texts(tmp_path, ["2024-01-31", "01/31/2024", "02/01/2024", ""])
+    with pytest.raises(
+        SailError, match=r"events\.csv: column 'timestamp' has 2 values of 4 .* the first is '01/31/2024'"
+    ):
+        check_times(settings, tmp_path, ("events", "live"))
+    check_times(of_texts(tmp_path, ["5"] * 200 + ["unknown"]), tmp_path, ("events", "live"))  # is dropped, and counted
+
+
+@pytest.mark.parametrize(("last", "unit"), [("1700000000123", "ms"), ("1700000000123456", "us")])
+def test_times_in_another_unit_are_an_error_with_that_unit(tmp_path, last, unit):
+    settings = of_texts(tmp_path, ["5", last])
+    with pytest.raises(SailError, match=rf"beyond the year 9999 with '{last}'\. Set config\.logs\.time_unit='{unit}'"):
+        check_times(settings, tmp_path, ("events", "live"))
+    settings = dataclasses.replace(settings, logs=dataclasses.replace(settings.logs, time_unit=unit))
+    check_times(settings, tmp_path, ("events", "live"))
+
+
+def test_what_only_orders_may_be_any_number(tmp_path):
+    check_times(of_texts(tmp_path, ["5", "1700000000123456"], time="-timestamp"), tmp_path, ("events", "live"))

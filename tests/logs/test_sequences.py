@@ -433,9 +433,10 @@ def world_store(settings):
 
 def test_no_positive_event(tmp_path):
     world = World([("u", "a", 1, 0), ("u", "b", 9, 0)], {"a": ["x"]}, {"a": np.ones(2)})
-    tables, summary = build(config_of(), write_logs(world, tmp_path / "export"), tmp_path / "out")
+    with pytest.raises(SailError, match="no sequence: of the events, rows 2, positive 0, not_in_store 0, users 0"):
+        build(config_of(), write_logs(world, tmp_path / "export"), tmp_path / "out")
+    tables = {path.stem: rows_of(path) for path in (tmp_path / "out").glob("*.parquet")}
     assert all(rows == {"train": [], "test": []} for rows in tables.values()) and len(tables) == 6
-    assert summary["events"] == {"rows": 2, "positive": 0, "not_in_store": 0, "users": 0}
 
 
 def test_nothing_of_three_positives(tmp_path):

@@ -20,6 +20,7 @@ from sail_jax.logs.pairs.catalogue import Catalogue, build_catalogue
 from sail_jax.logs.pairs.context import BuildContext
 from sail_jax.logs.pairs.sample_page import write_sample_page
 from sail_jax.logs.reader import (
+    check_times,
     cut_time,
     has_log,
     scan_events,
@@ -79,6 +80,7 @@ def build_pairs(
     chosen = _choose(config, only)
     output.mkdir(parents=True, exist_ok=True)
     with _progress(len(chosen)) as (show, done), scratch_folder(output / _SCRATCH) as scratch:
+        check_times(config, source, sorted({"events", *(BUILDERS[name][1] for name in chosen)} & _SCANS.keys()))
         cut = cut_time(config, source)
         show("items")
         catalogue = _catalogue(config, source, chosen, cut, store)
@@ -93,7 +95,19 @@ def build_pairs(
     summary = _summary(config, source, output, catalogue, cut, counts)
     commit_json(output / SUMMARY, summary)
     write_sample_page(output, list(summary["builders"]), config.builders.sheet_pairs, store)
+    if empty := [
+        _why_empty(name, of) for name, of in counts.items() if of["rows_read"] and not of["train"] + of["test"]
+    ]:
+        raise SailError(f"{'; '.join(empty)}. All counts are in {output / SUMMARY}.")
     return summary
+
+
+def _why_empty(name: str, counts: dict[str, Any]) -> str:
+    """Returns a message for a table without rows: what took most of what was read."""
+    dropped = {key.removeprefix("dropped_"): of for key, of in counts.items() if key.startswith("dropped_") and of}
+    said = ", ".join(f"{key} {of:,}" for key, of in sorted(dropped.items(), key=lambda item: -item[1]))
+    settings = f"change config.builders.{name}, or leave it out with --only"
+    return f"{name}.parquet has no row: of {counts['rows_read']:,} rows read went {said or 'none'}; {settings}"
 
 
 def _choose(config: Config, only: Sequence[str]) -> list[str]:

@@ -23,15 +23,15 @@ from sail_jax.logs.reader import count_rows, scan_events, scan_live
 def build_copair(build: BuildContext, output: Path) -> dict[str, int]:
     """Writes the pairs of co-consumed items; returns counts."""
     rules = build.config.builders.copair
-    events = scan_events(build.config, build.source).filter(pl.col("positives") >= rules.positives)
-    return _co_occurrence(build, "copair", "events", events, output, rules.new_test_pairs, rules.repeat)
+    events, enough = scan_events(build.config, build.source), pl.col("positives") >= rules.positives
+    return _co_occurrence(build, "copair", "events", events, enough, output, rules.new_test_pairs, rules.repeat)
 
 
 def build_live(build: BuildContext, output: Path) -> dict[str, int]:
     """Writes the pairs of co-watched live streams; returns counts."""
     rules = build.config.builders.live
-    visits = scan_live(build.config, build.source).filter(pl.col("seconds") >= rules.min_seconds)
-    return _co_occurrence(build, "live", "live", visits, output)
+    visits, enough = scan_live(build.config, build.source), pl.col("seconds") >= rules.min_seconds
+    return _co_occurrence(build, "live", "live", visits, enough, output)
 
 
 def _co_occurrence(
@@ -39,16 +39,18 @@ def _co_occurrence(
     name: str,
     log: str,
     events: pl.LazyFrame,
+    enough: pl.Expr,
     output: Path,
     new_test_pairs: bool = True,
     repeat: bool = False,
 ) -> dict[str, int]:
     rules = getattr(build.config.builders, name)
     build.show(f"{name}: reading {getattr(build.config.logs, log).path}")
-    encoded = build.catalogue.encode(events.select(pl.col("user").hash(), "item", "time"))
+    encoded = build.catalogue.encode(events.filter(enough).select(pl.col("user").hash(), "item", "time"))
     folder = build.folder(name)
     scan = pl.scan_parquet(sink(encoded, folder / "events.parquet"))
-    rows, known = count_rows(build.config, build.source, log), scan.filter(pl.col("item").is_not_null())
+    rows, complete = count_rows(build.config, build.source, log), count(events)
+    known = scan.filter(pl.col("item").is_not_null())
     passed, usable = count(scan), count(known)
     candidates, popularity = build.folder(f"{name}.candidates"), []
     parts, users = build.parts(usable), {True: 0, False: 0}
@@ -77,7 +79,8 @@ def _co_occurrence(
         repeat=repeat,
     )
     found = write_item_pairs(build, name, candidates, thresholds, output)
-    dropped = {"dropped_rows_below_threshold": rows - passed, "dropped_rows_not_in_store": passed - usable}
+    dropped = {"dropped_rows_unusable": rows - complete, "dropped_rows_below_threshold": complete - passed}
+    dropped |= {"dropped_rows_not_in_store": passed - usable}
     return {"rows_read": rows, **dropped} | found
 
 

@@ -18,7 +18,7 @@ from sail_jax.data.sequence_tables import write_sequences
 from sail_jax.data.store import ItemStore
 from sail_jax.errors import SailError
 from sail_jax.files import commit_json
-from sail_jax.logs.reader import count_rows, cut_time, has_log, scan_events, scan_items
+from sail_jax.logs.reader import check_times, count_rows, cut_time, has_log, scan_events, scan_items
 from sail_jax.logs.scratch import scratch_folder
 from sail_jax.logs.sequences.constructions import CONSTRUCTIONS, Candidates, Construction
 from sail_jax.logs.sequences.histories import Histories, histories_of, known_items, partition, read_part
@@ -109,6 +109,9 @@ def build_sequences(
         },
     }
     commit_json(output / SUMMARY, summary)
+    if build.events["rows"] and not any(tally.kept for splits in tallies.values() for tally in splits.values()):
+        events = ", ".join(f"{name} {count:,}" for name, count in build.events.items())
+        raise SailError(f"The tables have no sequence: of the events, {events}. All counts are in {output / SUMMARY}.")
     return summary
 
 
@@ -155,6 +158,7 @@ class _Build:
     ):
         self._settings: SequencesConfig = config.sequences
         self._seed, self._folder, self._chosen, self._store = config.seed, folder, chosen, store
+        check_times(config, source, ("events",))
         self.cut = cut_time(config, source)
         least = min(made.positives(self._settings) for made in chosen.values())
         # Consumers of an item always use the multi-peak threshold, whichever constructions are built.
