@@ -26,6 +26,7 @@ def add_verb(verbs: Any) -> None:
         config="of run",
         distributed=True,
         step=True,
+        kept="finished parts are kept, and the same command goes on.",
     )
     sub.add_argument("--output", required=True, type=Path, help="folder that is written")
     sub.add_argument(

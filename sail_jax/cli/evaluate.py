@@ -30,6 +30,7 @@ def add_verb(verbs: Any) -> None:
         config="of run",
         distributed=True,
         step=True,
+        kept="an earlier evaluation is as it was; run the same command again.",
     )
     sub.add_argument(
         "--embeddings",

@@ -18,6 +18,7 @@ def add_verb(verbs: Any) -> None:
         "--embeddings embeddings/quickstart --output indexes/quickstart.faiss --kind hnsw",
         workdir="",
         config="",
+        kept="an earlier index is as it was; run the same command again.",
     )
     sub.add_argument("--embeddings", required=True, type=Path, help="folder that `embed` wrote")
     sub.add_argument(

@@ -17,6 +17,7 @@ def add_verb(verbs: Any) -> None:
         "turn a raw export (tables and media files, or a TFDS set) into an item store and tables",
         "--config configs/glyphs.py --source EXPORT --workdir data/glyphs",
         workdir="folder that is written; give it to `train` as --config.data.dir",
+        kept="finished shards and tables are kept, and the same command goes on.",
     )
     sub.add_argument("--source", type=Path, default=Path(), help="folder of the raw export")
 

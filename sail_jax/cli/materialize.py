@@ -18,6 +18,7 @@ def add_verb(verbs: Any) -> None:
         "them, for data on object storage",
         "--config configs/glyphs.py --config.data.dir=data/glyphs --dataset i2i --output data/glyphs/materialized/i2i",
         workdir="",
+        kept="finished shards are kept, and the same command goes on.",
     )
     sub.add_argument("--dataset", required=True, help="name of the training set in config.data.datasets")
     sub.add_argument("--output", required=True, type=Path, help="folder that is written")

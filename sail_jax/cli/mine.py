@@ -20,6 +20,7 @@ def add_verb(verbs: Any) -> None:
         config="of run",
         distributed=True,
         step=True,
+        kept="finished embeddings are kept, and the same command goes on.",
     )
     sub.add_argument("--dataset", required=True, help="name of the training set in config.data.datasets")
     sub.add_argument(

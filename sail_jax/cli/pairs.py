@@ -26,6 +26,7 @@ def add_verb(verbs: Any) -> None:
         "--config configs/recommender.py --source exports/recommender --output data/recommender/tables "
         "--only copair,search",
         workdir="",
+        kept="finished tables are kept, and the same command goes on.",
     )
     add_folders(sub, "; the page of examples shows their pictures")
     sub.add_argument("--only", default="", help=f"builders to run, separated by commas: {', '.join(_BUILDERS)} (all)")

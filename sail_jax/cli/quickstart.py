@@ -21,6 +21,7 @@ def add_verb(verbs: Any) -> None:
         "--workdir runs/quickstart",
         workdir="",
         config="",
+        kept="the steps that are done are kept, and the same command goes on.",
     )
     sub.add_argument(
         "--workdir", type=Path, default=Path("runs/quickstart"), help="folder that is written (runs/quickstart)"

@@ -33,6 +33,7 @@ def _add_fit(actions: Any) -> None:
         "--embeddings embeddings/items --output sids --levels 256,256,256 --method kmeans",
         workdir="",
         config="",
+        kept="finished codebooks are kept, and the same command goes on.",
     )
     sub.add_argument("--embeddings", required=True, type=Path, help="folder of embeddings")
     sub.add_argument("--output", required=True, type=Path, help="folder that is written")

@@ -24,6 +24,7 @@ def add_verb(verbs: Any) -> None:
         "--config configs/recommender.py --source exports/recommender --output data/recommender/tables "
         "--workdir data/recommender",
         workdir="",
+        kept="finished parts of the users are kept, and the same command goes on.",
     )
     add_folders(sub)
     sub.add_argument(

@@ -47,6 +47,13 @@ def has_log(config: Config, name: str) -> bool:
     return bool(getattr(config.logs, name).path)
 
 
+def log_paths(config: Config, source: Path) -> list[Path]:
+    """Returns the paths of all logs and vectors that the settings name, whether they are there or not."""
+    logs = config.logs
+    named = [log.path for log in (logs.events, logs.searches, logs.live, logs.hashtags, logs.catalogue)]
+    return [Path(source) / path for path in (*named, logs.dense_features, *logs.id_embeddings.values()) if path]
+
+
 def scan_events(config: Config, source: Path) -> pl.LazyFrame:
     """Scans the event log: impressions and plays.
 

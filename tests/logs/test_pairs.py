@@ -1,6 +1,7 @@
 """Each builder against answers counted by hand or by brute force, and what holds for all of them."""
 
 import collections
+import contextlib
 import itertools
 import json
 import math
@@ -470,6 +471,40 @@ def test_which_item_is_the_query_is_drawn(drawn):
     _, tables, _ = drawn
     turned = [query > target for query, target, _ in tables["copair"]["train"]]
     assert 0.3 < np.mean(turned) < 0.7
+
+
+def test_a_build_that_is_broken_off_goes_on_with_the_next_table(drawn, tmp_path, monkeypatch):
+    folder, _, counts = drawn
+    logs.drawn_export(tmp_path)
+    made, stops = [], ["live"]
+
+    def counted(name, make):
+        def of(build, table):
+            if name in stops:
+                raise KeyboardInterrupt
+            made.append(name)
+            return make(build, table)
+
+        return of
+
+    for name, (make, log) in list(BUILDERS.items()):
+        monkeypatch.setitem(BUILDERS, name, (counted(name, make), log))
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path, all_settings())
+    assert made == ["copair", "search"]
+    stops.clear()
+    assert build(tmp_path, all_settings())[1] == counts
+    assert made == list(BUILDERS)
+    assert not list((tmp_path / "tables").glob(".*"))
+    stops.append("live")
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path, all_settings())
+    write(tmp_path / "logs/events", events([("u", "a", 0, 1), last_event(9)]), parts=1)  # another log: all anew
+    made.clear()
+    stops.clear()
+    with contextlib.suppress(SailError):
+        build(tmp_path, all_settings())
+    assert made[0] == "copair"
 
 
 @pytest.mark.parametrize("partition_rows, parts", [(1000, 5), (4_000_000, 3)])

@@ -17,6 +17,7 @@ from sail_jax.data.pipeline import open_store
 from sail_jax.data.sequence_tables import Sequence, SequenceTable
 from sail_jax.errors import SailError
 from sail_jax.items import item_key
+from sail_jax.logs.sequences import build as build_lib
 from sail_jax.logs.sequences import item_facts as sequence_rules
 from sail_jax.logs.sequences import windows as sequence_windows
 from sail_jax.logs.sequences.build import build_sequences
@@ -114,6 +115,25 @@ def build(config, source, output, **given):
         ["sequences.json", *(f"{name}.parquet" for name in summary["tables"])]
     )
     return {name: rows_of(output / f"{name}.parquet") for name in summary["tables"]}, summary
+
+
+def test_a_build_that_is_broken_off_goes_on_with_the_next_part(built, source, tmp_path, monkeypatch):
+    read, parts = build_lib.read_part, []
+
+    def stops(path):
+        parts.append(path.name)
+        if len(parts) == 3:
+            raise KeyboardInterrupt
+        return read(path)
+
+    config = config_of(rows_per_part=150)
+    monkeypatch.setattr(build_lib, "read_part", stops)
+    with pytest.raises(KeyboardInterrupt):
+        build(config, source, tmp_path)
+    tables, summary = build(config, source, tmp_path)
+    assert len(set(parts)) > 4 and len(parts) == len(set(parts)) + 1  # one part was begun twice
+    assert tables == built[0]
+    assert all(summary[name] == built[1][name] for name in ("tables", "events"))
 
 
 def rows_of(path):

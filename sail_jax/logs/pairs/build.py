@@ -15,6 +15,7 @@ from sail_jax.config.schema import nearest, to_dict
 from sail_jax.data.store import ItemStore
 from sail_jax.errors import SailError
 from sail_jax.files import commit_json
+from sail_jax.logs.finished import Finished, build_identity
 from sail_jax.logs.pairs import attributes, consumption, searches, vectors
 from sail_jax.logs.pairs.catalogue import Catalogue, build_catalogue
 from sail_jax.logs.pairs.context import BuildContext
@@ -34,7 +35,7 @@ from sail_jax.logs.scratch import scratch_folder
 from sail_jax.progress import Progress
 
 SUMMARY, SAMPLE_PAGE = "pairs.json", "pairs.html"
-_SCRATCH = ".pairs.spool"
+_SCRATCH, _FINISHED = ".pairs.spool", ".pairs.finished.json"
 # Builder -> the function that writes its table, and the log that it reads.
 BUILDERS: dict[str, tuple[Callable[[BuildContext, Path], dict[str, int]], str]] = {
     "copair": (consumption.build_copair, "events"),
@@ -64,6 +65,8 @@ def build_pairs(
 ) -> dict[str, Any]:
     """Writes a pair table per builder, `pairs.json` with counts and `pairs.html` with samples.
 
+    Tables that the same build finished before it was broken off are kept.
+
     Args:
         config: the experiment.
         source: the folder to which the paths of `config.logs` are relative.
@@ -79,25 +82,26 @@ def build_pairs(
     """
     chosen = _choose(config, only)
     output.mkdir(parents=True, exist_ok=True)
+    finished = Finished(output / _FINISHED, build_identity(config, source, store, "builders"))
     with _progress(len(chosen)) as (show, done), scratch_folder(output / _SCRATCH) as scratch:
         check_times(config, source, sorted({"events", *(BUILDERS[name][1] for name in chosen)} & _SCANS.keys()))
         cut = cut_time(config, source)
         show("items")
         catalogue = _catalogue(config, source, chosen, cut, store)
         build = BuildContext(config, source, scratch, catalogue, cut, show)
-        counts = {}
         for name in chosen:
             show(name)
             table = output / f"{name}.parquet"
-            counts[name] = BUILDERS[name][0](build, table)
-            counts[name] |= {"settings": to_dict(getattr(config.builders, name))}
+            if name not in finished.parts or not table.is_file():
+                counts = BUILDERS[name][0](build, table)
+                finished.add(name, counts | {"settings": to_dict(getattr(config.builders, name))})
             done()
-    summary = _summary(config, source, output, catalogue, cut, counts)
+    made = {name: finished.parts[name] for name in chosen}
+    summary = _summary(config, source, output, catalogue, cut, made)
     commit_json(output / SUMMARY, summary)
+    finished.remove()
     write_sample_page(output, list(summary["builders"]), config.builders.sheet_pairs, store)
-    if empty := [
-        _why_empty(name, of) for name, of in counts.items() if of["rows_read"] and not of["train"] + of["test"]
-    ]:
+    if empty := [_why_empty(name, of) for name, of in made.items() if of["rows_read"] and not of["train"] + of["test"]]:
         raise SailError(f"{'; '.join(empty)}. All counts are in {output / SUMMARY}.")
     return summary
 

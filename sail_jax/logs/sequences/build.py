@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from sail_jax.data.sequence_tables import write_sequences
 from sail_jax.data.store import ItemStore
 from sail_jax.errors import SailError
 from sail_jax.files import commit_json
+from sail_jax.logs.finished import Finished, build_identity
 from sail_jax.logs.reader import check_times, count_rows, cut_time, has_log, scan_events, scan_items
 from sail_jax.logs.scratch import scratch_folder
 from sail_jax.logs.sequences.constructions import CONSTRUCTIONS, Candidates, Construction
@@ -35,7 +37,7 @@ from sail_jax.logs.sequences.windows import Windows, first_of_each, test_windows
 from sail_jax.progress import track
 
 SUMMARY = "sequences.json"
-_SCRATCH = ".sequences.spool"
+_SCRATCH, _ROWS_FOLDER, _FINISHED = ".sequences.spool", ".sequences.rows", ".sequences.finished.json"
 _ALL = 1 << 40  # more than any history has
 _MAX_PARTS = 1024  # each is an open file while the events are scattered
 
@@ -66,6 +68,14 @@ class Tally:
     kept: int = 0
     lengths: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
+    def add(self, other: dict[str, Any]) -> None:
+        """Adds the counts of `as_dict` of another tally."""
+        for name, value in other.items():
+            if name == "lengths":
+                self.lengths.update({int(size): count for size, count in value.items()})
+            else:
+                setattr(self, name, getattr(self, name) + value)
+
     def as_dict(self) -> dict[str, Any]:
         """The counts as a dict for JSON."""
         return dataclasses.asdict(self) | {"lengths": {str(size): self.lengths[size] for size in sorted(self.lengths)}}
@@ -75,6 +85,8 @@ def build_sequences(
     config: Config, source: Path, output: Path, *, embeddings: Path | None = None, store: ItemStore | None = None
 ) -> dict[str, Any]:
     """Writes a sequence table per construction in the settings, and `sequences.json` with counts.
+
+    What the same build finished before it was broken off, part by part of the users, is kept.
 
     Args:
         config: the experiment.
@@ -91,9 +103,11 @@ def build_sequences(
     """
     chosen, skipped = _choose(config, embeddings)
     output.mkdir(parents=True, exist_ok=True)
+    identity = build_identity(config, source, store, "sequences", [embeddings] if embeddings else [])
+    finished = Finished(output / _FINISHED, identity | {"chosen": list(chosen)})
     with scratch_folder(output / _SCRATCH) as folder:
-        build = _Build(config, source, folder, chosen, embeddings, store)
-        tallies = build.run()
+        build = _Build(config, source, folder, output / _ROWS_FOLDER, chosen, embeddings, store)
+        tallies = build.run(finished)
         for name in chosen:
             write_sequences(output / f"{name}.parquet", build.rows_of(name))
     summary = {
@@ -109,6 +123,8 @@ def build_sequences(
         },
     }
     commit_json(output / SUMMARY, summary)
+    finished.remove()
+    shutil.rmtree(output / _ROWS_FOLDER, ignore_errors=True)
     if build.events["rows"] and not any(tally.kept for splits in tallies.values() for tally in splits.values()):
         events = ", ".join(f"{name} {count:,}" for name, count in build.events.items())
         raise SailError(f"The tables have no sequence: of the events, {events}. All counts are in {output / SUMMARY}.")
@@ -145,19 +161,20 @@ def _choose(config: Config, embeddings: Path | None) -> tuple[dict[str, Construc
 
 
 class _Build:
-    """The state of one build, with a folder for intermediate files."""
+    """The state of one build, with a folder for intermediate files and one for the rows of finished parts."""
 
     def __init__(
         self,
         config: Config,
         source: Path,
         folder: Path,
+        rows: Path,
         chosen: dict[str, Construction],
         embeddings: Path | None,
         store: ItemStore | None,
     ):
         self._settings: SequencesConfig = config.sequences
-        self._seed, self._folder, self._chosen, self._store = config.seed, folder, chosen, store
+        self._seed, self._rows, self._chosen, self._store = config.seed, rows, chosen, store
         check_times(config, source, ("events",))
         self.cut = cut_time(config, source)
         least = min(made.positives(self._settings) for made in chosen.values())
@@ -183,12 +200,28 @@ class _Build:
             users = self._settings.behaviour_users
             self._consumers = write_consumers(folder / "consumers", before.select("item", "user"), users, parts)
 
-    def run(self) -> dict[str, dict[str, Tally]]:
-        """Writes the rows of all constructions (see `rows_of`); returns construction -> split -> counts."""
-        tallies = {name: {split: Tally() for split in made.splits} for name, made in self._chosen.items()}
+    def run(self, finished: Finished) -> dict[str, dict[str, Tally]]:
+        """Writes the rows of all constructions (see `rows_of`); returns construction -> split -> counts.
+
+        Args:
+            finished: the parts whose rows an earlier build has written.
+        """
+        if not finished.parts:
+            shutil.rmtree(self._rows, ignore_errors=True)
+        tallies = self._tallies()
         for number, part in enumerate(track(self._parts, "sequences", transient=True)):
-            self._run_part(number, read_part(part), tallies)
+            if str(number) not in finished.parts:
+                finished.add(str(number), self._run_part(number, read_part(part)))
+            noted = finished.parts[str(number)]
+            for name, count in noted["events"].items():
+                self.events[name] += count
+            for name, splits in tallies.items():
+                for split, tally in splits.items():
+                    tally.add(noted["tallies"][name][split])
         return tallies
+
+    def _tallies(self) -> dict[str, dict[str, Tally]]:
+        return {name: {split: Tally() for split in made.splits} for name, made in self._chosen.items()}
 
     def rows_of(self, name: str) -> Iterator[pa.RecordBatch]:
         """Yields the rows of a construction, sorted by the hash of the user."""
@@ -196,18 +229,24 @@ class _Build:
             with pq.ParquetFile(self._rows_path(name, number)) as file:
                 yield from file.iter_batches()
 
-    def _run_part(self, number: int, events: pl.DataFrame, tallies: dict[str, dict[str, Tally]]) -> None:
+    def _run_part(self, number: int, events: pl.DataFrame) -> dict[str, Any]:
+        """Writes the rows of a part; returns its counts of events, and of targets by construction and split."""
+        rows, tallies = len(events), self._tallies()
         if self._store is not None:
-            rows = len(events)
             events = known_items(events, self._store)
-            self.events["not_in_store"] += rows - len(events)
-        self.events["users"] += events["user"].n_unique()
+        counts = {"not_in_store": rows - len(events), "users": events["user"].n_unique()}
         for positives in sorted({made.positives(self._settings) for made in self._chosen.values()}):
             histories = histories_of(events, positives)
             facts = self._facts(histories, positives)
             for name, made in self._chosen.items():
                 if made.positives(self._settings) == positives:
                     self._make(name, made, histories, facts, self._rows_path(name, number), tallies[name])
+        return {
+            "events": counts,
+            "tallies": {
+                name: {split: tally.as_dict() for split, tally in splits.items()} for name, splits in tallies.items()
+            },
+        }
 
     def _facts(self, histories: Histories, positives: int) -> dict[str, Any]:
         """The facts about items that constructions with this threshold need."""
@@ -236,7 +275,7 @@ class _Build:
         if made.whole:
             settings = dataclasses.replace(settings, history=_ALL, length=_ALL, windows=1, min_items=1, seen=0)
         history = settings.vanilla_history if name == "eval_vanilla" else settings.history
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with pq.ParquetWriter(path, _ROWS) as writer:
             for split, tally in tallies.items():
                 if split == "test":
@@ -251,7 +290,7 @@ class _Build:
                     writer.write_table(_sequences(made, candidates, split, tally))
 
     def _rows_path(self, name: str, number: int) -> Path:
-        return self._folder / name / f"{number}.parquet"
+        return self._rows / name / f"{number}.parquet"
 
     def _needs(self, need: str) -> bool:
         return any(need in made.needs for made in self._chosen.values())
