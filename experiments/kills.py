@@ -1,0 +1,278 @@
+"""Kills verbs by SIGKILL again and again, and compares what they wrote with what they write undisturbed.
+
+    python experiments/kills.py --folder FOLDER --train 100 --others 20
+
+`train` sees all modalities, in stages of pairs, sequences and ID embeddings, one of which mines; every other time it is
+killed in the middle of a save. A killed verb is started again; when it gets to its end, its files are compared bit for
+bit with those of a run that was left alone, and it begins anew. What is compared of a run are the arrays of its last
+checkpoint, its losses and the names of its files. The result is written to experiments/results/kills.json; the status
+is 1 if anything differs, is left over, or fails. `--only embed,index` takes some verbs; the folder may be used again.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import random
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import ml_collections
+import numpy as np
+import orbax.checkpoint as ocp
+
+from sail_jax import config as config_lib
+from sail_jax.config.schema import to_dict
+
+REPO = Path(__file__).resolve().parents[1]
+RESULT = Path(__file__).parent / "results" / "kills.json"
+SCRIPT = Path(__file__).resolve()
+VERBS = ("train", "mine", "pairs", "sequences", "embed", "index", "semantic-ids", "export", "ingest", "materialize")
+# What two undisturbed runs do not have in common either: times, and names with the time or the process in them.
+TIMES = re.compile(r"(?m)^.*(?:seconds|_at|/s|created|duration)\b.*$")
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The experiment: configs/recommender.py, as small as it gets."""
+    config = config_lib.default_config()
+    config.update(to_dict(config_lib.load(REPO / "configs" / "recommender.py")))
+    config.synthetic.update(num_items=240, log_users=200, log_events_per_user=60, communities=6)
+    config.ingest.items_per_shard = 64
+    config.model.llm.update(width=32, layers=1, heads=4, kv_heads=2, head_dim=8, mlp_width=48)
+    config.model.vit.update(image_size=28, width=16, layers=1, heads=2, mlp_width=24)
+    config.model.perceiver.update(latents=2, width=16, layers=1, heads=2, mlp_width=24, max_frames=2)
+    config.model.audio.update(clip_seconds=1.0, hop=500, mel_bins=16, spec_size=32, patch_size=4, width=8)
+    config.model.audio.update(depths=(1, 1), heads=(2, 2), projection=16)
+    config.objective.matryoshka = (32, 16)
+    config.data.batch_size = 8
+    config.optimizer.warmup_steps = 1
+    config.train.update(checkpoint_every=2, keep_checkpoints=2, log_every=1)
+    config.mining.per_query = 2
+    config.stages = {
+        "1": {"steps": 6, "weights": {"copair": 1.0, "search": 1.0}},
+        "2": {"steps": 4, "weights": {"copair": 1.0}, "mine": ("copair",), "hard_negatives": 1},
+        "3": {"steps": 4, "weights": {"ids": 1.0, "seq_content_multi": 1.0}},
+    }
+    return config
+
+
+def command_of(verb: str, folder: Path, output: Path) -> list[str]:
+    """Returns the words of a verb that writes `output` from what was prepared in a folder."""
+    run, data, logs, embeddings = (str(folder / name) for name in ("run", "data", "logs", "embeddings"))
+    config = ["--config", str(SCRIPT)]
+    in_data = [*config, f"--config.data.dir={data}"]
+    tables = ["--source", logs, "--workdir", data, "--output", str(output)]
+    words = {
+        "train": [*in_data, "--workdir", str(output)],
+        "mine": ["--workdir", run, "--dataset", "copair", "--output", str(output / "copair.parquet")],
+        "pairs": [*config, *tables],
+        "sequences": [*config, *tables],
+        "embed": ["--workdir", run, "--output", str(output), "--rows-per-part=32"],
+        "index": ["--embeddings", embeddings, "--output", str(output / "index.faiss"), "--kind", "hnsw"],
+        "semantic-ids": ["fit", "--embeddings", embeddings, "--output", str(output), "--levels", "8,8"],
+        "export": ["--workdir", run, "--output", str(output)],
+        "ingest": [*config, "--source", logs, "--workdir", str(output)],
+        "materialize": [*in_data, "--dataset", "copair", "--output", str(output)],
+    }
+    return [sys.executable, "-m", "sail_jax", verb, *words[verb]]
+
+
+def prepare(folder: Path, environment: dict[str, str]) -> None:
+    """Makes the world, its data, a trained run and its embeddings, unless they are there."""
+    config, data, logs = ["--config", str(SCRIPT)], folder / "data", folder / "logs"
+    steps = [
+        (logs / "world.json", ["world", *config, "--output", str(logs)]),
+        (data / "ingest.json", ["ingest", *config, "--source", str(logs), "--workdir", str(data)]),
+        *(
+            (data / "tables" / f"{verb}.json", command_of(verb, folder, data / "tables")[3:])
+            for verb in ("pairs", "sequences")
+        ),
+        (folder / "run" / "checkpoints" / "14", command_of("train", folder, folder / "run")[3:]),
+        (folder / "embeddings" / "embeddings.json", command_of("embed", folder, folder / "embeddings")[3:]),
+    ]
+    for done, words in steps:
+        if not done.exists():
+            print("prepare:", words[0], flush=True)
+            subprocess.run([sys.executable, "-m", "sail_jax", *words], env=environment, check=True, capture_output=True)
+
+
+class Victim:
+    """A verb that is killed.
+
+    Args:
+        verb: the verb.
+        folder: what `prepare` wrote; outputs go below it.
+        environment: of the processes.
+    """
+
+    def __init__(self, verb: str, folder: Path, environment: dict[str, str]) -> None:
+        self._verb, self._environment, self._random = verb, environment, random.Random(verb)
+        # Of the same name, since some files hold it.
+        self._plain, self._output = (folder / place / verb for place in ("plain", "killed"))
+        self._commands = {path: command_of(verb, folder, path) for path in (self._plain, self._output)}
+        self.kills, self.ends = 0, 0
+        self.different: set[str] = set()
+        self.left_over: set[str] = set()
+        self.failed: list[str] = []
+
+    def run(self, kills: int) -> None:
+        """Kills the verb so many times, and lets it get to its end after the last one."""
+        began = time.monotonic()
+        self._begin(self._plain)
+        process = self._start(self._plain)
+        if self._ended(process) != 0:
+            return
+        seconds = time.monotonic() - began
+        self._expected = dict(contents(self._plain))
+        self._begin(self._output)
+        while self.kills < kills:
+            process = self._start(self._output)
+            if self._wait(process, seconds):
+                process.kill()
+                process.communicate()
+                self.kills += 1
+                print(f"{self._verb}: killed {self.kills} times, at its end {self.ends} times", flush=True)
+            elif self._ended(process) == 0:
+                self._compare()
+                self._begin(self._output)
+        if self._ended(self._start(self._output)) == 0:
+            self._compare()
+
+    def _begin(self, output: Path) -> None:
+        shutil.rmtree(output, ignore_errors=True)
+        # Verbs that write files, not a folder, do not make it.
+        place = output if self._verb in ("mine", "index") else output.parent
+        place.mkdir(parents=True, exist_ok=True)
+
+    def _start(self, output: Path) -> subprocess.Popen:
+        streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(self._commands[output], env=self._environment, cwd=REPO, **streams)
+
+    def _wait(self, process: subprocess.Popen, seconds: float) -> bool:
+        """Waits for a moment at which to kill; returns False if the process ended before."""
+        in_a_save = self._verb == "train" and self.kills % 2 == 1
+        deadline = time.monotonic() + self._random.uniform(0, seconds)
+        saves = self._output / "checkpoints"
+        while process.poll() is None:
+            if in_a_save and any(saves.glob("*.orbax-checkpoint-tmp")):
+                time.sleep(self._random.uniform(0, 0.1))
+                return process.poll() is None
+            if not in_a_save and time.monotonic() > deadline:
+                return True
+            time.sleep(0.002)
+        return False
+
+    def _ended(self, process: subprocess.Popen) -> int:
+        """Waits for the end of a process; returns its status, and begins anew after a failure."""
+        errors = process.communicate()[1].strip().splitlines()
+        if process.returncode:
+            self.failed.append(f"status {process.returncode}: {errors[-1] if errors else ''}")
+            print(f"{self._verb}: {self.failed[-1]}", flush=True)
+            self._begin(self._output)
+        return process.returncode
+
+    def _compare(self) -> None:
+        found = dict(contents(self._output))
+        self.left_over |= found.keys() - self._expected.keys()
+        self.different |= {name for name, digest in self._expected.items() if found.get(name) != digest}
+        self.ends += 1
+
+    def record(self) -> dict:
+        """Returns the result."""
+        return {
+            "kills": self.kills,
+            "ends_compared": self.ends,
+            "different": sorted(self.different),
+            "left_over": sorted(self.left_over),
+            "failed": self.failed,
+        }
+
+
+def contents(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yields (name, digest) of what a verb wrote, without the times in it."""
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = str(path.relative_to(folder))
+        if name.startswith("checkpoints/"):
+            continue
+        if name.startswith("tensorboard/"):  # a file for each start
+            yield "tensorboard", ""
+            continue
+        content = path.read_bytes()
+        if path.name == "metrics.jsonl":
+            lines = [json.loads(line) for line in content.splitlines()]
+            content = json.dumps([(line["step"], line.get("loss")) for line in lines]).encode()
+        elif path.suffix in (".json", ".jsonl", ".html", ".md"):
+            content = TIMES.sub("", content.decode()).replace(f"{folder.parent.name}/", "").encode()
+        yield name, hashlib.sha256(content).hexdigest()
+    yield from checkpoints(folder / "checkpoints")
+
+
+def checkpoints(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yields the names of the checkpoints of a run, and the digest of each array of the last one."""
+    if not folder.is_dir():
+        return
+    yield from ((f"checkpoints/{path.name}", "") for path in sorted(folder.iterdir()))
+    last = max((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
+    for item in ("model", "training"):
+        handler = ocp.PyTreeCheckpointer()
+        structure = handler.metadata(last / item).item_metadata.tree
+        on_host = ocp.checkpoint_utils.construct_restore_args(structure)
+        for args in _leaves(on_host):
+            args.restore_type = np.ndarray
+        tree = handler.restore(last / item, restore_args=on_host)
+        for name, array in _named(tree):
+            digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+            yield f"checkpoints/{last.name}/{item}/{name}", digest
+
+
+def _leaves(tree: object) -> Iterator[object]:
+    yield from (leaf for _, leaf in _named(tree))
+
+
+def _named(tree: object, path: str = "") -> Iterator[tuple[str, object]]:
+    """Yields (path, leaf) of nested dicts and lists."""
+    entries = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list | tuple) else None
+    if entries is None:
+        yield path, tree
+        return
+    for key, value in entries:
+        yield from _named(value, f"{path}/{key}" if path else str(key))
+
+
+def main() -> None:
+    """Kills the verbs and writes the result."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--folder", type=Path, required=True, help="folder for the data and the outputs")
+    parser.add_argument("--train", type=int, default=100, help="number of kills of train (100)")
+    parser.add_argument("--others", type=int, default=20, help="number of kills of each other verb (20)")
+    parser.add_argument("--only", default=",".join(VERBS), help="verbs, separated by commas (all)")
+    parser.add_argument("--output", type=Path, default=RESULT, help="JSON that is written (experiments/results)")
+    options = parser.parse_args()
+    folder = options.folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {
+        "PYTHONPATH": str(REPO),
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    prepare(folder, environment)
+    verbs: dict[str, dict] = {}
+    for verb in options.only.split(","):
+        victim = Victim(verb, folder, environment)
+        victim.run(options.train if verb == "train" else options.others)
+        verbs[verb] = victim.record()
+        print(verb, json.dumps(verbs[verb]), flush=True)
+        result = {"machine": platform.platform(), "cores": os.cpu_count(), "load": os.getloadavg()[0], "verbs": verbs}
+        options.output.write_text(json.dumps(result, indent=2) + "\n")
+    bad = [verb for verb, found in verbs.items() if found["different"] or found["left_over"] or found["failed"]]
+    sys.exit(f"Not as undisturbed: {', '.join(bad)}" if bad else 0)
+
+
+if __name__ == "__main__":
+    main()
