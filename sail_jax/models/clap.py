@@ -25,15 +25,16 @@ from sail_jax.config.model import ClapConfig
 from sail_jax.errors import SailError
 from sail_jax.models.bicubic import bicubic_matrix
 from sail_jax.models.log_mel import log_mel, num_frames
-from sail_jax.models.transformer import REMAT_POLICIES, Dense
+from sail_jax.models.transformer import EMBEDDING_INIT, REMAT_POLICIES, Dense
 from sail_jax.sharding.activations import on_shards
 
 # Statistics of the input for training from scratch, in dB and dB^2: sound at common levels is around -30 dB, and
 # silence at -100 dB is then within three standard deviations. Imported checkpoints have their own, per mel bin.
 INITIAL_MEAN = -30.0
 INITIAL_VAR = 30.0**2
-
-_kernel_init = nn.initializers.truncated_normal(0.02)
+# Deviation of the offsets per mel bin. Swin knows only relative positions: with one offset for all bins, nothing would
+# tell a patch of low frequencies from one of high frequencies.
+INITIAL_OFFSET = 0.5
 
 
 class ClapOutputs(NamedTuple):
@@ -123,7 +124,7 @@ class InputNorm(nn.Module):
         mean = self.param("mean", nn.initializers.constant(INITIAL_MEAN), x.shape[-1:])
         var = self.param("var", nn.initializers.constant(INITIAL_VAR), x.shape[-1:])
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.normal(INITIAL_OFFSET), x.shape[-1:])
         mean, var = jax.lax.stop_gradient((mean, var))
         return (x - mean) * (jax.lax.rsqrt(var + self.eps) * scale) + bias
 
@@ -157,7 +158,7 @@ class Stage(nn.Module):
         # The reference orders the four neighbours column by column.
         x = jnp.concatenate([x[:, row::2, column::2] for column in range(2) for row in range(2)], axis=-1)
         x = _layer_norm(config, "merge_norm")(x)
-        return _dense(x.shape[-1] // 2, self.dtype, "merge", use_bias=False)(x)
+        return Dense(x.shape[-1] // 2, False, self.dtype, name="merge")(x)
 
 
 class Block(nn.Module):
@@ -202,17 +203,19 @@ class WindowAttention(nn.Module):
         """
         width = x.shape[-1]
         split = (*x.shape[:-1], self.heads, width // self.heads)
-        query, key, value = (_dense(width, self.dtype, name)(x).reshape(split) for name in ("query", "key", "value"))
+        query, key, value = (
+            Dense(width, True, self.dtype, name=name)(x).reshape(split) for name in ("query", "key", "value")
+        )
         logits = jnp.einsum("cnqhk,cnthk->cnhqt", query, key, preferred_element_type=jnp.float32)
         table = self.param(
-            "relative_position_bias", _kernel_init, ((2 * self.window - 1) ** 2, self.heads), jnp.float32
+            "relative_position_bias", EMBEDDING_INIT, ((2 * self.window - 1) ** 2, self.heads), jnp.float32
         )
         bias = table[relative_position_index(self.window)].transpose(2, 0, 1)
         if mask is not None:
             bias = bias + mask[:, None]
         weights = jax.nn.softmax(logits / np.sqrt(split[-1]) + bias, axis=-1).astype(self.dtype)
         mixed = jnp.einsum("cnhqt,cnthk->cnqhk", weights, value).reshape(x.shape)
-        return _dense(width, self.dtype, "output")(mixed)
+        return Dense(width, True, self.dtype, name="output")(mixed)
 
 
 class Mlp(nn.Module):
@@ -224,8 +227,8 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         """Maps the last axis."""
-        hidden = nn.gelu(_dense(self.hidden, self.dtype, "up")(x), approximate=False)
-        return _dense(x.shape[-1], self.dtype, "down")(hidden)
+        hidden = nn.gelu(Dense(self.hidden, True, self.dtype, name="up")(x), approximate=False)
+        return Dense(x.shape[-1], True, self.dtype, name="down")(hidden)
 
 
 class Projection(nn.Module):
@@ -237,7 +240,6 @@ class Projection(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "C D"]) -> Float[Array, "C {self.width}"]:
         """Maps pooled maps to embeddings."""
-        # Drawn as adapters elsewhere are, not as the tower: at 0.02 a narrow one would all but silence the sound.
         hidden = nn.relu(Dense(self.width, True, self.dtype, name="up")(x))
         return Dense(self.width, True, self.dtype, name="down")(hidden)
 
@@ -343,10 +345,6 @@ def _patchify(image: jax.Array, patch: int) -> jax.Array:
     clips, side, _ = image.shape
     image = image.reshape(clips, side // patch, patch, side // patch, patch)
     return image.transpose(0, 1, 3, 2, 4).reshape(clips, side // patch, side // patch, patch**2)
-
-
-def _dense(width: int, dtype: Any, name: str, use_bias: bool = True) -> Dense:
-    return Dense(width, use_bias, dtype, _kernel_init, name=name)
 
 
 def _layer_norm(config: ClapConfig, name: str) -> nn.LayerNorm:

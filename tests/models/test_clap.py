@@ -193,6 +193,10 @@ def test_from_scratch_is_finite_in_bfloat16_and_in_silence():
     clips = np.concatenate([make_clips(config), np.zeros((1, config.clip_samples), np.int16)])
     variables = jax.jit(model.init)(jax.random.key(0), clips)
     assert all(value.dtype == jnp.float32 for value in jax.tree.leaves(variables))
+    # Blocks keep the scale of what they read, and patches of different frequencies differ in sounds of equal loudness.
+    up = variables["params"]["stages_0"]["blocks_0"]["mlp"]["up"]["kernel"]
+    assert 0.8 < np.std(up) * len(up) ** 0.5 < 1.2
+    assert np.std(variables["params"]["input_norm"]["bias"]) > 0.3
 
     def loss(variables, clips):
         embedding, out = model.apply(variables, clips)
