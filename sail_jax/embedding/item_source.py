@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from sail_jax.config import Config
 from sail_jax.config.data import IngestConfig
 from sail_jax.config.schema import to_dict
-from sail_jax.data.ingest.records import RecordReader, text_cell
+from sail_jax.data.ingest.cells import id_cell
+from sail_jax.data.ingest.records import RecordReader
 from sail_jax.data.ingest.sources import TABLE_SUFFIXES, RowSource, open_table
 from sail_jax.data.item_dicts import to_item
 from sail_jax.data.pipeline import open_store
@@ -91,7 +92,7 @@ def open_source(path: Path | None, config: Config) -> ItemSource:
     named = config.ingest.source.path
     if named and (path / named).exists():
         return _table_source(path, named, config.ingest)
-    tables = sorted(p.name for p in path.iterdir() if p.suffix in TABLE_SUFFIXES)
+    tables = sorted(p.name for p in path.iterdir() if p.suffix.lower() in TABLE_SUFFIXES)
     if not tables:
         return _folder_source(path, config.ingest)
     if next(_files(path), None) is not None:
@@ -124,7 +125,7 @@ def _table_source(folder: Path, name: str, config: IngestConfig) -> ItemSource:
     config = dataclasses.replace(config, source=columns)
     table = open_table(folder, name, "--source", config.source.header)
     reader = RecordReader(config, folder, check=False)  # the model's extractor decodes what is shown
-    table.require(reader.columns())
+    table = table.require(reader.columns())
     rows, repeated = _repeated(functools.partial(_row_ids, table, columns.id))
 
     def entries(start: int) -> Iterator[Entry]:
@@ -161,7 +162,7 @@ def _repeated(read_ids: Callable[[], Iterator[str]]) -> tuple[int, set[int]]:
 
 def _row_ids(table: RowSource, column: str) -> Iterator[str]:
     """Yields the ids of all rows; other columns of Parquet files, which may hold media, are not read."""
-    if table.files[0].suffix != ".parquet":
+    if table.files[0].suffix.lower() != ".parquet":
         yield from (_row_id(row.cells.get(column)) for row in table.read(0))
         return
     for file in table.files:
@@ -176,7 +177,7 @@ def _refuse_repeated(column: str) -> Item:
 
 def _row_id(cell: object) -> str:
     try:
-        return text_cell(cell) or ""
+        return id_cell(cell) or ""
     except BadRecordError:  # the reader reports it
         return ""
 

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sail_jax.config import Config
-from sail_jax.data.ingest.sources import TABLE_SUFFIXES
+from sail_jax.data.ingest.sources import SEPARATORS, TABLE_SUFFIXES, separator_of
 from sail_jax.data.parquet_files import missing_column
 from sail_jax.errors import SailError
 from sail_jax.logs.flags import parse_condition
@@ -322,7 +322,11 @@ class _Columns:
         self._time_unit = time_unit
 
     def text(self, key: str) -> pl.Expr:
-        return self._column(key).cast(pl.String)
+        column, dtype = self._column(key), self._schema[getattr(self._settings, key)]
+        if dtype.is_float():  # the number 7.0 is the id "7", as in the tables of items
+            whole = column.cast(pl.Int64, strict=False)
+            column = pl.when(whole == column).then(whole.cast(pl.String)).otherwise(column.cast(pl.String))
+        return column.cast(pl.String).str.strip_chars()
 
     def number(self, key: str) -> pl.Expr:
         return self._column(key).cast(pl.Float32, strict=False)
@@ -418,8 +422,8 @@ def _parts(config: Config, source: Path, name: str) -> list[Path]:
 
 def _files(path: Path, setting: str, suffixes: tuple[str, ...] = TABLE_SUFFIXES) -> list[Path]:
     """The file, or the parts of the folder sorted by name."""
-    files = [path] if path.is_file() else sorted(file for file in path.glob("*") if file.suffix in suffixes)
-    found = {file.suffix for file in files}
+    files = [path] if path.is_file() else sorted(file for file in path.glob("*") if file.suffix.lower() in suffixes)
+    found = {file.suffix.lower() for file in files}
     change = f"Change {setting}, or set it to '' if there is none." if setting else ""
     if not files:
         near = difflib.get_close_matches(
@@ -435,23 +439,38 @@ def _files(path: Path, setting: str, suffixes: tuple[str, ...] = TABLE_SUFFIXES)
     return files
 
 
+@contextlib.contextmanager
+def readable_rows(source: Path) -> Iterator[None]:
+    """Turns what the engine finds wrong with the rows of logs into an error for the user."""
+    try:
+        yield
+    except pl.exceptions.ComputeError as error:
+        reason = str(error).splitlines()[0]
+        raise SailError(
+            f"A log in {source} has rows that cannot be read ({reason}). Put cells that hold separators or line breaks "
+            "in double quotes, and close every quote."
+        ) from error
+
+
 def _by_schema(files: list[Path]) -> list[tuple[list[Path], pl.Schema]]:
     """Groups parts with the same columns and types, so that one scan reads each group."""
     groups: dict[tuple, tuple[list[Path], pl.Schema]] = {}
     for file in files:
         with _readable(file):
             schema = _scan([file]).collect_schema()
-        groups.setdefault(tuple(schema.items()), ([], schema))[0].append(file)
+        separator = separator_of(file) if file.suffix.lower() in SEPARATORS else ""
+        groups.setdefault((separator, *schema.items()), ([], schema))[0].append(file)
     return list(groups.values())
 
 
 def _scan(files: list[Path]) -> pl.LazyFrame:
-    if files[0].suffix == ".parquet":
+    suffix = files[0].suffix.lower()
+    if suffix == ".parquet":
         return pl.scan_parquet(files, glob=False, hive_partitioning=False)
-    if files[0].suffix == ".jsonl":
+    if suffix == ".jsonl":
         return pl.scan_ndjson(files)
     # Types are not guessed, so that an id such as 007 keeps its zeros.
-    return pl.scan_csv(files, separator="\t" if files[0].suffix == ".tsv" else ",", infer_schema=False, glob=False)
+    return pl.scan_csv(files, separator=separator_of(files[0]), infer_schema=False, glob=False)
 
 
 @contextlib.contextmanager

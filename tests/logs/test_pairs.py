@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import dataclasses
 import itertools
 import json
 import math
@@ -589,8 +590,16 @@ def test_a_table_without_rows_is_an_error_that_names_what_took_them(tmp_path):
     """The other tables are written, and all counts."""
     export = tmp_path / "export"
     write(export / "logs/events", events([("u1", "a", 5, 0), ("u1", "b", 6, 0), ("u2", "a", 7, 0)]))
-    with pytest.raises(
-        SailError, match=r"copair\.parquet has no row: of 3 rows .* rows_below_threshold 3; change"
-    ):
+    with pytest.raises(SailError, match=r"copair\.parquet has no row: of 3 rows .* rows_below_threshold 3; change"):
         build_pairs(config(), export, tmp_path / "out", ["copair"])
     assert json.loads((tmp_path / "out/pairs.json").read_text())["builders"]["copair"]["dropped_rows_unusable"] == 0
+
+
+@pytest.mark.parametrize("line", ["u,b,6,too many", 'u,"never closed,6'])
+def test_a_row_that_cannot_be_read_is_an_error_of_one_line(tmp_path, line):
+    (tmp_path / "events.csv").write_text(f"user_id,item_id,timestamp\nu,a,5\n{line}\nu,c,7\n")
+    log = {"path": "events.csv", "flags": (), "watch_share": ""}
+    settings = config()
+    settings = with_logs(settings, events=dataclasses.replace(settings.logs.events, **log))
+    with pytest.raises(SailError, match="has rows that cannot be read"):
+        build_pairs(settings, tmp_path, tmp_path / "out", ["copair"])

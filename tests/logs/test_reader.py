@@ -258,3 +258,19 @@ def test_times_in_another_unit_are_an_error_with_that_unit(tmp_path, last, unit)
 
 def test_what_only_orders_may_be_any_number(tmp_path):
     check_times(of_texts(tmp_path, ["5", "1700000000123456"], time="-timestamp"), tmp_path, ("events", "live"))
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_separators_and_ids_of_a_csv(tmp_path, separator):
+    lines = ["user_id,item_id,timestamp", "u  ,7 ,5"]
+    (tmp_path / "EVENTS.CSV").write_text("\n".join(lines).replace(",", separator))
+    settings = of_texts(tmp_path, [])
+    log = dataclasses.replace(settings.logs.events, path="EVENTS.CSV")
+    frame = scan_events(with_logs(settings, events=log), tmp_path).collect(engine="streaming")
+    assert frame.select("user", "item", "time").rows() == [("u", "7", 5)]
+
+
+def test_ids_that_are_floats_are_those_of_whole_numbers(tmp_path):
+    frame = events([("u", "a", 5, 0), ("v", "b", 6, 0)]) | {"item_id": [7.0, 7.5]}
+    write(tmp_path / "logs/events", frame)
+    assert scan_events(config(), tmp_path).collect(engine="streaming")["item"].to_list() == ["7", "7.5"]

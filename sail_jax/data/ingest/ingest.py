@@ -144,13 +144,13 @@ def _open_sources(
         items = open_tfds(source, settings.tfds)
     else:
         items = open_table(source, settings.path, "config.ingest.source.path", settings.header)
-    items.require(reader.columns())
+    items = items.require(reader.columns())
     tables: dict[str, RowSource | None] = {}
     for name, table in config.ingest.tables.items():
         check_table(name, table)
         tables[name] = open_table(source, table.path, f"config.ingest.tables.{name}.path") if table.path else None
         if table.path:
-            tables[name].require(table_columns(name, table))
+            tables[name] = tables[name].require(table_columns(name, table))
     return items, tables
 
 

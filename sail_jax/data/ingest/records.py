@@ -1,6 +1,5 @@
 """Turns the cells of a source row into an item: loads and checks media, texts, labels and vectors."""
 
-import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from sail_jax.config.data import IngestConfig, ItemSourceConfig
+from sail_jax.data.ingest.cells import id_cell, is_empty, list_cell, text_cell
 from sail_jax.data.ingest.sources import Row
 from sail_jax.data.ingest.vector_tables import VectorTable
 from sail_jax.data.media import check_audio, check_image, encode_audio, encode_image, video_audio, video_frames
@@ -16,45 +16,6 @@ from sail_jax.items import TEXT_FIELDS, Item
 
 # The placeholder of the id in a pattern of file names.
 ITEM_ID = "{item_id}"
-
-
-def text_cell(value: Any) -> str | None:
-    """The text of a cell; None if it is empty.
-
-    Raises:
-        BadRecordError: the text is not valid Unicode.
-    """
-    if is_empty(value):
-        return None
-    try:
-        text = value.decode() if isinstance(value, bytes) else str(value)
-        text.encode()
-    except UnicodeError as error:
-        raise BadRecordError(f"the text is not valid Unicode ({error})", remedy="Save the table as UTF-8") from error
-    return text if text.strip() else None
-
-
-def list_cell(value: Any, separator: str) -> list[Any]:
-    """The non-empty entries of a cell.
-
-    The cell holds a single value, a list, or text with separators.
-    """
-    if is_empty(value):
-        return []
-    if isinstance(value, str):
-        value = value.split(separator) if separator else [value]
-    elif not isinstance(value, (list, tuple)):
-        value = [value]
-    return [entry.strip() if isinstance(entry, str) else entry for entry in value if not is_empty(entry)]
-
-
-def is_empty(value: Any) -> bool:
-    """Whether a cell is empty: null, blank text, an empty list or array, or NaN."""
-    if isinstance(value, float):
-        return math.isnan(value)
-    if isinstance(value, str):
-        return not value.strip()
-    return value is None or (hasattr(value, "__len__") and len(value) == 0)
 
 
 class RecordReader:
@@ -102,7 +63,7 @@ class RecordReader:
         try:
             if row.problem is not None:
                 raise row.problem
-            item_id = text_cell(row.cells.get(self._columns.id))
+            item_id = id_cell(row.cells.get(self._columns.id))
             if item_id is None:
                 raise BadRecordError("the item has no id", remedy="Give it one", field=self._columns.id)
             record = f"{item_id} ({record})"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from sail_jax.config.data import TableSourceConfig
-from sail_jax.data.ingest.records import is_empty, list_cell, text_cell
+from sail_jax.data.ingest.cells import id_cell, is_empty, list_cell, text_cell
 from sail_jax.data.ingest.sources import Row, RowSource
 from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import Pair, is_held_out
@@ -100,8 +100,9 @@ def _row_pairs(
     try:
         if row.problem is not None:
             raise row.problem
-        query_id, query_text = (_cell(row, column) for column in (config.query_id, config.query_text))
-        targets = [text_cell(target) for target in list_cell(row.cells.get(config.target_id), config.separator)]
+        query_id = id_cell(row.cells.get(config.query_id)) if config.query_id else None
+        query_text = _cell(row, config.query_text)
+        targets = [id_cell(target) for target in list_cell(row.cells.get(config.target_id), config.separator)]
         split = _cell(row, config.split) if config.split else TRAIN
         needed = (
             (query_id or query_text, config.query_id or config.query_text),

@@ -1,5 +1,6 @@
 """Streams the rows of a user's tables: CSV, TSV, JSONL and Parquet files, and prepared TFDS data sets."""
 
+import collections
 import contextlib
 import csv
 import dataclasses
@@ -11,8 +12,8 @@ import json
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 import pyarrow as pa
@@ -23,8 +24,12 @@ from sail_jax.data.media import encode_audio
 from sail_jax.data.parquet_files import missing_column
 from sail_jax.errors import BadRecordError, SailError
 
-_SEPARATORS = {".csv": ",", ".tsv": "\t"}
-TABLE_SUFFIXES = (*_SEPARATORS, ".jsonl", ".parquet")
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+# What else may separate the cells of a CSV.
+_OTHER_SEPARATORS = (";", "\t", "|")
+# Characters of the longest record of a CSV: a quote that is never closed would make one of the rest of the file.
+_LONGEST_RECORD = 1 << 24
+TABLE_SUFFIXES = (*SEPARATORS, ".jsonl", ".parquet")
 # Number of lines of a JSONL file that define its columns.
 _JSONL_HEAD = 1000
 _PARQUET_BATCH = 256
@@ -58,19 +63,21 @@ class RowSource:
         columns: its columns.
         rows: number of rows; for text files an estimate from the number of lines.
         fingerprint: a digest that changes when the source does.
-        read: read(start) streams the rows from index `start` on.
+        read: read(start) streams the rows from index `start` on; with names of columns, only those of Parquet files.
         files: the files of the table in order; empty for a TFDS data set.
+        columns_of: the columns of each file, where they differ from those of the first.
     """
 
     name: str
     columns: tuple[str, ...]
     rows: int
     fingerprint: str
-    read: Callable[[int], Iterator[Row]]
+    read: Callable[..., Iterator[Row]]
     files: tuple[pathlib.Path, ...] = ()
+    columns_of: Mapping[pathlib.Path, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
-    def require(self, wanted: Mapping[str, str]) -> None:
-        """Checks that the columns named by settings exist.
+    def require(self, wanted: Mapping[str, str]) -> "RowSource":
+        """Returns the source with the columns named by settings alone, after a check that all files have them.
 
         Args:
             wanted: setting -> column; an empty column is not checked.
@@ -79,8 +86,19 @@ class RowSource:
             SailError: a column is missing.
         """
         for setting, column in wanted.items():
-            if column and column not in self.columns:
-                raise SailError(f"{missing_column(self.name, column, self.columns)} Change {setting}.")
+            for file, columns in ({self.name: self.columns} | self.columns_of).items():
+                if column and column not in columns and not self._comes_late(column):
+                    raise SailError(f"{missing_column(str(file), column, columns)} Change {setting}.")
+        names = frozenset(filter(None, wanted.values()))
+        return dataclasses.replace(self, read=functools.partial(self.read, wanted=names))
+
+    def _comes_late(self, column: str) -> bool:
+        """Returns whether a line of a JSONL file has a column that its first lines lack."""
+        return (
+            _suffix(self.files[0]) == ".jsonl" and any(column in row.cells for row in self.read(0))
+            if self.files
+            else False
+        )
 
 
 def open_table(folder: pathlib.Path, name: str, setting: str, header: Sequence[str] = ()) -> RowSource:
@@ -96,7 +114,7 @@ def open_table(folder: pathlib.Path, name: str, setting: str, header: Sequence[s
         SailError: the path is missing, or its format is unknown.
     """
     path = folder / name
-    files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.suffix in TABLE_SUFFIXES)
+    files = [path] if path.is_file() else sorted(p for p in path.glob("*") if _suffix(p) in TABLE_SUFFIXES)
     if not files:
         present = [p.name for p in path.parent.glob("*")]
         near = difflib.get_close_matches(path.name, present, n=3)
@@ -104,11 +122,11 @@ def open_table(folder: pathlib.Path, name: str, setting: str, header: Sequence[s
             f" Did you mean {' or '.join(near)}?" if near else f" The folder holds: {', '.join(sorted(present)[:20])}."
         )
         raise SailError(f"There is no table {path}.{hint} Change {setting}.")
-    suffixes = {file.suffix for file in files}
+    suffixes = set(map(_suffix, files))
     if len(suffixes) > 1 or not suffixes <= set(TABLE_SUFFIXES):
         raise SailError(f"{path} is {' and '.join(sorted(suffixes))}; write it as one of {', '.join(TABLE_SUFFIXES)}.")
-    suffix = files[0].suffix
-    if header and suffix not in _SEPARATORS:
+    suffix = _suffix(files[0])
+    if header and suffix not in SEPARATORS:
         raise SailError(f"{path} has its own column names. Empty the header in the settings.")
     columns, reader = {
         ".csv": (_csv_columns, _csv_rows),
@@ -119,26 +137,32 @@ def open_table(folder: pathlib.Path, name: str, setting: str, header: Sequence[s
     if header:
         columns, reader = (lambda _: header), functools.partial(_csv_rows, header=header)
     digests, counts = zip(*map(_measure, files), strict=True)
-    lines_above = len(files) if suffix in _SEPARATORS and not header else 0
+    lines_above = len(files) if suffix in SEPARATORS and not header else 0
 
-    def read(start: int) -> Iterator[Row]:
+    def read(start: int, wanted: Collection[str] | None = None) -> Iterator[Row]:
+        only = {"wanted": wanted} if suffix == ".parquet" else {}
         for file in files:
             name = str(file.relative_to(folder)) if file.is_relative_to(folder) else str(file)
-            for number, (cells, problem) in enumerate(reader(file), 1):
+            for number, (cells, problem) in enumerate(reader(file, **only), 1):
                 if start:
                     start -= 1
                 else:
                     yield Row(name, number, cells, problem)
 
-    return RowSource(
-        name, tuple(columns(files[0])), max(0, sum(counts) - lines_above), " ".join(digests), read, tuple(files)
-    )
+    first, rows = tuple(columns(files[0])), max(0, sum(counts) - lines_above)
+    others = {file: tuple(columns(file)) for file in files[1:]} if suffix != ".jsonl" else {}
+    differ = {file: names for file, names in others.items() if set(names) != set(first)}
+    return RowSource(name, first, rows, " ".join(digests), read, tuple(files), differ)
+
+
+def _suffix(file: pathlib.Path) -> str:
+    return file.suffix.lower()
 
 
 def _measure(file: pathlib.Path) -> tuple[str, int]:
     """(digest, number of rows or lines) of a file."""
     digest, lines = hashlib.blake2b(digest_size=16), 0
-    if file.suffix == ".parquet":
+    if _suffix(file) == ".parquet":
         # The footer has the sizes, offsets and statistics of all columns; the file may hold media, and is not read.
         with _readable(file), file.open("rb") as stream:
             lines = pq.read_metadata(file).num_rows
@@ -164,24 +188,74 @@ def _readable(file: pathlib.Path) -> Iterator[None]:
         raise SailError(f"{file} is damaged, or not a Parquet file ({error}). Write it again.") from error
 
 
+def separator_of(file: pathlib.Path) -> str:
+    """Returns what separates the cells of a CSV or TSV: by its first line, where its suffix tells wrong."""
+    usual = SEPARATORS[_suffix(file)]
+    with _readable(file), file.open(newline="", encoding="utf-8-sig") as stream:
+        first = stream.readline(_LONGEST_RECORD)
+    counts = {separator: first.count(separator) for separator in _OTHER_SEPARATORS}
+    most = max(counts, key=counts.get)
+    return usual if usual in first or not counts[most] else most
+
+
 def _csv_columns(file: pathlib.Path) -> list[str]:
     with _readable(file), file.open(newline="", encoding="utf-8-sig") as stream:
-        return next(csv.reader(stream, delimiter=_SEPARATORS[file.suffix]), [])
+        header = next(_records(stream, separator_of(file)), [])
+    if isinstance(header, BadRecordError):
+        raise SailError(f"{file}: {header}")
+    repeated = [column for column, count in collections.Counter(header).items() if count > 1 and column]
+    if repeated:
+        raise SailError(f"{file} has the column {repeated[0]!r} more than once. Give each a name of its own.")
+    return header
 
 
 def _csv_rows(file: pathlib.Path, header: Sequence[str] = ()) -> Iterator[tuple[dict, BadRecordError | None]]:
     with _readable(file), file.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.reader(stream, delimiter=_SEPARATORS[file.suffix])
-        header = header or next(reader, [])
-        for cells in reader:
-            if len(cells) == len(header):
-                yield dict(zip(header, cells, strict=True)), None
+        records = _records(stream, separator_of(file))
+        names = header or next(records, [])
+        for cells in records:
+            if isinstance(cells, BadRecordError):
+                yield {}, cells
+            elif cells == names and not header:
+                yield {}, BadRecordError("the row repeats the names of the columns", remedy="Remove it")
+            elif len(cells) == len(names):
+                yield dict(zip(names, cells, strict=True)), None
             elif cells:
-                problem = f"the row has {len(cells)} cells, the header has {len(header)}"
+                problem = f"the row has {len(cells)} cells, the header has {len(names)}"
                 yield (
                     {},
                     BadRecordError(problem, remedy="Put cells that hold separators or line breaks in double quotes"),
                 )
+
+
+def _records(stream: TextIO, separator: str) -> Iterator[list[str] | BadRecordError]:
+    """Yields the cells of each record; where a quote is not closed, an error, and then the lines that it swallowed."""
+    again: collections.deque[str] = collections.deque()
+    lines: list[str] = []
+
+    def feed() -> Iterator[str]:
+        while line := again.popleft() if again else stream.readline():
+            lines.append(line)
+            if len(lines) > 1 and sum(map(len, lines)) > _LONGEST_RECORD:
+                raise csv.Error("a quote is not closed")
+            yield line
+
+    reader = csv.reader(feed(), delimiter=separator, strict=True)
+    while True:
+        lines.clear()
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            again.extendleft(reversed(lines[1:]))
+            reader = csv.reader(feed(), delimiter=separator, strict=True)
+            yield BadRecordError(
+                f"the row is no CSV ({error})",
+                remedy="Close the cells that begin with a double quote, and write one within such a cell twice",
+            )
+            continue
+        if cells is None:
+            return
+        yield cells
 
 
 def _jsonl_columns(file: pathlib.Path) -> list[str]:
@@ -209,11 +283,24 @@ def _parquet_columns(file: pathlib.Path) -> list[str]:
     return pq.read_schema(file).names
 
 
-def _parquet_rows(file: pathlib.Path) -> Iterator[tuple[dict, None]]:
+def _parquet_rows(
+    file: pathlib.Path, wanted: Collection[str] | None = None
+) -> Iterator[tuple[dict, BadRecordError | None]]:
     with _readable(file), pq.ParquetFile(file) as table:
-        for batch in table.iter_batches(_PARQUET_BATCH):
-            for cells in batch.to_pylist():
-                yield cells, None
+        # Others may hold media, or values that Python has no type for.
+        columns = None if wanted is None else [name for name in table.schema_arrow.names if name in wanted]
+        for batch in table.iter_batches(_PARQUET_BATCH, columns=columns):
+            try:
+                yield from ((cells, None) for cells in batch.to_pylist())
+            except (OverflowError, ValueError, UnicodeDecodeError):
+                yield from map(_parquet_row, (batch.slice(row, 1) for row in range(len(batch))))
+
+
+def _parquet_row(row: pa.RecordBatch) -> tuple[dict, BadRecordError | None]:
+    try:
+        return row.to_pylist()[0], None
+    except (OverflowError, ValueError) as error:
+        return {}, BadRecordError(f"a value cannot be read ({error})", remedy="Write dates from the year 1 to 9999")
 
 
 # ------------------------------------------------------------------------------------------------------------ TFDS
@@ -253,9 +340,10 @@ def open_tfds(folder: pathlib.Path, spec: str) -> RowSource:
             "config.ingest.source.tfds."
         ) from error
 
-    def read(start: int) -> Iterator[Row]:
+    def read(start: int, wanted: Collection[str] | None = None) -> Iterator[Row]:
         for i in range(start, len(data)):
-            cells = {name: _feature_cell(info.features[name], value) for name, value in data[i].items()}
+            values = {name: value for name, value in data[i].items() if wanted is None or name in wanted}
+            cells = {name: _feature_cell(info.features[name], value) for name, value in values.items()}
             yield Row(spec, i + 1, cells)
 
     lengths = {name: split.shard_lengths for name, split in info.splits.items()}

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sail_jax.data import store_index
+from sail_jax.data.ingest.cells import id_cell
 from sail_jax.data.ingest.sources import RowSource, open_table
 from sail_jax.data.parquet_files import missing_column
 from sail_jax.errors import BadRecordError, SailError
@@ -82,7 +83,7 @@ def open_vectors(folder: pathlib.Path, path: str, name: str) -> RowSource:
     """
     setting = f"config.ingest.vectors.{name}"
     source = open_table(folder, path, setting)
-    if source.files[0].suffix != ".parquet":
+    if source.files[0].suffix.lower() != ".parquet":
         raise SailError(f"{source.files[0]} is not a Parquet file. Write the vectors as Parquet, or change {setting}.")
     for file in source.files:
         schema = pq.read_schema(file)
@@ -145,7 +146,7 @@ class _Batch:
 
     def __init__(self, batch: pa.RecordBatch, id_column: str, file: str, first: int):
         self._file, self._first, self._id_column = file, first, id_column
-        self._ids = batch.column(id_column).cast(pa.string()).to_pylist()
+        self._ids = [_id(cell) for cell in batch.column(id_column).to_pylist()]
         self._column = batch.column(_VECTOR)
 
     def read(self, width: int, on_bad: Callable[[BadRecordError], None]) -> tuple[list[str], np.ndarray, int]:
@@ -178,6 +179,13 @@ class _Batch:
         if width and len(vector) != width:
             problem = f"the vector has {len(vector)} numbers, but earlier ones have {width}"
             return BadRecordError(problem, remedy="Write vectors of one width")
+        return None
+
+
+def _id(cell: object) -> str | None:
+    try:
+        return id_cell(cell)
+    except BadRecordError:  # told as a missing one
         return None
 
 

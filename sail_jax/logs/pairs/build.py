@@ -24,6 +24,7 @@ from sail_jax.logs.reader import (
     check_times,
     cut_time,
     has_log,
+    readable_rows,
     scan_events,
     scan_hashtags,
     scan_items,
@@ -83,7 +84,7 @@ def build_pairs(
     chosen = _choose(config, only)
     output.mkdir(parents=True, exist_ok=True)
     finished = Finished(output / _FINISHED, build_identity(config, source, store, "builders"))
-    with _progress(len(chosen)) as (show, done), scratch_folder(output / _SCRATCH) as scratch:
+    with _progress(len(chosen)) as (show, done), scratch_folder(output / _SCRATCH) as scratch, readable_rows(source):
         check_times(config, source, sorted({"events", *(BUILDERS[name][1] for name in chosen)} & _SCANS.keys()))
         cut = cut_time(config, source)
         show("items")

@@ -20,7 +20,7 @@ from sail_jax.data.store import ItemStore
 from sail_jax.errors import SailError
 from sail_jax.files import commit_json
 from sail_jax.logs.finished import Finished, build_identity
-from sail_jax.logs.reader import check_times, count_rows, cut_time, has_log, scan_events, scan_items
+from sail_jax.logs.reader import check_times, count_rows, cut_time, has_log, readable_rows, scan_events, scan_items
 from sail_jax.logs.scratch import scratch_folder
 from sail_jax.logs.sequences.constructions import CONSTRUCTIONS, Candidates, Construction
 from sail_jax.logs.sequences.histories import Histories, histories_of, known_items, partition, read_part
@@ -105,7 +105,7 @@ def build_sequences(
     output.mkdir(parents=True, exist_ok=True)
     identity = build_identity(config, source, store, "sequences", [embeddings] if embeddings else [])
     finished = Finished(output / _FINISHED, identity | {"chosen": list(chosen)})
-    with scratch_folder(output / _SCRATCH) as folder:
+    with scratch_folder(output / _SCRATCH) as folder, readable_rows(source):
         build = _Build(config, source, folder, output / _ROWS_FOLDER, chosen, embeddings, store)
         tallies = build.run(finished)
         for name in chosen:
