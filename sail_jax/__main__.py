@@ -5,6 +5,7 @@ from typing import NoReturn
 
 from sail_jax.cli import main
 from sail_jax.cli.distributed import end, joined
+from sail_jax.cli.signals import ignore_signals
 from sail_jax.errors import DiskError, Stopped
 
 
@@ -24,6 +25,8 @@ def run(program: str = "sail-jax") -> NoReturn:
     # Threads that still compile, or could not write, would crash or complain while the interpreter shuts down.
     if status in (*Stopped.STATUSES, DiskError.status) or (status and joined()):
         end(status)
+    if not joined():  # else it may wait for others
+        ignore_signals()
     sys.exit(status)
 
 

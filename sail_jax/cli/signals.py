@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
@@ -12,6 +13,14 @@ from sail_jax.errors import Stopped
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 # Seconds that the main thread gets to heed a signal. It cannot while it runs native code: a compiler, k-means, a query.
 _PATIENCE = 3.0
+# Seconds until a signal that could not be raised is sent again.
+_MOMENT = 0.05
+
+
+def ignore_signals() -> None:
+    """Lets signals change nothing any more: the command is done, and its status is to be known."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Signals:
@@ -34,6 +43,7 @@ class Signals:
             self._reads, self._writes = os.pipe()
             os.set_blocking(self._writes, False)
             self._wakeup = signal.set_wakeup_fd(self._writes, warn_on_full_buffer=False)
+            self._unraisable, sys.unraisablehook = sys.unraisablehook, self._send_again
             self._watcher = threading.Thread(target=self._watch, daemon=True)
             self._watcher.start()
         return self
@@ -44,6 +54,7 @@ class Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup)
+        sys.unraisablehook = self._unraisable
         os.close(self._writes)
         self._raised.set()
         self._watcher.join()
@@ -54,6 +65,14 @@ class Signals:
             self._end(Stopped(number))
         self._raised.set()
         raise Stopped(number)
+
+    def _send_again(self, found: "sys.UnraisableHookArgs") -> None:
+        """Repeats a signal that came while the interpreter cleaned up, where nothing can be raised."""
+        if not isinstance(found.exc_value, Stopped):
+            self._unraisable(found)
+            return
+        self._raised.clear()
+        threading.Timer(_MOMENT, os.kill, (os.getpid(), found.exc_value.number)).start()
 
     def _watch(self) -> None:
         """Ends the process for a main thread that does not come to it; the interpreter writes every signal's number."""

@@ -75,8 +75,8 @@ class StopSignals:
         if self._number == number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGINT)
-        first, self._number = self._number is None, self._number or signal.Signals(number)
+        self._number = self._number or signal.Signals(number)
         if self._together:
             os.kill(os.getpid(), signal.SIGTERM)
-        elif first and not self._stepping:
+        elif not self._stepping:
             raise Stopped(number)

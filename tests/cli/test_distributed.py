@@ -199,7 +199,9 @@ def test_sigterm_ends_a_process_as_if_it_ran_alone(monkeypatch):
 
 
 def test_a_process_that_runs_alone_shuts_down(monkeypatch):
+    done = []
     monkeypatch.setattr(__main__, "main", lambda program: 2)
+    monkeypatch.setattr(__main__, "ignore_signals", lambda: done.append(True))
     with pytest.raises(SystemExit, match="2"):
         __main__.run()
-    assert distributed.named() == ""
+    assert done and distributed.named() == ""

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import signal
+import sys
 import threading
 
 import pytest
@@ -35,6 +36,18 @@ def test_native_code_is_not_waited_for(monkeypatch):
         while not ended.is_set():
             hashlib.pbkdf2_hmac("sha256", b"", b"", 1_000_000)  # no handler runs meanwhile
     assert ended.is_set()
+
+
+def test_a_signal_that_comes_while_nothing_can_be_raised_is_not_lost(capfd):
+    class Held:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    held, hook = [Held()], sys.unraisablehook
+    with pytest.raises(Stopped), Signals(lambda _: pytest.fail("taken for a second one")):
+        held.clear()
+        threading.Event().wait(60)
+    assert "ignored" not in capfd.readouterr().err and sys.unraisablehook is hook
 
 
 def test_a_second_signal_ends_what_the_first_one_ends_slowly():
