@@ -11,8 +11,8 @@ from rich.text import Text
 
 Item = TypeVar("Item")
 
-# Seconds between the lines of a task.
-_EVERY = 30.0
+# Seconds between the lines of a task, and until a line that says only that it has another name.
+_EVERY, _RENAMED = 30.0, 5.0
 
 
 class Progress(rich.progress.Progress):
@@ -52,12 +52,12 @@ class Progress(rich.progress.Progress):
         """Changes a task, as rich does; prints a line if one is due, or the task is another by name."""
         renamed = changes.get("description") not in (None, self._tasks[task_id].description)
         super().update(task_id, **changes)
-        self._print_if_due(task_id, now=renamed)
+        self._print_if_due(task_id, _RENAMED if renamed else self._every)
 
     def advance(self, task_id: rich.progress.TaskID, advance: float = 1) -> None:
         """Advances a task, as rich does; prints a line if one is due."""
         super().advance(task_id, advance)
-        self._print_if_due(task_id)
+        self._print_if_due(task_id, self._every)
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """Yields the bars, and the notes below them."""
@@ -66,20 +66,20 @@ class Progress(rich.progress.Progress):
             if task.visible and (note := task.fields.get("note")):
                 yield Text(f"  {note}", style="dim", no_wrap=True, overflow="ellipsis")
 
-    def _print_if_due(self, task_id: rich.progress.TaskID, *, now: bool = False) -> None:
+    def _print_if_due(self, task_id: rich.progress.TaskID, every: float | None) -> None:
         if not self._lines or self._every is None:
             return
         with self._lock:
-            task, due = self._tasks[task_id], time.monotonic() - self._last >= self._every
+            task, due = self._tasks[task_id], time.monotonic() - self._last >= every
             ends = task.finished and task_id not in self._ended
-            if now or ends or (due and not task.finished):
+            if ends or (due and not task.finished):
                 self._ended |= {task_id} if ends else set()
                 self._last = time.monotonic()
                 self._print(task)
 
     def _print(self, task: rich.progress.Task, note: str = "") -> None:
         of = "" if task.total is None else f"/{task.total:,.0f}"
-        parts = [f"{task.description} {task.completed:,.0f}{of}", note]
+        parts = [f"{task.description} {task.completed:,.0f}{of}".strip(), note]
         if task.finished:
             parts.append(f"took {_clock(task.finished_time)}")
         elif task.time_remaining is not None:

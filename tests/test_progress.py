@@ -44,8 +44,8 @@ def test_a_new_name_is_a_line(now):
     file = File()
     with Progress(console=Console(file=file)) as progress:
         task = progress.add_task("cut", total=2)
-        progress.update(task, description="copair")
-        progress.update(task, description="copair")
+        for now[0], name in ((1, "items"), (6, "copair"), (20, "copair")):
+            progress.update(task, description=name)
     assert file.flushed == "copair 0/2\n"
 
 
