@@ -23,12 +23,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
 from sail_jax import config as config_lib
 from sail_jax.config.schema import to_dict
+from sail_jax.sharding.parameters import path_name
 
 REPO = Path(__file__).resolve().parents[1]
 RESULT = Path(__file__).parent / "results" / "kills.json"
@@ -219,30 +221,14 @@ def checkpoints(folder: Path) -> Iterator[tuple[str, str]]:
         return
     yield from ((f"checkpoints/{path.name}", "") for path in sorted(folder.iterdir()))
     last = max((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
+    reader = ocp.PyTreeCheckpointer()
     for item in ("model", "training"):
-        handler = ocp.PyTreeCheckpointer()
-        structure = handler.metadata(last / item).item_metadata.tree
-        on_host = ocp.checkpoint_utils.construct_restore_args(structure)
-        for args in _leaves(on_host):
-            args.restore_type = np.ndarray
-        tree = handler.restore(last / item, restore_args=on_host)
-        for name, array in _named(tree):
+        structure = reader.metadata(last / item).item_metadata.tree
+        on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), structure)
+        arrays = jax.tree_util.tree_leaves_with_path(reader.restore(last / item, restore_args=on_host))
+        for path, array in arrays:
             digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
-            yield f"checkpoints/{last.name}/{item}/{name}", digest
-
-
-def _leaves(tree: object) -> Iterator[object]:
-    yield from (leaf for _, leaf in _named(tree))
-
-
-def _named(tree: object, path: str = "") -> Iterator[tuple[str, object]]:
-    """Yields (path, leaf) of nested dicts and lists."""
-    entries = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list | tuple) else None
-    if entries is None:
-        yield path, tree
-        return
-    for key, value in entries:
-        yield from _named(value, f"{path}/{key}" if path else str(key))
+            yield f"checkpoints/{last.name}/{item}/{path_name(path)}", digest
 
 
 def main() -> None:
