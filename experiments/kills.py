@@ -115,9 +115,9 @@ class Victim:
 
     def __init__(self, verb: str, folder: Path, environment: dict[str, str]) -> None:
         self._verb, self._environment, self._random = verb, environment, random.Random(verb)
-        # Of the same name, since some files hold it.
-        self._plain, self._output = (folder / place / verb for place in ("plain", "killed"))
-        self._commands = {path: command_of(verb, folder, path) for path in (self._plain, self._output)}
+        # The undisturbed run writes there too, before the others: some files hold their path.
+        self._output = folder / "killed" / verb
+        self._command = command_of(verb, folder, self._output)
         self.kills, self.ends = 0, 0
         self.different: set[str] = set()
         self.left_over: set[str] = set()
@@ -126,15 +126,14 @@ class Victim:
     def run(self, kills: int) -> None:
         """Kills the verb so many times, and lets it get to its end after the last one."""
         began = time.monotonic()
-        self._begin(self._plain)
-        process = self._start(self._plain)
-        if self._ended(process) != 0:
+        self._begin()
+        if self._ended(self._start()) != 0:
             return
         seconds = time.monotonic() - began
-        self._expected = dict(contents(self._plain))
-        self._begin(self._output)
+        self._expected = dict(contents(self._output))
+        self._begin()
         while self.kills < kills:
-            process = self._start(self._output)
+            process = self._start()
             if self._wait(process, seconds):
                 process.kill()
                 process.communicate()
@@ -142,19 +141,19 @@ class Victim:
                 print(f"{self._verb}: killed {self.kills} times, at its end {self.ends} times", flush=True)
             elif self._ended(process) == 0:
                 self._compare()
-                self._begin(self._output)
-        if self._ended(self._start(self._output)) == 0:
+                self._begin()
+        if self._ended(self._start()) == 0:
             self._compare()
 
-    def _begin(self, output: Path) -> None:
-        shutil.rmtree(output, ignore_errors=True)
+    def _begin(self) -> None:
+        shutil.rmtree(self._output, ignore_errors=True)
         # Verbs that write files, not a folder, do not make it.
-        place = output if self._verb in ("mine", "index") else output.parent
+        place = self._output if self._verb in ("mine", "index") else self._output.parent
         place.mkdir(parents=True, exist_ok=True)
 
-    def _start(self, output: Path) -> subprocess.Popen:
+    def _start(self) -> subprocess.Popen:
         streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(self._commands[output], env=self._environment, cwd=REPO, **streams)
+        return subprocess.Popen(self._command, env=self._environment, cwd=REPO, **streams)
 
     def _wait(self, process: subprocess.Popen, seconds: float) -> bool:
         """Waits for a moment at which to kill; returns False if the process ended before."""
@@ -176,7 +175,7 @@ class Victim:
         if process.returncode:
             self.failed.append(f"status {process.returncode}: {errors[-1] if errors else ''}")
             print(f"{self._verb}: {self.failed[-1]}", flush=True)
-            self._begin(self._output)
+            self._begin()
         return process.returncode
 
     def _compare(self) -> None:
@@ -210,7 +209,7 @@ def contents(folder: Path) -> Iterator[tuple[str, str]]:
             lines = [json.loads(line) for line in content.splitlines()]
             content = json.dumps([(line["step"], line.get("loss")) for line in lines]).encode()
         elif path.suffix in (".json", ".jsonl", ".html", ".md"):
-            content = TIMES.sub("", content.decode()).replace(f"{folder.parent.name}/", "").encode()
+            content = TIMES.sub("", content.decode()).encode()
         yield name, hashlib.sha256(content).hexdigest()
     yield from checkpoints(folder / "checkpoints")
 
