@@ -82,6 +82,14 @@ def get_config() -> ml_collections.ConfigDict:
             "query_instruction": FIND_RELATED,
             "target_instruction": FIND_RELATED,
         },
+        # Frames and text alone lower the loss of pairs, so that sound is learned only where nothing else is shown.
+        "heard": {
+            "table": "tables/copair.parquet",
+            "weight": 0.75,
+            "patterns": ("A->A",),
+            "query_instruction": FIND_RELATED,
+            "target_instruction": FIND_RELATED,
+        },
         "search": {
             "table": "tables/search.parquet",
             "weight": 1.0,

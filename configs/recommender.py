@@ -39,6 +39,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.builders.live.update(window_seconds=7 * 86_400, min_users=1, min_npmi=0.0)
     # The pair tables come from the logs, except those that need no user.
     config.ingest.tables = {"theme": config.ingest.tables.theme, "items": {}}
+    del config.data.datasets["heard"]
     search = config.data.datasets.search
     search.table = "tables/q2i_search.parquet"
     config.eval.tasks.q2i.table = search.table

@@ -14,6 +14,7 @@ def experiment(data_dir: Path) -> ml_collections.ConfigDict:
     values = config_lib.default_config()
     values.update(to_dict(config_lib.load(REPO / "configs" / "quickstart.py")))
     values.data.dir = str(data_dir)
+    del values.data.datasets["heard"]  # another program to compile
     values.synthetic.update(num_items=128, items_per_topic=8, test_queries=32, num_users=40, events_per_user=20)
     values.synthetic.update(searches=40, test_searches=12, pairs_per_item=2, clean_pairs=40)
     values.ingest.items_per_shard = 64

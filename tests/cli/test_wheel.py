@@ -19,6 +19,7 @@ SMALL = [
     "data.batch_size=8",
     "train.steps=2",
     "data.datasets.copair.patterns=('T->T',)",
+    "data.datasets.heard.weight=0",
     "optimizer.warmup_steps=1",
     "model.llm.layers=1",
     "model.vit.layers=1",
