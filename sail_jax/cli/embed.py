@@ -7,7 +7,6 @@ from typing import Any
 
 from sail_jax.cli.common import config_of_run, console, declare, print_next
 from sail_jax.cli.distributed import join_processes
-from sail_jax.config.data import DEFAULT_INSTRUCTION
 from sail_jax.config.storage import VECTOR_DTYPES
 from sail_jax.items import TEXT_FIELDS
 from sail_jax.patterns import MODALITIES
@@ -52,8 +51,7 @@ def add_verb(verbs: Any) -> None:
     )
     sub.add_argument(
         "--instruction",
-        default=DEFAULT_INSTRUCTION,
-        help=f"system prompt; best the target_instruction of the run's training sets ({DEFAULT_INSTRUCTION!r})",
+        help="system prompt (that of the documents which the run was trained with)",
     )
     sub.add_argument("--rows-per-part", type=int, default=65_536, help="items of the source per part (65536)")
     sub.add_argument("--batch-size", type=int, help="items per batch (config.eval.batch_size)")

@@ -24,7 +24,10 @@ def add_search_flags(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--shortlist", type=int, help="length of the shortlist, which the full vectors rerank (1000)")
     sub.add_argument("--nprobe", type=int, default=0, help="ivfpq index: inverted lists to search (32)")
     sub.add_argument("--ef-search", type=int, default=0, help="hnsw index: candidates during search (128)")
-    sub.add_argument("--text-instruction", help="system prompt of queries with only text (that of the items)")
+    sub.add_argument(
+        "--text-instruction",
+        help="system prompt of queries with only text (that of queries in training)",
+    )
 
 
 def open_searcher(options: argparse.Namespace, config: Config) -> "Searcher":

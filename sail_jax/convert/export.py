@@ -21,13 +21,13 @@ from typing import Any
 import transformers
 
 from sail_jax.config import Config
-from sail_jax.config.data import DEFAULT_INSTRUCTION
 from sail_jax.convert import hf_configs
 from sail_jax.convert.architectures import EXPORTED_TYPE
 from sail_jax.convert.model_card import model_card, prompts
 from sail_jax.convert.to_peft import write_adapters
 from sail_jax.convert.to_torch import model_tensors, write_weights
-from sail_jax.data.prompts import instruction, load_tokenizer
+from sail_jax.data.instructions import instructions_of
+from sail_jax.data.prompts import load_tokenizer
 from sail_jax.errors import SailError
 from sail_jax.files import partial_folder
 from sail_jax.runs.checkpoints import Checkpoints, HostParams
@@ -171,13 +171,15 @@ def _write_processor(config: Config, output: Path) -> None:
         frequency_max=audio.f_max,
         truncation="rand_trunc" if audio.mel_scale == "slaney" else "fusion",
     )
+    roles = instructions_of(config)
     values = {
         "processor_class": "SailEmbeddingProcessor",
         "auto_map": {"AutoProcessor": "processing_sail_embedding.SailEmbeddingProcessor"},
         "image_processor": image_processor.to_dict(),
         "feature_extractor": feature_extractor.to_dict(),
         "template": config.prompt.template,
-        "instruction": instruction(config.prompt, DEFAULT_INSTRUCTION),
+        "instruction": roles.document,
+        "query_instruction": roles.query,
         "max_tokens": config.prompt.max_tokens,
         "vision_tokens": config.model.perceiver.latents,
         "max_frames": config.model.perceiver.max_frames,

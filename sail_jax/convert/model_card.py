@@ -8,13 +8,10 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from sail_jax.config import Config
-from sail_jax.config.data import DatasetConfig
-from sail_jax.config.evaluation import EvalTaskConfig
 from sail_jax.config.storage import HUB
 from sail_jax.convert.sources import is_hub_id
-from sail_jax.data.prompts import instruction
+from sail_jax.data.instructions import instructions_of, pair_of
 from sail_jax.errors import SailError
-from sail_jax.patterns import parse_patterns
 from sail_jax.runs.directory import RunDirectory
 
 SIDES = ("query", "document")  # as sentence-transformers names them
@@ -108,23 +105,11 @@ model = peft.PeftModel.from_pretrained(model, "{path}/adapter")  # of transforme
 
 
 def prompts(config: Config) -> dict[str, str]:
-    """Name -> instruction: "query" and "document" of the first text search task, then all tasks' prompts."""
+    """Name -> instruction: "query" and "document" as everywhere by role, then those of all tasks and training sets."""
     tasks = config.eval.tasks | config.data.datasets  # a training set overrides a task of the same name
-    pairs = {
-        name: tuple(instruction(config.prompt, own) for own in (task.query_instruction, task.target_instruction))
-        for name, task in tasks.items()
-    }
+    pairs = {name: pair_of(config, task) for name, task in tasks.items()}
     named = {f"{name}-{side}": text for name, pair in pairs.items() for side, text in zip(SIDES, pair, strict=True)}
-    by_text = [pairs[name] for name, task in tasks.items() if _searches_by_text(task)]
-    default = DatasetConfig()
-    first = next(iter([*by_text, *pairs.values()]), (default.query_instruction, default.target_instruction))
-    return dict(zip(SIDES, first, strict=True)) | named
-
-
-def _searches_by_text(task: DatasetConfig | EvalTaskConfig) -> bool:
-    if isinstance(task, EvalTaskConfig):
-        return task.query == "T"
-    return all(pattern.query == "T" for pattern in parse_patterns(task.patterns, setting="patterns"))
+    return dict(zip(SIDES, instructions_of(config), strict=True)) | named
 
 
 def model_card(

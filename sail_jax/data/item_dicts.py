@@ -57,6 +57,15 @@ def to_item(value: Item | str | Mapping[str, Any], config: IngestConfig) -> Item
     )
 
 
+def is_free_text(value: Item | str | Mapping[str, Any]) -> bool:
+    """Returns whether what `to_item` takes is a free text and nothing else."""
+    if isinstance(value, Item):
+        return value.modalities == "T" and set(value.text) == {QUERY_FIELD}
+    if isinstance(value, Mapping):
+        return {key for key, entry in value.items() if entry is not None} - {"id"} == {"text"}
+    return isinstance(value, str)
+
+
 def _check_keys(parts: Mapping[str, Any]) -> None:
     for key in parts:
         if key not in KEYS:

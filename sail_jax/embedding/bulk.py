@@ -24,9 +24,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from sail_jax.config.data import DEFAULT_INSTRUCTION
 from sail_jax.config.schema import to_dict
 from sail_jax.data.ingest.journal import BAD_RECORDS
+from sail_jax.data.instructions import instructions_of
 from sail_jax.embedding.embed_pass import embed_into
 from sail_jax.embedding.embedder import Embedder, check_dims
 from sail_jax.embedding.item_source import Entry, ItemSource
@@ -60,7 +60,7 @@ class EmbedOptions:
         dtype: type of the stored vectors, one of `VECTOR_DTYPES`.
         modalities: modalities of the items that are shown to the model.
         fields: text fields that are shown to the model.
-        instruction: the system prompt.
+        instruction: the system prompt; None for that of documents in the training of the run.
         rows_per_part: items of the source per part.
         batch_size: items per batch; None for `config.eval.batch_size`.
         process: number of this process, from 0.
@@ -71,7 +71,7 @@ class EmbedOptions:
     dtype: str = "float32"
     modalities: str = MODALITIES
     fields: tuple[str, ...] = TEXT_FIELDS
-    instruction: str = DEFAULT_INSTRUCTION
+    instruction: str | None = None
     rows_per_part: int = 65_536
     batch_size: int | None = None
     process: int = 0
@@ -145,7 +145,8 @@ class _Job:
 
     def __init__(self, embedder: Embedder, source: ItemSource, output: Path, options: EmbedOptions, model: str) -> None:
         self._embedder, self._source, self._output, self._options = embedder, source, output, options
-        self._view = embedder.view(options.modalities, options.fields, options.instruction)
+        asked = instructions_of(embedder.config).document if options.instruction is None else options.instruction
+        self._view = embedder.view(options.modalities, options.fields, asked)
         self._info = EmbeddingInfo(
             model=model,
             fingerprint=fingerprint(embedder.params),

@@ -8,6 +8,7 @@ Axis letters: V views, n items of a window, D width, Q histories, L items of a h
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,10 +19,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sail_jax.config import Config
-from sail_jax.config.data import DEFAULT_INSTRUCTION
 from sail_jax.data import prompts
 from sail_jax.data.features import FeatureExtractor, View
-from sail_jax.data.item_dicts import to_item
+from sail_jax.data.instructions import instructions_of
+from sail_jax.data.item_dicts import is_free_text, to_item
 from sail_jax.data.pipeline import make_extractor
 from sail_jax.embedding.forward import forward, inference_mesh, inference_model, on_every_device, pool_histories
 from sail_jax.embedding.memory import explained
@@ -36,6 +37,8 @@ from sail_jax.runs.directory import RunDirectory
 from sail_jax.sharding.mesh import data_shards, in_batch_order, shard_batch
 from sail_jax.vectors.unit import unit_rows
 
+# Items of which texts and others are told apart at once.
+_CHUNK = 4096
 # Histories that are pooled in one call.
 _HISTORIES = 256
 
@@ -67,7 +70,7 @@ class Embedder:
         batch_size: int | None = None,
         modalities: str = MODALITIES,
         fields: Sequence[str] = TEXT_FIELDS,
-        instruction: str = DEFAULT_INSTRUCTION,
+        instruction: str | None = None,
         show_progress: bool = False,
     ) -> np.ndarray:
         """Embeds items and texts.
@@ -80,7 +83,8 @@ class Embedder:
             batch_size: items per batch; affects only speed. None takes `config.eval.batch_size`.
             modalities: modalities of the items that are shown.
             fields: text fields that are shown.
-            instruction: the system prompt; replaced by `config.prompt.unified` where the run has one.
+            instruction: the system prompt; replaced by `config.prompt.unified` where the run has one. None takes those
+                that the run was trained with: for free texts that of queries, for all else that of documents.
             show_progress: whether a progress bar is shown.
 
         Returns:
@@ -94,17 +98,47 @@ class Embedder:
         if isinstance(items, Item | str | Mapping):
             raise SailError("encode takes a list of items and texts; write encode([item]).")
         dims = check_dims(dims, self.width)
-        view = self.view(modalities, fields, instruction)
+        by_role = instructions_of(self.config) if instruction is None else (instruction, instruction)
+        views = {kind: self.view(modalities, fields, of) for kind, of in zip((True, False), by_role, strict=True)}
         total = len(items) if isinstance(items, Sized) else None
-        shown = track(items, description="encode", total=total, disable=not show_progress)
-        loaders = (functools.partial(to_item, item, self.config.ingest) for item in shown)
-        blocks, at = [], 0
+        shown = iter(track(items, description="encode", total=total, disable=not show_progress))
+        if views[True] == views[False]:
+            blocks = list(self._encode(shown, views[True], dims, batch_size))
+        else:
+            blocks = []
+            while chunk := list(itertools.islice(shown, _CHUNK)):
+                blocks.append(self._encode_by_role(chunk, views, dims, batch_size, sum(map(len, blocks))))
+        return np.concatenate(blocks) if blocks else np.zeros((0, dims), np.float32)
+
+    def _encode_by_role(
+        self, items: list[Any], views: Mapping[bool, View], dims: int, batch_size: int | None, at: int
+    ) -> np.ndarray:
+        """Embeds texts and items under views of their own; `at` is the position of the first one, for messages."""
+        z = np.zeros((len(items), dims), np.float32)
+        for is_text, view in views.items():
+            places = [place for place, item in enumerate(items) if is_free_text(item) == is_text]
+            if places:
+                chosen = (items[place] for place in places)
+                z[places] = np.concatenate(
+                    list(self._encode(chosen, view, dims, batch_size, [at + place for place in places]))
+                )
+        return z
+
+    def _encode(
+        self,
+        items: Iterable[Any],
+        view: View,
+        dims: int,
+        batch_size: int | None,
+        positions: Sequence[int] | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Yields the unit vectors of items under one view, window by window; `positions` are those for messages."""
+        loaders, at = (functools.partial(to_item, item, self.config.ingest) for item in items), 0
         for z, bad in self.stream(loaders, view, (view.modalities,), batch_size=batch_size):
             for position, error in bad.items():
-                raise _at_position(error, at + position)
-            blocks.append(unit_rows(z[0, :, :dims]))
-            at += len(blocks[-1])
-        return np.concatenate(blocks) if blocks else np.zeros((0, dims), np.float32)
+                raise _at_position(error, at + position if positions is None else positions[at + position])
+            yield unit_rows(z[0, :, :dims])
+            at += z.shape[1]
 
     def view(self, modalities: str, fields: Sequence[str], instruction: str) -> View:
         """Returns the view of items under an instruction, or the unified one if the model was trained so.

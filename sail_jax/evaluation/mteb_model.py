@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from sail_jax.config.data import DEFAULT_INSTRUCTION
 from sail_jax.convert.model_card import prompts as trained_prompts
 from sail_jax.embedding.embedder import Embedder, check_dims, load
 from sail_jax.errors import SailError
@@ -116,7 +115,7 @@ class MtebModel(AbsEncoder):
             _items(inputs),
             dims=self._dims,
             batch_size=kwargs.get("batch_size"),
-            instruction=DEFAULT_INSTRUCTION if key is None else self.model_prompts[key],
+            instruction=None if key is None else self.model_prompts[key],
             show_progress=kwargs.get("show_progress_bar", False),
         )
 

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from sail_jax.config import Config
+from sail_jax.data.instructions import instructions_of
+from sail_jax.data.item_dicts import is_free_text
 from sail_jax.data.media import check_audio, check_image, video_audio, video_frames
 from sail_jax.data.prompts import shown_fields
 from sail_jax.embedding.embedder import Embedder
@@ -58,7 +60,8 @@ class Searcher:
         embeddings: the embedded items; with an index, they rerank its shortlist.
         index: an index of them.
         shortlist: how the shortlist is made; None for exact search, where there is no index.
-        text_instruction: system prompt of queries that are only text; None for the items' own.
+        text_instruction: system prompt of queries that are only text; None for that of queries in the training of the
+            run, if the items were embedded with that of documents, else for the items' own.
 
     Raises:
         SailError: neither embeddings nor an index is given, or they do not belong to the model or to each other.
@@ -130,15 +133,21 @@ class Searcher:
         """Returns the unit vectors of some queries in the width of the search, [Q, D] float32."""
         items = [text_item(query) if isinstance(query, str) else query for query in queries]
         z = np.zeros((len(items), self._nearest.dims), np.float32)
-        text_only = np.array([item.modalities == "T" and QUERY_FIELD in item.text for item in items], bool)
-        own = self._text_instruction if self._text_instruction is not None else self.info.instruction
+        text_only = np.array(list(map(is_free_text, items)), bool)
         for places, instruction in (
-            (np.flatnonzero(text_only), own),
+            (np.flatnonzero(text_only), self._of_texts()),
             (np.flatnonzero(~text_only), self.info.instruction),
         ):
             if len(places):
                 z[places] = self._embed([items[place] for place in places], instruction)
         return z
+
+    def _of_texts(self) -> str:
+        """Returns the system prompt of queries that are only text."""
+        if self._text_instruction is not None:
+            return self._text_instruction
+        trained = instructions_of(self._embedder.config)
+        return trained.query if self.info.instruction == trained.document else self.info.instruction
 
     def _embed(self, items: list[Item], instruction: str) -> np.ndarray:
         return self._embedder.encode(items, fields=self.info.fields, instruction=instruction, dims=self._nearest.dims)

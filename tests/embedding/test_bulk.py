@@ -18,6 +18,7 @@ from pyarrow import csv
 
 import training_runs as runs
 from sail_jax.cli import main
+from sail_jax.data.instructions import instructions_of
 from sail_jax.data.pipeline import make_extractor
 from sail_jax.embedding import embedder as embedder_lib
 from sail_jax.embedding.bulk import EmbedOptions, embed
@@ -284,7 +285,8 @@ def test_a_folder_of_files(run, embedder, folder, tmp_path, capsys):
     ids, z = EmbeddingSet(tmp_path / "out").load()
     assert ids == ["a/note.txt", "a/y.flac", "a/z.JPG", "a.md", "b.png"]
     items = ["blue glass", {"audio": folder / "a/y.flac"}, {"image": folder / "a/z.JPG"}, "bread", {"image": png(0)}]
-    np.testing.assert_allclose(z, embedder.encode(items), atol=1e-5)
+    document = instructions_of(embedder.config).document
+    np.testing.assert_allclose(z, embedder.encode(items, instruction=document), atol=1e-5)
     bad = [json.loads(line) for line in (tmp_path / "out" / "bad_records.jsonl").read_text().splitlines()]
     assert [(line["record"], line["field"]) for line in bad] == [("broken.png", "frames[0]"), ("broken.txt", "")]
     assert all(line["file"] == str(folder) and line["problem"] and line["remedy"] for line in bad)

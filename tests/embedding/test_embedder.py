@@ -16,6 +16,7 @@ from PIL import Image
 from sail_jax import config as config_lib
 from sail_jax.data.collate import collate
 from sail_jax.data.features import View
+from sail_jax.data.instructions import instructions_of
 from sail_jax.data.media import decode_image, video_frames
 from sail_jax.data.pipeline import make_extractor
 from sail_jax.embedding import embedder as embedder_lib
@@ -166,6 +167,17 @@ def test_dicts_are_items(embedder, tmp_path):
     vector = Item("", {"query": "glass"}, audio_embedding=np.full(16, 0.5, np.float32))
     items = [seen, seen, seen, "glass", Item("", {}, (picture(1),) * 2, sound()), Item("", audio=sound()), vector]
     np.testing.assert_array_equal(embedder.encode(dicts), embedder.encode(items))
+
+
+def test_texts_are_queries_and_items_are_documents_with_the_instructions_of_training(embedder):
+    query, document = instructions_of(embedder.config)
+    search = embedder.config.data.datasets["search"]
+    assert (query, document) == (search.query_instruction, search.target_instruction) and query != document
+    item = {"title": "glass"}
+    z = embedder.encode(["glass", item, {"text": "glass"}, item])
+    for rows, role in ((z[[0, 2]], query), (z[[1, 3]], document)):
+        shown = ["glass"] * 2 if role == query else [item] * 2
+        np.testing.assert_allclose(rows, embedder.encode(shown, instruction=role), atol=1e-6)
 
 
 def test_a_video_gives_frames_and_sound(embedder, tmp_path):

@@ -8,7 +8,6 @@ from PIL import Image
 
 import sail_jax
 from sail_jax import config as config_lib
-from sail_jax.config.data import DEFAULT_INSTRUCTION
 from sail_jax.convert.export import export
 from sail_jax.data.pipeline import open_store
 from sail_jax.data.prompts import shown_fields
@@ -114,7 +113,7 @@ def test_texts_pictures_and_instructions(run):
     for side, instruction in (
         (PromptType.query, "Find it."),
         (PromptType.document, instructions.target_instruction),
-        (None, DEFAULT_INSTRUCTION),
+        (None, None),  # by role: the bare text is a query
     ):
         z = model.encode(batches, **about, prompt_type=side, batch_size=2, show_progress_bar=False)
         np.testing.assert_allclose(z, embedder.encode(items, instruction=instruction), atol=1e-5)

@@ -3,12 +3,15 @@
 import faiss
 import numpy as np
 
-from sail_jax.config.data import DEFAULT_INSTRUCTION
+from sail_jax import config as config_lib
 from sail_jax.data.features import View
+from sail_jax.data.instructions import instructions_of
 from sail_jax.items import TEXT_FIELDS
 from sail_jax.runs.fingerprint import fingerprint
 from sail_jax.vectors.embedding_set import EmbeddingInfo, EmbeddingSet, part_path, write_info, write_part
 
+# That of the items in the training of the tests' experiment.
+DOCUMENT = instructions_of(config_lib.load("quickstart")).document
 # Tests run in parallel, a process on each core.
 faiss.omp_set_num_threads(1)
 
@@ -19,7 +22,7 @@ def write_embeddings(folder, ids, z, *, model="runs/x", of="0123", dtype="float3
     for number, start in enumerate(range(0, len(ids), rows_per_part)):
         stop = start + rows_per_part
         write_part(part_path(folder, number), ids[start:stop], z[start:stop], dtype)
-    write_info(folder, EmbeddingInfo(model, of, z.shape[1], dtype, "VTA", TEXT_FIELDS, DEFAULT_INSTRUCTION))
+    write_info(folder, EmbeddingInfo(model, of, z.shape[1], dtype, "VTA", TEXT_FIELDS, DOCUMENT))
     return EmbeddingSet(folder)
 
 
@@ -50,7 +53,7 @@ def recall(found, wanted):
 def embed_store(embedder, folder, store, *, modalities="VTA", dims=None, **options):
     """The first 64 items of a store, those that have some of the modalities, embedded."""
     items = [item for item in (store[i] for i in range(64)) if set(modalities) & set(item.modalities)]
-    view = View(modalities, TEXT_FIELDS, DEFAULT_INSTRUCTION)
+    view = View(modalities, TEXT_FIELDS, DOCUMENT)
     z = np.concatenate([part[0] for part, _ in embedder.stream(items, view, (modalities,))])
     ids, of = [item.item_id for item in items], fingerprint(embedder.params)
     return write_embeddings(folder, ids, z[:, :dims], of=of, **options)

@@ -89,11 +89,12 @@ class SailEmbeddingProcessor(ProcessorMixin):
             HTK's.
         tokenizer: of the fusion backbone.
         template: the chat template, with {instruction}, {audio}, {vision} and {text}, each once.
-        instruction: the system prompt where none is given.
+        instruction: the system prompt of items where none is given.
         max_tokens: length to which text is cut, prompt and media tokens included.
         vision_tokens: positions that the frames of an item take, its perceiver's latents.
         max_frames: frames of an item that are used, evenly spaced.
         max_clips: clips of an item that are used, from the beginning.
+        query_instruction: the system prompt of bare texts, which search, where none is given; None for that of items.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class SailEmbeddingProcessor(ProcessorMixin):
         vision_tokens: int,
         max_frames: int,
         max_clips: int,
+        query_instruction: str | None = None,
     ) -> None:
         super().__init__(image_processor, feature_extractor, tokenizer)
         slots = _SLOT.findall(template)
@@ -114,7 +116,7 @@ class SailEmbeddingProcessor(ProcessorMixin):
             raise ValueError(
                 f"The template has the slots {slots}; it needs {', '.join(_SLOTS)} and instruction, each once."
             )
-        self.template, self.instruction = template, instruction
+        self.template, self.instruction, self.query_instruction = template, instruction, query_instruction
         self.max_tokens, self.vision_tokens = max_tokens, vision_tokens
         self.max_frames, self.max_clips = max_frames, max_clips
 
@@ -131,7 +133,7 @@ class SailEmbeddingProcessor(ProcessorMixin):
                 - a dict of any of "text" (shown as it is) or else "title", "asr", "ocr", "nickname", "tags" (shown with
                   their labels); "image" (one or a list) or "video" (frames); "audio"; and "audio_embedding", a
                   precomputed CLAP vector that takes the place of the sound. Entries that are None count as missing.
-            instruction: the system prompt; None for the default.
+            instruction: the system prompt; None for that of the role: of a query for a bare text, else of an item.
 
         Returns:
             The arguments of `SailEmbeddingModel.forward`, torch tensors; none for media that no item has.
@@ -139,9 +141,11 @@ class SailEmbeddingProcessor(ProcessorMixin):
         Raises:
             ValueError: on an item with nothing in it, an unknown key, or content that cannot be used.
         """
-        shown = [self._read(item) for item in (items if isinstance(items, list | tuple) else [items])]
-        template = self._tokenize_template(self.instruction if instruction is None else instruction)
-        data = self._pad([self._fill_template(template, item) for item in shown])
+        items = items if isinstance(items, list | tuple) else [items]
+        shown = [self._read(item) for item in items]
+        asked = [self._instruction(item) if instruction is None else instruction for item in items]
+        templates = {text: self._tokenize_template(text) for text in set(asked)}
+        data = self._pad([self._fill_template(templates[text], item) for text, item in zip(asked, shown, strict=True)])
         frames = [(row, slot, frame) for row, item in enumerate(shown) for slot, frame in enumerate(item.frames)]
         if frames:
             rows, slots, images = zip(*frames, strict=True)
@@ -186,6 +190,11 @@ class SailEmbeddingProcessor(ProcessorMixin):
         return shown
 
     # ------------------------------------------------------------------------------------------------------------ text
+
+    def _instruction(self, item: Any) -> str:
+        """The system prompt of an item by its role."""
+        searches = self.query_instruction is not None and set(_as_parts(item)) == {"text"}
+        return self.query_instruction if searches else self.instruction
 
     def _tokenize_template(self, instruction: str) -> list[tuple[TokenType, list[int]]]:
         """Runs of prompt tokens and empty runs that stand for what an item has, in the order of the template."""

@@ -11,8 +11,8 @@ from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel, 
 class SailEmbeddingModule(InputModule):
     """Embeds texts, images, sound, and dicts of them; see `SailEmbeddingProcessor` for the items.
 
-    A prompt is the instruction in the system turn of the chat template; without one, it is the default instruction of
-    the processor.
+    A prompt is the instruction in the system turn of the chat template. Without one it goes by role: bare texts are
+    queries, all else are items.
 
     The module is followed by `Normalize`. `truncate_dim` of `SentenceTransformer` cuts the vectors after that, so that
     they no longer have unit length: use `encode(..., normalize_embeddings=True)` to normalise them again.
