@@ -105,7 +105,7 @@ model = peft.PeftModel.from_pretrained(model, "{path}/adapter")  # of transforme
 
 
 def prompts(config: Config) -> dict[str, str]:
-    """Name -> instruction: "query" and "document" as everywhere by role, then those of all tasks and training sets."""
+    """Name -> instruction: "query" and "document" by role, then those of all tasks and training sets."""
     tasks = config.eval.tasks | config.data.datasets  # a training set overrides a task of the same name
     pairs = {name: pair_of(config, task) for name, task in tasks.items()}
     named = {f"{name}-{side}": text for name, pair in pairs.items() for side, text in zip(SIDES, pair, strict=True)}
