@@ -28,7 +28,8 @@ Row = TypeVar("Row", bound=tuple)
 SPLIT_FIELD = pa.field("split", pa.dictionary(pa.int32(), pa.string()), nullable=False)
 SPLITS_KEY = b"sail_jax.splits"
 ROW_GROUP = 4096
-_CACHED_GROUPS = 64
+# Row groups that a table keeps for reading at random: as many as are this large in the file, and never fewer than 32.
+_CACHED_BYTES, _CACHED_GROUPS = 64 << 20, 32
 _OPEN_FILES = 64
 
 
@@ -106,8 +107,8 @@ def _spill_path(spill: pathlib.Path, split: str, order: dict[str, int]) -> pathl
 class RowGroupTable(Generic[Row]):
     """The rows of one split of a table, opened for reading; the base of pair and sequence tables.
 
-    A few row groups are cached. The table may be pickled (a worker process reopens the files) and used by several
-    threads.
+    Row groups are cached, so that tables of some million rows are read once. The table may be pickled (a worker process
+    reopens the files) and used by several threads.
 
     Args:
         path: a Parquet file, or a folder of parts, which are read in the order of their names.
@@ -127,7 +128,7 @@ class RowGroupTable(Generic[Row]):
         self._names = self.schema.names[:-1]
         self._parts = self._part_paths()
         self._groups: list[tuple[int, int, int]] = []  # part, row group of the part, first row of the split within it
-        sizes, splits = [], set()
+        sizes, splits, largest = [], set(), 1
         for part, file in enumerate(self._parts):
             metadata = pq.read_metadata(file)
             ranges = self._split_ranges(file, metadata)
@@ -136,6 +137,7 @@ class RowGroupTable(Generic[Row]):
             first = 0
             for group in range(metadata.num_row_groups):
                 last = first + metadata.row_group(group).num_rows
+                largest = max(largest, metadata.row_group(group).total_byte_size)
                 if max(first, begin) < min(last, end):
                     self._groups.append((part, group, max(first, begin) - first))
                     sizes.append(min(last, end) - max(first, begin))
@@ -145,7 +147,7 @@ class RowGroupTable(Generic[Row]):
         self._ends = np.cumsum(sizes, dtype=np.int64).tolist()
         self._lock = threading.Lock()
         self._file = functools.lru_cache(_OPEN_FILES)(self._open_file)
-        self._columns = functools.lru_cache(_CACHED_GROUPS)(self._read_group)
+        self._columns = functools.lru_cache(max(_CACHED_GROUPS, _CACHED_BYTES // largest))(self._read_group)
 
     @classmethod
     def open(cls, path: str | pathlib.Path, split: str = "train") -> "RowGroupTable[Row]":
