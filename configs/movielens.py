@@ -9,6 +9,8 @@ from pathlib import Path
 import ml_collections
 
 from sail_jax import config as config_lib
+from sail_jax.config.evaluation import BASELINES
+from sail_jax.config.log_sequences import CONSTRUCTIONS, HISTORIES
 from sail_jax.config.schema import to_dict
 
 FIND_RELATED = "Summarise the film so that related films can be found."
@@ -32,8 +34,12 @@ def get_config() -> ml_collections.ConfigDict:
     for log in (config.logs.searches, config.logs.live, config.logs.hashtags):
         log.path = ""
     config.logs.dense_features = ""
+    # An event is one positive behaviour at most.
+    config.sequences.update(constructions=(*CONSTRUCTIONS, HISTORIES), single_positives=1)
 
     related = {"query_instruction": FIND_RELATED, "target_instruction": FIND_RELATED}
     config.data.datasets = {"copair": {"table": "tables/copair.parquet", "correct_popularity": 1.0, **related}}
     config.eval.tasks = {"i2i": {"table": "tables/copair.parquet", "both_ways": True, "views": ("T", "V"), **related}}
+    config.eval.baselines = BASELINES
+    config.eval.histories = "tables/histories.parquet"
     return config
