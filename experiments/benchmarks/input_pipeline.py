@@ -30,7 +30,7 @@ from experiments.benchmarks.common import machine, versions, write
 from sail_jax import config as config_lib
 from sail_jax.config import Config
 from sail_jax.config.model import ClapConfig
-from sail_jax.data.media import decode_image
+from sail_jax.data.media.pictures import decode_image
 from sail_jax.data.pipeline import BatchSource, HostShare, make_iterator
 from sail_jax.data.prompts import SPECIAL_TOKENS, train_tokenizer
 from sail_jax.data.store import FOLDER, ItemStoreWriter

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from sail_jax.config import Config
-from sail_jax.data.media import clip_audio, decode_audio, decode_image
+from sail_jax.data.media.pictures import decode_image
+from sail_jax.data.media.sound import clip_audio, decode_audio
 from sail_jax.data.prompts import PromptEncoder, check_fields, drop_fields, shown_fields
 from sail_jax.errors import BadRecordError
 from sail_jax.items import Item, item_key

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from sail_jax.config.data import IngestConfig
-from sail_jax.data.media import encode_image, encode_opened, video_audio, video_frames
+from sail_jax.data.media.pictures import encode_image, encode_opened
+from sail_jax.data.media.video import video_audio, video_frames
 from sail_jax.errors import BadRecordError
 from sail_jax.items import QUERY_FIELD, TEXT_FIELDS, Item, text_item
 

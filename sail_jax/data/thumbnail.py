@@ -3,7 +3,7 @@
 import base64
 import io
 
-from sail_jax.data.media import decode_small
+from sail_jax.data.media.pictures import decode_small
 from sail_jax.errors import BadRecordError
 
 

@@ -13,7 +13,9 @@ import numpy as np
 from sail_jax.config import Config
 from sail_jax.data.instructions import instructions_of
 from sail_jax.data.item_dicts import is_free_text
-from sail_jax.data.media import check_audio, check_image, video_audio, video_frames
+from sail_jax.data.media.pictures import check_image
+from sail_jax.data.media.sound import check_audio
+from sail_jax.data.media.video import video_audio, video_frames
 from sail_jax.data.prompts import shown_fields
 from sail_jax.embedding.embedder import Embedder
 from sail_jax.errors import BadRecordError, SailError

@@ -16,7 +16,8 @@ from sentence_transformers import SentenceTransformer
 from sail_jax import config as config_lib
 from sail_jax.config.data import DEFAULT_INSTRUCTION
 from sail_jax.convert.export import export
-from sail_jax.data.media import clip_audio, decode_audio, decode_image
+from sail_jax.data.media.pictures import decode_image
+from sail_jax.data.media.sound import clip_audio, decode_audio
 from sail_jax.data.pipeline import make_extractor
 from sail_jax.data.prompts import shown_fields
 from sail_jax.embedding.embedder import Embedder

@@ -9,7 +9,7 @@ from PIL import Image
 
 from sail_jax.config.data import IngestConfig
 from sail_jax.data.item_dicts import to_item
-from sail_jax.data.media import decode_image, decode_small
+from sail_jax.data.media.pictures import decode_image, decode_small
 from sail_jax.data.thumbnail import webp_thumbnail
 from sail_jax.errors import BadRecordError
 

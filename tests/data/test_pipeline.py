@@ -18,7 +18,7 @@ from sail_jax import config as config_lib
 from sail_jax.batch import TokenType
 from sail_jax.data import features, pipeline
 from sail_jax.data.hard_negative_table import query_key, write_negatives
-from sail_jax.data.media import decode_image
+from sail_jax.data.media.pictures import decode_image
 from sail_jax.data.pipeline import BatchSource, HostShare, make_iterator
 from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import Pair, PairTable, write_pairs

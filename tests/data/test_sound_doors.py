@@ -9,7 +9,7 @@ import soundfile
 
 from sail_jax.config.data import IngestConfig
 from sail_jax.data.item_dicts import to_item
-from sail_jax.data.media import decode_audio
+from sail_jax.data.media.sound import decode_audio
 from sail_jax.errors import BadRecordError
 
 RATE = 16_000

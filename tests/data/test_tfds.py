@@ -13,7 +13,8 @@ from PIL import Image
 from sail_jax.config import build
 from sail_jax.data.ingest.ingest import ingest
 from sail_jax.data.ingest.sources import _feature_cell, open_tfds
-from sail_jax.data.media import decode_audio, decode_image
+from sail_jax.data.media.pictures import decode_image
+from sail_jax.data.media.sound import decode_audio
 from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import PairTable
 from sail_jax.errors import SailError

@@ -17,7 +17,8 @@ from sail_jax import config as config_lib
 from sail_jax.data.collate import collate
 from sail_jax.data.features import View
 from sail_jax.data.instructions import instructions_of
-from sail_jax.data.media import decode_image, video_frames
+from sail_jax.data.media.pictures import decode_image
+from sail_jax.data.media.video import video_frames
 from sail_jax.data.pipeline import make_extractor
 from sail_jax.embedding import embedder as embedder_lib
 from sail_jax.embedding import memory, windows

@@ -10,7 +10,9 @@ from sail_jax.config.data import IngestConfig, ItemSourceConfig
 from sail_jax.data.ingest.cells import id_cell, is_empty, list_cell, text_cell
 from sail_jax.data.ingest.sources import Row
 from sail_jax.data.ingest.vector_tables import VectorTable
-from sail_jax.data.media import check_audio, check_image, encode_audio, encode_image, video_audio, video_frames
+from sail_jax.data.media.pictures import check_image, encode_image
+from sail_jax.data.media.sound import check_audio, encode_audio
+from sail_jax.data.media.video import video_audio, video_frames
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import TEXT_FIELDS, Item
 

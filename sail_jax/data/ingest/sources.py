@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow_datasets as tfds
 
-from sail_jax.data.media import encode_audio
+from sail_jax.data.media.sound import encode_audio
 from sail_jax.data.parquet_files import missing_column
 from sail_jax.errors import BadRecordError, SailError
 
