@@ -109,7 +109,7 @@ def test_a_writer_that_was_killed_goes_on_after_its_last_whole_shard(written, tm
     assert {name for name in done if name.startswith("records")} == {
         "records-00000.array_record",
         "records-00001.array_record",
-        "records-00002.partial",
+        "records-00002.array_record.partial",
     }
     written.data.datasets.copair.materialized = str(again)
     with pytest.raises(SailError, match="Run the same `materialize` again"):

@@ -67,7 +67,7 @@ def test_adapters_and_fresh_parts_move_and_the_base_keeps_its_bits(config, finis
     fresh = {
         name for name in before if name.startswith(("model/perceiver/", "model/vision_adapter/", "model/audio_ad"))
     }
-    assert len(adapted) == 2 * (7 + 1 + 2)
+    assert len(adapted) == 2 * (7 + 1 + 1)
     assert moved == adapted | fresh | {"objective/log_temperature"}
 
 

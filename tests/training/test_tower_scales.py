@@ -41,7 +41,7 @@ def test_norms_by_part_give_the_global_norm():
 def test_the_log_leaves_out_steps_without_a_modality(tmp_path):
     log = TrainingLog(RunDirectory(tmp_path), ["pairs"], 0, TimeSpent())
     for scale in (np.nan, 0.5):
-        metrics = {"loss": np.nan, "scale/text": scale, "scale/vision": np.nan}
+        metrics = {"loss": np.nan, "nonfinite": False, "scale/text": scale, "scale/vision": np.nan}
         log.add(LoadedBatch((), 1, (0,), None, (), 0, 0), metrics, Work(1, 1, None))
     log.flush(2)
     log.close()
