@@ -8,30 +8,12 @@ import numpy as np
 import pytest
 import soundfile
 from media_files import av_file, frequency, sine, sound_file
-from PIL import Image
 from transformers import ClapFeatureExtractor
 
 from sail_jax.data.media import sound, video
 from sail_jax.errors import BadRecordError
 
 RNG = np.random.default_rng(0)
-
-
-def encoded(image, kind="PNG", **options):
-    out = io.BytesIO()
-    image.save(out, kind, **options)
-    return out.getvalue()
-
-
-def smooth_image(width, height):
-    """A picture with detail at several scales, but without pixel noise, as a photo has."""
-    y, x = np.mgrid[:height, :width]
-    waves = [np.sin(x / 9 + y / 17), np.cos(x / 31), np.sin((x + 2 * y) / 47)]
-    return Image.fromarray(np.stack([127 + 120 * wave for wave in waves], -1).astype(np.uint8))
-
-
-def flat(mode, color, size=(6, 4)):
-    return Image.new(mode, size, color)
 
 
 @pytest.mark.parametrize("kind", ["WAV", "FLAC"])

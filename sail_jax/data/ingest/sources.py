@@ -13,7 +13,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple, Self, TextIO
 
 import numpy as np
 import pyarrow as pa
@@ -94,11 +94,9 @@ class RowSource:
 
     def _comes_late(self, column: str) -> bool:
         """Returns whether a line of a JSONL file has a column that its first lines lack."""
-        return (
-            _suffix(self.files[0]) == ".jsonl" and any(column in row.cells for row in self.read(0))
-            if self.files
-            else False
-        )
+        if not self.files or _suffix(self.files[0]) != ".jsonl":
+            return False
+        return any(column in row.cells for row in self.read(0))
 
 
 def open_table(folder: pathlib.Path, name: str, setting: str, header: Sequence[str] = ()) -> RowSource:
@@ -230,24 +228,15 @@ def _csv_rows(file: pathlib.Path, header: Sequence[str] = ()) -> Iterator[tuple[
 
 def _records(stream: TextIO, separator: str) -> Iterator[list[str] | BadRecordError]:
     """Yields the cells of each record; where a quote is not closed, an error, and then the lines that it swallowed."""
-    again: collections.deque[str] = collections.deque()
-    lines: list[str] = []
-
-    def feed() -> Iterator[str]:
-        while line := again.popleft() if again else stream.readline():
-            lines.append(line)
-            if len(lines) > 1 and sum(map(len, lines)) > _LONGEST_RECORD:
-                raise csv.Error("a quote is not closed")
-            yield line
-
-    reader = csv.reader(feed(), delimiter=separator, strict=True)
+    lines = _Lines(stream)
+    reader = csv.reader(lines, delimiter=separator, strict=True)
     while True:
-        lines.clear()
+        lines.begin_record()
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            again.extendleft(reversed(lines[1:]))
-            reader = csv.reader(feed(), delimiter=separator, strict=True)
+            lines.put_back()
+            reader = csv.reader(lines, delimiter=separator, strict=True)
             yield BadRecordError(
                 f"the row is no CSV ({error})",
                 remedy="Close the cells that begin with a double quote, and write one within such a cell twice",
@@ -256,6 +245,34 @@ def _records(stream: TextIO, separator: str) -> Iterator[list[str] | BadRecordEr
         if cells is None:
             return
         yield cells
+
+
+class _Lines:
+    """Iterates over the lines of a file, of which those of a record after its first can be put back."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._again = stream, collections.deque[str]()
+
+    def begin_record(self) -> None:
+        """Forgets the lines of the record before."""
+        self._record, self._characters = [], 0
+
+    def put_back(self) -> None:
+        """Lets the lines of the record after its first come again."""
+        self._again.extendleft(reversed(self._record[1:]))
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        if self._characters > _LONGEST_RECORD:
+            raise csv.Error("a quote is not closed")
+        line = self._again.popleft() if self._again else self._stream.readline()
+        if not line:
+            raise StopIteration
+        self._record.append(line)
+        self._characters += len(line)
+        return line
 
 
 def _jsonl_columns(file: pathlib.Path) -> list[str]:
