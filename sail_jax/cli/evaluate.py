@@ -42,6 +42,10 @@ def add_verb(verbs: Any) -> None:
 
 def run(options: argparse.Namespace, overrides: list[str]) -> None:
     """Evaluates the run or the embeddings."""
+    if options.embeddings and options.step is not None:
+        raise SailError(
+            "--step chooses a checkpoint, and --embeddings reads vectors instead of one: leave one of them out."
+        )
     if options.embeddings and options.distributed:
         raise SailError("--distributed evaluates a model; leave it out with --embeddings.")
     first = join_processes(options)
@@ -73,7 +77,6 @@ def evaluate_and_print(
     from sail_jax.evaluation.report.page import png_folder, write_report
     from sail_jax.evaluation.report.summary import gather
     from sail_jax.evaluation.suite import (
-        evaluated_step,
         evaluation_record,
         headline,
         metrics_tree,
@@ -85,8 +88,7 @@ def evaluate_and_print(
 
     check_baselines(config)
     files = RunDirectory(workdir)
-    step = None if embeddings else evaluated_step(files.path, step)
-    results, tasks, store = run_suite(config, files.path, embeddings, step=step)
+    results, tasks, store, step = run_suite(config, files.path, embeddings, step=step)
     if not everyone().first:
         return
     results += baseline_results(config, tasks, store) + chance_results(results) + ceiling_results(config, results)

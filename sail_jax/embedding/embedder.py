@@ -51,14 +51,17 @@ class Embedder:
         params: the model's parameters, on `mesh`.
         extractor: turns items into arrays.
         mesh: where the computation runs; batches are split over its data axes.
+        step: the step of the checkpoint that the parameters came from, if they came from one.
 
     Attributes:
         processes: the processes of the mesh, which embed together.
         width: D.
     """
 
-    def __init__(self, config: Config, params: Any, extractor: FeatureExtractor, mesh: Mesh) -> None:
-        self.config, self.params, self.mesh = config, params, mesh
+    def __init__(
+        self, config: Config, params: Any, extractor: FeatureExtractor, mesh: Mesh, *, step: int | None = None
+    ) -> None:
+        self.config, self.params, self.mesh, self.step = config, params, mesh, step
         self._model, self._reader = inference_model(config, mesh), WindowReader(config, extractor, mesh)
         self.processes, self.width = self._reader.processes, config.model.llm.width
 
@@ -296,4 +299,4 @@ def load(
             params = restore_params(checkpoints, config, mesh)
     finally:
         checkpoints.close()
-    return Embedder(config, params, make_extractor(config), mesh)
+    return Embedder(config, params, make_extractor(config), mesh, step=checkpoints.latest())

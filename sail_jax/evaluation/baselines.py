@@ -3,6 +3,7 @@
 Axes: Q queries, N rows of the corpus, K results.
 """
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from sail_jax.data.row_groups import splits_of
 from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import PairTable, pair_positions
 from sail_jax.errors import SailError
-from sail_jax.evaluation.co_counts import Scorer, co_counts, popularity, read_histories, svd
+from sail_jax.evaluation.co_counts import Factors, Scorer, co_counts, decompose, popularity, read_histories, svd
 from sail_jax.evaluation.retrieval import RetrievalTask
 from sail_jax.evaluation.suite import TaskResult, most_results, ranked_result
 from sail_jax.evaluation.two_tower import train_two_tower
@@ -31,13 +32,13 @@ def baseline_results(config: Config, tasks: dict[str, RetrievalTask], store: Ite
         SailError: a baseline lacks its table of histories, or a table is wrong.
     """
     check_baselines(config)
-    results = []
+    sources, results = _Sources(config, store), []
     for task in tasks.values():
         if config.eval.baselines and task.settings.kind == "retrieval" and not _has_texts(task):
             path = Path(config.data.dir) / task.settings.table
             pairs = _train_pairs(path, store) if "train" in splits_of(path) else np.zeros((0, 2), np.int64)
             if len(pairs):
-                results += [_result(name, make(config, pairs, store), task, config) for name, make in _chosen(config)]
+                results += [_result(name, _MAKE[name](sources, pairs), task, config) for name in config.eval.baselines]
     return results
 
 
@@ -51,25 +52,29 @@ def check_baselines(config: Config) -> None:
             )
 
 
-def _chosen(config: Config) -> list[tuple[str, Callable[[Config, np.ndarray, ItemStore], Scorer]]]:
-    return [(name, _MAKE[name]) for name in config.eval.baselines]
+class _Sources:
+    """What the baselines of all tasks read: the items, the seed, and the histories of users, decomposed once."""
+
+    def __init__(self, config: Config, store: ItemStore) -> None:
+        self.items, self.seed = len(store), config.seed
+        self._histories, self._store = Path(config.data.dir) / config.eval.histories, store
+
+    @functools.cached_property
+    def factors(self) -> Factors:
+        return decompose(read_histories(self._histories, self._store))
 
 
-def _histories_svd(config: Config, store: ItemStore, *, scaled: bool) -> Scorer:
-    return svd(read_histories(Path(config.data.dir) / config.eval.histories, store), scaled=scaled)
-
-
-def _two_tower(config: Config, pairs: np.ndarray, store: ItemStore) -> Scorer:
-    query, target = train_two_tower(pairs, len(store), config.seed)
+def _two_tower(sources: _Sources, pairs: np.ndarray) -> Scorer:
+    query, target = train_two_tower(pairs, sources.items, sources.seed)
     return lambda queries: query[queries] @ target.T
 
 
-# Baseline -> the function that makes it of the settings, the train pairs and the item store.
-_MAKE: dict[str, Callable[[Config, np.ndarray, ItemStore], Scorer]] = {
-    "popularity": lambda config, pairs, store: popularity(pairs, len(store)),
-    "co_counts": lambda config, pairs, store: co_counts(pairs, len(store)),
-    "svd_cosine": lambda config, pairs, store: _histories_svd(config, store, scaled=False),
-    "svd_dot": lambda config, pairs, store: _histories_svd(config, store, scaled=True),
+# Baseline -> the function that makes it, given the train pairs of a task.
+_MAKE: dict[str, Callable[[_Sources, np.ndarray], Scorer]] = {
+    "popularity": lambda sources, pairs: popularity(pairs, sources.items),
+    "co_counts": lambda sources, pairs: co_counts(pairs, sources.items),
+    "svd_cosine": lambda sources, pairs: svd(sources.factors, scaled=False),
+    "svd_dot": lambda sources, pairs: svd(sources.factors, scaled=True),
     "two_tower": _two_tower,
 }
 

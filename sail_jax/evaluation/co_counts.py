@@ -6,6 +6,7 @@ compared within a query only.
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import coo_matrix, csr_matrix
@@ -44,21 +45,35 @@ def co_counts(pairs: np.ndarray, items: int) -> Scorer:
     return lambda queries: both[queries].toarray() / np.sqrt(np.outer(counts[queries], counts))
 
 
-def svd(histories: csr_matrix, *, scaled: bool) -> Scorer:
-    """Scores items by a truncated SVD of users x items, 64 wide or less.
+class Factors(NamedTuple):
+    """A truncated SVD of users x items.
 
-    Args:
-        histories: [users, N], what each user consumed.
-        scaled: the dot product of the right singular vectors times the singular values, by which popular items score
-            high; False for the cosine of the vectors alone.
+    Attributes:
+        vectors: [N, D], the right singular vectors.
+        values: [D], the singular values.
     """
+
+    vectors: np.ndarray
+    values: np.ndarray
+
+
+def decompose(histories: csr_matrix) -> Factors:
+    """Returns the truncated SVD of what each user consumed, [users, N], 64 wide or less."""
     width = min(_SVD_WIDTH, min(histories.shape) - 1)
     found = TruncatedSVD(max(width, 1), random_state=0).fit(histories)
-    vectors = found.components_.T
-    if scaled:
-        vectors = vectors * found.singular_values_
-    else:
-        vectors = vectors / (np.linalg.norm(vectors, axis=1, keepdims=True) + 1e-9)
+    return Factors(found.components_.T, found.singular_values_)
+
+
+def svd(factors: Factors, *, scaled: bool) -> Scorer:
+    """Scores items by their vectors in a truncated SVD.
+
+    Args:
+        factors: the SVD.
+        scaled: the dot product of the vectors times the singular values, by which popular items score high; False for
+            the cosine of the vectors alone.
+    """
+    lengths = np.linalg.norm(factors.vectors, axis=1, keepdims=True) + 1e-9
+    vectors = factors.vectors * factors.values if scaled else factors.vectors / lengths
     return lambda queries: vectors[queries] @ vectors.T
 
 

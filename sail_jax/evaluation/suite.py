@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,8 +25,6 @@ from sail_jax.evaluation.tasks import load_tasks
 from sail_jax.evaluation.tfidf import tfidf_top_k
 from sail_jax.evaluation.vector_sources import ModelVectors, StoredVectors, VectorSource
 from sail_jax.patterns import MODALITY_SETS, Pattern
-from sail_jax.runs.checkpoints import Checkpoints
-from sail_jax.runs.directory import RunDirectory
 from sail_jax.sharding.process_group import everyone
 
 _SAMPLE = 1500  # rows of the corpus whose vectors are kept, for a map
@@ -91,9 +89,25 @@ class TaskResult:
         return f"{self.task}{view}{'' if self.full else f'/d{self.width}'}"
 
 
+class SuiteResults(NamedTuple):
+    """What an evaluation found, and on what.
+
+    Attributes:
+        results: of all models, tasks, views and widths.
+        tasks: name -> task.
+        store: the items.
+        step: the step of the checkpoint; None for embeddings read from a folder.
+    """
+
+    results: list[TaskResult]
+    tasks: dict[str, RetrievalTask]
+    store: ItemStore
+    step: int | None
+
+
 def run_suite(
     config: Config, workdir: Path, embeddings: Path | None = None, *, step: int | None = None
-) -> tuple[list[TaskResult], dict[str, RetrievalTask], ItemStore]:
+) -> SuiteResults:
     """Evaluates the run in `workdir`, or a folder of embeddings.
 
     All processes that JAX knows evaluate a run together: all call this function and get the results.
@@ -115,14 +129,16 @@ def run_suite(
     store = open_store(config)
     tasks = load_tasks(config, store)
     results: list[TaskResult] = []
+    evaluated: int | None = None
     for make in _models(config, workdir, embeddings, step, tasks, store):
         with everyone().scratch(workdir, "embeddings-") as scratch:
             source = make(scratch)
+            evaluated = source.step if evaluated is None else evaluated
             for task in tasks.values():
                 results += evaluate_task(source, task, config)
     if config.eval.tfidf:
         results += [_run_tfidf(task, store, config) for task in tasks.values() if _has_text(task)]
-    return results, tasks, store
+    return SuiteResults(results, tasks, store, evaluated)
 
 
 def _models(
@@ -304,19 +320,6 @@ def shown_results(results: list[TaskResult], tasks: dict[str, RetrievalTask]) ->
 def headline(result: TaskResult) -> dict[str, float]:
     """Returns the metrics for tables: recall, or accuracy."""
     return {name: value for name, value in result.metrics.items() if name.startswith(("recall@", "accuracy@"))}
-
-
-def evaluated_step(workdir: Path, step: int | None = None) -> int | None:
-    """Returns the step of the checkpoint to evaluate, on all processes together; as in `load`.
-
-    Raises:
-        SailError: there is no such checkpoint, or it is damaged.
-    """
-    checkpoints = Checkpoints(RunDirectory(workdir), saves=False, step=step)
-    try:
-        return checkpoints.latest()
-    finally:
-        checkpoints.close()
 
 
 def metrics_tree(results: list[TaskResult]) -> dict[str, dict[str, float | None]]:

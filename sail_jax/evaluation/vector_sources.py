@@ -37,10 +37,12 @@ class VectorSource(Protocol):
         name: name of the model in the results.
         width: D.
         processes: the processes that measure these vectors together.
+        step: the step of the checkpoint that they are of, if they are of one.
     """
 
     name: str
     width: int
+    step: int | None
     processes: Processes
 
     def views(self, task: RetrievalTask, wanted: Sequence[Pattern]) -> list[Pattern]:
@@ -86,6 +88,7 @@ class ModelVectors:
 
     def __init__(self, name: str, embedder: Embedder, store: ItemStore, scratch: Path) -> None:
         self.name, self.width, self.processes = name, embedder.width, embedder.processes
+        self.step = embedder.step
         self._embedder, self._store = embedder, store
         self._paths = (scratch / f"{number}.npy" for number in itertools.count())
         self._cache: list[_Embedded] = []
@@ -170,7 +173,7 @@ class StoredVectors:
     """
 
     def __init__(self, folder: Path, tasks: Sequence[RetrievalTask], store: ItemStore, scratch: Path) -> None:
-        self.name, self.processes = "embeddings", ALONE
+        self.name, self.processes, self.step = "embeddings", ALONE, None
         self._store, self._scratch = store, scratch
         self._sets = {task.name: (_open(folder, task, "queries"), _open(folder, task, "corpus")) for task in tasks}
         sets = [opened for pair in self._sets.values() for opened in pair]

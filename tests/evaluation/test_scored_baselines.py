@@ -87,10 +87,10 @@ def test_baselines_equal_plain_numpy(config, store, histories, monkeypatch):
         relevant.setdefault(a, set()).add(b)
         relevant.setdefault(b, set()).add(a)
     results = {result.model: result for result in baseline_results(config, load_tasks(config, store), store)}
-    found = read_histories(Path(config.eval.histories), store)
+    factors = co_counts.decompose(read_histories(Path(config.eval.histories), store))
     for name, scores in plain_scores(histories, len(store)).items():
         if name.startswith("svd"):  # their order is not compared: the decomposition of scikit-learn is approximate
-            score = co_counts.svd(found, scaled=name == "svd_dot")
+            score = co_counts.svd(factors, scaled=name == "svd_dot")
             np.testing.assert_allclose(score(np.arange(len(store))), scores, atol=0.02 * scores.max())
             continue
         np.fill_diagonal(scores, -np.inf)
