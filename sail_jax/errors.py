@@ -35,9 +35,11 @@ class Stopped(KeyboardInterrupt):
         kept: what is kept, and how to go on; by default what the verb says of itself.
 
     Attributes:
+        SIGNALS: the signals that are heeded.
         status: the exit status of the command.
     """
 
+    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
     # What a person stopped with Ctrl-C, no scheduler shall start again; the rest is "try again" (EX_TEMPFAIL).
     STATUSES = 130, 75
 

@@ -37,6 +37,27 @@ def commit(partial: pathlib.Path, path: pathlib.Path) -> None:
     partial.replace(path)
 
 
+def written_before(path: pathlib.Path, request: dict[str, Any], output: pathlib.Path) -> dict[str, Any]:
+    """Returns what a command wrote of itself when it wrote its output, if it was the same command.
+
+    Args:
+        path: the JSON file that has it, with what was asked for among its entries.
+        request: what is asked for now.
+        output: what was written, for the message.
+
+    Raises:
+        SailError: it was another command.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = {}
+    wanted = json.loads(json.dumps(request))
+    if not isinstance(found, dict) or any(key not in found or found[key] != of for key, of in wanted.items()):
+        raise SailError(f"{output} exists and is of another command; name another --output, or remove it.")
+    return found
+
+
 @contextlib.contextmanager
 def partial_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields the path to write a file to, which takes the name `path` at the end.

@@ -10,7 +10,6 @@ from typing import Self
 
 from sail_jax.errors import Stopped
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 # Seconds that the main thread gets to heed a signal. It cannot while it runs native code: a compiler, k-means, a query.
 _PATIENCE = 3.0
 # Seconds until a signal that could not be raised is sent again.
@@ -19,7 +18,7 @@ _MOMENT = 0.05
 
 def ignore_signals() -> None:
     """Lets signals change nothing any more: the command is done, and its status is to be known."""
-    for number in _SIGNALS:
+    for number in Stopped.SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -39,7 +38,7 @@ class Signals:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._raise) for number in _SIGNALS}
+            self._before = {number: signal.signal(number, self._raise) for number in Stopped.SIGNALS}
             self._reads, self._writes = os.pipe()
             os.set_blocking(self._writes, False)
             self._wakeup = signal.set_wakeup_fd(self._writes, warn_on_full_buffer=False)
@@ -77,5 +76,5 @@ class Signals:
     def _watch(self) -> None:
         """Ends the process for a main thread that does not come to it; the interpreter writes every signal's number."""
         while number := os.read(self._reads, 1):
-            if number[0] in _SIGNALS and not self._raised.wait(_PATIENCE):
+            if number[0] in Stopped.SIGNALS and not self._raised.wait(_PATIENCE):
                 self._end(Stopped(number[0]))

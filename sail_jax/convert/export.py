@@ -29,7 +29,7 @@ from sail_jax.convert.to_torch import model_tensors, write_weights
 from sail_jax.data.instructions import instructions_of
 from sail_jax.data.prompts import load_tokenizer
 from sail_jax.errors import SailError
-from sail_jax.files import partial_folder
+from sail_jax.files import partial_folder, written_before
 from sail_jax.runs.checkpoints import Checkpoints, HostParams
 from sail_jax.runs.directory import RunDirectory
 
@@ -87,7 +87,7 @@ def export(
         card = model_card(config, run, steps, output, license_name, adapters=adapters)
         request = {"step": steps, "of": _digest(run, steps, card, values, dtype)}
         if output.exists():
-            return _require_same(output, request)
+            return written_before(output / _REQUEST, request, output)["step"]
         params = HostParams(checkpoints, config, merged=not adapters)
         with partial_folder(output) as partial:
             write_weights(model_tensors(params.shapes, config.model, params), partial, dtype)
@@ -112,17 +112,6 @@ def _digest(run: RunDirectory, steps: int | None, *parts: Any) -> str:
     with contextlib.suppress(OSError):
         digest.update((run.checkpoints / str(steps) / "_CHECKPOINT_METADATA").read_bytes())
     return digest.hexdigest()
-
-
-def _require_same(output: Path, request: dict[str, Any]) -> int:
-    """Returns the steps of what the same command exported; raises SailError if another one did."""
-    try:
-        found = json.loads((output / _REQUEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        found = None
-    if found != request:
-        raise SailError(f"{output} exists and is not this export; name another --output, or remove it.")
-    return found["step"]
 
 
 def config_json(config: Config) -> dict[str, Any]:

@@ -26,12 +26,9 @@ def instructions_of(config: Config) -> Instructions:
 
     Without one they are those of the first training set; without any training set, of the evaluation tasks.
     """
-    drawn = {name: dataset for name, dataset in config.data.datasets.items() if dataset.weight > 0}
-    for sets in (drawn, config.data.datasets, config.eval.tasks):
-        by_text = [each for each in sets.values() if _searches_by_text(each)]
-        for chosen in (*by_text, *sets.values()):
-            return pair_of(config, chosen)
-    return pair_of(config, DatasetConfig())
+    datasets = list(config.data.datasets.values())
+    sets = [each for each in datasets if each.weight > 0] or datasets or [*config.eval.tasks.values(), DatasetConfig()]
+    return pair_of(config, next(filter(_searches_by_text, sets), sets[0]))
 
 
 def pair_of(config: Config, of: DatasetConfig | EvalTaskConfig) -> Instructions:

@@ -38,6 +38,7 @@ from sail_jax.data.token_budget import fit_texts, text_budget, token_room
 from sail_jax.data.training_set import TrainingSet, dataset_weights
 from sail_jax.data.views import teacher_widths
 from sail_jax.errors import BadRecordError, SailError
+from sail_jax.files import partial_folder
 from sail_jax.items import Item, text_item
 
 # Separates the draws of negatives from those of the sides, which are numbered from 0.
@@ -222,9 +223,8 @@ class BatchSource:
     def keep_tokenizer(self, folder: Path) -> None:
         """Copies the tokenizer into a folder, unless it is there."""
         if not folder.is_dir():
-            partial = folder.with_name(f"{folder.name}.partial")
-            self._extract.encoder.tokenizer.save_pretrained(partial)
-            partial.rename(folder)
+            with partial_folder(folder) as partial:
+                self._extract.encoder.tokenizer.save_pretrained(partial)
 
     def records(self, step: int) -> list[str]:
         """The rows of this host's part of the batch of `step`, such as "copair: item1 -> item2"."""

@@ -24,7 +24,7 @@ from safetensors.numpy import load_file, save
 from sail_jax.config.schema import to_dict
 from sail_jax.config.semantic_ids import ANCHORS, METHODS, SAMPLES, VQSettings
 from sail_jax.errors import SailError
-from sail_jax.files import commit_bytes, commit_json
+from sail_jax.files import commit_bytes, commit_json, written_before
 from sail_jax.progress import track
 from sail_jax.semantic_ids.metrics import Anchors, Meter
 from sail_jax.semantic_ids.report import draw_frequencies
@@ -130,7 +130,7 @@ class SemanticIds:
         Args:
             folder: the folder.
             figures: figures to store with them, under "figures".
-            request: what was asked for, to store with them; see `figures_of`.
+            request: what was asked for, to store with them; see `files.written_before`.
         """
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
@@ -302,7 +302,7 @@ def fit_folder(
         for output, levels in outputs.items()
     }
     figures = {
-        output: figures_of(output / _MARKER, request, output)
+        output: written_before(output / _MARKER, request, output)["figures"]
         for output, request in requests.items()
         if (output / _MARKER).exists() or output.is_file()
     }
@@ -313,27 +313,6 @@ def fit_folder(
         sids = fit(z, outputs[output], embeddings.info, method=method, seed=seed, vq=vq)
         figures[output] = _measure_and_save(sids, z, output, anchors, requests[output])
     return {output: figures[output] for output in outputs}
-
-
-def figures_of(path: Path, request: dict[str, Any], output: Path) -> dict[str, Any]:
-    """Returns the figures that a command wrote, if it was the same one.
-
-    Args:
-        path: the JSON file that has them, beside what was asked for.
-        request: what is asked for now.
-        output: what was written, for the message.
-
-    Raises:
-        SailError: it was another command.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        found = {}
-    wanted = json.loads(json.dumps(request))
-    if "figures" not in found or any(found.get(key) != value for key, value in wanted.items()):
-        raise SailError(f"{output} exists and is of another command; name another --output, or remove it.")
-    return found["figures"]
 
 
 def _settings_of(method: str, vq: VQSettings | None) -> dict[str, Any]:

@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 
 from sail_jax.config.semantic_ids import ANCHORS
 from sail_jax.errors import SailError
-from sail_jax.files import commit_json, partial_file
-from sail_jax.semantic_ids.codebooks import NEIGHBOURS, SemanticIds, draw_rows, figures_of, track_parts, usable
+from sail_jax.files import commit_json, partial_file, written_before
+from sail_jax.semantic_ids.codebooks import NEIGHBOURS, SemanticIds, draw_rows, track_parts, usable
 from sail_jax.semantic_ids.metrics import Anchors
 from sail_jax.semantic_ids.report import draw_frequencies
 from sail_jax.vectors.embedding_set import EmbeddingSet
@@ -67,7 +67,7 @@ def write_table(
     request = json.loads(schema.metadata[_METADATA]) | {"embeddings": str(embeddings.path), "rows": len(embeddings)}
     request |= {"seed": seed, "anchors": anchors}
     if output.exists():
-        return figures_of(figures_path, request, output)
+        return written_before(figures_path, request, output)["figures"]
     output.parent.mkdir(parents=True, exist_ok=True)
     empty = np.zeros(0, np.int64), np.zeros((0, embeddings.info.dims), np.float32)
     rows, z = draw_rows(embeddings, anchors, seed, "reading anchors") if anchors else empty

@@ -14,8 +14,6 @@ from jax.experimental import multihost_utils
 from sail_jax.errors import Stopped
 from sail_jax.sharding.process_group import everyone
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-
 
 class StopSignals:
     """Heeds SIGTERM, SIGINT and SIGUSR1 while it is entered, in the main thread.
@@ -38,7 +36,7 @@ class StopSignals:
         self._together = jax.distributed.is_initialized()
         if threading.current_thread() is threading.main_thread():
             self._wakeup = signal.set_wakeup_fd(-1)  # nobody else may act on these signals
-            taken = [number for number in _SIGNALS if not (self._together and number == signal.SIGTERM)]
+            taken = [number for number in Stopped.SIGNALS if not (self._together and number == signal.SIGTERM)]
             self._before = {number: signal.signal(number, self._note) for number in taken}
         return self
 

@@ -138,7 +138,7 @@ def test_the_folder_says_what_it_is(settings, tmp_path):
     assert prompts["query"] == prompts["search-query"] == config.data.datasets["search"].query_instruction
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == EXPORTED_TYPE
     run.metrics.unlink()
-    with pytest.raises(SailError, match="out exists and is not this export; name another"):
+    with pytest.raises(SailError, match="out exists and is of another command; name another"):
         export(run.path, tmp_path / "out")
 
 
