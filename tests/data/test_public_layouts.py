@@ -17,8 +17,8 @@ from sail_jax.config import build
 from sail_jax.data.ingest.ingest import ingest
 from sail_jax.data.store import ItemStore
 from sail_jax.errors import SailError
+from sail_jax.logs.columns import whole_seconds
 from sail_jax.logs.flags import parse_condition
-from sail_jax.logs.reader import whole_seconds
 
 
 def jpeg(path, grey):

@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 
 from sail_jax.errors import SailError
+from sail_jax.logs.columns import whole_seconds
 from sail_jax.logs.flags import Condition, parse_condition
-from sail_jax.logs.reader import whole_seconds
 
 RATINGS = [0.5, 3.5, 4.0, 4.5, 5.0, None, float("nan")]
 SIGNS = {

@@ -13,13 +13,13 @@ from sail_jax.logs.reader import (
     check_times,
     count_rows,
     cut_time,
-    read_vectors,
     scan_events,
     scan_hashtags,
     scan_items,
     scan_live,
     scan_results,
 )
+from sail_jax.logs.vector_files import read_vectors
 
 
 def test_canonical_columns_of_events(tmp_path):

@@ -16,6 +16,7 @@ from sail_jax.data.store import ItemStore
 from sail_jax.errors import SailError
 from sail_jax.files import commit_json
 from sail_jax.logs.finished import Finished, build_identity
+from sail_jax.logs.log_files import readable_rows
 from sail_jax.logs.pairs import attributes, consumption, searches, vectors
 from sail_jax.logs.pairs.catalogue import Catalogue, build_catalogue
 from sail_jax.logs.pairs.context import BuildContext
@@ -24,15 +25,14 @@ from sail_jax.logs.reader import (
     check_times,
     cut_time,
     has_log,
-    readable_rows,
     scan_events,
     scan_hashtags,
     scan_items,
     scan_live,
     scan_results,
-    scan_vector_ids,
 )
 from sail_jax.logs.scratch import scratch_folder
+from sail_jax.logs.vector_files import scan_vector_ids
 from sail_jax.progress import Progress
 
 SUMMARY, SAMPLE_PAGE = "pairs.json", "pairs.html"

@@ -18,7 +18,7 @@ import polars as pl
 from sail_jax.logs.pairs.context import BuildContext
 from sail_jax.logs.pairs.hashing import hash_one
 from sail_jax.logs.pairs.item_pairs import PairRules, write_item_pairs
-from sail_jax.logs.reader import read_vectors
+from sail_jax.logs.vector_files import read_vectors
 from sail_jax.vectors.faiss_kmeans import faiss_kmeans, nearest_centroids
 from sail_jax.vectors.unit import unit_rows
 

@@ -11,9 +11,9 @@ import polars as pl
 import scipy.sparse as sp
 
 from sail_jax.errors import SailError
-from sail_jax.logs.reader import read_vectors
 from sail_jax.logs.sequences.histories import hashes_of, partition, read_part, user_hash
 from sail_jax.logs.sequences.item_lists import ItemLists, ranges
+from sail_jax.logs.vector_files import read_vectors
 from sail_jax.vectors.embedding_set import EmbeddingSet, is_complete
 from sail_jax.vectors.unit import unit_rows
 

@@ -1,0 +1,82 @@
+"""Reads Parquet files of vectors by item id, batch by batch."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from sail_jax.data.parquet_files import missing_column
+from sail_jax.errors import SailError
+from sail_jax.logs.log_files import files_of, readable
+
+_VECTOR_BATCH = 8192
+
+
+def scan_vector_ids(path: Path, setting: str = "") -> pl.LazyFrame:
+    """Scans the ids of a Parquet file of vectors, or of a folder of such files.
+
+    Returns:
+        item (String). Args and errors as for `read_vectors`.
+    """
+    scans = []
+    for part in files_of(path, setting, suffixes=(".parquet",)):
+        with readable(part):
+            key = _vector_key(part, pq.read_schema(part).names, setting)
+        scans.append(pl.scan_parquet(part, glob=False).select(item=pl.col(key).cast(pl.String)).drop_nulls())
+    return pl.concat(scans)
+
+
+def read_vectors(path: Path, setting: str = "") -> Iterator[tuple[list[str], np.ndarray]]:
+    """Streams a Parquet file of vectors, or a folder of such files in the order of their names.
+
+    Args:
+        path: the file or folder, with columns `item_id` (or `id`) and `vector`.
+        setting: the setting that holds the path, for messages.
+
+    Yields:
+        Ids, and [n, D] float32, one batch at a time. Rows without a vector are skipped.
+
+    Raises:
+        SailError: the path is missing, a column is missing, or the vectors differ in width.
+    """
+    width = 0
+    for part in files_of(path, setting, suffixes=(".parquet",)):
+        with readable(part), pq.ParquetFile(part) as file:
+            key = _vector_key(part, file.schema_arrow.names, setting)
+            for batch in file.iter_batches(_VECTOR_BATCH, columns=[key, "vector"]):
+                batch = batch.filter(pc.and_(pc.is_valid(batch["vector"]), pc.is_valid(batch[key])))
+                if not len(batch):
+                    continue
+                vectors = _matrix(batch["vector"], str(part))
+                width = width or vectors.shape[1]
+                if vectors.shape[1] != width:
+                    raise SailError(f"{part}: a vector has {vectors.shape[1]} numbers, and the first has {width}.")
+                yield batch[key].cast(pa.string()).to_pylist(), vectors
+
+
+def _vector_key(part: Path, names: list[str], setting: str) -> str:
+    key = next((name for name in ("item_id", "id") if name in names), None)
+    if key is None or "vector" not in names:
+        raise SailError(
+            f"{missing_column(str(part), 'vector' if key else 'item_id', names)} Change {setting}.".rstrip()
+        )
+    return key
+
+
+def _matrix(column: pa.Array, file: str) -> np.ndarray:
+    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or _is_fixed(column)):
+        raise SailError(f"{file}: `vector` is {column.type}; write it as a list of numbers.")
+    flat = column.flatten().cast(pa.float32())
+    if len(flat) % len(column) or flat.null_count:
+        raise SailError(f"{file}: vectors have gaps or differ in width; write all with the same number of numbers.")
+    if not _is_fixed(column) and pc.count_distinct(pc.list_value_length(column)).as_py() > 1:
+        raise SailError(f"{file}: vectors differ in width; write all with the same number of numbers.")
+    return flat.to_numpy(zero_copy_only=False).reshape(len(column), -1)
+
+
+def _is_fixed(column: pa.Array) -> bool:
+    return pa.types.is_fixed_size_list(column.type)
