@@ -102,6 +102,18 @@ def test_orientations_by_every_door(orientation, kind, tmp_path):
     assert decode_small(data, 10).size == ((10, 6) if orientation < 5 else (6, 10))
 
 
+def test_a_jpeg_that_is_scaled_in_its_decoder_is_the_same_opened(tmp_path):
+    """Decoded in full first, it would be another by a level or two."""
+    out = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (180, 260, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(out, "JPEG", quality=95)
+    pixels = {door: by(door, out.getvalue(), tmp_path / "picture") for door in (*DOORS, "loaded")}
+    for door in ("path", "opened"):
+        np.testing.assert_array_equal(pixels[door], pixels["bytes"])
+    np.testing.assert_array_equal(pixels["opened, export"], pixels["export"])
+    assert (pixels["loaded"] != pixels["bytes"]).any()  # in memory it may have been changed, and is what it is
+
+
 @pytest.mark.parametrize(
     ("mode", "kind", "message"),
     [

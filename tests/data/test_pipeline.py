@@ -49,6 +49,19 @@ def test_a_batch_is_a_function_of_the_step(settings):
         same(source(settings)[0], first[0])
 
 
+def test_texts_that_are_kept_are_those_of_their_side(settings):
+    """An item comes as a query and as a target, with other fields and another instruction."""
+    copair = settings.data.datasets.copair.to_dict() | {"patterns": ("T->T",), "query_fields": ("title",)}
+    settings.data.datasets = {"copair": copair | {"target_fields": ("tags", "asr"), "target_instruction": "Other."}}
+    used = source(settings)
+    steps = range(30)
+    for step in steps:
+        used[step]
+    assert used._texts
+    for step in steps[-3:]:
+        same(used[step], source(settings)[step])
+
+
 @pytest.mark.slow
 def test_every_record_comes_once_per_epoch_at_any_number_of_workers(settings):
     """Text alone: decoding media takes longer than what this asks; the test that follows has them."""

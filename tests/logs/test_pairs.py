@@ -586,6 +586,14 @@ def test_the_verb(drawn, tmp_path, capsys):
     assert "Did you mean hashtag" in capsys.readouterr().err
 
 
+def test_times_are_checked_before_a_build(tmp_path):
+    (tmp_path / "events.csv").write_text("user_id,item_id,timestamp\nu,a,01/31/2024\nu,b,02/01/2024\n")
+    settings = config()
+    events = dataclasses.replace(settings.logs.events, path="events.csv", flags=(), watch_share="")
+    with pytest.raises(SailError, match="no times; the first is '01/31/2024'"):
+        build_pairs(with_logs(settings, events=events), tmp_path, tmp_path / "out", ["copair"])
+
+
 def test_a_table_without_rows_is_an_error_that_names_what_took_them(tmp_path):
     """The other tables are written, and all counts."""
     export = tmp_path / "export"

@@ -451,6 +451,15 @@ def world_store(settings):
 # ------------------------------------------------------------------------------------------- nothing, and wrong input
 
 
+def test_times_are_checked_before_a_build(tmp_path):
+    world = World([("u", "a", 1, 1), ("u", "b", 9, 1)], {"a": ["x"]}, {"a": np.ones(2)})
+    source = write_logs(world, tmp_path / "export")
+    path = source / "logs" / "events.parquet"
+    pl.read_parquet(path).with_columns(timestamp=pl.lit("01/31/2024")).write_parquet(path)
+    with pytest.raises(SailError, match="no times; the first is '01/31/2024'"):
+        build(config_of(), source, tmp_path / "out")
+
+
 def test_no_positive_event(tmp_path):
     world = World([("u", "a", 1, 0), ("u", "b", 9, 0)], {"a": ["x"]}, {"a": np.ones(2)})
     with pytest.raises(SailError, match="no sequence: of the events, rows 2, positive 0, not_in_store 0, users 0"):
