@@ -48,6 +48,7 @@ def test_the_figures(run):
     assert figures["trained"]["i2i/T/queries"] == figures["trained"]["i2i/queries"]
     assert figures["trained"]["i2i/recall@10"] < figures["ceiling"]["i2i/recall@10"] < 1
     assert 0 < figures["chance"]["i2i/V/recall@10"] < figures["chance"]["i2i/recall@100"]
+    assert json.loads((run / "evaluation.json").read_text())["step"] == 30
 
 
 @pytest.mark.slow
@@ -126,6 +127,7 @@ def test_a_damaged_item_is_reported_and_left_out(run, tmp_path, monkeypatch, cap
         (["train", "--config", "QUICK", "--workdir", "RUNS/x"], "data.dir"),
         (["evaluate", "--workdir", "RUNS/nothing"], "has no run"),
         (["evaluate", "--workdir", "RUNS", "--embeddings", "RUNS", "--distributed"], "leave it out with --embeddings"),
+        (["evaluate", "--workdir", "RUNS", "--embeddings", "RUNS", "--step", "3"], "leave one of them out"),
         (["describe"], "--config"),
         (["ingest", "--config", "QUICK", "--source", "RUNS", "--workdir", "RUNS/data"], "items.jsonl"),
     ],
