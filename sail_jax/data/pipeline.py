@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import gc
+import itertools
 import multiprocessing
 import os
 import shutil
@@ -37,7 +38,7 @@ from sail_jax.data.store import FOLDER, ItemStore
 from sail_jax.data.token_budget import fit_texts, text_budget, token_room
 from sail_jax.data.training_set import TrainingSet, dataset_weights
 from sail_jax.data.views import teacher_widths
-from sail_jax.errors import BadRecordError, SailError
+from sail_jax.errors import BadRecordError, SailError, Stopped
 from sail_jax.files import partial_folder
 from sail_jax.items import Item, text_item
 
@@ -440,7 +441,14 @@ def _prepared(
         steps = steps.mp_prefetch(workers, worker_init_fn=begin_worker)
     batches = iter(steps)
     try:
-        yield from batches
+        # A worker would die of a signal that comes while it still imports. Grain starts workers from a thread that it
+        # starts now; a thread inherits which signals are held back from its parent, and a process from its thread.
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, Stopped.SIGNALS)
+        try:
+            first = list(itertools.islice(batches, 1))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
+        yield from itertools.chain(first, batches)
     finally:
         batches.close()
         gc.collect()  # Grain leaves batches in reference cycles, whose memory would outlive the run
@@ -453,6 +461,7 @@ def _begin_worker(folder: Path, *_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: threading.Timer(_LAST_BATCHES, os._exit, (1,)).start())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, Stopped.SIGNALS)
     threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
 
 

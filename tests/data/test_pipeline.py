@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -101,13 +102,24 @@ def test_a_resumed_iterator_sees_exactly_the_batches_that_are_left(settings, wor
 
 
 @pytest.mark.slow
-def test_a_closed_iterator_leaves_neither_workers_nor_shared_memory(settings):
+def test_a_closed_iterator_leaves_neither_workers_nor_shared_memory(settings, monkeypatch):
+    """Signals, as a scheduler sends them to all processes of a job, come before a worker has begun, and after."""
+    stops = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    start = BaseProcess.start
+
+    def start_and_signal(process):
+        start(process)
+        for number in stops:
+            os.kill(process.pid, number)
+
+    monkeypatch.setattr(BaseProcess, "start", start_and_signal)
     settings.data.workers = 2
     before = shared_memory()
     batches = make_iterator(source(settings), config_lib.build(settings), 0)
     next(batches), next(batches)  # one of each worker: both have begun
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(stops)
     for worker in multiprocessing.active_children():
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # as a scheduler sends to all processes of a job
+        for number in stops:
             os.kill(worker.pid, number)
     assert len(list(batches)) == 4
     batches.close()
