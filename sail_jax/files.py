@@ -1,5 +1,6 @@
-"""Writes files that appear under their name only when complete."""
+"""Writes files that appear under their name only when complete, and tells which files of a folder are not read."""
 
+import collections
 import contextlib
 import json
 import os
@@ -27,6 +28,35 @@ def require_local(path: str | pathlib.Path, what: str) -> None:
         raise SailError(
             f"{what} is {scheme}://{match['rest']}, the address of a bucket: only folders of this machine can be read "
             "and written. Mount the bucket (gcsfuse, mount-s3) and name the folder, or copy it."
+        )
+
+
+class PassedOver:
+    """Counts the files of a folder that are not read, by suffix; its text is a line that says so, or nothing."""
+
+    _SHOWN = 8
+
+    def __init__(self) -> None:
+        self._counts, self._first = collections.Counter[str](), ""
+
+    def add(self, name: str) -> None:
+        """Counts a file, named relative to the folder, or a folder, whose name ends in a slash."""
+        path = pathlib.PurePath(name)
+        of_file = "hidden" if path.name.startswith(".") else path.suffix.lower() or "without suffix"
+        kind = "folder" if name.endswith("/") else of_file
+        # Suffixes that number files would take memory by the file.
+        self._counts[kind if kind in self._counts or len(self._counts) < 1000 else "others"] += 1
+        self._first = self._first or name
+
+    def __str__(self) -> str:
+        total, kinds = self._counts.total(), self._counts.most_common()
+        if not total:
+            return ""
+        said = ", ".join(f"{kind} {count:,}" for kind, count in kinds[: self._SHOWN])
+        more = f", and {len(kinds) - self._SHOWN} kinds more" * (len(kinds) > self._SHOWN)
+        first = json.dumps(os.fsencode(self._first).decode("utf-8", "backslashreplace"), ensure_ascii=False)
+        return (
+            f"{total:,} file{'s' * (total != 1)} passed over, of kinds that are not read: {said}{more}; such as {first}"
         )
 
 

@@ -54,4 +54,6 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     output = options.output.absolute()
     console.print(f"Tables: {output}; what was dropped, and why: {output / SUMMARY}; a sample: {output / SAMPLE_PAGE}.")
     setting = f"--config.data.datasets.NAME.table={output / 'NAME.parquet'}"
+    for line in summary["passed_over"]:
+        console.print(line, markup=False, highlight=False)
     print_next(options, "train", "--config", options.config, "--config.data.dir=DATA", setting, "--workdir", "RUN")

@@ -59,4 +59,6 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         )
     console.print(f"Tables: {output}; what was dropped, and why: {output / SUMMARY}.")
     settings = (f"--config.data.datasets.NAME.table={output / 'NAME'}", "--config.data.datasets.NAME.kind=sequences")
+    for line in summary["passed_over"]:
+        console.print(line, markup=False, highlight=False)
     print_next(options, "train", "--config", options.config, "--config.data.dir=DATA", *settings, "--workdir", "RUN")

@@ -96,6 +96,7 @@ class EmbedReport:
         parts: finished parts.
         missing: parts that other processes still have to write; 0 when the folder is complete.
         written: parts that this run wrote.
+        passed_over: what lies beside the items in their folder and is no item; empty for nothing.
     """
 
     vectors: int
@@ -104,6 +105,7 @@ class EmbedReport:
     parts: int
     missing: int
     written: int
+    passed_over: str = ""
 
     def __str__(self) -> str:
         lines = [f"{self.vectors:,} vectors in {self.parts:,} part{'s' * (self.parts != 1)}"]
@@ -115,6 +117,8 @@ class EmbedReport:
             lines.append(f"{self.missing:,} parts are still to be written by other processes")
         elif not self.written:
             lines.append("already complete")
+        if self.passed_over:
+            lines.append(self.passed_over)
         return "\n".join(lines)
 
 
@@ -198,7 +202,7 @@ class _Job:
             self._list_bad()
             write_info(self._output, self._info)
         vectors = rows - len(self._bad) - unseen
-        return EmbedReport(vectors, len(self._bad), unseen, len(finished), missing, written)
+        return EmbedReport(vectors, len(self._bad), unseen, len(finished), missing, written, self._source.passed_over)
 
     def _write(self, part: int, entries: Iterator[Entry], advance: Any) -> None:
         ids: list[str] = []

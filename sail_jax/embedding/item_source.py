@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 import numpy as np
@@ -20,19 +20,15 @@ from sail_jax.data.ingest.cells import id_cell
 from sail_jax.data.ingest.records import RecordReader
 from sail_jax.data.ingest.sources import TABLE_SUFFIXES, RowSource, open_table
 from sail_jax.data.item_dicts import to_item
+from sail_jax.data.media.kinds import SUFFIXES, media_kind
 from sail_jax.data.pipeline import open_store
 from sail_jax.data.store import FOLDER, ItemStore
 from sail_jax.errors import BadRecordError, SailError
+from sail_jax.files import PassedOver
 from sail_jax.items import Item, item_key
 
 # Kind of file (the key of an item's dict) -> suffixes.
-SUFFIXES = {
-    "text": (".txt", ".md"),
-    "image": (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif", ".jp2"),
-    "audio": (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".m4a", ".aac"),
-    "video": (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v"),
-}
-_KIND = {suffix: kind for kind, suffixes in SUFFIXES.items() for suffix in suffixes}
+_SUFFIXES = {"text": (".txt", ".md")} | SUFFIXES
 # The rest of a text file is not read; no prompt has room for it.
 _MAX_CHARACTERS = 1 << 20
 
@@ -58,12 +54,14 @@ class ItemSource:
         rows: number of items, bad ones included.
         identity: setting -> value, for everything that the items depend on; another identity is another source.
         entries: entries(start) yields the items from index `start` on.
+        passed_over: what lies beside the items in their folder and is no item; empty for nothing.
     """
 
     name: str
     rows: int
     identity: dict[str, object]
     entries: Callable[[int], Iterator[Entry]]
+    passed_over: str = ""
 
 
 def open_source(path: Path | None, config: Config) -> ItemSource:
@@ -141,7 +139,8 @@ def _table_source(folder: Path, name: str, config: IngestConfig) -> ItemSource:
     settings = {key: getattr(config, key) for key in ("max_pixels", "max_audio_seconds", "frames_per_video")}
     identity = {f"config.ingest.{key}": value for key, value in settings.items()}
     identity |= {f"config.ingest.source.{key}": value for key, value in to_dict(columns).items() if key != "path"}
-    return ItemSource(str(folder / name), rows, {"source": f"table {table.fingerprint}"} | identity, entries)
+    identity = {"source": f"table {table.fingerprint}"} | identity
+    return ItemSource(str(folder / name), rows, identity, entries, table.passed_over)
 
 
 def _repeated(read_ids: Callable[[], Iterator[str]]) -> tuple[int, set[int]]:
@@ -192,33 +191,51 @@ def _folder_source(folder: Path, config: IngestConfig) -> ItemSource:
             item_id = os.fsencode(name).decode("utf-8", "backslashreplace")
             yield Entry(item_id, functools.partial(_load_file, folder, name, item_id, config))
 
-    digest, rows = hashlib.blake2b(digest_size=16), 0
-    for name in _files(folder):
-        digest.update(json.dumps([name, _size(folder / name)]).encode())
-        rows += 1
+    digest, rows, others = hashlib.blake2b(digest_size=16), 0, PassedOver()
+    for name in _names(folder):
+        if _kind(name):
+            digest.update(json.dumps([name, _size(folder / name)]).encode())
+            rows += 1
+        else:
+            others.add(name)
     if not rows:
-        kinds = "; ".join(f"{kind} {' '.join(suffixes)}" for kind, suffixes in SUFFIXES.items())
-        raise SailError(f"{folder} holds no item store, no table and no file of a known kind ({kinds}).")
+        kinds = "; ".join(f"{kind} {' '.join(suffixes)}" for kind, suffixes in _SUFFIXES.items())
+        raise SailError(
+            f"{folder} holds no item store, no table and no file of a known kind ({kinds}). {others}".strip()
+        )
     settings = {key: getattr(config, key) for key in ("max_pixels", "max_audio_seconds", "frames_per_video")}
     identity = {f"config.ingest.{key}": value for key, value in settings.items()}
-    return ItemSource(str(folder), rows, {"source": f"folder {digest.hexdigest()}"} | identity, entries)
+    return ItemSource(str(folder), rows, {"source": f"folder {digest.hexdigest()}"} | identity, entries, str(others))
 
 
-def _files(folder: Path, inside: str = "", above: tuple[str, ...] = ()) -> Iterator[str]:
-    """Yields the names of files of known kinds in a folder, in a fixed order, one directory in memory at a time.
+def _kind(name: str) -> str:
+    """Returns the kind of a file, the key of an item's dict; empty for one that is no item."""
+    path = PurePath(name)
+    if path.name.startswith("."):
+        return ""
+    return "text" if path.suffix.lower() in _SUFFIXES["text"] else media_kind(path)
 
-    Links to folders are followed, unless they lead back to a parent folder.
+
+def _files(folder: Path) -> Iterator[str]:
+    """Yields the names of files of known kinds in a folder, as `_names` does."""
+    return filter(_kind, _names(folder))
+
+
+def _names(folder: Path, inside: str = "", above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yields the names of all files in a folder, in a fixed order, one directory in memory at a time.
+
+    Links to folders are followed, unless they lead back to a parent folder. Of a hidden folder only its name is given.
     """
     here = os.path.realpath(folder / inside)
     if here in above:
         return
     with os.scandir(folder / inside) as found:
-        children = sorted((child.name, _is_folder(child)) for child in found if not child.name.startswith("."))
+        children = sorted((child.name, _is_folder(child)) for child in found)
     for name, is_folder in children:
         path = f"{inside}/{name}" if inside else name
-        if is_folder:
-            yield from _files(folder, path, (*above, here))
-        elif Path(name).suffix.lower() in _KIND:
+        if is_folder and not name.startswith("."):
+            yield from _names(folder, path, (*above, here))
+        else:
             yield path
 
 
@@ -239,7 +256,7 @@ def _size(path: Path) -> int:
 
 def _load_file(folder: Path, name: str, item_id: str, config: IngestConfig) -> Item:
     path = folder / name
-    kind = _KIND[path.suffix.lower()]
+    kind = _kind(name)
     try:
         if item_id != name:
             raise BadRecordError("the file's name is not valid UTF-8", remedy="Rename it")

@@ -15,6 +15,8 @@ import pyarrow as pa
 from sail_jax.data.ingest.sources import SEPARATORS, TABLE_SUFFIXES, separator_of
 from sail_jax.errors import SailError
 
+VECTOR_SUFFIXES = (".parquet",)
+
 
 def files_of(path: Path, setting: str, suffixes: tuple[str, ...] = TABLE_SUFFIXES) -> list[Path]:
     """Returns the file, or the parts of the folder sorted by name."""

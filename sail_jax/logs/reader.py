@@ -11,9 +11,10 @@ from pathlib import Path
 import polars as pl
 
 from sail_jax.config import Config
+from sail_jax.data.ingest.sources import TABLE_SUFFIXES, passed_over
 from sail_jax.errors import SailError
 from sail_jax.logs.columns import PER_SECOND, TEST_TIME, Columns
-from sail_jax.logs.log_files import by_schema, files_of, scan_files
+from sail_jax.logs.log_files import VECTOR_SUFFIXES, by_schema, files_of, scan_files
 
 # The share of the rows of a log whose time may be no time.
 _BAD_TIMES = 0.01
@@ -28,9 +29,27 @@ def has_log(config: Config, name: str) -> bool:
 
 def log_paths(config: Config, source: Path) -> list[Path]:
     """Returns the paths of all logs and vectors that the settings name, whether they are there or not."""
+    return [path for paths in _named(config, source).values() for path in paths]
+
+
+def passed_over_beside(config: Config, source: Path) -> list[str]:
+    """Returns, for each folder of a log or of vectors that holds more than is read of it, a line on the rest."""
+    lines = [
+        passed_over(path, files_of(path, "", suffixes))
+        for suffixes, paths in _named(config, source).items()
+        for path in paths
+        if path.is_dir()
+    ]
+    return list(filter(None, lines))
+
+
+def _named(config: Config, source: Path) -> dict[tuple[str, ...], list[Path]]:
+    """Suffixes of files -> the paths that the settings name: of logs, and of vectors."""
     logs = config.logs
-    named = [log.path for log in (logs.events, logs.searches, logs.live, logs.hashtags, logs.catalogue)]
-    return [Path(source) / path for path in (*named, logs.dense_features, *logs.id_embeddings.values()) if path]
+    tables = [log.path for log in (logs.events, logs.searches, logs.live, logs.hashtags, logs.catalogue)]
+    vectors = [logs.dense_features, *logs.id_embeddings.values()]
+    named = {TABLE_SUFFIXES: tables, VECTOR_SUFFIXES: vectors}
+    return {suffixes: [Path(source) / path for path in paths if path] for suffixes, paths in named.items()}
 
 
 def scan_events(config: Config, source: Path) -> pl.LazyFrame:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from sail_jax.data.parquet_files import missing_column
 from sail_jax.errors import SailError
-from sail_jax.logs.log_files import files_of, readable
+from sail_jax.logs.log_files import VECTOR_SUFFIXES, files_of, readable
 
 _VECTOR_BATCH = 8192
 
@@ -23,7 +23,7 @@ def scan_vector_ids(path: Path, setting: str = "") -> pl.LazyFrame:
         item (String). Args and errors as for `read_vectors`.
     """
     scans = []
-    for part in files_of(path, setting, suffixes=(".parquet",)):
+    for part in files_of(path, setting, VECTOR_SUFFIXES):
         with readable(part):
             key = _vector_key(part, pq.read_schema(part).names, setting)
         scans.append(pl.scan_parquet(part, glob=False).select(item=pl.col(key).cast(pl.String)).drop_nulls())
@@ -44,7 +44,7 @@ def read_vectors(path: Path, setting: str = "") -> Iterator[tuple[list[str], np.
         SailError: the path is missing, a column is missing, or the vectors differ in width.
     """
     width = 0
-    for part in files_of(path, setting, suffixes=(".parquet",)):
+    for part in files_of(path, setting, VECTOR_SUFFIXES):
         with readable(part), pq.ParquetFile(part) as file:
             key = _vector_key(part, file.schema_arrow.names, setting)
             for batch in file.iter_batches(_VECTOR_BATCH, columns=[key, "vector"]):

@@ -61,6 +61,15 @@ def test_a_column_that_stands_twice_is_refused(tmp_path):
         open_table(tmp_path, "items.csv", "SETTING")
 
 
+def test_what_lies_beside_tables_is_counted(tmp_path):
+    (tmp_path / "1.CSV").write_text("id,title\n1,a\n")
+    (tmp_path / "2.csv.gz").write_bytes(b"x")
+    (tmp_path / "more").mkdir()
+    said = '2 files passed over, of kinds that are not read: .gz 1, folder 1; such as "2.csv.gz"'
+    assert open_table(tmp_path, ".", "SETTING").require(WANTED).passed_over == f"{tmp_path}: {said}"
+    assert open_table(tmp_path, "1.CSV", "SETTING").passed_over == ""
+
+
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_later_file_that_lacks_a_column_is_named(tmp_path, kind):
     for name, columns in (("1", ("id", "title")), ("2", ("id", "tags"))):

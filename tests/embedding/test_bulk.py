@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from media_files import make_video, sine, sound_file
 from PIL import Image
 from pyarrow import csv
 
@@ -292,6 +293,31 @@ def test_a_folder_of_files(run, embedder, folder, tmp_path, capsys):
     assert all(line["file"] == str(folder) and line["problem"] and line["remedy"] for line in bad)
     said = capsys.readouterr().out
     assert "5 vectors in 3 parts" in said and "2 bad records" in said and str(tmp_path / "out") in said
+    assert '2 files passed over, of kinds that are not read: hidden 1, .zip 1; such as ".hidden"' in said
+
+
+def test_files_of_a_folder_are_read_or_counted(embedder, tmp_path):
+    picture, sound, video = (
+        png(0),
+        sound_file(sine(0.5, 16_000), 16_000),
+        make_video(tmp_path / "video.mp4").read_bytes(),
+    )
+    found, others = tmp_path / "found", ["a.heic", "b.HEIC", "notes.pdf", "photo", "nested/items.csv", ".thumbs"]
+    read = {"p.jfif": picture, "q.JPE": picture, "s.AIFF": sound, "u.caf": sound, "v.3gp": video, "w.MPG": video}
+    for name, data in (read | dict.fromkeys(others, b"x")).items():
+        (found / name).parent.mkdir(parents=True, exist_ok=True)
+        (found / name).write_bytes(data)
+    source = open_source(found, embedder.config)
+    items = [entry.load() for entry in source.entries(0)]
+    assert [item.item_id for item in items] == sorted(read) and [item.modalities for item in items] == [*"VVAAVV"]
+    frames = embedder.config.ingest.frames_per_video
+    assert items[0].frames == (picture,) and items[2].audio == sound and len(items[4].frames) == frames
+    counts = ".heic 2, hidden 1, .csv 1, .pdf 1, without suffix 1"
+    assert source.passed_over == f'6 files passed over, of kinds that are not read: {counts}; such as ".thumbs"'
+    for name in read:
+        (found / name).unlink()
+    with pytest.raises(SailError, match=r"no file of a known kind .*6 files passed over"):
+        open_source(found, embedder.config)
 
 
 def test_links_pipes_and_undecodable_names_are_bad_records(run, folder, tmp_path):

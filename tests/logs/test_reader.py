@@ -13,6 +13,7 @@ from sail_jax.logs.reader import (
     check_times,
     count_rows,
     cut_time,
+    passed_over_beside,
     scan_events,
     scan_hashtags,
     scan_items,
@@ -163,6 +164,22 @@ def test_a_log_without_times_is_ordered_and_split_by_columns(tmp_path):
     with_search = dataclasses.replace(settings.logs.searches, path="logs/searches")
     with pytest.raises(SailError, match="events.split.*config.logs.searches.path"):
         scan_events(with_logs(settings, searches=with_search), tmp_path)
+
+
+def test_what_lies_beside_logs_and_vectors_is_counted(tmp_path):
+    write(tmp_path / "logs/events", events([("u", "a", 0, 1)]))
+    write(tmp_path / "vectors", {"id": ["a"], "vector": [[1.0]]})
+    for name in ("logs/events/day=1/0.parquet", "logs/events/1.json", "vectors/1.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    absent = {
+        name: dataclasses.replace(getattr(config().logs, name), path="")
+        for name in ("searches", "live", "hashtags", "catalogue")
+    }
+    settings = with_logs(config(), id_embeddings={"id": "vectors"}, dense_features="", **absent)
+    said = passed_over_beside(settings, tmp_path)
+    assert [line.partition(": ")[0] for line in said] == [str(tmp_path / "logs/events"), str(tmp_path / "vectors")]
+    assert "2 files passed over" in said[0] and "folder 1" in said[0] and ".json 1" in said[0] and ".jsonl 1" in said[1]
 
 
 def test_vectors_in_parts(tmp_path):

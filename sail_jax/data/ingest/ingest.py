@@ -64,12 +64,14 @@ class IngestReport:
         modalities: modalities -> number of items with exactly these, for example {"VTA": 10, "T": 2}.
         tables: table -> split -> rows.
         bad_records: number of skipped records.
+        passed_over: for each folder of tables that holds more than tables, a line on the rest.
     """
 
     items: int
     modalities: dict[str, int]
     tables: dict[str, dict[str, int]]
     bad_records: int
+    passed_over: list[str] = dataclasses.field(default_factory=list)
 
     def __str__(self) -> str:
         by_modality = ", ".join(f"{name} {count:,}" for name, count in self.modalities.items())
@@ -77,7 +79,7 @@ class IngestReport:
         for name, splits in self.tables.items():
             lines.append(f"table {name}: " + ", ".join(f"{split} {rows:,}" for split, rows in splits.items()) + " rows")
         lines.append(f"{self.bad_records:,} bad records" + f", listed in {BAD_RECORDS}" * bool(self.bad_records))
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.passed_over])
 
 
 def ingest(
@@ -123,7 +125,8 @@ def ingest(
         counts = {name: run.write_table(name, table, store) for name, table in tables.items()}
         run.write_tokenizer(store)
     _write_ceilings(config, source, output)
-    report = IngestReport(len(store), modalities, counts, journal.bad_records)
+    others = [table.passed_over for table in opened if table.passed_over]
+    report = IngestReport(len(store), modalities, counts, journal.bad_records, others)
     summary = {"report": dataclasses.asdict(report), "identity": identity}
     commit_json(output / _MARKER, summary)
     journal.remove()

@@ -23,6 +23,7 @@ import tensorflow_datasets as tfds
 from sail_jax.data.media.sound import encode_audio
 from sail_jax.data.parquet_files import missing_column
 from sail_jax.errors import BadRecordError, SailError
+from sail_jax.files import PassedOver
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 # What else may separate the cells of a CSV.
@@ -66,6 +67,7 @@ class RowSource:
         read: read(start) streams the rows from index `start` on; with names of columns, only those of Parquet files.
         files: the files of the table in order; empty for a TFDS data set.
         columns_of: the columns of each file, where they differ from those of the first.
+        passed_over: what else a folder of tables holds; empty for nothing.
     """
 
     name: str
@@ -75,6 +77,7 @@ class RowSource:
     read: Callable[..., Iterator[Row]]
     files: tuple[pathlib.Path, ...] = ()
     columns_of: Mapping[pathlib.Path, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    passed_over: str = ""
 
     def require(self, wanted: Mapping[str, str]) -> "RowSource":
         """Returns the source with the columns named by settings alone, after a check that all files have them.
@@ -150,7 +153,16 @@ def open_table(folder: pathlib.Path, name: str, setting: str, header: Sequence[s
     first, rows = tuple(columns(files[0])), max(0, sum(counts) - lines_above)
     others = {file: tuple(columns(file)) for file in files[1:]} if suffix != ".jsonl" else {}
     differ = {file: names for file, names in others.items() if set(names) != set(first)}
-    return RowSource(name, first, rows, " ".join(digests), read, tuple(files), differ)
+    return RowSource(name, first, rows, " ".join(digests), read, tuple(files), differ, passed_over(path, files))
+
+
+def passed_over(path: pathlib.Path, files: Collection[pathlib.Path]) -> str:
+    """Returns a line on what a folder of tables holds beside the files that are read; empty for nothing."""
+    others, read = PassedOver(), frozenset(files)
+    for entry in sorted(path.iterdir()) if path.is_dir() else ():
+        if entry not in read:
+            others.add(entry.name + "/" * entry.is_dir())
+    return f"{path}: {others}" if str(others) else ""
 
 
 def _suffix(file: pathlib.Path) -> str:

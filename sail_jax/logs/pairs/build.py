@@ -25,6 +25,7 @@ from sail_jax.logs.reader import (
     check_times,
     cut_time,
     has_log,
+    passed_over_beside,
     scan_events,
     scan_hashtags,
     scan_items,
@@ -163,6 +164,7 @@ def _summary(
         "cut": {"test_share": config.logs.test_share, "last_second_of_train": cut, "date": until},
         "items": len(catalogue),
         "items_not_in_store": catalogue.left_out,
+        "passed_over": passed_over_beside(config, source),
         "builders": {name: entry for name, entry in builders.items() if entry},
     }
 

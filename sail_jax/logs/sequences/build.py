@@ -21,7 +21,7 @@ from sail_jax.errors import SailError
 from sail_jax.files import commit_json
 from sail_jax.logs.finished import Finished, build_identity
 from sail_jax.logs.log_files import readable_rows
-from sail_jax.logs.reader import check_times, count_rows, cut_time, has_log, scan_events, scan_items
+from sail_jax.logs.reader import check_times, count_rows, cut_time, has_log, passed_over_beside, scan_events, scan_items
 from sail_jax.logs.scratch import scratch_folder
 from sail_jax.logs.sequences.constructions import CONSTRUCTIONS, Candidates, Construction
 from sail_jax.logs.sequences.histories import Histories, histories_of, known_items, partition, read_part
@@ -119,6 +119,7 @@ def build_sequences(
         "settings": to_dict(config.sequences),
         "events": build.events,
         "skipped": skipped,
+        "passed_over": passed_over_beside(config, source),
         "tables": {
             name: {split: tally.as_dict() for split, tally in splits.items()} for name, splits in tallies.items()
         },
