@@ -1,4 +1,4 @@
-"""Writes files that appear under their name only when complete, and tells which files of a folder are not read."""
+"""Writes files that appear under their name only when complete; counts those that are not read."""
 
 import collections
 import contextlib
@@ -32,7 +32,7 @@ def require_local(path: str | pathlib.Path, what: str) -> None:
 
 
 class PassedOver:
-    """Counts the files of a folder that are not read, by suffix; its text is a line that says so, or nothing."""
+    """Counts the files of a folder that are not read, by suffix; as text a line on them, or nothing."""
 
     _SHOWN = 8
 

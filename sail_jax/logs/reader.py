@@ -33,7 +33,7 @@ def log_paths(config: Config, source: Path) -> list[Path]:
 
 
 def passed_over_beside(config: Config, source: Path) -> list[str]:
-    """Returns, for each folder of a log or of vectors that holds more than is read of it, a line on the rest."""
+    """Returns a line for each folder of a log or of vectors, on what is not read of it, if anything is."""
     lines = [
         passed_over(path, files_of(path, "", suffixes))
         for suffixes, paths in _named(config, source).items()
