@@ -19,7 +19,7 @@ TIERS = (
     ("convert",),
     ("curation", "evaluation", "search"),
     ("training",),
-    ("aot",),
+    ("aot", "sweeps"),
     ("cli",),
     ("__init__", "__main__"),
 )

@@ -71,10 +71,10 @@ class Config:
 
 def packaged() -> list[str]:
     """Returns the names of packaged experiments, which `load` takes instead of a path."""
-    return sorted(path.stem for path in _packaged_folder().glob("*.py"))
+    return sorted(path.stem for path in packaged_folder().glob("*.py"))
 
 
-def _packaged_folder() -> pathlib.Path:
+def packaged_folder() -> pathlib.Path:
     """Returns configs/: inside the package if it was installed, next to it in a checkout."""
     package = pathlib.Path(__file__).parents[1]
     installed = package / "configs"
@@ -149,18 +149,27 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
             return _placed(json.loads(path.read_text()), path)
         except ValueError as error:
             raise SailError(f"{path} is not valid JSON ({error}). Repair it, or name the experiment file.") from error
-    spec = importlib.util.spec_from_file_location(f"sail_jax_config_{path.stem}", path)
-    if spec is None:
-        raise SailError(f"{path} is not a config file; give a Python file with get_config(), or a run's config.json.")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        config = module.get_config() if hasattr(module, "get_config") else None
-    except Exception as error:  # an experiment file is the user's code, and may raise anything
-        raise SailError(_failure(error, path)) from error
+    config = call_in_file(path, "get_config")
     if not isinstance(config, ml_collections.ConfigDict):
         raise SailError(f"{path} has no get_config() that returns a ConfigDict; start from default_config().")
     return config.to_dict()
+
+
+def call_in_file(path: pathlib.Path, function: str) -> Any:
+    """Runs a Python file of the user; returns what its function returns, None if it has no such function.
+
+    Raises:
+        SailError: it is no Python file, or its code fails; the message names the line.
+    """
+    spec = importlib.util.spec_from_file_location(f"sail_jax_config_{path.stem}", path)
+    if spec is None:
+        raise SailError(f"{path} is not a config file; give a Python file with {function}().")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        return getattr(module, function)() if hasattr(module, function) else None
+    except Exception as error:  # the file is the user's code, and may raise anything
+        raise SailError(_failure(error, path)) from error
 
 
 def _placed(values: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
@@ -175,7 +184,7 @@ def _find(path: pathlib.Path) -> pathlib.Path:
     """Returns the file of a path, or of the packaged experiment that it names."""
     if path.is_file():
         return path
-    shipped = _packaged_folder() / f"{path.stem}.py"
+    shipped = packaged_folder() / f"{path.stem}.py"
     if str(path.parent) in (".", "configs") and path.suffix in ("", ".py") and shipped.is_file():
         return shipped
     names = dict.fromkeys([*(file.name for file in path.parent.glob("*.py")), *(f"{name}.py" for name in packaged())])

@@ -76,7 +76,8 @@ def test_an_installed_wheel_has_every_experiment(installed, tmp_path):
     code = (
         "import sail_jax, sys\nfrom sail_jax import config\n"
         "assert sail_jax.__file__.startswith(sys.argv[1])\n"
-        "for name in config.packaged(): assert config.load(f'configs/{name}.py') == config.load(name)"
+        "for name in config.packaged(): assert config.load(f'configs/{name}.py') == config.load(name)\n"
+        "from sail_jax import sweeps\nassert sweeps.load('peak').base == 'quickstart'"
     )
     environment = os.environ | {"PYTHONPATH": str(installed)}
     subprocess.run([sys.executable, "-c", code, str(installed)], cwd=tmp_path, env=environment, check=True)

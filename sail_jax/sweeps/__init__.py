@@ -1,0 +1,32 @@
+"""Many runs of a config: declared in a file, checked, launched, watched."""
+
+from sail_jax.sweeps.declare import (
+    Axis,
+    Sweep,
+    draws,
+    grid,
+    integers,
+    load,
+    log_uniform,
+    uniform,
+    variants,
+    zipped,
+)
+from sail_jax.sweeps.expand import Member, expand
+from sail_jax.sweeps.folder import read
+
+__all__ = [
+    "Axis",
+    "Member",
+    "Sweep",
+    "draws",
+    "expand",
+    "grid",
+    "integers",
+    "load",
+    "log_uniform",
+    "read",
+    "uniform",
+    "variants",
+    "zipped",
+]
