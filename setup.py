@@ -55,6 +55,8 @@ setup(
         "matplotlib>=3.9",
         "tensorboardX>=2.6.2",
         "rich>=13",
+        "starlette>=0.40",
+        "uvicorn>=0.30",
     ],
     extras_require={
         "cuda": ["jax[cuda12]>=0.10,<0.12"],

@@ -9,137 +9,45 @@ name (DNS rebinding) or from another origin are refused, and a search must be JS
                               a file is {"name", "type", "data" (base64)}
     GET  /thumbnail?id=ID     a small WebP of an item
 
-A failed search answers {"error": MESSAGE}.
+A failed request answers {"error": MESSAGE}. Files are decoded side by side, searches run one at a time; clients, told
+apart by the header X-Client, take turns. Where too many wait, the answer is 503 with Retry-After.
 """
 
+import asyncio
 import base64
-import binascii
-import contextlib
+import functools
 import hashlib
 import json
-import mimetypes
 import re
-import threading
-import time
-import urllib.parse
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import socket
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from sail_jax.config import Config
-from sail_jax.config.search import FILE_KINDS
-from sail_jax.data.store import ItemStore
-from sail_jax.data.thumbnail import webp_thumbnail
-from sail_jax.errors import BadRecordError, SailError
-from sail_jax.search.searcher import Hit, QueryFile, Searcher, caption, query_item
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-_PAGE = Path(__file__).with_name("search_page.html")
+from sail_jax.errors import SailError
+from sail_jax.search.page import MAX_UPLOAD, SearchPage
+from sail_jax.search.turns import BusyError, Turns
+
+_HTML = Path(__file__).with_name("search_page.html")
 _HOST = "127.0.0.1"
-_THUMBNAIL_SIDE = 240
-_MAX_UPLOAD = 64 << 20  # bytes of the files of a query
-_MAX_BODY = _MAX_UPLOAD * 4 // 3 + (1 << 20)  # the same in base64, with a text
-_MAX_RESULTS = 200
-_TIMEOUT = 30.0  # seconds after which an idle connection is closed
+_MAX_BODY = MAX_UPLOAD * 4 // 3 + (1 << 20)  # the same in base64, with a text
+_MAX_WAITING, _MAX_WAITING_OF_ONE = 16, 8  # searches, of all clients and of one
+_TIMEOUT = 30.0  # seconds in which a search must have come in whole, and after which an idle connection is closed
+_RETRY_AFTER = 2  # seconds
+_GRACE = 2  # seconds that answers get when the server ends
 
 
-class SearchPage:
-    """Answers the requests of the page; searches run one at a time, other requests in parallel.
-
-    Args:
-        searcher: searches the items.
-        config: limits of media.
-        store: source of captions and images, or None.
-        title: heading of the page.
-    """
-
-    def __init__(self, searcher: Searcher, config: Config, store: ItemStore | None, *, title: str) -> None:
-        self._searcher, self._config, self._store, self._title = searcher, config, store, title
-        self._search_lock = threading.Lock()
-
-    def about(self) -> dict[str, Any]:
-        """Returns title, number of items and limits."""
-        return {
-            "title": self._title,
-            "items": len(self._searcher),
-            "max_upload": _MAX_UPLOAD,
-            "max_results": _MAX_RESULTS,
-        }
-
-    def search(self, request: Any) -> dict[str, Any]:
-        """Answers a search.
-
-        Args:
-            request: the decoded JSON of the request.
-
-        Returns:
-            "hits" (id, cosine, caption, whether the item has an image and a sound) and "seconds".
-
-        Raises:
-            SailError: the request is malformed, a file cannot be decoded, or the query is empty.
-        """
-        text, like, k, files = _checked(request)
-        query = None if like else query_item(text, files, self._config)
-        began = time.monotonic()
-        with self._search_lock:
-            (hits,) = self._searcher.like([like], k) if query is None else self._searcher.search([query], k)
-        seconds = time.monotonic() - began
-        return {"hits": [self._card(hit) for hit in hits], "seconds": round(seconds, 3)}
-
-    def thumbnail(self, item_id: str) -> bytes | None:
-        """Returns a small WebP of an item, or None if it has no image."""
-        item = self._item(item_id)
-        return webp_thumbnail(item.frames[0], _THUMBNAIL_SIDE) if item is not None and item.frames else None
-
-    def finish(self) -> None:
-        """Waits for the running search and prevents further ones."""
-        self._search_lock.acquire()
-
-    def _card(self, hit: Hit) -> dict[str, Any]:
-        item = self._item(hit.id)
-        shown = item.modalities if item is not None else ""
-        return {
-            "id": hit.id,
-            "cosine": hit.score,
-            "caption": caption(item) if item is not None else "",
-            "picture": "V" in shown,
-            "sound": "A" in shown,
-        }
-
-    def _item(self, item_id: str) -> Any:
-        if self._store is None:
-            return None
-        with contextlib.suppress(BadRecordError):
-            return self._store.get(item_id)
-        return None
-
-
-def _checked(request: Any) -> tuple[str, str, int, list[QueryFile]]:
-    """Returns (text, id of the item to search by, K, files) of a request, checked."""
-    if not isinstance(request, dict):
-        raise SailError("The request is not a JSON object.")
-    text, like, k, files = (request.get(key, default) for key, default in _FIELDS.items())
-    if not (isinstance(text, str) and isinstance(like, str) and type(k) is int and isinstance(files, list)):
-        raise SailError("A field of the request has the wrong type.")
-    if k > _MAX_RESULTS:
-        raise SailError(f"{k} results are more than the page shows; ask for at most {_MAX_RESULTS}.")
-    return text, like, k, [_query_file(file) for file in files]
-
-
-_FIELDS = {"text": "", "like": "", "k": 24, "files": []}
-
-
-def _query_file(file: Any) -> QueryFile:
-    try:
-        name, kind, data = str(file["name"]), str(file["type"]), base64.b64decode(file["data"], validate=True)
-    except (KeyError, TypeError, ValueError, binascii.Error) as error:
-        raise SailError("A file of the request is malformed; send name, type and data in base64.") from error
-    kind = (kind or mimetypes.guess_type(name)[0] or "").partition("/")[0]
-    if kind not in FILE_KINDS:
-        raise SailError(f"{name} is not an image, sound or video by its name and type; choose another file.")
-    return QueryFile(kind, name, data)
-
-
-class SearchServer(ThreadingHTTPServer):
+class SearchServer:
     """HTTP server of a page on 127.0.0.1; as a context manager it closes the port at the end.
 
     Args:
@@ -150,30 +58,169 @@ class SearchServer(ThreadingHTTPServer):
         SailError: the port is taken or out of range.
     """
 
-    daemon_threads = True  # browsers keep idle connections open
-    allow_reuse_address = True
-
     def __init__(self, page: SearchPage, port: int) -> None:
-        self.page, self.html = page, _PAGE.read_bytes()
-        self.policy = _policy(self.html.decode())
+        self.page, self._turns = page, Turns(_MAX_WAITING, _MAX_WAITING_OF_ONE)
         try:
-            super().__init__((_HOST, port), _Handler)
+            self._socket = socket.create_server((_HOST, port))
         except (OSError, OverflowError) as error:
             raise SailError(f"Port {port} of {_HOST} cannot be opened ({error}); name another --port.") from error
-        names = (_HOST, "localhost")
-        self.hosts = {f"{name}:{self.server_port}" for name in names}
-        if self.server_port == 80:
-            self.hosts |= set(names)
+        self.server_port = self._socket.getsockname()[1]
+        self._html = _HTML.read_bytes()
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                self._application(),
+                http="h11",
+                loop="asyncio",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                log_level="critical",  # errors are told by `_failed`
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=int(_TIMEOUT),
+                timeout_graceful_shutdown=_GRACE,
+                headers=[
+                    ("Content-Security-Policy", _policy(self._html.decode())),
+                    ("Cross-Origin-Resource-Policy", "same-origin"),
+                    ("Referrer-Policy", "no-referrer"),
+                    ("X-Content-Type-Options", "nosniff"),
+                ],
+            )
+        )
 
     @property
     def url(self) -> str:
         """Returns the address of the page."""
         return f"http://{_HOST}:{self.server_port}/"
 
-    def __exit__(self, *args: Any) -> None:
+    def serve_forever(self) -> None:
+        """Serves until `shutdown`, or until SIGINT or SIGTERM, whose handler is called once all has ended."""
+        self._server.run(sockets=[self._socket])
+
+    def shutdown(self) -> None:
+        """Ends `serve_forever`, which another thread runs."""
+        self._server.should_exit = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Closes the port and waits for the running search."""
-        super().__exit__(*args)
-        self.page.finish()
+        self._socket.close()
+        self._turns.finish()
+
+    def _application(self) -> Starlette:
+        names = (_HOST, "localhost")
+        hosts = {f"{name}:{self.server_port}" for name in names} | set(names if self.server_port == 80 else ())
+        return Starlette(
+            routes=[
+                Route("/", self._get_page),
+                Route("/about", self._get_about),
+                Route("/thumbnail", self._get_thumbnail),
+                Route("/search", self._post_search, methods=["POST"]),
+            ],
+            middleware=[Middleware(_Guard, hosts=hosts, url=self.url)],
+            exception_handlers={
+                HTTPException: _refused,
+                SailError: _bad_request,
+                BusyError: _busy,
+                ClientDisconnect: _gone,
+                Exception: _failed,
+            },
+        )
+
+    async def _get_page(self, _: Request) -> Response:
+        return Response(self._html, headers=_NOT_KEPT, media_type="text/html")
+
+    async def _get_about(self, _: Request) -> Response:
+        return _json(self.page.about())
+
+    def _get_thumbnail(self, request: Request) -> Response:
+        item_id = request.query_params.get("id", "")
+        picture = self.page.thumbnail(item_id)
+        if picture is None:
+            raise HTTPException(404, f"There is no picture of {item_id!r}.")
+        return Response(picture, headers={"Cache-Control": "private, max-age=600"}, media_type="image/webp")
+
+    async def _post_search(self, request: Request) -> Response:
+        if request.headers.get("Content-Type", "").partition(";")[0].strip().lower() != "application/json":
+            raise HTTPException(415, "A search is sent as application/json.")
+        length = request.headers.get("Content-Length")
+        if length is None:
+            raise HTTPException(411, "A search needs a Content-Length.")
+        if int(length) > _MAX_BODY:
+            raise HTTPException(413, f"The files are over the limit of {MAX_UPLOAD >> 20} MiB; take smaller ones.")
+        client = request.headers.get("X-Client", "")
+        with self._turns.admitted(client):
+            try:
+                body = await asyncio.wait_for(request.body(), _TIMEOUT)
+            except TimeoutError as error:
+                raise HTTPException(408, f"The search did not come in whole within {_TIMEOUT:.0f} s.") from error
+            query, k = await run_in_threadpool(self.page.read, body)
+            del body
+            answer = asyncio.wrap_future(self._turns.submit(client, functools.partial(self.page.search, query, k)))
+            return _json(await _unless_gone(request, answer))
+
+
+class _Guard:
+    """Refuses requests under another host name (DNS rebinding) or from another site."""
+
+    def __init__(self, app: ASGIApp, hosts: set[str], url: str) -> None:
+        self._app, self._hosts, self._url = app, hosts, url
+        self._origins = {f"http://{host}" for host in hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Request(scope).headers
+        answer = self._app
+        if headers.get("Host", "").lower() not in self._hosts:
+            answer = _json({"error": f"This page is served only at {self._url}."}, 403)
+        elif any(origin.lower() not in self._origins for origin in headers.getlist("Origin")):
+            answer = _json({"error": "Another site may not search here."}, 403)
+        await answer(scope, receive, send)
+
+
+async def _unless_gone(request: Request, answer: asyncio.Future) -> Any:
+    """Returns an answer; cancels it where the client has closed the connection before its turn."""
+    gone = asyncio.ensure_future(request.receive())  # after the body, only the end of the connection can come
+    try:
+        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            raise ClientDisconnect
+        return answer.result()
+    finally:
+        gone.cancel()
+        answer.cancel()
+
+
+_NOT_KEPT = {"Cache-Control": "no-store"}
+
+
+def _json(content: dict[str, Any], status: int = 200, **headers: str) -> Response:
+    # Text from the web may hold halves of surrogate pairs; in ASCII JSON they do no harm.
+    return Response(json.dumps(content), status, _NOT_KEPT | headers, "application/json")
+
+
+async def _refused(_: Request, refused: HTTPException) -> Response:
+    return _json({"error": refused.detail}, refused.status_code)
+
+
+async def _bad_request(_: Request, error: SailError) -> Response:
+    return _json({"error": str(error)}, 400)
+
+
+async def _busy(_: Request, error: BusyError) -> Response:
+    return _json({"error": str(error)}, 503, **{"Retry-After": str(_RETRY_AFTER)})
+
+
+async def _gone(_: Request, __: ClientDisconnect) -> Response:
+    return Response(status_code=408)  # nobody reads it
+
+
+async def _failed(_: Request, error: Exception) -> Response:
+    said = f"{type(error).__name__}: {error}"
+    print(said, file=sys.stderr)
+    return _json({"error": f"The search failed ({said})."}, 500)
 
 
 def _policy(html: str) -> str:
@@ -189,103 +236,3 @@ def _policy(html: str) -> str:
         f"default-src 'none'; style-src {own['style']}; script-src {own['script']}; connect-src 'self'; "
         "img-src 'self' blob:; media-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
-
-
-class _Refused(Exception):
-    """A refused request: HTTP status and reason."""
-
-    def __init__(self, status: int, why: str) -> None:
-        super().__init__(why)
-        self.status = status
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: SearchServer
-    server_version, sys_version = "sail_jax", ""
-    timeout = _TIMEOUT
-
-    def do_GET(self) -> None:
-        self._answer(self._get)
-
-    def do_POST(self) -> None:
-        self._answer(self._post)
-
-    def _answer(self, method: Any) -> None:
-        try:
-            self._answer_or_refuse(method)
-        except (ConnectionError, TimeoutError):
-            self.close_connection = True  # the client is gone
-
-    def _answer_or_refuse(self, method: Any) -> None:
-        try:
-            self._check_origin()
-            method()
-        except _Refused as refused:
-            self._send_json(refused.status, {"error": str(refused)})
-        except SailError as error:
-            self._send_json(400, {"error": str(error)})
-        except (ConnectionError, TimeoutError):
-            raise
-        except Exception as error:
-            self.log_error("%s: %s", type(error).__name__, error)
-            self._send_json(500, {"error": f"The search failed ({type(error).__name__}: {error})."})
-
-    def _check_origin(self) -> None:
-        if self.headers.get("Host", "").lower() not in self.server.hosts:
-            raise _Refused(403, f"This page is served only at {self.server.url}.")
-        origin = self.headers.get("Origin")
-        if origin is not None and origin.removeprefix("http://").lower() not in self.server.hosts:
-            raise _Refused(403, "Another site may not search here.")
-
-    def _get(self) -> None:
-        url = urllib.parse.urlsplit(self.path)
-        if url.path == "/":
-            self._send(200, "text/html; charset=utf-8", self.server.html)
-        elif url.path == "/about":
-            self._send_json(200, self.server.page.about())
-        elif url.path == "/thumbnail":
-            (item_id,) = urllib.parse.parse_qs(url.query).get("id", [""])[:1]
-            picture = self.server.page.thumbnail(item_id)
-            if picture is None:
-                raise _Refused(404, f"There is no picture of {item_id!r}.")
-            self._send(200, "image/webp", picture, cache="private, max-age=600")
-        else:
-            raise _Refused(404, "There is nothing here.")
-
-    def _post(self) -> None:
-        if self.path != "/search":
-            raise _Refused(404, "There is nothing here.")
-        if self.headers.get_content_type() != "application/json":
-            raise _Refused(415, "A search is sent as application/json.")
-        length = self.headers.get("Content-Length", "")
-        if not length.isdecimal():
-            raise _Refused(411, "A search needs a Content-Length.")
-        if int(length) > _MAX_BODY:
-            raise _Refused(413, f"The files are over the limit of {_MAX_UPLOAD >> 20} MiB; search with smaller ones.")
-        try:
-            request = json.loads(self.rfile.read(int(length)))
-        except (ValueError, RecursionError) as error:
-            raise _Refused(400, "The request is not JSON.") from error
-        self._send_json(200, self.server.page.search(request))
-
-    def _send_json(self, status: int, content: dict[str, Any]) -> None:
-        # Text from the web may hold halves of surrogate pairs; in ASCII JSON they do no harm.
-        self._send(status, "application/json", json.dumps(content).encode())
-
-    def _send(self, status: int, kind: str, content: bytes, *, cache: str = "no-store") -> None:
-        self.send_response(status)
-        for name, value in (
-            ("Content-Type", kind),
-            ("Content-Length", str(len(content))),
-            ("Cache-Control", cache),
-            ("Content-Security-Policy", self.server.policy),
-            ("Cross-Origin-Resource-Policy", "same-origin"),
-            ("Referrer-Policy", "no-referrer"),
-            ("X-Content-Type-Options", "nosniff"),
-        ):
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_request(self, code: Any = "-", size: Any = "-") -> None:
-        """Logs nothing: the terminal shows only errors."""

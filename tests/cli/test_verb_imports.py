@@ -24,6 +24,8 @@ HEAVY = {
     "ott",
     "matplotlib",
     "grain",
+    "starlette",
+    "uvicorn",
 }
 NAMES = [module.__name__.rpartition(".")[2].replace("_", "-") for module in _VERBS]
 
