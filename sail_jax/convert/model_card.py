@@ -46,6 +46,8 @@ scores = model.similarity(texts, items)
 
 A dict takes the text fields `title`, `asr`, `ocr`, `nickname` and `tags`, or a bare `text`; `image` (one or a list) or
 `video` (a list of frames); `audio`, or `audio_embedding` for a precomputed CLAP vector. What an item lacks is left out.
+A string that ends in the suffix of a picture, sound or video (`.jpg`) is the path of that file, and an error without
+one; `{{"text": "..."}}` is a text that ends so.
 
 ## With transformers
 

@@ -1,4 +1,4 @@
-"""Converts texts, and dicts with files, bytes or pictures, to items."""
+"""Converts texts, media files, and dicts with files, bytes or pictures, to items."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from sail_jax.config.data import IngestConfig
+from sail_jax.data.media.kinds import is_media_path, media_kind
 from sail_jax.data.media.pictures import encode_image, encode_opened
 from sail_jax.data.media.video import video_audio, video_frames
 from sail_jax.errors import BadRecordError
@@ -17,11 +18,12 @@ from sail_jax.items import QUERY_FIELD, TEXT_FIELDS, Item, text_item
 KEYS = ("id", "text", *TEXT_FIELDS, "image", "video", "audio", "audio_embedding")
 
 
-def to_item(value: Item | str | Mapping[str, Any], config: IngestConfig) -> Item:
-    """Converts an item, a free text or a dict to an item.
+def to_item(value: Item | str | Path | Mapping[str, Any], config: IngestConfig) -> Item:
+    """Converts an item, a free text, a media file or a dict to an item.
 
     Args:
-        value: a dict has any of
+        value: a string that ends in the suffix of a picture, sound or video is the path of that file, and so is a
+            `Path`; any other string is a free text. A dict has any of
             - "id";
             - "text", a free text without a label, or else "title", "asr", "ocr", "nickname", "tags";
             - "image": a file's path, its bytes, a Pillow image or an array [H, W, 3] uint8; or a list of these, frames
@@ -32,12 +34,14 @@ def to_item(value: Item | str | Mapping[str, Any], config: IngestConfig) -> Item
         config: how many frames are taken from a video, and the limits on media.
 
     Raises:
-        BadRecordError: a key is unknown, or an entry cannot be used; the error names the field.
+        BadRecordError: a key is unknown, a file is missing, or an entry cannot be used; the error names the field.
     """
     if isinstance(value, Item):
         return value
-    if isinstance(value, str):
+    if is_free_text(value) and isinstance(value, str):
         return text_item(value)
+    if isinstance(value, str | Path):
+        value = _of_path(value)
     if not isinstance(value, Mapping):
         raise BadRecordError(
             f"a {type(value).__name__} is not an item", remedy="Give a text, an Item or a dict such as {'title': ...}"
@@ -58,13 +62,25 @@ def to_item(value: Item | str | Mapping[str, Any], config: IngestConfig) -> Item
     )
 
 
-def is_free_text(value: Item | str | Mapping[str, Any]) -> bool:
+def is_free_text(value: Item | str | Path | Mapping[str, Any]) -> bool:
     """Returns whether what `to_item` takes is a free text and nothing else."""
     if isinstance(value, Item):
         return value.modalities == "T" and set(value.text) == {QUERY_FIELD}
     if isinstance(value, Mapping):
         return {key for key, entry in value.items() if entry is not None} - {"id"} == {"text"}
-    return isinstance(value, str)
+    return isinstance(value, str) and not is_media_path(value)
+
+
+def _of_path(value: str | Path) -> dict[str, Any]:
+    """Returns the dict of a media file that is named alone."""
+    path, kind = Path(value), media_kind(value)
+    as_text = ", or give {'text': ...} if it is a text" * isinstance(value, str)
+    if not _is_file(path):
+        raise BadRecordError(f"there is no file {str(path)!r:.200}", remedy=f"Check the path{as_text}")
+    if not kind:
+        remedy = f"Give a picture, sound or video as {{'image': ...}}, {{'audio': ...}} or {{'video': ...}}{as_text}"
+        raise BadRecordError(f"the suffix of {str(path)!r:.200} is of no kind that is read", remedy=remedy)
+    return {kind: path}
 
 
 def _check_keys(parts: Mapping[str, Any]) -> None:
@@ -136,9 +152,16 @@ def _path(entry: Any) -> Path:
     if not isinstance(entry, str | os.PathLike):
         raise BadRecordError(f"a {type(entry).__name__} is not a media file", remedy="Give its path, or its bytes")
     path = Path(entry)
-    if not path.is_file():
-        raise BadRecordError(f"there is no file {str(path)!r}", remedy="Check the path")
+    if not _is_file(path):
+        raise BadRecordError(f"there is no file {str(path)!r:.200}", remedy="Check the path")
     return path
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long for a name, or with a null character
+        return False
 
 
 def _vector(entry: Any) -> np.ndarray:

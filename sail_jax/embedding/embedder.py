@@ -67,7 +67,7 @@ class Embedder:
 
     def encode(
         self,
-        items: Iterable[Item | str | Mapping[str, Any]],
+        items: Iterable[Item | str | Path | Mapping[str, Any]],
         *,
         dims: int | None = None,
         batch_size: int | None = None,
@@ -79,8 +79,9 @@ class Embedder:
         """Embeds items and texts.
 
         Args:
-            items: items; strings as free-text queries; or dicts such as {"title": "sourdough", "image": "frame.jpg"},
-                whose keys `item_dicts.to_item` lists. They are consumed as a stream.
+            items: items; strings as free-text queries; dicts such as {"title": "sourdough", "image": "frame.jpg"},
+                whose keys `item_dicts.to_item` lists; or paths: a string that ends in a media suffix (".jpg") is the
+                path of that file, and {"text": ...} a text that ends so. They are consumed as a stream.
             dims: number of leading dimensions that are kept; one of `config.objective.matryoshka` works best, as the
                 model was trained for these. None keeps all.
             batch_size: items per batch; affects only speed. None takes `config.eval.batch_size`.
@@ -94,11 +95,11 @@ class Embedder:
             [items, dims] float32, rows of unit length.
 
         Raises:
-            BadRecordError: an item cannot be read or decoded, or has none of the modalities; the message names its
-                position and the field.
+            BadRecordError: an item cannot be read or decoded, is a path without a file, or has none of the modalities;
+                the message names its position and the field.
             SailError: wrong dims, batch size, modalities or fields, or a device runs out of memory.
         """
-        if isinstance(items, Item | str | Mapping):
+        if isinstance(items, Item | str | Path | Mapping):
             raise SailError("encode takes a list of items and texts; write encode([item]).")
         dims = check_dims(dims, self.width)
         by_role = instructions_of(self.config) if instruction is None else (instruction, instruction)

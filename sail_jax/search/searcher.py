@@ -4,22 +4,22 @@ Axis letters: Q queries, D width, K results.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from sail_jax.config import Config
 from sail_jax.data.instructions import instructions_of
-from sail_jax.data.item_dicts import is_free_text
+from sail_jax.data.item_dicts import is_free_text, to_item
 from sail_jax.data.media.pictures import check_image
 from sail_jax.data.media.sound import check_audio
 from sail_jax.data.media.video import video_audio, video_frames
 from sail_jax.data.prompts import shown_fields
 from sail_jax.embedding.embedder import Embedder
 from sail_jax.errors import BadRecordError, SailError
-from sail_jax.items import QUERY_FIELD, TEXT_FIELDS, Item, text_item
+from sail_jax.items import QUERY_FIELD, TEXT_FIELDS, Item
 from sail_jax.runs.fingerprint import fingerprint
 from sail_jax.search.faiss_index import FaissIndex, IndexInfo
 from sail_jax.search.nearest import ExactSearch, ShortlistSearch
@@ -97,13 +97,14 @@ class Searcher:
         """Returns the number of items that are searched."""
         return len(self._nearest)
 
-    def search(self, queries: Sequence[Item | str], k: int = 10) -> list[list[Hit]]:
+    def search(self, queries: Sequence[Item | str | Path | Mapping[str, Any]], k: int = 10) -> list[list[Hit]]:
         """Returns the items nearest to each query, best first.
 
         All modalities of a query are shown, and those text fields that were shown of the items.
 
         Args:
-            queries: texts, or items with any subset of text, frames and sound (see `query_item`).
+            queries: texts, items with any subset of text, frames and sound (see `query_item`), or what else
+                `Embedder.encode` takes.
             k: results per query, fewer if there are fewer items.
 
         Raises:
@@ -131,9 +132,9 @@ class Searcher:
         order = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
         return self._hits(*(np.take_along_axis(part, order, axis=1) for part in (rows, cosines)))
 
-    def encode(self, queries: Sequence[Item | str]) -> np.ndarray:
+    def encode(self, queries: Sequence[Item | str | Path | Mapping[str, Any]]) -> np.ndarray:
         """Returns the unit vectors of some queries in the width of the search, [Q, D] float32."""
-        items = [text_item(query) if isinstance(query, str) else query for query in queries]
+        items = [to_item(query, self._embedder.config.ingest) for query in queries]
         z = np.zeros((len(items), self._nearest.dims), np.float32)
         text_only = np.array(list(map(is_free_text, items)), bool)
         for places, instruction in (
@@ -206,8 +207,15 @@ class QueryFile:
 
     @classmethod
     def read(cls, kind: str, path: Path) -> "QueryFile":
-        """Reads a file."""
-        return cls(kind, str(path), path.read_bytes())
+        """Reads a file.
+
+        Raises:
+            SailError: it is missing, or cannot be read.
+        """
+        try:
+            return cls(kind, str(path), path.read_bytes())
+        except OSError as error:
+            raise SailError(f"The {kind} {path} cannot be read ({error.strerror}). Check the path.") from error
 
 
 def query_item(text: str, files: Sequence[QueryFile], config: Config) -> Item:

@@ -1,6 +1,8 @@
 """The code that exported models ship with: in PyTorch, the vectors of the JAX model, from the same media."""
 
 import io
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,6 +18,7 @@ from sentence_transformers import SentenceTransformer
 from sail_jax import config as config_lib
 from sail_jax.config.data import DEFAULT_INSTRUCTION
 from sail_jax.convert.export import export
+from sail_jax.data.media.kinds import SUFFIXES, is_media_path, media_kind
 from sail_jax.data.media.pictures import decode_image
 from sail_jax.data.media.sound import clip_audio, decode_audio
 from sail_jax.data.pipeline import make_extractor
@@ -361,6 +364,15 @@ def test_sentence_transformers_encodes_and_saves(exported, cases, tmp_path):
         ({"image": np.zeros((4, 4, 3), np.uint8), "video": []}, "an image and a video"),
         ({"image": np.zeros((4, 4, 3), np.float32)}, "of uint8"),
         ({"video": "film.mp4"}, "A video is a list of frames"),
+        ({"video": ["missing.png"]}, "no file 'missing.png'"),
+        ({"image": "missing.png"}, "no file 'missing.png'"),
+        ({"image": [Image.new("RGB", (4, 4)), Path("missing.png")]}, "no file 'missing.png'"),
+        ({"audio": "missing.wav"}, "no file 'missing.wav'"),
+        (Path("missing.png"), "no file 'missing.png': check the path.$"),
+        (Path("notes.txt"), "no file 'notes.txt'"),
+        ("a/missing file.JPG", r"no file 'a/missing file.JPG': check the path, or give {'text': \.\.\.}"),
+        ("film.mpg", "no file 'film.mpg'"),
+        ("photo.heic", "no file 'photo.heic'"),
         ({"audio": np.zeros(9)}, "sampling_rate"),
         ({"array": np.zeros(0), "sampling_rate": 16_000}, "no samples"),
         ({"array": np.zeros((9, 2)), "sampling_rate": 16_000}, r"\[channels, samples\]"),
@@ -371,6 +383,29 @@ def test_sentence_transformers_encodes_and_saves(exported, cases, tmp_path):
 def test_items_that_cannot_be_used_are_named(processor, item, message):
     with pytest.raises(ValueError, match=message):
         processor([item])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["frame.jpg or frame.png?", "what is .jpg", "a\nframe.jpg", "notes.txt", "x.PNG", "y.m2ts", ".jpg", "z.heic"],
+)
+def test_a_string_is_taken_for_what_encode_takes_it(processor, text):
+    def ids(item):
+        return processor([item])["input_ids"].tolist()
+
+    if is_media_path(text):
+        with pytest.raises(ValueError, match=f"no file '{text}'"):
+            processor([text])
+    else:
+        assert ids(text) == ids({"text": text})
+    assert ids({"text": text}) != ids("other")
+
+
+def test_suffixes_are_those_of_encode(processor):
+    kinds = sys.modules[type(processor).__module__]._KIND_OF
+    assert sum(kind != "other" for kind in kinds.values()) == sum(map(len, SUFFIXES.values()))
+    for suffix, kind in kinds.items():
+        assert is_media_path(f"x{suffix}") and media_kind(f"x{suffix.upper()}") == kind.replace("other", "")
 
 
 def test_an_instruction_that_leaves_no_room_is_refused(processor):

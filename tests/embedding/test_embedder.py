@@ -163,10 +163,13 @@ def test_dicts_are_items(embedder, tmp_path):
         {"image": [picture(1), str(tmp_path / "a.png")], "audio": str(tmp_path / "a.wav")},
         {"audio": sound()},
         {"text": "glass", "audio_embedding": [0.5] * 16},
+        str(tmp_path / "a.png"),
+        tmp_path / "a.wav",
     ]
     seen = Item("", {"title": "glass"}, (picture(1),))
     vector = Item("", {"query": "glass"}, audio_embedding=np.full(16, 0.5, np.float32))
     items = [seen, seen, seen, "glass", Item("", {}, (picture(1),) * 2, sound()), Item("", audio=sound()), vector]
+    items += [Item("", frames=(picture(1),)), Item("", audio=sound())]
     np.testing.assert_array_equal(embedder.encode(dicts), embedder.encode(items))
 
 
@@ -210,6 +213,7 @@ def test_a_video_gives_frames_and_sound(embedder, tmp_path):
         ({"audio": 3}, "record 'item 2', field 'audio'.*path"),
         ({"audio_embedding": "loud"}, "record 'item 2', field 'audio_embedding'"),
         ({"audio_embedding": [[1.0]]}, "record 'item 2', field 'audio_embedding'.*one vector"),
+        ("absent.jpg", r"record 'item 2': there is no file 'absent.jpg'.*{'text': \.\.\.}"),
         (3, "record 'item 2'.*a int is not an item"),
         ({}, "record 'item 2'.*none of the modalities"),
     ],

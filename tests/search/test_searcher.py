@@ -1,6 +1,7 @@
 """Search against brute force in numpy, and from the command line."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -258,6 +259,17 @@ def test_a_query_of_a_text_and_files(embedder):
     for kind in ("image", "audio", "video"):
         with pytest.raises(BadRecordError, match="c.bin.*another file"):
             query_item("red", [QueryFile(kind, "c.bin", b"nothing of the kind")], config)
+        with pytest.raises(SailError, match=f"The {kind} missing.bin cannot be read"):
+            QueryFile.read(kind, Path("missing.bin"))
+
+
+def test_a_string_is_a_text_or_the_path_of_a_file(searcher, tmp_path):
+    (tmp_path / "frame.png").write_bytes(png())
+    queries = ["red", str(tmp_path / "frame.png"), {"text": "red"}]
+    expected = searcher.encode([Item("", {"query": "red"}), Item("", frames=(png(),)), Item("", {"query": "red"})])
+    np.testing.assert_allclose(searcher.encode(queries), expected, atol=1e-5)
+    with pytest.raises(BadRecordError, match=r"no file 'missing.png'.*{'text': \.\.\.}"):
+        searcher.search(["missing.png"])
 
 
 # --------------------------------------------------------------------------------------------- the command line

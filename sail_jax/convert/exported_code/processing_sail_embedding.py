@@ -27,11 +27,17 @@ except ImportError:  # needed for sound at another sample rate than the model's 
 TEXT_FIELDS = ("title", "asr", "ocr", "nickname", "tags")
 KEYS = ("text", *TEXT_FIELDS, "image", "video", "audio", "audio_embedding")
 
+# A string that ends in one of these is the path of a file.
 _SUFFIXES = {
-    "image": (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif", ".jp2"),
-    "audio": (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf"),
-    "video": (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v"),
+    "image": ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .gif .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm .avif .jp2 "
+    ".j2k .jpx",
+    "audio": ".wav .w64 .flac .ogg .oga .opus .mp3 .mp2 .aiff .aif .aifc .au .caf .m4a .m4b .mka .weba .aac .ac3 .wma "
+    ".amr .ape .wv .tta",
+    "video": ".mp4 .m4v .mov .qt .mkv .webm .avi .3gp .3g2 .mpg .mpeg .mpe .vob .mts .m2ts .wmv .asf .flv .f4v .ogv "
+    ".mxf",
+    "other": ".heic .heif .svg .eps .psd .dng .cr2 .nef",
 }
+_KIND_OF = {suffix: kind for kind, suffixes in _SUFFIXES.items() for suffix in suffixes.split()}
 _SLOTS = {"audio": TokenType.AUDIO, "vision": TokenType.VISION, "text": TokenType.TEXT}
 _SLOT = re.compile(r"\{(\w+)\}")
 _SPACE = re.compile(r"\s+")
@@ -125,7 +131,8 @@ class SailEmbeddingProcessor(ProcessorMixin):
 
         Args:
             items: a list of items, or a single item that is no list. An item is
-                - a text, shown as it is; the path of an image or sound file;
+                - a text, shown as it is; or the path of an image or sound file: a string is one where it ends in the
+                  suffix of media, and {"text": ...} is a text that ends so;
                 - an image: a Pillow image, or an array [H, W, 3] uint8;
                 - frames in temporal order: a list of images or image paths, or an array [F, H, W, 3] uint8;
                 - sound: {"array": samples, "sampling_rate": ...}, samples [n] or [channels, n], int16 or float in
@@ -139,7 +146,8 @@ class SailEmbeddingProcessor(ProcessorMixin):
             The arguments of `SailEmbeddingModel.forward`, torch tensors; none for media that no item has.
 
         Raises:
-            ValueError: on an item with nothing in it, an unknown key, or content that cannot be used.
+            ValueError: on an item with nothing in it, an unknown key, a path without a file, or content that cannot be
+                used.
         """
         items = items if isinstance(items, list | tuple) else [items]
         shown = [self._read(item) for item in items]
@@ -300,15 +308,25 @@ def _as_parts(item: Any) -> dict[str, Any]:
 
 
 def _kind_of(text: str | Path) -> str:
-    """What a string stands for: "image" or "audio" where it is the path of such a file that exists, else "text"."""
-    suffix = Path(text).suffix.lower()
-    kind = next((kind for kind, suffixes in _SUFFIXES.items() if suffix in suffixes), "text")
-    # Path.is_file would raise on a text that is too long for the name of a file.
-    if isinstance(text, str) and (kind == "text" or not os.path.isfile(text)):  # noqa: PTH113
+    """What a string or a path stands for: "image" or "audio" where it is such a file, or "text"."""
+    path = Path(text)
+    kind = _KIND_OF.get(path.suffix.lower(), "")
+    is_line = not path.stem[-1:].isspace() and len(str(text).splitlines()) == 1
+    if isinstance(text, str) and not (kind and is_line):
         return "text"
+    as_text = ", or give {'text': ...} if it is a text" * isinstance(text, str)
+    _check_file(path, as_text)
     if kind not in ("image", "audio"):
-        raise ValueError(f"{text} is no image or sound file; of a video, give the frames and the sound.")
+        raise ValueError(
+            f"{str(text)!r:.200} is no image or sound file; of a video, give the frames and sound{as_text}."
+        )
     return kind
+
+
+def _check_file(path: str | Path, otherwise: str = "") -> None:
+    # Path.is_file would raise on a name that is too long.
+    if not os.path.isfile(path):  # noqa: PTH113
+        raise ValueError(f"There is no file {str(path)!r:.200}: check the path{otherwise}.")
 
 
 def _as_frames(parts: Mapping[str, Any]) -> list[Any]:
@@ -354,6 +372,7 @@ def _clean(key: str, text: Any) -> str:
 def _load_frame(source: Any, size: int) -> Image.Image:
     """An image (a file, a Pillow image, [H, W, 3] uint8) as an upright RGB square of `size` pixels."""
     if isinstance(source, str | Path):
+        _check_file(source)
         return _load_file(source, size)
     if isinstance(source, ImageFile.ImageFile) and source.tile and source.fp and source.tell() == 0:
         source.fp.seek(0)  # opened and not decoded yet: read as its file is
@@ -441,6 +460,7 @@ def _load_sound(source: Any, sample_rate: int) -> np.ndarray:
 
 def _read_sound(path: str | Path) -> tuple[np.ndarray, int]:
     """The samples of a sound file [n, channels] float32, and their rate; half a file is refused, as in training."""
+    _check_file(path)
     with soundfile.SoundFile(path) as file:
         for announced, present in _ANNOUNCED.findall(file.extra_info):
             if int(present) < _PRESENT * int(announced) and int(announced) < _UNKNOWN_BYTES:
