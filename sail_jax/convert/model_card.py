@@ -68,8 +68,8 @@ connection.
 
 {adapters}## Sizes
 
-Trained at the Matryoshka sizes {matryoshka}. Cut a vector to one of them, then normalise it again:
-`model.encode(..., truncate_dim={smallest}, normalize_embeddings=True)`.
+Trained at the Matryoshka sizes {matryoshka}. `model.encode(..., truncate_dim={smallest})` cuts vectors to one of them,
+at unit length; normalise a vector that you cut yourself again.
 
 ## Prompts
 

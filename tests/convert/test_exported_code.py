@@ -337,8 +337,14 @@ def test_sentence_transformers_encodes_and_saves(exported, cases, tmp_path):
     assert_same_vectors(model.encode(theirs, batch_size=4), expected)
     assert_same_vectors(model.encode(theirs[4])[None], expected[4:5])
     assert_same_vectors(model.encode(theirs[:2], prompt=""), embedder.encode(ours[:2], instruction=""))
-    cut = model.encode(theirs, truncate_dim=16, normalize_embeddings=True)
-    assert_same_vectors(cut, embedder.encode(ours, dims=16))
+    cut = embedder.encode(ours, dims=16)
+    assert_same_vectors(model.encode(theirs, truncate_dim=16), cut)
+    assert_same_vectors(model.encode(theirs, truncate_dim=16, normalize_embeddings=True), cut)
+    assert_same_vectors(model.encode(theirs, truncate_dim=32), expected)
+    (of_item,) = model.encode(theirs[4:5], truncate_dim=16, output_value=None)
+    assert_same_vectors(of_item["sentence_embedding"].numpy()[None], cut[4:5])
+    with model.truncate_embeddings(8):
+        assert_same_vectors(model.encode(theirs[:2]), embedder.encode(ours[:2], dims=8))
     query = embedder.encode(ours, instruction=INSTRUCTION)
     assert np.abs(query - expected).max() > 0.01
     assert_same_vectors(model.encode(theirs, prompt=INSTRUCTION), query)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch.nn.functional as F
 from sentence_transformers.base.modules import InputModule
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
@@ -14,8 +15,8 @@ class SailEmbeddingModule(InputModule):
     A prompt is the instruction in the system turn of the chat template. Without one it goes by role: bare texts are
     queries, all else are items.
 
-    The module is followed by `Normalize`. `truncate_dim` of `SentenceTransformer` cuts the vectors after that, so that
-    they no longer have unit length: use `encode(..., normalize_embeddings=True)` to normalise them again.
+    The module is followed by `Normalize`; vectors that `truncate_dim` of `SentenceTransformer` cuts after that are
+    normalised again, so that they have unit length too.
 
     Args:
         model: a `SailEmbeddingModel`.
@@ -60,7 +61,7 @@ class SailEmbeddingModule(InputModule):
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Adds "sentence_embedding", [items, width] float32, to what `preprocess` returned."""
         arrays = {name: features[name] for name in self.processor.model_input_names if name in features}
-        return features | {"sentence_embedding": self.model(**arrays).embedding}
+        return _Features(features, sentence_embedding=self.model(**arrays).embedding)
 
     @classmethod
     def load(
@@ -102,3 +103,12 @@ class SailEmbeddingModule(InputModule):
         """Saves weights, configurations, tokenizer and the code that loads them."""
         self.model.save_pretrained(output_path)
         self.processor.save_pretrained(output_path)
+
+
+class _Features(dict):
+    """What the modules hand on; a narrower "sentence_embedding" is one that was cut, and gets unit length again."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key == "sentence_embedding" and value.shape[-1] < self[key].shape[-1]:
+            value = F.normalize(value, dim=-1)
+        super().__setitem__(key, value)
