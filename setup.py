@@ -63,6 +63,9 @@ setup(
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "torch": ["torch>=2.4"],
         "mteb": ["mteb>=2.26", "sentence-transformers>=6"],
+        "wandb": ["wandb>=0.19"],
+        "mlflow": ["mlflow-skinny>=3", "sqlalchemy>=2", "alembic>=1.13"],  # the last two for its default store, SQLite
+        "trackio": ["trackio>=0.20"],
         "test": [
             "pytest>=8",
             "pytest-xdist>=3",
@@ -75,6 +78,10 @@ setup(
             "peft>=0.18",
             "mteb>=2.26",
             "pytrec-eval-terrier>=0.5.6",
+            "wandb>=0.19",
+            "mlflow-skinny>=3",
+            "sqlalchemy>=2",
+            "alembic>=1.13",
             "playwright>=1.50",
         ],
     },

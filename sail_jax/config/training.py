@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from sail_jax.config.schema import section, setting
 
+TRACKERS = ("wandb", "mlflow", "trackio")
+
 
 @dataclasses.dataclass(frozen=True)
 class LossWeights:
@@ -175,6 +177,19 @@ class TrainConfig:
         "steps between two evaluations of the model on all tasks of `eval`, logged as eval/TASK/METRIC; 0 for none",
         low=0,
         may_change=True,
+    )
+    trackers: tuple[str, ...] = setting(
+        (),
+        "what gets the training log besides metrics.jsonl and TensorBoard: 'wandb', 'mlflow', 'trackio', each an extra "
+        "to install",
+        choices=TRACKERS,
+        may_change=True,
+    )
+    tracker_name: str = setting(
+        "", "name of the run in `trackers`; empty for that of the run directory", may_change=True
+    )
+    tracker_group: str = setting(
+        "", "group of the run in `trackers`, such as the name of a sweep; empty for none", may_change=True
     )
     progressive: bool = setting(
         True,

@@ -10,6 +10,7 @@ WORKDIR/
   nonfinite/STEP.txt    records of a batch whose loss or gradient was not finite
   metrics.jsonl         the training log: one line per logged step, and per evaluation in between
   tensorboard/          the same for TensorBoard
+  trackers.json         name and ids of the run in other trackers
   metrics.json          the evaluation: model -> figure -> value
   evaluation.json       the same, result by result, with the histograms
   report_data.json      thumbnails, map and facts, so that the report can be drawn again without the model
@@ -56,6 +57,7 @@ class RunDirectory:
         self.nonfinite = self.path / "nonfinite"
         self.training_log = self.path / "metrics.jsonl"
         self.tensorboard = self.path / "tensorboard"
+        self.trackers = self.path / "trackers.json"
         self.metrics = self.path / "metrics.json"
         self.evaluation = self.path / "evaluation.json"
         self.report_data = self.path / "report_data.json"

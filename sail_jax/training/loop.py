@@ -41,6 +41,7 @@ from sail_jax.training.state import TrainState, averaged
 from sail_jax.training.step import WholeStep
 from sail_jax.training.stop_signals import StopSignals
 from sail_jax.training.time_spent import TimeSpent
+from sail_jax.training.trackers.of_run import Trackers, require_trackers
 from sail_jax.training.training_log import TrainingLog, cuts_of
 from sail_jax.training.work import WorkCounter
 
@@ -107,6 +108,7 @@ def _prepare(
     config = absolute_sources(config)
     grown = require_same_config(run, config)
     check_widths(config.objective.matryoshka, config.model.llm.width)
+    require_trackers(config.train.trackers)
     stages = plan(config, run.mined)
     mesh = make_mesh(config.mesh)
     growth = grown and f"The run grows: {', '.join(grown)}. Its learning rate follows the new steps from here on."
@@ -201,7 +203,8 @@ class _Run:
             self.run.save_config(self.setup.config)
             source.keep_tokenizer(self.run.tokenizer)
             if self.log is None:
-                self.log = TrainingLog(self.run, list(stage.config.data.datasets), done, self.spent)
+                trackers = Trackers(self.setup.config, self.run, done)
+                self.log = TrainingLog(self.run, list(stage.config.data.datasets), done, self.spent, [trackers])
         setup = self.setup.for_stage(stage)
         if done == stage.begin and fits_heads(self.stages, stage):
             with self.spent.on("start"):

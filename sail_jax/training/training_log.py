@@ -1,4 +1,4 @@
-"""The training log of a run: metrics.jsonl and TensorBoard."""
+"""The training log of a run: metrics.jsonl, TensorBoard and other trackers."""
 
 import json
 import re
@@ -12,8 +12,9 @@ from sail_jax.data.pipeline import LoadedBatch
 from sail_jax.files import commit_bytes
 from sail_jax.runs.directory import RunDirectory, read_training_log
 from sail_jax.sharding.device_memory import peak_memory
-from sail_jax.training.tensorboard import SummaryWriter
 from sail_jax.training.time_spent import ACTIVITIES, TimeSpent
+from sail_jax.training.trackers.tensorboard import TensorBoard
+from sail_jax.training.trackers.tracker import Sink
 from sail_jax.training.work import Work
 
 # What a batch may lack, and then is NaN: it counts only in the steps that have it.
@@ -40,7 +41,7 @@ def say_cuts(cuts: Mapping[str, int]) -> str:
 
 
 class TrainingLog:
-    """Writes means over the logging interval, and evaluations, to metrics.jsonl and TensorBoard.
+    """Writes means over the logging interval, and evaluations, to metrics.jsonl, TensorBoard and trackers.
 
     It drops the lines of steps after `start`, which are trained again.
 
@@ -49,9 +50,12 @@ class TrainingLog:
         datasets: names of the training sets.
         start: steps done.
         spent: the time spent by this process; the time of the kept lines is added to it.
+        trackers: what else takes the lines.
     """
 
-    def __init__(self, run: RunDirectory, datasets: list[str], start: int, spent: TimeSpent) -> None:
+    def __init__(
+        self, run: RunDirectory, datasets: list[str], start: int, spent: TimeSpent, trackers: Sequence[Sink] = ()
+    ) -> None:
         self._datasets, self._spent = datasets, spent
         self._pending: list[tuple[str, dict[str, Any], dict[str, int], Work]] = []
         kept = [line for line in read_training_log(run) if line["step"] <= start]
@@ -60,7 +64,7 @@ class TrainingLog:
         spent.resume(self._written)
         commit_bytes(run.training_log, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._file = run.training_log.open("a")
-        self._board = SummaryWriter(str(run.tensorboard), purge_step=start + 1)
+        self._sinks = [TensorBoard(run.tensorboard, start), *trackers]
 
     def add(self, loaded: LoadedBatch, metrics: dict[str, jax.Array], work: Work) -> None:
         """Adds the metrics of a step; they stay on the device until the next flush."""
@@ -133,14 +137,14 @@ class TrainingLog:
     def _write(self, step: int, line: dict[str, float]) -> None:
         self._file.write(json.dumps({"step": step, **line}) + "\n")
         self._file.flush()
-        for key, value in line.items():
-            self._board.add_scalar(key, value, step)
-        self._board.flush()
+        for sink in self._sinks:
+            sink.log(step, line)
 
     def close(self) -> None:
-        """Closes the files."""
+        """Closes the files; waits for the trackers, for a while."""
         self._file.close()
-        self._board.close()
+        for sink in self._sinks:
+            sink.finish()
 
 
 def _mean(key: str, values: Sequence[np.ndarray]) -> float | None:

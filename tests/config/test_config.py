@@ -171,6 +171,7 @@ MAY_CHANGE = (
     "train.skip_nonfinite",
     "train.log_every",
     "train.micro_batches",
+    "train.tracker*",
 )
 
 
