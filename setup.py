@@ -11,7 +11,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     # The experiments stand at the top of the checkout, and inside of the package where it is installed.
-    packages=[*find_packages(include=["sail_jax", "sail_jax.*"]), "sail_jax.configs", "sail_jax.configs.sweeps"],
+    packages=[
+        *find_packages(include=["sail_jax", "sail_jax.*"]),
+        *("sail_jax.configs", "sail_jax.configs.presets", "sail_jax.configs.sweeps"),
+    ],
     package_dir={"sail_jax.configs": "configs"},
     # Data of GPUs to compile for, files that exported models ship with (they are copied, never imported from here), and
     # the page of `serve`.

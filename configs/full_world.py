@@ -7,11 +7,9 @@
 Training sets beyond pairs and searches have the weight 0: an experiment raises the weights of those that it is about.
 """
 
-from pathlib import Path
-
 import ml_collections
 
-from sail_jax import config as config_lib
+from sail_jax.config import preset
 from sail_jax.config.data import SyntheticConfig
 from sail_jax.config.schema import to_dict
 
@@ -31,8 +29,7 @@ SEARCHES = {"topic": "O", "theme": "T", "look": "V", "sound": "A"}
 
 def get_config() -> ml_collections.ConfigDict:
     """The experiment."""
-    config = config_lib.default_config()
-    config.update(to_dict(config_lib.load(Path(__file__).with_name("quickstart.py"))))
+    config = preset("quickstart")
     config.synthetic.update(to_dict(SyntheticConfig()))
     config.prompt.max_tokens = config.model.bert.max_positions = 96  # so that nothing is cut
     config.ingest.tables, config.data.datasets, config.eval.tasks = {}, {}, {}

@@ -6,7 +6,7 @@ query is a keyword. The keywords of an item are its tags, which are ingested, bu
 
 import ml_collections
 
-from sail_jax.config import default_config
+from sail_jax.config import preset
 
 SHOWN = ("title",)
 FIND_RELATED = "Summarise the picture so that related pictures can be found."
@@ -26,7 +26,7 @@ def _shown() -> dict:
 
 def get_config() -> ml_collections.ConfigDict:
     """The experiment."""
-    config = default_config()
+    config = preset("tiny")
     config.ingest.source.update(
         path="items.csv",
         id="item_id",
@@ -47,36 +47,15 @@ def get_config() -> ml_collections.ConfigDict:
         "same": {},
     }
     config.ingest.holdout = 0.1
-    config.ingest.items_per_shard = 512
-    config.ingest.tokenizer_vocab = 2048
 
-    config.model.dtype = "float32"
-    config.model.llm.update(
-        vocab_size=2048, width=128, layers=2, heads=4, kv_heads=2, head_dim=32, mlp_width=344, rope_theta=10_000.0
-    )
-    config.model.vit.update(image_size=70, patch_size=14, width=96, layers=2, heads=3, mlp_width=256)
-    config.model.perceiver.update(latents=4, width=96, layers=1, heads=3, mlp_width=192, max_frames=1)
-    config.model.audio.update(
-        sample_rate=16_000,
-        clip_seconds=2.0,
-        n_fft=512,
-        hop=256,
-        mel_bins=32,
-        f_max=7_600.0,
-        spec_size=64,
-        patch_size=8,
-        width=32,
-        depths=(1, 1),
-        heads=(2, 4),
-        window=4,
-        projection=128,
-        max_clips=1,
-        normalize=True,
-    )
-    config.model.bert.update(vocab_size=2048, width=128, layers=2, heads=4, mlp_width=344, max_positions=48)
+    config.model.llm.update(width=128, head_dim=32, mlp_width=344)
+    config.model.vit.update(image_size=70, width=96, heads=3, mlp_width=256)
+    config.model.perceiver.update(width=96, heads=3, mlp_width=192, max_frames=1)
+    config.model.audio.update(hop=256, width=32, projection=128)
+    config.model.bert.update(width=128, mlp_width=344, max_positions=48)
     config.prompt.max_tokens = 48
     config.objective.matryoshka = (128, 64, 16)
-    config.optimizer.update(peak=2e-3, floor=1e-4, warmup_steps=50, weight_decay=5e-2, b2=0.98)
+    config.optimizer.update(floor=1e-4, warmup_steps=50, weight_decay=5e-2)
 
     related = {**_shown(), "query_instruction": FIND_RELATED, "target_instruction": FIND_RELATED}
     search = {**_shown(), "query_instruction": FIND_ITEM, "target_instruction": FIND_RELATED}
@@ -86,7 +65,6 @@ def get_config() -> ml_collections.ConfigDict:
         "image_text": {"weight": 0.5, "patterns": ("V->T",), **_same()},
         "audio_text": {"weight": 0.5, "patterns": ("A->T",), **_same()},
     }
-    config.data.batch_size = 64
     config.train.update(steps=1200, log_every=20, checkpoint_every=300)
 
     held_out = {"corpus": "targets"}
@@ -97,6 +75,4 @@ def get_config() -> ml_collections.ConfigDict:
         "audio_to_text": {"query": "A", "target": "T", **_same(), **held_out},
         "image_to_text": {"query": "V", "target": "T", **_same(), **held_out},
     }
-    config.eval.ks = (1, 10, 25, 50, 100)
-    config.eval.tfidf = True
     return config

@@ -3,20 +3,16 @@
 Reads `items.csv` and `plays.csv`, whose users are split. For the layout and the commands see docs/public_data.md.
 """
 
-from pathlib import Path
-
 import ml_collections
 
-from sail_jax import config as config_lib
+from sail_jax.config import preset
 from sail_jax.config.evaluation import BASELINES
 from sail_jax.config.log_sequences import HISTORIES
-from sail_jax.config.schema import to_dict
 
 
 def get_config() -> ml_collections.ConfigDict:
     """The experiment."""
-    config = config_lib.default_config()
-    config.update(to_dict(config_lib.load(Path(__file__).with_name("quickstart.py"))))
+    config = preset("quickstart")
     source = config.ingest.source
     source.path, source.id, source.labels = "items.csv", "artist_id", ""
     source.frames, source.audio = "", ""

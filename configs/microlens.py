@@ -3,14 +3,11 @@
 Reads MicroLens-100k as published; covers, audio and videos may be missing. For the commands see docs/public_data.md.
 """
 
-from pathlib import Path
-
 import ml_collections
 
-from sail_jax import config as config_lib
+from sail_jax.config import preset
 from sail_jax.config.evaluation import BASELINES
 from sail_jax.config.log_sequences import CONSTRUCTIONS, HISTORIES
-from sail_jax.config.schema import to_dict
 
 NAME = "MicroLens-100k"
 FIND_RELATED = "Summarise the video so that related videos can be found."
@@ -18,8 +15,7 @@ FIND_RELATED = "Summarise the video so that related videos can be found."
 
 def get_config() -> ml_collections.ConfigDict:
     """The experiment."""
-    config = config_lib.default_config()
-    config.update(to_dict(config_lib.load(Path(__file__).with_name("quickstart.py"))))
+    config = preset("quickstart")
     source = config.ingest.source
     source.path = f"{NAME}_title_en.csv"
     source.header = ("item", "title")

@@ -4,22 +4,18 @@ Reads `movies.csv` and `ratings.csv` as published. MovieLens has no pictures: pu
 For the commands see docs/public_data.md.
 """
 
-from pathlib import Path
-
 import ml_collections
 
-from sail_jax import config as config_lib
+from sail_jax.config import preset
 from sail_jax.config.evaluation import BASELINES
 from sail_jax.config.log_sequences import CONSTRUCTIONS, HISTORIES
-from sail_jax.config.schema import to_dict
 
 FIND_RELATED = "Summarise the film so that related films can be found."
 
 
 def get_config() -> ml_collections.ConfigDict:
     """The experiment."""
-    config = config_lib.default_config()
-    config.update(to_dict(config_lib.load(Path(__file__).with_name("quickstart.py"))))
+    config = preset("quickstart")
     source = config.ingest.source
     source.path, source.id, source.labels = "movies.csv", "movieId", "genres"
     source.frames, source.audio = "", ""

@@ -13,12 +13,9 @@ earlier run (`sequences --embeddings`) and is left out here; `experiments/enhanc
 stage.
 """
 
-from pathlib import Path
-
 import ml_collections
 
-from sail_jax import config as config_lib
-from sail_jax.config.schema import to_dict
+from sail_jax.config import preset
 
 FIND_RELATED = "Summarise the item so that related items can be found."
 SEQUENCES = ("seq_content_single", "seq_content_multi", "seq_collab_single", "seq_collab_multi")
@@ -27,8 +24,7 @@ ID_EMBEDDINGS = {"id_finish": "vectors/id_finish", "id_like": "vectors/id_like"}
 
 def get_config() -> ml_collections.ConfigDict:
     """The experiment."""
-    config = config_lib.default_config()
-    config.update(to_dict(config_lib.load(Path(__file__).with_name("quickstart.py"))))
+    config = preset("quickstart")
     config.synthetic.update(num_items=3000, items_per_topic=12, test_queries=0)
     config.synthetic.update(communities=24, styles=4, log_users=3000, log_events_per_user=100)
     # The last ten days, which give enough test pairs of every kind.

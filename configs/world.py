@@ -8,12 +8,9 @@ leaves an ingested folder:
 `experiments/ablations.py` changes one line of this file at a time and measures the effect.
 """
 
-from pathlib import Path
-
 import ml_collections
 
-from sail_jax import config as config_lib
-from sail_jax.config.schema import to_dict
+from sail_jax.config import preset
 
 FIND_RELATED = "Summarise the item so that related items can be found."
 FIND_ITEM = "Represent the search so that fitting items can be found."
@@ -22,8 +19,7 @@ FIND_THEME = "Summarise the item so that items of its theme can be found."
 
 def get_config() -> ml_collections.ConfigDict:
     """The experiment."""
-    config = config_lib.default_config()
-    config.update(to_dict(config_lib.load(Path(__file__).with_name("quickstart.py"))))
+    config = preset("quickstart")
     related = {"query_instruction": FIND_RELATED, "target_instruction": FIND_RELATED}
     search = {"query_instruction": FIND_ITEM, "target_instruction": FIND_RELATED}
     config.data.datasets = {

@@ -3,7 +3,8 @@
 The dataclasses of this package are the only declarations of settings, a file per subject; `schema` declares and checks
 their fields. An experiment file (`configs/*.py`) starts from `default_config()`, a locked `ml_collections.ConfigDict`
 of the same keys, and changes some of them; the command line changes single keys; `build()` turns the result into the
-frozen dataclasses that the code reads. Unknown keys are errors in all three places.
+frozen dataclasses that the code reads. Unknown keys are errors in all three places. `preset()` is another start: a
+model of some size with what trains it, and no data (`configs/presets/*.py`), or a packaged experiment.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ from sail_jax.config.log_pairs import BuildersConfig
 from sail_jax.config.log_sequences import SequencesConfig
 from sail_jax.config.logs import LogsConfig
 from sail_jax.config.model import ModelConfig
-from sail_jax.config.schema import build_settings, meanings, override, section, setting, to_dict
+from sail_jax.config.schema import build_settings, meanings, nearest, override, section, setting, to_dict
 from sail_jax.config.suggestions import similar_keys
 from sail_jax.config.training import LoraConfig, MeshConfig, ObjectiveConfig, OptimizerConfig, StageConfig, TrainConfig
 from sail_jax.errors import SailError
@@ -69,9 +70,17 @@ class Config:
     eval: EvalConfig = section(EvalConfig, "evaluation", may_change=True)
 
 
+_PRESETS = "presets"  # the folder in configs/
+
+
 def packaged() -> list[str]:
-    """Returns the names of packaged experiments, which `load` takes instead of a path."""
+    """Returns the names of packaged experiments, which `load` and `preset` take."""
     return sorted(path.stem for path in packaged_folder().glob("*.py"))
+
+
+def presets() -> list[str]:
+    """Returns the names of the presets, which `load` and `preset` take."""
+    return sorted(path.stem for path in (packaged_folder() / _PRESETS).glob("*.py"))
 
 
 def packaged_folder() -> pathlib.Path:
@@ -94,6 +103,30 @@ def default_config() -> ml_collections.ConfigDict:
     config.lock()
     _unlock_mappings(config)
     return config
+
+
+def preset(name: str) -> ml_collections.ConfigDict:
+    """Returns the settings of a preset or of a packaged experiment, for an experiment file to change.
+
+    Args:
+        name: one of `presets` or of `packaged`.
+
+    Raises:
+        SailError: there is no such name; the message lists them.
+    """
+    path = _shipped(name)
+    if path is None:
+        known = [*presets(), *packaged()]
+        raise SailError(f"There is no preset {name!r}. Did you mean {nearest(name, known)}?")
+    config = default_config()
+    config.update(to_dict(load(path)))
+    return config
+
+
+def _shipped(name: str) -> pathlib.Path | None:
+    """Returns the file of a preset or of a packaged experiment."""
+    files = (folder / f"{name}.py" for folder in (packaged_folder() / _PRESETS, packaged_folder()))
+    return next(filter(pathlib.Path.is_file, files), None)
 
 
 def _unlock_mappings(config: ml_collections.ConfigDict) -> None:
@@ -126,7 +159,8 @@ def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Config:
     Args:
         path: a Python file with `get_config()`, or the `config.json` that a run saved, in which `data.dir` is relative
             to the run, or else to the working directory. Where there is no such file,
-            "quickstart", "quickstart.py" and "configs/quickstart.py" name a packaged experiment (see `packaged`).
+            "quickstart", "quickstart.py" and "configs/quickstart.py" name a packaged experiment (see `packaged`); a
+            preset likewise.
         overrides: words of the form "a.b=value"; the value is a Python literal, or else a string.
 
     Raises:
@@ -184,15 +218,16 @@ def _find(path: pathlib.Path) -> pathlib.Path:
     """Returns the file of a path, or of the packaged experiment that it names."""
     if path.is_file():
         return path
-    shipped = packaged_folder() / f"{path.stem}.py"
-    if str(path.parent) in (".", "configs") and path.suffix in ("", ".py") and shipped.is_file():
+    shipped = _shipped(path.stem)
+    if str(path.parent) in (".", "configs", f"configs/{_PRESETS}") and path.suffix in ("", ".py") and shipped:
         return shipped
-    names = dict.fromkeys([*(file.name for file in path.parent.glob("*.py")), *(f"{name}.py" for name in packaged())])
+    shown = [*packaged(), *presets()]
+    names = dict.fromkeys([*(file.name for file in path.parent.glob("*.py")), *(f"{name}.py" for name in shown)])
     near = difflib.get_close_matches(f"{path.stem}.py", names, n=3)
     raise SailError(
         f"There is no config file {path}."
         + (f" Did you mean {' or '.join(near)}?" if near else "")
-        + f" These experiments come with the package: {', '.join(packaged())}."
+        + f" These come with the package: the experiments {', '.join(packaged())}; the presets {', '.join(presets())}."
     )
 
 
