@@ -33,6 +33,7 @@ from sail_jax.cli import (
     semantic_ids,
     sequences,
     serve,
+    sweep,
     train,
     world,
 )
@@ -46,7 +47,7 @@ from sail_jax.errors import DiskError, SailError, Stopped
 
 # In the order of the help.
 _VERBS = (
-    *(quickstart, world, ingest, materialize, train, evaluate, report),
+    *(quickstart, world, ingest, materialize, train, evaluate, report, sweep),
     *(mine, balance, prompts, pairs, sequences),
     *(export, inspect, describe),
     *(embed, index, search, serve, semantic_ids),

@@ -32,6 +32,7 @@ def declare(
     distributed: bool = False,
     step: bool = False,
     kept: str = NOTHING_KEPT,
+    hidden: bool = False,
 ) -> argparse.ArgumentParser:
     """Adds a verb to the parser, with help that ends in an example.
 
@@ -46,8 +47,10 @@ def declare(
         step: whether the verb reads a checkpoint, which --step chooses.
         distributed: whether several processes can run the verb together (see `cli.distributed`).
         kept: what is kept when a signal ends the verb, and how to go on.
+        hidden: whether the list of verbs leaves it out.
     """
-    sub = verbs.add_parser(name, help=meaning, description=meaning, epilog=f"example: %(prog)s {example}")
+    listed = {} if hidden else {"help": meaning}
+    sub = verbs.add_parser(name, **listed, description=meaning, epilog=f"example: %(prog)s {example}")
     if config == "required":
         sub.add_argument(
             "--config",

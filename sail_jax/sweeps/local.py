@@ -1,0 +1,152 @@
+"""Runs members on this machine, some at a time, each with its share of the GPUs and of the processors."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from sail_jax.errors import SailError
+from sail_jax.sweeps.attempt import ended_unseen
+from sail_jax.sweeps.folder import SweepFolder
+
+_POLL = 0.2
+# Seconds that a member gets to save its state.
+_PATIENCE = 120.0
+
+
+class Share(NamedTuple):
+    """What one of the members that run at a time may use.
+
+    Attributes:
+        gpus: ids of GPUs; None where there are none to share out.
+        processors: numbers of processors.
+    """
+
+    gpus: tuple[str, ...] | None
+    processors: tuple[int, ...]
+
+
+def shares(jobs: int | None) -> list[Share]:
+    """Returns what each of the members that run at a time may use.
+
+    Args:
+        jobs: their number; by default one per GPU, and one on a machine without.
+
+    Raises:
+        SailError: there are fewer GPUs than jobs.
+    """
+    gpus = _gpus()
+    jobs = jobs or len(gpus) or 1
+    if gpus and jobs > len(gpus):
+        raise SailError(f"--jobs is {jobs}, but there are {len(gpus)} GPUs for them: lower it.")
+    processors = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    return [
+        Share(
+            tuple(gpus[job::jobs]) if gpus else None,
+            tuple(processors[job::jobs]) or tuple(processors[job % max(1, len(processors)) :][:1]),
+        )
+        for job in range(jobs)
+    ]
+
+
+def _gpus() -> list[str]:
+    """Returns the ids of the GPUs that JAX would use."""
+    if os.environ.get("JAX_PLATFORMS", "cuda").split(",")[0] not in ("cuda", "gpu"):
+        return []
+    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return visible.split(",")
+    if "CUDA_VISIBLE_DEVICES" in os.environ or not shutil.which("nvidia-smi"):
+        return []
+    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.split()
+
+
+def member_command(folder: SweepFolder, name: str) -> list[str]:
+    """Returns the command that runs a member."""
+    return [sys.executable, "-m", "sail_jax", "sweep", "member", name, "--workdir", str(folder.path)]
+
+
+def run_local(
+    folder: SweepFolder,
+    names: Sequence[str],
+    *,
+    jobs: int | None = None,
+    ready: Callable[[str], bool] = lambda name: True,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Runs members until all have ended, or the sweep is told to stop; a member that fails stops no other.
+
+    A signal stops the members that run, and saves their state.
+
+    Args:
+        folder: the folder of the sweep.
+        names: the members, in the order in which they start.
+        jobs: as in `shares`.
+        ready: whether a member may start yet; one that never may starts when no other runs.
+        say: gets a line when a member starts or ends.
+
+    Raises:
+        SailError: as `shares`.
+    """
+    free, waiting, running = shares(jobs), list(names), {}
+    with contextlib.ExitStack() as at_end:
+        at_end.callback(lambda: _stop(folder, running))
+        while running or (waiting and not folder.stop.exists()):
+            for name, (process, share) in list(running.items()):
+                if process.poll() is not None:
+                    del running[name]
+                    free.append(share)
+                    say(_ended(folder, name, process.returncode))
+            while free and waiting and not folder.stop.exists():
+                first = next((name for name in waiting if ready(name)), None if running else waiting[0])
+                if first is None:
+                    break
+                waiting.remove(first)
+                share = free.pop(0)
+                running[first] = _start(folder, first, share), share
+                say(f"{first}: started, {len(waiting)} wait")
+            time.sleep(_POLL)
+
+
+def _start(folder: SweepFolder, name: str, share: Share) -> subprocess.Popen:
+    environment = dict(os.environ)
+    if share.gpus is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(share.gpus)
+    folder.log(name).parent.mkdir(parents=True, exist_ok=True)
+    with folder.log(name).open("ab") as log:
+        process = subprocess.Popen(
+            member_command(folder, name),
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C comes here, and members are told from here
+        )
+    if share.processors:
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(process.pid, share.processors)
+    return process
+
+
+def _ended(folder: SweepFolder, name: str, exit_code: int) -> str:
+    ended_unseen(folder, name, exit_code)
+    status = folder.status(name)
+    took = f" after {status.ended - status.started:.0f} s" if status.started else ""
+    return f"{name}: {status.state}{took}{': ' * bool(status.error)}{status.error}"
+
+
+def _stop(folder: SweepFolder, running: dict[str, tuple[subprocess.Popen, Share]]) -> None:
+    for process, _ in running.values():
+        process.terminate()
+    deadline = time.monotonic() + _PATIENCE
+    for name, (process, _) in running.items():
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        ended_unseen(folder, name, process.returncode)

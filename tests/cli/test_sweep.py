@@ -1,0 +1,219 @@
+"""Sweeps from the command line: what is checked, run, extended, refused, watched and mended."""
+
+import dataclasses
+import json
+import os
+import re
+
+import pytest
+
+import training_runs
+from sail_jax import config as config_lib
+from sail_jax import sweeps
+from sail_jax.cli import main
+from sail_jax.runs.checkpoints import Checkpoints
+from sail_jax.runs.directory import RunDirectory
+from sail_jax.sweeps import local
+from sail_jax.sweeps.folder import Status, SweepFolder
+
+# A sweep of a tiny base config; AXES and SEEDS are put in.
+FILE = """
+from sail_jax.sweeps import Sweep, grid, variants
+
+def sweep():
+    return Sweep(base={base!r}, axes=[{axes}], seeds={seeds}, metric={metric!r})
+"""
+
+
+@pytest.fixture
+def write(settings, tmp_path):
+    """Writes a sweep file; returns the words of `sweep run` for it."""
+    settings.eval.update(untrained=False, tfidf=False)
+    settings.data.datasets = {"copair": {"table": "tables/copair.parquet", "patterns": ("T->T",)}}
+    settings.eval.tasks = {"i2i": {"table": "tables/copair.parquet", "corpus": "targets"}}
+    settings.train.update(steps=2, checkpoint_every=1, log_every=1)
+    settings.optimizer.warmup_steps = 1
+    config_lib.save(config_lib.build(settings), tmp_path / "base.json")
+
+    def write(axes="grid('optimizer.peak', [1e-3, 2e-3])", seeds="[0]", metric="i2i/recall@10", **others):
+        text = FILE.format(base=str(tmp_path / "base.json"), axes=axes, seeds=seeds, metric=metric)
+        (tmp_path / "rates.py").write_text(text)
+        return ["sweep", "run", str(tmp_path / "rates.py"), "--workdir", str(tmp_path / "sweep")]
+
+    return write
+
+
+@pytest.fixture
+def untrained(monkeypatch, tmp_path):
+    """Members that write their status and end as `ends` says: name -> Python code."""
+    ends: dict[str, str] = {}
+    begin = (
+        "import os, sys, time\nfrom sail_jax.sweeps.attempt import attempt\nfrom sail_jax.errors import SailError\n"
+        "from sail_jax.cli.signals import Signals\nfrom sail_jax.sweeps.folder import SweepFolder\n"
+        "def end(stopped): os._exit(stopped.status)\n"
+        "try:\n with Signals(end), attempt(SweepFolder(sys.argv[1]), sys.argv[2], devices=lambda: 2):\n  "
+    )
+    after = "\nexcept BaseException as error: sys.exit(getattr(error, 'status', 1))\n"
+
+    def command(folder, name):
+        code = f"{begin}{ends.get(name, 'print(name := sys.argv[2])')}{after}"
+        return [local.sys.executable, "-c", code, str(folder.path), name]
+
+    monkeypatch.setattr(local, "member_command", command)
+    return ends
+
+
+def states(tmp_path):
+    return {member.name: member.status.state for member in sweeps.read(tmp_path / "sweep").members}
+
+
+def test_a_dry_run_shows_the_members_and_writes_nothing(write, tmp_path, capsys):
+    assert main([*write(), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "peak=0.001,seed=0: optimizer.peak=0.001 seed=0" in said and "1 different train steps" in said
+    assert "Next:" in said and not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize(
+    ("axes", "others", "said"),
+    [
+        ("grid('optimizer.peek', [1])", {}, "peek=1,seed=0 is refused: There is no setting config.optimizer.peek. Did"),
+        ("grid('optimizer.peak', [1e-3, -1])", {}, "peak=-1,seed=0 is refused: config.optimizer.peak is -1.0"),
+        ("grid('data.batch_size', [8, 4096])", {}, "batch_size=4096,seed=0 is refused: The data set"),
+        ("grid('model.llm.heads', [5])", {}, "heads=5,seed=0 is refused: "),
+        ("grid('optimizer.peak', [1, 1])", {}, "Two members have the name 'peak=1'"),
+        ("", {"metric": "i3i/recall@10"}, "main,seed=0 is refused: The sweep's metric is 'i3i/recall@10'"),
+    ],
+)
+def test_members_that_cannot_run_are_refused_before_anything_starts(axes, others, said, write, tmp_path, capsys):
+    assert main(write(axes, **others)) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "sweep").exists()
+
+
+def test_members_that_do_not_fit_are_refused_once_per_program(write, tmp_path, monkeypatch, capsys):
+    compiled = []
+
+    def compile_ahead(config, topology, *, stage):
+        compiled.append((config.data.batch_size, topology))
+        report = type("Report", (), {"fits": config.data.batch_size < 16})()
+        report.verdict = lambda: "It does not fit: 20 GiB of 16 GiB.\nLower the batch."
+        return report
+
+    monkeypatch.setattr("sail_jax.aot.compile.compile_ahead", compile_ahead)
+    axes = "grid('optimizer.peak', [1e-3, 2e-3]), grid('data.batch_size', [8, 16])"
+    assert main([*write(axes), "--topology", "h100:8"]) == 2
+    error = capsys.readouterr().err
+    assert "peak=0.001,batch_size=16,seed=0 and 1 more members are refused: It does not fit: 20 GiB of" in error
+    assert compiled == [(8, "h100:8"), (16, "h100:8")]
+
+
+@pytest.mark.slow
+def test_a_member_that_fails_or_dies_stops_no_other_and_is_retried_alone(write, untrained, tmp_path, capsys):
+    names = [f"peak={peak},seed=0" for peak in (0.001, 0.002, 0.003, 0.004)]
+    untrained[names[0]] = "print('about to fail'); raise SailError('The disk is full.\\nMake room.')"
+    untrained[names[1]] = "print('about to die', flush=True); os.kill(os.getpid(), 9)"
+    untrained[names[2]] = "raise ValueError('odd')"
+    words = write("grid('optimizer.peak', [1e-3, 2e-3, 3e-3, 4e-3])")
+    assert main([*words, "--jobs", "2"]) == 2
+    said, error = capsys.readouterr()
+    assert "1 done, 3 failed" in said and "Next: python -m sail_jax sweep retry" in said
+    assert "3 of 4 members failed, such as peak=0.001,seed=0: Make room." in error
+    status = {member.name: member.status for member in sweeps.read(tmp_path / "sweep").members}
+    assert [status[name].error for name in names] == [
+        "Make room.",
+        "the process was killed by SIGKILL: about to die",
+        "ValueError: odd",
+        "",
+    ]
+    assert [status[name].exit_code for name in names] == [2, -9, 1, 0]
+    done = status[names[3]]
+    assert done.devices == 2 and done.device_seconds == pytest.approx(2 * (done.ended - done.started))
+    untrained.clear()
+    assert main(words) == 0 and list(states(tmp_path).values()).count("failed") == 3  # only `retry` runs them
+    assert main(["sweep", "retry", "--workdir", str(tmp_path / "sweep")]) == 0
+    assert "about to die" in capsys.readouterr().out
+    assert set(states(tmp_path).values()) == {"done"}
+    assert [sweeps.read(tmp_path / "sweep").folder.status(name).attempts for name in names] == [2, 2, 2, 1]
+    assert main(["sweep", "logs", names[1], "--workdir", str(tmp_path / "sweep"), "--lines", "2"]) == 0
+    assert names[1] in capsys.readouterr().out
+    assert main(["sweep", "logs", "peak=0.1,seed=0", "--workdir", str(tmp_path / "sweep")]) == 2
+    assert "has no member 'peak=0.1,seed=0'. Did you mean" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_sweep_is_extended_and_never_changed(write, untrained, tmp_path, settings, capsys):
+    assert main(write()) == 0
+    assert main(write("grid('optimizer.peak', [2e-3, 1e-3, 3e-3])", seeds="[0, 1]")) == 0
+    assert "2 members were there, 4 are new" in capsys.readouterr().out
+    assert len(states(tmp_path)) == 6 and set(states(tmp_path).values()) == {"done"}
+    folder = SweepFolder(tmp_path / "sweep")
+    assert {folder.status(name).attempts for name in states(tmp_path)} == {1}
+    before = folder.file.read_bytes()
+    more = "grid('optimizer.peak', [2e-3, 1e-3, 3e-3])"
+    for axes, seeds, words, said in [
+        (more, "[1]", [], "has 3 members that the sweep has no more"),
+        (more, "[0, 1]", ["--config.train.steps=3"], "another config; different: train.steps (was 2, is 3)"),
+        (more, "[0, 1]", ["--workdir", str(tmp_path)], "has other files and no sweep"),
+    ]:
+        assert main([*write(axes, seeds), *words]) == 2
+        assert said in capsys.readouterr().err
+    (tmp_path / "other.py").write_text((tmp_path / "rates.py").read_text())
+    assert main(["sweep", "run", str(tmp_path / "other.py"), "--workdir", str(folder.path)]) == 2
+    assert "has the sweep 'rates' of" in capsys.readouterr().err
+    assert folder.file.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_stopped_sweep_goes_on(write, untrained, tmp_path, capsys):
+    names = [f"peak={peak},seed=0" for peak in (0.001, 0.002)]
+    untrained[names[0]] = (
+        "import subprocess; words = ['-m', 'sail_jax', 'sweep', 'stop', '--workdir', sys.argv[1]]; "
+        "subprocess.run([sys.executable, *words]); time.sleep(20)"
+    )
+    assert main([*write(), "--jobs", "1"]) == 0
+    assert states(tmp_path) == dict.fromkeys(names, "stopped")
+    assert main(["sweep", "status", "--workdir", str(tmp_path / "sweep")]) == 0
+    assert "2 stopped" in capsys.readouterr().out
+    untrained.clear()
+    assert main(write()) == 0
+    assert states(tmp_path) == dict.fromkeys(names, "done")
+
+
+@pytest.mark.slow
+def test_a_process_that_died_without_a_word_is_noticed(write, untrained, tmp_path, capsys):
+    assert main(write()) == 0
+    folder, name = SweepFolder(tmp_path / "sweep"), "peak=0.001,seed=0"
+    gone = dataclasses.replace(folder.status(name), state="running", pid=2**22 + 1, ended=0.0)
+    folder.write_status(name, gone)
+    folder.write_status("peak=0.002,seed=0", Status("running", pid=1, host="elsewhere", started=1.0))
+    assert main(["sweep", "status", "--once", "--workdir", str(folder.path)]) == 0
+    assert "1 running, 1 failed" in capsys.readouterr().out
+    assert "ended without a word" in folder.status(name).error
+
+
+def test_gpus_and_processors_are_shared_out(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    assert [share.gpus for share in local.shares(None)] == [("0",), ("1",), ("2",), ("3",)]
+    assert [share.gpus for share in local.shares(2)] == [("0", "2"), ("1", "3")]
+    with pytest.raises(local.SailError, match="--jobs is 5, but there are 4 GPUs"):
+        local.shares(5)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert [share.gpus for share in local.shares(3)] == [None] * 3
+    processors = [number for share in local.shares(2) for number in share.processors]
+    assert set(processors) == os.sched_getaffinity(0) and all(share.processors for share in local.shares(99))
+
+
+@pytest.mark.slow
+def test_a_sweep_trains_and_evaluates_its_members(write, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XLA_FLAGS", training_runs.environment(1)["XLA_FLAGS"])
+    assert main([*write(), "--jobs", "2"]) == 0, capsys.readouterr()
+    assert set(states(tmp_path).values()) == {"done"}
+    assert main(["sweep", "status", "--workdir", str(tmp_path / "sweep")]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"peak=0.002,seed=0\W+done\W+2/2", said) and "i2i/recall@10 0." in said
+    for member in sweeps.read(tmp_path / "sweep").members:
+        assert config_lib.load(member.run.config).optimizer.peak == member.record.member.axes["optimizer.peak"]
+        assert Checkpoints(RunDirectory(member.run.path), saves=False).latest() == 2
+        assert "i2i/recall@10" in json.loads(member.run.metrics.read_text())["trained"]
+        assert member.status.devices == 1 and member.status.device_seconds > 0
