@@ -23,6 +23,7 @@ import numpy as np
 from sail_jax import config as config_lib
 from sail_jax.data.ingest.ingest import ingest
 from sail_jax.data.synthetic.world import make_world
+from sail_jax.evaluation.metrics.seeds import standard_error
 
 REPO = Path(__file__).parents[1]
 METRICS = ("i2i/recall@1", "i2i/recall@10", "i2i/recall@50", "q2i/recall@1", "q2i/recall@10", "q2i/recall@50")
@@ -180,11 +181,6 @@ def summarise(workdir: Path, names: list[str], seeds: int) -> dict[str, dict[str
             }
             table[name][metric] = {key: round(float(value), 5) for key, value in row.items()}
     return table
-
-
-def standard_error(values: np.ndarray) -> float:
-    """The standard error of the mean of at least two values."""
-    return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def markdown(table: dict[str, dict[str, dict[str, float]]]) -> str:

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.ablations import call, machine, standard_error
+from experiments.ablations import call, machine
 from sail_jax import config as config_lib
 from sail_jax.data.tables import Pair, PairTable, is_held_out, write_pairs
+from sail_jax.evaluation.metrics.seeds import standard_error
 
 REPO = Path(__file__).parents[1]
 CONFIG = REPO / "configs" / "recommender.py"

@@ -23,10 +23,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from scipy.stats import t as student
 from sklearn.feature_extraction.text import CountVectorizer
 
 from experiments.ablations import machine
+from sail_jax.evaluation.metrics.seeds import paired
 from sail_jax.objectives.info_nce import Correction, info_nce
 from sail_jax.objectives.negative_masks import Negatives
 from sail_jax.vectors.unit import normalize
@@ -77,11 +77,9 @@ def main() -> None:
 
 def difference(found: Mapping[str, list[Any]], name: str) -> str:
     """Mean difference of R@50 to the uncorrected loss, with its 95 % interval."""
-    gains = [run["R@50"] - plain["R@50"] for run, plain in zip(found[name], found["uncorrected"], strict=True)]
-    error = (
-        np.std(gains, ddof=1) / np.sqrt(len(gains)) * student.ppf(0.975, len(gains) - 1) if len(gains) > 1 else np.inf
-    )
-    return f"{np.mean(gains):+.2f} ± {error:.2f}"
+    of_seeds = [dict(enumerate(run["R@50"] for run in found[which])) for which in (name, "uncorrected")]
+    gain = paired(*of_seeds).interval
+    return f"{gain.mean:+.2f} ± {gain.high - gain.mean:.2f}"
 
 
 def read(source: Path) -> Data:

@@ -2,11 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 import tiny
 
-from experiments.ablations import ABLATIONS, COMMON, markdown, standard_error
+from experiments.ablations import ABLATIONS, COMMON, markdown
 from sail_jax import config as config_lib
 from sail_jax.config.training import MeshConfig
 from sail_jax.data.pipeline import BatchSource, HostShare
@@ -59,4 +58,3 @@ def test_the_table():
         "other": dict.fromkeys(("i2i/recall@10", "q2i/recall@10"), row),
     }
     assert "| other | 50.0 ± 1.0 | -10.0 ± 2.0 |" in markdown(table)
-    np.testing.assert_allclose(standard_error(np.array([1.0, 2.0, 3.0])), 1 / np.sqrt(3))
