@@ -65,6 +65,8 @@ setup(
         "cuda": ["jax[cuda12]>=0.10,<0.12"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "torch": ["torch>=2.4"],
+        "s3": ["s3fs>=2024.6"],
+        "gcs": ["gcsfs>=2024.6"],
         "mteb": ["mteb>=2.26", "sentence-transformers>=6"],
         "wandb": ["wandb>=0.19"],
         "mlflow": ["mlflow-skinny>=3", "sqlalchemy>=2", "alembic>=1.13"],  # the last two for its default store, SQLite
@@ -86,6 +88,8 @@ setup(
             "sqlalchemy>=2",
             "alembic>=1.13",
             "playwright>=1.50",
+            "moto[server]>=5",
+            "s3fs>=2024.6",
         ],
     },
 )

@@ -5,30 +5,13 @@ import contextlib
 import json
 import os
 import pathlib
-import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
+from sail_jax import buckets
 from sail_jax.errors import SailError
-
-# gs://bucket/x, and what pathlib makes of it: gs:/bucket/x.
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/+(?P<rest>.*)")
-
-
-def require_local(path: str | pathlib.Path, what: str) -> None:
-    """Checks that a path is not the address of a bucket, which would become a folder of that name here.
-
-    Raises:
-        SailError: it is one; the message begins with `what`, such as "--output".
-    """
-    if match := _ADDRESS.match(str(path)):
-        scheme = str(path).partition(":")[0]
-        raise SailError(
-            f"{what} is {scheme}://{match['rest']}, the address of a bucket: only folders of this machine can be read "
-            "and written. Mount the bucket (gcsfuse, mount-s3) and name the folder, or copy it."
-        )
 
 
 class PassedOver:
@@ -61,9 +44,10 @@ class PassedOver:
 
 
 def commit(partial: pathlib.Path, path: pathlib.Path) -> None:
-    """Flushes a complete file to the disk, then gives it its final name."""
+    """Flushes a complete file to the disk, uploads it if it is one of a mirror, and gives it its name."""
     with partial.open("rb") as file:
         os.fsync(file.fileno())
+    buckets.put(partial, path)
     partial.replace(path)
 
 
@@ -110,6 +94,7 @@ def partial_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
+        buckets.put_folder(partial, path)
         partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from sail_jax.buckets import with_addresses
 from sail_jax.cli import (
     balance,
     describe,
@@ -108,7 +109,7 @@ def _stop(stopped: Stopped, kept: str) -> int:
 
 
 def _say(line: str, status: int) -> int:
-    Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(line)
+    Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(with_addresses(line))
     return status
 
 

@@ -1,11 +1,11 @@
 """The verb `balance`: sampling weights of the training sets."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from sail_jax.buckets import place
 from sail_jax.cli.common import config_of_run, console, declare, print_next
 from sail_jax.cli.distributed import join_processes
 
@@ -24,7 +24,7 @@ def add_verb(verbs: Any) -> None:
         step=True,
     )
     sub.add_argument(
-        "--output", required=True, type=Path, help="JSON for config.data.weights; a heat map is written next to it"
+        "--output", required=True, type=place, help="JSON for config.data.weights; a heat map is written next to it"
     )
 
 

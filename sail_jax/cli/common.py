@@ -11,10 +11,20 @@ from rich.console import Console
 from rich.table import Table
 
 from sail_jax import config as config_lib
+from sail_jax.buckets import place, with_addresses
 from sail_jax.config import Config
 from sail_jax.errors import SailError
 
-console = Console(soft_wrap=True)
+
+class _Console(Console):
+    """Prints addresses of buckets instead of the paths of their mirrors."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Prints as rich does."""
+        super().print(*(with_addresses(each) if isinstance(each, str) else each for each in objects), **options)
+
+
+console = _Console(soft_wrap=True)
 
 # What a verb says when a signal ends it (`declare`).
 NOTHING_KEPT = "nothing was written; run the same command again."
@@ -62,7 +72,7 @@ def declare(
     elif config == "of run":
         sub.add_argument("--config", type=Path, help="experiment file (the config of the run)")
     if workdir:
-        sub.add_argument("--workdir", required=True, type=Path, help=workdir)
+        sub.add_argument("--workdir", required=True, type=place, help=workdir)
     if step:
         sub.add_argument("--step", type=int, help="step of the checkpoint (the newest one that is whole)")
     if distributed:

@@ -2,9 +2,9 @@
 
 import argparse
 import dataclasses
-from pathlib import Path
 from typing import Any
 
+from sail_jax.buckets import place
 from sail_jax.cli.common import config_of_run, console, declare, print_next
 from sail_jax.cli.distributed import join_processes
 from sail_jax.config.storage import VECTOR_DTYPES
@@ -27,10 +27,10 @@ def add_verb(verbs: Any) -> None:
         step=True,
         kept="finished parts are kept, and the same command goes on.",
     )
-    sub.add_argument("--output", required=True, type=Path, help="folder that is written")
+    sub.add_argument("--output", required=True, type=place, help="folder that is written")
     sub.add_argument(
         "--source",
-        type=Path,
+        type=place,
         help="items: an item store, a table (CSV, JSONL, Parquet) with the columns of config.ingest.source, or "
         "a folder of image, sound, video and text files, whose paths are the ids (the items of config.data.dir)",
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from sail_jax import config as config_lib
+from sail_jax.buckets import place
 from sail_jax.cli.common import config_of_run, console, declare, print_next, print_wide
 from sail_jax.cli.distributed import join_processes
 from sail_jax.config import Config
@@ -34,7 +35,7 @@ def add_verb(verbs: Any) -> None:
     )
     sub.add_argument(
         "--embeddings",
-        type=Path,
+        type=place,
         help="folder of embeddings to evaluate instead of a checkpoint: FOLDER/TASK/queries and FOLDER/TASK/corpus, "
         "or FOLDER for all items; --config names the tasks, and --workdir need not be a run",
     )

@@ -1,9 +1,9 @@
 """The verb `export`: a trained run as a folder for sentence-transformers and PyTorch."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
+from sail_jax.buckets import place
 from sail_jax.cli.common import console, declare
 from sail_jax.config.storage import WEIGHT_DTYPES
 
@@ -20,7 +20,7 @@ def add_verb(verbs: Any) -> None:
         config="",
         step=True,
     )
-    sub.add_argument("--output", required=True, type=Path, help="folder that is written")
+    sub.add_argument("--output", required=True, type=place, help="folder that is written")
     sub.add_argument("--dtype", choices=WEIGHT_DTYPES, default="float32", help="type of the weights (float32)")
     sub.add_argument("--license", default="other", help="license in the model card, for example apache-2.0 (other)")
     sub.add_argument(

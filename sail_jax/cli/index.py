@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from sail_jax.buckets import place
 from sail_jax.cli.common import console, declare, print_next, without_config
 from sail_jax.config.search import INDEX_KINDS
 
@@ -20,7 +21,7 @@ def add_verb(verbs: Any) -> None:
         config="",
         kept="an earlier index is as it was; run the same command again.",
     )
-    sub.add_argument("--embeddings", required=True, type=Path, help="folder that `embed` wrote")
+    sub.add_argument("--embeddings", required=True, type=place, help="folder that `embed` wrote")
     sub.add_argument(
         "--output", required=True, type=Path, help="index file; its ids and settings are written next to it"
     )

@@ -1,8 +1,9 @@
 """The flags that `pairs` and `sequences` share: folders of logs, tables and items."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from sail_jax.buckets import place
 
 if TYPE_CHECKING:
     from sail_jax.data.store import ItemStore
@@ -10,10 +11,12 @@ if TYPE_CHECKING:
 
 def add_folders(sub: argparse.ArgumentParser, more: str = "") -> None:
     """Adds --source, --output and --workdir; `more` is appended to the help of --workdir."""
-    sub.add_argument("--source", required=True, type=Path, help="folder to which the paths of config.logs are relative")
-    sub.add_argument("--output", required=True, type=Path, help="folder of the tables")
+    sub.add_argument(
+        "--source", required=True, type=place, help="folder to which the paths of config.logs are relative"
+    )
+    sub.add_argument("--output", required=True, type=place, help="folder of the tables")
     what = "folder that `ingest` wrote; items that are not in its store are left out"
-    sub.add_argument("--workdir", type=Path, help=what + more)
+    sub.add_argument("--workdir", type=place, help=what + more)
 
 
 def open_store_of(options: argparse.Namespace) -> "ItemStore | None":

@@ -1,10 +1,10 @@
 """The verb `materialize`: writes the records of a training set in the order of training."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from sail_jax import config as config_lib
+from sail_jax.buckets import place
 from sail_jax.cli.common import console, declare, print_next
 
 
@@ -21,7 +21,7 @@ def add_verb(verbs: Any) -> None:
         kept="finished shards are kept, and the same command goes on.",
     )
     sub.add_argument("--dataset", required=True, help="name of the training set in config.data.datasets")
-    sub.add_argument("--output", required=True, type=Path, help="folder that is written")
+    sub.add_argument("--output", required=True, type=place, help="folder that is written")
     sub.add_argument("--epochs", type=int, default=1, help="number of epochs to write, each in its own order (1)")
 
 

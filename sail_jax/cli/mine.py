@@ -1,9 +1,9 @@
 """The verb `mine`: mines the hard negatives of a training set."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
+from sail_jax.buckets import place
 from sail_jax.cli.common import config_of_run, console, declare, print_next
 from sail_jax.cli.distributed import join_processes
 
@@ -24,15 +24,15 @@ def add_verb(verbs: Any) -> None:
     )
     sub.add_argument("--dataset", required=True, help="name of the training set in config.data.datasets")
     sub.add_argument(
-        "--output", required=True, type=Path, help="table that is written; figures and a plot are written next to it"
+        "--output", required=True, type=place, help="table that is written; figures and a plot are written next to it"
     )
     sub.add_argument(
         "--query-embeddings",
-        type=Path,
+        type=place,
         help="embeddings of the queries, instead of computing them: a folder that `embed` wrote, or Parquet of `id` "
         "and `vector`",
     )
-    sub.add_argument("--target-embeddings", type=Path, help="the same for the targets")
+    sub.add_argument("--target-embeddings", type=place, help="the same for the targets")
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sail_jax.buckets import require_local
 from sail_jax.config.schema import nearest
 from sail_jax.errors import SailError
-from sail_jax.files import require_local
 
 _SETTING = "--config."
 _DOTTED = re.compile(r"--[A-Za-z_]\w*(\.\w+)+(=|$)")

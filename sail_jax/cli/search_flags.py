@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from sail_jax.buckets import place
 from sail_jax.config import Config
 from sail_jax.errors import SailError
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def add_search_flags(sub: argparse.ArgumentParser) -> None:
     """Adds the flags for the vectors to search and for the search."""
-    sub.add_argument("--embeddings", type=Path, help="folder that `embed` wrote; search is exact without a shortlist")
+    sub.add_argument("--embeddings", type=place, help="folder that `embed` wrote; search is exact without a shortlist")
     sub.add_argument("--index", type=Path, help="index file; with --embeddings, it makes the shortlist")
     sub.add_argument(
         "--shortlist-dims", type=int, default=0, help="number of leading dimensions that make the shortlist"

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from sail_jax.buckets import place
 from sail_jax.cli.common import console, declare, one_line, print_next, print_wide, without_config
 from sail_jax.config.semantic_ids import ANCHORS, METHODS, SAMPLES, VQSettings
 from sail_jax.errors import SailError
@@ -35,7 +36,7 @@ def _add_fit(actions: Any) -> None:
         config="",
         kept="finished codebooks are kept, and the same command goes on.",
     )
-    sub.add_argument("--embeddings", required=True, type=Path, help="folder of embeddings")
+    sub.add_argument("--embeddings", required=True, type=place, help="folder of embeddings")
     sub.add_argument("--output", required=True, type=Path, help="folder that is written")
     sub.add_argument(
         "--levels",
@@ -79,7 +80,7 @@ def _add_assign(actions: Any) -> None:
         config="",
     )
     sub.add_argument("--codebooks", required=True, type=Path, help="folder that `semantic-ids fit` wrote")
-    sub.add_argument("--embeddings", required=True, type=Path, help="folder of embeddings of the same model")
+    sub.add_argument("--embeddings", required=True, type=place, help="folder of embeddings of the same model")
     sub.add_argument(
         "--output",
         required=True,

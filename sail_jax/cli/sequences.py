@@ -1,12 +1,12 @@
 """The verb `sequences`: builds tables of users' histories from a recommender's logs."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from sail_jax import config as config_lib
+from sail_jax.buckets import place
 from sail_jax.cli.common import console, declare, print_next, print_wide
 from sail_jax.cli.log_folders import add_folders, open_store_of
 
@@ -29,7 +29,7 @@ def add_verb(verbs: Any) -> None:
     add_folders(sub)
     sub.add_argument(
         "--embeddings",
-        type=Path,
+        type=place,
         help="content embeddings, for seq_content_single: a folder that `embed` wrote, or Parquet of `id` and `vector`",
     )
 

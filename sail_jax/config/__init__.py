@@ -20,6 +20,7 @@ from typing import Any
 
 import ml_collections
 
+from sail_jax.buckets import address
 from sail_jax.config.curation import BalancingConfig, MiningConfig
 from sail_jax.config.data import DataConfig, IngestConfig, PromptConfig, SyntheticConfig
 from sail_jax.config.evaluation import EvalConfig
@@ -209,7 +210,7 @@ def call_in_file(path: pathlib.Path, function: str) -> Any:
 def _placed(values: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
     """Returns the settings of a run with the `data.dir` that is there relative to the run, if it is."""
     folder = path.absolute().parent / values.get("data", {}).get("dir", "")
-    if values.get("data", {}).get("dir") and folder.is_dir():
+    if values.get("data", {}).get("dir") and (folder.is_dir() or address(pathlib.Path(os.path.normpath(folder)))):
         values["data"]["dir"] = os.path.normpath(folder)
     return values
 

@@ -98,7 +98,12 @@ class DatasetConfig:
 class DataConfig:
     """Settings of the input pipeline."""
 
-    dir: str = setting("", "folder that `ingest` wrote: the item store, the tables and the tokenizer", may_change=True)
+    dir: str = setting(
+        "",
+        "folder that `ingest` wrote: the item store, the tables and the tokenizer; it may lie in a bucket",
+        may_change=True,
+        bucket=True,
+    )
     datasets: dict[str, DatasetConfig] = setting({}, "the training sets by name")
     weights: str = setting(
         "",

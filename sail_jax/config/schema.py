@@ -14,9 +14,9 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from sail_jax.buckets import require_local
 from sail_jax.config.suggestions import similar_keys
 from sail_jax.errors import SailError
-from sail_jax.files import require_local
 
 # Other settings may begin with other addresses: an instruction is free text.
 _BUCKET = re.compile(r"(gs|gcs|s3|s3a|s3n|az|abfss?|hdfs)://")
@@ -32,6 +32,7 @@ def setting(
     below: float | None = None,
     choices: tuple[str, ...] = (),
     may_change: bool = False,
+    bucket: bool = False,
 ) -> Any:
     """Declares a setting: a dataclass field with a default, a one-line meaning, and the allowed values.
 
@@ -44,6 +45,7 @@ def setting(
         below: exclusive upper bound, of the same values.
         choices: the allowed values, if they are few.
         may_change: whether a resumed run may have another value.
+        bucket: whether it is a folder that may lie in a bucket (`sail_jax.buckets`).
     """
     limits = {"low": low, "high": high, "above": above, "below": below}
     metadata = {
@@ -51,6 +53,7 @@ def setting(
         "limits": {name: limit for name, limit in limits.items() if limit is not None},
         "choices": choices,
         "may_change": may_change,
+        "bucket": bucket,
     }
     if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
@@ -106,8 +109,6 @@ def build_settings(cls: Any, value: Any, path: str) -> Any:
         return tuple(build_settings(arguments[0], entry, f"{path}[{i}]") for i, entry in enumerate(value))
     if cls is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if cls is str and isinstance(value, str) and _BUCKET.match(value):
-        require_local(value, path)
     if not isinstance(value, cls) or (cls is int and isinstance(value, bool)):
         raise SailError(f"{path} takes a value of type {cls.__name__}, not {value!r}.")
     return value
@@ -115,7 +116,9 @@ def build_settings(cls: Any, value: Any, path: str) -> Any:
 
 def _check_value(field: dataclasses.Field, value: Any, path: str) -> None:
     """Checks a value against the limits and choices of its setting; numbers must be finite."""
-    for entry in value if isinstance(value, tuple) else (value,):
+    for entry in value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple) else (value,):
+        if isinstance(entry, str) and _BUCKET.match(entry) and not field.metadata.get("bucket"):
+            require_local(entry, path)
         if isinstance(entry, float) and not math.isfinite(entry):
             raise SailError(f"{path} is {value}; write a finite number.")
         limits = field.metadata.get("limits", {})

@@ -20,6 +20,7 @@ from typing import Any
 
 import transformers
 
+from sail_jax.buckets import place
 from sail_jax.config import Config
 from sail_jax.convert import hf_configs
 from sail_jax.convert.architectures import EXPORTED_TYPE
@@ -80,7 +81,7 @@ def export(
         raise SailError(f"{run.path} was trained without LoRA (config.lora.rank is 0): there are no adapters to write.")
     values = config_json(config)
     # Raise all errors before loading the weights, which takes long.
-    tokenizer = load_tokenizer(config.prompt, Path(config.data.dir), config.model.text_vocab)
+    tokenizer = load_tokenizer(config.prompt, place(config.data.dir), config.model.text_vocab)
     checkpoints = Checkpoints(run, saves=False, step=step)
     try:
         steps = checkpoints.latest()

@@ -12,6 +12,7 @@ import transformers
 from jax.sharding import Mesh, Sharding
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
+from sail_jax.buckets import place
 from sail_jax.config import Config
 from sail_jax.config.model import ModelConfig
 from sail_jax.config.schema import to_dict
@@ -130,7 +131,7 @@ def check_tokenizer(config: Config) -> None:
     if not directory or not (directory / "tokenizer.json").is_file():
         return
     theirs = transformers.AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    ours = load_tokenizer(config.prompt, Path(config.data.dir), config.model.text_vocab)
+    ours = load_tokenizer(config.prompt, place(config.data.dir), config.model.text_vocab)
     if theirs.get_vocab() != ours.get_vocab():
         raise SailError(
             f"The {tower} tower of {directory} was trained with another tokenizer than config.prompt.tokenizer, "

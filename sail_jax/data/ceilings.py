@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sail_jax.buckets import fetch
+
 CEILINGS = "ceilings.json"
 FORMAT = "sail_jax ceilings"
 
@@ -15,5 +17,6 @@ FORMAT = "sail_jax ceilings"
 def read_ceilings(folder: Path) -> dict[str, Any]:
     """Returns the content of the file, with empty `tables` if the folder has none."""
     path = folder / CEILINGS
+    fetch(path)
     known = json.loads(path.read_text()) if path.is_file() else {}
     return known if known.get("format") == FORMAT else {"tables": {}}

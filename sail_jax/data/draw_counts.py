@@ -198,7 +198,7 @@ def _counted(
     try:
         if not path.is_dir():
             folder.mkdir(exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f"{path.name}.", dir=folder) as partial:
+            with tempfile.TemporaryDirectory(".partial", f"{path.name}.", folder) as partial:
                 _write_counts(pathlib.Path(partial), chunks(), most, identity, what)
                 _move(pathlib.Path(partial), path)
         totals = json.loads((path / _FACTS).read_text())["totals"]

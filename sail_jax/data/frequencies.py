@@ -4,11 +4,11 @@ Axis letters: B pairs of a batch, S sides of a pair.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sail_jax.buckets import place
 from sail_jax.config import Config
 from sail_jax.data.draw_counts import FOLDER, SetCounts
 from sail_jax.data.features import ItemFeatures
@@ -68,7 +68,7 @@ class BatchFrequencies:
     def __init__(
         self, config: Config, sets: Mapping[int, TrainingSet], weights: Mapping[str, float], items: int
     ) -> None:
-        folder, mixed = Path(config.data.dir) / FOLDER, config.data.sampling == "mixed"
+        folder, mixed = place(config.data.dir) / FOLDER, config.data.sampling == "mixed"
         self._roles = {index: dataset.roles for index, dataset in sets.items()}
         counted = [dataset for dataset in sets.values() if dataset.corrects]
         if mixed and counted:  # the candidates of all pairs of a batch compete

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sail_jax.buckets import fetch, remove
 from sail_jax.data.parquet_files import footer_digest, missing_column
 from sail_jax.errors import SailError
 from sail_jax.files import commit
@@ -98,7 +99,7 @@ def write_negatives(
     with keys_partial.open("wb") as file:  # np.save appends .npy to the names of files that lack it
         np.save(file, everything)
     # Commit the keys first: readers compare keys and table, and must never see a table without its keys.
-    path.unlink(missing_ok=True)
+    remove(path)
     commit(keys_partial, keys_path(path))
     commit(partial, path)
     return len(everything)
@@ -141,6 +142,8 @@ class NegativesTable:
 
     def __init__(self, path: str | pathlib.Path):
         self.path = pathlib.Path(path)
+        for file in (self.path, keys_path(self.path)):
+            fetch(file)
         metadata = _read_metadata(self.path)
         self.metadata: dict[str, Any] = json.loads(metadata.metadata[_METADATA_KEY])
         self._ends = np.cumsum(

@@ -21,6 +21,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
+from sail_jax.buckets import fetch
 from sail_jax.data.store import ItemStore, decode_item, encode_item
 from sail_jax.data.tables import Pair
 from sail_jax.errors import BadRecordError, SailError
@@ -71,6 +72,7 @@ def write_materialized(
         SailError: the folder holds examples with another identity, or other files.
     """
     path = pathlib.Path(path)
+    fetch(path)
     whole = {**_FORMAT, **identity, "examples_per_shard": examples_per_shard}
     if (path / _IDENTITY).is_file():
         _check_identity(path, whole, "Write into another folder, or remove this one.")
@@ -134,6 +136,7 @@ class MaterializedSet:
 
     def __init__(self, path: str | pathlib.Path, identity: Mapping[str, Any]):
         self.path, self._expected = pathlib.Path(path), dict(identity)
+        fetch(self.path)
         if not (self.path / _IDENTITY).is_file():
             raise SailError(f"There are no materialized records in {self.path}. Write them with `materialize`.")
         remedy = "Write them again with `materialize`, or leave config.data.datasets.*.materialized empty."

@@ -9,11 +9,13 @@ from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 
+from sail_jax.buckets import fetch
 from sail_jax.errors import SailError
 
 
 def parquet_parts(path: pathlib.Path) -> list[pathlib.Path]:
     """The file, or the parts of a folder in the order of their names; empty if there are none."""
+    fetch(path)
     return sorted(path.glob("*.parquet")) if path.is_dir() else [path] * path.is_file()
 
 

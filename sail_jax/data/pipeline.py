@@ -24,6 +24,7 @@ import numpy as np
 from absl import flags
 
 from sail_jax.batch import Batch
+from sail_jax.buckets import place
 from sail_jax.config import Config
 from sail_jax.data.batch_shapes import media_room
 from sail_jax.data.collate import Empty, collate, count_again
@@ -103,7 +104,7 @@ def open_store(config: Config) -> ItemStore:
     """Opens the item store of a config's data folder."""
     if not config.data.dir:
         raise SailError("config.data.dir is empty: set it to the folder that `ingest` wrote.")
-    return ItemStore.open(Path(config.data.dir) / FOLDER)
+    return ItemStore.open(place(config.data.dir) / FOLDER)
 
 
 def _once_note(config: Config) -> str | None:
@@ -119,7 +120,7 @@ def _once_note(config: Config) -> str | None:
 
 def make_extractor(config: Config) -> FeatureExtractor:
     """Loads the tokenizer of a config and returns its feature extractor."""
-    tokenizer = load_tokenizer(config.prompt, Path(config.data.dir), config.model.text_vocab)
+    tokenizer = load_tokenizer(config.prompt, place(config.data.dir), config.model.text_vocab)
     return FeatureExtractor(config, PromptEncoder(config.prompt, tokenizer, config.model.perceiver.latents))
 
 

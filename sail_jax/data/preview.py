@@ -1,7 +1,6 @@
 """Previews the filled prompts of every data set and task, with an example record if there is data."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -53,7 +52,7 @@ def previews(config: Config, row: int = 0) -> Iterator[Preview]:
             if extract is None:
                 yield Preview(label, view, config.prompt.template.replace("{instruction}", view.instruction), 0)
                 continue
-            pairs = open_pairs(Path(config.data.dir) / table, split, kind)
+            pairs = open_pairs(place(config.data.dir) / table, split, kind)
             yield _example(config, extract, label, view, _item(config, pairs, row % len(pairs), side))
 
 

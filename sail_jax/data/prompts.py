@@ -15,6 +15,7 @@ import transformers
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from sail_jax.batch import TokenType
+from sail_jax.buckets import fetch
 from sail_jax.config import Config
 from sail_jax.config.data import PromptConfig
 from sail_jax.config.storage import HUB
@@ -273,6 +274,7 @@ def load_tokenizer(config: PromptConfig, data_dir: Path, vocab_size: int) -> tra
         SailError: there is no such tokenizer, or it has more tokens than the model has embeddings.
     """
     local = data_dir / config.tokenizer
+    fetch(local)
     from_hub = config.tokenizer.startswith(HUB)
     source = config.tokenizer.removeprefix(HUB) if from_hub else str(_local_folder(local, config.tokenizer))
     try:

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from sail_jax.buckets import fetch
 from sail_jax.errors import SailError
 
 
@@ -48,6 +49,7 @@ def read_weights(path: pathlib.Path, datasets: Sequence[str], setting: str) -> d
 
 
 def _weights(path: pathlib.Path, where: str) -> dict[str, Any]:
+    fetch(path)
     try:
         values = json.loads(path.read_text())
     except FileNotFoundError:

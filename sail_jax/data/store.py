@@ -20,9 +20,10 @@ import msgpack
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
+from sail_jax.buckets import fetch, names, place, put_folder, remove
 from sail_jax.data import store_index
 from sail_jax.errors import BadRecordError, SailError
-from sail_jax.files import commit, commit_bytes, require_local
+from sail_jax.files import commit, commit_bytes
 from sail_jax.items import Item, item_key, text_item
 
 # The store's folder within the folder that `ingest` writes.
@@ -94,7 +95,8 @@ class ItemStore:
     @classmethod
     def open(cls, path: str | pathlib.Path) -> "ItemStore":
         """Opens the store in folder `path`."""
-        require_local(path, "The item store")
+        path = place(path)
+        fetch(path, leave_out=is_shard)
         return cls(path)
 
     def __reduce__(self):
@@ -251,19 +253,28 @@ class ItemStoreWriter:
         Raises:
             SailError: a shard is missing, or there are no items.
         """
-        missing = [shard for shard in range(shards) if not self.finished(shard)]
+        present = names(self.path)
+        missing = [shard for shard in range(shards) if _shard_path(self.path, shard).name not in present]
         if missing:
             raise SailError(f"{self.path} cannot be completed: shard {missing[0]} of {shards} is missing.")
-        (self.path / _MARKER).unlink(missing_ok=True)
+        remove(self.path / _MARKER)
         items = store_index.build(
             self.path, shards, functools.partial(read_ids, self.path), item_key, on_duplicate or (lambda *_: None)
         )
+        put_folder(self.path / store_index.FOLDER, self.path / store_index.FOLDER)
         commit_bytes(self.path / _MARKER, json.dumps(_FORMAT | {"items": items, "shards": shards}).encode())
 
 
 def read_ids(path: pathlib.Path, shard: int) -> list[str]:
     """The ids of a shard in record order."""
-    return msgpack.unpackb(_shard_path(path, shard).with_suffix(".ids").read_bytes())
+    ids = _shard_path(path, shard).with_suffix(".ids")
+    fetch(ids)
+    return msgpack.unpackb(ids.read_bytes())
+
+
+def is_shard(name: str) -> bool:
+    """Returns whether a file of a store is one of the many that are downloaded when they are read first."""
+    return name.endswith((".array_record", ".ids"))
 
 
 def _shard_path(path: pathlib.Path, shard: int) -> pathlib.Path:
@@ -271,6 +282,7 @@ def _shard_path(path: pathlib.Path, shard: int) -> pathlib.Path:
 
 
 def _open_reader(path: pathlib.Path, shard: int) -> ArrayRecordReader:
+    fetch(_shard_path(path, shard))
     return ArrayRecordReader(str(_shard_path(path, shard)), **_READER_OPTIONS)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import grain
 import numpy as np
 
+from sail_jax.buckets import place
 from sail_jax.config import Config
 from sail_jax.config.data import DatasetConfig
 from sail_jax.config.schema import nearest
@@ -35,7 +36,7 @@ def dataset_weights(config: Config) -> dict[str, float]:
     if not datasets:
         raise SailError("config.data.datasets is empty: name at least one training set.")
     if config.data.weights:
-        return read_weights(Path(config.data.dir) / config.data.weights, list(datasets), setting)
+        return read_weights(place(config.data.dir) / config.data.weights, list(datasets), setting)
     return {name: dataset.weight for name, dataset in datasets.items()}
 
 
@@ -49,7 +50,7 @@ class TrainingSet:
     """
 
     def __init__(self, config: Config, name: str, index: int) -> None:
-        settings, folder = config.data.datasets[name], Path(config.data.dir)
+        settings, folder = config.data.datasets[name], place(config.data.dir)
         self.name, self.index, self._settings, self.kind = name, index, settings, settings.kind
         kind = SequenceTable if settings.kind == "sequences" else PairTable
         self.table = kind.open(folder / settings.table, split=settings.split)

@@ -24,6 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from sail_jax.buckets import fetch, names, place
 from sail_jax.config.schema import to_dict
 from sail_jax.data.ingest.journal import BAD_RECORDS
 from sail_jax.data.instructions import instructions_of
@@ -31,7 +32,7 @@ from sail_jax.embedding.embed_pass import embed_into
 from sail_jax.embedding.embedder import Embedder, check_dims
 from sail_jax.embedding.item_source import Entry, ItemSource
 from sail_jax.errors import BadRecordError, SailError
-from sail_jax.files import commit_bytes, commit_json, require_local
+from sail_jax.files import commit_bytes, commit_json
 from sail_jax.items import TEXT_FIELDS
 from sail_jax.patterns import MODALITIES
 from sail_jax.progress import Progress
@@ -138,8 +139,7 @@ def embed(embedder: Embedder, source: ItemSource, output: Path, options: EmbedOp
         SailError: options are wrong, `output` holds another request or other files, the source changed, or more than
             `config.data.max_bad_records` items could not be used.
     """
-    require_local(output, "The output")
-    job = _Job(embedder, source, output, options, model)
+    job = _Job(embedder, source, place(output), options, model)
     written = job.write_missing()
     return job.finish(written)
 
@@ -164,14 +164,14 @@ class _Job:
         self._parts = -(-source.rows // options.rows_per_part)
         self._together = embedder.processes
         self._together.on_first(self._open)
-        notes = [self._notes(part) for part in range(self._parts) if self._path(part).exists()]
+        notes = [self._notes(part) for part in self._finished()]
         self._bad = list(itertools.chain.from_iterable(bad for bad, _ in notes))
 
     def write_missing(self) -> int:
         """Writes the missing parts of this process; returns their number."""
         options = self._options
         mine = range(options.process, self._parts, options.processes)
-        missing = self._together.on_first(lambda: {part for part in mine if not self._path(part).exists()})
+        missing = self._together.on_first(lambda: set(mine) - set(self._finished()))
         if not missing:
             return 0
         first, last = min(missing), max(missing)
@@ -191,7 +191,7 @@ class _Job:
     def finish(self, written: int) -> EmbedReport:
         """Marks the folder as complete if it is, and returns its content."""
         self._together.wait()
-        finished = [part for part in range(self._parts) if self._path(part).exists()]
+        finished = self._finished()
         notes = [self._notes(part) for part in finished]
         self._bad = list(itertools.chain.from_iterable(bad for bad, _ in notes))
         unseen = sum(count for _, count in notes)
@@ -244,9 +244,11 @@ class _Job:
         request |= self._source.identity | {"rows": self._source.rows}
         request = json.loads(json.dumps(request))
         path = self._output / _REQUEST
+        fetch(path)
         if not path.is_file():
             self._output.mkdir(parents=True, exist_ok=True)
-            foreign = sorted(child.name for child in self._output.iterdir() if not child.name.startswith(_REQUEST))
+            foreign = sorted(name for name in names(self._output) if not name.startswith(_REQUEST))
+            fetch(path)
             if foreign and not path.is_file():  # another process may have just written it
                 raise SailError(f"{self._output} is not empty and was not written by embed: name another --output.")
             commit_json(path, request, shared=True, ensure_ascii=False)
@@ -261,6 +263,10 @@ class _Job:
 
     def _path(self, part: int) -> Path:
         return part_path(self._output, part)
+
+    def _finished(self) -> list[int]:
+        present = names(self._output)
+        return [part for part in range(self._parts) if self._path(part).name in present]
 
     def _rows(self, part: int) -> int:
         """Returns the number of items of the source in a part."""

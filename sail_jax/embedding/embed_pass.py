@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from rich.console import Console
 
+from sail_jax.buckets import place
 from sail_jax.config import Config
 from sail_jax.data.features import View
 from sail_jax.data.store import FOLDER
@@ -119,7 +120,7 @@ def embed_pass(
 def _report(bad: list[BadRecordError], what: str, config: Config, *, quiet: bool) -> None:
     if not bad:
         return
-    source = str(Path(config.data.dir) / FOLDER)
+    source = str(place(config.data.dir) / FOLDER)
     shown = "\n  ".join(str(error.at(source=source)) for error in bad[:5])
     if not quiet:
         Console(stderr=True).print(f"{len(bad)} items ({what}) could not be loaded and are left out:\n  {shown}")

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
+from sail_jax.buckets import fetch
 from sail_jax.config import Config
 from sail_jax.config.data import IngestConfig
 from sail_jax.config.schema import to_dict
@@ -22,7 +23,7 @@ from sail_jax.data.ingest.sources import TABLE_SUFFIXES, RowSource, open_table
 from sail_jax.data.item_dicts import to_item
 from sail_jax.data.media.kinds import SUFFIXES, media_kind
 from sail_jax.data.pipeline import open_store
-from sail_jax.data.store import FOLDER, ItemStore
+from sail_jax.data.store import FOLDER, ItemStore, is_shard
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.files import PassedOver
 from sail_jax.items import Item, item_key
@@ -80,6 +81,7 @@ def open_source(path: Path | None, config: Config) -> ItemSource:
     """
     if path is None:
         return _store_source(open_store(config))
+    fetch(path, leave_out=is_shard)
     if path.is_file():
         return _table_source(path.parent, path.name, config.ingest)
     if not path.is_dir():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sail_jax.buckets import place
 from sail_jax.config import Config
 from sail_jax.data.row_groups import splits_of
 from sail_jax.data.store import ItemStore
@@ -35,7 +36,7 @@ def baseline_results(config: Config, tasks: dict[str, RetrievalTask], store: Ite
     sources, results = _Sources(config, store), []
     for task in tasks.values():
         if config.eval.baselines and task.settings.kind == "retrieval" and not _has_texts(task):
-            path = Path(config.data.dir) / task.settings.table
+            path = place(config.data.dir) / task.settings.table
             pairs = _train_pairs(path, store) if "train" in splits_of(path) else np.zeros((0, 2), np.int64)
             if len(pairs):
                 results += [_result(name, _MAKE[name](sources, pairs), task, config) for name in config.eval.baselines]
@@ -57,7 +58,7 @@ class _Sources:
 
     def __init__(self, config: Config, store: ItemStore) -> None:
         self.items, self.seed = len(store), config.seed
-        self._histories, self._store = Path(config.data.dir) / config.eval.histories, store
+        self._histories, self._store = place(config.data.dir) / config.eval.histories, store
 
     @functools.cached_property
     def factors(self) -> Factors:
@@ -101,9 +102,9 @@ def _result(name: str, score: Scorer, task: RetrievalTask, config: Config) -> Ta
         found = np.array(score(queries[start : start + block])[:, task.corpus], np.float64)
         own = task.exclude[start : start + block]
         found[np.flatnonzero(own >= 0), own[own >= 0]] = -np.inf
-        for place, of_query in enumerate(found, start):
+        for row, of_query in enumerate(found, start):
             best = _best(of_query, k)
-            rows[place, : len(best)], scores[place, : len(best)] = best, of_query[best]
+            rows[row, : len(best)], scores[row, : len(best)] = best, of_query[best]
     return ranked_result(name, task.own_view, task, rows, scores, config)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sail_jax.buckets import place
 from sail_jax.config import Config
 from sail_jax.config.evaluation import EvalTaskConfig
 from sail_jax.data.ceilings import read_ceilings
@@ -25,7 +26,7 @@ def ceiling_results(config: Config, results: Sequence[TaskResult]) -> list[TaskR
         config: the experiment; its data folder may hold ceilings.
         results: the results of the models.
     """
-    known = read_ceilings(Path(config.data.dir))
+    known = read_ceilings(place(config.data.dir))
     made: dict[tuple, TaskResult] = {}
     for result in results:
         settings = config.eval.tasks[result.task]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sail_jax.buckets import place
 from sail_jax.config import Config
 from sail_jax.config.evaluation import GRADED, EvalTaskConfig
 from sail_jax.data.features import View
@@ -177,7 +178,7 @@ def _read_pairs(
         scores, NaN for a row without one.
     """
     settings = config.eval.tasks[name]
-    table = PairTable.open(Path(config.data.dir) / settings.table, split=settings.split)
+    table = PairTable.open(place(config.data.dir) / settings.table, split=settings.split)
     places: dict[int | str, int] = {}
     listed: list[tuple[int, int]] = []
     scores: list[float] = []

@@ -5,10 +5,10 @@ Tables are Parquet files of `item_ids` (a list of strings), `target_id`, and opt
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
+from sail_jax.buckets import place
 from sail_jax.config import Config
 from sail_jax.data.sequence_tables import stream_sequences
 from sail_jax.data.store import ItemStore, known_positions
@@ -29,9 +29,9 @@ def mean_pool(vectors: np.ndarray, sequences: Sequence[np.ndarray]) -> np.ndarra
         [Q, D] float32; zeros for a sequence without any vector.
     """
     pooled = np.zeros((len(sequences), vectors.shape[1]), np.float32)
-    for place, rows in enumerate(sequences):
+    for row, rows in enumerate(sequences):
         items = unit_rows(vectors[rows])
-        pooled[place] = items.sum(axis=0) / max(np.count_nonzero(items.any(axis=1)), 1)
+        pooled[row] = items.sum(axis=0) / max(np.count_nonzero(items.any(axis=1)), 1)
     return pooled
 
 
@@ -45,7 +45,7 @@ def load_sequences(config: Config, name: str, store: ItemStore) -> RetrievalTask
     """
     settings = config.eval.tasks[name]
     query_view, target_view = task_views(config, name)
-    path = Path(config.data.dir) / settings.table
+    path = place(config.data.dir) / settings.table
     places: dict[int, int] = {}
     sequences: list[np.ndarray] = []
     targets: list[np.ndarray] = []

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from rich.console import Console
 
+from sail_jax.buckets import fetch
 from sail_jax.data.features import View
 from sail_jax.data.store import ItemStore
 from sail_jax.embedding.embed_pass import embed_pass
@@ -254,6 +255,7 @@ def _report_missing(found: np.ndarray, entries: Entries, what: str, opened: Embe
 
 def _open(folder: Path, task: RetrievalTask, side: str) -> EmbeddingSet:
     own = folder / task.name / side
+    fetch(own)
     if own.is_dir():
         return EmbeddingSet(own)
     entries = task.queries if side == "queries" else task.corpus

@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from sail_jax.buckets import fetch, remove
 from sail_jax.config import Config
 from sail_jax.config.schema import to_dict
 from sail_jax.data.store import ItemStore
@@ -33,6 +34,7 @@ class Finished:
         self._path = path
         self._of = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=16).hexdigest()
         self.parts: dict[str, Any] = {}
+        fetch(path)
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             if found["of"] == self._of:
@@ -47,7 +49,7 @@ class Finished:
 
     def remove(self) -> None:
         """Removes the file, at the end of the build."""
-        self._path.unlink(missing_ok=True)
+        remove(self._path)
 
 
 def build_identity(
@@ -63,6 +65,8 @@ def build_identity(
         others: further files, or folders of files, that it reads.
     """
     named = [*log_paths(config, source), *others]
+    for path in named:
+        fetch(path)
     found = itertools.chain.from_iterable(sorted(path.glob("*")) if path.is_dir() else [path] for path in named)
     files = {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in found if file.is_file()}
     settings = {"logs": to_dict(config.logs), group: to_dict(getattr(config, group))}

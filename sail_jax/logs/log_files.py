@@ -12,6 +12,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
+from sail_jax.buckets import fetch
 from sail_jax.data.ingest.sources import SEPARATORS, TABLE_SUFFIXES, separator_of
 from sail_jax.errors import SailError
 
@@ -20,6 +21,7 @@ VECTOR_SUFFIXES = (".parquet",)
 
 def files_of(path: Path, setting: str, suffixes: tuple[str, ...] = TABLE_SUFFIXES) -> list[Path]:
     """Returns the file, or the parts of the folder sorted by name."""
+    fetch(path)
     files = [path] if path.is_file() else sorted(file for file in path.glob("*") if file.suffix.lower() in suffixes)
     found = {file.suffix.lower() for file in files}
     change = f"Change {setting}, or set it to '' if there is none." if setting else ""

@@ -18,12 +18,14 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from sail_jax.buckets import address, drop, fetch, with_addresses
 from sail_jax.config import Config
 from sail_jax.errors import DiskError, SailError
 from sail_jax.models.lora import init_lora, merge
 from sail_jax.models.model import abstract_params, init_params
 from sail_jax.runs import digests
 from sail_jax.runs.directory import RunDirectory
+from sail_jax.runs.uploads import CheckpointUploads, require_one_mirror
 from sail_jax.sharding.parameters import abstract_on_mesh, join, path_name, shardings_of, split
 from sail_jax.sharding.process_group import everyone
 
@@ -79,6 +81,9 @@ class Checkpoints:
     ) -> None:
         self._run, self._saves, self._wanted = run, saves, step
         self._damaged: dict[int, str] = {}
+        if saves:
+            require_one_mirror(run)
+        self._uploads = CheckpointUploads(run, keep, always)
         self._step = self._newest_whole()
         policy = preservation_policy.AnyPreservationPolicy(
             [preservation_policy.LatestN(keep), preservation_policy.CustomSteps(list(always))]
@@ -110,10 +115,20 @@ class Checkpoints:
 
     def _problem(self, step: int) -> str:
         """Returns what is wrong with the files of a checkpoint; empty if nothing is, or if it has no digests."""
-        folder, processes = epath.Path(self._run.checkpoints / str(step)), everyone()
+        folder, processes = self._run.checkpoints / str(step), everyone()
         left_out = () if self._saves else ("training",)
-        found = digests.damage(folder, leave_out=left_out, share=processes.index, shares=processes.count)
-        return next(filter(None, processes.gather(found)), "")
+
+        def problem() -> str:
+            fetch(folder, leave_out=lambda name: name.partition("/")[0] in left_out)
+            share = {"share": processes.index, "shares": processes.count}
+            found = processes.gather(digests.damage(epath.Path(folder), leave_out=left_out, **share))
+            return next(filter(None, found), "")
+
+        found = problem()
+        if found and address(folder):  # it may be only the mirror that is damaged
+            processes.on_first(lambda: drop(folder))
+            found = problem()
+        return found
 
     def _set_aside(self, whole: int) -> None:
         """Says which checkpoints are damaged, and moves them out of the way if others will be saved."""
@@ -153,11 +168,13 @@ class Checkpoints:
         """
         if step == self._step:
             return
+        self._finish()  # before orbax removes what is being uploaded
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(items))
         everyone().on_first(lambda: self._require_room(step, size))
         arguments = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         arguments |= {"pipeline": ocp.args.JsonSave(pipeline), digests.ITEM: digests.Digests()}
         self._manager.save(step, args=ocp.args.Composite(**arguments), force=True)
+        self._uploads.begin(step)
         self._step = step
 
     def _require_room(self, step: int, size: int) -> None:
@@ -257,14 +274,18 @@ class Checkpoints:
             )
 
     def close(self) -> None:
-        """Waits until all checkpoints are written, and closes the files."""
-        self._manager.wait_until_finished()
+        """Waits until all checkpoints are written and uploaded, and closes the files."""
+        self._finish()
         self._manager.close()
+
+    def _finish(self) -> None:
+        self._manager.wait_until_finished()
+        self._uploads.finish()
 
 
 @functools.cache  # a verb may open the checkpoints twice
 def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    print(with_addresses(message), file=sys.stderr, flush=True)
 
 
 _ITEMS = ("model", "lora", "ema", "training")

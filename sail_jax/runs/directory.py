@@ -27,27 +27,27 @@ from pathlib import Path
 from typing import Any
 
 from sail_jax import config as config_lib
+from sail_jax.buckets import address, fetch, names, place, put_changed
 from sail_jax.config import Config
 from sail_jax.config.schema import fixed_values
 from sail_jax.config.storage import HUB
 from sail_jax.config.training import stage_order
 from sail_jax.errors import SailError
-from sail_jax.files import require_local
 
 
 class RunDirectory:
     """Gives the paths of the files of a run.
 
     Args:
-        path: the folder.
+        path: the folder; of one in a bucket (`sail_jax.buckets`), all but the checkpoints is brought up to date here.
 
     Raises:
-        SailError: it is the address of a bucket.
+        SailError: it is in a bucket that cannot be read.
     """
 
     def __init__(self, path: str | Path) -> None:
-        require_local(path, "The run directory")
-        self.path = Path(path).absolute()
+        self.path = place(path).absolute()
+        fetch(self.path, leave_out=_is_fetched_later)
         self.config = self.path / "config.json"
         self.tokenizer = self.path / "tokenizer"
         self.checkpoints = self.path / "checkpoints"
@@ -65,9 +65,11 @@ class RunDirectory:
 
     def steps(self) -> list[int]:
         """Returns the steps whose checkpoints are kept, newest first; a damaged one may be among them."""
-        if not self.checkpoints.is_dir():
-            return []
-        return sorted((int(path.name) for path in self.checkpoints.iterdir() if path.name.isdigit()), reverse=True)
+        if address(self.path):
+            found = {name.partition("/")[0] for name in names(self.checkpoints)}
+        else:
+            found = {path.name for path in self.checkpoints.iterdir()} if self.checkpoints.is_dir() else set()
+        return sorted((int(name) for name in found if name.isdigit()), reverse=True)
 
     def load_config(self, path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
         """Reads the config with which the run is read: its own, with the tokenizer that it keeps.
@@ -100,17 +102,32 @@ class RunDirectory:
 
         A `data.dir` that is relative, or within the run, is written relative to the run: both may be moved together.
         """
-        data = Path(config.data.dir).absolute()
-        if config.data.dir and (not Path(config.data.dir).is_absolute() or data.is_relative_to(self.path)):
-            place = dataclasses.replace(config.data, dir=os.path.relpath(data, self.path))
-            config = dataclasses.replace(config, data=place)
-        config_lib.save(self._as_saved(config), self.config)
+        place_of_data = dataclasses.replace(config.data, dir=self._saved_data_dir(config.data.dir))
+        config_lib.save(self._as_saved(dataclasses.replace(config, data=place_of_data)), self.config)
+
+    def put_logs(self) -> None:
+        """Uploads what the training log has grown by, of a run in a bucket."""
+        put_changed(self.training_log)
+        put_changed(self.tensorboard)
+
+    def _saved_data_dir(self, text: str) -> str:
+        data = place(text).absolute()
+        if not text or address(data) and not data.is_relative_to(self.path):
+            return text and address(data)
+        if data.is_relative_to(self.path) or not (Path(text).is_absolute() or address(self.path)):
+            return os.path.relpath(data, self.path)
+        return str(data)
 
     def _as_saved(self, config: Config) -> Config:
         """Returns a config that names the tokenizer as the one that was saved, if it names the copy of it."""
         if config.prompt.tokenizer != str(self.tokenizer) or not self.config.is_file():
             return config
         return _with_tokenizer(config, self.saved_config().prompt.tokenizer)
+
+
+def _is_fetched_later(name: str) -> bool:
+    """Returns whether a file of a run is one that is not read, or only where it is needed."""
+    return name.startswith(("checkpoints/", "tensorboard/", "owners/", "report_files/", "mined/"))
 
 
 def _with_tokenizer(config: Config, name: str) -> Config:

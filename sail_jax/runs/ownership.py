@@ -1,12 +1,14 @@
 """Lets one command at a time train in a run directory, on any host that sees the folder.
 
     WORKDIR/owners/TOKEN.json   who trains there or is about to: host, process, since when
+    WORKDIR/owners/TOKEN.beat   in a bucket: written again and again while the owner lives
 
 Every claim is a file of its own, written before the others are looked at; so of two commands that start at once, at
 least one sees the other, and the one whose token comes first goes on. This needs nothing from the file system but that
 a folder lists what was created, as NFS does; locks may be without effect there. A claim of a process that is gone is
 removed by the next one: on the same host the kernel knows it, from another host it shows by a file that its owner no
-longer touches. An owner that was only asleep finds its claim removed, and ends.
+longer touches. An owner that was only asleep finds its claim removed, and ends. The same holds in a bucket, which lists
+what was written before; there the owner writes another object, so that it never writes its claim again.
 """
 
 import contextlib
@@ -21,14 +23,16 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from sail_jax.errors import OwnedError
-from sail_jax.files import commit_json
+from sail_jax.buckets import address, fetch, modified, remove
+from sail_jax.errors import OwnedError, SailError
+from sail_jax.files import commit_bytes, commit_json
 from sail_jax.runs.directory import RunDirectory
 from sail_jax.sharding.process_group import everyone
 
 # Seconds between touches of a claim, and after which an owner on another host that touches it no more is gone.
 _BEAT, _LEASE = 10.0, 60.0
 _POLL = 0.2
+_BEAT_SUFFIX = ".beat"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +85,7 @@ def _owning(run: RunDirectory) -> Iterator[None]:
     beats = threading.Thread(target=_keep_touching, args=(claim, done), daemon=True)
     beats.start()
     try:
+        fetch(run.owners, leave_out=_is_beat)
         for other in sorted(run.owners.glob("*.json")):
             if other != claim:
                 _give_way_or_remove(run, other, claim)
@@ -89,13 +94,13 @@ def _owning(run: RunDirectory) -> Iterator[None]:
     finally:
         done.set()
         beats.join()
-        claim.unlink(missing_ok=True)
+        _remove(claim)
 
 
 def _keep_touching(claim: Path, done: threading.Event) -> None:
     while not done.wait(_BEAT):
         try:
-            os.utime(claim)
+            _touch(claim)
         except FileNotFoundError:
             print(
                 f"error: {claim} is gone: this process was silent for over {_LEASE:.0f} s and another one trains there "
@@ -104,7 +109,7 @@ def _keep_touching(claim: Path, done: threading.Event) -> None:
                 flush=True,
             )
             os._exit(OwnedError.status)
-        except OSError:
+        except (OSError, SailError):
             pass  # a server that is away for a while
 
 
@@ -116,11 +121,12 @@ def _give_way_or_remove(run: RunDirectory, other: Path, claim: Path) -> None:
                 f"{run.path} is being trained by {owner}: wait for it, stop it, or name another --workdir."
             )
         time.sleep(_POLL)
-    other.unlink(missing_ok=True)
+    _remove(other)
 
 
 def _read(claim: Path) -> _Owner | None:
     """Returns what a claim says; None if it is gone, or nothing that was ever a claim."""
+    fetch(claim)
     try:
         return _Owner(**json.loads(claim.read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError):
@@ -146,10 +152,30 @@ def _lives(owner: _Owner, other: Path, claim: Path) -> bool:
     return False
 
 
-def _touched(path: Path) -> float:
-    """Returns when a file was last touched; opens it, since NFS asks the server anew only then."""
-    with path.open("rb") as file:
-        return os.fstat(file.fileno()).st_mtime
+def _touched(claim: Path) -> float:
+    """Returns when a claim was last touched."""
+    last = modified(claim)
+    with contextlib.suppress(FileNotFoundError):
+        last = max(last, modified(claim.with_suffix(_BEAT_SUFFIX)))
+    return last
+
+
+def _touch(claim: Path) -> None:
+    """Shows that the owner lives; raises FileNotFoundError if its claim is gone."""
+    if not address(claim):
+        os.utime(claim)
+        return
+    modified(claim)
+    commit_bytes(claim.with_suffix(_BEAT_SUFFIX), uuid.uuid4().bytes)
+
+
+def _remove(claim: Path) -> None:
+    remove(claim)
+    remove(claim.with_suffix(_BEAT_SUFFIX))
+
+
+def _is_beat(name: str) -> bool:
+    return name.endswith(_BEAT_SUFFIX)
 
 
 def _kernel() -> str:

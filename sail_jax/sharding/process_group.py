@@ -102,7 +102,7 @@ class Processes:
     def scratch(self, parent: Path, prefix: str) -> Iterator[Path]:
         """Makes a folder for all processes in a folder that they share, and removes it in the end."""
         with contextlib.ExitStack() as removal:
-            made = removal.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir=parent)) if self.first else ""
+            made = removal.enter_context(tempfile.TemporaryDirectory(".partial", prefix, parent)) if self.first else ""
             yield Path(self.gather(made)[0])
             self.wait()
 

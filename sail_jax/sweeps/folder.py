@@ -16,8 +16,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sail_jax.buckets import require_local
 from sail_jax.errors import SailError
-from sail_jax.files import commit_json, require_local
+from sail_jax.files import commit_json
 from sail_jax.runs.directory import RunDirectory
 from sail_jax.sweeps.expand import Member
 

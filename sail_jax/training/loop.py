@@ -20,6 +20,7 @@ from sail_jax.convert.sources import absolute_sources
 from sail_jax.data.batch_shapes import batch_shapes
 from sail_jax.data.pipeline import BatchSource, HostShare, LoadedBatch, make_iterator
 from sail_jax.errors import SailError
+from sail_jax.files import commit_bytes
 from sail_jax.objectives.matching import Recipe
 from sail_jax.objectives.matryoshka import check_widths
 from sail_jax.progress import Progress
@@ -228,7 +229,7 @@ def _make_source(stage: Stage, mesh: Mesh) -> BatchSource:
 def _write_init_report(report: InitReport, run: RunDirectory) -> None:
     """Writes where the initial parameters came from; prints it if any came from a checkpoint."""
     if jax.process_index() == 0:
-        run.init_report.write_text(f"{report}\n", encoding="utf-8")
+        commit_bytes(run.init_report, f"{report}\n".encode())
         if report.loaded:
             print(report)
 

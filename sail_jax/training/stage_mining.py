@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from sail_jax.buckets import fetch
 from sail_jax.config import Config
 from sail_jax.curation.mining.dataset import mine_dataset
 from sail_jax.data.hard_negative_table import NegativesTable
@@ -56,6 +57,7 @@ def check_mined(stage: Stage, run: RunDirectory) -> None:
     """Raises SailError if the hard negatives that a started stage mined are missing."""
     for name in stage.mine:
         path = mined_table(run.mined / stage.name, name)
+        fetch(path)
         if not path.is_file():
             raise SailError(
                 f"The hard negatives {path}, mined when stage {stage.name!r} began, are gone. Put the file back, or "
@@ -65,6 +67,7 @@ def check_mined(stage: Stage, run: RunDirectory) -> None:
 
 
 def _is_mined(path: Path, identity: str) -> bool:
+    fetch(path)
     return path.is_file() and NegativesTable.open(path).metadata.get("model") == identity
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,9 @@ from sail_jax.training.work import Work
 
 # What a batch may lack, and then is NaN: it counts only in the steps that have it.
 _NOT_IN_ALL = re.compile(r"^scale/|(^|/)(mean_norm|effective_dimension)$")
+
+# Seconds after which the log of a run in a bucket is uploaded again.
+_UPLOAD_EVERY = 60.0
 
 # What is cut -> what it is, and the setting that leaves room for more.
 _CUTS = {
@@ -65,6 +69,7 @@ class TrainingLog:
         commit_bytes(run.training_log, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._file = run.training_log.open("a")
         self._sinks = [TensorBoard(run.tensorboard, start), *trackers]
+        self._run, self._uploaded = run, time.monotonic()
 
     def add(self, loaded: LoadedBatch, metrics: dict[str, jax.Array], work: Work) -> None:
         """Adds the metrics of a step; they stay on the device until the next flush."""
@@ -139,12 +144,16 @@ class TrainingLog:
         self._file.flush()
         for sink in self._sinks:
             sink.log(step, line)
+        if time.monotonic() > self._uploaded + _UPLOAD_EVERY:
+            self._uploaded = time.monotonic()
+            self._run.put_logs()
 
     def close(self) -> None:
         """Closes the files; waits for the trackers, for a while."""
         self._file.close()
         for sink in self._sinks:
             sink.finish()
+        self._run.put_logs()
 
 
 def _mean(key: str, values: Sequence[np.ndarray]) -> float | None:

@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float, Float32, Int64, Shaped
 
+from sail_jax.buckets import fetch, opened, place
 from sail_jax.config.schema import to_dict
 from sail_jax.config.storage import VECTOR_DTYPES
 from sail_jax.errors import SailError
-from sail_jax.files import commit_json, partial_file, require_local
+from sail_jax.files import commit_json, partial_file
 from sail_jax.vectors.unit import unit_rows
 
 _MARKER = "embeddings.json"
@@ -123,8 +124,9 @@ def write_part(
 
 
 def read_notes(path: Path) -> dict[str, str]:
-    """Returns the notes of a part."""
-    metadata = pq.read_schema(path).metadata or {}
+    """Returns the notes of a part; of one in a bucket, only its footer is read."""
+    with opened(path) as file:
+        metadata = pq.read_schema(file).metadata or {}
     return {key.decode(): value.decode() for key, value in metadata.items()}
 
 
@@ -140,6 +142,7 @@ def write_info(folder: Path, info: EmbeddingInfo) -> None:
 
 def is_complete(folder: Path) -> bool:
     """Returns whether a folder is marked as complete."""
+    fetch(folder / _MARKER)
     return (folder / _MARKER).is_file()
 
 
@@ -154,8 +157,8 @@ class EmbeddingSet:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        require_local(folder, "The folder of embeddings")
-        self.path = Path(folder)
+        self.path = place(folder)
+        fetch(self.path)
         marker = self.path / _MARKER
         if not is_complete(self.path):
             raise SailError(

@@ -16,13 +16,13 @@ Source: arXiv 2510.12709, sec. 3.1.2.
 """
 
 import dataclasses
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from sail_jax.buckets import place, remove
 from sail_jax.config import Config
 from sail_jax.config.data import DatasetConfig
 from sail_jax.config.schema import nearest
@@ -129,7 +129,7 @@ def mine_dataset(
             "written beside it, under the same name with .json and .png."
         )
     where = f"config.data.datasets.{name}"
-    table = PairTable.open(Path(config.data.dir) / settings.table, settings.split)
+    table = PairTable.open(place(config.data.dir) / settings.table, settings.split)
     distinct = read_queries_and_targets(table)
     processes = embedder.processes
     problem = _mining_problem(distinct, table, config, name, store, processes)
@@ -160,12 +160,12 @@ def mine_dataset(
     def write() -> None:
         # A table on disk means that the run is complete and that the figures are its own: remove it first, write it
         # last.
-        output.unlink(missing_ok=True)
+        remove(output)
         write_figures(output.with_suffix(".json"), summary.figures(), miner.threshold)
         draw(output.with_suffix(".png"), f"Hard negatives of {name}", miner.threshold)
         metadata = {"dataset": name, "model": model, **threshold_figures(miner.threshold)}
         write_negatives(output, _table_rows(distinct, problem, *mined), metadata)
-        shutil.rmtree(folder)
+        remove(folder)
 
     processes.wait()  # nobody reads in the folder any more
     processes.on_first(write)

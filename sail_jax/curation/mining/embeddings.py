@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from sail_jax.buckets import remove
 from sail_jax.config.schema import to_dict
 from sail_jax.curation.mining.known_pairs import row_of
 from sail_jax.data.features import View
@@ -163,7 +164,7 @@ def embed_side(
     def is_made() -> bool:
         if path.is_file() and marker.is_file() and marker.read_text() == made_of:
             return True
-        marker.unlink(missing_ok=True)
+        remove(marker)
         folder.mkdir(parents=True, exist_ok=True)
         return False
 
@@ -210,7 +211,7 @@ def read_side(side: Side, path: str | Path, folder: Path, processes: Processes) 
 def _copy_vectors(side: Side, path: Path, folder: Path) -> None:
     """Writes the vectors of a side in its order; errors as for `read_side`."""
     out = None
-    (folder / f"{side.name}.json").unlink(missing_ok=True)
+    remove(folder / f"{side.name}.json")
     found = np.zeros(len(side.keys), bool)
     for ids, vectors in _read_vectors(path):
         if out is None:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sail_jax.buckets import fetch, place
 from sail_jax.config import Config
 from sail_jax.data import tables as tables_lib
 from sail_jax.data.hard_negative_table import query_key
@@ -130,7 +131,7 @@ def known_tables(config: Config) -> Iterator[tuple[PairTable, float]]:
 
 def _known_parts(config: Config) -> dict[Path, float]:
     """Returns {file of a pair table: minimum score of its positives}."""
-    folder = Path(config.data.dir)
+    folder = place(config.data.dir)
     named = [folder / task.table for task in config.eval.tasks.values() if task.table and task.kind != "sequence"]
     scores = {part: -np.inf for path in [*_tables_in(folder / tables_lib.FOLDER), *named] for part in _parts(path)}
     limits: dict[Path, float] = {}
@@ -142,6 +143,7 @@ def _known_parts(config: Config) -> dict[Path, float]:
 
 def _tables_in(folder: Path) -> Iterator[Path]:
     """Yields the pair tables of a folder, and skips tables with other columns."""
+    fetch(folder)
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         parts = _parts(path) if path.is_dir() or path.suffix == ".parquet" else ()
         if parts and path.suffix != ".spool" and {"query_id", "target_id"} <= set(_schema(parts[0]).names):

@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from sail_jax.buckets import fetch, place, remove, require_local, with_addresses
 from sail_jax.config import Config
 from sail_jax.config.schema import to_dict
 from sail_jax.data import store as store_lib
@@ -42,7 +43,7 @@ from sail_jax.data.prompts import prompt_texts, train_tokenizer
 from sail_jax.data.store import ItemStore, ItemStoreWriter
 from sail_jax.data.tables import PairTable, write_pairs
 from sail_jax.errors import BadRecordError, SailError
-from sail_jax.files import commit_json, require_local
+from sail_jax.files import commit_json
 from sail_jax.items import Item
 from sail_jax.progress import Progress
 
@@ -97,9 +98,8 @@ def ingest(
         SailError: wrong settings, a missing file or column, too many bad records, or `output` holds an ingestion with
             other settings or another source.
     """
-    for path in (source, output):
-        require_local(path, "A folder of the ingestion")
-    source, output = pathlib.Path(source), pathlib.Path(output)
+    require_local(source, "The source of an ingestion")
+    source, output = pathlib.Path(source), place(output)
     console = Console(soft_wrap=True, markup=False, highlight=False)
     reader = RecordReader(config.ingest, source)
     items, tables = _open_sources(config, source, reader)
@@ -110,11 +110,13 @@ def ingest(
     identity = _identity(config) | fingerprints
     if not resume:
         _clear(output)
+    fetch(output, leave_out=_is_large)
     if (output / _MARKER).is_file():
         finished = json.loads((output / _MARKER).read_text())
         check_identity(output, finished["identity"], identity)
         report = IngestReport(**finished["report"])
-        console.print(f"{output} is already done; to read the export again, remove it or name another.\n{report}")
+        done = f"{output} is already done; to read the export again, remove it or name another."
+        console.print(with_addresses(f"{done}\n{report}"))
         return report
     _check_foreign(output)
     journal = Journal(output, identity, config.ingest.max_bad_records)
@@ -130,7 +132,7 @@ def ingest(
     summary = {"report": dataclasses.asdict(report), "identity": identity}
     commit_json(output / _MARKER, summary)
     journal.remove()
-    console.print(f"{report}\nWritten to {output.absolute()}")
+    console.print(with_addresses(f"{report}\nWritten to {output.absolute()}"))
     return report
 
 
@@ -175,9 +177,9 @@ def _identity(config: Config) -> dict:
 
 def _clear(output: pathlib.Path) -> None:
     for name in (store_lib.FOLDER, tables_lib.FOLDER, _TOKENIZER, _VECTORS):
-        shutil.rmtree(output / name, ignore_errors=True)
+        remove(output / name)
     for name in (_MARKER, BAD_RECORDS, JOURNAL, CEILINGS):
-        (output / name).unlink(missing_ok=True)
+        remove(output / name)
 
 
 def _write_ceilings(config: Config, source: pathlib.Path, output: pathlib.Path) -> None:
@@ -286,7 +288,7 @@ class _Run:
         counts = write_pairs(path, rows)
         self._close(task)
         if not counts:
-            path.unlink()
+            remove(path)
             raise SailError(f"config.ingest.tables.{name}: {source.name} holds no usable row.")
         return self._journal.finish(stage, counts)
 
@@ -297,7 +299,7 @@ class _Run:
         """
         if not self._config.tokenizer_vocab or self._journal.result(_TOKENIZER) is not None:
             return
-        shutil.rmtree(self._output / _TOKENIZER, ignore_errors=True)
+        remove(self._output / _TOKENIZER)
         task = self._task(_TOKENIZER, len(store), 0)
         item_texts = (
             text
@@ -377,6 +379,11 @@ class _Shard:
                     record=f"{item.item_id} (row {row.number})",
                     field=name,
                 )
+
+
+def _is_large(name: str) -> bool:
+    """Returns whether a file is one that an ingestion that goes on reads only where it needs it."""
+    return name.startswith(f"{tables_lib.FOLDER}/") or store_lib.is_shard(name)
 
 
 def _shard_stage(shard: int) -> str:

@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+from sail_jax.buckets import put_changed, remove
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.files import commit_bytes
 
@@ -70,18 +71,21 @@ class Journal:
         self._first = [*self._first, line][:_SHOWN]
         self.bad_records += 1
         if self.bad_records > self._limit:
+            put_changed(self._path / BAD_RECORDS)
             raise SailError(self._too_many())
 
     def finish(self, stage: str, result: dict[str, Any]) -> dict[str, Any]:
         """Records a stage as finished, and returns its result."""
         line = {"stage": stage, "result": result, "bad": self._bad}
         _append(self._file, line)
+        put_changed(self._path / BAD_RECORDS)
+        put_changed(self._file)
         self._stages[stage], self._bad = line, []
         return result
 
     def remove(self) -> None:
         """Removes the journal after the whole ingestion; the list of bad records stays."""
-        self._file.unlink()
+        remove(self._file)
 
     def _too_many(self) -> str:
         first = [

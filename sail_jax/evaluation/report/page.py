@@ -8,6 +8,7 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
+from sail_jax.buckets import put_changed
 from sail_jax.evaluation.report.charts import (
     map_charts,
     modality_charts,
@@ -92,6 +93,7 @@ def write_report(path: Path, runs: Sequence[RunReport]) -> None:
     _add_gallery(page, runs)
     page.add("Notes", "", _notes(runs))
     text = page.text(title, facts(runs) + headline(runs), settings(runs))
+    put_changed(folder)
     # Text from the web may contain unpaired surrogates, which no encoding can write.
     commit_bytes(path, text.encode(errors="replace"))
 

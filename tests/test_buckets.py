@@ -1,0 +1,215 @@
+"""Runs, items, tables and embeddings in a bucket of a local S3 server; each mirror stands for another host."""
+
+import json
+import os
+
+import boto3
+import numpy as np
+import pytest
+from moto.server import ThreadedMotoServer
+
+from sail_jax import buckets, files
+from sail_jax.cli import main
+from sail_jax.data.store import ItemStore, ItemStoreWriter
+from sail_jax.data.tables import Pair, PairTable, write_pairs
+from sail_jax.errors import DiskError, OwnedError, SailError
+from sail_jax.items import Item
+from sail_jax.runs import ownership
+from sail_jax.runs.directory import RunDirectory
+from sail_jax.vectors.embedding_set import EmbeddingInfo, EmbeddingSet, part_path, write_info, write_part
+
+
+@pytest.fixture(scope="module")
+def server():
+    """The address of an S3 server on this machine."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture
+def bucket(server, monkeypatch, tmp_path):
+    """The client of an empty bucket named "bucket"; the environment leads to it."""
+    found = {"AWS_ENDPOINT_URL": server, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+    found |= {"AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
+    for name, value in found.items():
+        monkeypatch.setenv(name, value)
+    on_host(monkeypatch, tmp_path, "first")
+    bucket = boto3.resource("s3").create_bucket(Bucket="bucket")
+    yield bucket
+    bucket.objects.all().delete()
+
+
+def on_host(monkeypatch, tmp_path, name):
+    """Continues as another host would: with a mirror of its own, and new connections."""
+    monkeypatch.setenv("SAIL_JAX_BUCKETS", str(tmp_path / name))
+    buckets._file_system.cache_clear()
+
+
+def keys(bucket):
+    return sorted(each.key for each in bucket.objects.all())
+
+
+def test_an_address_has_a_place_and_a_place_has_an_address(monkeypatch, tmp_path):
+    on_host(monkeypatch, tmp_path, "first")
+    for text in ("s3://bucket/a/b", "s3:/bucket/a/b", "S3://bucket/a/b/"):
+        assert buckets.place(text) == tmp_path / "first/s3/bucket/a/b"
+    path = buckets.place("gs://bucket/a")
+    assert buckets.address(path) == "gs://bucket/a"
+    assert buckets.with_addresses(f"{path}/x is gone") == "gs://bucket/a/x is gone"
+    assert not buckets.address(path / "x.partial" / "y") and not buckets.address(tmp_path)
+    assert buckets.place("runs/x") == buckets.Path("runs/x")
+    for wrong in ("az://bucket/a", "s3://", "s3://bucket/../../x", "s3://bucket//x"):
+        with pytest.raises(SailError):
+            buckets.place(wrong)
+
+
+def test_what_is_committed_is_in_the_bucket_and_on_every_host(bucket, monkeypatch, tmp_path):
+    folder = buckets.place("s3://bucket/x")
+    folder.mkdir(parents=True)
+    for text in ("one", "two"):
+        files.commit_bytes(folder / "a", text.encode())
+    with files.partial_folder(folder / "b") as partial:
+        (partial / "c").write_text("three")
+    assert keys(bucket) == ["x/a", "x/b/c"]
+    on_host(monkeypatch, tmp_path, "second")
+    folder = buckets.place("s3://bucket/x")
+    assert not folder.exists() and buckets.names(folder) == {"a", "b/c"}
+    buckets.fetch(folder, leave_out=lambda name: name == "b/c")
+    assert (folder / "a").read_text() == "two" and not (folder / "b").exists()
+    buckets.fetch(folder)
+    assert (folder / "b/c").read_text() == "three"
+    bucket.put_object(Key="x/a", Body=b"new")
+    bucket.Object("x/b/c").delete()
+    buckets.fetch(folder)
+    assert (folder / "a").read_text() == "new" and not (folder / "b/c").exists()
+    buckets.remove(folder)
+    assert not keys(bucket) and not folder.exists()
+
+
+def test_a_cut_upload_leaves_no_file_and_no_part_of_a_folder(bucket, monkeypatch):
+    folder = buckets.place("s3://bucket/x")
+    folder.mkdir(parents=True)
+    put = buckets.put
+
+    def cut(source, path):
+        if path.name in ("a", "2"):
+            raise KeyboardInterrupt
+        put(source, path)
+
+    monkeypatch.setattr(buckets, "put", cut)
+    with pytest.raises(KeyboardInterrupt):
+        files.commit_bytes(folder / "a", b"one")
+    assert not (folder / "a").exists()
+    with pytest.raises(KeyboardInterrupt), files.partial_folder(folder / "b") as partial:
+        for name in "123":
+            (partial / name).write_text(name)
+    assert "x/b/1" in keys(bucket) and not buckets.names(folder) and not buckets.names(folder / "b")
+    monkeypatch.undo()
+
+
+def test_the_mirror_keeps_what_it_has_added_until_the_bucket_has_something_new(bucket):
+    path = buckets.place("s3://bucket/log")
+    path.parent.mkdir(parents=True)
+    files.commit_bytes(path, b"1\n")
+    with path.open("a") as file:
+        file.write("2\n")
+    buckets.fetch(path)
+    assert path.read_text() == "1\n2\n"
+    buckets.put_changed(path)
+    assert bucket.Object("log").get()["Body"].read() == b"1\n2\n"
+    bucket.put_object(Key="log", Body=b"3\n")
+    buckets.fetch(path)
+    assert path.read_text() == "3\n"
+
+
+@pytest.mark.parametrize(
+    ("environment", "address", "said", "kind"),
+    [
+        ({}, "s3://nobody-made-it/x", "there is no bucket nobody-made-it. Make it", SailError),
+        ({"AWS_ACCESS_KEY_ID": None}, "s3://bucket/x", "no credentials for it; set AWS_ACCESS_KEY_ID", SailError),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "s3://bucket/x", "Check the network, AWS_ENDPOINT_URL", DiskError),
+    ],
+)
+def test_what_is_wrong_with_a_bucket_is_said_in_one_line(
+    bucket, environment, address, said, kind, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    for name, value in environment.items():
+        monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
+    buckets._file_system.cache_clear()
+    assert main(["evaluate", "--workdir", address]) == kind.status
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {address}") and said in error and error.count("\n") == 1
+
+
+def test_denied_access_and_a_missing_package_are_said_in_one_line(bucket, monkeypatch):
+    def denied(*_, **__):
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr(buckets._file_system("s3", os.getpid()), "find", denied)
+    with pytest.raises(SailError, match="s3://bucket/x: access is denied. Give these credentials the right to list"):
+        EmbeddingSet("s3://bucket/x")
+    monkeypatch.setattr(buckets.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SailError, match=r"gs:// needs the package gcsfs: pip install 'sail_jax\[gcs\]'"):
+        RunDirectory("gs://bucket/x")
+
+
+def test_items_tables_and_embeddings_are_read_where_they_were_not_written(bucket, monkeypatch, tmp_path):
+    writer = ItemStoreWriter(buckets.place("s3://bucket/items"))
+    ids = [f"item{i}" for i in range(6)]
+    for shard in range(3):
+        writer.write_shard(shard, [Item(name, text={"title": name * 9}) for name in ids[2 * shard :][:2]])
+    writer.finalize(3)
+    write_pairs(buckets.place("s3://bucket/tables/x.parquet"), [(Pair("item1", None, "item2"), "train")])
+    z = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
+    folder = buckets.place("s3://bucket/vectors")
+    folder.mkdir(parents=True)
+    write_part(part_path(folder, 0), ids, z, "float32")
+    write_info(folder, EmbeddingInfo("model", "f", 8, "float32", "VTA", (), ""))
+    assert "tables/x.parquet" in keys(bucket) and not [key for key in keys(bucket) if "spool" in key]
+    on_host(monkeypatch, tmp_path, "second")
+    store = ItemStore.open("s3://bucket/items")
+    assert not list(store.path.glob("*.array_record"))  # they come when they are read
+    assert list(store.item_ids()) == ids and store.get("item3").text == {"title": "item3" * 9}
+    assert [path.name for path in store.path.glob("*.array_record")] == ["items-00001.array_record"]
+    assert PairTable.open(buckets.place("s3://bucket/tables/x.parquet"))[0].target_id == "item2"
+    found, vectors = EmbeddingSet("s3://bucket/vectors").load()
+    assert found == ids
+    np.testing.assert_allclose(vectors, z / np.linalg.norm(z, axis=1, keepdims=True), rtol=1e-5)
+
+
+def test_shards_that_were_read_long_ago_make_room(bucket, monkeypatch, tmp_path):
+    writer = ItemStoreWriter(buckets.place("s3://bucket/items"))
+    for shard in range(3):
+        writer.write_shard(shard, [Item(f"item{shard}", text={"title": "x" * 100_000})])
+    writer.finalize(3)
+    on_host(monkeypatch, tmp_path, "second")
+    size = bucket.Object("items/items-00000.array_record").content_length
+    monkeypatch.setenv("SAIL_JAX_BUCKETS_GB", str(2.5 * size / 1e9))
+    store = ItemStore.open("s3://bucket/items")
+    for name in ("item0", "item1", "item2", "item0"):  # a reader keeps what it has open
+        assert store.get(name).item_id == name
+    assert len(list(store.path.glob("*.array_record"))) == 2
+    assert [item.item_id for item in ItemStore.open("s3://bucket/items")] == ["item0", "item1", "item2"]
+
+
+def test_one_process_at_a_time_owns_a_run_in_a_bucket(bucket, monkeypatch, tmp_path):
+    monkeypatch.setattr(ownership, "_LEASE", 2.0)
+    monkeypatch.setattr(ownership, "_BEAT", 0.3)
+    with ownership._owning(RunDirectory("s3://bucket/run")):
+        on_host(monkeypatch, tmp_path, "second")
+        with pytest.raises(OwnedError), ownership._owning(RunDirectory("s3://bucket/run")):
+            pass
+        on_host(monkeypatch, tmp_path, "first")
+        monkeypatch.setattr(ownership, "_kernel", lambda: "another host")
+        with pytest.raises(OwnedError), ownership._owning(RunDirectory("s3://bucket/run")):
+            pass
+    assert not keys(bucket)
+    dead = {"host": "gone", "kernel": "", "pid": 1, "started": "1", "since": "long ago", "owns": True}
+    bucket.put_object(Key="run/owners/dead.json", Body=json.dumps(dead).encode())
+    with ownership._owning(RunDirectory("s3://bucket/run")):
+        assert "run/owners/dead.json" not in keys(bucket)
