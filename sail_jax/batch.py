@@ -48,7 +48,8 @@ class Batch(NamedTuple):
         clip_item: [C] int32 index of the clip's item within its group; -1 at padding.
         audio_vectors: [B, S, K] float32 precomputed audio embeddings; zeros for items without one.
         has_audio_vector: [B, S] bool.
-        item_keys: [B, S, 2] uint32 halves of a 64-bit hash of the item's id, or of its text if it has no id.
+        item_keys: [B, S, 2] uint32 halves of a 64-bit hash of the item's id, or of its text if it has no id. Items with
+            equal content have the hash of the first one's id.
         text_keys: [B, S, 2] uint32 halves of a 64-bit hash of the shown text, before fields are dropped.
         valid: [B, S] bool, False for a bad record or an item with nothing to show; the loss masks such items out.
         scores: [B] float32 graded similarity of query and target; NaN for pairs without one.

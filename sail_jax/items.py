@@ -64,3 +64,20 @@ def text_item(text: str) -> Item:
 def item_key(text: str) -> int:
     """Returns a 64-bit hash of an id or a text, equal in every process and on every machine."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def content_key(item: Item) -> int:
+    """Returns a 64-bit hash of the texts, frames and sound of an item; 0 if it has none.
+
+    Its id, labels and ID embeddings do not count.
+    """
+    if not item.modalities:
+        return 0
+    texts = [part.encode("utf-8", "surrogatepass") for pair in sorted(item.text.items()) if pair[1] for part in pair]
+    vector = b"" if item.audio_embedding is None else np.asarray(item.audio_embedding, "<f4").tobytes()
+    digest = hashlib.blake2b(digest_size=8)
+    for parts in (texts, item.frames, [item.audio or b""], [vector]):
+        for part in (len(parts).to_bytes(8, "little"), *parts):
+            digest.update(len(part).to_bytes(8, "little"))
+            digest.update(part)
+    return int.from_bytes(digest.digest(), "little")

@@ -29,6 +29,7 @@ from sail_jax.data.hard_negative_table import NegativesTable
 from sail_jax.data.key_buckets import append_to_buckets
 from sail_jax.data.prompts import shown_fields
 from sail_jax.data.row_groups import ROW_GROUP
+from sail_jax.data.same_content import SameContent
 from sail_jax.data.sequence_tables import SequenceTable
 from sail_jax.data.tables import PairTable
 from sail_jax.errors import SailError
@@ -48,6 +49,7 @@ _BUCKET = 1 << 22
 _ROWS = 1 << 18
 # A hard negative is drawn with a probability, which is counted in this many parts: sums of integers are exact.
 _PARTS = 1 << 20
+_ALL_DIFFER = SameContent()
 
 
 class Counts:
@@ -97,6 +99,7 @@ def count_set(
     table: PairTable | SequenceTable,
     negatives: NegativesTable | None,
     settings: DatasetConfig,
+    same: SameContent = _ALL_DIFFER,
 ) -> SetCounts:
     """Counts a training set as the sampler draws it, or reads what was counted before.
 
@@ -109,18 +112,20 @@ def count_set(
         table: its table.
         negatives: its hard negatives, if it has any.
         settings: its settings.
+        same: the items with equal content, which are counted as the first one.
 
     Raises:
         SailError: a table is damaged, a row lacks its item, no row counts, or the folder cannot be written.
     """
     rows = {"table": table.digest(), "split": table.split, "kind": settings.kind, "min_score": settings.min_score}
+    rows |= {"same_content": same.digest()} if len(same) else {}
     columns = _sequence_columns if settings.kind == "sequences" else _pair_columns
     chunks = functools.partial(columns, table, settings.min_score)
-    counts = _counted(folder, rows, len(table), chunks, f"{table.path} of the data set {name!r}")
+    counts = _counted(folder, rows, len(table), chunks, same, f"{table.path} of the data set {name!r}")
     if negatives is not None:
         drawn = rows | {"negatives": negatives.digest(), "hard_negatives": settings.hard_negatives}
-        chunks = functools.partial(_drawn_negatives, negatives, counts["query"], settings.hard_negatives)
-        counts |= _counted(folder, drawn, negatives.listed, chunks, f"{negatives.path} of the data set {name!r}")
+        chunks = functools.partial(_drawn_negatives, negatives, counts["query"], settings.hard_negatives, same)
+        counts |= _counted(folder, drawn, negatives.listed, chunks, same, f"{negatives.path} of the data set {name!r}")
     return SetCounts(len(table), counts)
 
 
@@ -150,10 +155,11 @@ def _sequence_columns(table: SequenceTable, min_score: float) -> Iterator[_Chunk
         yield "target", target, None
 
 
-def _drawn_negatives(negatives: NegativesTable, queries: Counts, most: int) -> Iterator[_Chunk]:
+def _drawn_negatives(negatives: NegativesTable, queries: Counts, most: int, same: SameContent) -> Iterator[_Chunk]:
     for query_id, query_text, lists in negatives.iter_negatives():
         shown = pc.coalesce(query_id, _shown_texts(query_text).dictionary_decode())
-        times = queries.of(np.fromiter(map(item_key, shown.to_pylist()), np.uint64, len(shown))).astype(np.uint64)
+        keys = same.of_keys(np.fromiter(map(item_key, shown.to_pylist()), np.uint64, len(shown)))
+        times = queries.of(keys).astype(np.uint64)
         lengths = pc.list_value_length(lists).to_numpy()
         parts = np.round(_PARTS * np.minimum(1.0, most / np.maximum(lengths, 1))).astype(np.uint64)
         yield "negative", lists.flatten(), np.repeat(times * parts, lengths)
@@ -190,7 +196,12 @@ def _check_no_nulls(values: pa.Array, path: pathlib.Path, column: str) -> None:
 
 
 def _counted(
-    folder: pathlib.Path, facts: Mapping[str, Any], most: int, chunks: Callable[[], Iterable[_Chunk]], what: str
+    folder: pathlib.Path,
+    facts: Mapping[str, Any],
+    most: int,
+    chunks: Callable[[], Iterable[_Chunk]],
+    same: SameContent,
+    what: str,
 ) -> dict[str, Counts]:
     """Opens the counts with some identifying facts, by role; counts at most `most` entries where they are missing."""
     identity = _FORMAT | facts
@@ -199,7 +210,7 @@ def _counted(
         if not path.is_dir():
             folder.mkdir(exist_ok=True)
             with tempfile.TemporaryDirectory(".partial", f"{path.name}.", folder) as partial:
-                _write_counts(pathlib.Path(partial), chunks(), most, identity, what)
+                _write_counts(pathlib.Path(partial), chunks(), most, identity, same, what)
                 _move(pathlib.Path(partial), path)
         totals = json.loads((path / _FACTS).read_text())["totals"]
         return {role: Counts(path, role, total) for role, total in totals.items()}
@@ -221,13 +232,18 @@ def _move(partial: pathlib.Path, path: pathlib.Path) -> None:
 
 
 def _write_counts(
-    partial: pathlib.Path, chunks: Iterable[_Chunk], most: int, identity: Mapping[str, Any], what: str
+    partial: pathlib.Path,
+    chunks: Iterable[_Chunk],
+    most: int,
+    identity: Mapping[str, Any],
+    same: SameContent,
+    what: str,
 ) -> None:
     made, buckets, sums = partial / "made", max(1, -(-most // _BUCKET)), {}
     made.mkdir()
     for role, values, times in chunks:
         if role not in sums:
-            sums[role] = _Summation(partial / role, buckets)
+            sums[role] = _Summation(partial / role, buckets, same)
         sums[role].add(values, times)
     totals = {role: part.write(made, role) for role, part in sums.items()}
     if not totals or not all(totals.values()):
@@ -241,8 +257,8 @@ def _write_counts(
 class _Summation:
     """Sums counts by key; entries wait in files, partitioned by key."""
 
-    def __init__(self, folder: pathlib.Path, buckets: int) -> None:
-        self._folder, self._buckets = folder, buckets
+    def __init__(self, folder: pathlib.Path, buckets: int, same: SameContent) -> None:
+        self._folder, self._buckets, self._same = folder, buckets, same
         self._waiting: list[np.ndarray] = []
         folder.mkdir()
 
@@ -252,7 +268,8 @@ class _Summation:
         counts = np.zeros(len(encoded.dictionary), np.uint64)
         np.add.at(counts, encoded.indices.to_numpy(), np.uint64(1) if times is None else times)
         entries = np.empty(len(counts), _ENTRY)
-        entries["key"] = np.fromiter(map(item_key, encoded.dictionary.to_pylist()), np.uint64, len(counts))
+        keys = np.fromiter(map(item_key, encoded.dictionary.to_pylist()), np.uint64, len(counts))
+        entries["key"] = self._same.of_keys(keys)
         entries["count"] = counts
         self._waiting.append(entries)
         if sum(map(len, self._waiting)) >= _BUCKET:

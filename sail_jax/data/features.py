@@ -47,7 +47,8 @@ class ItemFeatures:
         clips: [c, samples] int16, c clips of the item.
         audio_vector: [K] float32, or None.
         id_vectors: ID embedding -> [k] float32, for the embeddings that the item has.
-        item_key: 64-bit hash of the item's id (see `Batch.item_keys`).
+        item_key: 64-bit hash of the item's id (see `Batch.item_keys`); in training that of the first item with its
+            content.
         text_key: 64-bit hash of the shown text (see `Batch.text_keys`).
         valid: False if the view shows nothing of the item.
         text_cut: tokens of the text beyond `prompt.max_tokens`, which are left out.

@@ -13,6 +13,7 @@ from sail_jax.config import Config
 from sail_jax.data.draw_counts import FOLDER, SetCounts
 from sail_jax.data.features import ItemFeatures
 from sail_jax.data.sequence_tables import Sequence as ItemSequence
+from sail_jax.data.store import ItemStore
 from sail_jax.data.training_set import TrainingSet
 from sail_jax.items import item_key
 
@@ -56,7 +57,7 @@ class BatchFrequencies:
         config: the experiment.
         sets: the training sets that are drawn, by index. Those whose candidates are corrected are counted.
         weights: training set -> sampling weight.
-        items: number of items of the store.
+        store: the items; those with equal content are counted as the first one.
 
     Attributes:
         identity: training set -> hashes of all that its counts depend on; empty if nothing is corrected.
@@ -66,14 +67,15 @@ class BatchFrequencies:
     """
 
     def __init__(
-        self, config: Config, sets: Mapping[int, TrainingSet], weights: Mapping[str, float], items: int
+        self, config: Config, sets: Mapping[int, TrainingSet], weights: Mapping[str, float], store: ItemStore
     ) -> None:
         folder, mixed = place(config.data.dir) / FOLDER, config.data.sampling == "mixed"
         self._roles = {index: dataset.roles for index, dataset in sets.items()}
         counted = [dataset for dataset in sets.values() if dataset.corrects]
         if mixed and counted:  # the candidates of all pairs of a batch compete
             counted = [dataset for dataset in sets.values() if dataset.kind != "items"]
-        counts = {dataset.index: dataset.draw_counts(folder) for dataset in counted}
+        self._same, items = store.same, len(store)
+        counts = {dataset.index: dataset.draw_counts(folder, store.same) for dataset in counted}
         self.identity: dict[str, Any] = {dataset.name: counts[dataset.index].identity for dataset in counted}
         # Data set -> the frequencies in the batches in which it may occur, where these are corrected.
         self._of_batches = {index: CandidateFrequencies([(found, 1.0)], items) for index, found in counts.items()}
@@ -110,6 +112,6 @@ class BatchFrequencies:
         if frequencies is None:
             return None
         keys = np.array([item_key(sequence.target_id) for sequence in sequences], np.uint64)
-        targets = frequencies.log("target", keys)
+        targets = frequencies.log("target", self._same.of_keys(keys))
         # Each history comes once an epoch, and what is equal for all candidates corrects nothing.
         return np.stack([np.zeros_like(targets), targets], axis=1)

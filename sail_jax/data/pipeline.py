@@ -173,7 +173,7 @@ class BatchSource:
         notes = [*(dataset.search_note() for dataset in self._sets.values()), _once_note(config)]
         self.notes = tuple(filter(None, notes))
         self._texts: dict[tuple, ItemFeatures] = {}
-        self._frequencies = BatchFrequencies(config, self._sets, self._weights, len(self._store))
+        self._frequencies = BatchFrequencies(config, self._sets, self._weights, self._store)
 
     def _check_size(self, dataset: TrainingSet) -> None:
         rows, batch_size = len(dataset.table), self._config.data.batch_size
@@ -279,7 +279,7 @@ class BatchSource:
         )
         features = [self._sides(step, int(row), ids, chosen, bad) for row, ids in zip(rows, layout.places, strict=True)]
         batch, *cut = self._collate(features, [chosen.index] * len(read), [None] * len(read))
-        keys = sequence_keys(read, layout, features, length=chosen.history, seen=chosen.seen)
+        keys = sequence_keys(read, layout, features, self._store.same, length=chosen.history, seen=chosen.seen)
         keys["log_frequency"] = self._frequencies.of_sequences(read, chosen.index)
         return batch._replace(members=layout.members, **keys), *cut, layout.left_out
 
@@ -378,7 +378,7 @@ class BatchSource:
         try:
             if not isinstance(item, Item):
                 item = self._store.get(item) if isinstance(item, str) else self._store[item]
-            features = self._extract(item, view, dropout=dropout, rng=rng, teachers=teachers)
+            features = self._one_of_equals(self._extract(item, view, dropout=dropout, rng=rng, teachers=teachers))
         except BadRecordError as error:
             bad.append(str(error.at(source=str(self._store.path))))
             return self._extract.blank()
@@ -387,6 +387,11 @@ class BatchSource:
                 del self._texts[next(iter(self._texts))]  # the one kept first
             self._texts[key] = features
         return features
+
+    def _one_of_equals(self, features: ItemFeatures) -> ItemFeatures:
+        """Gives an item the key of the first one with its content, so that they are no negatives of each other."""
+        (key,) = self._store.same.of_keys(np.array([features.item_key], np.uint64)).tolist()
+        return features if key == features.item_key else dataclasses.replace(features, item_key=key)
 
 
 class _SentBatches:

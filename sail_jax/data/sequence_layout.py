@@ -11,6 +11,7 @@ import numpy as np
 from sail_jax.batch import NO_MEMBER
 from sail_jax.data.collate import as_halves
 from sail_jax.data.features import ItemFeatures
+from sail_jax.data.same_content import SameContent
 from sail_jax.data.sequence_tables import Sequence as ItemSequence
 from sail_jax.items import item_key
 
@@ -70,6 +71,7 @@ def sequence_keys(
     sequences: Sequence[ItemSequence],
     layout: Layout,
     features: Sequence[Sequence[ItemFeatures]],
+    same: SameContent,
     *,
     length: int,
     seen: int,
@@ -82,6 +84,7 @@ def sequence_keys(
         sequences: B sequences.
         layout: their places.
         features: B lists of S features, of the items in these places.
+        same: the items with equal content, which have the key of the first one.
         length: L.
         seen: number of latest items that a user has seen, in addition to the L of the history; W is the sum of both.
     """
@@ -103,5 +106,5 @@ def sequence_keys(
         "item_keys": both([target.item_key for target in targets]),
         "text_keys": both([target.text_key for target in targets]),
         "valid": np.array([[True, target.valid] for target in targets]),
-        "seen_keys": as_halves(known.reshape(-1)).reshape(len(sequences), -1, 2),
+        "seen_keys": as_halves(same.of_keys(known.reshape(-1))).reshape(len(sequences), -1, 2),
     }

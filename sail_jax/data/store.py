@@ -2,7 +2,8 @@
 
     items/
       items-00000.array_record   the items of a shard, one msgpack record each
-      items-00000.ids            their ids in record order, one msgpack list, for passes that need no media
+      items-00000.ids            for passes that need no media, in record order: their ids, one msgpack list, and hashes
+                                 of their contents, 8 bytes each (a shard of an earlier version has none)
       index/                     the memory-mapped index of `store_index`
       store.json                 written last: the store is complete
 
@@ -21,10 +22,11 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from sail_jax.buckets import fetch, names, place, put_folder, remove
-from sail_jax.data import store_index
+from sail_jax.data import same_content, store_index
+from sail_jax.data.same_content import SameContent
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.files import commit, commit_bytes
-from sail_jax.items import Item, item_key, text_item
+from sail_jax.items import Item, content_key, item_key, text_item
 
 # The store's folder within the folder that `ingest` writes.
 FOLDER = "items"
@@ -91,6 +93,15 @@ class ItemStore:
         _check_marker(self.path)
         self._index = store_index.Index(self.path)
         self._reader = functools.lru_cache(max_open_shards)(functools.partial(_open_reader, self.path))
+
+    @property
+    def same(self) -> SameContent:
+        """The items with the content of an earlier one, which count as one item among negatives."""
+        return self._index.same
+
+    def first_positions(self, positions: np.ndarray) -> np.ndarray:
+        """The positions of the first items with the same content, [n] int64 -> [n] int64."""
+        return self._index.first_positions(positions)
 
     @classmethod
     def open(cls, path: str | pathlib.Path) -> "ItemStore":
@@ -222,15 +233,17 @@ class ItemStoreWriter:
         """
         path = _shard_path(self.path, shard)
         partial = path.with_suffix(".partial")
-        ids = []
+        ids, contents = [], []
         writer = ArrayRecordWriter(str(partial), _WRITER_OPTIONS)
         try:
             for item in items:
                 writer.write(encode_item(item))
                 ids.append(item.item_id)
+                contents.append(content_key(item))
         finally:
             writer.close()
-        commit_bytes(path.with_suffix(".ids"), msgpack.packb(ids))
+        hashes = np.array(contents, "<u8").tobytes()
+        commit_bytes(path.with_suffix(".ids"), msgpack.packb(ids) + msgpack.packb(hashes))
         commit(partial, path)
         return len(ids)
 
@@ -261,20 +274,39 @@ class ItemStoreWriter:
         items = store_index.build(
             self.path, shards, functools.partial(read_ids, self.path), item_key, on_duplicate or (lambda *_: None)
         )
+        index = store_index.Index(self.path)
+        keys = (_read_keys(self.path, shard) for shard in range(shards))
+        same_content.write_same(self.path / store_index.FOLDER, keys, int(index.starts[-1]), index.hidden)
         put_folder(self.path / store_index.FOLDER, self.path / store_index.FOLDER)
         commit_bytes(self.path / _MARKER, json.dumps(_FORMAT | {"items": items, "shards": shards}).encode())
 
 
 def read_ids(path: pathlib.Path, shard: int) -> list[str]:
     """The ids of a shard in record order."""
-    ids = _shard_path(path, shard).with_suffix(".ids")
-    fetch(ids)
-    return msgpack.unpackb(ids.read_bytes())
+    return next(_read_lists(path, shard))
 
 
 def is_shard(name: str) -> bool:
     """Returns whether a file of a store is one of the many that are downloaded when they are read first."""
     return name.endswith((".array_record", ".ids"))
+
+
+def _read_lists(path: pathlib.Path, shard: int) -> msgpack.Unpacker:
+    """What is known of the records of a shard: a list of ids, and hashes of contents unless it is of an old version."""
+    ids = _shard_path(path, shard).with_suffix(".ids")
+    fetch(ids)
+    data = ids.read_bytes()
+    lists = msgpack.Unpacker(max_buffer_size=len(data))
+    lists.feed(data)
+    return lists
+
+
+def _read_keys(path: pathlib.Path, shard: int) -> tuple[np.ndarray, np.ndarray]:
+    """The hashes of the ids and of the contents of a shard, [n] uint64 each; those of unknown contents are 0."""
+    lists = _read_lists(path, shard)
+    ids = np.fromiter(map(item_key, next(lists)), np.uint64)
+    contents = next(lists, None)
+    return ids, np.zeros_like(ids) if contents is None else np.frombuffer(contents, "<u8")
 
 
 def _shard_path(path: pathlib.Path, shard: int) -> pathlib.Path:

@@ -6,17 +6,19 @@
       starts.u64    [shards + 1] number of the first record of each shard, and of all records
       hidden.u64    record numbers that repeat an id, sorted
       shared.u64    hashes that several ids of the store share, sorted
+      same.*.u64    items with the content of an earlier one (`same_content`)
 
 The first two grow with the store and are memory-mapped, 16 bytes per item; the others are small.
 """
 
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from sail_jax.data.key_buckets import append_to_buckets
+from sail_jax.data.key_buckets import partitioned
+from sail_jax.data.same_content import SameContent
 from sail_jax.errors import SailError
 
 FOLDER = "index"
@@ -33,6 +35,7 @@ class Index:
     Attributes:
         starts: [shards + 1] int64 number of the first record of each shard.
         hidden: [h] int64 numbers of the records that repeat an id.
+        same: the items with the content of an earlier one.
     """
 
     def __init__(self, path: pathlib.Path):
@@ -45,6 +48,7 @@ class Index:
         self.hidden = np.fromfile(folder / "hidden.u64", _U64).astype(np.int64)
         # The number of positions before each hidden record.
         self._gaps = self.hidden - np.arange(len(self.hidden))
+        self.same = SameContent(folder)
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -77,6 +81,11 @@ class Index:
         """The record number of a position."""
         return position + int(np.searchsorted(self._gaps, position, "right"))
 
+    def first_positions(self, positions: np.ndarray) -> np.ndarray:
+        """The positions of the first items with the same content as those at some positions, [n] int64."""
+        records = self.same.of_records(positions + np.searchsorted(self._gaps, positions, "right"))
+        return records - np.searchsorted(self.hidden, records)
+
     def place(self, record: int) -> tuple[int, int]:
         """(shard, record of the shard) of a record number."""
         return _place(self.starts, record)
@@ -106,12 +115,11 @@ def build(
     """
     partial = path / f"{FOLDER}.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    (partial / "buckets").mkdir(parents=True)
+    partial.mkdir(parents=True)
     starts = np.cumsum([0, *(len(read_ids(shard)) for shard in range(shards))])
     if not starts[-1]:
         raise SailError(f"The item store {path} has no items.")
     buckets = -(-int(starts[-1]) // _BUCKET)
-    _scatter(partial / "buckets", starts, buckets, read_ids, item_key)
 
     def id_of(record: int) -> str:
         shard, offset = _place(starts, record)
@@ -119,8 +127,8 @@ def build(
 
     hidden, shared, items = [], [], 0
     with (partial / "keys.u64").open("wb") as keys, (partial / "records.u64").open("wb") as records:
-        for bucket in range(buckets):
-            entries = np.fromfile(partial / "buckets" / str(bucket), _ENTRY)
+        chunks = _entries(starts, read_ids, item_key)
+        for entries in partitioned(partial / "buckets", chunks, buckets, _ENTRY, _BUCKET):
             entries = entries[np.lexsort((entries["record"], entries["key"]))]
             repeated = _resolve(entries, id_of, shared)
             for again, first in repeated.items():
@@ -132,25 +140,18 @@ def build(
             records.write(entries["record"].tobytes())
     for name, values in (("starts", starts), ("hidden", sorted(hidden)), ("shared", shared)):
         np.array(values, _U64).tofile(partial / f"{name}.u64")
-    shutil.rmtree(partial / "buckets")
     shutil.rmtree(path / FOLDER, ignore_errors=True)
     partial.replace(path / FOLDER)
     return items
 
 
-def _scatter(folder: pathlib.Path, starts: np.ndarray, buckets: int, read_ids: Callable, item_key: Callable) -> None:
-    pending, waiting = [], 0
-    for bucket in range(buckets):
-        (folder / str(bucket)).touch()
+def _entries(starts: np.ndarray, read_ids: Callable, item_key: Callable) -> Iterator[np.ndarray]:
+    """Yields the entries of each shard."""
     for shard in range(len(starts) - 1):
         entries = np.empty(starts[shard + 1] - starts[shard], _ENTRY)
         entries["key"] = np.fromiter(map(item_key, read_ids(shard)), _U64, len(entries))
         entries["record"] = np.arange(starts[shard], starts[shard + 1])
-        pending.append(entries)
-        waiting += len(entries)
-        if waiting >= _BUCKET or shard == len(starts) - 2:
-            append_to_buckets(folder, np.concatenate(pending), buckets)
-            pending, waiting = [], 0
+        yield entries
 
 
 def _resolve(entries: np.ndarray, id_of: Callable[[int], str], shared: list[int]) -> dict[int, int]:

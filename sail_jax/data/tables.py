@@ -117,6 +117,8 @@ class PairTable(RowGroupTable[Pair]):
 def pair_positions(pairs: Sequence[Pair], store: ItemStore, table: str) -> tuple[list[int | str], list[int]]:
     """The positions or texts of the queries of some rows, and the positions of their targets.
 
+    Of items with equal content it is that of the first one.
+
     Args:
         pairs: the rows.
         store: the items.
@@ -125,8 +127,8 @@ def pair_positions(pairs: Sequence[Pair], store: ItemStore, table: str) -> tuple
     Raises:
         SailError: an item is not in the store; the message names it and the table.
     """
-    targets = known_positions([pair.target_id for pair in pairs], store, table)
+    targets = store.first_positions(known_positions([pair.target_id for pair in pairs], store, table))
     ids = [pair.query_id for pair in pairs if pair.query_id is not None]
-    positions = iter(known_positions(ids, store, table).tolist())
+    positions = iter(store.first_positions(known_positions(ids, store, table)).tolist())
     queries = [pair.query_text if pair.query_id is None else next(positions) for pair in pairs]
     return queries, targets.tolist()

@@ -14,6 +14,7 @@ from sail_jax.config.schema import nearest
 from sail_jax.data.draw_counts import SetCounts, count_set
 from sail_jax.data.hard_negative_table import NegativesTable
 from sail_jax.data.materialized import Example, MaterializedSet, write_materialized
+from sail_jax.data.same_content import SameContent
 from sail_jax.data.sampling_weights import read_weights
 from sail_jax.data.sequence_tables import Sequence, SequenceTable
 from sail_jax.data.store import ItemStore
@@ -74,11 +75,11 @@ class TrainingSet:
         hard, random = self._settings.hard_negatives, self._settings.random_negatives
         return ("query", "target", *["negative"] * hard, *["random"] * random)[: len(self.views)]
 
-    def draw_counts(self, folder: Path) -> SetCounts:
+    def draw_counts(self, folder: Path, same: SameContent) -> SetCounts:
         """Counts how often items are drawn, in a folder that all processes may share; see `count_set`."""
 
         def count() -> SetCounts:
-            return count_set(folder, self.name, self.table, self._negatives, self._settings)
+            return count_set(folder, self.name, self.table, self._negatives, self._settings, same)
 
         everyone().on_first(count)  # the others then read what it wrote, or count in folders of their own
         return count()

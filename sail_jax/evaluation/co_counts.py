@@ -87,7 +87,8 @@ def read_histories(path: Path, store: ItemStore) -> csr_matrix:
     for users_items in _histories(path):
         sizes = [len(items) for items in users_items]
         rows.append(np.repeat(np.arange(users, users + len(sizes)), sizes))
-        columns.append(known_positions([name for items in users_items for name in items], store, str(path)))
+        found = known_positions([name for items in users_items for name in items], store, str(path))
+        columns.append(store.first_positions(found))
         users += len(sizes)
     entries = np.concatenate(rows), np.concatenate(columns)
     found = csr_matrix((np.ones(len(entries[0])), entries), shape=(users, len(store)))

@@ -84,8 +84,8 @@ class RetrievalTask:
 def load_retrieval(config: Config, name: str, store: ItemStore) -> RetrievalTask:
     """Resolves a task of kind "retrieval", whose queries and relevant items are the rows of a pair table.
 
-    The search leaves out the query itself, unless the table lists it as relevant, as it does where the two sides show
-    different modalities of one item.
+    Items with equal content are one, the first of them. The search leaves out the query itself, unless the table lists
+    it as relevant, as it does where the two sides show different modalities of one item.
 
     Raises:
         SailError: a setting is wrong, the table has no row in the split, or none of the grades that a graded task
@@ -94,7 +94,7 @@ def load_retrieval(config: Config, name: str, store: ItemStore) -> RetrievalTask
     settings = config.eval.tasks[name]
     query_view, target_view = task_views(config, name)
     queries, listed, positive, scores = _read_pairs(config, name, store)
-    corpus = np.arange(len(store)) if settings.corpus == "items" else np.unique(listed[:, 1])
+    corpus = all_contents(store) if settings.corpus == "items" else np.unique(listed[:, 1])
     found = np.stack([listed[:, 0], np.searchsorted(corpus, listed[:, 1])], axis=1)
     pairs, positive, grades = merge_pairs(found, positive, scores)
     if GRADED in settings.metrics:
@@ -115,6 +115,12 @@ def load_retrieval(config: Config, name: str, store: ItemStore) -> RetrievalTask
         positive=positive,
         grades=grades,
     )
+
+
+def all_contents(store: ItemStore) -> np.ndarray:
+    """Returns the positions of all items, ascending; of those with equal content only the first one."""
+    positions = np.arange(len(store))
+    return positions[store.first_positions(positions) == positions]
 
 
 def rows_in(corpus: np.ndarray | list[str], queries: list[int | str]) -> np.ndarray:

@@ -14,7 +14,7 @@ from sail_jax.data.sequence_tables import stream_sequences
 from sail_jax.data.store import ItemStore, known_positions
 from sail_jax.data.views import task_views
 from sail_jax.errors import SailError
-from sail_jax.evaluation.retrieval import RetrievalTask
+from sail_jax.evaluation.retrieval import RetrievalTask, all_contents
 from sail_jax.vectors.unit import unit_rows
 
 
@@ -38,7 +38,7 @@ def mean_pool(vectors: np.ndarray, sequences: Sequence[np.ndarray]) -> np.ndarra
 def load_sequences(config: Config, name: str, store: ItemStore) -> RetrievalTask:
     """Resolves a task of kind "sequence": histories of items, and the item that came next.
 
-    The items of a history stay in the corpus, since the target may be among them.
+    The items of a history stay in the corpus, since the target may be among them. Items with equal content are one.
 
     Raises:
         SailError: a setting or the table is wrong, the table has no row in the split, or an id is unknown.
@@ -50,14 +50,15 @@ def load_sequences(config: Config, name: str, store: ItemStore) -> RetrievalTask
     sequences: list[np.ndarray] = []
     targets: list[np.ndarray] = []
     for histories, ids in stream_sequences(path, settings.split):
-        targets.append(known_positions(ids, store, str(path)))
-        items = known_positions([item_id for history in histories for item_id in history], store, str(path)).tolist()
+        targets.append(store.first_positions(known_positions(ids, store, str(path))))
+        shown = known_positions([item_id for history in histories for item_id in history], store, str(path))
+        items = store.first_positions(shown).tolist()
         flat = np.array([places.setdefault(item, len(places)) for item in items], np.int64)
         sequences += np.split(flat, np.cumsum([len(history) for history in histories])[:-1])
     if not sequences:
         raise SailError(f"config.eval.tasks.{name}: {path} has no row in the split {settings.split!r}.")
     target = np.concatenate(targets)
-    corpus = np.arange(len(store)) if settings.corpus == "items" else np.unique(target)
+    corpus = all_contents(store) if settings.corpus == "items" else np.unique(target)
     rows = np.searchsorted(corpus, target)
     return RetrievalTask(
         name=name,

@@ -229,6 +229,25 @@ def test_items_of_equal_text_are_merged_if_only_text_is_shown(tag_folder, patter
     assert sorted(asked[2] for asked in stub.asked) == sorted([32 - 14 * by_text[0], 23 - 5 * by_text[1]])
 
 
+def test_items_of_equal_content_are_one(folder):
+    """Items 30 to 59 have the bytes of items 0 to 29."""
+    shutil.rmtree(folder / "items")
+    writer = ItemStoreWriter(folder / "items")
+    writer.write_shard(0, [Item(f"item-{i}", {"title": f"Item {i % 30}"}) for i in range(ITEMS)])
+    writer.finalize(1)
+    rows = [(1, 2), (3, 34), (5, 4), (4, 9), (39, 2), (31, 32)]
+    write_pairs(folder / "tables/i2i.parquet", [(pair(*row), "train") for row in rows])
+    summary, _ = run(folder)
+    assert (summary.queries, summary.queries_of_same_text) == (6, 1)  # 31 is 1
+    assert (summary.targets, summary.targets_of_same_text) == (5, 2)  # 2, 4, 9, 32, 34
+    assert summary.positives == 5
+    table = NegativesTable.open(summary.output)
+    mined = {i: {int(name.split("-")[1]) % 30 for name in table.get(f"item-{i}", None)[0]} for i, _ in rows}
+    # Not their targets, nor themselves; what is likely to be a target is left out too.
+    allowed = {1: {4, 9}, 31: {4, 9}, 3: {2, 9}, 5: {2, 9}, 4: {2}, 39: {4}}
+    assert any(mined.values()) and all(found <= allowed[query] for query, found in mined.items())
+
+
 def test_targets_of_equal_text_are_merged(tag_folder):
     write_pairs(tag_folder / "tables/i2i.parquet", [(pair(1, 2), "train"), (pair(3, 32), "train")])
     with pytest.raises(SailError, match="has 1 target in the split, counting those of the same text once"):

@@ -8,9 +8,9 @@
 Several processes mine together, in a folder that they share: each embeds a part of the items and scores a part of the
 queries. The first one writes the files.
 
-The table appears when everything else is written. Queries and targets have the order of their keys, as in the table. If
-a side shows only text, rows of equal text are merged into the first of them, since training treats them as the same
-content (`objectives.negative_masks`).
+The table appears when everything else is written. Queries and targets have the order of their keys, as in the table.
+Rows of items with equal content, and if a side shows only text those of equal text, are merged into the first of them,
+since training treats them as the same content (`objectives.negative_masks`).
 
 Source: arXiv 2510.12709, sec. 3.1.2.
 """
@@ -51,11 +51,11 @@ class MiningSummary:
         output: the table of hard negatives.
         queries: number of its queries.
         queries_without_embedding: number of queries that could not be embedded.
-        queries_of_same_text: number of queries merged into an earlier one of the same text.
+        queries_of_same_text: number of queries merged into an earlier one of the same text or content.
         targets: number of its targets.
         targets_without_embedding: number of targets that could not be embedded.
         targets_of_same_text: likewise for targets.
-        positives: number of positives with embeddings on both sides; those of the same texts count once.
+        positives: number of positives with embeddings on both sides; those of the same contents count once.
         excluded: number of further pairs that are known to be positive, or pair a query with itself.
         short_queries: number of embedded queries with fewer than `per_query` negatives.
         threshold: lambda*, its figures (with the number of likely false negatives left out) and the curves.
@@ -226,7 +226,7 @@ def _mining_problem(
         return pair_codes(query_rows[rows], target_rows[columns], targets)
 
     excluded = merged(excluded)
-    if all(side.only_text for side in sides):
+    if sides[0].only_text == sides[1].only_text:  # the keys of both are of texts, or of items
         shown = contents[0][first_query], contents[1][first_target]
         _, *same = np.intersect1d(*shown, assume_unique=True, return_indices=True)
         excluded = np.union1d(excluded, pair_codes(*same, targets))

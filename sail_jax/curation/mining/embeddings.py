@@ -65,7 +65,8 @@ class Side:
         """Returns keys, [n] uint64, that are equal for rows of equal content to training.
 
         If only text is shown, the key is a hash of the shown text (`ItemFeatures.text_key`), for which all items are
-        read. Else, and for an item that shows no text or cannot be read, it is the key of the row.
+        read; for an item that shows no text or cannot be read, it is the key of the row. Else it is that of the first
+        item with the same content (`ItemFeatures.item_key`), or that of the row where the store has no such items.
 
         Args:
             store: the item store.
@@ -73,7 +74,7 @@ class Side:
             what: name of the data set, for the progress bar.
         """
         if not self.only_text:
-            return self.keys
+            return self._item_keys(store) if len(store.same) else self.keys
         own = processes.rows(len(self.keys))
         keys, items = self.keys[own].copy(), self._rows(own.start, own.stop)
         bar = track(items, f"{what}: texts of {self.name}", total=len(keys), disable=not processes.first)
@@ -82,6 +83,13 @@ class Side:
                 text = shown_fields(_load(item, store), self.view.fields)
                 keys[row] = item_key(text) if text else keys[row]
         return processes.join(keys)
+
+    def _item_keys(self, store: ItemStore) -> np.ndarray:
+        """Returns the key of the first item with the content of each row; that of the row for a text."""
+        rows = self._rows(0, len(self.items))
+        ids = (item_key(row["query_id"] or "") for row in rows)
+        keys = store.same.of_keys(np.fromiter(ids, np.uint64, len(self.keys)))
+        return np.where(self.items["query_id"].is_null().to_numpy(), self.keys, keys)
 
     def label(self, row: int) -> str:
         """Returns the id or the text of a row, for messages."""
