@@ -217,7 +217,7 @@ class StoredVectors:
         order = np.argsort(_item_positions(entries), kind="stable")
         ascending = _item_positions(entries)[order]
         found = np.zeros(len(entries), bool)
-        for ids, z in opened.batches():
+        for ids, z in opened.batches(finite=True):
             rows = rows_in(ascending, self._store.positions(ids).tolist()) if len(texts) < len(entries) else None
             places = np.where(rows >= 0, order[rows], -1) if rows is not None else np.full(len(ids), -1)
             if texts:

@@ -30,7 +30,7 @@ class ExactSearch:
     """
 
     def __init__(self, embeddings: EmbeddingSet, *, block: int) -> None:
-        ids, self._z = embeddings.load()
+        ids, self._z = embeddings.load(finite=True)
         self.ids: pa.Array = pa.array(ids, pa.large_string())
         self.dims, self._block = embeddings.info.dims, block
         self._blocks: dict[int, TargetBlocks] = {}  # keyed by the number of leading dimensions

@@ -2,15 +2,18 @@
 
 FOLDER/
   embeddings.json        written last: how the vectors were made and are stored
-  part-00000.parquet     `id` (string), `vector` (a list of fixed length)
+  part-00000.parquet     `id` (string), `vector` (a list of fixed length), with a checksum of every page
 
 Axis letters: N rows, D width, W stored numbers of a row.
 """
 
+import contextlib
 import dataclasses
+import fnmatch
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -18,14 +21,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float, Float32, Int64, Shaped
 
-from sail_jax.buckets import fetch, opened, place
-from sail_jax.config.schema import to_dict
+from sail_jax.buckets import fetch, names, opened, place
+from sail_jax.config.schema import build_settings, to_dict
 from sail_jax.config.storage import VECTOR_DTYPES
 from sail_jax.errors import SailError
 from sail_jax.files import commit_json, partial_file
 from sail_jax.vectors.unit import unit_rows
 
-_MARKER = "embeddings.json"
+_MARKER, _PARTS = "embeddings.json", "part-*.parquet"
 _FORMAT = {"format": "sail_jax embeddings", "version": 1}
 # int8 stores entries of a unit vector as 127 from this many standard deviations, 1 / sqrt(D), on; few are larger.
 _CUT = 4.0
@@ -111,23 +114,41 @@ def write_part(
         dtype: storage type.
         notes: further entries of the schema's metadata, for `read_notes`.
     """
-    empty = encode_vectors(z[:0], dtype)
-    width = empty.shape[1]
-    vector = pa.list_(pa.from_numpy_dtype(empty.dtype), width)
+    vector = _vector_type(z.shape[1], dtype)
     schema = pa.schema([("id", pa.string()), ("vector", vector)], dict(notes or {}))
-    with partial_file(path) as partial, pq.ParquetWriter(partial, schema) as writer:
+    with partial_file(path) as partial, pq.ParquetWriter(partial, schema, write_page_checksum=True) as writer:
         for at in range(0, len(ids), _ROW_GROUP):  # one row group at a time, to avoid a second copy of all vectors
             stored = encode_vectors(z[at : at + _ROW_GROUP], dtype)
-            vectors = pa.FixedSizeListArray.from_arrays(pa.array(stored.ravel()), width)
+            vectors = pa.FixedSizeListArray.from_arrays(pa.array(stored.ravel()), type=vector)
             some = pa.array(ids[at : at + _ROW_GROUP], pa.string())
             writer.write_table(pa.table([some, vectors], schema=schema))
 
 
+def _vector_type(dims: int, dtype: str) -> pa.DataType:
+    """Returns the type of a column of stored vectors."""
+    empty = encode_vectors(np.zeros((0, dims), np.float32), dtype)
+    return pa.list_(pa.from_numpy_dtype(empty.dtype), empty.shape[1])
+
+
+@contextlib.contextmanager
+def _readable(part: Path) -> Iterator[None]:
+    """Turns errors of reading a part into messages that name it."""
+    try:
+        yield
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise SailError(f"{part} is damaged ({reason}); copy it again, or remove it and embed again.") from error
+
+
 def read_notes(path: Path) -> dict[str, str]:
-    """Returns the notes of a part; of one in a bucket, only its footer is read."""
-    with opened(path) as file:
+    """Returns the notes of a part; of one in a bucket, only its footer is read.
+
+    Raises:
+        SailError: the part is damaged.
+    """
+    with _readable(path), opened(path) as file:
         metadata = pq.read_schema(file).metadata or {}
-    return {key.decode(): value.decode() for key, value in metadata.items()}
+        return {key.decode(): value.decode() for key, value in metadata.items()}
 
 
 def part_path(folder: Path, number: int) -> Path:
@@ -136,8 +157,25 @@ def part_path(folder: Path, number: int) -> Path:
 
 
 def write_info(folder: Path, info: EmbeddingInfo) -> None:
-    """Marks a folder as complete."""
-    commit_json(folder / _MARKER, _FORMAT | to_dict(info), shared=True, ensure_ascii=False)
+    """Marks a folder with all its parts as complete."""
+    values = _FORMAT | to_dict(info) | {"parts": len(fnmatch.filter(names(folder), _PARTS))}
+    commit_json(folder / _MARKER, values, shared=True, ensure_ascii=False)
+
+
+def read_info(fields: Any) -> EmbeddingInfo:
+    """Returns the description in some values of a JSON file.
+
+    Raises:
+        SailError: a value is missing or wrong; the message names no file.
+    """
+    try:
+        info = build_settings(EmbeddingInfo, fields, "embeddings")
+        if info.dims < 1:
+            raise ValueError(f"dims is {info.dims}")
+        encode_vectors(np.zeros((0, info.dims), np.float32), info.dtype)
+    except (TypeError, ValueError) as error:
+        raise SailError(f"A value is missing or wrong ({error}).") from error
+    return info
 
 
 def is_complete(folder: Path) -> bool:
@@ -153,7 +191,7 @@ class EmbeddingSet:
         folder: the folder.
 
     Raises:
-        SailError: it is missing, unfinished, or of another format.
+        SailError: it is missing, unfinished, damaged, or of another format.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -165,30 +203,76 @@ class EmbeddingSet:
                 f"{self.path} holds no complete embeddings (no {_MARKER}): "
                 "name the --output of `embed`, or run it again."
             )
-        fields = json.loads(marker.read_text(encoding="utf-8"))
-        if {key: fields.pop(key, None) for key in _FORMAT} != _FORMAT:
-            raise SailError(f"{marker} is of another format or version; embed again.")
-        self.info = EmbeddingInfo(**fields | {"fields": tuple(fields["fields"])})
+        try:
+            fields = json.loads(marker.read_text(encoding="utf-8"))
+            found = {key: fields.pop(key, None) for key in _FORMAT}
+            count = fields.pop("parts", None)  # version 0.1 did not write it
+            info = read_info(fields) if found == _FORMAT else None
+        except (SailError, ValueError, TypeError, AttributeError, RecursionError):
+            info = None
+        if info is None:
+            raise SailError(f"{marker} is damaged, or of another format or version; embed again.")
+        self.info = info
         # Sort by number; numbers from 100,000 on have more than five digits.
-        self._parts = sorted(self.path.glob("part-*.parquet"), key=lambda part: (len(part.name), part.name))
-        self._rows = sum(pq.ParquetFile(part).metadata.num_rows for part in self._parts)
+        self._parts = sorted(self.path.glob(_PARTS), key=lambda part: (len(part.name), part.name))
+        if count is not None and count != len(self._parts):
+            raise SailError(
+                f"{self.path} holds {len(self._parts)} parts, and {marker.name} says {count}; copy the folder again, "
+                "or embed again, which writes what is missing."
+            )
+        self._rows = sum(map(self._count, self._parts))
 
     def __len__(self) -> int:
         return self._rows
 
-    def batches(self, size: int = 16_384) -> Iterator[tuple[list[str], Float32[np.ndarray, "N D"]]]:
-        """Yields all rows in order, as (ids, unit vectors) of at most `size` rows."""
-        for part in self._parts:
-            for batch in pq.ParquetFile(part).iter_batches(size):
-                stored = batch["vector"].flatten().to_numpy(zero_copy_only=False)
-                stored = stored.reshape(len(batch), -1)
-                yield batch["id"].to_pylist(), decode_vectors(stored, self.info.dtype)
+    def _count(self, part: Path) -> int:
+        """Returns the number of rows of a part, whose columns are checked."""
+        with _readable(part):
+            metadata = pq.read_metadata(part)
+            schema = metadata.schema.to_arrow_schema()
+        wanted = {"id": pa.string(), "vector": _vector_type(self.info.dims, self.info.dtype)}
+        for name, dtype in wanted.items():
+            place = schema.get_field_index(name)  # -1 also for a name that comes twice
+            if place < 0 or schema.field(place).type != dtype:
+                found = f"is {schema.field(place).type}" if place >= 0 else "is missing, or there twice"
+                raise SailError(
+                    f"{part}: the column {name!r} {found}, and {self.path / _MARKER} says {dtype}; embed again."
+                )
+        return metadata.num_rows
 
-    def load(self) -> tuple[list[str], Float32[np.ndarray, "N D"]]:
-        """Returns all ids and unit vectors."""
+    def batches(
+        self, size: int = 16_384, *, finite: bool = False
+    ) -> Iterator[tuple[list[str], Float32[np.ndarray, "N D"]]]:
+        """Yields all rows in order, as (ids, unit vectors) of at most `size` rows.
+
+        Args:
+            size: most rows at once.
+            finite: whether all vectors must be finite; otherwise the caller looks itself.
+
+        Raises:
+            SailError: a part is damaged, or a row has no id, no vector, or one that is not finite.
+        """
+        for part in self._parts:
+            start = 0
+            with _readable(part), pq.ParquetFile(part, page_checksum_verification=True) as file:
+                for batch in file.iter_batches(size, columns=["id", "vector"]):
+                    ids, numbers = batch["id"].to_pylist(), batch["vector"].flatten()
+                    if batch["id"].null_count or batch["vector"].null_count or numbers.null_count:
+                        raise SailError(f"{part} has rows without an id or with gaps in the vector; embed again.")
+                    z = decode_vectors(numbers.to_numpy().reshape(len(batch), -1), self.info.dtype)
+                    if finite and not np.isfinite(z).all():
+                        row = int(np.flatnonzero(~np.isfinite(z).all(axis=1))[0])
+                        raise SailError(
+                            f"{part}: the vector of row {start + row + 1} ({ids[row]!r}) is not finite; embed again."
+                        )
+                    start += len(ids)
+                    yield ids, z
+
+    def load(self, *, finite: bool = False) -> tuple[list[str], Float32[np.ndarray, "N D"]]:
+        """Returns all ids and unit vectors; arguments and errors as of `batches`."""
         ids: list[str] = []
         z = np.zeros((len(self), self.info.dims), np.float32)
-        for some, part in self.batches():
+        for some, part in self.batches(finite=finite):
             z[len(ids) : len(ids) + len(some)] = part
             ids += some
         return ids, z

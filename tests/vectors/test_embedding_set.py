@@ -6,6 +6,7 @@ import json
 import faiss
 import ml_dtypes
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -145,6 +146,73 @@ def test_unfinished_and_foreign_folders_are_refused(tmp_path):
         EmbeddingSet(tmp_path)
     marker.unlink()
     with pytest.raises(SailError, match="no complete embeddings"):
+        EmbeddingSet(tmp_path)
+
+
+def rewrite(path, **columns):
+    table = pq.read_table(path)
+    for name, column in columns.items():
+        table = table.set_column(table.column_names.index(name), name, column)
+    pq.write_table(table, path)
+
+
+def lists(rows, dtype=np.float32, width=16):
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ones(rows * width, dtype)), width)
+
+
+def flip(path, byte):
+    data = bytearray(path.read_bytes())
+    data[byte] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "is damaged"),
+        (lambda path: path.write_bytes(b""), "is damaged"),
+        (lambda path: flip(path, 300), "is damaged .*copy it again"),
+        (lambda path: path.unlink(), "holds 2 parts, and embeddings.json says 3"),
+        (lambda path: rewrite(path, vector=lists(33, width=8)), "'vector' is fixed_size_list.*8.*says .*16"),
+        (lambda path: rewrite(path, vector=lists(33, np.float64)), "'vector' is .*double.*says .*float"),
+        (lambda path: rewrite(path, id=pa.array(range(33))), "'id' is int64"),
+        (lambda path: rewrite(path, id=pa.array(["a"] * 32 + [None])), "rows without an id"),
+        (lambda path: rewrite(path, vector=lists(33).take(pa.array([None, *range(32)]))), "gaps in the vector"),
+        (lambda path: pq.write_table(pq.read_table(path).drop_columns(["vector"]), path), "'vector' is missing"),
+    ],
+)
+def test_a_damaged_part_is_named(tmp_path, damage, message):
+    folder_of(tmp_path)
+    damage(part_path(tmp_path, 2))
+    with pytest.raises(SailError, match=message) as error:
+        EmbeddingSet(tmp_path).load()
+    assert "\n" not in str(error.value) and ("part-00002" in str(error.value) or "parts" in message)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_vectors_that_are_not_finite_are_refused_where_they_must_be(tmp_path, value):
+    z = vectors(5)
+    z[3, 7] = value
+    write_part(part_path(tmp_path, 0), list("abcde"), z, "float32")
+    write_info(tmp_path, INFO)
+    found = EmbeddingSet(tmp_path)
+    assert np.isfinite(found.load()[1]).all(axis=1).sum() == 4
+    with pytest.raises(SailError, match="part-00000.parquet: the vector of row 4 .'d'. is not finite; embed again"):
+        found.load(finite=True)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff", b"[]", b"null", b"{", b"[" * 100_000]
+    + [{"dims": 0}, {"dims": "16"}, {"dims": 1e9}, {"dtype": "float8"}, {"fields": 3}, {"model": None}, {"more": 1}],
+)
+def test_a_damaged_description_is_named(tmp_path, content):
+    folder_of(tmp_path)
+    marker = tmp_path / "embeddings.json"
+    if isinstance(content, dict):
+        content = json.dumps(json.loads(marker.read_text()) | content).encode()
+    marker.write_bytes(content)
+    with pytest.raises(SailError, match="embeddings.json is damaged, or of another format or version; embed again"):
         EmbeddingSet(tmp_path)
 
 

@@ -245,7 +245,7 @@ def _copy_vectors(side: Side, path: Path, folder: Path) -> None:
 def _read_vectors(path: Path) -> Iterator[tuple[list[str], np.ndarray]]:
     """Yields batches (ids, [n, D] float32) of a file, a folder, or a folder that `embed` wrote."""
     if is_complete(path):
-        yield from EmbeddingSet(path).batches(_BATCH)
+        yield from EmbeddingSet(path).batches(_BATCH, finite=True)
         return
     parts = parquet_parts(path)
     if not parts:

@@ -93,7 +93,9 @@ def write_embeddings(folder: Path, path: Path) -> tuple[ItemLists, int]:
 
     def batches() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         nonlocal width
-        for ids, vectors in EmbeddingSet(path).batches() if is_complete(path) else read_vectors(path, "--embeddings"):
+        for ids, vectors in (
+            EmbeddingSet(path).batches(finite=True) if is_complete(path) else read_vectors(path, "--embeddings")
+        ):
             width = vectors.shape[1]
             yield hashes_of(ids), np.full(len(ids), width), unit_rows(vectors).ravel()
 
