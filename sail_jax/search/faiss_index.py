@@ -2,7 +2,7 @@
 
     FILE                 the index, as faiss writes it (`faiss.read_index`)
     FILE.ids.parquet     `id` (string) and `row` of the embedding folder (int64) of every vector, in index order
-    FILE.json            written last: kind, parameters, and the model that made the vectors
+    FILE.json            written last: kind, parameters, the model that made the vectors, and a digest of both files
 
 Scores are cosines: inner products of unit vectors. Rows of zeros, items that could not be embedded, are not indexed.
 
@@ -10,8 +10,9 @@ Axis letters: Q queries, N vectors, D width, K results.
 """
 
 import dataclasses
+import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from sail_jax.config.schema import build_settings
 from sail_jax.config.search import INDEX_KINDS
 from sail_jax.errors import SailError
 from sail_jax.files import commit_json, partial_file
@@ -88,10 +90,11 @@ class IndexInfo:
         modalities: modalities of the items that were shown.
         fields: text fields that were shown.
         instruction: the system prompt.
+        digest: of the index and its ids, which are read only if they have it; empty in those of version 0.1.
     """
 
     kind: str
-    parameters: Mapping[str, int]
+    parameters: dict[str, int]
     dims: int
     count: int
     rows: int
@@ -100,6 +103,7 @@ class IndexInfo:
     modalities: str
     fields: tuple[str, ...]
     instruction: str
+    digest: str = ""
 
 
 def build_index(embeddings: EmbeddingSet, path: Path, settings: IndexSettings) -> IndexInfo:
@@ -146,6 +150,7 @@ def build_index(embeddings: EmbeddingSet, path: Path, settings: IndexSettings) -
         modalities=of.modalities,
         fields=of.fields,
         instruction=of.instruction,
+        digest=_digest(path),
     )
     commit_json(marker, _FORMAT | dataclasses.asdict(info), ensure_ascii=False)
     return info
@@ -173,7 +178,7 @@ def _rows(
 ) -> Iterator[tuple[int, list[str], np.ndarray]]:
     """(first row, ids, [n, dims] float32 of unit length), with progress."""
     task, start = progress.add_task(what, total=len(embeddings)), 0
-    for ids, z in embeddings.batches():
+    for ids, z in embeddings.batches(finite=True):
         yield start, ids, z if dims == z.shape[1] else unit_rows(z[:, :dims])
         start += len(ids)
         progress.update(task, completed=start)
@@ -241,11 +246,17 @@ class FaissIndex:
                 raise SailError(f"{name} cannot be negative.")
         self._nprobe, self._ef_search = nprobe or _NPROBE, ef_search or _EF_SEARCH
         try:
+            # First of all: a damaged index may crash faiss, or find what is not there.
+            if self.info.digest and _digest(self.path) != self.info.digest:
+                raise SailError(
+                    f"The index {self.path} or {_ids_path(self.path).name} is damaged, or of another index; build it "
+                    "again with `index`."
+                )
             self._index = faiss.read_index(str(self.path))
             table = pq.read_table(_ids_path(self.path), schema=_IDS)
-        except (RuntimeError, OSError, pa.ArrowInvalid) as error:
+        except (RuntimeError, OSError, MemoryError, pa.ArrowException) as error:
             raise SailError(f"The index {self.path} cannot be read ({error}); build it again with `index`.") from error
-        if not self._index.ntotal == len(table) == self.info.count:
+        if not self._index.ntotal == len(table) == self.info.count or self._index.d != self.info.dims:
             raise SailError(f"The index {self.path} and its ids do not belong together; build it again with `index`.")
         self.ids: pa.Array = table["id"].combine_chunks()
         self.rows: np.ndarray = table["row"].to_numpy()
@@ -294,6 +305,15 @@ class FaissIndex:
         return None
 
 
+def _digest(path: Path) -> str:
+    """Returns the digest of the two files of an index."""
+    both = hashlib.sha256()
+    for file in (path, _ids_path(path)):
+        with file.open("rb") as stream:
+            both.update(hashlib.file_digest(stream, "sha256").digest())
+    return both.hexdigest()
+
+
 def _read_info(path: Path) -> IndexInfo:
     marker = _marker(path)
     if not marker.is_file():
@@ -303,9 +323,9 @@ def _read_info(path: Path) -> IndexInfo:
     try:
         fields = json.loads(marker.read_text(encoding="utf-8"))
         found = {key: fields.pop(key, None) for key in _FORMAT}
-        info = IndexInfo(**fields | {"fields": tuple(fields["fields"])}) if found == _FORMAT else None
-    except (ValueError, KeyError, TypeError, AttributeError):
+        info = build_settings(IndexInfo, fields, "index") if found == _FORMAT else None
+    except (SailError, ValueError, TypeError, AttributeError, RecursionError):
         info = None
-    if info is None:
-        raise SailError(f"{marker} is of another format or version; build the index again.")
+    if info is None or info.kind not in INDEX_KINDS:
+        raise SailError(f"{marker} is damaged, or of another format or version; build the index again.")
     return info

@@ -181,6 +181,38 @@ def test_a_folder_is_no_index_file(embeddings, tmp_path):
     assert not list(tmp_path.parent.glob(f"{tmp_path.name}.*"))
 
 
+@pytest.mark.parametrize("kind", ["flat", "ivfpq", "hnsw"])
+def test_a_flipped_bit_is_found_before_faiss_reads_it(built, tmp_path, kind):
+    """Faiss itself would search on, with other vectors, or crash."""
+    for name in (kind, f"{kind}.json", f"{kind}.ids.parquet"):
+        (tmp_path / name).write_bytes((built / name).read_bytes())
+    for name in (kind, f"{kind}.ids.parquet"):
+        data = bytearray((tmp_path / name).read_bytes())
+        for place in (0, 10, 40, len(data) // 2, len(data) - 1):
+            data[place] ^= 4
+            (tmp_path / name).write_bytes(data)
+            with pytest.raises(SailError, match=f"{kind}.* is damaged, or of another index; build it again"):
+                FaissIndex(tmp_path / kind)
+            data[place] ^= 4
+            (tmp_path / name).write_bytes(data)
+    (tmp_path / kind).write_bytes((built / ("flat" if kind != "flat" else "hnsw")).read_bytes())
+    with pytest.raises(SailError, match="of another index"):
+        FaissIndex(tmp_path / kind)
+
+
+def test_an_index_without_a_digest_is_read(built, tmp_path):
+    """Version 0.1 wrote none."""
+    for name in ("flat", "flat.json", "flat.ids.parquet"):
+        (tmp_path / name).write_bytes((built / name).read_bytes())
+    fields = json.loads((tmp_path / "flat.json").read_text())
+    (tmp_path / "flat.json").write_text(json.dumps({key: of for key, of in fields.items() if key != "digest"}))
+    assert len(FaissIndex(tmp_path / "flat")) == len(FaissIndex(built / "flat"))
+    for changed in ({"count": "3"}, {"kind": "tree"}, {"fields": None}, {"dims": 2.5}, {"more": 1}):
+        (tmp_path / "flat.json").write_text(json.dumps(fields | changed))
+        with pytest.raises(SailError, match="flat.json is damaged, or of another format"):
+            FaissIndex(tmp_path / "flat")
+
+
 def test_an_index_that_is_damaged_or_unfinished(built, tmp_path):
     with pytest.raises(SailError, match="nprobe is a parameter of ivfpq"):
         FaissIndex(built / "flat", nprobe=3)
