@@ -7,6 +7,7 @@ frozen dataclasses that the code reads. Unknown keys are errors in all three pla
 model of some size with what trains it, and no data (`configs/presets/*.py`), or a packaged experiment.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import importlib.util
@@ -182,7 +183,7 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
     if path.suffix == ".json":
         try:
             return _placed(json.loads(path.read_text()), path)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SailError(f"{path} is not valid JSON ({error}). Repair it, or name the experiment file.") from error
     config = call_in_file(path, "get_config")
     if not isinstance(config, ml_collections.ConfigDict):
@@ -207,11 +208,14 @@ def call_in_file(path: pathlib.Path, function: str) -> Any:
         raise SailError(_failure(error, path)) from error
 
 
-def _placed(values: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
+def _placed(values: Any, path: pathlib.Path) -> Any:
     """Returns the settings of a run with the `data.dir` that is there relative to the run, if it is."""
-    folder = path.absolute().parent / values.get("data", {}).get("dir", "")
-    if values.get("data", {}).get("dir") and (folder.is_dir() or address(pathlib.Path(os.path.normpath(folder)))):
-        values["data"]["dir"] = os.path.normpath(folder)
+    data = values.get("data") if isinstance(values, dict) else None
+    if isinstance(data, dict) and isinstance(data.get("dir"), str) and data["dir"]:
+        folder = path.absolute().parent / data["dir"]
+        with contextlib.suppress(OSError, ValueError):  # no name of a folder
+            if folder.is_dir() or address(pathlib.Path(os.path.normpath(folder))):
+                data["dir"] = os.path.normpath(folder)
     return values
 
 

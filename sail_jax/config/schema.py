@@ -18,6 +18,11 @@ from sail_jax.buckets import require_local
 from sail_jax.config.suggestions import similar_keys
 from sail_jax.errors import SailError
 
+# Beyond it, floats and JSON do not tell whole numbers apart.
+_LARGEST = 2**53
+# Characters of a value in a message.
+_LONGEST = 200
+
 # Other settings may begin with other addresses: an instruction is free text.
 _BUCKET = re.compile(r"(gs|gcs|s3|s3a|s3n|az|abfss?|hdfs)://")
 
@@ -89,7 +94,7 @@ def build_settings(cls: Any, value: Any, path: str) -> Any:
     origin, arguments = typing.get_origin(cls), typing.get_args(cls)
     if dataclasses.is_dataclass(cls):
         if not isinstance(value, Mapping):
-            raise SailError(f"{path} is a group of settings, not {value!r}.")
+            raise SailError(f"{path} is a group of settings, not {_shown(value)}.")
         hints = typing.get_type_hints(cls)
         for key in value:
             if key not in hints:
@@ -101,17 +106,32 @@ def build_settings(cls: Any, value: Any, path: str) -> Any:
         return cls(**built)
     if origin is dict:
         if not isinstance(value, Mapping):
-            raise SailError(f"{path} takes a mapping such as {{'name': value}}, not {value!r}.")
+            raise SailError(f"{path} takes a mapping such as {{'name': value}}, not {_shown(value)}.")
         return {str(key): build_settings(arguments[1], entry, f"{path}.{key}") for key, entry in value.items()}
     if origin is tuple:
         if isinstance(value, str) or not isinstance(value, Sequence):
-            raise SailError(f"{path} takes a sequence such as ('a', 'b'), not {value!r}.")
+            raise SailError(f"{path} takes a sequence such as ('a', 'b'), not {_shown(value)}.")
         return tuple(build_settings(arguments[0], entry, f"{path}[{i}]") for i, entry in enumerate(value))
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        raise SailError(f"{path} is {_shown(value)}; write a number of at most {_LARGEST:,}.")
     if cls is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, cls) or (cls is int and isinstance(value, bool)):
-        raise SailError(f"{path} takes a value of type {cls.__name__}, not {value!r}.")
+        raise SailError(f"{path} takes a value of type {cls.__name__}, not {_shown(value)}.")
     return value
+
+
+def _shown(value: Any) -> str:
+    """Returns a value for a message, on one line and cut where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of over 4,300 digits, a list in a list in a list
+        text = f"a {type(value).__name__}"
+    return _cut(text)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 40]}... ({len(text):,} characters)"
 
 
 def _check_value(field: dataclasses.Field, value: Any, path: str) -> None:
@@ -120,14 +140,14 @@ def _check_value(field: dataclasses.Field, value: Any, path: str) -> None:
         if isinstance(entry, str) and _BUCKET.match(entry) and not field.metadata.get("bucket"):
             require_local(entry, path)
         if isinstance(entry, float) and not math.isfinite(entry):
-            raise SailError(f"{path} is {value}; write a finite number.")
+            raise SailError(f"{path} is {_shown(value)}; write a finite number.")
         limits = field.metadata.get("limits", {})
         if not all(_LIMITS[name][1](entry, limit) for name, limit in limits.items()):
             wanted = " and ".join(f"{_LIMITS[name][0]} {limit}" for name, limit in limits.items())
-            raise SailError(f"{path} is {value}; it must be {wanted}.")
+            raise SailError(f"{path} is {_shown(value)}; it must be {wanted}.")
         choices = field.metadata.get("choices")
         if choices and entry not in choices:
-            raise SailError(f"{path} is {value!r}; choose one of {', '.join(choices)}.")
+            raise SailError(f"{path} is {_shown(value)}; choose one of {', '.join(choices)}.")
 
 
 _LIMITS = {
@@ -160,6 +180,8 @@ def override(cls: type, values: dict[str, Any], overrides: Sequence[str]) -> dic
         dotted, equals, literal = word.partition("=")
         if not equals:
             raise SailError(f"--config.{word} has no value; write --config.{word}=VALUE.")
+        if len(dotted) > _LONGEST:
+            raise SailError(f"There is no setting config.{_cut(dotted)}.")
         *parents, key = dotted.split(".")
         node, owner = values, cls
         for depth, name in enumerate(parents):
@@ -169,6 +191,8 @@ def override(cls: type, values: dict[str, Any], overrides: Sequence[str]) -> dic
                 raise SailError(unknown_key(path, name, node))
             owner = _field_type(owner, name, path) or _fail_unknown(cls, dotted, path, owner)
             node = node.setdefault(name, {})
+            if not isinstance(node, dict):
+                raise SailError(f"There is no setting config.{dotted}: {path} is a single value, {_shown(node)}.")
         leaf = _field_type(owner, key, f"config.{dotted}") or _fail_unknown(cls, dotted, f"config.{dotted}", owner)
         node[key] = literal if leaf is str else _literal(literal)
     return values
@@ -212,7 +236,7 @@ def _literal(text: str) -> Any:
         return text.lower() == "true"
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # `{[]: 1}`, brackets nested too deep
         return text
 
 

@@ -77,11 +77,30 @@ def test_json_round_trip(tmp_path):
         ("eval.tasks.i2i.corpus=all", "items, targets"),
         ("data.datasets.copiar.weight=2", "copair"),
         ("stages.1.steps=x", "type int"),
+        ("train.steps=1e400", "takes a value of type int, not inf"),
+        (f"train.steps={10**30}", "is 10+; write a number of at most 9,007,199,254,740,992"),
+        (f"optimizer.peak={10**400}", "write a number of at most"),
+        ("train.steps=" + "9" * 5_000, "takes a value of type int"),
+        ("train.steps=" + "x" * 1_000_000, r"not 'xxx.*\.\.\. \(1,000,002 characters\)"),
+        ("model.dtype=" + "x" * 1_000_000, "choose one of"),
+        ("train.steps=" + "[" * 100 + "]" * 100, "takes a value of type int"),
+        ("train.steps=" + "(" * 10_000, "takes a value of type int"),
+        ("train.steps=" + "-" * 100_000 + "1", "takes a value of type int"),
+        ("eval.ks=" + "[" * 50 + "]" * 50, "takes a value of type int"),
+        ("data.datasets={[]: 1}", "takes a mapping"),
+        ("x" * 100_000 + "=1", "There is no setting"),
+        ("data." * 10_000 + "x=1", "There is no setting"),
     ],
 )
 def test_mistakes_on_the_command_line(override, message):
-    with pytest.raises(SailError, match=message):
+    with pytest.raises(SailError, match=message) as error:
         config_lib.load(tiny.REPO / "configs" / "quickstart.py", [override])
+    assert len(str(error.value)) < 1_000 and "\n" not in str(error.value)
+
+
+def test_a_word_for_a_part_of_what_another_word_set():
+    with pytest.raises(SailError, match="no setting config.data.batch_size: config.data is a single value, 3"):
+        config_lib.load(tiny.REPO / "configs" / "quickstart.py", ["data=3", "data.batch_size=4"])
 
 
 def test_mistakes_in_a_config_file(tmp_path):
@@ -104,6 +123,11 @@ def test_mistakes_in_a_config_file(tmp_path):
         ("x.py", "a = 1", "no get_config"),
         ("x.py", "def get_config():\n    return None", "no get_config"),
         ("x.json", '{"seed":', "not valid JSON"),
+        ("x.json", "[" * 100_000, "not valid JSON"),
+        ("x.json", "[]", "config is a group of settings, not"),
+        ("x.json", '{"data": 3}', "config.data is a group of settings, not 3"),
+        ("x.json", '{"data": {"dir": 3}}', "config.data.dir takes a value of type str"),
+        ("x.json", '{"seed": 1' + "0" * 5_000 + "}", "not valid JSON"),
         ("x.yaml", "seed: 1", "not a config file"),
     ],
 )
