@@ -40,8 +40,37 @@ def readable(file: pathlib.Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, pa.ArrowException) as error:
-        raise SailError(f"{file} is no Parquet file, or damaged ({error}); write it again.") from error
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise SailError(f"{file} is no Parquet file, or damaged ({reason}); write it again.") from error
+
+
+def fits(found: pa.DataType, wanted: pa.DataType) -> bool:
+    """Returns whether values of a type of a user's column are, in Python, those of the type that is wanted."""
+    types = pa.types
+    if types.is_dictionary(found):
+        found = found.value_type
+    if types.is_null(found):
+        return True
+    if types.is_list(wanted):
+        lists = types.is_list(found) or types.is_large_list(found) or types.is_fixed_size_list(found)
+        return lists and fits(found.value_type, wanted.value_type)
+    if types.is_string(wanted):
+        return types.is_string(found) or types.is_large_string(found) or types.is_string_view(found)
+    return found == wanted or (types.is_floating(wanted) and (types.is_floating(found) or types.is_integer(found)))
+
+
+def require_column(file: str, schema: pa.Schema, field: pa.Field) -> None:
+    """Checks that a user's file has a column, of a type that fits.
+
+    Raises:
+        SailError: it has not.
+    """
+    if schema.names.count(field.name) != 1:
+        raise SailError(missing_column(file, field.name, schema.names))
+    found = schema.field(field.name).type
+    if not fits(found, field.type):
+        raise SailError(f"{file}: the column {field.name!r} is {found}; write it as {field.type}.")
 
 
 def missing_column(file: str, name: str, columns: Iterable[str]) -> str:

@@ -9,17 +9,19 @@ import contextlib
 import difflib
 import functools
 import json
+import operator
 import pathlib
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sail_jax.data.parquet_files import footer_digest, missing_column, parquet_parts
+from sail_jax.data.parquet_files import footer_digest, missing_column, parquet_parts, readable, require_column
 from sail_jax.errors import SailError
 from sail_jax.files import partial_file
 
@@ -115,7 +117,7 @@ class RowGroupTable(Generic[Row]):
         split: the split; an empty string for all rows.
 
     Raises:
-        SailError: the path or the split does not exist, or a column is missing.
+        SailError: the path or the split does not exist, or a column is missing or of another type.
     """
 
     schema: ClassVar[pa.Schema]  # its last field is `SPLIT_FIELD`
@@ -130,8 +132,9 @@ class RowGroupTable(Generic[Row]):
         self._groups: list[tuple[int, int, int]] = []  # part, row group of the part, first row of the split within it
         sizes, splits, largest = [], set(), 1
         for part, file in enumerate(self._parts):
-            metadata = pq.read_metadata(file)
-            ranges = self._split_ranges(file, metadata)
+            with readable(file):
+                metadata = pq.read_metadata(file)
+                ranges = self._split_ranges(file, metadata)
             splits |= set(ranges)
             begin, end = (0, metadata.num_rows) if not split else ranges.get(split, (0, 0))
             first = 0
@@ -188,8 +191,14 @@ class RowGroupTable(Generic[Row]):
     def _read_group(self, number: int, names: Sequence[str] = ()) -> list[pa.Array]:
         part, group, _ = self._groups[number]
         names = list(names) or self._names
-        with self._lock:  # a ParquetFile is not safe for several threads
-            table = self._file(part).read_row_group(group, columns=names, use_threads=False)
+        path = self._parts[part]
+        with readable(path):
+            with self._lock:  # a ParquetFile is not safe for several threads
+                table = self._file(part).read_row_group(group, columns=names, use_threads=False)
+            table.validate(full=True)
+        for name in names:
+            if not self.schema.field(name).nullable and _has_gaps(table.column(name)):
+                raise SailError(f"{path} has rows without {name}; fill it in, or leave them out.")
         return [table.column(name).combine_chunks() for name in names]
 
     def _part_paths(self) -> list[pathlib.Path]:
@@ -202,19 +211,34 @@ class RowGroupTable(Generic[Row]):
         return parts
 
     def _split_ranges(self, file: pathlib.Path, metadata: pq.FileMetaData) -> dict[str, tuple[int, int]]:
-        columns = metadata.schema.to_arrow_schema().names
-        for name in self.schema.names:
-            if name not in columns:
-                raise SailError(missing_column(str(file), name, columns))
+        columns = metadata.schema.to_arrow_schema()
+        for field in list(self.schema)[:-1]:
+            require_column(str(file), columns, field)
+        if SPLIT_FIELD.name not in columns.names:
+            raise SailError(missing_column(str(file), SPLIT_FIELD.name, columns.names))
         ranges = (metadata.metadata or {}).get(SPLITS_KEY)
         if ranges is None and self.split:
             raise SailError(
                 f"{file} has no metadata that maps rows to splits. Write it with {self.writer}, or use all its rows "
                 "with an empty split."
             )
-        return json.loads(ranges or "{}")
+        try:
+            return {split: (operator.index(begin), operator.index(end)) for split, (begin, end) in _ranges(ranges)}
+        except (ValueError, TypeError, AttributeError) as error:
+            raise SailError(f"{file} has damaged metadata of its splits ({error}); write it again.") from error
 
 
 def splits_of(path: pathlib.Path) -> set[str]:
     """The splits in the metadata of a table's file."""
-    return set(json.loads((pq.read_schema(path).metadata or {}).get(SPLITS_KEY, b"{}")))
+    with readable(path):
+        return {split for split, _ in _ranges((pq.read_schema(path).metadata or {}).get(SPLITS_KEY))}
+
+
+def _ranges(metadata: bytes | None) -> Iterable[tuple[str, Any]]:
+    return json.loads(metadata or b"{}").items()
+
+
+def _has_gaps(column: pa.ChunkedArray) -> bool:
+    """Returns whether a column has nulls, or lists of it have."""
+    inner = pc.list_flatten(column) if pa.types.is_nested(column.type) else column
+    return bool(column.null_count or inner.null_count)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sail_jax.data.parquet_files import missing_column, parquet_parts, readable
+from sail_jax.data.parquet_files import missing_column, parquet_parts, readable, require_column
 from sail_jax.data.row_groups import SPLIT_FIELD, RowGroupTable, write_by_split
 from sail_jax.data.tables import Pair, PairTable
 from sail_jax.errors import SailError
@@ -130,12 +130,10 @@ def stream_sequences(path: pathlib.Path, split: str) -> Iterator[tuple[list[list
     for part in parts:
         with readable(part):
             file = pq.ParquetFile(part)
-        names = file.schema_arrow.names
         for column in _HISTORY:
-            if column not in names:
-                raise SailError(missing_column(str(part), column, names))
-        chosen = bool(split) and "split" in names
-        for batch in file.iter_batches(columns=[*_HISTORY, "split"] if chosen else list(_HISTORY)):
+            require_column(str(part), file.schema_arrow, SCHEMA.field(column))
+        chosen = bool(split) and "split" in file.schema_arrow.names
+        for batch in _batches(file, part, [*_HISTORY, "split"] if chosen else list(_HISTORY)):
             rows = [row for row in batch.to_pylist() if not chosen or row["split"] == split]
             for row in rows:
                 if not row["item_ids"] or None in row["item_ids"] or row["target_id"] is None:
@@ -145,6 +143,13 @@ def stream_sequences(path: pathlib.Path, split: str) -> Iterator[tuple[list[list
                     )
             if rows:
                 yield [row["item_ids"] for row in rows], [row["target_id"] for row in rows]
+
+
+def _batches(file: pq.ParquetFile, part: pathlib.Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    with readable(part):
+        for batch in file.iter_batches(columns=columns):
+            batch.validate(full=True)
+            yield batch
 
 
 class LatestItems:

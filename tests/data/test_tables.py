@@ -137,6 +137,62 @@ def test_missing_column(tmp_path):
     )
 
 
+GOOD = {"query_id": ["a"], "query_text": ["x"], "target_id": ["b"], "score": [1.0], "split": ["train"]}
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"target_id": pa.array([7])}, "the column 'target_id' is int64; write it as string"),
+        ({"target_id": [["b"]]}, "the column 'target_id' is list<.*; write it as string"),
+        ({"query_id": [b"a"]}, "the column 'query_id' is binary"),
+        ({"score": ["1"]}, "the column 'score' is string; write it as float"),
+        ({"target_id": pa.array([None], pa.string())}, "has rows without target_id; fill it in, or leave them out"),
+    ],
+)
+def test_columns_of_other_types_and_with_gaps(tmp_path, columns, message):
+    path = tmp_path / "foreign.parquet"
+    pq.write_table(pa.table(GOOD | columns), path)
+    with pytest.raises(SailError, match=f"foreign.parquet.*{message}"):
+        list(PairTable.open(path, "").iter_batches())
+
+
+def test_columns_of_types_that_fit(tmp_path):
+    path = tmp_path / "foreign.parquet"
+    fits = {"query_id": pa.array(["a"], pa.large_string()), "score": [1], "query_text": pa.nulls(1)}
+    fits |= {"target_id": pa.array(["b"]).dictionary_encode()}
+    pq.write_table(pa.table(GOOD | fits), path)
+    assert list(PairTable.open(path, "").iter_batches()) == [[Pair("a", None, "b", 1)]]
+
+
+@pytest.mark.parametrize(
+    "splits", [b"", b"{", b"[]", b"3", b'{"train": 3}', b'{"train": [0, 1, 2]}', b'{"train": ["a", 1]}', b"\xff"]
+)
+def test_damaged_metadata(tmp_path, splits):
+    path = tmp_path / "foreign.parquet"
+    pq.write_table(pa.table(GOOD).replace_schema_metadata({b"sail_jax.splits": splits}), path)
+    with pytest.raises(SailError, match="foreign.parquet (has damaged metadata|has no split 'train')"):
+        PairTable.open(path, "train")
+
+
+@pytest.mark.parametrize("keep", [0, 3, 100, -9, -200])
+def test_a_table_that_is_cut_off_is_named(tmp_path, path, keep):
+    cut = tmp_path / "cut.parquet"
+    cut.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(SailError, match="cut.parquet is no Parquet file, or damaged .*; write it again"):
+        PairTable.open(cut, "train")
+
+
+def test_damaged_pages_are_named(tmp_path):
+    path = tmp_path / "pairs.parquet"
+    write_pairs(path, iter(rows(2_000)))
+    data = bytearray(path.read_bytes())
+    data[100:1_000] = b"\xff" * 900
+    path.write_bytes(data)
+    with pytest.raises(SailError, match="pairs.parquet is no Parquet file, or damaged"):
+        list(PairTable.open(path, "").iter_batches())
+
+
 def test_table_of_another_writer(tmp_path, path):
     foreign = tmp_path / "foreign.parquet"
     pq.write_table(pq.read_table(path).replace_schema_metadata(None), foreign)
