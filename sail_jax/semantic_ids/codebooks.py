@@ -11,6 +11,7 @@ Axes: N rows, D width of the vectors, W width that is quantised, K codes of a le
 import dataclasses
 import hashlib
 import json
+import operator
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ from sail_jax.semantic_ids.metrics import Anchors, Meter
 from sail_jax.semantic_ids.report import draw_frequencies
 from sail_jax.semantic_ids.residual_kmeans import quantize, reconstruct, residual_kmeans
 from sail_jax.semantic_ids.residual_vq import Autoencoder, apply, fit_residual_vq
-from sail_jax.vectors.embedding_set import EmbeddingInfo, EmbeddingSet
+from sail_jax.vectors.embedding_set import EmbeddingInfo, EmbeddingSet, read_info
 from sail_jax.vectors.kmeans import residual_kmeans as kmeans_on_devices
 from sail_jax.vectors.unit import unit_rows
 
@@ -107,18 +108,13 @@ class SemanticIds:
                 f"{path} has no complete codebooks (no {_MARKER}): name the --output of `semantic-ids fit`, or run it "
                 "again."
             )
-        fields = json.loads(marker.read_text(encoding="utf-8"))
-        if {key: fields.get(key) for key in _FORMAT} != _FORMAT:
-            raise SailError(f"{marker} has another format or version; fit again.")
-        vectors = EmbeddingInfo(**fields["vectors"] | {"fields": tuple(fields["vectors"]["fields"])})
-        names = [field.name for field in dataclasses.fields(CodebookInfo)]
-        given = {name: fields[name] for name in names} | {"levels": tuple(fields["levels"]), "vectors": vectors}
-        info = CodebookInfo(**given)
+        info = _read_info(marker)
         try:
             arrays = load_file(path / _CODEBOOKS)
-        except (OSError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise SailError(f"{path / _CODEBOOKS} cannot be read ({error}); fit again.") from error
-        if _fingerprint(arrays) != info.fingerprint:
+        sizes = [len(arrays.get(f"level_{level}", ())) for level in range(len(info.levels))]
+        if _fingerprint(arrays) != info.fingerprint or sizes != list(info.levels):
             raise SailError(f"{path / _CODEBOOKS} does not match {marker}; fit again.")
         codebooks = [arrays.pop(f"level_{level}") for level in range(len(info.levels))]
         flat = {name.removeprefix(_PARAMS): array for name, array in arrays.items()}
@@ -198,6 +194,21 @@ class SemanticIds:
     def meter(self, anchors: Anchors) -> Meter:
         """Returns a meter that measures the IDs of vectors, which are added in batches."""
         return Meter(self.levels, self.info.vectors.dims, self.decode, anchors)
+
+
+def _read_info(marker: Path) -> CodebookInfo:
+    """Returns how codebooks were fitted, by the JSON file beside them."""
+    try:
+        fields = json.loads(marker.read_text(encoding="utf-8"))
+        if {key: fields.get(key) for key in _FORMAT} != _FORMAT:
+            raise SailError(f"{marker} has another format or version; fit again.")
+        given = {field.name: fields[field.name] for field in dataclasses.fields(CodebookInfo)}
+        levels, vectors = tuple(map(operator.index, given["levels"])), read_info(given["vectors"])
+        return CodebookInfo(**given | {"levels": levels, "vectors": vectors})
+    except (SailError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, SailError) and str(marker) in str(error):
+            raise
+        raise SailError(f"{marker} is damaged ({error}); fit again.") from error
 
 
 def usable(z: np.ndarray) -> np.ndarray:

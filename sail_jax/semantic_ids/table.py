@@ -7,7 +7,6 @@ Axes: N rows, L levels.
 """
 
 import collections
-import contextlib
 import dataclasses
 import itertools
 import json
@@ -21,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sail_jax.config.semantic_ids import ANCHORS
+from sail_jax.data.parquet_files import readable
 from sail_jax.errors import SailError
 from sail_jax.files import commit_json, partial_file, written_before
 from sail_jax.semantic_ids.codebooks import NEIGHBOURS, SemanticIds, draw_rows, track_parts, usable
@@ -74,7 +74,7 @@ def write_table(
     meter = sids.meter(Anchors(rows, z, sids.assign(z), NEIGHBOURS))
     start, left_out, named = 0, 0, []
     with partial_file(output) as partial:
-        with pq.ParquetWriter(partial, schema) as writer:
+        with pq.ParquetWriter(partial, schema, write_page_checksum=True) as writer:
             for ids, part in track_parts(embeddings, "assigning"):
                 good = usable(part)
                 codes = sids.assign(part[good])
@@ -97,9 +97,12 @@ def _schema(sids: SemanticIds, unique: bool) -> pa.Schema:
     info = sids.info
     made_of = {"levels": info.levels, "unique": unique, "codebooks": str(sids.path), "fingerprint": info.fingerprint}
     made_of |= {"method": info.method, "model": info.vectors.model, "model_fingerprint": info.vectors.fingerprint}
-    codes = pa.list_(pa.int32(), len(info.levels))
-    columns = [("id", pa.string()), ("codes", codes), ("semantic_id", pa.string())]
-    return pa.schema(columns, metadata={_METADATA: json.dumps(made_of, ensure_ascii=False)})
+    return _columns(len(info.levels)).with_metadata({_METADATA: json.dumps(made_of, ensure_ascii=False)})
+
+
+def _columns(levels: int) -> pa.Schema:
+    codes = pa.list_(pa.int32(), levels)
+    return pa.schema([("id", pa.string()), ("codes", codes), ("semantic_id", pa.string())])
 
 
 def _rows(schema: pa.Schema, ids: list[str], codes: np.ndarray, suffix: np.ndarray | None) -> pa.Table:
@@ -162,13 +165,20 @@ class SemanticIdTable:
         if not self.path.is_file():
             raise SailError(f"There is no table {self.path}: name the --output of `semantic-ids assign`.")
         try:
-            metadata = pq.read_schema(self.path).metadata or {}
-        except pa.ArrowException as error:
+            schema = pq.read_schema(self.path)
+        except (OSError, pa.ArrowException) as error:
             raise SailError(f"{self.path} cannot be read ({error}); assign again.") from error
-        if _METADATA not in metadata:
+        if _METADATA not in (schema.metadata or {}):
             raise SailError(f"{self.path} is not a table of semantic IDs: name the --output of `semantic-ids assign`.")
-        self.made_of: dict[str, Any] = json.loads(metadata[_METADATA])
-        self.levels, self.unique = tuple(self.made_of["levels"]), bool(self.made_of["unique"])
+        try:
+            self.made_of: dict[str, Any] = json.loads(schema.metadata[_METADATA])
+            self.levels, self.unique = tuple(map(int, self.made_of["levels"])), bool(self.made_of["unique"])
+            wanted = _columns(len(self.levels))
+        except (ValueError, KeyError, TypeError) as error:
+            raise SailError(f"{self.path} has damaged metadata ({error}); assign again.") from error
+        if not schema.equals(wanted):
+            found = schema.remove_metadata().to_string().replace("\n", ", ")
+            raise SailError(f"{self.path} has the columns {found}, which are not those of its levels; assign again.")
 
     def find(self, semantic_id: str, limit: int | None = None) -> Matches:
         """Finds the items of an ID, or of all IDs that begin with it if it has fewer levels.
@@ -212,8 +222,12 @@ class SemanticIdTable:
         return Matches(items, count, len(distinct), dict(following.most_common()), nearest, count)
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
-        with contextlib.closing(pq.ParquetFile(self.path)) as file:
-            yield from file.iter_batches(_BATCH)
+        with readable(self.path), pq.ParquetFile(self.path, page_checksum_verification=True) as file:
+            for batch in file.iter_batches(_BATCH):
+                batch.validate(full=True)
+                if any(column.null_count for column in (*batch.columns, batch["codes"].flatten())):
+                    raise SailError(f"{self.path} has rows with gaps; assign again.")
+                yield batch
 
     def _parse(self, semantic_id: str) -> tuple[list[int], str]:
         """Returns the codes of an ID; and if it has a suffix, the ID as the table writes it, else ""."""
