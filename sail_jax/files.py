@@ -43,6 +43,14 @@ class PassedOver:
         )
 
 
+def is_file(path: pathlib.Path) -> bool:
+    """Returns whether a path that a user wrote is that of a file; a name that is too long for one is not."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # or with a null character
+        return False
+
+
 def commit(partial: pathlib.Path, path: pathlib.Path) -> None:
     """Flushes a complete file to the disk, uploads it if it is one of a mirror, and gives it its name."""
     with partial.open("rb") as file:

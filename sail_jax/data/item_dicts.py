@@ -13,6 +13,7 @@ from sail_jax.data.media.kinds import is_media_path, media_kind
 from sail_jax.data.media.pictures import encode_image, encode_opened
 from sail_jax.data.media.video import video_audio, video_frames
 from sail_jax.errors import BadRecordError
+from sail_jax.files import is_file
 from sail_jax.items import QUERY_FIELD, TEXT_FIELDS, Item, text_item
 
 KEYS = ("id", "text", *TEXT_FIELDS, "image", "video", "audio", "audio_embedding")
@@ -75,7 +76,7 @@ def _of_path(value: str | Path) -> dict[str, Any]:
     """Returns the dict of a media file that is named alone."""
     path, kind = Path(value), media_kind(value)
     as_text = ", or give {'text': ...} if it is a text" * isinstance(value, str)
-    if not _is_file(path):
+    if not is_file(path):
         raise BadRecordError(f"there is no file {str(path)!r:.200}", remedy=f"Check the path{as_text}")
     if not kind:
         remedy = f"Give a picture, sound or video as {{'image': ...}}, {{'audio': ...}} or {{'video': ...}}{as_text}"
@@ -152,16 +153,9 @@ def _path(entry: Any) -> Path:
     if not isinstance(entry, str | os.PathLike):
         raise BadRecordError(f"a {type(entry).__name__} is not a media file", remedy="Give its path, or its bytes")
     path = Path(entry)
-    if not _is_file(path):
+    if not is_file(path):
         raise BadRecordError(f"there is no file {str(path)!r:.200}", remedy="Check the path")
     return path
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # too long for a name, or with a null character
-        return False
 
 
 def _vector(entry: Any) -> np.ndarray:

@@ -22,6 +22,7 @@ from sail_jax.data.ingest.records import RecordReader
 from sail_jax.data.ingest.sources import TABLE_SUFFIXES, RowSource, open_table
 from sail_jax.data.item_dicts import to_item
 from sail_jax.data.media.kinds import SUFFIXES, media_kind
+from sail_jax.data.parquet_files import readable
 from sail_jax.data.pipeline import open_store
 from sail_jax.data.store import FOLDER, ItemStore, is_shard
 from sail_jax.errors import BadRecordError, SailError
@@ -167,7 +168,7 @@ def _row_ids(table: RowSource, column: str) -> Iterator[str]:
         yield from (_row_id(row.cells.get(column)) for row in table.read(0))
         return
     for file in table.files:
-        with pq.ParquetFile(file) as parquet:
+        with readable(file), pq.ParquetFile(file) as parquet:
             for batch in parquet.iter_batches(columns=[column]):
                 yield from map(_row_id, batch[column].to_pylist())
 

@@ -1,6 +1,6 @@
 """Gives the columns of a log canonical types: ids, numbers, flags and times."""
 
-from typing import Any
+from typing import Any, NoReturn
 
 import polars as pl
 
@@ -17,6 +17,7 @@ _DATES = (
 # Where a column splits the events, the times of test rows are raised above all those of train rows. Times are whole
 # seconds of up to 34,000 years.
 TEST_TIME = 1 << 40
+_DAYS = 95_000_000  # up to the year 262,000
 PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000}
 
 
@@ -30,6 +31,10 @@ class Columns:
     def text(self, key: str) -> pl.Expr:
         """Returns a column as text (String): an id, a query."""
         column, dtype = self._column(key), self._schema[getattr(self._settings, key)]
+        if dtype.is_nested() or dtype in (pl.Binary, pl.Object):
+            self._refuse(key, dtype, "write texts or numbers")
+        if dtype.is_temporal():
+            column = in_range(column, dtype)
         if dtype.is_float():  # the number 7.0 is the id "7", as in the tables of items
             whole = column.cast(pl.Int64, strict=False)
             column = pl.when(whole == column).then(whole.cast(pl.String)).otherwise(column.cast(pl.String))
@@ -37,6 +42,9 @@ class Columns:
 
     def number(self, key: str) -> pl.Expr:
         """Returns a column as Float32; null for what is no number."""
+        dtype = self._schema.get(getattr(self._settings, key))
+        if dtype is not None and (dtype.is_nested() or dtype in (pl.Binary, pl.Object)):
+            self._refuse(key, dtype, "write numbers")
         return self._column(key).cast(pl.Float32, strict=False)
 
     def true(self, key: str) -> pl.Expr:
@@ -65,22 +73,21 @@ class Columns:
     def _time(self, name: str, key: str) -> pl.Expr:
         column, dtype = self._require(name, key), self._schema[name]
         if isinstance(dtype, pl.Datetime) or dtype == pl.Date:
-            return column.cast(pl.Datetime("us")).dt.epoch("s").cast(pl.Int64)
+            return in_range(column, dtype).cast(pl.Datetime("us")).dt.epoch("s").cast(pl.Int64)
         if dtype == pl.String:
             # A date, a timestamp, or a number in a text file.
             written = [column.str.strip_chars().str.to_datetime(form, strict=False) for form in _DATES]
             seconds = [whole_seconds(column.str.strip_chars().cast(pl.Float64, strict=False), self._time_unit)]
             return pl.coalesce(seconds + [time.dt.epoch("s").cast(pl.Int64) for time in written])
         if not dtype.is_numeric():
-            raise SailError(
-                f"{self._file}: column {name!r} is {dtype}; write whole seconds or a "
-                f"timestamp, or change {self._setting}.{key}."
-            )
+            self._refuse(key, dtype, "write whole seconds or a timestamp")
         return whole_seconds(column, self._time_unit)
 
     def texts(self, key: str, separator: str) -> pl.Expr:
         """Returns a column of lists, or of texts with separators, as List[String]; empty for null."""
         column, dtype = self._column(key), self._schema[getattr(self._settings, key)]
+        if dtype != pl.String and not (isinstance(dtype, pl.List) and not dtype.inner.is_nested()):
+            self._refuse(key, dtype, "write a text or a list of texts")
         if dtype == pl.String:
             column = column.str.split(separator)
         return column.cast(pl.List(pl.String)).fill_null([]).list.drop_nulls()
@@ -106,6 +113,20 @@ class Columns:
                 f"{self._file}: column {column!r} is {dtype}; write true or false. Change {self._setting}.{key}."
             )
         return values.cast(pl.Boolean).fill_null(False)
+
+    def _refuse(self, key: str, dtype: pl.DataType, remedy: str) -> NoReturn:
+        column = getattr(self._settings, key)
+        raise SailError(f"{self._file}: column {column!r} is {dtype}; {remedy}, or change {self._setting}.{key}.")
+
+
+def in_range(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """Returns a column in which dates beyond what the engine can write are the first or the last that it can."""
+    if dtype == pl.Date:
+        return column.to_physical().clip(-_DAYS, _DAYS).cast(pl.Date)
+    if isinstance(dtype, pl.Datetime) and dtype.time_unit in PER_SECOND:  # those in nanoseconds always are
+        most = _DAYS * 86_400 * PER_SECOND[dtype.time_unit]
+        return column.to_physical().clip(-most, most).cast(dtype)
+    return column
 
 
 def whole_seconds(number: pl.Expr, unit: str) -> pl.Expr:

@@ -44,8 +44,8 @@ def readable_rows(source: Path) -> Iterator[None]:
     """Turns what the engine finds wrong with the rows of logs into an error for the user."""
     try:
         yield
-    except pl.exceptions.ComputeError as error:
-        reason = str(error).splitlines()[0]
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        reason = str(error).strip().partition("\n")[0]
         raise SailError(
             f"A log in {source} has rows that cannot be read ({reason}). Put cells that hold separators or line breaks "
             "in double quotes, and close every quote."
@@ -82,7 +82,7 @@ def readable(file: Path) -> Iterator[None]:
     except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise
-        reason = str(error).splitlines()[0]
+        reason = str(error).strip().partition("\n")[0]
         raise SailError(
             f"{file} cannot be read ({reason}). It is damaged or in another format: write it again."
         ) from error

@@ -13,8 +13,8 @@ import polars as pl
 from sail_jax.config import Config
 from sail_jax.data.ingest.sources import TABLE_SUFFIXES, passed_over
 from sail_jax.errors import SailError
-from sail_jax.logs.columns import PER_SECOND, TEST_TIME, Columns
-from sail_jax.logs.log_files import VECTOR_SUFFIXES, by_schema, files_of, scan_files
+from sail_jax.logs.columns import PER_SECOND, TEST_TIME, Columns, in_range
+from sail_jax.logs.log_files import VECTOR_SUFFIXES, by_schema, files_of, readable_rows, scan_files
 
 # The share of the rows of a log whose time may be no time.
 _BAD_TIMES = 0.01
@@ -174,7 +174,8 @@ def check_times(config: Config, source: Path, names: Collection[str]) -> None:
         for files, schema in by_schema(_parts(config, source, name)):
             log = Columns(settings, f"config.logs.{name}", str(files[0]), schema, config.logs.time_unit)
             column = settings.time if settings.time in schema else settings.time.removeprefix("-")
-            given, time = pl.col(column).cast(pl.String).str.strip_chars(), log.time("time")
+            time = log.time("time")
+            given = in_range(pl.col(column), schema[column]).cast(pl.String).str.strip_chars()
             bad = time.is_null() & given.is_not_null() & (given != "")
             found = scan_files(files).select(
                 rows=pl.len(),
@@ -183,7 +184,8 @@ def check_times(config: Config, source: Path, names: Collection[str]) -> None:
                 last=time.max(),
                 shown=given.get(time.arg_max()),
             )
-            found = found.collect(engine="streaming").row(0, named=True)
+            with readable_rows(source):
+                found = found.collect(engine="streaming").row(0, named=True)
             where = f"{files[0] if len(files) == 1 else files[0].parent}: column {column!r}"
             if found["bad"] > _BAD_TIMES * found["rows"]:
                 raise SailError(
@@ -208,7 +210,8 @@ def _unit_of(last: int, config: Config) -> str:
 def count_rows(config: Config, source: Path, name: str) -> int:
     """Counts the rows of a log, including those that its scan drops."""
     scans = [scan_files(files).select(pl.len()) for files, _ in by_schema(_parts(config, source, name))]
-    return int(pl.concat(scans).sum().collect(engine="streaming").item())
+    with readable_rows(source):
+        return int(pl.concat(scans).sum().collect(engine="streaming").item())
 
 
 def cut_time(config: Config, source: Path) -> int:
@@ -237,7 +240,8 @@ def cut_time(config: Config, source: Path) -> int:
     for name, scan in scans.items():
         if has_log(config, name):
             times = scan(config, source).select(first=pl.col("time").min(), last=pl.col("time").max())
-            first, last = times.collect(engine="streaming").row(0)
+            with readable_rows(source):
+                first, last = times.collect(engine="streaming").row(0)
             if first is None:
                 continue
             return first + int((last - first) * (1 - config.logs.test_share))

@@ -14,6 +14,7 @@ from sail_jax.data.media.pictures import check_image, encode_image
 from sail_jax.data.media.sound import check_audio, encode_audio
 from sail_jax.data.media.video import video_audio, video_frames
 from sail_jax.errors import BadRecordError, SailError
+from sail_jax.files import is_file
 from sail_jax.items import TEXT_FIELDS, Item
 
 # The placeholder of the id in a pattern of file names.
@@ -112,7 +113,7 @@ class RecordReader:
             raise BadRecordError(
                 "the id cannot be part of a file's name", remedy="Choose ids without '..'", field=self._columns.id
             )
-        found = (self._folder / name).is_file()
+        found = is_file(self._folder / name)
         # Wrapped in a list, so that a separator in the id does not split it.
         return self._field({name: [name] if kind == "frames" else name} if found else {}, name, read)
 
@@ -197,9 +198,9 @@ class RecordReader:
 
     def _file(self, name: str) -> pathlib.Path:
         path = self._folder / name.strip()
-        if not path.is_file():
+        if not is_file(path):
             raise BadRecordError(
-                f"there is no file {name!r} in the source folder", remedy="Put it there, or leave the cell empty"
+                f"there is no file {name!r:.200} in the source folder", remedy="Put it there, or leave the cell empty"
             )
         return path
 

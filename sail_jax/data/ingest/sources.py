@@ -194,8 +194,11 @@ def _readable(file: pathlib.Path) -> Iterator[None]:
         yield
     except UnicodeDecodeError as error:
         raise SailError(f"{file} is not UTF-8 text ({error}). Save it as UTF-8.") from error
-    except pa.ArrowException as error:
-        raise SailError(f"{file} is damaged, or not a Parquet file ({error}). Write it again.") from error
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the reader
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        raise SailError(f"{file} is damaged, or not a Parquet file ({reason}). Write it again.") from error
 
 
 def separator_of(file: pathlib.Path) -> str:
@@ -309,7 +312,8 @@ def _jsonl_rows(file: pathlib.Path) -> Iterator[tuple[dict, BadRecordError | Non
 
 
 def _parquet_columns(file: pathlib.Path) -> list[str]:
-    return pq.read_schema(file).names
+    with _readable(file):
+        return pq.read_schema(file).names
 
 
 def _parquet_rows(

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from sail_jax.data import store_index
 from sail_jax.data.ingest.cells import id_cell
 from sail_jax.data.ingest.sources import RowSource, open_table
-from sail_jax.data.parquet_files import missing_column
+from sail_jax.data.parquet_files import missing_column, readable
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import item_key
 
@@ -86,7 +86,8 @@ def open_vectors(folder: pathlib.Path, path: str, name: str) -> RowSource:
     if source.files[0].suffix.lower() != ".parquet":
         raise SailError(f"{source.files[0]} is not a Parquet file. Write the vectors as Parquet, or change {setting}.")
     for file in source.files:
-        schema = pq.read_schema(file)
+        with readable(file):
+            schema = pq.read_schema(file)
         id_column = _id_column(schema)
         for column in (id_column or _ID_COLUMNS[0], _VECTOR):
             if column not in schema.names:
@@ -120,7 +121,7 @@ def build_vectors(
     with (folder / "vectors.f32").open("wb") as out:
         for file in source.files:
             number = 0
-            with pq.ParquetFile(file) as table:
+            with readable(file), pq.ParquetFile(file) as table:
                 id_column = _id_column(table.schema_arrow)
                 for batch in table.iter_batches(_BATCH, columns=[id_column, _VECTOR]):
                     ids, vectors, width = _Batch(batch, id_column, str(file), number).read(width, on_bad)
