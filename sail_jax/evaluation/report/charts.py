@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sail_jax.evaluation.metrics.seeds import over_seeds
 from sail_jax.evaluation.report.data import RunReport, StoredResult
 from sail_jax.evaluation.report.figures import (
     Chart,
@@ -17,8 +18,10 @@ from sail_jax.evaluation.report.figures import (
     map_chart,
     matrix_chart,
     separability_chart,
+    smoothed,
     widths_chart,
 )
+from sail_jax.evaluation.report.seed_groups import SeedGroup
 from sail_jax.evaluation.report.style import GREY, LINES
 from sail_jax.evaluation.report.tables import (
     HEADLINE_METRIC,
@@ -78,7 +81,7 @@ def _of_run(runs: Sequence[RunReport], run: RunReport) -> str:
 def _metric_of(runs: Sequence[RunReport], task: str) -> str | None:
     """Returns the recall or accuracy that charts show for a task; None if the task has neither."""
     mains = [main_figures(run, task, subject(run)) for run in runs]
-    metric = next((headline_metric(main) for main in mains if main is not None and main.metrics), "")
+    metric = next((headline_metric(main.metrics) for main in mains if main is not None and main.metrics), "")
     return metric if metric.startswith(("recall@", "accuracy@")) else None
 
 
@@ -241,6 +244,35 @@ def training_charts(runs: Sequence[RunReport]) -> list[Chart]:
         elif parts:
             charts += [_curve_chart(kind, part, _run_lines(runs, of_runs, part)) for part in parts]
     return charts
+
+
+def band_charts(groups: Sequence[SeedGroup]) -> list[Chart]:
+    """Returns the charts of the training logs of groups of seeds, a line and a band per group.
+
+    There is a chart per quantity and data set or task. The line is the mean over seeds of the running means, the band
+    its 95 % interval.
+    """
+    charts = []
+    for kind in _CURVES:
+        of_groups = [[_curves(log, kind.key) for log in group.logs.values()] for group in groups]
+        parts = dict.fromkeys(part for curves in of_groups for of_seed in curves for part in of_seed)
+        for part in parts:
+            lines = [
+                _band(group.name, [of_seed[part] for of_seed in curves if part in of_seed], place, kind.smooth)
+                for place, (group, curves) in enumerate(zip(groups, of_groups, strict=True))
+            ]
+            if lines := [line for line in lines if line.x]:
+                charts.append(_curve_chart(dataclasses.replace(kind, smooth=False), part, lines))
+    return charts
+
+
+def _band(name: str, curves: Sequence[tuple[list[int], list[float]]], place: int, smooth: bool) -> Line:
+    """Returns the mean over seeds of their curves, at the steps that all have, with its interval."""
+    of_seeds = [dict(zip(steps, smoothed(y) if smooth else y, strict=True)) for steps, y in curves]
+    steps = sorted(set(of_seeds[0]).intersection(*of_seeds[1:])) if of_seeds else []
+    found = [over_seeds([float(of_seed[step]) for of_seed in of_seeds]) for step in steps]
+    band = [[one.low for one in found], [one.high for one in found]] if len(of_seeds) > 1 else []
+    return Line(name, steps, [one.mean for one in found], LINES[place % len(LINES)], band=band)
 
 
 def _curve_chart(kind: _Curve, part: str, lines: list[Line]) -> Chart:

@@ -50,6 +50,7 @@ class Line:
         y: [N]; NaNs leave gaps.
         colour: its colour; if empty, chosen by its place among the lines.
         dash: its dash pattern; if empty, chosen likewise.
+        band: lower and upper ends of a band around it, [N] each; empty for none.
     """
 
     label: str
@@ -57,6 +58,7 @@ class Line:
     y: Sequence[float]
     colour: str = ""
     dash: str = ""
+    band: Sequence[Sequence[float]] = ()
 
 
 def inline_svg(chart: Chart) -> str:
@@ -93,10 +95,11 @@ def _settings(values: Mapping[str, object]) -> Iterator[None]:
         yield
 
 
-def _canvas(title: str, height: float, panels: int = 1, pad: float = 8) -> tuple[Figure, list[Axes]]:
+def canvas(title: str, height: float, panels: int = 1, pad: float = 8) -> tuple[Figure, list[Axes]]:
+    """Returns a figure with a title and panels one below the other, in the colour of the page's text."""
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     axes = list(figure.subplots(panels, sharex=True, squeeze=False)[:, 0])
-    heading = "\n".join(_literal(line, 38) for line in title.split("\n"))
+    heading = "\n".join(literal(line, 38) for line in title.split("\n"))
     axes[0].set_title(heading, loc="left", fontsize=10.5, fontweight="bold", color=INK, pad=pad)
     for one in axes:
         one.tick_params(colors=INK, labelsize=8.5, length=3)
@@ -106,16 +109,18 @@ def _canvas(title: str, height: float, panels: int = 1, pad: float = 8) -> tuple
     return figure, axes
 
 
-def _grid(axes: Axes, axis: str = "y") -> None:
+def grid(axes: Axes, axis: str = "y") -> None:
+    """Draws faint lines behind the data."""
     axes.grid(axis=axis, color=INK, alpha=0.13, linewidth=0.7)
     axes.set_axisbelow(True)
 
 
-def _percent(share: float, _: int) -> str:
+def percent(share: float, _: int) -> str:
+    """Returns the label of a tick of an axis of shares."""
     return f"{100 * share:.3g}%"
 
 
-def _legend(figure: Figure, **settings: object) -> None:
+def legend(figure: Figure, **settings: object) -> None:
     """Adds one legend for all panels, under the axes, where it hides nothing."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     longest = max(map(len, labels))
@@ -125,7 +130,7 @@ def _legend(figure: Figure, **settings: object) -> None:
     figure.legend(handles, labels, **(shown | settings))
 
 
-def _literal(name: str, longest: int = 48) -> str:
+def literal(name: str, longest: int = 48) -> str:
     """Returns a name, cut to `longest`, that matplotlib draws as it is.
 
     matplotlib would typeset "$" as a formula, break lines, and hide names that begin with "_" from the legend.
@@ -147,7 +152,7 @@ def curves_chart(
         smooth: whether to draw the running mean too, and the curve itself faintly.
         share: whether the values are shares, shown in per cent from 0.
     """
-    figure, (axes,) = _canvas(title, 2.7)
+    figure, (axes,) = canvas(title, 2.7)
     for number, line in enumerate(lines):
         colour = line.colour or LINES[number % len(LINES)]
         dash = line.dash or _DASHES[number // len(LINES) % len(_DASHES)]
@@ -155,18 +160,21 @@ def curves_chart(
         strong = smoothed(line.y) if smooth else np.asarray(line.y, np.float64)
         if smooth:
             axes.plot(line.x[::stride], line.y[::stride], color=colour, alpha=0.3, linewidth=0.8)
+        if line.band:
+            low, high = line.band
+            axes.fill_between(line.x[::stride], low[::stride], high[::stride], color=colour, alpha=0.15, linewidth=0)
         marker = "o" if len(line.x) < 15 and not smooth else None
         shown = {"color": colour, "linestyle": dash, "linewidth": 1.7, "marker": marker, "markersize": 3}
-        axes.plot(line.x[::stride], strong[::stride], label=_literal(line.label), **shown)
+        axes.plot(line.x[::stride], strong[::stride], label=literal(line.label), **shown)
     axes.set_xlabel("step", color=INK, fontsize=9)
-    axes.set_ylabel(_literal(unit, 24), color=INK, fontsize=9)
+    axes.set_ylabel(literal(unit, 24), color=INK, fontsize=9)
     if share:
-        axes.yaxis.set_major_formatter(FuncFormatter(_percent))
+        axes.yaxis.set_major_formatter(FuncFormatter(percent))
         axes.set_ylim(bottom=0)
     axes.margins(x=0.02)
-    _grid(axes)
+    grid(axes)
     if len(lines) > 1:
-        _legend(figure)
+        legend(figure)
     return Chart(name, f"{title} over training steps", figure)
 
 
@@ -192,22 +200,22 @@ def smoothed(values: Sequence[float]) -> np.ndarray:
 
 def widths_chart(name: str, title: str, metric: str, lines: Sequence[Line]) -> Chart:
     """Draws a metric, which is a share, by Matryoshka size on a logarithmic axis."""
-    figure, (axes,) = _canvas(title, 2.7)
+    figure, (axes,) = canvas(title, 2.7)
     for line in lines:
         style = {"color": line.colour, "linestyle": line.dash, "linewidth": 1.7, "marker": "o", "markersize": 4}
-        axes.plot(line.x, line.y, label=_literal(line.label), **style)
+        axes.plot(line.x, line.y, label=literal(line.label), **style)
     widths = sorted({width for line in lines for width in line.x})
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(widths))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(widths, [str(width) for width in widths], rotation=0 if len(widths) <= 8 else 60)
     axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_formatter(FuncFormatter(_percent))
+    axes.yaxis.set_major_formatter(FuncFormatter(percent))
     axes.set_xlabel("dimensions kept", color=INK, fontsize=9)
-    axes.set_ylabel(_literal(metric, 24), color=INK, fontsize=9)
-    _grid(axes)
+    axes.set_ylabel(literal(metric, 24), color=INK, fontsize=9)
+    grid(axes)
     if len(lines) > 1:
-        _legend(figure)
+        legend(figure)
     return Chart(name, f"{title}: {metric} by Matryoshka size", figure)
 
 
@@ -219,7 +227,7 @@ def separability_chart(name: str, title: str, panels: Sequence[tuple[str, Mappin
         title: its heading.
         panels: (heading, {"edges": [B + 1], "positive": [B], "negative": [B]}) of each; counts or densities.
     """
-    figure, axes = _canvas(title, 1.1 + 1.25 * len(panels), len(panels), pad=20)
+    figure, axes = canvas(title, 1.1 + 1.25 * len(panels), len(panels), pad=20)
     low, high = _range([histogram for _, histogram in panels])
     for one, (heading, histogram) in zip(axes, panels, strict=True):
         edges = np.asarray(histogram["edges"], np.float64)
@@ -230,10 +238,10 @@ def separability_chart(name: str, title: str, panels: Sequence[tuple[str, Mappin
             one.stairs(shares, edges, color=colour, linewidth=1.3, label=f"{label} pairs")
         one.set_ylim(bottom=0)
         one.set_xlim(low, high)
-        one.yaxis.set_major_formatter(FuncFormatter(_percent))
-        one.text(0.0, 1.02, _literal(heading), transform=one.transAxes, fontsize=8.5, color=INK, va="bottom")
-        _grid(one)
-    _legend(figure)
+        one.yaxis.set_major_formatter(FuncFormatter(percent))
+        one.text(0.0, 1.02, literal(heading), transform=one.transAxes, fontsize=8.5, color=INK, va="bottom")
+        grid(one)
+    legend(figure)
     axes[-1].set_xlabel("cosine", color=INK, fontsize=9)
     figure.supylabel("share of pairs", color=INK, fontsize=9)
     return Chart(name, f"{title}: cosines of relevant and of other pairs", figure)
@@ -261,23 +269,23 @@ def bars_chart(name: str, title: str, metric: str, views: Sequence[str], groups:
         groups: one per model or run; x is the place of the view, y the value, NaN if there is none.
     """
     thick = 0.8 / len(groups)
-    figure, (axes,) = _canvas(title, 1.0 + max(0.3, 0.17 * len(groups)) * len(views))
+    figure, (axes,) = canvas(title, 1.0 + max(0.3, 0.17 * len(groups)) * len(views))
     for number, group in enumerate(groups):
         values = np.asarray(group.y, np.float64)
         places = np.asarray(group.x) - 0.4 + thick * (number + 0.5)
-        axes.barh(places, np.nan_to_num(values), thick * 0.9, color=group.colour, label=_literal(group.label))
+        axes.barh(places, np.nan_to_num(values), thick * 0.9, color=group.colour, label=literal(group.label))
         for place, value in zip(places, values, strict=True):
             if np.isfinite(value):
                 axes.text(value, place, f" {100 * value:.1f}", va="center", fontsize=7.5, color=INK)
-    axes.set_yticks(range(len(views)), [_literal(view, 16) for view in views])
+    axes.set_yticks(range(len(views)), [literal(view, 16) for view in views])
     axes.invert_yaxis()
     axes.margins(x=0.12, y=0.02)
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_formatter(FuncFormatter(_percent))
-    axes.set_xlabel(_literal(metric), color=INK, fontsize=9)
-    _grid(axes, "x")
+    axes.xaxis.set_major_formatter(FuncFormatter(percent))
+    axes.set_xlabel(literal(metric), color=INK, fontsize=9)
+    grid(axes, "x")
     if len(groups) > 1:
-        _legend(figure)
+        legend(figure)
     return Chart(name, f"{title}: {metric} by what is shown", figure)
 
 
@@ -291,7 +299,7 @@ def matrix_chart(name: str, title: str, metric: str, values: Mapping[tuple[str, 
         values: (query's modalities, target's modalities) -> value.
         limit: value with the strongest colour.
     """
-    figure, (axes,) = _canvas(title, 4.1)
+    figure, (axes,) = canvas(title, 4.1)
     for row, query in enumerate(MODALITY_SETS):
         for column, target in enumerate(MODALITY_SETS):
             value = values.get((query, target), np.nan)
@@ -325,7 +333,7 @@ def map_chart(
         labels: [N], empty for an item without labels.
         named: labels with a colour of their own; the others are grey.
     """
-    figure, (axes,) = _canvas(title, 4.6)
+    figure, (axes,) = canvas(title, 4.6)
     places, labels = np.asarray(points, np.float64).reshape(-1, 2), np.asarray(labels, object)
     size = 16 if len(places) < 400 else 7
     groups = [(GREY, "other" if named else "", ~np.isin(labels, np.asarray(named, object)))]
@@ -334,9 +342,9 @@ def map_chart(
         if chosen.any():
             # Rasterized inside the SVG: thousands of circles would fill most of the page's size.
             style = {"s": size, "color": colour, "alpha": 0.35 if colour == GREY else 0.9, "linewidths": 0}
-            axes.scatter(*places[chosen].T, label=_literal(label), rasterized=True, **style)
+            axes.scatter(*places[chosen].T, label=literal(label), rasterized=True, **style)
     axes.set(xticks=[], yticks=[], aspect="equal", adjustable="datalim")
     axes.spines[:].set_visible(False)
     if named:
-        _legend(figure, handletextpad=0.2, markerscale=2 if size < 10 else 1.2, fontsize=8, handlelength=1.4)
+        legend(figure, handletextpad=0.2, markerscale=2 if size < 10 else 1.2, fontsize=8, handlelength=1.4)
     return Chart(name, f"{title}: a map of the items", figure)

@@ -82,7 +82,7 @@ def write_report(path: Path, runs: Sequence[RunReport]) -> None:
     """
     folder = png_folder(path)
     folder.mkdir(parents=True, exist_ok=True)
-    page = _Page(folder)
+    page = Page(folder)
     title = "sail_jax: " + " | ".join(run.name for run in runs)
     page.add("Figures", _TABLES, _tables(runs))
     page.charts("Modalities", _MODALITIES, modality_charts(runs))
@@ -98,7 +98,7 @@ def write_report(path: Path, runs: Sequence[RunReport]) -> None:
     commit_bytes(path, text.encode(errors="replace"))
 
 
-class _Page:
+class Page:
     """Collects the sections of the page, and writes the PNGs of their charts.
 
     Args:
@@ -176,7 +176,7 @@ def _tables(runs: Sequence[RunReport]) -> str:
     return f'<div class="{kind}">{"".join(tables)}</div>' if tables else ""
 
 
-def _add_gallery(page: _Page, runs: Sequence[RunReport]) -> None:
+def _add_gallery(page: Page, runs: Sequence[RunReport]) -> None:
     galleries = [(run.name, run.gallery) for run in runs if run.gallery]
     sheets, shown, count = gallery_html(galleries, _PAGE_LIMIT - page.size)
     caption = _GALLERY

@@ -47,12 +47,25 @@ def format_metric(name: str, value: float | None) -> str:
         return "–"
     if name in _COUNTS:
         return f"{value:,.0f}"
-    return f"{100 * value:.1f} %" if name.startswith(_SHARES) else f"{value:.3f}"
+    return f"{100 * value:.1f} %" if is_share(name) else f"{value:.3f}"
 
 
-def headline_metric(figures: StoredResult) -> str:
-    """Returns the metric to show if there is room for only one."""
-    names = [name for name in figures.metrics if name.startswith(("recall@", "accuracy@"))] or list(figures.metrics)
+def is_share(name: str) -> bool:
+    """Returns whether a metric is a share, which is shown in per cent."""
+    return name.startswith(_SHARES)
+
+
+def format_change(name: str, value: float) -> str:
+    """Returns a difference of two values as tables show it; that of shares in percentage points."""
+    if not np.isfinite(value):
+        return "–"
+    return f"{100 * value:+.1f}" if is_share(name) else f"{value:+.3f}"
+
+
+def headline_metric(metrics: Iterable[str]) -> str:
+    """Returns the metric of a task to show if there is room for only one."""
+    every = list(metrics)
+    names = [name for name in every if name.startswith(("recall@", "accuracy@"))] or every
     return HEADLINE_METRIC if HEADLINE_METRIC in names or not names else names[0]
 
 
@@ -86,9 +99,19 @@ def show_view(view: Pattern) -> str:
 def best_of(metric: str, values: Sequence[float | None]) -> float | None:
     """Returns the best of some values of a metric; None if there are fewer than two to compare."""
     present = [v for v in values if v is not None and np.isfinite(v)]
-    if len(present) < 2 or metric in _NOT_COMPARED:
+    if len(present) < 2 or not is_compared(metric):
         return None
-    return min(present) if metric in _LOWER_IS_BETTER else max(present)
+    return min(present) if lower_is_better(metric) else max(present)
+
+
+def is_compared(metric: str) -> bool:
+    """Returns whether one value of a metric is better than another one."""
+    return metric not in _NOT_COMPARED
+
+
+def lower_is_better(metric: str) -> bool:
+    """Returns whether the lower value of a metric is the better one."""
+    return metric in _LOWER_IS_BETTER
 
 
 def headline(runs: Sequence[RunReport]) -> str:
@@ -105,7 +128,7 @@ def _tiles(run: RunReport) -> str:
         main, before = main_figures(run, task, subject(run)), main_figures(run, task, "untrained")
         if main is None:
             continue
-        metric = headline_metric(main)
+        metric = headline_metric(main.metrics)
         was = ""
         if before is not None:
             was = f'<span class="was">{format_metric(metric, before.metrics.get(metric))} →</span> '
@@ -130,7 +153,7 @@ def _overview(runs: Sequence[RunReport]) -> str:
     rows = []
     for task in tasks_of(runs):
         mains = [main_figures(run, task, subject(run)) for run in runs]
-        metric = next((headline_metric(main) for main in mains if main is not None), HEADLINE_METRIC)
+        metric = next((headline_metric(main.metrics) for main in mains if main is not None), HEADLINE_METRIC)
         values = [None if main is None else main.metrics.get(metric) for main in mains]
         rows.append(_metric_row(f"{task} · {metric}", metric, values))
     head = "".join(f"<th>{html.escape(run.name)}</th>" for run in runs)
