@@ -41,10 +41,11 @@ class Batch(NamedTuple):
     Attributes:
         tokens: [B, S, N] int32 token ids; 0 at PAD, VISION and AUDIO positions.
         token_types: [B, S, N] int8, `TokenType`.
-        frames: [F, H, W, 3] uint8 RGB.
+        frames: [F, H, W, 3] uint8 RGB; or [F, ...] floating-point outputs of a frozen vision tower (`frame_outputs` of
+            the models), which then does not run.
         frame_item: [F] int32 index of the frame's item within its group; -1 at padding.
         frame_slot: [F] int32 temporal position of the frame within its item.
-        clips: [C, samples] int16 mono sound.
+        clips: [C, samples] int16 mono sound; or, likewise, outputs of a frozen audio tower, [C, E].
         clip_item: [C] int32 index of the clip's item within its group; -1 at padding.
         audio_vectors: [B, S, K] float32 precomputed audio embeddings; zeros for items without one.
         has_audio_vector: [B, S] bool.

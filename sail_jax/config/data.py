@@ -128,6 +128,19 @@ class DataConfig:
         "frames and clips of an item that comes several times among pairs encoded together take room once, and the "
         "towers encode them once; lets budgets be lower, and saves nothing without them",
     )
+    encoding_cache_gb: float = setting(
+        0.0,
+        "gigabytes of disk for the outputs of vision and audio towers of which nothing is trained, for all frames and "
+        "sounds of the item store: they are computed before the first step, and read in every step after; 0 computes "
+        "them in each",
+        low=0,
+        may_change=True,
+    )
+    encoding_cache: str = setting(
+        "",
+        "folder of these outputs, which runs with the same towers may share; empty for WORKDIR/encodings",
+        may_change=True,
+    )
     text_budget: float = setting(
         0.0,
         "capacity of the fusion in text tokens per item, averaged over the pairs of a device; rows are then packed "

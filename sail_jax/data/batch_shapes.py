@@ -11,6 +11,7 @@ from sail_jax.config.data import DatasetConfig
 from sail_jax.data.collate import capacity, collate
 from sail_jax.data.features import View, blank_features
 from sail_jax.data.token_budget import text_budget, token_room
+from sail_jax.data.tower_outputs import NO_ENCODINGS, Encodings
 from sail_jax.data.training_set import dataset_weights
 from sail_jax.data.views import corrects_popularity, dataset_patterns, side_views, teacher_widths
 
@@ -48,7 +49,7 @@ def media_room(config: Config, views: Sequence[Sequence[View]], modality: str, p
     return capacity(pairs * sides, budget or most, groups)
 
 
-def batch_shapes(config: Config, names: Sequence[str], shards: int) -> Batch:
+def batch_shapes(config: Config, names: Sequence[str], shards: int, encodings: Encodings = NO_ENCODINGS) -> Batch:
     """Shapes and types of a global micro-batch in which some training sets may occur.
 
     They equal those of the batches that `BatchSource` makes.
@@ -57,6 +58,8 @@ def batch_shapes(config: Config, names: Sequence[str], shards: int) -> Batch:
         config: the experiment, or a stage of it.
         names: one of `batch_kinds`.
         shards: data-parallel shards.
+        encodings: outputs of frozen towers, which take the place of pixels and of sound.
+
     Returns:
         A `Batch` of `jax.ShapeDtypeStruct`.
     """
@@ -64,7 +67,7 @@ def batch_shapes(config: Config, names: Sequence[str], shards: int) -> Batch:
     pairs = config.data.batch_size // config.train.micro_batches
     groups = shards * config.model.media_chunks(pairs // shards)
     sides = max(len(shown) for shown in views)
-    one = blank_pair(config, sides, teacher_widths(config, names))
+    one = blank_pair(config, sides, teacher_widths(config, names), encodings)
     if corrects_popularity(config, names):
         one = one._replace(log_frequency=np.zeros((1, sides), np.float32))
     if config.data.encode_once:
@@ -76,16 +79,19 @@ def batch_shapes(config: Config, names: Sequence[str], shards: int) -> Batch:
     return shapes_of_batch(one, pairs, frames, clips)
 
 
-def blank_pair(config: Config, sides: int, teachers: Mapping[str, int] = {}) -> Batch:
+def blank_pair(
+    config: Config, sides: int, teachers: Mapping[str, int] = {}, encodings: Encodings = NO_ENCODINGS
+) -> Batch:
     """Returns a batch of one pair of blanks, with the types of any batch and all axes but the first.
 
     Args:
         config: the experiment.
         sides: sides of the pair.
         teachers: widths of ID embeddings by name, as in `collate`.
+        encodings: as in `batch_shapes`.
     """
     one, _ = collate(
-        [[blank_features(config)] * sides],
+        [[blank_features(config, encodings)] * sides],
         [0],
         [None],
         groups=1,

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -9,7 +10,8 @@ from sail_jax.config import Config
 from sail_jax.data.media.pictures import decode_image
 from sail_jax.data.media.sound import clip_audio, decode_audio
 from sail_jax.data.prompts import PromptEncoder, check_fields, drop_fields, shown_fields
-from sail_jax.errors import BadRecordError
+from sail_jax.data.tower_outputs import NO_ENCODINGS, Encodings, media_key
+from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import Item, item_key
 from sail_jax.patterns import check_modalities
 
@@ -43,8 +45,8 @@ class ItemFeatures:
     Attributes:
         tokens: [N] int32.
         token_types: [N] int8.
-        frames: [f, H, W, 3] uint8, f frames of the item.
-        clips: [c, samples] int16, c clips of the item.
+        frames: [f, H, W, 3] uint8, f frames of the item, or what a frozen vision tower makes of each.
+        clips: [c, samples] int16, c clips of the item, or what a frozen audio tower makes of each.
         audio_vector: [K] float32, or None.
         id_vectors: ID embedding -> [k] float32, for the embeddings that the item has.
         item_key: 64-bit hash of the item's id (see `Batch.item_keys`); in training that of the first item with its
@@ -66,14 +68,16 @@ class ItemFeatures:
     text_cut: int = 0
 
 
-def blank_features(config: Config) -> ItemFeatures:
+def blank_features(config: Config, encodings: Encodings = NO_ENCODINGS) -> ItemFeatures:
     """Features in place of an item that could not be loaded; they show nothing."""
     vit, audio, tokens = config.model.vit, config.model.audio, np.zeros(config.prompt.max_tokens, np.int32)
+    frame = encodings.frames.form if encodings.frames is not None else ((vit.image_size, vit.image_size, 3), np.uint8)
+    clip = encodings.clips.form if encodings.clips is not None else ((audio.clip_samples,), np.int16)
     return ItemFeatures(
         tokens=tokens,
         token_types=tokens.astype(np.int8),
-        frames=np.zeros((0, vit.image_size, vit.image_size, 3), np.uint8),
-        clips=np.zeros((0, audio.clip_samples), np.int16),
+        frames=np.zeros((0, *frame[0]), frame[1]),
+        clips=np.zeros((0, *clip[0]), clip[1]),
         audio_vector=None,
         item_key=0,
         text_key=0,
@@ -96,14 +100,15 @@ class FeatureExtractor:
     Args:
         config: the experiment; sizes of the towers, media limits.
         encoder: fills the chat template.
+        encodings: outputs of frozen towers, which take the place of pixels and of sound.
     """
 
-    def __init__(self, config: Config, encoder: PromptEncoder) -> None:
+    def __init__(self, config: Config, encoder: PromptEncoder, encodings: Encodings = NO_ENCODINGS) -> None:
         self.vit, self.audio = config.model.vit, config.model.audio
         self.max_frames = config.model.perceiver.max_frames
         self.max_pixels, self.max_seconds = config.ingest.max_pixels, config.ingest.max_audio_seconds
-        self.encoder = encoder
-        self._blank = blank_features(config)
+        self.encoder, self.encodings = encoder, encodings
+        self._blank = blank_features(config, encodings)
 
     def __call__(
         self,
@@ -126,6 +131,7 @@ class FeatureExtractor:
         Raises:
             BadRecordError: a frame or the sound cannot be decoded, an array has the wrong size, or the text is not
                 valid Unicode.
+            SailError: a frozen tower has not encoded the frames or the sound.
         """
         frames = self._frames(item) if "V" in view.modalities else self._blank.frames
         clips, vector = self._sound(item) if "A" in view.modalities else (self._blank.clips, None)
@@ -153,14 +159,30 @@ class FeatureExtractor:
         return self._blank
 
     def _frames(self, item: Item) -> np.ndarray:
-        count = min(len(item.frames), self.max_frames)
-        if not count:
-            return self._blank.frames
-        chosen = np.linspace(0, len(item.frames) - 1, count).round().astype(int)
-        frames = [self._frame(item, i) for i in chosen]
-        return frames[0][None] if count == 1 else np.stack(frames)  # avoids a copy of a single picture
+        read = self.frame if self.encodings.frames is None else self._encoded_frame
+        frames = [read(item, index) for index in self.shown(item)]
+        if len(frames) < 2:
+            return frames[0][None] if frames else self._blank.frames  # avoids a copy of a single picture
+        return np.stack(frames)
 
-    def _frame(self, item: Item, index: int) -> np.ndarray:
+    def shown(self, item: Item) -> list[int]:
+        """Returns which frames of an item are used: at most `perceiver.max_frames`, evenly spaced."""
+        count = min(len(item.frames), self.max_frames)
+        return np.linspace(0, len(item.frames) - 1, count).round().astype(int).tolist()
+
+    def _encoded_frame(self, item: Item, index: int) -> np.ndarray:
+        output = self.encodings.frames.get(media_key(item.frames[index]))
+        if output is None:
+            self.frame(item, index)  # says what is wrong with it, if something is
+            raise _not_encoded(item, f"frames[{index}]", self.encodings.frames.folder)
+        return output
+
+    def frame(self, item: Item, index: int) -> np.ndarray:
+        """Returns the pixels of a frame, [H, W, 3] uint8.
+
+        Raises:
+            BadRecordError: it cannot be decoded.
+        """
         try:
             return decode_image(item.frames[index], self.vit.image_size, max_pixels=self.max_pixels)
         except BadRecordError as error:
@@ -179,11 +201,36 @@ class FeatureExtractor:
             return self._blank.clips, vector.astype(np.float32)
         if item.audio is None:
             return self._blank.clips, None
+        return (self.clips(item) if self.encodings.clips is None else self._encoded_clips(item)), None
+
+    def _encoded_clips(self, item: Item) -> np.ndarray:
+        outputs, known = [], self.encodings.clips
+        # All clips of a sound are written at once.
+        while (output := known.get(media_key(item.audio, len(outputs)))) is not None:
+            outputs.append(output)
+        if not outputs:
+            self.clips(item)  # says what is wrong with it, if something is
+            raise _not_encoded(item, "audio", known.folder)
+        return np.stack(outputs)
+
+    def clips(self, item: Item) -> np.ndarray:
+        """Returns the clips of an item's sound, [c, samples] int16.
+
+        Raises:
+            BadRecordError: it cannot be decoded.
+        """
         try:
             samples = decode_audio(item.audio, self.audio.sample_rate, max_seconds=self.max_seconds)
         except BadRecordError as error:
             raise error.at(record=item.item_id, field="audio") from error
-        return clip_audio(samples, self.audio.clip_samples, self.audio.max_clips), None
+        return clip_audio(samples, self.audio.clip_samples, self.audio.max_clips)
+
+
+def _not_encoded(item: Item, field: str, folder: Path) -> SailError:
+    return SailError(
+        f"{folder} holds no output for {field} of the item {item.item_id!r}, so the item is another one than in the "
+        "store. Materialize the records again, or set config.data.encoding_cache_gb=0."
+    )
 
 
 def _id_vectors(item: Item, teachers: Mapping[str, int]) -> dict[str, np.ndarray]:

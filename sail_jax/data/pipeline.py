@@ -37,6 +37,7 @@ from sail_jax.data.sequence_layout import lay_out, sequence_keys
 from sail_jax.data.shared_batches import BlockReader, BlockWriter, shared_folder
 from sail_jax.data.store import FOLDER, ItemStore
 from sail_jax.data.token_budget import fit_texts, text_budget, token_room
+from sail_jax.data.tower_outputs import NO_ENCODINGS, Encodings
 from sail_jax.data.training_set import TrainingSet, dataset_weights
 from sail_jax.data.views import teacher_widths
 from sail_jax.errors import BadRecordError, SailError, Stopped
@@ -80,6 +81,7 @@ class LoadedBatch(NamedTuple):
         prompt_cut: text tokens dropped because of `prompt.max_tokens`, before the budget is looked at.
         items_cut: items of histories that did not fit.
         media_shared: items whose frames and clips were encoded with an earlier one (`data.encode_once`).
+        media_cached: frames and clips of which the output of the tower was read (`data.encoding_cache_gb`).
     """
 
     parts: tuple[Batch, ...]
@@ -92,6 +94,7 @@ class LoadedBatch(NamedTuple):
     prompt_cut: int = 0
     items_cut: int = 0
     media_shared: int = 0
+    media_cached: int = 0
 
     @property
     def arrays(self) -> Batch:
@@ -118,10 +121,11 @@ def _once_note(config: Config) -> str | None:
     )
 
 
-def make_extractor(config: Config) -> FeatureExtractor:
+def make_extractor(config: Config, encodings: Encodings = NO_ENCODINGS) -> FeatureExtractor:
     """Loads the tokenizer of a config and returns its feature extractor."""
     tokenizer = load_tokenizer(config.prompt, place(config.data.dir), config.model.text_vocab)
-    return FeatureExtractor(config, PromptEncoder(config.prompt, tokenizer, config.model.perceiver.latents))
+    encoder = PromptEncoder(config.prompt, tokenizer, config.model.perceiver.latents)
+    return FeatureExtractor(config, encoder, encodings)
 
 
 class BatchSource:
@@ -133,6 +137,7 @@ class BatchSource:
         begin: the first step of the stage.
         drawn: number of draws of each data set in earlier stages, after which this stage continues in its table; empty
             if there were none.
+        encodings: outputs of frozen towers, which take the place of pixels and of sound.
 
     Attributes:
         empty: allocates the arrays of pixels and of sound; `np.empty`, or shared memory in a worker process.
@@ -142,12 +147,20 @@ class BatchSource:
         SailError: there is no data set, one has fewer rows than a batch, or its candidates cannot be counted.
     """
 
-    def __init__(self, config: Config, share: HostShare, *, begin: int = 0, drawn: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        config: Config,
+        share: HostShare,
+        *,
+        begin: int = 0,
+        drawn: Sequence[int] = (),
+        encodings: Encodings = NO_ENCODINGS,
+    ) -> None:
         self.empty: Empty = np.empty
         self._weights = dataset_weights(config)
-        self._config, self._share = config, share
+        self._config, self._share, self.encodings = config, share, encodings
         self._store = open_store(config)
-        self._extract = make_extractor(config)
+        self._extract = make_extractor(config, encodings)
         self._sampler = Sampler(list(self._weights.values()), config.seed)
         # A set with weight 0 is not opened: a later stage may create its table.
         self._sets = {
@@ -249,7 +262,13 @@ class BatchSource:
         batches, *counts = zip(*parts, strict=True)
         media_cut, text_cut, prompt_cut, shared, items_cut = (sum(of_parts) for of_parts in counts)
         cut = media_cut, text_cut, prompt_cut, items_cut
-        return LoadedBatch(batches, step, present, self.token_room(present), tuple(bad), *cut, shared)
+        cached = sum(self._cached(batch) for batch in batches)
+        return LoadedBatch(batches, step, present, self.token_room(present), tuple(bad), *cut, shared, cached)
+
+    def _cached(self, batch: Batch) -> int:
+        """The number of frames and clips of a batch of which it has the outputs of frozen towers."""
+        read = zip(self.encodings, (batch.frame_item, batch.clip_item), strict=True)
+        return sum(int(np.count_nonzero(items >= 0)) for outputs, items in read if outputs is not None)
 
     def _pairs(
         self, step: int, rows: np.ndarray, examples: list[tuple[int, int]], bad: list[str]

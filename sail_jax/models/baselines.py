@@ -7,7 +7,7 @@ of a pair, G groups of pairs (data-parallel shards).
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float32
+from jaxtyping import Array, Bool, Float, Float32, Int16, UInt8
 
 from sail_jax.batch import Batch, Outputs, Parts, RowLayout, TokenType, Views
 from sail_jax.config.model import ModelConfig
@@ -21,6 +21,7 @@ from sail_jax.models.media import (
     mean_per_item,
     of_media_items,
     sound_vectors,
+    tower_outputs,
 )
 from sail_jax.models.sequence import SequenceHead
 from sail_jax.models.transformer import Dense
@@ -97,19 +98,26 @@ class DualTower(nn.Module):
         out = Outputs(is_filled, parts, vision=towers["V"][0][:, None], audio=towers["A"][0])
         return self.sequence(layout.split(masked_mean(normalize(vectors), shown)), out, batch.members)
 
+    def frame_outputs(self, frames: UInt8[Array, "F H W 3"]) -> Float32[Array, "F D"]:
+        """Returns what the vision tower makes of frames, each by itself: all that the rest of the model reads."""
+        return self.vit(frames)[0].mean(axis=1, dtype=jnp.float32)
+
+    def clip_outputs(self, clips: Int16[Array, "C samples"]) -> Float[Array, "C E"]:
+        """Returns what the audio tower makes of clips, each by itself: all that the rest of the model reads."""
+        return self.audio(clips)[0]
+
     def _encode_frames(self, batch: Batch) -> Tower:
         items = batch.tokens.shape[0] * batch.tokens.shape[1]
         if batch.frames.shape[0] == 0:
             return jnp.zeros((items, self.config.llm.width)), jnp.zeros(items, bool)
-        patches, _ = self.vit(batch.frames)
         # All frames have the same number of patches, so the mean of their means is the mean of all patches.
-        frames = patches.mean(axis=1, dtype=jnp.float32)
+        frames = tower_outputs(self.frame_outputs, batch.frames)
         mean, has = mean_per_item(frames, batch.frame_item, items=items, groups=self.groups)
         return self._shared(batch, self.vision_adapter(mean), has)
 
     def _encode_sound(self, batch: Batch) -> Tower:
         vector, has = sound_vectors(
-            self.audio, Media.of(batch), groups=self.groups, normalized=self.config.audio.normalize
+            self.clip_outputs, Media.of(batch), groups=self.groups, normalized=self.config.audio.normalize
         )
         return self._shared(batch, self.audio_adapter(vector), has)
 

@@ -10,6 +10,7 @@ on the packed axis.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int16, UInt8
 
 from sail_jax.batch import Batch, Outputs, Parts, RowLayout, TokenType, Views
 from sail_jax.config.model import ModelConfig
@@ -26,6 +27,7 @@ from sail_jax.models.media import (
     masked_mean,
     of_media_items,
     sound_vectors,
+    tower_outputs,
 )
 from sail_jax.models.packing import pack
 from sail_jax.models.perceiver import Perceiver
@@ -147,16 +149,25 @@ class OmniEmbedder(nn.Module):
 
     def _encode_chunk(self, media: Media) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         vision, has_vision = self._encode_frames(media)
-        sound, has_sound = sound_vectors(self.audio, media, groups=self.groups, normalized=self.config.audio.normalize)
+        normalized = self.config.audio.normalize
+        sound, has_sound = sound_vectors(self.clip_outputs, media, groups=self.groups, normalized=normalized)
         encoded = vision, has_vision, self.audio_adapter(sound), has_sound
         return tuple(of_media_items(part, media.media_item, self.groups) for part in encoded)
+
+    def frame_outputs(self, frames: UInt8[Array, "F H W 3"]) -> Float[Array, "F P D"]:
+        """Returns what the vision tower makes of frames, each by itself: all that the rest of the model reads."""
+        return self.vit(frames)[0]
+
+    def clip_outputs(self, clips: Int16[Array, "C samples"]) -> Float[Array, "C E"]:
+        """Returns what the audio tower makes of clips, each by itself: all that the rest of the model reads."""
+        return self.audio(clips)[0]
 
     def _encode_frames(self, media: Media) -> tuple[jax.Array, jax.Array]:
         """Returns the vision tokens [I, L, D] of the frames, and [I] bool: whether the item has any frame."""
         config, width, items = self.config.perceiver, self.config.llm.width, len(media.has_audio_vector)
         if media.frames.shape[0] == 0:
             return jnp.zeros((items, config.latents, width), jnp.dtype(self.config.dtype)), jnp.zeros(items, bool)
-        patches, _ = self.vit(media.frames)
+        patches = tower_outputs(self.frame_outputs, media.frames)
         frame_of = frames_of_items(
             media.frame_item, media.frame_slot, items=items, slots=config.max_frames, groups=self.groups
         )

@@ -84,24 +84,31 @@ def mean_per_item(
     return mean.reshape(items, -1), heard.reshape(items)
 
 
+def tower_outputs(
+    tower: Callable[[Shaped[Array, " N *raw"]], Float[Array, " N *rest"]], media: Shaped[Array, " N *given"]
+) -> Float[Array, " N *rest"]:
+    """Returns what a tower makes of frames or clips; a batch may hold it already, in place of integers."""
+    return media if jnp.issubdtype(media.dtype, jnp.floating) else tower(media)
+
+
 class Media(NamedTuple):
     """The arrays of a batch that the vision and audio towers read; see `batch.Batch`.
 
     Attributes:
-        frames: RGB frames.
+        frames: RGB frames, or outputs of a frozen tower.
         frame_item: index of the item within the group.
         frame_slot: temporal position of the frame.
-        clips: mono sound.
+        clips: mono sound, or outputs of a frozen tower.
         clip_item: index of the item within the group.
         audio_vectors: precomputed audio embeddings.
         has_audio_vector: which items have one.
         media_item: index within the group of the item whose frames and clips are those of each; None for its own.
     """
 
-    frames: UInt8[Array, "F H W 3"]
+    frames: UInt8[Array, "F H W 3"] | Float[Array, " F *rest"]
     frame_item: Int32[Array, " F"]
     frame_slot: Int32[Array, " F"]
-    clips: Int16[Array, "C samples"]
+    clips: Int16[Array, "C samples"] | Float[Array, "C E"]
     clip_item: Int32[Array, " C"]
     audio_vectors: Float32[Array, "I E"]
     has_audio_vector: Bool[Array, " I"]
@@ -137,7 +144,7 @@ def of_media_items(
 
 
 def sound_vectors(
-    tower: Callable[[Int16[Array, "C samples"]], tuple[Float[Array, "C E"], Any]],
+    tower: Callable[[Int16[Array, "C samples"]], Float[Array, "C E"]],
     media: Media,
     *,
     groups: int,
@@ -146,7 +153,7 @@ def sound_vectors(
     """Returns the audio vector of each item: its precomputed vector, or the mean of its clips' embeddings.
 
     Args:
-        tower: clips -> (vectors, anything); it does not run if the batch has no clips.
+        tower: clips -> vectors; it does not run if the batch has no clips, or has the vectors.
         media: the media of the items.
         groups: G.
         normalized: whether to scale the vectors to a root mean square of 1.
@@ -162,7 +169,8 @@ def _sound_vectors(tower: Callable[..., Any], media: Media, groups: int) -> tupl
     vector, given = media.audio_vectors, media.has_audio_vector
     if media.clips.shape[0] == 0:
         return vector, given
-    mean, heard = mean_per_item(tower(media.clips)[0], media.clip_item, items=len(given), groups=groups)
+    vectors = tower_outputs(tower, media.clips)
+    mean, heard = mean_per_item(vectors, media.clip_item, items=len(given), groups=groups)
     return jnp.where(given[:, None], vector, mean), given | heard
 
 

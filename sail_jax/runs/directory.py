@@ -6,6 +6,7 @@ WORKDIR/
   checkpoints/STEP/     model, LoRA adapters, optimiser and step (orbax), state of the input pipeline, digests of all
   owners/               the process that trains there now
   mined/STAGE/          hard negatives that a stage mined
+  encodings/TOWER-ID/   what frozen towers make of frames and clips (`data.tower_outputs`)
   init.txt              where the first parameters came from
   nonfinite/STEP.txt    records of a batch whose loss or gradient was not finite
   metrics.jsonl         the training log: one line per logged step, and per evaluation in between
@@ -53,6 +54,7 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self.owners = self.path / "owners"
         self.mined = self.path / "mined"
+        self.encodings = self.path / "encodings"
         self.init_report = self.path / "init.txt"
         self.nonfinite = self.path / "nonfinite"
         self.training_log = self.path / "metrics.jsonl"

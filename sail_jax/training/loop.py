@@ -19,6 +19,7 @@ from sail_jax.convert.init_from import InitReport, check_tokenizer
 from sail_jax.convert.sources import absolute_sources
 from sail_jax.data.batch_shapes import batch_shapes
 from sail_jax.data.pipeline import BatchSource, HostShare, LoadedBatch, make_iterator
+from sail_jax.data.tower_outputs import NO_ENCODINGS, Encodings
 from sail_jax.errors import SailError
 from sail_jax.files import commit_bytes
 from sail_jax.objectives.matching import Recipe
@@ -42,6 +43,7 @@ from sail_jax.training.state import TrainState, averaged
 from sail_jax.training.step import WholeStep
 from sail_jax.training.stop_signals import StopSignals
 from sail_jax.training.time_spent import TimeSpent
+from sail_jax.training.tower_cache import cache_note, cached_encodings
 from sail_jax.training.trackers.of_run import Trackers, require_trackers
 from sail_jax.training.training_log import TrainingLog, cuts_of
 from sail_jax.training.work import WorkCounter
@@ -113,10 +115,10 @@ def _prepare(
     stages = plan(config, run.mined)
     mesh = make_mesh(config.mesh)
     growth = grown and f"The run grows: {', '.join(grown)}. Its learning rate follows the new steps from here on."
-    if jax.process_index() == 0:
-        for note in filter(None, (wiring_note(mesh), growth)):
-            print(note)
     setup = TrainSetup.of(config, mesh)
+    if jax.process_index() == 0:
+        for note in filter(None, (wiring_note(mesh), growth, cache_note(setup))):
+            print(note)
     if not run.checkpoints.is_dir():
         # A mistake in a late stage fails before the long work begins.
         notes = [_make_source(without_mined(stage), mesh).notes for stage in stages]
@@ -151,6 +153,7 @@ class _Run:
         self.nonfinite = NonfiniteSteps(run)
         self.log: TrainingLog | None = None
         self.profile: StepProfile | None = None
+        self.encodings = NO_ENCODINGS
 
     def train(self, profile: tuple[int, int] | None) -> TrainResult:
         done, steps = self.checkpoints.latest() or 0, self.stages[-1].end
@@ -161,6 +164,8 @@ class _Run:
             print(self.setup.hardware())
         with self.spent.on("start"):
             state, pipeline = self._restore()
+            if done < steps:
+                self.encodings = cached_encodings(self.setup, state.params, self.run)
         start, began = int(state.step), time.monotonic()
         try:
             for stage in remaining:
@@ -197,7 +202,7 @@ class _Run:
         else:
             check_mined(stage, self.run)
         with self.spent.on("start"):
-            source = _make_source(stage, self.setup.mesh)
+            source = _make_source(stage, self.setup.mesh, self.encodings)
         if done > stage.begin:
             _check_pipeline(pipeline, _pipeline_state(done, stage, source), self.run)
         if jax.process_index() == 0:  # only now: a failed start must not bind the folder to its settings
@@ -218,12 +223,13 @@ def make_step(setup: TrainSetup) -> Step:
     return CachedStep(setup) if setup.config.train.micro_batches > 1 else WholeStep(setup)
 
 
-def _make_source(stage: Stage, mesh: Mesh) -> BatchSource:
+def _make_source(stage: Stage, mesh: Mesh, encodings: Encodings = NO_ENCODINGS) -> BatchSource:
     """Returns the batches of a stage, as far as this process prepares them."""
     batch_size, shards = stage.config.data.batch_size, data_shards(mesh)
     start, stop = host_rows(mesh, batch_size, stage.config.train.micro_batches)
     local_shards = shards * (stop - start) // batch_size  # shards whose pairs this process provides
-    return BatchSource(stage.config, HostShare(start, stop, local_shards), begin=stage.begin, drawn=stage.drawn)
+    share = HostShare(start, stop, local_shards)
+    return BatchSource(stage.config, share, begin=stage.begin, drawn=stage.drawn, encodings=encodings)
 
 
 def _write_init_report(report: InitReport, run: RunDirectory) -> None:
@@ -264,7 +270,8 @@ class _Loop:
         self.log, self.spent, self.profile, self.cuts = run.log, run.spent, run.profile, run.cuts
         self.mesh, self.stop, self.end, self.nonfinite = setup.mesh, run.stop, run.stages[-1].end, run.nonfinite
         self._running: jax.Array | None = None  # a result of the last step
-        self.work = WorkCounter(stage.config, setup.mesh, setup.abstract.params, run.spent) if run.log else None
+        counted = stage.config, setup.mesh, setup.abstract.params, run.spent, source.encodings
+        self.work = WorkCounter(*counted) if run.log else None
 
     def run(self, state: TrainState) -> TrainState:
         start, steps = int(state.step), self.config.train.steps
@@ -294,7 +301,8 @@ class _Loop:
 
         def kind(datasets: tuple[int, ...]) -> tuple[Batch, Recipe]:
             recipe = self.objective.recipe(datasets)._replace(room=self.source.token_room(datasets))
-            return batch_shapes(self.config, [names[at] for at in datasets], shards), recipe
+            shapes = batch_shapes(self.config, [names[at] for at in datasets], shards, self.source.encodings)
+            return shapes, recipe
 
         kinds = [kind(datasets) for datasets in dict.fromkeys(self.source.datasets(step) for step in soon)]
         if kinds:

@@ -6,6 +6,7 @@ from typing import Any
 
 from sail_jax.config import Config
 from sail_jax.data.batch_shapes import batch_shapes
+from sail_jax.data.tower_outputs import NO_ENCODINGS, Encodings
 from sail_jax.models.model import make_model
 from sail_jax.objectives.matching import Recipe
 from sail_jax.objectives.objective import make_objective
@@ -13,7 +14,14 @@ from sail_jax.training.flops import executed_flops
 from sail_jax.training.step import make_gradient
 
 
-def model_flops(config: Config, names: Sequence[str], params: Any, recipe: Recipe, shards: int) -> int:
+def model_flops(
+    config: Config,
+    names: Sequence[str],
+    params: Any,
+    recipe: Recipe,
+    shards: int,
+    encodings: Encodings = NO_ENCODINGS,
+) -> int:
     """Counts the operations of the loss and its gradient on a global batch, without recomputation.
 
     Args:
@@ -22,6 +30,7 @@ def model_flops(config: Config, names: Sequence[str], params: Any, recipe: Recip
         params: the parameters of the training state, or their shapes.
         recipe: the recipe of the batch, or of a micro-batch.
         shards: data-parallel shards.
+        encodings: outputs that batches hold in place of pixels and of sound.
     """
     perceiver = dataclasses.replace(config.model.perceiver, attention_block=0)  # blocks are recomputed
     plain = dataclasses.replace(config.model, remat="none", media_chunk=0, perceiver=perceiver)
@@ -29,5 +38,5 @@ def model_flops(config: Config, names: Sequence[str], params: Any, recipe: Recip
     room = recipe.room and recipe.room * config.train.micro_batches
     gradient = make_gradient(config, make_model(plain, groups=shards), make_objective(config))
     given = recipe._replace(room=room)
-    shapes = batch_shapes(whole, names, shards)
+    shapes = batch_shapes(whole, names, shards, encodings)
     return executed_flops(lambda params, batch: gradient(params, batch, given), params, shapes)

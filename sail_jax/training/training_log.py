@@ -74,7 +74,8 @@ class TrainingLog:
     def add(self, loaded: LoadedBatch, metrics: dict[str, jax.Array], work: Work) -> None:
         """Adds the metrics of a step; they stay on the device until the next flush."""
         name = self._datasets[loaded.datasets[0]] if len(loaded.datasets) == 1 else "mixed"
-        counts = {"bad_records": len(loaded.bad_records), **cuts_of(loaded), "media_shared": loaded.media_shared}
+        counts = {"bad_records": len(loaded.bad_records), **cuts_of(loaded)}
+        counts |= {name: getattr(loaded, name) for name in ("media_shared", "media_cached")}
         self._pending.append((name, metrics, counts, work))
 
     def flush(self, step: int) -> str:

@@ -7,6 +7,7 @@ from jax.sharding import Mesh
 from sail_jax.batch import Batch, RowLayout, TokenType, Views
 from sail_jax.config import Config
 from sail_jax.data.pipeline import LoadedBatch
+from sail_jax.data.tower_outputs import NO_ENCODINGS, Encodings
 from sail_jax.models.media import TYPES
 from sail_jax.objectives.matching import Recipe
 from sail_jax.patterns import shown_modalities
@@ -38,10 +39,14 @@ class WorkCounter:
         mesh: the devices.
         params: the parameters of the training state, or their shapes.
         spent: gets the time of tracing, as time of compiling.
+        encodings: outputs that batches hold; the towers that made them do not count.
     """
 
-    def __init__(self, config: Config, mesh: Mesh, params: Any, spent: TimeSpent) -> None:
+    def __init__(
+        self, config: Config, mesh: Mesh, params: Any, spent: TimeSpent, encodings: Encodings = NO_ENCODINGS
+    ) -> None:
         self._config, self._params, self._shards, self._spent = config, params, data_shards(mesh), spent
+        self._encodings = encodings
         chip = chip_of(mesh.devices.flat[0])
         self._peak = chip.flops * mesh.size if chip else None
         self._seconds: dict[tuple[tuple[int, ...], Recipe], float] = {}
@@ -73,6 +78,6 @@ class WorkCounter:
             every = list(self._config.data.datasets)
             names = [every[dataset] for dataset in datasets]
             with self._spent.on("compile"):
-                flops = model_flops(self._config, names, self._params, recipe, self._shards)
+                flops = model_flops(self._config, names, self._params, recipe, self._shards, self._encodings)
             self._seconds[datasets, recipe] = flops / self._peak
         return self._seconds[datasets, recipe]

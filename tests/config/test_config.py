@@ -179,6 +179,8 @@ MAY_CHANGE = (
     "balancing.*",
     "data.datasets.NAME.materialized",
     "data.dir",
+    "data.encoding_cache",
+    "data.encoding_cache_gb",
     "data.max_bad_records",
     "data.prefetch",
     "data.workers",

@@ -58,7 +58,7 @@ def test_a_dual_tower_reads_texts_once(counted, settings):
 def test_time_at_the_peak_is_counted_once_for_a_kind_of_batch(counted, monkeypatch):
     asked = []
 
-    def flops(config, names, params, recipe, shards):
+    def flops(config, names, params, recipe, shards, encodings):
         asked.append((names, shards))
         return 7e12
 
