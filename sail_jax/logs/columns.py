@@ -120,7 +120,7 @@ class Columns:
 
 
 def in_range(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """Returns a column in which dates beyond what the engine can write are the first or the last that it can."""
+    """Returns a column whose dates beyond what the engine can write are the first or last that it can."""
     if dtype == pl.Date:
         return column.to_physical().clip(-_DAYS, _DAYS).cast(pl.Date)
     if isinstance(dtype, pl.Datetime) and dtype.time_unit in PER_SECOND:  # those in nanoseconds always are

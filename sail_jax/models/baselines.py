@@ -1,7 +1,8 @@
 """The CLIP-like baseline of arXiv 2510.12709: separate towers whose vectors are averaged.
 
-Axis letters: B pairs, S sides, I = B * S items, F frames on a flat axis, P patches, N tokens, D width, V views, R rows
-of a pair, G groups of pairs (data-parallel shards).
+Axis letters: B pairs, S sides, I = B * S items, F frames on a flat axis, C clips on a flat axis, P patches, N tokens,
+D width, V views, R rows of a pair, G groups of pairs (data-parallel shards), E width of sound, H and W height and width
+of a frame in pixels.
 """
 
 import flax.linen as nn

@@ -4,7 +4,7 @@ The source is arXiv 2510.12709, sec. 3.2.
 
 Axis letters: B pairs, S sides, I = B * S items, F frames on a flat axis, C clips on a flat axis, P patches, N tokens, L
 latents, D width, V views, R rows of a pair in the fusion, G groups of pairs (data-parallel shards), T places of a group
-on the packed axis.
+on the packed axis, E width of sound, H and W height and width of a frame in pixels.
 """
 
 import flax.linen as nn
