@@ -47,6 +47,7 @@ setup(
         "jaxtyping>=0.3",
         "pyarrow>=16",
         "polars>=1.30,<3",
+        "pyyaml>=6",
         "pillow>=11",
         "simplejpeg>=1.9",
         "av>=18",
@@ -67,6 +68,7 @@ setup(
         "torch": ["torch>=2.4"],
         "s3": ["s3fs>=2024.6"],
         "gcs": ["gcsfs>=2024.6"],
+        "slurm": ["submitit>=1.5"],
         "mteb": ["mteb>=2.26", "sentence-transformers>=6"],
         "wandb": ["wandb>=0.19"],
         "mlflow": ["mlflow-skinny>=3", "sqlalchemy>=2", "alembic>=1.13"],  # the last two for its default store, SQLite
@@ -90,6 +92,8 @@ setup(
             "playwright>=1.50",
             "moto[server]>=5",
             "s3fs>=2024.6",
+            "submitit>=1.5",
+            "jsonschema>=4",
         ],
     },
 )

@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +11,17 @@ from rich.live import Live
 from rich.table import Table
 
 from sail_jax import config as config_lib
+from sail_jax.cli import sweep_manifest
 from sail_jax.cli.common import console, declare, print_next, print_wide, without_config
 from sail_jax.cli.distributed import join_processes, joined, leave
 from sail_jax.cli.evaluate import evaluate_and_print
+from sail_jax.cli.sweep_start import alone, checked_sweep
 from sail_jax.cli.train import train_and_print
-from sail_jax.config import Config
 from sail_jax.errors import SailError, Stopped
 
 if TYPE_CHECKING:
     from sail_jax.sweeps.folder import Status, SweepFolder, SweepState
+    from sail_jax.sweeps.slurm import JobRequest
 
 _WORKDIR = "folder of the sweep"
 # Lines of a failed member's log that `retry` shows, and lines that `logs` shows.
@@ -40,6 +42,7 @@ def add_verb(verbs: Any) -> None:
     _add_run(actions)
     _add_watching(actions)
     _add_mending(actions)
+    sweep_manifest.add_action(actions)
     _add_member(actions)
 
 
@@ -65,9 +68,35 @@ def _add_run(actions: Any) -> None:
 
 
 def _add_launcher(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--launcher", choices=("local",), default="local", help="where members run (local)")
     sub.add_argument(
-        "--jobs", type=_positive, help="members that run at a time (one per GPU, or one on a machine without)"
+        "--launcher",
+        choices=("local", "slurm"),
+        default="local",
+        help="where members run: here, or as an array of SLURM jobs, which needs the extra `slurm` (local)",
+    )
+    sub.add_argument(
+        "--jobs",
+        type=_positive,
+        help="members that run at a time (here: one per GPU, or one on a machine without; SLURM: as many as it lets)",
+    )
+    slurm = sub.add_argument_group("with --launcher slurm")
+    slurm.add_argument("--partition", help="partition (the default one)")
+    slurm.add_argument("--account", help="account (the default one)")
+    slurm.add_argument("--gpus", type=_positive, help="GPUs of each node (none)")
+    slurm.add_argument("--nodes", type=_positive, help="nodes of each member (1)")
+    slurm.add_argument("--cpus", type=_positive, help="processors of each node (the cluster's default)")
+    slurm.add_argument(
+        "--minutes", type=_positive, help="time limit, after which a member goes on in another job (1440)"
+    )
+    slurm.add_argument(
+        "--signal-seconds", type=_positive, help="how long before its end a job is told to save the state (120)"
+    )
+    slurm.add_argument(
+        "--sbatch",
+        action="append",
+        type=_option,
+        metavar="NAME=VALUE",
+        help="further option of sbatch; may be repeated",
     )
 
 
@@ -134,6 +163,13 @@ def _add_member(actions: Any) -> None:
     sub.add_argument("member", help="name of the member")
 
 
+def _option(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"write it as NAME=VALUE, not {text!r}")
+    return name.lstrip("-"), value
+
+
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
@@ -142,54 +178,24 @@ def _positive(text: str) -> int:
 
 
 def _run(options: argparse.Namespace, overrides: list[str]) -> None:
-    import dataclasses
+    from sail_jax.sweeps.begin import write_sweep
 
-    from sail_jax import sweeps
-    from sail_jax.sweeps.begin import require_folder_of, write_sweep
-    from sail_jax.sweeps.check import check_members
-    from sail_jax.sweeps.folder import SweepFolder
-
-    sweep = sweeps.load(options.file)
-    sweep = dataclasses.replace(sweep, overrides=(*sweep.overrides, *overrides))
-    folder = SweepFolder(options.workdir)
-    require_folder_of(folder, sweep)
-    members = sweeps.expand(sweep)
-    console.print(f"{sweep.name}: {len(members)} members of {sweep.base}")
-    checked = check_members(sweep, members, refuses=_fits(options.topology))
-    programs = len({member.record.program for member in checked})
+    sweep, folder, checked = checked_sweep(options, overrides)
+    members = [entry.record.member for entry in checked]
     for member in members:
-        print(f"  {member.name}: {' '.join(member.overrides)}")
-    console.print(f"All {len(members)} are sound; they have {programs} different train steps to compile.")
+        print(f"{member.name}: {' '.join(member.overrides)}")
+    programs = len({entry.record.program for entry in checked})
+    console.print(
+        f"{sweep.name}: {len(members)} members of {sweep.base}, {programs} different train steps", highlight=False
+    )
     if options.dry_run:
         print_next(options, "sweep", "run", options.file, "--workdir", options.workdir)
         return
-    with _alone(folder):
+    with alone(folder):
         fresh = write_sweep(folder, sweep, checked)
         if len(fresh) < len(members):
             console.print(f"{len(members) - len(fresh)} members were there, {len(fresh)} are new.")
         _launch(options, folder, ("waiting", "stopped", "preempted"))
-
-
-def _fits(topology: str | None) -> Callable[[Config], str] | None:
-    """Returns the function that says why a config does not fit some hardware; None without hardware."""
-    if not topology:
-        return None
-    from sail_jax.aot.compile import compile_ahead
-    from sail_jax.training.stages import plan
-
-    def refuses(config: Config) -> str:
-        reports = [compile_ahead(config, topology, stage=stage.name) for stage in plan(config, Path("mined"))]
-        return next((" ".join(report.verdict().split("\n")) for report in reports if not report.fits), "")
-
-    return refuses
-
-
-def _alone(folder: "SweepFolder") -> contextlib.AbstractContextManager:
-    """Within it, no other command launches members of the sweep."""
-    from sail_jax.runs.directory import RunDirectory
-    from sail_jax.runs.ownership import owning
-
-    return owning(RunDirectory(folder.path))
 
 
 def _launch(options: argparse.Namespace, folder: "SweepFolder", states: Sequence[str]) -> None:
@@ -198,13 +204,20 @@ def _launch(options: argparse.Namespace, folder: "SweepFolder", states: Sequence
 
     from sail_jax import sweeps
     from sail_jax.sweeps.local import run_local
+    from sail_jax.sweeps.slurm import submit
 
+    request = _job_request(options)
     folder.stop.unlink(missing_ok=True)
-    _settle(folder)
-    names = [member.name for member in sweeps.read(folder.path).members if member.status.state in states]
+    queued = _settle(folder)
+    found = [member for member in sweeps.read(folder.path).members if member.status.state in states]
+    names = [member.name for member in found if not (member.status.job and member.status.job in queued)]
     for name in names:
-        folder.write_status(name, dataclasses.replace(folder.status(name), state="waiting", error=""))
-    run_local(folder, names, jobs=options.jobs, say=lambda line: print(line, flush=True))
+        folder.write_status(name, dataclasses.replace(folder.status(name), state="waiting", error="", job=""))
+    if request:
+        jobs = submit(folder, names, request, jobs=options.jobs) if names else []
+        console.print(f"Submitted {len(jobs)} members: {', '.join(jobs[:1] + jobs[1:][-1:])}", highlight=False)
+    else:
+        run_local(folder, names, jobs=options.jobs, say=lambda line: print(line, flush=True))
     after = sweeps.read(folder.path)
     _conclude(options, after)
     failed = [member for member in after.members if member.name in names and member.status.state == "failed"]
@@ -212,6 +225,21 @@ def _launch(options: argparse.Namespace, folder: "SweepFolder", states: Sequence
         raise SailError(
             f"{len(failed)} of {len(names)} members failed, such as {failed[0].name}: {failed[0].status.error}"
         )
+
+
+def _job_request(options: argparse.Namespace) -> "JobRequest | None":
+    """Returns what each job asks SLURM for; None for another launcher."""
+    from sail_jax.sweeps.slurm import JobRequest
+
+    names = ("partition", "account", "gpus", "nodes", "cpus", "minutes", "signal_seconds", "sbatch")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if options.launcher == "slurm":
+        others = dict(given.pop("sbatch", ()))
+        return JobRequest(**given, others=others)
+    if given:
+        flag = next(iter(given)).replace("_", "-")
+        raise SailError(f"--{flag} belongs to --launcher slurm; leave it out, or choose that launcher.")
+    return None
 
 
 def _conclude(options: argparse.Namespace, sweep: "SweepState") -> None:
@@ -225,14 +253,23 @@ def _conclude(options: argparse.Namespace, sweep: "SweepState") -> None:
         print_next(options, "sweep", "status", "--workdir", options.workdir)
 
 
-def _settle(folder: "SweepFolder") -> None:
-    """Writes the end of members whose processes died without a word."""
+def _settle(folder: "SweepFolder") -> set[str]:
+    """Writes the end of members whose processes died without a word; returns the jobs of SLURM that have not ended."""
     from sail_jax import sweeps
     from sail_jax.sweeps.attempt import ended_unseen, lives_here
+    from sail_jax.sweeps.slurm import queued_jobs
 
-    for member in sweeps.read(folder.path).members:
-        if member.status.state == "running" and not member.status.job and lives_here(member.status) is False:
+    members = sweeps.read(folder.path).members
+    queued = queued_jobs() if any(member.status.job for member in members) else set()
+    for member in members:
+        status = member.status
+        if status.job and status.state in ("running", "waiting"):
+            gone = queued is not None and status.job not in queued
+        else:
+            gone = status.state == "running" and lives_here(status) is False
+        if gone:
             ended_unseen(folder, member.name, None)
+    return queued or set()
 
 
 def _status(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -250,11 +287,15 @@ def _status(options: argparse.Namespace, overrides: list[str]) -> None:
         print_wide(_table(shown))
     else:
         with Live(_table(shown), console=console, auto_refresh=False) as live:
-            while any(member.status.state == "running" for member in shown.members):
+            while any(member.status.state == "running" or _queued(member.status) for member in shown.members):
                 time.sleep(_REFRESH)
                 shown = state()
                 live.update(_table(shown), refresh=True)
     _conclude(options, shown)
+
+
+def _queued(status: "Status") -> bool:
+    return bool(status.job) and status.state in ("waiting", "preempted")
 
 
 def _table(sweep: "SweepState") -> Table:
@@ -300,18 +341,21 @@ def _stop(options: argparse.Namespace, overrides: list[str]) -> None:
 
     from sail_jax import sweeps
     from sail_jax.sweeps.attempt import lives_here
+    from sail_jax.sweeps.slurm import cancel
 
     without_config("sweep stop", overrides)
-    sweep = sweeps.read(options.workdir)
-    folder = sweep.folder
+    folder = sweeps.read(options.workdir).folder
     folder.stop.touch()
-    for member in sweep.members:
-        status: Status = member.status
-        if status.state == "waiting":
+    _settle(folder)
+    members = sweeps.read(options.workdir).members
+    cancel([m.status.job for m in members if m.status.job and m.status.state in ("running", "waiting", "preempted")])
+    for member in members:
+        status = member.status
+        if status.state == "waiting" or _queued(status):
             folder.write_status(member.name, dataclasses.replace(status, state="stopped"))
-        elif status.state == "running" and lives_here(status):
+        elif status.state == "running" and not status.job and lives_here(status):
             os.kill(status.pid, signal.SIGTERM)
-        elif status.state == "running" and lives_here(status) is None:
+        elif status.state == "running" and not status.job:
             console.print(f"{member.name} runs on {status.host}: give the same command there.")
     console.print("The members that run save their state and end; none starts any more.")
     print_next(options, "sweep", "status", "--workdir", options.workdir)
@@ -323,7 +367,7 @@ def _retry(options: argparse.Namespace, overrides: list[str]) -> None:
 
     without_config("sweep retry", overrides)
     folder = sweeps.read(options.workdir).folder
-    with _alone(folder):
+    with alone(folder):
         _settle(folder)
         failed = [member for member in sweeps.read(folder.path).members if member.status.state == "failed"]
         if not failed:
@@ -338,19 +382,29 @@ def _retry(options: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _member(options: argparse.Namespace, overrides: list[str]) -> None:
+    from sail_jax.sweeps.slurm import requeue_if_preempted
+
     without_config("sweep member", overrides)
     first = join_processes(options, stop_together=True)
     folder = _folder_with(options)
+    run = folder.run(options.member)
+    try:
+        with _noted(folder, options.member) if first else contextlib.nullcontext():
+            train_and_print(config_lib.load(folder.config(options.member)), run.path)
+            evaluate_and_print(run.load_config(), run.path)
+    except Stopped as stopped:
+        if first:
+            requeue_if_preempted(folder)
+        if stopped.kept and joined():  # all have stopped after the same step, and end together
+            leave()
+        raise
+
+
+def _noted(folder: "SweepFolder", name: str) -> contextlib.AbstractContextManager:
+    """Within it, this process runs a member, and its status says so."""
     import jax
 
     from sail_jax.sweeps.attempt import attempt
+    from sail_jax.sweeps.slurm import this_job
 
-    with attempt(folder, options.member, devices=jax.device_count) if first else contextlib.nullcontext():
-        try:
-            run = folder.run(options.member)
-            train_and_print(config_lib.load(folder.config(options.member)), run.path)
-        except Stopped as stopped:
-            if stopped.kept and joined():  # all have stopped after the same step, and end together
-                leave()
-            raise
-        evaluate_and_print(run.load_config(), run.path)
+    return attempt(folder, name, job=this_job(), devices=jax.device_count)

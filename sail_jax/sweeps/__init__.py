@@ -13,12 +13,13 @@ from sail_jax.sweeps.declare import (
     zipped,
 )
 from sail_jax.sweeps.expand import Member, expand
-from sail_jax.sweeps.folder import read
+from sail_jax.sweeps.folder import SweepFolder, read
 
 __all__ = [
     "Axis",
     "Member",
     "Sweep",
+    "SweepFolder",
     "draws",
     "expand",
     "grid",

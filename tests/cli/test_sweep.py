@@ -70,7 +70,7 @@ def states(tmp_path):
 def test_a_dry_run_shows_the_members_and_writes_nothing(write, tmp_path, capsys):
     assert main([*write(), "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "peak=0.001,seed=0: optimizer.peak=0.001 seed=0" in said and "1 different train steps" in said
+    assert "peak=0.001,seed=0: optimizer.peak=0.001 seed=0" in said and ", 1 different train steps" in said
     assert "Next:" in said and not (tmp_path / "sweep").exists()
 
 

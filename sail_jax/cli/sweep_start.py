@@ -1,0 +1,57 @@
+"""The checked members of a sweep file, and the right to start them, for the actions of `sweep`."""
+
+import argparse
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sail_jax.config import Config
+
+if TYPE_CHECKING:
+    from sail_jax.sweeps import Sweep, SweepFolder
+    from sail_jax.sweeps.check import Checked
+
+
+def checked_sweep(options: argparse.Namespace, overrides: list[str]) -> tuple["Sweep", "SweepFolder", list["Checked"]]:
+    """Returns the sweep of a file with all overrides, its folder, and its members, all of which can run.
+
+    Args:
+        options: the flags `file`, `workdir` and `topology`.
+        overrides: changes of the config that all members have.
+
+    Raises:
+        SailError: the file is wrong, the folder has another sweep, or members are refused.
+    """
+    from sail_jax import sweeps
+    from sail_jax.sweeps.begin import require_folder_of
+    from sail_jax.sweeps.check import check_members
+
+    sweep = sweeps.load(options.file)
+    sweep = dataclasses.replace(sweep, overrides=(*sweep.overrides, *overrides))
+    folder = sweeps.SweepFolder(options.workdir)
+    require_folder_of(folder, sweep)
+    return sweep, folder, check_members(sweep, sweeps.expand(sweep), refuses=_fits(options.topology))
+
+
+def _fits(topology: str | None) -> Callable[[Config], str] | None:
+    """Returns the function that says why a config does not fit some hardware; None without hardware."""
+    if not topology:
+        return None
+    from sail_jax.aot.compile import compile_ahead
+    from sail_jax.training.stages import plan
+
+    def refuses(config: Config) -> str:
+        reports = [compile_ahead(config, topology, stage=stage.name) for stage in plan(config, Path("mined"))]
+        return next((" ".join(report.verdict().split("\n")) for report in reports if not report.fits), "")
+
+    return refuses
+
+
+def alone(folder: "SweepFolder") -> contextlib.AbstractContextManager:
+    """Within it, no other command launches members of the sweep."""
+    from sail_jax.runs.directory import RunDirectory
+    from sail_jax.runs.ownership import owning
+
+    return owning(RunDirectory(folder.path))
