@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from sail_jax.config.schema import to_dict
 from sail_jax.errors import SailError
 from sail_jax.evaluation.report.gallery import Card, GalleryRow
 from sail_jax.files import commit_json
@@ -79,7 +80,8 @@ class RunReport:
         facts: label -> value: steps, parameters, duration, versions.
         gallery: queries with their nearest items.
         maps: one map per task.
-        settings: the config as nested dicts.
+        settings: the config as nested dicts, as it was evaluated.
+        config: the config as nested dicts, as it was trained; empty where that is not known.
     """
 
     name: str
@@ -90,6 +92,7 @@ class RunReport:
     gallery: Sequence[GalleryRow] = ()
     maps: Sequence[SpaceMap] = ()
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def write_report_data(path: Path, run: RunReport) -> None:
@@ -151,7 +154,15 @@ def _read_run(run: RunDirectory, name: str) -> RunReport:
     except (SailError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise SailError(f"{run.evaluation} is not a file that `evaluate` wrote ({error!r}): {again} again.") from error
     parts = _read_parts(run.report_data, again) if run.report_data.is_file() else {}
-    return RunReport(name=name, figures=figures, log=read_training_log(run), step=tree.get("step"), **parts)
+    log, config = read_training_log(run), _config(run)
+    return RunReport(name=name, figures=figures, log=log, step=tree.get("step"), config=config, **parts)
+
+
+def _config(run: RunDirectory) -> dict[str, Any]:
+    try:
+        return to_dict(run.saved_config())
+    except SailError:  # of vectors without a run, or of another version; the report needs none
+        return {}
 
 
 def _read(path: Path, again: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sail_jax.buckets import put_changed
 from sail_jax.evaluation.report.charts import (
+    band_charts,
     map_charts,
     modality_charts,
     separability_charts,
@@ -19,13 +20,19 @@ from sail_jax.evaluation.report.charts import (
 from sail_jax.evaluation.report.data import RunReport
 from sail_jax.evaluation.report.figures import Chart, inline_svg, save_png
 from sail_jax.evaluation.report.gallery import gallery_html
+from sail_jax.evaluation.report.seed_groups import CAPTION, SeedGroup, group_by_seed, seed_table
 from sail_jax.evaluation.report.style import STYLE
 from sail_jax.evaluation.report.tables import (
     BOUNDS,
     facts,
     further_table,
     headline,
+    headline_metric,
+    main_figures,
+    main_metrics,
+    same_data,
     settings,
+    subject,
     task_table,
     tasks_of,
 )
@@ -36,11 +43,17 @@ _CHART_LIMIT = 1_500_000
 _PAGE_LIMIT = 2_900_000
 
 _TABLES = (
-    "Each task under its own view; the best value of each row is bold. Recall@k is the share of all relevant items "
+    "Each task under its own view. Recall@k is the share of all relevant items "
     "that are among the k nearest items of the corpus. Higher is better, except for separability/overlap, the "
     "share that the cosines of relevant and of other pairs have in common. The untrained model is the same network "
     "before its first step; chance is a random ranking. A spread/mean_norm near 1 means that all items have "
     "nearly one vector, spread/effective_dimension near 1 that they lie on a line: the model has collapsed."
+)
+_BEST = "The best value of each row is bold. "
+_OVER_SEEDS = "Runs whose configs differ by their seed alone are one row; the first row is the baseline of the others. "
+_BANDS = (
+    "Mean over seeds of the running means of the logged values, and its 95 % interval. Losses of different data sets "
+    "differ in scale and are not comparable. While training waited for data, the devices were idle."
 )
 _MODALITIES = (
     "Results by modality: V frames, T text, A sound. A model that uses all of them should find more with VTA than with "
@@ -84,15 +97,22 @@ def write_report(path: Path, runs: Sequence[RunReport]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     page = Page(folder)
     title = "sail_jax: " + " | ".join(run.name for run in runs)
-    page.add("Figures", _TABLES, _tables(runs))
+    groups = group_by_seed(runs)
+    several = len(groups) < len(runs)
+    if several:
+        page.add("Over seeds", _OVER_SEEDS + CAPTION, _seed_tables(runs, groups))
+    page.add("Figures", _BEST * (not several) + _TABLES, _tables(runs, best=not several))
     page.charts("Modalities", _MODALITIES, modality_charts(runs))
     page.charts("Matryoshka sizes", _WIDTHS, widths_charts(runs))
     page.charts("Separability", _SEPARABILITY, separability_charts(runs))
-    page.charts("Training", _TRAINING, training_charts(runs))
+    if several:
+        page.charts("Training", _BANDS, band_charts(groups))
+    else:
+        page.charts("Training", _TRAINING, training_charts(runs))
     page.charts("Map of the space", _MAP, map_charts(runs))
     _add_gallery(page, runs)
     page.add("Notes", "", _notes(runs))
-    text = page.text(title, facts(runs) + headline(runs), settings(runs))
+    text = page.text(title, facts(runs) + ("" if several else headline(runs)), settings(runs))
     put_changed(folder)
     # Text from the web may contain unpaired surrogates, which no encoding can write.
     commit_bytes(path, text.encode(errors="replace"))
@@ -166,9 +186,26 @@ class Page:
 """
 
 
-def _tables(runs: Sequence[RunReport]) -> str:
+def _seed_tables(runs: Sequence[RunReport], groups: Sequence[SeedGroup]) -> str:
+    """Returns a table for the main figure of each task, and folded away one for each further figure."""
+    shown, folded = "", ""
+    baseline = groups[0].name if len(groups) > 1 else ""
+    for task in tasks_of(runs):
+        mains = [main_figures(run, task, subject(run)) for run in runs]
+        names = main_metrics(list(dict.fromkeys(name for main in mains if main for name in main.metrics)))
+        first = headline_metric(names)
+        for name in sorted(names, key=lambda name: name != first):
+            figure = f"{task}/{name}"
+            drawn = seed_table(groups, figure, baseline, compared=same_data(runs, task))
+            drawn = f"<h3>{html.escape(figure)}</h3>{drawn}"
+            shown, folded = (shown + drawn, folded) if name == first else (shown, folded + drawn)
+    details = f"<details><summary>Further figures</summary>{folded}</details>" if folded else ""
+    return f'<div class="wide">{shown}</div>{details}' if shown else ""
+
+
+def _tables(runs: Sequence[RunReport], *, best: bool) -> str:
     tables = [
-        f"<div><h3>{html.escape(task)}</h3>{task_table(runs, task)}{further_table(runs, task)}</div>"
+        f"<div><h3>{html.escape(task)}</h3>{task_table(runs, task, best=best)}{further_table(runs, task)}</div>"
         for task in tasks_of(runs)
     ]
     # Tables of one run are narrow enough to stand side by side.
@@ -186,7 +223,12 @@ def _add_gallery(page: Page, runs: Sequence[RunReport]) -> None:
 
 
 def _notes(runs: Sequence[RunReport]) -> str:
-    notes = []
+    notes = [
+        f"{task}: the runs were evaluated on different data or another task of this name, so that none is marked as "
+        "the best."
+        for task in tasks_of(runs)
+        if not same_data(runs, task)
+    ]
     for run in runs:
         of = f"{run.name}, " if len(runs) > 1 else ""
         notes += [

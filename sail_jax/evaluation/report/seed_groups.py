@@ -8,13 +8,18 @@ from typing import Any
 import numpy as np
 
 from sail_jax.evaluation.metrics.seeds import Interval, over_seeds, paired, winner
+from sail_jax.evaluation.report.data import RunReport
 from sail_jax.evaluation.report.tables import (
     MODELS,
+    flat,
     format_change,
     format_metric,
     is_compared,
     lower_is_better,
+    main_figures,
     scroll_table,
+    subject,
+    tasks_of,
 )
 
 CAPTION = (
@@ -49,6 +54,41 @@ class SeedGroup:
         return {seed: float(value) for seed, value in found.items() if value is not None and np.isfinite(value)}
 
 
+def group_by_seed(runs: Sequence[RunReport]) -> list[SeedGroup]:
+    """Returns runs whose configs differ by their seed alone as groups, in the order of the runs.
+
+    A run of a seed that its group has already, or whose config is not known, is a group of its own.
+    """
+    grouped: dict[str, list[RunReport]] = {}
+    for place, run in enumerate(runs):
+        key = _without_seed(run) if run.config else f"run {place}"
+        if any(other.config["seed"] == run.config["seed"] for other in grouped.get(key, ())):
+            key = f"run {place}"
+        grouped.setdefault(key, []).append(run)
+    return [_group(of_group) for of_group in grouped.values()]
+
+
+def _without_seed(run: RunReport) -> str:
+    """Returns the settings of a run but its seed and how trackers call it."""
+    settings = [row for row in flat(run.config, "") if row[0] != "seed" and not row[0].startswith("train.tracker")]
+    return repr((settings, run.step))
+
+
+def _group(runs: Sequence[RunReport]) -> SeedGroup:
+    seeds = [run.config.get("seed", 0) for run in runs]
+    name = f"{runs[0].name} (seeds {', '.join(map(str, seeds))})" if len(runs) > 1 else runs[0].name
+    figures = [_own_figures(run) for run in runs]
+    return SeedGroup(
+        name, dict(zip(seeds, figures, strict=True)), {seed: run.log for seed, run in zip(seeds, runs, strict=True)}
+    )
+
+
+def _own_figures(run: RunReport) -> dict[str, float]:
+    """Returns {"TASK/METRIC": value} of what a report is about, under the tasks' own views."""
+    mains = {task: main_figures(run, task, subject(run)) for task in tasks_of([run])}
+    return {f"{task}/{name}": value for task, main in mains.items() if main for name, value in main.metrics.items()}
+
+
 def best_group(groups: Sequence[SeedGroup], figure: str) -> str | None:
     """Returns the group that is better than each of the others; None if there is none."""
     metric = figure.partition("/")[2]
@@ -58,18 +98,24 @@ def best_group(groups: Sequence[SeedGroup], figure: str) -> str | None:
 
 
 def seed_table(
-    groups: Sequence[SeedGroup], figure: str, baseline: str = "", bounds: Mapping[str, float] | None = None
+    groups: Sequence[SeedGroup],
+    figure: str,
+    baseline: str = "",
+    bounds: Mapping[str, float] | None = None,
+    *,
+    compared: bool = True,
 ) -> str:
     """Returns the HTML table of a figure: a row per group.
 
     Args:
-        groups: the groups, all of the same data and tasks.
+        groups: the groups.
         figure: "TASK/METRIC".
         baseline: the group that the others are compared with; empty for none.
         bounds: other models, such as chance -> their value, for rows that are not compared.
+        compared: whether all groups are of the same data and tasks, so that they may be compared.
     """
-    metric, best = figure.partition("/")[2], best_group(groups, figure)
-    base = next((group for group in groups if group.name == baseline), None)
+    metric, best = figure.partition("/")[2], best_group(groups, figure) if compared else None
+    base = next((group for group in groups if group.name == baseline and compared), None)
     costed = any(group.device_seconds is not None for group in groups)
     heads = ["", "seeds", "mean", "standard error", "95 % interval"]
     if base is not None:

@@ -149,28 +149,45 @@ def _bounds(run: RunReport, task: str, metric: str) -> str:
     return "".join(shown)
 
 
+def same_data(runs: Sequence[RunReport], task: str) -> bool:
+    """Returns whether all runs that have figures on a task were evaluated on the same data and task."""
+    return len({repr(_what_is_scored(run, task)) for run in runs if main_figures(run, task, subject(run))}) < 2
+
+
+def _what_is_scored(run: RunReport, task: str) -> tuple[Any, ...]:
+    """Returns the numbers of queries and items of a task, and what the config says of it."""
+    main = main_figures(run, task, subject(run))
+    folder, settings = run.config.get("data", {}).get("dir"), run.settings.get("eval", {}).get("tasks", {}).get(task)
+    return main.queries + main.skipped, main.corpus, folder, settings
+
+
 def _overview(runs: Sequence[RunReport]) -> str:
     rows = []
     for task in tasks_of(runs):
         mains = [main_figures(run, task, subject(run)) for run in runs]
         metric = next((headline_metric(main.metrics) for main in mains if main is not None), HEADLINE_METRIC)
         values = [None if main is None else main.metrics.get(metric) for main in mains]
-        rows.append(_metric_row(f"{task} · {metric}", metric, values))
+        rows.append(_metric_row(f"{task} · {metric}", metric, values, [same_data(runs, task)] * len(values)))
     head = "".join(f"<th>{html.escape(run.name)}</th>" for run in runs)
     return f'<div class="card">{scroll_table(f"<tr><th>task</th>{head}</tr>", rows)}</div>\n' if rows else ""
 
 
-def task_table(runs: Sequence[RunReport], task: str) -> str:
+def task_table(runs: Sequence[RunReport], task: str, *, best: bool = True) -> str:
     """Returns the HTML table of a task's main figures: a row per metric, a column per model.
 
     Several runs have a group of columns each. Metrics that are not in `main_metrics` are folded away.
+
+    Args:
+        runs: the runs.
+        task: the task.
+        best: whether the best value of a row is bold; it is not where the runs differ in their data or the task.
     """
     groups = [(run.name, [main_figures(run, task, model) for model in models_of(run, task)]) for run in runs]
     groups = [(name, columns) for name, columns in groups if columns]
     columns = [figures for _, of_run in groups for figures in of_run]
     names = dict.fromkeys(name for figures in columns for name in figures.metrics)
     main = main_metrics(list(names))
-    marked = [figures.model not in BOUNDS for figures in columns]
+    marked = [figures.model not in BOUNDS and best and same_data(runs, task) for figures in columns]
 
     def rows_of(names: Iterable[str]) -> list[str]:
         return [_metric_row(name, name, [f.metrics.get(name) for f in columns], marked) for name in names]
@@ -219,9 +236,9 @@ def _model(figures: StoredResult) -> str:
     return MODELS.get(figures.model, figures.model)
 
 
-def _metric_row(label: str, metric: str, values: Sequence[float | None], marked: Sequence[bool] | None = None) -> str:
-    """Returns the HTML of a row, with the best of the `marked` values in bold; all of them by default."""
-    compared = list(values) if marked is None else [v if mark else None for v, mark in zip(values, marked, strict=True)]
+def _metric_row(label: str, metric: str, values: Sequence[float | None], marked: Sequence[bool]) -> str:
+    """Returns the HTML of a row, with the best of the `marked` values in bold."""
+    compared = [v if mark else None for v, mark in zip(values, marked, strict=True)]
     best = best_of(metric, compared)
     marks = [' class="best"' if best is not None and value == best else "" for value in compared]
     cells = "".join(f"<td{mark}>{format_metric(metric, v)}</td>" for mark, v in zip(marks, values, strict=True))
@@ -291,13 +308,13 @@ def _facts(run: RunReport) -> dict[str, str]:
 
 def settings(runs: Sequence[RunReport]) -> str:
     """Returns the HTML of the settings, folded away: all of one run, or those that differ between runs."""
-    flat = [dict(_flat(run.settings, "")) for run in runs]
-    keys = list(dict.fromkeys(key for of_run in flat for key in of_run))
+    of_runs = [dict(flat(run.settings, "")) for run in runs]
+    keys = list(dict.fromkeys(key for of_run in of_runs for key in of_run))
     if len(runs) > 1:
-        keys = [key for key in keys if len({of_run.get(key) for of_run in flat}) > 1]
+        keys = [key for key in keys if len({of_run.get(key) for of_run in of_runs}) > 1]
     if not keys:
         return ""
-    rows = [_text_row(key, [of_run.get(key, "–") for of_run in flat]) for key in keys]
+    rows = [_text_row(key, [of_run.get(key, "–") for of_run in of_runs]) for key in keys]
     head = _run_heads(runs) if len(runs) > 1 else ""
     summary = "All settings" if len(runs) == 1 else "Settings that differ"
     return f'<details id="settings"><summary>{summary}</summary>{scroll_table(head, rows, "texts code")}</details>'
@@ -311,11 +328,12 @@ def _text_row(label: str, cells: Sequence[str]) -> str:
     return f"<tr><th>{html.escape(label)}</th>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
 
 
-def _flat(tree: Mapping[str, Any], prefix: str) -> list[tuple[str, str]]:
+def flat(tree: Mapping[str, Any], prefix: str) -> list[tuple[str, str]]:
+    """Returns (dotted key, value as JSON) of nested settings."""
     rows = []
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
-            rows += _flat(value, f"{prefix}{key}.")
+            rows += flat(value, f"{prefix}{key}.")
         else:
             rows.append((f"{prefix}{key}", json.dumps(value, ensure_ascii=False, default=str)))
     return rows
