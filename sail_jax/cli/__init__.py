@@ -20,8 +20,10 @@ from sail_jax.cli import (
     embed,
     evaluate,
     export,
+    fit,
     index,
     ingest,
+    init,
     inspect,
     materialize,
     mine,
@@ -48,7 +50,7 @@ from sail_jax.errors import DiskError, SailError, Stopped
 
 # In the order of the help.
 _VERBS = (
-    *(quickstart, world, ingest, materialize, train, evaluate, report, sweep),
+    *(quickstart, init, fit, world, ingest, materialize, train, evaluate, report, sweep),
     *(mine, balance, prompts, pairs, sequences),
     *(export, inspect, describe),
     *(embed, index, search, serve, semantic_ids),

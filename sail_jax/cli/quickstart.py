@@ -1,6 +1,7 @@
 """The verb `quickstart`: trains and evaluates a tiny model on a generated world."""
 
 import argparse
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from sail_jax import config as config_lib
 from sail_jax.cli.common import console, declare, print_next
 from sail_jax.cli.evaluate import evaluate_and_print
 from sail_jax.cli.train import train_and_print
+from sail_jax.config import Config
 
 
 def add_verb(verbs: Any) -> None:
@@ -30,20 +32,60 @@ def add_verb(verbs: Any) -> None:
 
 def run(options: argparse.Namespace, overrides: list[str]) -> None:
     """Runs the four steps, each of which resumes where it stopped."""
-    from sail_jax.data.ingest.ingest import ingest
     from sail_jax.data.synthetic.world import make_world
 
     began = time.monotonic()
     workdir = options.workdir
-    data = workdir / "data"
-    config = config_lib.load("quickstart", [f"data.dir={data}", *overrides])
+    config = config_lib.load("quickstart", [f"data.dir={workdir / 'data'}", *overrides])
     console.print("[bold]1/4 A small world of items, users and logs[/bold]")
     make_world(config.synthetic, config.seed, workdir / "world", test_share=config.logs.test_share)
+    go_all_the_way(config, workdir / "world", workdir)
+    console.print(f"Done in {time.monotonic() - began:.0f} s.")
+    print_next(options, "embed", "--workdir", workdir, "--output", Path("embeddings") / workdir.name)
+
+
+def go_all_the_way(config: Config, source: Path, workdir: Path) -> None:
+    """Ingests, builds tables from logs, trains and evaluates; what is finished is not done again.
+
+    Args:
+        config: the experiment; its `data.dir` is written.
+        source: the folder of the raw export.
+        workdir: the run directory.
+    """
+    from sail_jax.data.ingest.ingest import ingest
+
+    data = Path(config.data.dir)
     console.print("[bold]2/4 Ingestion[/bold]")
-    ingest(config, workdir / "world", data)
+    ingest(config, source, data)
+    _build_from_logs(config, source, data)
+    evaluated = _evaluated(config, workdir)
     console.print("[bold]3/4 Training[/bold]")
     train_and_print(config, workdir)
     console.print("[bold]4/4 Evaluation[/bold]")
-    evaluate_and_print(config, workdir)
-    console.print(f"Done in {time.monotonic() - began:.0f} s.")
-    print_next(options, "embed", "--workdir", workdir, "--output", Path("embeddings") / workdir.name)
+    if evaluated:
+        console.print(f"The run in {workdir.absolute()} is already evaluated.")
+    else:
+        evaluate_and_print(config, workdir)
+
+
+def _build_from_logs(config: Config, source: Path, data: Path) -> None:
+    """Builds the pair tables that training or evaluation names and no ingested table gives."""
+    from sail_jax.data.store import FOLDER, ItemStore
+    from sail_jax.logs.pairs.build import BUILDERS, build_pairs
+
+    named = {Path(of.table).stem for of in (*config.data.datasets.values(), *config.eval.tasks.values())}
+    wanted = [name for name in BUILDERS if name in named and name not in config.ingest.tables]
+    missing = [name for name in wanted if not (data / "tables" / f"{name}.parquet").exists()]
+    if missing:
+        build_pairs(config, source, data / "tables", missing, ItemStore.open(data / FOLDER))
+
+
+def _evaluated(config: Config, workdir: Path) -> bool:
+    """Returns whether the last step of a run was evaluated, under the same settings."""
+    from sail_jax.runs.directory import RunDirectory
+
+    files = RunDirectory(workdir)
+    if not (files.config.is_file() and files.evaluation.is_file() and files.report.is_file()):
+        return False
+    evaluated = json.loads(files.evaluation.read_text(encoding="utf-8"))["step"]
+    return evaluated == config_lib.total_steps(config) and files.saved_config().eval == config.eval

@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +21,7 @@ from sail_jax.data.ingest.cells import id_cell
 from sail_jax.data.ingest.records import RecordReader
 from sail_jax.data.ingest.sources import TABLE_SUFFIXES, RowSource, open_table
 from sail_jax.data.item_dicts import to_item
-from sail_jax.data.media.kinds import SUFFIXES, media_kind
+from sail_jax.data.media.folders import SUFFIXES, kind_of, walk
 from sail_jax.data.parquet_files import readable
 from sail_jax.data.pipeline import open_store
 from sail_jax.data.store import FOLDER, ItemStore, is_shard
@@ -29,8 +29,6 @@ from sail_jax.errors import BadRecordError, SailError
 from sail_jax.files import PassedOver
 from sail_jax.items import Item, item_key
 
-# Kind of file (the key of an item's dict) -> suffixes.
-_SUFFIXES = {"text": (".txt", ".md")} | SUFFIXES
 # The rest of a text file is not read; no prompt has room for it.
 _MAX_CHARACTERS = 1 << 20
 
@@ -195,14 +193,14 @@ def _folder_source(folder: Path, config: IngestConfig) -> ItemSource:
             yield Entry(item_id, functools.partial(_load_file, folder, name, item_id, config))
 
     digest, rows, others = hashlib.blake2b(digest_size=16), 0, PassedOver()
-    for name in _names(folder):
-        if _kind(name):
+    for name in walk(folder):
+        if kind_of(name):
             digest.update(json.dumps([name, _size(folder / name)]).encode())
             rows += 1
         else:
             others.add(name)
     if not rows:
-        kinds = "; ".join(f"{kind} {' '.join(suffixes)}" for kind, suffixes in _SUFFIXES.items())
+        kinds = "; ".join(f"{kind} {' '.join(suffixes)}" for kind, suffixes in SUFFIXES.items())
         raise SailError(
             f"{folder} holds no item store, no table and no file of a known kind ({kinds}). {others}".strip()
         )
@@ -211,42 +209,9 @@ def _folder_source(folder: Path, config: IngestConfig) -> ItemSource:
     return ItemSource(str(folder), rows, {"source": f"folder {digest.hexdigest()}"} | identity, entries, str(others))
 
 
-def _kind(name: str) -> str:
-    """Returns the kind of a file, the key of an item's dict; empty for one that is no item."""
-    path = PurePath(name)
-    if path.name.startswith("."):
-        return ""
-    return "text" if path.suffix.lower() in _SUFFIXES["text"] else media_kind(path)
-
-
 def _files(folder: Path) -> Iterator[str]:
-    """Yields the names of files of known kinds in a folder, as `_names` does."""
-    return filter(_kind, _names(folder))
-
-
-def _names(folder: Path, inside: str = "", above: tuple[str, ...] = ()) -> Iterator[str]:
-    """Yields the names of all files in a folder, in a fixed order, one directory in memory at a time.
-
-    Links to folders are followed, unless they lead back to a parent folder. Of a hidden folder only its name is given.
-    """
-    here = os.path.realpath(folder / inside)
-    if here in above:
-        return
-    with os.scandir(folder / inside) as found:
-        children = sorted((child.name, _is_folder(child)) for child in found)
-    for name, is_folder in children:
-        path = f"{inside}/{name}" if inside else name
-        if is_folder and not name.startswith("."):
-            yield from _names(folder, path, (*above, here))
-        else:
-            yield path
-
-
-def _is_folder(child: os.DirEntry) -> bool:
-    try:
-        return child.is_dir()
-    except OSError:  # a link that leads to itself
-        return False
+    """Yields the names of files of known kinds in a folder, in a fixed order."""
+    return filter(kind_of, walk(folder))
 
 
 def _size(path: Path) -> int:
@@ -259,7 +224,7 @@ def _size(path: Path) -> int:
 
 def _load_file(folder: Path, name: str, item_id: str, config: IngestConfig) -> Item:
     path = folder / name
-    kind = _kind(name)
+    kind = kind_of(name)
     try:
         if item_id != name:
             raise BadRecordError("the file's name is not valid UTF-8", remedy="Rename it")

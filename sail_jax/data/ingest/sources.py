@@ -129,12 +129,7 @@ def open_table(folder: pathlib.Path, name: str, setting: str, header: Sequence[s
     suffix = _suffix(files[0])
     if header and suffix not in SEPARATORS:
         raise SailError(f"{path} has its own column names. Empty the header in the settings.")
-    columns, reader = {
-        ".csv": (_csv_columns, _csv_rows),
-        ".tsv": (_csv_columns, _csv_rows),
-        ".jsonl": (_jsonl_columns, _jsonl_rows),
-        ".parquet": (_parquet_columns, _parquet_rows),
-    }[suffix]
+    columns, reader = _readers(suffix)
     if header:
         columns, reader = (lambda _: header), functools.partial(_csv_rows, header=header)
     digests, counts = zip(*map(_measure, files), strict=True)
@@ -163,6 +158,22 @@ def passed_over(path: pathlib.Path, files: Collection[pathlib.Path]) -> str:
         if entry not in read:
             others.add(entry.name + "/" * entry.is_dir())
     return f"{path}: {others}" if str(others) else ""
+
+
+def _readers(suffix: str) -> tuple[Callable, Callable]:
+    """Returns the functions that read the columns and the rows of a file."""
+    return {
+        ".csv": (_csv_columns, _csv_rows),
+        ".tsv": (_csv_columns, _csv_rows),
+        ".jsonl": (_jsonl_columns, _jsonl_rows),
+        ".parquet": (_parquet_columns, _parquet_rows),
+    }[suffix]
+
+
+def head_of(file: pathlib.Path) -> tuple[list[str], Iterator[Mapping[str, Any]]]:
+    """Returns the columns of a table, and an iterator over those of its rows that can be read."""
+    columns, reader = _readers(_suffix(file))
+    return list(columns(file)), (cells for cells, problem in reader(file) if problem is None)
 
 
 def _suffix(file: pathlib.Path) -> str:

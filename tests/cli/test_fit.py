@@ -1,0 +1,59 @@
+"""`fit` goes from a folder to a report, and what is finished is not done again."""
+
+import json
+
+import pytest
+from test_init import NAMES, picture, write, write_csv
+
+from sail_jax.cli import main
+
+# What makes the preset small.
+SMALL = [
+    *("train.steps=2", "train.checkpoint_every=2", "optimizer.warmup_steps=1", "data.batch_size=4"),
+    *("model.llm.layers=1", "model.vit.layers=1", "model.audio.depths=(1,)", "model.audio.heads=(2,)"),
+    *("ingest.tokenizer_vocab=400", "eval.untrained=False", "eval.batch_size=8", "eval.widths=(96,)"),
+]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for number, name in enumerate(NAMES[:24]):
+        write(tmp_path / "photos" / f"{name.replace(' ', '_')}.png", picture(number))
+    return tmp_path / "photos"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_device")
+def test_from_a_folder_to_a_report(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command = ["fit", "photos", "--preset", "tiny", *(f"--config.{setting}" for setting in SMALL)]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    run = tmp_path / "runs" / "photos"
+    assert [part in said for part in ("1/4", "2/4", "3/4", "4/4")] == [True] * 4
+    assert f"report: {run / 'report.html'}" in said and "Next: python -m sail_jax embed --workdir runs/photos" in said
+    assert (run / "config.py").is_file() and (run / "config_items.jsonl").is_file() and (run / "report.html").is_file()
+    assert any(
+        key.startswith("text_to_image/recall@") for key in json.loads((run / "metrics.json").read_text())["trained"]
+    )
+
+    written = {path: path.stat().st_mtime_ns for path in (run / "config.py", run / "report.html")}
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "is already done" in said and "already at step 2" in said and "already evaluated" in said
+    assert written == {path: path.stat().st_mtime_ns for path in written}
+    assert main([*command, "--config.eval.ks=(1, 2)"]) == 0
+    assert "already evaluated" not in capsys.readouterr().out, "other settings are evaluated anew"
+
+
+def test_another_preset_than_that_of_the_workdir(folder, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    write(workdir / "config.py", 'def get_config():\n    config = preset("small")\n')
+    assert main(["fit", str(folder), "--preset", "tiny", "--workdir", str(workdir)]) == 2
+    assert "starts from another preset than tiny" in capsys.readouterr().err
+
+
+def test_a_folder_without_sense(tmp_path, capsys):
+    write_csv(tmp_path / "numbers" / "x.csv", [{"x": 0.5}, {"x": 1.5}])
+    assert main(["fit", str(tmp_path / "numbers"), "--workdir", str(tmp_path / "run")]) == 2
+    assert "A table could be" in capsys.readouterr().err

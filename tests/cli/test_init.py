@@ -1,0 +1,388 @@
+"""`init` makes sense of folders as they come, and its configs are read by ingestion."""
+
+import csv
+import io
+import json
+import random
+import tarfile
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+from PIL import Image
+
+from sail_jax import config as config_lib
+from sail_jax.cli import main
+from sail_jax.data.ingest.ingest import ingest
+
+COLOURS = ("red", "green", "blue", "black", "white", "yellow", "pink", "grey")
+THINGS = ("car", "house", "tree", "boat", "chair")
+NAMES = [f"a {colour} {thing}" for colour in COLOURS for thing in THINGS]
+
+
+def picture(number):
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8), (number * 5 % 256, number * 11 % 256, 90)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def sound(number):
+    stream = io.BytesIO()
+    soundfile.write(
+        stream, np.sin(np.arange(4000) * (0.05 + number / 100)).astype(np.float32) * 0.3, 8000, format="WAV"
+    )
+    return stream.getvalue()
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def write_csv(path, rows, delimiter=","):
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, rows[0], delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(rows)
+    write(path, stream.getvalue())
+
+
+def write_jsonl(path, rows):
+    write(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def init(folder, capsys, *words):
+    """Runs `init --yes`; returns the config, the lines of its file and what was printed."""
+    output = folder.parent / "configs" / "mine.py"
+    status = main(["init", str(folder), "--output", str(output), "--yes", *words])
+    said = capsys.readouterr()
+    assert status == 0, said.err
+    assert f"Next: python -m sail_jax fit {folder} --config {output}" in said.out
+    text = output.read_text()
+    assert len(text.splitlines()) <= 20 and 'preset("tiny")' in text
+    return config_lib.load(output, ["ingest.tokenizer_vocab=0"]), text, said.out
+
+
+def counts(config, folder):
+    """What ingestion makes of it."""
+    report = ingest(config, folder, folder.parent / "data")
+    assert report.bad_records == 0
+    return report
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "export"
+
+
+def test_tables_of_items_pairs_and_queries(folder, capsys):
+    ids = [f"i{number}" for number in range(40)]
+    rows = [
+        {
+            "item_id": i,
+            "title": name,
+            "tags": "|".join(name.split()),
+            "group": name.split()[1],
+            "image": f"media/{i}.png",
+        }
+        for i, name in zip(ids, NAMES, strict=True)
+    ]
+    write_csv(folder / "items.csv", [row | {"sound": f"media/{row['item_id']}.wav"} for row in rows])
+    for number, i in enumerate(ids):
+        write(folder / "media" / f"{i}.png", picture(number))
+        write(folder / "media" / f"{i}.wav", sound(number))
+    pairs = [
+        {"query_id": a, "target_id": b, "score": 0.5 + n / 100, "split": "train" if n < 30 else "test"}
+        for n, (a, b) in enumerate(zip(ids, ids[1:], strict=False))
+    ]
+    write_csv(folder / "pairs.csv", pairs)
+    found = {thing: [i for i, name in zip(ids, NAMES, strict=True) if thing in name] for thing in THINGS}
+    queries = [{"query": t, "item_ids": "|".join(f), "split": "test"} for t, f in found.items()]
+    more = [{"query": name.split()[1], "item_ids": i, "split": "train"} for i, name in zip(ids, NAMES, strict=True)]
+    write_csv(folder / "queries.csv", queries + more)
+
+    config, text, said = init(folder, capsys)
+    source = config.ingest.source
+    assert (source.id, source.frames, source.audio, source.labels) == ("item_id", "image", "sound", "group")
+    assert source.text == {"title": "title"}, "tags hold the queries"
+    assert config.ingest.tables["pairs"].query_id == "query_id" and config.ingest.tables["pairs"].score == "score"
+    assert config.ingest.tables["queries"].query_text == "query"
+    assert config.ingest.tables["queries"].target_id == "item_ids"
+    assert config.data.datasets["queries"].patterns == ("T->O",)
+    assert config.data.datasets["same"].patterns == ("V->T", "A->T")
+    assert set(config.eval.tasks) == {"pairs", "queries", "text_to_image", "sound_to_text"}
+    assert "give the answer away" in " ".join(said.split()).replace("│ ", "")
+    assert "left out: tags" in text
+    report = counts(config, folder)
+    assert report.modalities == {"VTA": 40} and set(report.tables) == {"pairs", "queries", "same"}
+
+
+def test_a_plain_folder_of_pictures_named_after_what_they_show(folder, capsys):
+    for number, name in enumerate(NAMES):
+        write(folder / name.split()[2] / f"{name.replace(' ', '_')}-{number:03}.png", picture(number))
+    config, _, said = init(folder, capsys)
+    table = folder.parent / "configs" / "mine_items.jsonl"
+    assert config.ingest.source.path == str(table) and f"{table} was written" in said
+    assert config.ingest.source.text == {"title": "caption"} and config.ingest.source.labels == "label"
+    first = json.loads(table.read_text().splitlines()[0])
+    assert first == {
+        "item_id": "boat/a_black_boat-018.png",
+        "image": "boat/a_black_boat-018.png",
+        "caption": "a black boat",
+        "label": "boat",
+    }
+    assert counts(config, folder).modalities == {"VT": 40}
+    assert not list(folder.glob("*.jsonl")), "the folder is left as it is"
+
+
+def test_captions_in_text_files_of_the_same_stem_and_sounds_beside_them(folder, capsys):
+    for number, name in enumerate(NAMES[:24]):
+        write(folder / f"IMG_{number:04}.png", picture(number))
+        write(folder / f"IMG_{number:04}.txt", name + "\nin two lines")
+        write(folder / f"IMG_{number:04}.wav", sound(number))
+    config, _, _ = init(folder, capsys)
+    assert config.data.datasets["same"].patterns == ("V->T", "A->T") and config.data.batch_size < 24
+    report = counts(config, folder)
+    assert report.modalities == {"VTA": 24} and report.tables["same"]["test"] >= 3
+
+
+def test_pictures_in_folders_of_classes(folder, capsys):
+    for number in range(30):
+        write(folder / ("cat" if number % 2 else "dog") / f"{number:05}.png", picture(number))
+    config, _, said = init(folder, capsys)
+    assert config.ingest.source.labels == "label" and config.ingest.source.text == {"tags": "label"}
+    assert "there is no other text" in " ".join(said.split()).replace("│ ", "")
+    assert counts(config, folder).modalities == {"VT": 30}
+
+
+def test_an_image_and_caption_table_as_open_clip_takes_it(folder, capsys):
+    rows = [{"filepath": str(folder / "jpg" / f"{n}.png"), "title": name} for n, name in enumerate(NAMES)]
+    write_csv(folder / "train.csv", rows, "\t")
+    for number in range(40):
+        write(folder / "jpg" / f"{number}.png", picture(number))
+    config, _, _ = init(folder, capsys)
+    assert config.ingest.source.path == "train.csv"
+    assert (config.ingest.source.id, config.ingest.source.frames) == ("filepath", "filepath")
+    assert counts(config, folder).modalities == {"VT": 40}
+
+
+def test_several_captions_of_a_picture_need_ids(folder, capsys):
+    rows = [{"image": f"{n % 20}.png", "caption": f"{name}, as seen"} for n, name in enumerate(NAMES)]
+    write_csv(folder / "captions.csv", rows)
+    for number in range(20):
+        write(folder / "images" / f"{number}.png", picture(number))
+    config, _, said = init(folder, capsys)
+    assert "rows numbered" in said and "with paths of media" in said
+    assert config.ingest.source.id == "item_id"
+    assert counts(config, folder).items == 40
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_an_imagefolder_with_metadata_in_each_split(folder, name, capsys):
+    for split, numbers in (("train", range(30)), ("test", range(30, 40))):
+        rows = [{"file_name": f"{n}.png", "text": NAMES[n]} for n in numbers]
+        (write_csv if name.endswith("csv") else write_jsonl)(folder / split / name, rows)
+        for number in numbers:
+            write(folder / split / f"{number}.png", picture(number))
+    config, _, said = init(folder, capsys)
+    assert config.ingest.source.frames == "file_name" and "test/metadata" in said
+    assert counts(config, folder).modalities == {"VT": 40}
+
+
+def test_an_audiofolder_with_metadata(folder, capsys):
+    write_jsonl(
+        folder / "metadata.jsonl", [{"file_name": f"{n}.wav", "transcript": name} for n, name in enumerate(NAMES)]
+    )
+    for number in range(40):
+        write(folder / f"{number}.wav", sound(number))
+    config, _, _ = init(folder, capsys)
+    assert config.ingest.source.audio == "file_name" and config.ingest.source.text == {"asr": "transcript"}
+    assert config.ingest.source.path == "metadata.jsonl"
+    assert config.data.datasets["same"].patterns == ("A->T",) and set(config.eval.tasks) == {"sound_to_text"}
+    assert counts(config, folder).modalities == {"TA": 40}
+
+
+def test_webdataset_tars(folder, capsys):
+    folder.mkdir()
+    for shard in range(2):
+        with tarfile.open(folder / f"shard-{shard:05}.tar", "w") as archive:
+            for number in range(20 * shard, 20 * shard + 20):
+                facts = {"url": f"http://x/{number}", "lang": "en", "nested": {"a": 1}}
+                files = {"png": picture(number), "txt": NAMES[number].encode(), "json": json.dumps(facts).encode()}
+                for extension, data in files.items():
+                    member = tarfile.TarInfo(f"{number:06}.{extension}")
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
+    config, _, said = init(folder, capsys)
+    assert config.ingest.source.path.endswith("mine_items.parquet") and "tar archives" in said
+    assert config.ingest.source.frames == "image" and config.ingest.source.text == {"title": "caption"}
+    assert counts(config, folder).modalities == {"VT": 40}
+
+
+def test_a_data_set_that_datasets_saved_to_disk(folder, capsys):
+    """The files that `datasets.Dataset.save_to_disk` writes."""
+    folder.mkdir()
+    cells = [{"bytes": picture(n), "path": None} for n in range(40)]
+    table = pa.table({"image": cells, "caption": NAMES, "label": [n % 5 for n in range(40)]})
+    with (
+        pa.OSFile(str(folder / "data-00000-of-00001.arrow"), "wb") as file,
+        pa.ipc.new_stream(file, table.schema) as out,
+    ):
+        out.write_table(table, max_chunksize=16)
+    features = {"label": {"names": list(THINGS), "_type": "ClassLabel"}, "image": {"_type": "Image"}}
+    write(folder / "dataset_info.json", json.dumps({"features": features}))
+    write(folder / "state.json", json.dumps({"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}))
+    config, _, said = init(folder, capsys)
+    assert config.ingest.source.frames == "image" and config.ingest.source.labels == "label" and "car" in said
+    assert counts(config, folder).modalities == {"VT": 40}
+
+
+def test_shards_of_parquet_as_the_hub_has_them(folder, capsys):
+    (folder / "data").mkdir(parents=True)
+    for shard in range(2):
+        numbers = range(20 * shard, 20 * shard + 20)
+        cells = [{"bytes": picture(n), "path": f"{n}.png"} for n in numbers]
+        table = pa.table({"image": cells, "caption": [NAMES[n] for n in numbers], "id": [f"h{n}" for n in numbers]})
+        pq.write_table(table, folder / "data" / f"train-{shard:05}-of-00002.parquet")
+    config, _, _ = init(folder, capsys)
+    assert (config.ingest.source.path, config.ingest.source.id) == ("data", "id")
+    assert counts(config, folder).modalities == {"VT": 40}
+
+
+def test_texts_in_pairs_have_no_items_of_their_own(folder, capsys):
+    rows = [
+        {"question": f"what is {name}?", "answer": f"{name} is a thing of its own, number {n}"}
+        for n, name in enumerate(NAMES)
+    ]
+    write_jsonl(folder / "faq.jsonl", rows)
+    config, _, _ = init(folder, capsys)
+    assert config.ingest.source.text == {"title": "question", "asr": "answer"}
+    same = config.data.datasets["same"]
+    assert (same.patterns, same.query_fields, same.target_fields) == (("T->T",), ("title",), ("asr",))
+    assert counts(config, folder).items == 40
+
+
+def test_a_recommender_with_a_log(folder, capsys):
+    items = [
+        {"movieId": n + 1, "title": f"{name} ({1990 + n})", "genres": "|".join(name.split()[1:])}
+        for n, name in enumerate(NAMES)
+    ]
+    write_csv(folder / "movies.csv", items)
+    draw = random.Random(0)
+    ratings = [
+        {
+            "userId": user,
+            "movieId": draw.randint(1, 40),
+            "rating": draw.choice([0.5, 3, 4, 5]),
+            "timestamp": 1_500_000_000 + n,
+        }
+        for n, user in enumerate(list(range(50)) * 20)
+    ]
+    write_csv(folder / "ratings.csv", ratings)
+    config, _, _ = init(folder, capsys)
+    events = config.logs.events
+    assert (events.path, events.user, events.item, events.time) == ("ratings.csv", "userId", "movieId", "timestamp")
+    assert events.flags == ("rating>=4",) and config.logs.time_unit == "s" and config.logs.searches.path == ""
+    assert config.data.datasets["copair"].table == "tables/copair.parquet"
+    assert config.ingest.source.id == "movieId" and config.ingest.source.text["title"] == "title"
+
+
+def test_ids_that_name_the_pictures(folder, capsys):
+    write_csv(
+        folder / "products.csv",
+        [{"sku": f"p{n}", "name": name, "lang": "en", "price": n + 0.5} for n, name in enumerate(NAMES)],
+    )
+    for number in range(40):
+        write(folder / "photos" / f"p{number}.png", picture(number))
+    config, _, said = init(folder, capsys)
+    assert config.ingest.source.frames_pattern == "photos/{item_id}.png" and config.ingest.source.id == "sku"
+    assert "codes of languages" in said and "price" in said
+    assert counts(config, folder).modalities == {"VT": 40}
+
+
+# -------------------------------------------------------------------------------------------------- what is not certain
+
+
+def ambiguous(folder):
+    kinds = ["toy car", "real house", "old tree"]
+    rows = [{"item_id": n, "title": name, "sort": kinds[n % 3], "about": f"{name} {n}"} for n, name in enumerate(NAMES)]
+    write_csv(folder / "items.csv", rows)
+
+
+def test_both_readings_of_an_ambiguous_column_are_shown_with_a_sample(folder, capsys):
+    ambiguous(folder)
+    _, text, said = init(folder, capsys)
+    said = " ".join(said.replace("│", " ").split())
+    assert "or label: 3 values for 40 rows" in said and "toy car, real house, old tree" in said
+    assert "or sort is label" in text
+
+
+def test_a_question_is_asked_where_it_must_be(folder, capsys, monkeypatch):
+    ambiguous(folder)
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda prompt: asked.append(prompt) or ("7" if len(asked) == 1 else "2"))
+    output = folder.parent / "mine.py"
+    assert main(["init", str(folder), "--output", str(output)]) == 0
+    said = capsys.readouterr().out
+    assert len(asked) == 2, "an answer that is none is asked again, and no other column is asked about"
+    assert "items.csv: what is the column 'sort', with cells such as toy car, real house, old tree?" in said
+    assert config_lib.load(output).ingest.source.labels == "sort"
+
+
+def test_nobody_to_ask(folder, capsys, monkeypatch):
+    ambiguous(folder)
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert main(["init", str(folder), "--output", str(folder.parent / "mine.py")]) == 2
+    assert "--yes" in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------------------------------- what cannot be guessed
+
+
+def fails(folder, capsys, *words):
+    output = folder.parent / "mine.py"
+    assert main(["init", str(folder), "--output", str(output), "--yes", *words]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said and len(said.strip().splitlines()) == 1
+    return said
+
+
+def test_a_folder_nobody_can_make_sense_of(folder, capsys):
+    write(folder / "model.bin", b"\0" * 9)
+    write(folder / "notes.docx", b"\0" * 9)
+    said = fails(folder, capsys)
+    assert "No sense can be made" in said and "1 .bin, 1 .docx" in said
+    assert "item_id,image,title" in said and not (folder.parent / "mine.py").exists()
+
+
+def test_pictures_alone_teach_nothing(folder, capsys):
+    for number in range(9):
+        write(folder / f"IMG_{number:04}.png", picture(number))
+    assert "9 image files. Of that pictures alone can be used" in fails(folder, capsys)
+    assert [path.name for path in folder.parent.iterdir()] == ["export"], "nothing is left behind"
+
+
+def test_a_table_of_numbers(folder, capsys):
+    write_csv(folder / "measured.csv", [{"x": n / 7, "y": n / 3} for n in range(9)])
+    assert "1 tables" in fails(folder, capsys)
+
+
+def test_files_that_a_table_names_and_that_are_not_there(folder, capsys):
+    write_csv(folder / "items.csv", [{"image": f"{n}.jpg", "title": name} for n, name in enumerate(NAMES)])
+    assert "names files, but only 0 of 40 are in the folder" in fails(folder, capsys)
+
+
+def test_a_damaged_archive(folder, capsys):
+    write(folder / "a.tar", b"no tar at all" * 100)
+    assert "a.tar cannot be read" in fails(folder, capsys)
+
+
+def test_no_folder_and_no_preset_and_a_config_that_is_there(folder, capsys, tmp_path):
+    assert "is no folder" in fails(folder, capsys)
+    ambiguous(folder)
+    assert "Did you mean tiny" in fails(folder, capsys, "--preset", "tinny")
+    (tmp_path / "mine.py").write_text("mine")
+    assert "mine.py exists" in fails(folder, capsys)
+    assert (tmp_path / "mine.py").read_text() == "mine"
