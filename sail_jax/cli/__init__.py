@@ -16,6 +16,7 @@ from rich.console import Console
 from sail_jax.buckets import with_addresses
 from sail_jax.cli import (
     balance,
+    config,
     describe,
     embed,
     evaluate,
@@ -52,7 +53,7 @@ from sail_jax.errors import DiskError, SailError, Stopped
 _VERBS = (
     *(quickstart, init, fit, world, ingest, materialize, train, evaluate, report, sweep),
     *(mine, balance, prompts, pairs, sequences),
-    *(export, inspect, describe),
+    *(export, inspect, describe, config),
     *(embed, index, search, serve, semantic_ids),
 )
 

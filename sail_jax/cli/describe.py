@@ -9,7 +9,9 @@ from rich.table import Table
 from sail_jax import config as config_lib
 from sail_jax.cli.common import console, declare, print_next
 from sail_jax.config import Config
+from sail_jax.config.everyday_words import EVERYDAY_WORDS
 from sail_jax.config.schema import meanings
+from sail_jax.config.suggestions import similar_keys
 from sail_jax.errors import SailError
 
 
@@ -26,7 +28,13 @@ def add_verb(verbs: Any) -> None:
         config="",
     )
     sub.add_argument("--config", type=Path, help="experiment file")
-    sub.add_argument("--settings", action="store_true", help="print every setting with type, default and meaning")
+    sub.add_argument(
+        "--settings",
+        nargs="?",
+        const="",
+        metavar="WORD",
+        help="print every setting with type, default and meaning; with a word, those whose name or meaning has it",
+    )
     sub.add_argument(
         "--topology",
         help="hardware for which the train step is compiled: a TPU slice (v5e:16x16, v5p:4x4x4, v6e:16x16; needs the "
@@ -47,8 +55,8 @@ def add_verb(verbs: Any) -> None:
 
 def run(options: argparse.Namespace, overrides: list[str]) -> None:
     """Prints the settings, the parameters, or the cost of the train step."""
-    if options.settings:
-        for key, kind, default, meaning in meanings(Config):
+    if options.settings is not None:
+        for key, kind, default, meaning in _settings(options.settings):
             print(f"{key}: {kind} = {default!r}\n    {meaning}")
         return
     if options.config is None:
@@ -65,6 +73,23 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         _print_parameters(config)
     data = f"--config.data.dir={config.data.dir or 'DATA'}"
     print_next(options, "train", "--config", options.config, data, "--workdir", "RUN")
+
+
+def _settings(word: str) -> list[tuple[str, str, Any, str]]:
+    """Returns the settings with a word in their name or meaning, or those that an everyday word means; all for "".
+
+    Raises:
+        SailError: there is none; the message names similar ones.
+    """
+    rows, word = meanings(Config), word.lower().removeprefix("config.")
+    meant = [f"config.{key}" for key in EVERYDAY_WORDS.get(word, ())]
+    found = [row for row in rows if row[0] in meant]
+    found += [row for row in rows if row not in found and (word in row[0].lower() or word in row[3].lower())]
+    if not found:
+        near = similar_keys(word, [key.removeprefix("config.") for key, *_ in rows])
+        hint = f"Did you mean {' or '.join(near)}?" if near else "Leave the word out to see all."
+        raise SailError(f"No setting has {word!r} in its name or meaning. {hint}")
+    return found
 
 
 def _print_parameters(config: Config) -> None:
