@@ -11,7 +11,7 @@ SUFFIXES = {"text": (".txt", ".md")} | kinds.SUFFIXES
 
 
 def kind_of(name: str | PurePath) -> str:
-    """Returns the kind of a file by its suffix; empty for one that is no item: of another suffix, or hidden."""
+    """Returns the kind of a file by its suffix; empty for another, and for a hidden one."""
     path = PurePath(name)
     if path.name.startswith("."):
         return ""
