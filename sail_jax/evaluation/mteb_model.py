@@ -5,16 +5,18 @@
 
     mteb.evaluate(mteb_model("runs/glyphs"), mteb.get_tasks(["NFCorpus"]))
 
-Texts and pictures are embedded; mteb's prompts become the instructions of the model.
+Texts, pictures and sound are embedded, and a task that shows anything else is refused; mteb's prompts become the
+instructions of the model.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sail_jax.convert.model_card import prompts as trained_prompts
+from sail_jax.data.media.sound import encode_audio
 from sail_jax.embedding.embedder import Embedder, check_dims, load
 from sail_jax.errors import SailError
 from sail_jax.runs.fingerprint import fingerprint
@@ -27,27 +29,61 @@ try:
 except ImportError as error:
     raise SailError("mteb is not installed: pip install 'sail_jax[mteb]'.") from error
 
-_MODALITIES = ("text", "image")
+_MODALITIES, _NOT_SHOWN = ("text", "image", "audio"), ("video",)
 
 
-def mteb_model(path: str | Path, *, dims: int | None = None, prompts: Mapping[str, str] | None = None) -> AbsEncoder:
+def mteb_model(
+    path: str | Path,
+    *,
+    dims: int | None = None,
+    prompts: Mapping[str, str] | None = None,
+    trust_remote_code: bool = False,
+) -> AbsEncoder:
     """Returns the model of a run or an export, as `mteb.evaluate` takes it.
 
     Args:
-        path: a run directory, or an export, which sentence-transformers loads with the code inside it.
+        path: a run directory, or an export, which sentence-transformers loads.
         dims: number of leading dimensions to keep; None for all.
         prompts: key -> instruction, in addition to those used in training ("query" and "document"). As everywhere in
             mteb, a key is a task ("NFCorpus"), a type of task ("Retrieval"), a side ("query"), or "TASK-SIDE".
+        trust_remote_code: whether the Python files of an export, which load it, may be run.
 
     Raises:
-        SailError: `path` is neither a run nor an export, or the model has fewer dimensions.
+        SailError: `path` is neither a run nor an export, the code of an export is not trusted, or the model has fewer
+            dimensions.
     """
     if not (Path(path) / "modules.json").is_file():
         return MtebModel(load(path), name=Path(path).resolve().name, dims=dims, prompts=prompts)
+    if not trust_remote_code:
+        raise SailError(
+            f"{path} is an export, which the Python files in it load: give trust_remote_code=True if you trust them."
+        )
     model = SentenceTransformer(str(path), trust_remote_code=True, truncate_dim=dims)
-    wrapped = SentenceTransformerEncoderWrapper(model, model_prompts=_sides(model.prompts) | dict(prompts or {}))
+    wrapped = ExportedModel(model, model_prompts=_sides(model.prompts) | dict(prompts or {}))
     wrapped.mteb_model_meta = wrapped.mteb_model_meta.model_copy(update={"modalities": list(_MODALITIES)})
     return wrapped
+
+
+class ExportedModel(SentenceTransformerEncoderWrapper):
+    """mteb's wrapper of sentence-transformers, which would leave out unknown columns and take texts for paths."""
+
+    def encode(
+        self,
+        inputs: Iterable[Mapping[str, list[Any]]],
+        *,
+        task_metadata: Any,
+        hf_split: str,
+        hf_subset: str,
+        prompt_type: Any = None,
+        **kwargs: Any,
+    ) -> np.ndarray:
+        """Embeds one side of a task, batch by batch; arguments and errors as for `MtebModel.encode`."""
+        sides = {None: self.model.encode, "query": self.model.encode_query, "document": self.model.encode_document}
+        encode = sides[None if prompt_type is None else prompt_type.value]
+        key = self.get_prompt_name(task_metadata, prompt_type)
+        options = {"prompt": None if key is None else self.model_prompts[key]} | kwargs | {"show_progress_bar": False}
+        batches = (list(_items([batch], task_metadata.name, _as_dict)) for batch in inputs)
+        return np.concatenate([encode(batch, **options) for batch in batches])
 
 
 class MtebModel(AbsEncoder):
@@ -94,7 +130,7 @@ class MtebModel(AbsEncoder):
         """Embeds one side of a task.
 
         Args:
-            inputs: batches, column -> values; "text" (titles and bodies joined by mteb) and "image" are read.
+            inputs: batches, column -> values; "text" (titles and bodies joined by mteb), "image" and "audio" are read.
             task_metadata: the task; it and `prompt_type` choose the instruction.
             hf_split: not read.
             hf_subset: not read.
@@ -105,14 +141,14 @@ class MtebModel(AbsEncoder):
             [items, dims] float32, rows of unit length.
 
         Raises:
-            SailError: a "precision" other than float32 is asked for.
+            SailError: a "precision" other than float32 is asked for, or the task shows videos.
             BadRecordError: an item cannot be used.
         """
         if kwargs.get("precision", "float32") != "float32":
             raise SailError("precision is float32: sail_jax stores other types with the verb `embed --dtype`.")
         key = self.get_prompt_name(task_metadata, prompt_type)
         return self.model.encode(
-            _items(inputs),
+            _items(inputs, task_metadata.name, _encoded),
             dims=self._dims,
             batch_size=kwargs.get("batch_size"),
             instruction=None if key is None else self.model_prompts[key],
@@ -120,10 +156,29 @@ class MtebModel(AbsEncoder):
         )
 
 
-def _items(batches: Iterable[Mapping[str, list[Any]]]) -> Iterator[dict[str, Any]]:
+def _items(
+    batches: Iterable[Mapping[str, list[Any]]], task: str, sound: Callable[[Any, int], Any]
+) -> Iterator[dict[str, Any]]:
+    """Yields the items of batches as dicts; `sound` makes one of samples and their rate."""
     for batch in batches:
+        for name in _NOT_SHOWN:
+            if any(value is not None for value in batch.get(name, ())):
+                raise SailError(f"The task {task} shows {name}s, which this wrapper gives to no model: leave it out.")
         columns = {name: batch[name] for name in _MODALITIES if name in batch}
-        yield from (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+        for values in zip(*columns.values(), strict=True):
+            item = dict(zip(columns, values, strict=True))
+            if (heard := item.get("audio")) is not None:
+                item["audio"] = sound(heard["array"], heard["sampling_rate"])
+            yield item
+
+
+def _encoded(samples: Any, rate: int) -> bytes:
+    """Encodes samples, [n] or [channels, n]."""
+    return encode_audio(np.asarray(samples).T, int(rate))
+
+
+def _as_dict(samples: Any, rate: int) -> dict[str, Any]:
+    return {"array": samples, "sampling_rate": rate}
 
 
 def _sides(prompts: Mapping[str, str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from PIL import Image
 import sail_jax
 from sail_jax import config as config_lib
 from sail_jax.convert.export import export
+from sail_jax.data.media.sound import encode_audio
 from sail_jax.data.pipeline import open_store
 from sail_jax.data.prompts import shown_fields
 from sail_jax.errors import SailError
@@ -96,7 +97,9 @@ def test_a_run_and_its_export_score_as_our_own_recall(run, task, searches, tmp_p
     expected = own_recall(run, searches, 16)
     of_run = scores(mteb_model(run, dims=16), task)
     export(run, tmp_path / "export")
-    of_export = scores(mteb_model(tmp_path / "export", dims=16), task)
+    with pytest.raises(SailError, match="give trust_remote_code=True if you trust them"):
+        mteb_model(tmp_path / "export", dims=16)
+    of_export = scores(mteb_model(tmp_path / "export", dims=16, trust_remote_code=True), task)
     assert 0 < expected["recall@20"] < 1
     for k in CUTS:
         assert of_run[f"recall_at_{k}"] == pytest.approx(expected[f"recall@{k}"], abs=1e-4)
@@ -122,6 +125,28 @@ def test_texts_pictures_and_instructions(run):
     assert model.mteb_model_meta.name == "sail_jax/run" and model.mteb_model_meta.embed_dim == 32
     with pytest.raises(SailError, match="precision"):
         model.encode(batches, **about, precision="int8")
+
+
+def test_sound_is_heard_and_videos_are_refused_by_runs_and_exports(run, tmp_path):
+    export(run, tmp_path / "export")
+    samples = np.sin(np.arange(8000) / 9).astype(np.float32)
+    sounds = [{"array": samples, "sampling_rate": 16_000}, None, {"array": samples[None], "sampling_rate": 16_000}]
+    picture = Image.open(io.BytesIO(open_png()))
+    batch = {"text": ["glass", "bread.jpg", None], "audio": sounds, "image": [None, picture, None]}
+    heard = encode_audio(samples, 16_000)
+    items = [{"text": "glass", "audio": heard}, {"text": "bread.jpg", "image": picture}, {"audio": heard}]
+    about = {"task_metadata": metadata("AnyTask"), "hf_split": "test", "hf_subset": "default"}
+    document = config_lib.load(run / "config.json").eval.tasks["q2i"].target_instruction
+    expected = sail_jax.load(run).encode(items, instruction=document)
+    for path in (run, tmp_path / "export"):
+        model = mteb_model(path, trust_remote_code=True)
+        z = model.encode([batch, batch], **about, prompt_type=PromptType.document, batch_size=2)
+        np.testing.assert_allclose(z, np.tile(expected, (2, 1)), atol=1e-4)
+        assert "audio" in model.mteb_model_meta.modalities
+        texts = [{"text": ["bread.jpg"], "video": [None]}]
+        assert model.encode(texts, **about, prompt_type=PromptType.query).shape == (1, 32)
+        with pytest.raises(SailError, match="AnyTask shows videos"):
+            model.encode([batch | {"video": [None, "film", None]}], **about, prompt_type=PromptType.document)
 
 
 def open_png():
