@@ -236,6 +236,9 @@ class IngestConfig:
         3600.0, "maximum length of a sound; longer ones are refused without decoding", above=0
     )
     frames_per_video: int = setting(8, "key frames taken from a video, evenly spaced", low=1)
+    outside_paths: bool = setting(
+        False, "whether paths in tables may lead out of the source folder: absolute ones, by '..', or by links"
+    )
     tokenizer_vocab: int = setting(
         0, "train a byte-level BPE tokenizer of this size on the ingested text; 0 trains none", low=0
     )

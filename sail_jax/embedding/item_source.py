@@ -140,6 +140,7 @@ def _table_source(folder: Path, name: str, config: IngestConfig) -> ItemSource:
     settings = {key: getattr(config, key) for key in ("max_pixels", "max_audio_seconds", "frames_per_video")}
     identity = {f"config.ingest.{key}": value for key, value in settings.items()}
     identity |= {f"config.ingest.source.{key}": value for key, value in to_dict(columns).items() if key != "path"}
+    identity |= {"config.ingest.outside_paths": True} if config.outside_paths else {}
     identity = {"source": f"table {table.fingerprint}"} | identity
     return ItemSource(str(folder / name), rows, identity, entries, table.passed_over)
 

@@ -259,6 +259,8 @@ def test_video(tmp_path):
         ({"frames": ["huge.png"]}, "frames", "9000 x 9000 pixels"),
         ({"audio": "bad.jpg"}, "audio", "holds no sound"),
         ({"audio": "bad.wav"}, "audio", "cannot be decoded"),
+        ({"audio": "x" * 999}, "audio", "there is no file"),
+        ({"audio": "a\0b.wav"}, "audio", "there is no file"),
         ({"audio": "empty.wav"}, "audio", "no samples"),
         ({"audio": "long.wav"}, "audio", "10,800 s long"),
         ({"clap": "1|two"}, "clap", "not a vector"),
@@ -285,6 +287,37 @@ def test_bad_item(source, tmp_path, change, field, problem):
     assert problem in bad["problem"]
     assert bad["remedy"]
     assert ItemStore.open(tmp_path / "output/items").position("id12") is None
+
+
+@pytest.mark.parametrize("column", ["frames", "audio"])
+@pytest.mark.parametrize("way", ["absolute", "above", "link", "folder", "pattern"])
+def test_paths_in_tables_stay_inside_the_source_folder(source, tmp_path, column, way):
+    inside = {"frames": "images/5.png", "audio": "audio/5.wav"}[column]
+    outside = tmp_path / "outside" / inside
+    outside.parent.mkdir(parents=True)
+    shutil.copy(source / inside, outside)
+    (source / "link").symlink_to(outside)
+    (source / "folder").symlink_to(tmp_path / "outside")
+    (source / "within").symlink_to("images" if column == "frames" else "audio")
+    names = {"absolute": str(outside), "above": f"../outside/{inside}", "link": "link", "folder": f"folder/{inside}"}
+    items = {}
+    if way == "pattern":
+        names["pattern"], items = "", {column: "", f"{column}_pattern": f"folder/{inside}{{item_id}}"}
+        outside.rename(f"{outside}id12")
+    change_items(source, lambda rows: rows[12].update({column: names[way]}))
+    report = ingest(config(items=items, tables={}), source, tmp_path / "refused")
+    (bad,) = bad_records(tmp_path / "refused")
+    assert report.items == COUNT - 1 and (bad["file"], bad["record"]) == ("items.csv", "id12 (row 13)")
+    assert bad["field"] == (items[f"{column}_pattern"].replace("{item_id}", "id12") if items else column)
+    assert "leads out of the source folder" in bad["problem"] and "config.ingest.outside_paths=True" in bad["remedy"]
+    allowed = ingest(config(items=items, tables={}, outside_paths=True), source, tmp_path / "allowed")
+    assert allowed.bad_records == 0
+    item = ItemStore.open(tmp_path / "allowed/items").get("id12")
+    assert (item.frames[0] if column == "frames" else item.audio) == (source / inside).read_bytes()
+    for name in (f"within/{inside.split('/')[1]}", f"images/../{inside}", str(source / inside)):  # these stay inside
+        change_items(source, lambda rows, name=name: rows[12].update({column: name}))
+        shutil.rmtree(tmp_path / "inside", ignore_errors=True)
+        assert ingest(config(tables={}), source, tmp_path / "inside").bad_records == 0
 
 
 def test_empty_cells_lack_the_modality(source, tmp_path):

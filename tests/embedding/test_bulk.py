@@ -1,5 +1,6 @@
 """Bulk embedding equals `encode` for all sources, parts and numbers of processes, and after kills."""
 
+import dataclasses
 import io
 import json
 import os
@@ -19,13 +20,14 @@ from pyarrow import csv
 
 import training_runs as runs
 from sail_jax.cli import main
+from sail_jax.config.data import ItemSourceConfig
 from sail_jax.data.instructions import instructions_of
 from sail_jax.data.pipeline import make_extractor
 from sail_jax.embedding import embedder as embedder_lib
 from sail_jax.embedding.bulk import EmbedOptions, embed
 from sail_jax.embedding.embedder import Embedder
 from sail_jax.embedding.item_source import open_source
-from sail_jax.errors import SailError
+from sail_jax.errors import BadRecordError, SailError
 from sail_jax.runs.fingerprint import fingerprint
 from sail_jax.vectors.embedding_set import EmbeddingSet
 
@@ -318,6 +320,24 @@ def test_files_of_a_folder_are_read_or_counted(embedder, tmp_path):
         (found / name).unlink()
     with pytest.raises(SailError, match=r"no file of a known kind .*6 files passed over"):
         open_source(found, embedder.config)
+
+
+def test_paths_of_a_table_stay_inside_its_folder(embedder, tmp_path):
+    (tmp_path / "outside.png").write_bytes(png(0))
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside" / "items.csv").write_text("item_id,frames\na,../outside.png\n")
+    columns = ItemSourceConfig(id="item_id", frames="frames", text={}, audio="")
+    ingest = dataclasses.replace(embedder.config.ingest, source=columns)
+    for allowed in (False, True):
+        config = dataclasses.replace(embedder.config, ingest=dataclasses.replace(ingest, outside_paths=allowed))
+        source = open_source(tmp_path / "inside" / "items.csv", config)
+        (entry,) = source.entries(0)
+        assert ("config.ingest.outside_paths" in source.identity) == allowed
+        if allowed:
+            assert entry.load().frames == (png(0),)
+        else:
+            with pytest.raises(BadRecordError, match="leads out of the source folder"):
+                entry.load()
 
 
 def test_links_pipes_and_undecodable_names_are_bad_records(run, folder, tmp_path):

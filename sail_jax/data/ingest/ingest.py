@@ -172,6 +172,8 @@ def _identity(config: Config) -> dict:
     """The settings that determine the output; not the limit of bad records, which may be raised on a resume."""
     settings = to_dict(config.ingest)
     del settings["max_bad_records"]
+    if not settings["outside_paths"]:  # as in ingestions of versions that did not have it
+        del settings["outside_paths"]
     return {"config.seed": config.seed} | {f"config.ingest.{name}": value for name, value in settings.items()}
 
 

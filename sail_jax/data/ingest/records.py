@@ -1,5 +1,6 @@
 """Turns the cells of a source row into an item: loads and checks media, texts, labels and vectors."""
 
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -36,6 +37,7 @@ class RecordReader:
 
     def __init__(self, config: IngestConfig, folder: pathlib.Path, *, check: bool = True):
         self._config, self._columns, self._folder, self._check = config, config.source, folder, check
+        self._root = os.path.realpath(folder)
         unknown = set(config.source.text) - set(TEXT_FIELDS)
         if unknown:
             raise SailError(f"config.ingest.source.text has no field {min(unknown)!r}; use {', '.join(TEXT_FIELDS)}.")
@@ -197,12 +199,25 @@ class RecordReader:
             raise BadRecordError(f"{entry!r} cannot be read ({error.strerror})", remedy="Make it readable") from error
 
     def _file(self, name: str) -> pathlib.Path:
-        path = self._folder / name.strip()
+        """The file that a path in a table leads to, without links."""
+        path = pathlib.Path(os.path.realpath(self._folder / name.strip().replace("\0", "\ufffd")))
+        if not (self._config.outside_paths or path.is_relative_to(self._root)):
+            raise BadRecordError(
+                f"the path {name!r:.200} leads out of the source folder",
+                remedy="Put the file there, or set config.ingest.outside_paths=True if you trust the table",
+            )
         if not is_file(path):
             raise BadRecordError(
                 f"there is no file {name!r:.200} in the source folder", remedy="Put it there, or leave the cell empty"
             )
         return path
+
+
+def _is_file(path: pathlib.Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # too long for the name of a file
+        return False
 
 
 def _file_patterns(source: ItemSourceConfig) -> dict[str, str]:
