@@ -235,6 +235,9 @@ class IngestConfig:
     max_audio_seconds: float = setting(
         3600.0, "maximum length of a sound; longer ones are refused without decoding", above=0
     )
+    max_decode_seconds: float = setting(
+        600.0, "maximum time that decoding the media of one record may take; longer ones are refused", above=0
+    )
     frames_per_video: int = setting(8, "key frames taken from a video, evenly spaced", low=1)
     outside_paths: bool = setting(
         False, "whether paths in tables may lead out of the source folder: absolute ones, by '..', or by links"

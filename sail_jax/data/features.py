@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from sail_jax.config import Config
+from sail_jax.data.media.decoding import time_limit
 from sail_jax.data.media.pictures import decode_image
 from sail_jax.data.media.sound import clip_audio, decode_audio
 from sail_jax.data.prompts import PromptEncoder, check_fields, drop_fields, shown_fields
@@ -107,6 +108,7 @@ class FeatureExtractor:
         self.vit, self.audio = config.model.vit, config.model.audio
         self.max_frames = config.model.perceiver.max_frames
         self.max_pixels, self.max_seconds = config.ingest.max_pixels, config.ingest.max_audio_seconds
+        self.max_decode_seconds = config.ingest.max_decode_seconds
         self.encoder, self.encodings = encoder, encodings
         self._blank = blank_features(config, encodings)
 
@@ -133,8 +135,9 @@ class FeatureExtractor:
                 valid Unicode.
             SailError: a frozen tower has not encoded the frames or the sound.
         """
-        frames = self._frames(item) if "V" in view.modalities else self._blank.frames
-        clips, vector = self._sound(item) if "A" in view.modalities else (self._blank.clips, None)
+        with time_limit(self.max_decode_seconds):
+            frames = self._frames(item) if "V" in view.modalities else self._blank.frames
+            clips, vector = self._sound(item) if "A" in view.modalities else (self._blank.clips, None)
         whole = shown_fields(item, view.fields) if "T" in view.modalities else ""
         # The key is of the text before fields are dropped: equal content must not depend on the draw.
         text_key = _text_key(whole, item.item_id)

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from sail_jax.config.data import IngestConfig
+from sail_jax.data.media.decoding import time_limit
 from sail_jax.data.media.kinds import is_media_path, media_kind
 from sail_jax.data.media.pictures import encode_image, encode_opened
 from sail_jax.data.media.video import video_audio, video_frames
@@ -50,10 +51,11 @@ def to_item(value: Item | str | Path | Mapping[str, Any], config: IngestConfig) 
     parts = {key: entry for key, entry in value.items() if entry is not None}
     _check_keys(parts)
     frames, sound = (), None
-    if "image" in parts:
-        frames = _read(parts, "image", _images)
-    elif "video" in parts:
-        frames, sound = _read(parts, "video", lambda entry: _video(entry, config, "audio" not in parts))
+    with time_limit(config.max_decode_seconds):
+        if "image" in parts:
+            frames = _read(parts, "image", _images)
+        elif "video" in parts:
+            frames, sound = _read(parts, "video", lambda entry: _video(entry, config, "audio" not in parts))
     return Item(
         item_id=str(parts.get("id", "")),
         text={_field(key): _read(parts, key, _text) for key in ("text", *TEXT_FIELDS) if key in parts},

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sail_jax.config import Config
+from sail_jax.config.data import IngestConfig
 from sail_jax.data.instructions import instructions_of
 from sail_jax.data.item_dicts import is_free_text, to_item
+from sail_jax.data.media.decoding import time_limit
 from sail_jax.data.media.pictures import check_image
 from sail_jax.data.media.sound import check_audio
 from sail_jax.data.media.video import video_audio, video_frames
@@ -235,16 +237,8 @@ def query_item(text: str, files: Sequence[QueryFile], config: Config) -> Item:
     sounds: list[bytes] = []
     for file in files:
         try:
-            if file.kind == "image":
-                check_image(file.data, max_pixels=limits.max_pixels)
-                frames.append(file.data)
-            elif file.kind == "audio":
-                check_audio(file.data, max_seconds=limits.max_audio_seconds)
-                sounds.append(file.data)
-            else:
-                frames += video_frames(file.data, limits.frames_per_video, max_pixels=limits.max_pixels)
-                sound = video_audio(file.data, max_seconds=limits.max_audio_seconds)
-                sounds += [sound] if sound else []
+            with time_limit(limits.max_decode_seconds):
+                _read_file(file, limits, frames, sounds)
         except BadRecordError as error:
             raise BadRecordError(error.problem, remedy="Search with another file", source=file.name) from error
     if len(sounds) > 1:
@@ -257,6 +251,20 @@ def query_item(text: str, files: Sequence[QueryFile], config: Config) -> Item:
         frames=tuple(frames),
         audio=sounds[0] if sounds else None,
     )
+
+
+def _read_file(file: QueryFile, limits: IngestConfig, frames: list[bytes], sounds: list[bytes]) -> None:
+    """Adds the frames and the sound of a file."""
+    if file.kind == "image":
+        check_image(file.data, max_pixels=limits.max_pixels)
+        frames.append(file.data)
+    elif file.kind == "audio":
+        check_audio(file.data, max_seconds=limits.max_audio_seconds)
+        sounds.append(file.data)
+    else:
+        frames += video_frames(file.data, limits.frames_per_video, max_pixels=limits.max_pixels)
+        sound = video_audio(file.data, max_seconds=limits.max_audio_seconds)
+        sounds += [sound] if sound else []
 
 
 def caption(item: Item) -> str:

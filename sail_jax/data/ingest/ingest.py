@@ -169,9 +169,9 @@ def _check_names(config: Config) -> None:
 
 
 def _identity(config: Config) -> dict:
-    """The settings that determine the output; not the limit of bad records, which may be raised on a resume."""
+    """The settings that determine the output; not limits of bad records and of time, which a resume may raise."""
     settings = to_dict(config.ingest)
-    del settings["max_bad_records"]
+    del settings["max_bad_records"], settings["max_decode_seconds"]
     if not settings["outside_paths"]:  # as in ingestions of versions that did not have it
         del settings["outside_paths"]
     return {"config.seed": config.seed} | {f"config.ingest.{name}": value for name, value in settings.items()}

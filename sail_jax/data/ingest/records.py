@@ -11,6 +11,7 @@ from sail_jax.config.data import IngestConfig, ItemSourceConfig
 from sail_jax.data.ingest.cells import id_cell, is_empty, list_cell, text_cell
 from sail_jax.data.ingest.sources import Row
 from sail_jax.data.ingest.vector_tables import VectorTable
+from sail_jax.data.media.decoding import time_limit
 from sail_jax.data.media.pictures import check_image, encode_image
 from sail_jax.data.media.sound import check_audio, encode_audio
 from sail_jax.data.media.video import video_audio, video_frames
@@ -72,7 +73,8 @@ class RecordReader:
             if item_id is None:
                 raise BadRecordError("the item has no id", remedy="Give it one", field=self._columns.id)
             record = f"{item_id} ({record})"
-            item = self._item(item_id, row.cells)
+            with time_limit(self._config.max_decode_seconds):
+                item = self._item(item_id, row.cells)
             if not item.modalities:
                 raise BadRecordError(
                     "the item has no text, frames or sound", remedy="Fill in one of them, or remove it"
@@ -211,13 +213,6 @@ class RecordReader:
                 f"there is no file {name!r:.200} in the source folder", remedy="Put it there, or leave the cell empty"
             )
         return path
-
-
-def _is_file(path: pathlib.Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # too long for the name of a file
-        return False
 
 
 def _file_patterns(source: ItemSourceConfig) -> dict[str, str]:

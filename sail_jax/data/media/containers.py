@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import av
 
-from sail_jax.data.media.decoding import PRESENT, REPAIR
+from sail_jax.data.media.decoding import PRESENT, REPAIR, check_time
 from sail_jax.errors import BadRecordError
 
 # FFmpeg's readers of media in a single file. Others open sockets, devices, further files or scripts.
@@ -42,6 +42,7 @@ class End:
     def of(self, packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
         """Yields the packets, whose ends it notes."""
         for packet in packets:
+            check_time()
             if packet.pts is not None and packet.time_base:
                 end = float((packet.pts + (packet.duration or 0)) * packet.time_base) - self._begin
                 self._end = max(self._end, end)
@@ -54,13 +55,14 @@ class End:
 
 
 class Watch:
-    """Ends the decoding of a file that takes too long."""
+    """Ends the decoding of a file that takes too long, also where no record limits it."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
 
     def check(self) -> None:
-        """Raises BadRecordError once the time is over."""
+        """Raises BadRecordError once the time of the file or of its record is over."""
+        check_time()
         if time.monotonic() - self._began > _MAX_DECODING:
             raise BadRecordError(
                 f"it takes over {_MAX_DECODING:.0f} s to decode", remedy="Shorten it, or leave the cell empty"

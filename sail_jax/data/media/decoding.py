@@ -1,6 +1,8 @@
-"""What all decoders share: how their errors are told, and how much of a file has to be there."""
+"""What all decoders share: how errors are told, how much of a file has to be there, how long it may take."""
 
 import contextlib
+import contextvars
+import time
 from collections.abc import Iterator
 
 from PIL import UnidentifiedImageError
@@ -11,10 +13,34 @@ from sail_jax.errors import BadRecordError, SailError
 PRESENT = 0.9
 REPAIR = "Export the file again, or leave the cell empty"
 
+# When the time of a record is over, by the monotonic clock, and how much it had.
+_deadline: contextvars.ContextVar[tuple[float, float]] = contextvars.ContextVar("deadline", default=(float("inf"), 0.0))
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Limits the time that all decoders in the block may take together, as those of one record."""
+    token = _deadline.set((time.monotonic() + seconds, seconds))
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+def check_time() -> None:
+    """Raises BadRecordError once the time of the record is over; decoders call it between their steps."""
+    end, seconds = _deadline.get()
+    if time.monotonic() >= end:
+        raise BadRecordError(
+            f"the media of the record take over {seconds:g} s to decode",
+            remedy="Shorten them, or raise config.ingest.max_decode_seconds",
+        )
+
 
 @contextlib.contextmanager
 def decoding(what: str) -> Iterator[None]:
     """Turns any error of a decoder into a `BadRecordError`."""
+    check_time()
     try:
         yield
     except (SailError, MemoryError):

@@ -6,6 +6,7 @@ file is refused before it is decoded.
 
 import contextlib
 import io
+import re
 import struct
 
 import av
@@ -13,7 +14,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from sail_jax.data.media.decoding import decoding
+from sail_jax.data.media.decoding import REPAIR, check_time, decoding
 from sail_jax.errors import BadRecordError
 
 # The formats that are tried. Pillow knows more, and some of those start external programs.
@@ -33,6 +34,12 @@ _ORIENTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+# A marker of a JPEG; those in the data of a scan are no markers.
+_JPEG_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
+_BEGIN_OF_JPEG, _END_OF_JPEG, _SCAN = b"\xff\xd8", b"\xff\xd9", b"\xff\xda"
+# A progressive JPEG has ten or so.
+_MOST_SCANS = 100
 
 MAX_PIXELS = 50_000_000
 # Image size for decoding checks.
@@ -105,10 +112,35 @@ def _open_image(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
         factory, accepts = Image.OPEN[name]
         if accepts is None or accepts(data[:16]) is True:
             with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):
-                image = factory(io.BytesIO(data), "")
+                image = factory(_Watched(data), "")
                 check_pixels(*image.size, max_pixels)
+                _check_scans(data, image)
                 return image
     raise UnidentifiedImageError
+
+
+class _Watched(io.BytesIO):
+    """A file in memory, of which nothing is read once the time of the record is over."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        check_time()
+        return super().read(size)
+
+
+def _check_scans(data: bytes, image: Image.Image) -> None:
+    """Raises BadRecordError if a JPEG goes over all its pixels too often, which a few bytes can make it do."""
+    if image.format not in ("JPEG", "MPO"):
+        return
+    scans, at = 0, 0
+    while marker := _JPEG_MARKER.search(data, at):
+        at = marker.end()
+        if marker[0] == _END_OF_JPEG:
+            return
+        if marker[0] != _BEGIN_OF_JPEG:  # the others have a length, and may hold what looks like a marker
+            at += int.from_bytes(data[at : at + 2], "big")
+        scans += marker[0] == _SCAN
+        if scans > _MOST_SCANS:
+            raise BadRecordError(f"the image has over {_MOST_SCANS} scans", remedy=REPAIR)
 
 
 def _scaled_jpeg(data: bytes, image: Image.Image, size: int) -> np.ndarray | None:
@@ -177,6 +209,8 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
     """Returns what makes a decoded image upright; a TIFF is upright once it is decoded, and then says so."""
     try:
         return _ORIENTATIONS.get(image.getexif().get(_ORIENTATION_TAG, 1))
+    except BadRecordError:  # the time is over
+        raise
     except Exception:  # EXIF is often broken in good pictures, and Pillow raises many types of errors on it
         return None
 

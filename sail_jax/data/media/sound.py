@@ -16,7 +16,7 @@ import soundfile
 import soxr
 
 from sail_jax.data.media.containers import End, Watch, open_container, stream_seconds
-from sail_jax.data.media.decoding import PRESENT, REPAIR, decoding
+from sail_jax.data.media.decoding import PRESENT, REPAIR, check_time, decoding
 from sail_jax.errors import BadRecordError
 
 MAX_SECONDS = 3600.0
@@ -182,6 +182,7 @@ def _soundfile_blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
     samples = 0
     # Not SoundFile.blocks, which leaves uninitialised memory in a block of truncated sound.
     while len(block := file.read(max(1, _BLOCK // file.channels), dtype="float32", always_2d=True)):
+        check_time()
         samples += len(block)
         yield _checked(block).mean(axis=1)
     if samples < PRESENT * file.frames:

@@ -1,6 +1,7 @@
 """Takes frames and sound out of videos; every error on a broken file is raised as a `BadRecordError`."""
 
 import io
+import itertools
 import pathlib
 
 import av
@@ -76,7 +77,7 @@ def _length(container: av.container.InputContainer, stream: av.VideoStream) -> i
     if seconds is not None:
         return int(seconds / stream.time_base)
     # A live recording: the header has no length, but the packets have times and need not be decoded.
-    stamps = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
+    stamps = [packet.pts for packet in End(container).of(container.demux(stream)) if packet.pts is not None]
     return max(stamps, default=0) - (stream.start_time or 0) + 1
 
 
@@ -86,7 +87,8 @@ def _frame_at(
     """The frame that is on screen at a time: the last one that begins at or before it."""
     container.seek(pts, stream=stream)
     shown = None
-    for frame in container.decode(stream):
+    packets = End(container).of(container.demux(stream))
+    for frame in itertools.chain.from_iterable(packet.decode() for packet in packets):
         watch.check()
         if shown is not None and frame.pts is not None and frame.pts > pts:
             break
