@@ -2,11 +2,13 @@
 
 import io
 import pathlib
+import tracemalloc
 
 import av
 import numpy as np
 import pytest
 import soundfile
+import soxr
 from media_files import av_file, frequency, sine, sound_file
 from transformers import ClapFeatureExtractor
 
@@ -266,3 +268,19 @@ def test_sound_of_many_channels_takes_bounded_memory(monkeypatch):
     )
     sound.check_audio(sound_file(np.zeros((9000, 200), np.int16), 8000))
     assert max(seen) * 200 <= 1 << 18
+
+
+def test_sound_at_a_high_rate_takes_the_memory_of_what_comes_out():
+    samples = sine(40, 192_000)
+    data = sound_file(samples, 192_000, "FLAC")
+    expected = sound.to_int16(soxr.resample(np.round(samples * 32768) / np.float32(32768), 192_000, 8000))
+    tracemalloc.start()
+    try:
+        found = sound.decode_audio(data, 8000)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(found, expected)
+    assert peak < samples.nbytes / 3
+    part = sound.decode_audio(data, 8000, keep_seconds=1.5)
+    assert len(part) == 12_000 and np.abs(part[:11_900].astype(int) - expected[:11_900]).max() <= 1

@@ -54,18 +54,21 @@ def decode_audio(
     Raises:
         BadRecordError: the sound is empty, too long, truncated, corrupt, or in an unsupported format.
     """
-    blocks, samples = [], 0
+    parts, samples = [np.zeros(0, np.int16)], 0
     with decoding("the sound"), _open_sound(data, max_seconds) as (rate, stream):
+        resample = None if rate == sample_rate else soxr.ResampleStream(rate, sample_rate, 1).resample_chunk
         for block in stream:
-            blocks.append(block)
+            block = block[: int(min(keep_seconds * rate - samples, len(block)))]
             samples += len(block)
+            parts.append(to_int16(resample(block) if resample else block))
             if samples >= keep_seconds * rate:
                 break
-        mono = np.concatenate(blocks)[: int(min(keep_seconds * rate, samples))]
-        mono = mono if rate == sample_rate else soxr.resample(mono, rate, sample_rate)
+        if resample:
+            parts.append(to_int16(resample(np.zeros(0, np.float32), last=True)))
+    mono = np.concatenate(parts)
     if not len(mono):
         raise _no_samples()
-    return to_int16(mono)
+    return mono
 
 
 def check_audio(data: bytes, *, max_seconds: float = MAX_SECONDS) -> None:
