@@ -65,7 +65,7 @@ def mteb_model(
 
 
 class ExportedModel(SentenceTransformerEncoderWrapper):
-    """mteb's wrapper of sentence-transformers, which would leave out unknown columns and take texts for paths."""
+    """mteb's wrapper of sentence-transformers, in which no column is left out and no text taken for a path."""
 
     def encode(
         self,
