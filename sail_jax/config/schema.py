@@ -98,7 +98,7 @@ def build_settings(cls: Any, value: Any, path: str) -> Any:
         hints = typing.get_type_hints(cls)
         for key in value:
             if key not in hints:
-                raise SailError(unknown_key(f"{path}.{key}", key, hints))
+                raise SailError(unknown_key(f"{path}.{_cut(str(key))}", str(key), hints))
         built = {key: build_settings(hints[key], entry, f"{path}.{key}") for key, entry in value.items()}
         for field in dataclasses.fields(cls):
             if field.name in built:
@@ -107,7 +107,9 @@ def build_settings(cls: Any, value: Any, path: str) -> Any:
     if origin is dict:
         if not isinstance(value, Mapping):
             raise SailError(f"{path} takes a mapping such as {{'name': value}}, not {_shown(value)}.")
-        return {str(key): build_settings(arguments[1], entry, f"{path}.{key}") for key, entry in value.items()}
+        return {
+            str(key): build_settings(arguments[1], entry, f"{path}.{_cut(str(key))}") for key, entry in value.items()
+        }
     if origin is tuple:
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise SailError(f"{path} takes a sequence such as ('a', 'b'), not {_shown(value)}.")

@@ -12,6 +12,9 @@ import pyarrow as pa
 from sail_jax.buckets import fetch
 from sail_jax.errors import SailError
 
+# Names of columns in a message; a table in which a quote is open has its rows for names.
+_SHOWN = 40
+
 
 def parquet_parts(path: pathlib.Path) -> list[pathlib.Path]:
     """The file, or the parts of a folder in the order of their names; empty if there are none."""
@@ -78,4 +81,5 @@ def missing_column(file: str, name: str, columns: Iterable[str]) -> str:
     columns = list(columns)
     near = difflib.get_close_matches(name, columns, n=1, cutoff=0.5)
     nearest = f" Did you mean {near[0]!r}?" if near else ""
-    return f"{file} has no column {name!r}; it has {', '.join(map(repr, columns))}.{nearest}"
+    shown = [f"{column!r:.80}" for column in columns[:_SHOWN]] + ["..."] * (len(columns) > _SHOWN)
+    return f"{file} has no column {name!r}; it has {', '.join(shown)}.{nearest}"

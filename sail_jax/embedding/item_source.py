@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from sail_jax.buckets import fetch
 from sail_jax.config import Config
@@ -22,7 +21,6 @@ from sail_jax.data.ingest.records import RecordReader
 from sail_jax.data.ingest.sources import TABLE_SUFFIXES, RowSource, open_table
 from sail_jax.data.item_dicts import to_item
 from sail_jax.data.media.folders import SUFFIXES, kind_of, walk
-from sail_jax.data.parquet_files import readable
 from sail_jax.data.pipeline import open_store
 from sail_jax.data.store import FOLDER, ItemStore, is_shard
 from sail_jax.errors import BadRecordError, SailError
@@ -163,13 +161,7 @@ def _repeated(read_ids: Callable[[], Iterator[str]]) -> tuple[int, set[int]]:
 
 def _row_ids(table: RowSource, column: str) -> Iterator[str]:
     """Yields the ids of all rows; other columns of Parquet files, which may hold media, are not read."""
-    if table.files[0].suffix.lower() != ".parquet":
-        yield from (_row_id(row.cells.get(column)) for row in table.read(0))
-        return
-    for file in table.files:
-        with readable(file), pq.ParquetFile(file) as parquet:
-            for batch in parquet.iter_batches(columns=[column]):
-                yield from map(_row_id, batch[column].to_pylist())
+    yield from (_row_id(row.cells.get(column)) for row in table.read(0, wanted=frozenset([column])))
 
 
 def _refuse_repeated(column: str) -> Item:

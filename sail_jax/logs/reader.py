@@ -190,14 +190,13 @@ def check_times(config: Config, source: Path, names: Collection[str]) -> None:
             if found["bad"] > _BAD_TIMES * found["rows"]:
                 raise SailError(
                     f"{where} has {found['bad']:,} values of {found['rows']:,} that are no times; the first is "
-                    f"{found['first']!r}. Write seconds, or dates such as 2024-01-31 or 2024-01-31T12:00:00Z, or "
+                    f"{found['first']!r:.200}. Write seconds, or dates such as 2024-01-31 or 2024-01-31T12:00:00Z, or "
                     f"change config.logs.{name}.time."
                 )
             ordered = column != settings.time or (name == "events" and settings.split)
             if not ordered and (found["last"] or 0) > _LAST_TIME:
-                raise SailError(
-                    f"{where} reaches beyond the year 9999 with {found['shown']!r}. {_unit_of(found['last'], config)}"
-                )
+                remedy = _unit_of(found["last"], config)
+                raise SailError(f"{where} reaches beyond the year 9999 with {found['shown']!r:.200}. {remedy}")
 
 
 def _unit_of(last: int, config: Config) -> str:

@@ -199,9 +199,9 @@ def read_training_log(run: RunDirectory) -> list[dict[str, Any]]:
     if not run.training_log.is_file():
         return []
     lines = []
-    for text in run.training_log.read_text().splitlines():
+    for text in run.training_log.read_bytes().splitlines():
         try:
             lines.append(json.loads(text))
-        except json.JSONDecodeError:
+        except ValueError:
             break
     return lines

@@ -113,8 +113,9 @@ class SemanticIds:
             arrays = load_file(path / _CODEBOOKS)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise SailError(f"{path / _CODEBOOKS} cannot be read ({error}); fit again.") from error
-        sizes = [len(arrays.get(f"level_{level}", ())) for level in range(len(info.levels))]
-        if _fingerprint(arrays) != info.fingerprint or sizes != list(info.levels):
+        sizes = {f"level_{level}": size for level, size in enumerate(info.levels)}
+        found = {name: len(array) for name, array in arrays.items() if not name.startswith(_PARAMS)}
+        if _fingerprint(arrays) != info.fingerprint or found != sizes:
             raise SailError(f"{path / _CODEBOOKS} does not match {marker}; fit again.")
         codebooks = [arrays.pop(f"level_{level}") for level in range(len(info.levels))]
         flat = {name.removeprefix(_PARAMS): array for name, array in arrays.items()}

@@ -255,6 +255,8 @@ def test_video(tmp_path):
     [
         ({"item_id": ""}, "item_id", "has no id"),
         ({"frames": ["images/none.png"]}, "frames", "no file 'images/none.png'"),
+        ({"frames": ["n" * 300 + ".png"]}, "frames", "no file 'nnn"),
+        ({"frames": [("n" * 100 + "/") * 60]}, "frames", "no file 'nnn"),
         ({"frames": ["bad.jpg"]}, "frames", "cannot be decoded"),
         ({"frames": ["huge.png"]}, "frames", "9000 x 9000 pixels"),
         ({"audio": "bad.jpg"}, "audio", "holds no sound"),

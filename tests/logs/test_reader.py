@@ -225,6 +225,39 @@ def test_a_column_of_the_wrong_type(tmp_path):
         scan_live(config(), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [(["x"], pl.List(pl.String)), ([b"a"], pl.Binary), ([{"a": "x"}], pl.Struct({"a": pl.String}))],
+)
+def test_ids_that_are_no_texts_are_refused(tmp_path, values, dtype):
+    frame = pl.DataFrame({"user_id": ["u"], "timestamp": [1], "seconds": [3]})
+    values = [values] if dtype == pl.List else values
+    write(tmp_path / "logs/live", frame.with_columns(item_id=pl.Series(values, dtype=dtype)))
+    with pytest.raises(
+        SailError, match="'item_id' is (List|Binary|Struct).*; write texts or numbers, or change config"
+    ):
+        scan_live(config(), tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [pl.Date, pl.Datetime("us"), pl.Datetime("ms", "UTC")])
+def test_dates_that_the_engine_cannot_write_are_beyond_the_year_9999(tmp_path, dtype):
+    last = pl.Series([2**31 - 1], dtype=pl.Int32) if dtype == pl.Date else pl.Series([2**62], dtype=pl.Int64)
+    frame = pl.DataFrame({"user_id": ["u"], "item_id": ["a"], "seconds": [3]})
+    write(tmp_path / "logs/live", frame.with_columns(timestamp=last.cast(dtype)))
+    with pytest.raises(SailError, match="'timestamp' reaches beyond the year 9999 with"):
+        check_times(config(), tmp_path, ("live",))
+
+
+def test_rows_of_a_damaged_csv_name_the_folder(tmp_path):
+    settings = of_texts(tmp_path, ["1", "2"])
+    with (tmp_path / "events.csv").open("a") as file:
+        file.write('\nu,x,"3\n')
+    with pytest.raises(SailError, match="has rows that cannot be read"):
+        check_times(settings, tmp_path, ("events",))
+    with pytest.raises(SailError, match="has rows that cannot be read"):
+        cut_time(settings, tmp_path)
+
+
 def of_texts(tmp_path, times, **settings):
     """The config of an event log in CSV whose times are these texts, written in tmp_path."""
     rows = [f"u{i},x{i},{time}" for i, time in enumerate(times)]

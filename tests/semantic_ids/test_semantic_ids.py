@@ -376,6 +376,45 @@ def test_another_file_is_refused_as_a_table(tmp_path, embeddings):
         SemanticIdTable(tmp_path / "text.parquet")
 
 
+def test_damaged_tables_are_named(tmp_path, sids, new):
+    output = tmp_path / "ids.parquet"
+    write_table(sids, new, output, anchors=0)
+    data = output.read_bytes()
+    whole = pq.read_table(output)
+    for content in (data[:-50], data[:100] + b"\xff" * 300 + data[400:], b"", b"PAR1"):
+        output.write_bytes(content)
+        with pytest.raises(SailError, match=r"ids.parquet (cannot be read|is no Parquet file, or damaged)"):
+            SemanticIdTable(output).find("0")
+    for name, column, message in (
+        ("codes", [[1]] * len(whole), "has the columns .*, which are not those of its levels; assign again"),
+        ("id", [None] * len(whole), "has the columns .*; assign again"),
+        ("id", pa.array([None, *whole["id"].to_pylist()[1:]], pa.string()), "has rows with gaps; assign again"),
+    ):
+        pq.write_table(whole.set_column(whole.column_names.index(name), name, [column]), output)
+        with pytest.raises(SailError, match=f"ids.parquet {message}"):
+            SemanticIdTable(output).find("0")
+    for metadata in (b"{", b"[]", b"{}", b'{"levels": "x", "unique": 1}'):
+        pq.write_table(whole.replace_schema_metadata({b"sail_jax semantic IDs": metadata}), output)
+        with pytest.raises(SailError, match="ids.parquet has damaged metadata"):
+            SemanticIdTable(output)
+
+
+def test_damaged_codebooks_are_named(tmp_path, sids):
+    sids.save(tmp_path, {})
+    marker, arrays = tmp_path / "semantic_ids.json", tmp_path / "codebooks.safetensors"
+    fields, data = json.loads(marker.read_text()), arrays.read_bytes()
+    for content in (data[:100], b"", data[:-1] + bytes([data[-1] ^ 1])):
+        arrays.write_bytes(content)
+        with pytest.raises(SailError, match="codebooks.safetensors .*fit again"):
+            SemanticIds.load(tmp_path)
+    arrays.write_bytes(data)
+    changed = ({"levels": 3}, {"levels": [8]}, {"vectors": 3}, {"vectors": {}}, {"fingerprint": "x"}, {"version": 9})
+    for content in [b"{", b"[]", b"\xff", b"[" * 100_000, *(json.dumps(fields | some).encode() for some in changed)]:
+        marker.write_bytes(content)
+        with pytest.raises(SailError, match="semantic_ids.json.*fit again"):
+            SemanticIds.load(tmp_path)
+
+
 # Figures
 
 
