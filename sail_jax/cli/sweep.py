@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from sail_jax import config as config_lib
-from sail_jax.cli import sweep_manifest
+from sail_jax.cli import sweep_collect, sweep_manifest
 from sail_jax.cli.common import console, declare, print_next, print_wide, without_config
 from sail_jax.cli.distributed import join_processes, joined, leave
 from sail_jax.cli.evaluate import evaluate_and_print
@@ -42,6 +42,7 @@ def add_verb(verbs: Any) -> None:
     _add_run(actions)
     _add_watching(actions)
     _add_mending(actions)
+    sweep_collect.add_action(actions)
     sweep_manifest.add_action(actions)
     _add_member(actions)
 

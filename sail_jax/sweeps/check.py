@@ -64,7 +64,8 @@ def check_members(
     checked, refused = [], {}
     for member in members:
         try:
-            config = config_lib.load(sweep.base, member.overrides)
+            # A member's run directory has its name, which trackers show too.
+            config = config_lib.load(sweep.base, [f"train.tracker_group={sweep.name}", *member.overrides])
             program = program_digest(config)
             opened(_digest(_what_is_opened(config)), config)
             if refuses and (reason := fitted(program, config)):

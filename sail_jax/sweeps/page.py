@@ -1,7 +1,6 @@
 """Writes the report of a sweep as one HTML file."""
 
 import html
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from sail_jax.evaluation.report.tables import (
 from sail_jax.files import commit_bytes
 from sail_jax.sweeps.collect import Collected, own_metrics
 from sail_jax.sweeps.effects import Effect, Point, main_effects
-from sail_jax.sweeps.folder import STATES
+from sail_jax.sweeps.watch import counts
 
 # Combinations whose curves are drawn: more would hide each other.
 _CURVES = 6
@@ -67,10 +66,9 @@ def write_sweep_report(path: Path, collected: Collected) -> None:
 
 def _facts(collected: Collected, groups: Sequence[SeedGroup]) -> str:
     best = best_group(groups, collected.metric) if collected.metric else None
-    of_state = Counter(outcome.state.status.state for outcome in collected.outcomes)
     entries = {
         "Base": collected.sweep.record.base,
-        "Members": ", ".join(f"{of_state[state]} {state}" for state in STATES if of_state[state]),
+        "Members": counts(collected.sweep),
         "Ranked by": collected.metric or "–",
         "Best": best or "none is better than all others",
         "Baseline": collected.baseline or "–",

@@ -5,6 +5,7 @@ import json
 import os
 import re
 
+import polars
 import pytest
 
 import training_runs
@@ -217,3 +218,7 @@ def test_a_sweep_trains_and_evaluates_its_members(write, tmp_path, monkeypatch, 
         assert Checkpoints(RunDirectory(member.run.path), saves=False).latest() == 2
         assert "i2i/recall@10" in json.loads(member.run.metrics.read_text())["trained"]
         assert member.status.devices == 1 and member.status.device_seconds > 0
+    assert main(["sweep", "collect", "--workdir", str(tmp_path / "sweep")]) == 0, capsys.readouterr()
+    table = polars.read_csv(tmp_path / "sweep" / "results.csv")
+    assert table["state"].to_list() == ["done"] * len(table) and table["i2i/recall@10"].null_count() == 0
+    assert table["step"].to_list() == [2] * len(table) and table["device_hours"].min() > 0

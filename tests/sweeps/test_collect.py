@@ -12,8 +12,7 @@ import sweep_folders
 from scipy import stats
 from sweep_folders import BASELINE, finish, make
 
-from sail_jax.cli.parser import Parser
-from sail_jax.cli.sweep_collect import add_action
+from sail_jax.cli import main
 from sail_jax.errors import SailError
 from sail_jax.sweeps.collect import collect, table
 from sail_jax.sweeps.effects import Point, main_effects
@@ -21,12 +20,7 @@ from sail_jax.sweeps.folder import Status
 
 
 def verb(*words):
-    """Runs `sweep collect` as the command line does."""
-    parser = Parser(prog="sail-jax sweep")
-    add_action(parser.add_subparsers(required=True))
-    options = parser.parse_args(["collect", *map(str, words)])
-    options.program = "sail-jax"
-    options.run(options, [])
+    assert main(["sweep", "collect", *map(str, words)]) == 0
 
 
 @pytest.fixture(scope="module")
