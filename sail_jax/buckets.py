@@ -39,6 +39,7 @@ _UNFINISHED = (".partial", ".spool")
 _MARK = ".partial"  # stands in a folder of a bucket until all of it is uploaded
 _SHARDS = "*.array_record"
 _THREADS = 8
+_asked: set[Path] = set()  # by `fetch_once`
 _CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "RefreshError")
 _CLIENTS = ("botocore", "aiobotocore", "aiohttp", "google", "gcsfs", "s3fs")
 
@@ -124,6 +125,13 @@ def fetch(path: Path, leave_out: Callable[[str], bool] = lambda name: False) -> 
                 _forget(path / name)
 
 
+def fetch_once(path: Path) -> None:
+    """Brings a file of a mirror up to date when this process reads it first, or when it has made room since."""
+    if address(path) and not (path in _asked and path.is_file()):
+        fetch(path)
+        _asked.add(path)
+
+
 def put(source: Path, path: Path) -> None:
     """Uploads a complete file as a path of a mirror; does nothing for any other path."""
     if not address(path):
@@ -138,10 +146,15 @@ def put_folder(source: Path, path: Path) -> None:
     """Uploads a complete folder as one of a mirror.
 
     Until all of it is there, `fetch` and `names` see nothing of it.
+
+    Raises:
+        SailError: the bucket has another folder there already.
     """
     if not address(path):
         return
-    remove(path) if source != path else _remove_objects(path)
+    if source != path and _listing(path):
+        raise SailError(f"{address(path)} is not empty: name another folder, or remove this one.")
+    _remove_objects(path)
     mark = f"{_key(path)}/{_MARK}"
     with _explained(path):
         _files(path).pipe_file(mark, b"")
@@ -202,7 +215,7 @@ def drop(path: Path) -> None:
 
 def _root() -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sail_jax" / "buckets"
-    return Path(os.environ.get("SAIL_JAX_BUCKETS") or cache).absolute()
+    return Path(os.environ.get("SAIL_JAX_BUCKETS") or cache).resolve()  # others may resolve the paths in it
 
 
 def _is_key(key: str) -> bool:

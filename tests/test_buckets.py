@@ -106,7 +106,15 @@ def test_a_cut_upload_leaves_no_file_and_no_part_of_a_folder(bucket, monkeypatch
         for name in "123":
             (partial / name).write_text(name)
     assert "x/b/1" in keys(bucket) and not buckets.names(folder) and not buckets.names(folder / "b")
-    monkeypatch.undo()
+    monkeypatch.setattr(buckets, "put", put)
+    with files.partial_folder(folder / "b") as partial:
+        (partial / "4").write_text("4")
+    assert keys(bucket) == ["x/b/4"]
+    (folder / "b/4").unlink()
+    (folder / "b").rmdir()  # another host knows nothing of it
+    with pytest.raises(SailError, match="s3://bucket/x/b is not empty"), files.partial_folder(folder / "b"):
+        pass
+    assert keys(bucket) == ["x/b/4"]
 
 
 def test_the_mirror_keeps_what_it_has_added_until_the_bucket_has_something_new(bucket):

@@ -20,7 +20,7 @@ from typing import Any
 
 import transformers
 
-from sail_jax.buckets import place
+from sail_jax.buckets import fetch, place
 from sail_jax.config import Config
 from sail_jax.convert import hf_configs
 from sail_jax.convert.architectures import EXPORTED_TYPE
@@ -76,7 +76,8 @@ def export(
             f"{run.path} holds a model of config.model.kind {config.model.kind!r}, but only the fusion model can be "
             "exported. Use the baseline from Python, with sail_jax.load()."
         )
-    output = output.resolve()
+    output = place(output).resolve()
+    fetch(output / _REQUEST)
     if adapters and not config.lora.rank:
         raise SailError(f"{run.path} was trained without LoRA (config.lora.rank is 0): there are no adapters to write.")
     values = config_json(config)

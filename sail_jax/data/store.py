@@ -21,7 +21,7 @@ import msgpack
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from sail_jax.buckets import fetch, names, place, put_folder, remove
+from sail_jax.buckets import fetch, fetch_once, names, place, put_folder, remove
 from sail_jax.data import same_content, store_index
 from sail_jax.data.same_content import SameContent
 from sail_jax.errors import BadRecordError, SailError
@@ -294,7 +294,7 @@ def is_shard(name: str) -> bool:
 def _read_lists(path: pathlib.Path, shard: int) -> msgpack.Unpacker:
     """What is known of the records of a shard: a list of ids, and hashes of contents unless it is of an old version."""
     ids = _shard_path(path, shard).with_suffix(".ids")
-    fetch(ids)
+    fetch_once(ids)
     data = ids.read_bytes()
     lists = msgpack.Unpacker(max_buffer_size=len(data))
     lists.feed(data)
@@ -314,7 +314,7 @@ def _shard_path(path: pathlib.Path, shard: int) -> pathlib.Path:
 
 
 def _open_reader(path: pathlib.Path, shard: int) -> ArrayRecordReader:
-    fetch(_shard_path(path, shard))
+    fetch_once(_shard_path(path, shard))
     return ArrayRecordReader(str(_shard_path(path, shard)), **_READER_OPTIONS)
 
 

@@ -1,5 +1,6 @@
 """The training log of a run: metrics.jsonl, TensorBoard and other trackers."""
 
+import contextlib
 import json
 import re
 import time
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 
 from sail_jax.data.pipeline import LoadedBatch
+from sail_jax.errors import DiskError
 from sail_jax.files import commit_bytes
 from sail_jax.runs.directory import RunDirectory, read_training_log
 from sail_jax.sharding.device_memory import peak_memory
@@ -147,7 +149,8 @@ class TrainingLog:
             sink.log(step, line)
         if time.monotonic() > self._uploaded + _UPLOAD_EVERY:
             self._uploaded = time.monotonic()
-            self._run.put_logs()
+            with contextlib.suppress(DiskError):  # the next upload, and that of a checkpoint, has these lines too
+                self._run.put_logs()
 
     def close(self) -> None:
         """Closes the files; waits for the trackers, for a while."""

@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from sail_jax.buckets import fetch
 from sail_jax.config import Config
 from sail_jax.config.schema import nearest, to_dict
 from sail_jax.data.store import ItemStore
@@ -84,6 +85,7 @@ def build_pairs(
     """
     chosen = _choose(config, only)
     output.mkdir(parents=True, exist_ok=True)
+    fetch(output / SUMMARY)
     finished = Finished(output / _FINISHED, build_identity(config, source, store, "builders"))
     with _progress(len(chosen)) as (show, done), scratch_folder(output / _SCRATCH) as scratch, readable_rows(source):
         check_times(config, source, sorted({"events", *(BUILDERS[name][1] for name in chosen)} & _SCANS.keys()))
