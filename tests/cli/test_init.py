@@ -153,7 +153,7 @@ def test_pictures_in_folders_of_classes(folder, capsys):
         write(folder / ("cat" if number % 2 else "dog") / f"{number:05}.png", picture(number))
     config, _, said = init(folder, capsys)
     assert config.ingest.source.labels == "label" and config.ingest.source.text == {"tags": "label"}
-    assert "there is no other text" in " ".join(said.split()).replace("│ ", "")
+    assert "label, and text" in " ".join(said.split()).replace("│ ", "")
     assert counts(config, folder).modalities == {"VT": 30}
 
 
@@ -302,6 +302,75 @@ def test_ids_that_name_the_pictures(folder, capsys):
     assert counts(config, folder).modalities == {"VT": 40}
 
 
+def write_items(folder):
+    write_csv(folder / "items.csv", [{"id": n, "title": name, "year": 1990 + n % 3} for n, name in enumerate(NAMES)])
+
+
+def test_many_tables_of_pairs_fit_into_twenty_lines(folder, capsys):
+    write_items(folder)
+    for letter in "abcdef":
+        write_csv(folder / f"pairs_{letter}.csv", [{"a_id": n, "b_id": n + 1} for n in range(30)])
+    config, _, said = init(folder, capsys)
+    assert (
+        set(config.ingest.tables) == {"pairs_a", "pairs_b", "pairs_c", "pairs_d"} and "pairs_e.csv is left out" in said
+    )
+    assert config.ingest.source.labels == "", "a year is no label"
+    assert config.eval.tasks["pairs_a"].split == "holdout" and config.data.batch_size < 64
+    assert counts(config, folder).tables["pairs_a"]["holdout"] > 0
+
+
+def test_splits_by_other_names(folder, capsys):
+    write_items(folder)
+    rows = [{"query": name, "id": n, "split": "Train" if n % 3 else "val"} for n, name in enumerate(NAMES)]
+    write_csv(folder / "q.csv", rows)
+    config, _, _ = init(folder, capsys)
+    assert (config.data.datasets["q"].split, config.eval.tasks["q"].split) == ("Train", "val")
+
+
+def test_tests_in_a_file_of_their_own(folder, capsys):
+    write_items(folder)
+    for name, numbers in (("pairs", range(30)), ("pairs_test", range(30, 39))):
+        write_csv(folder / f"{name}.csv", [{"id": n, "similar_id": n + 1} for n in numbers])
+    config, _, _ = init(folder, capsys)
+    assert set(config.data.datasets) == {"pairs"}
+    assert config.ingest.tables["pairs_test"].target_id == "similar_id"
+    assert config.eval.tasks["pairs_test"].split == "train", "ingestion calls rows so where no column says it"
+
+
+def test_vectors_of_a_recommender(folder, capsys):
+    write_items(folder)
+    write_csv(folder / "sim.csv", [{"id": n, "similar_id": n * 7 % 40, "similarity": n / 40} for n in range(40)])
+    table = pa.table({"item_id": [str(n) for n in range(40)], "vector": [[n / 40, 1.0, 2.0, 3.0] for n in range(40)]})
+    pq.write_table(table, folder / "cf.parquet")
+    config, _, _ = init(folder, capsys)
+    assert config.ingest.vectors == {"cf": "cf.parquet"} and config.ingest.tables["sim"].score == "similarity"
+    assert counts(config, folder).items == 40
+
+
+def test_texts_with_labels_in_two_files(folder, capsys):
+    for name, numbers in (("train", range(30)), ("test", range(30, 40))):
+        write_csv(
+            folder / f"{name}.csv", [{"text": f"{NAMES[n]}, at length", "label": NAMES[n].split()[1]} for n in numbers]
+        )
+    config, _, _ = init(folder, capsys)
+    assert config.ingest.source.text == {"asr": "text", "tags": "label"}
+    assert config.data.datasets["same"].target_fields == ("tags",)
+    assert counts(config, folder).items == 40
+
+
+def test_long_texts_odd_names_and_no_line_of_names(folder, capsys):
+    rows = [{"id": n, "body": "word " * 400 + ".jpg", 'the "headline"': name} for n, name in enumerate(NAMES)]
+    write_jsonl(folder / "x.jsonl", rows)
+    config, _, _ = init(folder, capsys)
+    assert config.ingest.source.text == {"title": 'the "headline"', "asr": "body"}
+    (folder.parent / "configs" / "mine.py").unlink()
+    (folder / "x.jsonl").unlink()
+    write(folder / "x.csv", "".join(f"{n}.png,{name}\n" for n, name in enumerate(NAMES)))
+    for number in range(40):
+        write(folder / f"{number}.png", picture(number))
+    assert "may have no line of names" in init(folder, capsys)[2]
+
+
 # -------------------------------------------------------------------------------------------------- what is not certain
 
 
@@ -366,7 +435,7 @@ def test_pictures_alone_teach_nothing(folder, capsys):
 
 def test_a_table_of_numbers(folder, capsys):
     write_csv(folder / "measured.csv", [{"x": n / 7, "y": n / 3} for n in range(9)])
-    assert "1 tables" in fails(folder, capsys)
+    assert "holds 1 table." in fails(folder, capsys)
 
 
 def test_files_that_a_table_names_and_that_are_not_there(folder, capsys):

@@ -24,8 +24,17 @@ class _Code(str):
 
 
 class _Line(NamedTuple):
+    """A statement, with a comment; `entries` are set as `target.NAME = value` instead of `code`."""
+
     code: str
     comment: str = ""
+    entries: Mapping[str, Any] = {}
+
+    def __str__(self) -> str:
+        if len(self.entries) == 1:
+            ((name, value),) = self.entries.items()
+            return f"{self.code}.{name} = {_quoted(value)}"
+        return _call(self.code, self.entries) if self.entries else self.code
 
 
 def experiment_text(plan: Plan, preset: str, folder: Path, batch: int = _BATCH) -> str:
@@ -39,20 +48,38 @@ def experiment_text(plan: Plan, preset: str, folder: Path, batch: int = _BATCH) 
     """
     beside = Path(plan.items).is_absolute()
     lines = [*_ingest(plan, beside), *_training(plan), *_tests(plan), *_small(plan, batch)]
-    room = LINES - _FRAME - len(lines) - beside
+    most = LINES - _FRAME - beside
+    for width in (_WIDTH, _WIDTH * 20):
+        lines = lines if len(lines) <= most else _joined(lines, most, width)
+    room = most - len(lines)
     body = []
     for line in lines:
-        trailing = f"    {line.code}  # {line.comment}"
+        code = f"    {line}"
+        trailing = f"{code}  # {line.comment}"
         if line.comment and len(trailing) > _WIDTH and room > 0:
             body.append(_cut(f"    # {line.comment}"))
             room -= 1
-            trailing = f"    {line.code}"
-        fits = line.comment and len(f"    {line.code}") + 20 < _WIDTH
-        body.append(_cut(trailing) if fits else f"    {line.code}")
+            trailing = code
+        body.append(_cut(trailing) if line.comment and len(code) + 20 < _WIDTH else code)
     head = [f'"""What `sail-jax init` took {folder.absolute().name} for; change it as you like."""']
     head += ["from pathlib import Path"] * beside
     head += ["from sail_jax.config import preset", "", "", "def get_config():", f'    config = preset("{preset}")']
     return "\n".join([*head, *body, "    return config"]) + "\n"
+
+
+def _joined(lines: list[_Line], most: int, width: int) -> list[_Line]:
+    """Returns lines of which neighbours that set entries of the same group are one, until there are few enough."""
+    joined: list[_Line] = []
+    for number, line in enumerate(lines):
+        before = joined[-1] if joined else line
+        together = before._replace(entries={**before.entries, **line.entries})
+        same = line.entries and before.entries and before.code == line.code
+        few = len(joined) + len(lines) - number <= most
+        if joined and same and not few and len(str(together)) + 4 <= width:
+            joined[-1] = together
+        else:
+            joined.append(line)
+    return joined
 
 
 def _cut(line: str) -> str:
@@ -76,11 +103,11 @@ def _quoted(value: Any) -> str:
 
 def _ingest(plan: Plan, beside: bool) -> Iterator[_Line]:
     path = _Code(f'str(Path(__file__).with_name("{Path(plan.items).name}"))') if beside else plan.items
-    said = {finding.column: finding for finding in plan.findings}
-    told = [f"{column}: {said[column].taken}, {said[column].why}" for column in _columns(plan) if column in said]
+    own = {finding.column: finding for finding in plan.findings if finding.table == Path(plan.items).name}
+    told = [f"{column}: {own[column].why}" for column in _columns(plan) if column in own]
     others = [f"or {f.column} is {f.other}" for f in plan.findings if f.other]
     yield _Line(_call("config.ingest.source", {"path": path, **plan.source}), "; ".join([*others, *told]))
-    left = [finding.column for finding in plan.findings if finding.taken == "left out"]
+    left = [name for name, finding in own.items() if finding.taken == "left out"]
     yield _Line(f"config.ingest.source.text = {_quoted(plan.text)}", f"left out: {', '.join(left)}" if left else "")
     more: dict[str, Any] = {"vectors": plan.vectors} if plan.vectors else {}
     if _pairs_items(plan):
@@ -91,13 +118,18 @@ def _ingest(plan: Plan, beside: bool) -> Iterator[_Line]:
         why = f"{plan.holdout:.0%} of the items are kept for tests" * ("holdout" in more)
         yield _Line(_call("config.ingest", more), why + f"; {_SAME} pairs an item with itself" * ("tables" in more))
     for reference in plan.references:
-        yield _Line(f"config.ingest.tables.{reference.name} = {_quoted(reference.settings)}")
+        yield _Line("config.ingest.tables", entries={reference.name: reference.settings})
     yield from _logs(plan)
 
 
 def _pairs_items(plan: Plan) -> bool:
     """Returns whether an item teaches by itself: with two modalities, or with two texts."""
-    return len(plan.modalities) > 1 or len(plan.text) > 1
+    return len(plan.modalities) > 1 or _pairs_texts(plan)
+
+
+def _pairs_texts(plan: Plan) -> bool:
+    """Returns whether the texts of an item teach, as nothing else does."""
+    return plan.modalities == "T" and len(plan.text) > 1 and not (plan.references or plan.logs)
 
 
 def _columns(plan: Plan) -> list[str]:
@@ -131,11 +163,11 @@ def _training(plan: Plan) -> Iterator[_Line]:
         patterns = [f"{a}->{b}" for a, b in ("VT", "AT", "VA") if {a, b} <= {*plan.modalities}]
         weight = {"weight": 0.5} if datasets else {}
         datasets[_SAME] = _table(_SAME) | weight | {"patterns": tuple(patterns[:2])}
-    elif len(plan.text) > 1:
+    elif _pairs_texts(plan):
         datasets[_SAME] = _table(_SAME) | {"patterns": ("T->T",)} | _fields(plan)
     for name, settings in datasets.items():
         why = "V vision, T text, A sound, O all of them" * (name == _SAME)
-        yield _Line(f"config.data.datasets.{name} = {_quoted(settings)}", why)
+        yield _Line("config.data.datasets", why, {name: settings})
 
 
 def _of_logs(plan: Plan) -> list[tuple[str, str, dict[str, Any], dict[str, Any]]]:
@@ -171,10 +203,10 @@ def _tests(plan: Plan) -> Iterator[_Line]:
         tasks["sound_to_text"] = own | {"query": "A", "target": "T"}
     if plan.modalities == "VA":
         tasks["image_to_sound"] = own | {"query": "V", "target": "A"}
-    if plan.modalities == "T" and len(plan.text) > 1:
+    if _pairs_texts(plan):
         tasks["text_to_text"] = own | _fields(plan)
     for name, settings in tasks.items():
-        yield _Line(f"config.eval.tasks.{name} = {_quoted(settings)}")
+        yield _Line("config.eval.tasks", entries={name: settings})
 
 
 def _shown(reference: Reference) -> dict[str, Any]:

@@ -38,13 +38,17 @@ class Inventory(NamedTuple):
     complete: bool
 
     def __str__(self) -> str:
-        counts = [f"{number:,} {kind} files" for kind, number in self.media.items()]
-        counts += [f"{len(found):,} {what}" for what, found in self._more() if found]
+        counts = [_counted(number, f"{kind} file") for kind, number in self.media.items()]
+        counts += [_counted(len(found), what) for what, found in self._more() if found]
         counts += [f"{number:,} {suffix or 'without a suffix'}" for suffix, number in self.others.items()]
         return (", ".join(counts) or "no files") + ("" if self.complete else f", among the first {_FILES:,}")
 
     def _more(self) -> tuple[tuple[str, list], ...]:
-        return ("tables", self.tables), ("tar archives", self.tars), ("Arrow files", self.arrows)
+        return ("table", self.tables), ("tar archive", self.tars), ("Arrow file", self.arrows)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def take_inventory(folder: Path) -> Inventory:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from sail_jax.data.guess.copies import ID, Source, copy_arrow, copy_files, copy_table, copy_tars
 from sail_jax.data.guess.inventory import Inventory, take_inventory
-from sail_jax.data.guess.readings import FIELDS, SPLITS, Reading, time_unit, words_of
+from sail_jax.data.guess.readings import FIELDS, SPLITS, Reading, rivals, time_unit, words_of
 from sail_jax.data.guess.tables import Choose, ReadTable, read_table, read_tables
 from sail_jax.data.ingest.cells import id_cell, is_empty, list_cell
 from sail_jax.data.media.folders import kind_of
@@ -17,11 +17,12 @@ from sail_jax.errors import SailError
 
 _MEDIA = {"image": "frames", "video": "video", "audio": "audio"}
 _LETTERS = {"image": "V", "video": "V", "audio": "A"}
+_SURE = 0.5  # numbers of few values are no labels
 _FEWEST = 8  # pairs of a table that trains
 _REFERENCES = 4  # tables of pairs and queries that a config names
 _ITEM_WORDS = {"item", "items", "product", "products", "movies", "videos", "metadata", "catalog", "catalogue", "posts"}
 _QUERY_WORDS = {"query", "q", "source", "src", "anchor", "left", "a", "from", "user"}
-_TARGET_WORDS = {"target", "positive", "right", "b", "to", "related", "item", "items", "answer", "doc"}
+_TARGET_WORDS = {"target", "positive", "right", "b", "to", "related", "similar", "answer", "doc"}
 _EXAMPLE = (
     "A table could be items.csv, with the lines `item_id,image,title` and `1,images/1.jpg,a red car`, beside a folder "
     "images/; pairs of items could be pairs.csv, with the lines `query_id,target_id` and `1,2`."
@@ -220,9 +221,10 @@ class _Planner:
                 self._items, name, "left out", "holds the words of the queries, which would give the answer away"
             )
         label = source.get("labels")
-        if not text and label:
-            text = {"tags": label}
-            self._take(self._items, label, "label, and text", "there is no other text")
+        alone = not (references or logs) and len(text) < 2 and not (text and modalities)
+        if label and (alone or not text):
+            text = {**text, "tags": label}
+            self._take(self._items, label, "label, and text", "there is no other text that goes with the items")
         modalities = "".join(letter for letter in "VTA" if letter in modalities + "T" * bool(text))
         self._check(modalities, text, references, logs)
         if wrong := [name for name in self._items.sample.columns if kind_of(name) or re.fullmatch(r"[\d.]+", name)]:
@@ -264,7 +266,8 @@ class _Planner:
                 source[f"{setting}_pattern"] = pattern
                 letters += _LETTERS[kind]
                 self._notes.append(f"{pattern} are the {kind} files: the ids of {items.path} name them.")
-        if column := items.best("label"):
+        column = items.best("label")
+        if column and items.chosen[column].sure > _SURE:
             source["labels"] = column
             self._take(items, column, "label")
         for column in items.columns("vector"):
@@ -455,8 +458,7 @@ class _Planner:
             for column in table.sample.columns:
                 reading = table.chosen[column]
                 taken, why = self._taken.get((table.path, column), ("left out", _left_out(reading)))
-                others = [other for other in table.readings[column] if other.kind != reading.kind]
-                close = [other for other in others if other.sure > reading.sure - 0.15]
+                close = [other for other in rivals(table.readings[column]) if other.kind != reading.kind]
                 told = f"{close[0].kind}: {close[0].reason}" if close else ""
                 shown = ", ".join(table.shown(column))
                 yield Finding(Path(table.path).name, column, taken, why, shown, told)
@@ -483,10 +485,8 @@ def _sides(refers: list[str]) -> tuple[str, str]:
     """Returns the columns of query and target among those that refer to items."""
     query = next((name for name in refers if set(words_of(name)) & _QUERY_WORDS), None)
     others = [name for name in refers if name != query]
-    target = next((name for name in others if set(words_of(name)) & _TARGET_WORDS), None)
-    if query is None:
-        query = next(name for name in refers if name != target)
-    return query, target or next(name for name in refers if name != query)
+    target = next((name for name in others if set(words_of(name)) & _TARGET_WORDS), others[-1])
+    return query or next(name for name in refers if name != target), target
 
 
 def _name(path: str) -> str:
