@@ -65,7 +65,7 @@ def mteb_model(
 
 
 class ExportedModel(SentenceTransformerEncoderWrapper):
-    """mteb's wrapper of sentence-transformers, in which no column is left out and no text taken for a path."""
+    """mteb's wrapper of sentence-transformers, which leaves out no column and takes no text for a path."""
 
     def encode(
         self,

@@ -1,4 +1,4 @@
-"""What all decoders share: how errors are told, how much of a file must be there, how long it may take."""
+"""What decoders share: how errors are told, how much of a file must be there, how long it may take."""
 
 import contextlib
 import contextvars
