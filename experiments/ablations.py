@@ -8,60 +8,31 @@ runs are not repeated, so the script may be stopped and started again.
 """
 
 import argparse
-import concurrent.futures
 import json
 import os
 import platform
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from configs.sweeps.ablations import COMMON, VARIANTS
 from sail_jax import config as config_lib
 from sail_jax.data.ingest.ingest import ingest
 from sail_jax.data.synthetic.world import make_world
 from sail_jax.evaluation.metrics.seeds import standard_error
+from sail_jax.sweeps import Sweep, SweepFolder, expand, read, variants
+from sail_jax.sweeps.begin import write_sweep
+from sail_jax.sweeps.check import check_members
+from sail_jax.sweeps.local import run_local
 
 REPO = Path(__file__).parents[1]
 METRICS = ("i2i/recall@1", "i2i/recall@10", "i2i/recall@50", "q2i/recall@1", "q2i/recall@10", "q2i/recall@50")
-# Common to all runs: a smaller model and fewer pairs and steps than in the quickstart, because there are about forty
-# runs.
-COMMON = (
-    "model.llm.layers=1",
-    "model.llm.mlp_width=128",
-    "model.vit.layers=1",
-    "prompt.max_tokens=48",
-    "data.batch_size=32",
-    "stages.1_broad.steps=120",
-    "stages.2_target.steps=60",
-    "stages.3_hard.steps=30",
-    "stages.3_hard.hard_negatives=2",
-    "eval.untrained=False",
-    "eval.tfidf=False",
-)
-# Name -> changes of the main config. "without X" leaves X out; the others replace it by a baseline.
-ABLATIONS: dict[str, tuple[str, ...]] = {
-    "main": (),
-    "without several patterns": (
-        "data.datasets.copair.patterns=('O->O',)",
-        "data.datasets.look_search.patterns=('T->O',)",
-    ),
-    "without COSENT": ("data.datasets.score.loss_weights={'cosent': 0.0}",),
-    "without mICL": ("objective.weights.micl=0.0",),
-    "without late fusion": ("objective.weights.late_fusion=0.0",),
-    "without hard negatives": ("stages.3_hard.mine=()",),
-    "without field dropout": ("data.field_dropout=0.0",),
-    "all-in-one instead of progressive": ("train.progressive=False",),
-    "mixed batches instead of one data set each": ("data.sampling=mixed",),
-    "unified instead of task-specific prompts": ("prompt.unified=Represent the content.",),
-    "causal instead of bidirectional attention": ("model.llm.causal=True",),
-    "dual tower instead of LLM fusion": ("model.kind=dual_tower",),
-    "with balanced weights in the first stage": ("data.weights=balanced.json",),
-}
 BALANCED = "with balanced weights in the first stage"
+# Name -> changes of the main config.
+ABLATIONS = VARIANTS | {BALANCED: ("data.weights=balanced.json",)}
 
 
 def main() -> None:
@@ -88,16 +59,13 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on one thread")
     options = parser.parse_args()
     data = prepare(options.workdir.absolute())
-    options.only = list(dict.fromkeys(["main", *options.only]))
-    names = [name for name in options.only if name != BALANCED]
-    # Runs of different variants go in parallel: the first seed of each compiles the steps for its other seeds.
-    groups = [names[i : i + options.jobs] for i in range(0, len(names), options.jobs)]
-    runs = [(name, seed) for group in groups for seed in range(options.seeds) for name in group]
-    train_all(runs, options.workdir.absolute(), data, options.jobs)
-    if BALANCED in options.only:
-        balance(options.workdir.absolute(), data)
-        train_all([(BALANCED, seed) for seed in range(options.seeds)], options.workdir.absolute(), data, options.jobs)
-    table = summarise(options.workdir.absolute(), options.only, options.seeds)
+    names = list(dict.fromkeys(["main", *options.only]))
+    folder = SweepFolder(options.workdir.absolute() / "sweep")
+    if BALANCED in names and not (data / "balanced.json").is_file():
+        train_all(folder, [name for name in names if name != BALANCED], options.seeds, data, options.jobs)
+        balance(folder, data)
+    train_all(folder, names, options.seeds, data, options.jobs)
+    table = summarise(folder, names, options.seeds)
     options.output.write_text(json.dumps({"machine": machine(), "common": COMMON, "table": table}, indent=2) + "\n")
     print(markdown(table), f"\n\nWritten to {options.output}")
 
@@ -110,29 +78,32 @@ def prepare(workdir: Path) -> Path:
     return workdir / "data"
 
 
-def run_path(workdir: Path, name: str, seed: int) -> Path:
+def train_all(folder: SweepFolder, names: list[str], seeds: int, data: Path, jobs: int) -> None:
+    """Trains and evaluates the members of the sweep that are not done; variants that it has already stay in it."""
+    if folder.file.is_file():
+        before = [member.record.member for member in read(folder.path).members]
+        names = [*names, *(member.axes["variant"] for member in before)]
+        seeds = max(seeds, *(member.seed + 1 for member in before))
+    sweep = Sweep(
+        base="world",
+        axes=[variants({name: changes for name, changes in ABLATIONS.items() if name in names})],
+        overrides=(*COMMON, f"data.dir={data}"),
+        seeds=range(seeds),
+        baseline="main",
+        metric="i2i/recall@10",
+        name="ablations",
+    )
+    write_sweep(folder, sweep, check_members(sweep, expand(sweep)))
+    run_local(folder, [m.name for m in read(folder.path).members if m.status.state != "done"], jobs=jobs)
+    failed = [member.name for member in read(folder.path).members if member.status.state != "done"]
+    if failed:
+        raise SystemExit(f"{failed[0]} and {len(failed) - 1} more did not end; see {folder.log(failed[0])}.")
+
+
+def run_path(folder: SweepFolder, name: str, seed: int) -> Path:
     """The run directory of a variant and a seed."""
-    return workdir / name.replace(" ", "_") / str(seed)
-
-
-def train_all(runs: list[tuple[str, int]], workdir: Path, data: Path, jobs: int) -> None:
-    """Trains and evaluates several runs in parallel; prints the result of each."""
-    counted, lock = [0], threading.Lock()
-
-    def one(run: tuple[str, int]) -> None:
-        path = run_path(workdir, *run)
-        if not (path / "metrics.json").is_file():
-            overrides = [
-                f"--config.{word}" for word in (f"data.dir={data}", f"seed={run[1]}", *COMMON, *ABLATIONS[run[0]])
-            ]
-            call("train", "--config", str(REPO / "configs" / "world.py"), "--workdir", str(path), *overrides)
-            call("evaluate", "--workdir", str(path))
-        with lock:
-            counted[0] += 1
-            print(f"{counted[0]}/{len(runs)} {run[0]}, seed {run[1]}: {read(path)['i2i/recall@10']:.3f}", flush=True)
-
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(one, runs))
+    members = (member.record.member for member in read(folder.path).members)
+    return folder.run(next(m.name for m in members if (m.axes["variant"], m.seed) == (name, seed))).path
 
 
 def call(*arguments: str, one_thread: bool = True) -> None:
@@ -149,26 +120,25 @@ def call(*arguments: str, one_thread: bool = True) -> None:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
 
 
-def balance(workdir: Path, data: Path) -> None:
+def balance(folder: SweepFolder, data: Path) -> None:
     """Balances the data sets with the last model of a main run; one after its first stage would be enough."""
-    if not (data / "balanced.json").is_file():
-        call("balance", "--workdir", str(run_path(workdir, "main", 0)), "--output", str(data / "balanced.json"))
+    call("balance", "--workdir", str(run_path(folder, "main", 0)), "--output", str(data / "balanced.json"))
 
 
-def read(path: Path) -> dict[str, float]:
+def figures_of(path: Path) -> dict[str, float]:
     """The figures of a finished run."""
     return json.loads((path / "metrics.json").read_text())["trained"]
 
 
-def summarise(workdir: Path, names: list[str], seeds: int) -> dict[str, dict[str, dict[str, float]]]:
+def summarise(folder: SweepFolder, names: list[str], seeds: int) -> dict[str, dict[str, dict[str, float]]]:
     """Variant -> metric -> mean and change from the main config, each with its standard error.
 
     Differences are taken seed by seed: two runs of one seed start from the same parameters and draw the same batches.
     """
     table = {}
-    main_runs = [read(run_path(workdir, "main", seed)) for seed in range(seeds)]
+    main_runs = [figures_of(run_path(folder, "main", seed)) for seed in range(seeds)]
     for name in names:
-        figures = [read(run_path(workdir, name, seed)) for seed in range(seeds)]
+        figures = [figures_of(run_path(folder, name, seed)) for seed in range(seeds)]
         table[name] = {}
         for metric in METRICS:
             values = np.array([f[metric] for f in figures])

@@ -5,12 +5,16 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
-from experiments.ablations import ABLATIONS, COMMON, markdown
+from experiments import ablations
+from experiments.ablations import ABLATIONS, BALANCED, COMMON, markdown, run_path, train_all
 from sail_jax import config as config_lib
 from sail_jax.config.training import MeshConfig
 from sail_jax.data.pipeline import BatchSource, HostShare
 from sail_jax.models.model import make_model
 from sail_jax.sharding.mesh import make_mesh
+from sail_jax.sweeps import SweepFolder
+from sail_jax.sweeps.check import Checked
+from sail_jax.sweeps.folder import Record, Status
 from sail_jax.training.setup import TrainSetup
 from sail_jax.training.stages import plan
 from sail_jax.training.step import make_loss, make_train_step
@@ -49,6 +53,29 @@ def test_an_ablation_traces(name, world, tmp_path):
         loss = make_loss(make_model(config.model), setup.objective, config.lora)
         value, _ = jax.eval_shape(lambda p, b: loss(p, b, recipe), state.params, batch)
         assert value.shape == ()
+
+
+def test_the_sweep_grows_by_what_is_asked_for(tmp_path, monkeypatch):
+    def check_members(sweep, members):
+        return [Checked(config_lib.load(sweep.base, m.overrides), Record(m, "data", "program")) for m in members]
+
+    ran, folder = [], SweepFolder(tmp_path / "sweep")
+
+    def run_local(folder, names, *, jobs):
+        ran.append(list(names))
+        for name in names:
+            folder.write_status(name, Status("done"))
+
+    monkeypatch.setattr(ablations, "check_members", check_members)
+    monkeypatch.setattr(ablations, "run_local", run_local)
+    train_all(folder, ["main", "without COSENT"], 1, tmp_path, 2)
+    assert ran == [["main,seed=0", "without_COSENT,seed=0"]]
+    train_all(folder, ["main", BALANCED], 2, tmp_path, 2)
+    assert len(ran[1]) == 4 and not set(ran[0]) & set(ran[1])
+    assert run_path(folder, BALANCED, 1).parent == folder.path / "members"
+    monkeypatch.setattr(ablations, "run_local", lambda *_, **__: None)
+    with pytest.raises(SystemExit, match="did not end; see"):
+        train_all(folder, ["main"], 3, tmp_path, 2)
 
 
 def test_the_table():
