@@ -82,7 +82,7 @@ def _stopped_state(folder: SweepFolder, exit_status: int) -> str:
 
 def _end(folder: SweepFolder, name: str, status: Status, state: str, exit_code: int | None, error: str = "") -> None:
     now = time.time()
-    seconds = (now - status.started) * status.devices if status.started else 0.0
+    seconds = (now - status.started) * status.devices if status.state == "running" else 0.0
     last = error.strip().rpartition("\n")[2][:_LONGEST]
     ended = dataclasses.replace(
         status,
