@@ -22,6 +22,7 @@ from sail_jax.objectives.matryoshka import check_widths
 from sail_jax.sweeps.declare import Sweep
 from sail_jax.sweeps.expand import Member
 from sail_jax.sweeps.folder import Record
+from sail_jax.training.optimizer import make_schedule
 from sail_jax.training.stages import plan, without_mined
 
 # Groups and settings that no compiled train step depends on: numbers that it takes as data, and other commands' own.
@@ -68,6 +69,8 @@ def check_members(
             config = config_lib.load(sweep.base, [f"train.tracker_group={sweep.name}", *member.overrides])
             program = program_digest(config)
             opened(_digest(_what_is_opened(config)), config)
+            for stage in plan(config, Path("mined")):
+                make_schedule(stage.config.optimizer, stage.steps, begin=stage.begin, stage=stage.name)
             if refuses and (reason := fitted(program, config)):
                 raise SailError(reason)
         except SailError as error:
