@@ -6,17 +6,22 @@ import os
 import boto3
 import numpy as np
 import pytest
+import tiny
 from moto.server import ThreadedMotoServer
 
 from sail_jax import buckets, files
+from sail_jax import config as config_lib
 from sail_jax.cli import main
+from sail_jax.data.ingest.ingest import ingest
 from sail_jax.data.store import ItemStore, ItemStoreWriter
+from sail_jax.data.synthetic.world import make_world
 from sail_jax.data.tables import Pair, PairTable, write_pairs
 from sail_jax.errors import DiskError, OwnedError, SailError
 from sail_jax.items import Item
 from sail_jax.runs import ownership
-from sail_jax.runs.directory import RunDirectory
+from sail_jax.runs.directory import RunDirectory, read_training_log
 from sail_jax.vectors.embedding_set import EmbeddingInfo, EmbeddingSet, part_path, write_info, write_part
+from training_runs import finish, kill_when, save_untrained, start
 
 
 @pytest.fixture(scope="module")
@@ -221,3 +226,71 @@ def test_one_process_at_a_time_owns_a_run_in_a_bucket(bucket, monkeypatch, tmp_p
     bucket.put_object(Key="run/owners/dead.json", Body=json.dumps(dead).encode())
     with ownership._owning(RunDirectory("s3://bucket/run")):
         assert "run/owners/dead.json" not in keys(bucket)
+
+
+def test_a_run_names_its_data_by_their_address(bucket, monkeypatch, tmp_path):
+    def saved(run, data):
+        found = RunDirectory(run)
+        found.save_config(config_lib.build({"data": {"dir": str(data)}}))
+        on_host(monkeypatch, tmp_path, run.rpartition("/")[2])
+        again = RunDirectory(run)
+        return json.loads(again.config.read_text())["data"]["dir"], again.load_config().data.dir
+
+    assert saved("s3://bucket/one", "s3://bucket/data") == ("s3://bucket/data", "s3://bucket/data")
+    assert saved(f"{tmp_path}/two", "s3://bucket/data") == ("s3://bucket/data", "s3://bucket/data")
+    assert saved("s3://bucket/three", tmp_path) == (str(tmp_path), str(tmp_path))
+    within = saved("s3://bucket/four", "s3://bucket/four/data")
+    assert within == ("data", str(buckets.place("s3://bucket/four/data")))
+
+
+@pytest.mark.slow
+def test_a_run_in_a_bucket_goes_on_on_another_host_and_ends_the_same(bucket, monkeypatch, tmp_path, capsys):
+    settings = tiny.experiment("s3://bucket/data")
+    del settings.data.datasets["search"]  # another program to compile
+    config = config_lib.build(settings)
+    make_world(config.synthetic, config.seed, tmp_path / "raw")
+    ingest(config, tmp_path / "raw", "s3://bucket/data")
+    config_lib.save(config, tmp_path / "config.json")
+
+    def train(workdir, name):
+        return start(tmp_path / "config.json", workdir, tmp_path / f"{name}.npz")
+
+    on_host(monkeypatch, tmp_path, "second")
+    finish(train(tmp_path / "run", "whole"))
+
+    def saved():
+        found = [key for key in keys(bucket) if key.startswith("run/checkpoints/")]
+        return found and not any(key.endswith(".partial") for key in found)
+
+    kill_when(train("s3://bucket/run", "killed"), saved)
+    assert "run/checkpoints/6/commit_success.txt" not in keys(bucket)
+    on_host(monkeypatch, tmp_path, "third")
+    finish(train("s3://bucket/run", "resumed"))
+    whole, resumed = (np.load(tmp_path / f"{name}.npz") for name in ("whole", "resumed"))
+    for leaf in whole.files:
+        np.testing.assert_array_equal(whole[leaf], resumed[leaf])
+    assert [line["step"] for line in read_training_log(RunDirectory("s3://bucket/run"))] == [1, 2, 4, 6]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_device")
+def test_a_run_in_a_bucket_serves_hosts_that_have_nothing_of_it(bucket, monkeypatch, tmp_path, capsys):
+    config = config_lib.build(tiny.experiment("s3://bucket/data"))
+    make_world(config.synthetic, config.seed, tmp_path / "raw")
+    ingest(config, tmp_path / "raw", "s3://bucket/data")
+    buckets.place("s3://bucket").mkdir(exist_ok=True)
+    save_untrained(buckets.place("s3://bucket/run"), config)
+    on_host(monkeypatch, tmp_path, "second")
+    assert main(["embed", "--workdir", "s3://bucket/run", "--output", "s3://bucket/vectors"]) == 0
+    assert "Written to s3://bucket/vectors" in capsys.readouterr().out
+    on_host(monkeypatch, tmp_path, "third")
+    assert main(["search", "--workdir", "s3://bucket/run", "--embeddings", "s3://bucket/vectors", "--text", "red"]) == 0
+    assert "--embeddings s3://bucket/vectors" in capsys.readouterr().out
+    on_host(monkeypatch, tmp_path, "fourth")
+    assert main(["export", "--workdir", "s3://bucket/run", "--output", "s3://bucket/export"]) == 0
+    assert {"export/model.safetensors", "export/modules.json"} <= set(keys(bucket))
+    # The newest copy of a checkpoint counts, and a damaged one is not read.
+    damaged = next(key for key in keys(bucket) if key.startswith("run/checkpoints/1/model/ocdbt.process_0/d/"))
+    bucket.put_object(Key=damaged, Body=b"damaged")
+    assert main(["evaluate", "--workdir", "s3://bucket/run"]) == 2
+    assert "s3://bucket/run/checkpoints has no checkpoint that is whole (1: model/" in capsys.readouterr().err

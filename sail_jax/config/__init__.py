@@ -21,7 +21,7 @@ from typing import Any
 
 import ml_collections
 
-from sail_jax.buckets import address
+from sail_jax.buckets import address, place
 from sail_jax.config.curation import BalancingConfig, MiningConfig
 from sail_jax.config.data import DataConfig, IngestConfig, PromptConfig, SyntheticConfig
 from sail_jax.config.evaluation import EvalConfig
@@ -211,7 +211,7 @@ def call_in_file(path: pathlib.Path, function: str) -> Any:
 def _placed(values: Any, path: pathlib.Path) -> Any:
     """Returns the settings of a run with the `data.dir` that is there relative to the run, if it is."""
     data = values.get("data") if isinstance(values, dict) else None
-    if isinstance(data, dict) and isinstance(data.get("dir"), str) and data["dir"]:
+    if isinstance(data, dict) and isinstance(data.get("dir"), str) and data["dir"] and not address(place(data["dir"])):
         folder = path.absolute().parent / data["dir"]
         with contextlib.suppress(OSError, ValueError):  # no name of a folder
             if folder.is_dir() or address(pathlib.Path(os.path.normpath(folder))):
