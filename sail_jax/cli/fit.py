@@ -18,8 +18,8 @@ def add_verb(verbs: Any) -> None:
         verbs,
         "fit",
         run,
-        "go from a folder of tables and media to a trained and evaluated model: write the config as `init` does, "
-        "ingest, train, evaluate, write a report; what is finished is not done again",
+        "go from a folder of tables and media to a trained and evaluated model: write the config as `init --yes` "
+        "does, ingest, train, evaluate, write a report; what is finished is not done again",
         "EXPORT --preset tiny --workdir runs/mine",
         workdir="",
         config="",

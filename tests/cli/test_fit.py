@@ -3,9 +3,10 @@
 import json
 
 import pytest
-from test_init import NAMES, picture, write, write_csv
+from test_init import NAMES, picture, write, write_csv, write_recommender
 
-from sail_jax.cli import main
+from sail_jax.cli import main, quickstart
+from sail_jax.data.tables import PairTable
 
 # What makes the preset small.
 SMALL = [
@@ -44,6 +45,19 @@ def test_from_a_folder_to_a_report(folder, tmp_path, monkeypatch, capsys):
     assert written == {path: path.stat().st_mtime_ns for path in written}
     assert main([*command, "--config.eval.ks=(1, 2)"]) == 0
     assert "already evaluated" not in capsys.readouterr().out, "other settings are evaluated anew"
+
+
+def test_pairs_of_a_log_are_built_once(tmp_path, monkeypatch, capsys):
+    write_recommender(tmp_path / "films")
+    for step in ("train_and_print", "evaluate_and_print"):
+        monkeypatch.setattr(quickstart, step, lambda *_: None)
+    command = ["fit", str(tmp_path / "films"), "--workdir", str(tmp_path / "run"), "--config.ingest.tokenizer_vocab=0"]
+    assert main(command) == 0
+    table = tmp_path / "run" / "data" / "tables" / "copair.parquet"
+    assert len(PairTable.open(table, "train")) > 50
+    written = table.stat().st_mtime_ns
+    assert main(command) == 0
+    assert table.stat().st_mtime_ns == written
 
 
 def test_another_preset_than_that_of_the_workdir(folder, tmp_path, capsys):

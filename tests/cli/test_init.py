@@ -264,7 +264,7 @@ def test_texts_in_pairs_have_no_items_of_their_own(folder, capsys):
     assert counts(config, folder).items == 40
 
 
-def test_a_recommender_with_a_log(folder, capsys):
+def write_recommender(folder):
     items = [
         {"movieId": n + 1, "title": f"{name} ({1990 + n})", "genres": "|".join(name.split()[1:])}
         for n, name in enumerate(NAMES)
@@ -281,6 +281,10 @@ def test_a_recommender_with_a_log(folder, capsys):
         for n, user in enumerate(list(range(50)) * 20)
     ]
     write_csv(folder / "ratings.csv", ratings)
+
+
+def test_a_recommender_with_a_log(folder, capsys):
+    write_recommender(folder)
     config, _, _ = init(folder, capsys)
     events = config.logs.events
     assert (events.path, events.user, events.item, events.time) == ("ratings.csv", "userId", "movieId", "timestamp")

@@ -73,11 +73,14 @@ def test_an_installed_wheel_runs_the_quickstart(installed, tmp_path):
 def test_an_installed_wheel_has_every_experiment(installed, tmp_path):
     names = sorted(path.name for path in (tiny.REPO / "configs").glob("*.py"))
     assert sorted(path.name for path in (installed / "sail_jax" / "configs").glob("*.py")) == names
+    presets = sorted(path.stem for path in (tiny.REPO / "configs" / "presets").glob("*.py"))
     code = (
         "import sail_jax, sys\nfrom sail_jax import config\n"
         "assert sail_jax.__file__.startswith(sys.argv[1])\n"
         "for name in config.packaged(): assert config.load(f'configs/{name}.py') == config.load(name)\n"
-        "from sail_jax import sweeps\nassert sweeps.load('peak').base == 'quickstart'"
+        "from sail_jax import sweeps\nassert sweeps.load('peak').base == 'quickstart'\n"
+        f"assert config.presets() == {presets}\n"
+        "for name in config.presets(): assert config.build(config.preset(name)) == config.load(name)"
     )
     environment = os.environ | {"PYTHONPATH": str(installed)}
     subprocess.run([sys.executable, "-c", code, str(installed)], cwd=tmp_path, env=environment, check=True)
