@@ -32,6 +32,7 @@ setup(
         "optax>=0.2.5",
         "ott-jax>=0.5",
         "orbax-checkpoint>=0.11.30",
+        "tensorstore>=0.1.70",
         "etils[epath]>=1.6",
         "grain>=0.2.15",
         "array-record>=0.8",

@@ -50,7 +50,7 @@ def export(
 ) -> int:
     """Exports a checkpoint of a run as a directory for PyTorch.
 
-    Parameters are read from the checkpoint one at a time and written at once, so the model has to fit neither a device
+    Parameters are read from the checkpoint layer by layer and written at once, so the model has to fit neither a device
     nor the host.
 
     Args:
@@ -92,7 +92,7 @@ def export(
             return written_before(output / _REQUEST, request, output)["step"]
         params = HostParams(checkpoints, config, merged=not adapters)
         with partial_folder(output) as partial:
-            write_weights(model_tensors(params.shapes, config.model, params), partial, dtype)
+            write_weights(model_tensors(params.shapes, config.model, params.read), partial, dtype)
             if adapters:
                 write_adapters(params.lora, config, partial / "adapter")
             _write_json(partial / "config.json", values | {"dtype": dtype})

@@ -1,6 +1,7 @@
 """Converts our parameters to the tensors of the exported PyTorch model, and writes them to files."""
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,17 +42,30 @@ class _Tensor:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-class _HeldArrays:
-    """Reads the parameters that share tensors; holds those read last, for the tensors of their further layers."""
+# (path of a parameter, layer) -> index of the first layer read, and the layers; for None, 0 and the whole parameter.
+Read = Callable[[str, int | None], tuple[int, np.ndarray]]
 
-    def __init__(self, read: Callable[[str], np.ndarray]) -> None:
-        self._read, self._names, self._arrays = read, (), ()
 
-    def __call__(self, names: tuple[str, ...]) -> Sequence[np.ndarray]:
-        if names != self._names:
-            self._names, self._arrays = names, ()  # freed before the next ones are read
-            self._arrays = tuple(map(self._read, names))
-        return self._arrays
+class _HeldLayers:
+    """Reads layers of the parameters that share tensors; holds those that were read with them, for the next tensors."""
+
+    def __init__(self, read: Read) -> None:
+        self._read, self._held = read, {}
+
+    def __call__(self, names: tuple[str, ...], layer: int | None) -> Sequence[np.ndarray]:
+        # Freed before the next ones are read.
+        self._held = {name: held for name, held in self._held.items() if name in names}
+        return [self._layer(name, layer) for name in names]
+
+    def _layer(self, name: str, layer: int | None) -> np.ndarray:
+        if layer is None:
+            return self._read(name, None)[1]
+        first, layers = self._held.pop(name, (0, ()))
+        if not first <= layer < first + len(layers):
+            del layers  # freed before the next ones are read
+            first, layers = self._read(name, layer)
+        self._held[name] = first, layers
+        return layers[layer - first]
 
 
 def part_layout(part: str, config: ModelConfig) -> Layout:
@@ -62,18 +76,16 @@ def part_layout(part: str, config: ModelConfig) -> Layout:
     return ARCHITECTURES[configs[part](getattr(config, part))["model_type"]].layouts[0]
 
 
-def model_tensors(
-    params: Any, config: ModelConfig, read: Callable[[str], np.ndarray] | None = None
-) -> Iterator[_Tensor]:
+def model_tensors(params: Any, config: ModelConfig, read: Read | None = None) -> Iterator[_Tensor]:
     """Yields the tensors of the exported model, float32, in the order of the tables.
 
     Args:
         params: the model's parameters, or their shapes as abstract arrays.
         config: its config.
-        read: reads the parameter at a path, such as "llm/embedding"; None where `params` are arrays.
+        read: reads layers of the parameter at a path, such as "llm/embedding"; None where `params` are arrays.
     """
     shapes = {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
-    held = _HeldArrays(read or (lambda name: np.asarray(shapes[name])))
+    held = _HeldLayers(read or (lambda name, layer: (0, np.asarray(shapes[name]))))
     for part, module in MODULES.items():
         layout, settings = part_layout(part, config), getattr(config, part, None)
         yield from _tensors(layout.rows(settings), part, shapes, held, f"{module}.")
@@ -82,7 +94,7 @@ def model_tensors(
 
 
 def _tensors(
-    rows: list[Row], part: str, shapes: Mapping[str, Any], held: _HeldArrays, prefix: str
+    rows: list[Row], part: str, shapes: Mapping[str, Any], held: _HeldLayers, prefix: str
 ) -> Iterator[_Tensor]:
     shared: dict[str, list[Row]] = {}
     for row in rows:
@@ -90,19 +102,21 @@ def _tensors(
     for theirs, group in shared.items():
         names = tuple(f"{part}/{row.ours}" for row in group)
         layers = range(shapes[names[0]].shape[0]) if group[0].stacked else (None,)
-        one = jax.eval_shape(lambda arrays, g=group, n=layers[0]: _join(g, arrays, n), [shapes[name] for name in names])
+        ours = [shapes[name] for name in names]
+        if group[0].stacked:
+            ours = [jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for leaf in ours]
+        one = jax.eval_shape(functools.partial(_join, group), ours)
         for layer in layers:
             yield _Tensor(
                 prefix + theirs.format(layer),
                 one.shape,
                 np.dtype(one.dtype),
-                lambda g=group, k=names, n=layer: _join(g, held(k), n),
+                lambda g=group, k=names, n=layer: _join(g, held(k, n)),
             )
 
 
-def _join(group: list[Row], arrays: Sequence[Any], layer: int | None) -> Any:
-    """Joins the parameters that share a tensor of the exported model."""
-    ours = [array if layer is None else array[layer] for array in arrays]
+def _join(group: list[Row], ours: Sequence[Any]) -> Any:
+    """Joins the parameters, or the layers of them, that share a tensor of the exported model."""
     parts = [row.form.to_theirs(array) for row, array in zip(group, ours, strict=True)]
     return parts[0] if len(parts) == 1 else parts[0].__array_namespace__().concat(parts, axis=group[0].axis)
 

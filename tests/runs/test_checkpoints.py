@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from flax.traverse_util import flatten_dict
 
 import sail_jax
 from sail_jax.cli import main
@@ -153,3 +154,35 @@ def test_the_verbs_take_the_step_and_name_what_is_damaged(run, tmp_path, capsys)
         errors = capsys.readouterr().err
         assert "no checkpoint that is whole" in errors and "Traceback" not in errors
         assert not (tmp_path / "embeddings").exists() and not (tmp_path / "export").exists()
+
+
+@pytest.mark.parametrize("axis", [None, 0, 2])
+@pytest.mark.parametrize("large", [1 << 10, 1 << 30])
+def test_layers_are_read_by_themselves_where_they_are_large(tmp_path, monkeypatch, axis, large):
+    """As far as the parameter is stored by layer; else all layers that are stored together, as in older checkpoints."""
+    monkeypatch.setattr(checkpoints_lib, "_LARGE", large)
+    kernel = jnp.arange(6 * 16 * 24, dtype=jnp.float32).reshape(6, 16, 24)
+    if axis is not None:
+        spec = [None] * 3
+        spec[axis] = "x"
+        mesh = jax.sharding.Mesh(jax.devices()[:2], "x")
+        kernel = jax.device_put(kernel, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec)))
+    tree = {"model": {"llm": {"layers": {"kernel": kernel}, "embedding": jnp.ones((99, 7)), "scale": jnp.float32(2)}}}
+    run = RunDirectory(tmp_path / "run")
+    checkpoints = Checkpoints(run)
+    checkpoints.save(1, tree, {})
+    checkpoints.close()
+    checkpoints = Checkpoints(run, saves=False)
+    read = checkpoints.reader(tree)
+    together = 1 if large == 1 << 10 else {None: 6, 0: 3, 2: 6}[axis]
+    for layer in range(6):
+        first, layers = read("model", "llm/layers/kernel", layer)
+        assert (first, len(layers)) == (layer // together * together, together)
+        np.testing.assert_array_equal(layers, kernel[first : first + together])
+    for path, leaf in flatten_dict(tree["model"], sep="/").items():
+        first, whole = read("model", path)
+        assert first == 0 and whole.dtype == leaf.dtype
+        np.testing.assert_array_equal(whole, leaf)
+    on_one = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, tree))
+    jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(on_one)[0], tree)
+    checkpoints.close()
