@@ -24,6 +24,7 @@ from sail_jax.sweeps.expand import Member
 from sail_jax.sweeps.folder import Record
 from sail_jax.training.optimizer import make_schedule
 from sail_jax.training.stages import plan, without_mined
+from sail_jax.training.trackers.of_run import require_trackers
 
 # Groups and settings that no compiled train step depends on: numbers that it takes as data, and other commands' own.
 _NOT_IN_PROGRAM = (
@@ -121,6 +122,7 @@ def _open(config: Config, metric: str) -> None:
         size = stage.config.data.batch_size
         BatchSource(without_mined(stage).config, HostShare(0, size, 1), begin=stage.begin, drawn=stage.drawn)
     check_baselines(config)
+    require_trackers(config.train.trackers)
     tasks = load_tasks(config, open_store(config))
     if metric and metric.partition("/")[0] not in tasks:
         raise SailError(

@@ -1,6 +1,7 @@
 """Sweeps from the command line: what is checked, run, extended, refused, watched and mended."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import re
@@ -89,6 +90,20 @@ def test_a_dry_run_shows_the_members_and_writes_nothing(write, tmp_path, capsys)
 def test_members_that_cannot_run_are_refused_before_anything_starts(axes, others, said, write, tmp_path, capsys):
     assert main(write(axes, **others)) == 2
     assert said in capsys.readouterr().err and not (tmp_path / "sweep").exists()
+
+
+def test_a_member_whose_tracker_is_missing_is_refused(write, tmp_path, monkeypatch, capsys):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *of: None if name == "trackio" else find(name, *of))
+    assert main(write("grid('train.trackers', [(), ('trackio',)])")) == 2
+    said = capsys.readouterr().err
+    assert "trackers=trackio,seed=0 is refused: The tracker trackio of config.train is not installed: pip" in said
+
+
+def test_a_sweep_is_a_group_in_the_trackers(write, untrained, tmp_path):
+    assert main(write()) == 0
+    config = config_lib.load(SweepFolder(tmp_path / "sweep").config("peak=0.001,seed=0"))
+    assert (config.train.tracker_group, config.train.tracker_name) == ("rates", "")
 
 
 def test_members_that_do_not_fit_are_refused_once_per_program(write, tmp_path, monkeypatch, capsys):
