@@ -1,5 +1,6 @@
 """Trackers: real ones offline, lines that each gets once, and ones that fail, hang or are missing."""
 
+import importlib.util
 import json
 import struct
 import threading
@@ -146,9 +147,13 @@ def test_a_tracker_that_hangs_is_left_behind(capfd):
 
 
 def test_a_missing_package_is_named_with_the_remedy(monkeypatch, tmp_path):
-    monkeypatch.setattr(of_run.importlib.util, "find_spec", lambda name: None if name == "trackio" else name)
-    require_trackers(("wandb", "mlflow"))
-    config = config_lib.load("glyphs", ["train.trackers=('wandb', 'trackio')"])
+    (tmp_path / "only_a_folder").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SailError, match="The tracker only_a_folder of .* is not installed"):
+        require_trackers(("json", "only_a_folder"))
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *of: None if name == "trackio" else find(name, *of))
+    config = config_lib.load("glyphs", ["train.trackers=('trackio',)"])
     with pytest.raises(SailError, match=r"^The tracker trackio of .* pip install 'sail_jax\[trackio\]'\.$"):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

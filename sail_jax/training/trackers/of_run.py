@@ -26,7 +26,8 @@ def require_trackers(names: Sequence[str]) -> None:
         SailError: one is not.
     """
     for name in names:
-        if importlib.util.find_spec(name) is None:
+        # A folder that only has the name, such as the wandb/ that W&B makes, has no origin.
+        if getattr(importlib.util.find_spec(name), "origin", None) is None:
             raise SailError(f"The tracker {name} of config.train is not installed: pip install 'sail_jax[{name}]'.")
 
 
