@@ -362,6 +362,17 @@ def test_texts_with_labels_in_two_files(folder, capsys):
     assert counts(config, folder).items == 40
 
 
+def test_names_that_are_no_names_of_python(folder, capsys):
+    column = 'a "title"\n\\ of\rit'
+    write_csv(folder / "items.csv", [{"id": n, column: name} for n, name in enumerate(NAMES)])
+    for name in ("class", "values", "same", "a/pairs", "b/pairs"):
+        write_csv(folder / f"{name}.csv", [{"x_id": n, "y_id": n + 1, "a\nb": 0} for n in range(30)])
+    config, text, _ = init(folder, capsys)
+    assert config.ingest.source.text == {"title": column}
+    assert set(config.ingest.tables) == {"pairs_1", "pairs_2", "table_class", "table_same"}
+    assert all(line.strip().startswith(("config", "#", "return")) for line in text.splitlines()[6:])
+
+
 def test_long_texts_odd_names_and_no_line_of_names(folder, capsys):
     rows = [{"id": n, "body": "word " * 400 + ".jpg", 'the "headline"': name} for n, name in enumerate(NAMES)]
     write_jsonl(folder / "x.jsonl", rows)

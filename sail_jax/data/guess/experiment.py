@@ -1,6 +1,7 @@
 """Writes what a folder is taken for as an experiment of at most 20 lines over a preset."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +31,11 @@ class _Line(NamedTuple):
     comment: str = ""
     entries: Mapping[str, Any] = {}
 
+    @property
+    def remark(self) -> str:
+        """Returns the comment in one line, whatever the names in it hold."""
+        return " ".join("".join(c if c.isprintable() else " " for c in self.comment).split())
+
     def __str__(self) -> str:
         if len(self.entries) == 1:
             ((name, value),) = self.entries.items()
@@ -55,13 +61,14 @@ def experiment_text(plan: Plan, preset: str, folder: Path, batch: int = _BATCH) 
     body = []
     for line in lines:
         code = f"    {line}"
-        trailing = f"{code}  # {line.comment}"
-        if line.comment and len(trailing) > _WIDTH and room > 0:
-            body.append(_cut(f"    # {line.comment}"))
+        trailing = f"{code}  # {line.remark}"
+        if line.remark and len(trailing) > _WIDTH and room > 0:
+            body.append(_cut(f"    # {line.remark}"))
             room -= 1
             trailing = code
-        body.append(_cut(trailing) if line.comment and len(code) + 20 < _WIDTH else code)
-    head = [f'"""What `sail-jax init` took {folder.absolute().name} for; change it as you like."""']
+        body.append(_cut(trailing) if line.remark and len(code) + 20 < _WIDTH else code)
+    name = re.sub(r"[^\w .-]", "_", folder.absolute().name)
+    head = [f'"""What `sail-jax init` took {name} for; change it as you like."""']
     head += ["from pathlib import Path"] * beside
     head += ["from sail_jax.config import preset", "", "", "def get_config():", f'    config = preset("{preset}")']
     return "\n".join([*head, *body, "    return config"]) + "\n"
@@ -96,13 +103,13 @@ def _quoted(value: Any) -> str:
         return "{" + ", ".join(f"{_quoted(name)}: {_quoted(entry)}" for name, entry in value.items()) + "}"
     if isinstance(value, tuple):
         return f"({', '.join(map(_quoted, value))}{',' * (len(value) == 1)})"
-    if isinstance(value, str) and not isinstance(value, _Code) and '"' not in value and "\\" not in value:
+    if isinstance(value, str) and not isinstance(value, _Code) and value.isprintable() and not {*'"\\'} & {*value}:
         return f'"{value}"'
     return repr(value)
 
 
 def _ingest(plan: Plan, beside: bool) -> Iterator[_Line]:
-    path = _Code(f'str(Path(__file__).with_name("{Path(plan.items).name}"))') if beside else plan.items
+    path = _Code(f"str(Path(__file__).with_name({_quoted(Path(plan.items).name)}))") if beside else plan.items
     own = {finding.column: finding for finding in plan.findings if finding.table == Path(plan.items).name}
     told = [f"{column}: {own[column].why}" for column in _columns(plan) if column in own]
     others = [f"or {f.column} is {f.other}" for f in plan.findings if f.other]

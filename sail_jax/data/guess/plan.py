@@ -1,10 +1,14 @@
 """Says what the tables of a folder are for: items, pairs, queries, logs, vectors."""
 
+import collections
 import dataclasses
+import keyword
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import ml_collections
 
 from sail_jax.data.guess.copies import ID, Source, copy_arrow, copy_files, copy_table, copy_tars
 from sail_jax.data.guess.inventory import Inventory, take_inventory
@@ -352,6 +356,10 @@ class _Planner:
                 references.append(reference)
             else:
                 self._notes.append(f"{table.path} is left out: it has ids of items, but neither pairs nor queries.")
+        names = collections.Counter(reference.name for reference in references)
+        for number, reference in enumerate(references):
+            if names[reference.name] > 1:
+                references[number] = reference._replace(name=f"{reference.name}_{number + 1}")
         for reference in references[_REFERENCES:]:
             self._notes.append(f"{reference.settings['path']} is left out, to keep the config short: add it there.")
         return tuple(references[:_REFERENCES]), logs, vectors
@@ -492,4 +500,5 @@ def _sides(refers: list[str]) -> tuple[str, str]:
 def _name(path: str) -> str:
     """Returns a name for the config of a table's path."""
     name = re.sub(r"\W+", "_", Path(path).stem).strip("_").lower() or "table"
-    return name if name.isidentifier() else f"table_{name}"
+    taken = keyword.iskeyword(name) or hasattr(ml_collections.ConfigDict, name) or name == "same"
+    return f"table_{name}" if taken or not name.isidentifier() else name

@@ -24,7 +24,6 @@ HINTS = {
     "id": ("id", "ids", "key", "uid", "uuid", "asin", "sku", "isbn", "url_id"),
     "user": ("user", "users", "member", "customer", "visitor", "session", "reviewer", "account", "userid"),
     "time": ("time", "timestamp", "date", "datetime", "created", "published", "updated", "ts", "when"),
-    "split": ("split", "fold", "subset", "partition", "set"),
     "language": ("language", "lang", "locale"),
     "score": ("score", "similarity", "rating", "relevance", "grade", "weight", "stars", "sim"),
     "flag": ("like", "liked", "click", "clicked", "finish", "finished", "share", "shared", "follow", "bought", "saved"),
@@ -209,7 +208,13 @@ def _vector(column: Column) -> Reading | None:
 
 
 def _user(column: Column) -> Reading | None:
-    return Reading("user", 0.98, "its name says so") if column.named("user") else None
+    if not column.named("user") or _mean_words(column.cells) > 2:
+        return None
+    return Reading("user", 1.0, "its name says so")
+
+
+def _mean_words(cells: Sequence[Any]) -> float:
+    return sum(len(str(cell).split()) for cell in cells) / len(cells)
 
 
 def _id(column: Column) -> Reading | None:
@@ -217,7 +222,12 @@ def _id(column: Column) -> Reading | None:
     unfit = any(len(text) > 128 or "\n" in text for text in texts) or len(texts) < column.rows
     numbers = _numbers(column.cells)
     fractions = numbers is not None and any(number != round(number) for number in numbers)
-    if unfit or fractions or not all(isinstance(cell, str | int | float) for cell in column.cells):
+    if (
+        column.named("user")
+        or unfit
+        or fractions
+        or not all(isinstance(cell, str | int | float) for cell in column.cells)
+    ):
         return None
     if len(set(texts)) < len(texts):
         return None
@@ -251,7 +261,7 @@ def _tags(column: Column) -> Reading | None:
     if lists or barred:
         return Reading("tags", 0.95, "lists of words" if lists else "words separated by |")
     if named and all(isinstance(cell, str) for cell in column.cells):
-        return Reading("tags", 0.9, "its name says so")
+        return Reading("tags", 0.96, "its name says so")
     return None
 
 
@@ -270,8 +280,8 @@ def _text(column: Column) -> Reading | None:
     texts = [cell for cell in column.cells if isinstance(cell, str)]
     if len(texts) < len(column.cells) or not any(re.search(r"[^\W\d_]", text) for text in texts):
         return None
-    named = bool(set(words_of(column.name)) & set(_TEXT_NAMES))
-    words = sum(len(text.split()) for text in texts) / len(texts)
+    named = bool(set(words_of(column.name)) & set(_TEXT_NAMES)) and not column.named("user")
+    words = _mean_words(texts)
     reason = f"text of {words:.0f} words on average" if words >= 1.5 else "single words"
     return Reading("text", 0.92 if named else 0.8 if words >= 2 else 0.4, reason + ", and so named" * named)
 
