@@ -362,6 +362,21 @@ def test_texts_with_labels_in_two_files(folder, capsys):
     assert counts(config, folder).items == 40
 
 
+def test_ids_that_repeat(folder, capsys, monkeypatch):
+    """As in tables with a row for each caption of a picture; a question about a column of such a table comes once."""
+    kinds = ["toy car", "real house", "old tree"]
+    rows = [{"item_id": n // 2, "caption": name, "sort": kinds[n % 3], "text": "x y"} for n, name in enumerate(NAMES)]
+    write_csv(folder / "captions.csv", rows)
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda prompt: asked.append(prompt) or "2")
+    output = folder.parent / "mine.py"
+    assert main(["init", str(folder), "--output", str(output)]) == 0
+    assert len(asked) == 1 and "rows numbered as row_id" in capsys.readouterr().out
+    config = config_lib.load(output, ["ingest.tokenizer_vocab=0"])
+    assert (config.ingest.source.id, config.ingest.source.labels) == ("row_id", "sort")
+    assert counts(config, folder).items == 40
+
+
 def test_names_that_are_no_names_of_python(folder, capsys):
     column = 'a "title"\n\\ of\rit'
     write_csv(folder / "items.csv", [{"id": n, column: name} for n, name in enumerate(NAMES)])

@@ -192,7 +192,7 @@ def copy_arrow(found: Inventory, target: Path) -> Path:
         SailError: a file cannot be read.
     """
     path = target.with_name(f"{target.name}.parquet")
-    batches = _numbered(itertools.chain.from_iterable(_batches(found.folder / name) for name in found.arrows))
+    batches = _numbered(itertools.chain.from_iterable(_batches(found.folder / name) for name in found.arrows), ID)
     _write_batches(batches, path)
     return path
 
@@ -226,13 +226,13 @@ def _named_labels(batch: pa.RecordBatch, labels: Mapping[str, Sequence[str]]) ->
     return batch
 
 
-def _numbered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Yields batches with a column of running numbers, unless they have ids."""
+def _numbered(batches: Iterable[pa.RecordBatch], column: str) -> Iterator[pa.RecordBatch]:
+    """Yields batches with a column of running numbers, unless they have such a column."""
     start = 0
     for batch in batches:
-        if ID not in batch.schema.names:
+        if column not in batch.schema.names:
             numbers = pa.array(map(str, range(start, start + len(batch))), pa.string())
-            batch = batch.append_column(ID, numbers)
+            batch = batch.append_column(column, numbers)
         start += len(batch)
         yield batch.replace_schema_metadata(None)
 
@@ -249,13 +249,13 @@ def _write_batches(batches: Iterator[pa.RecordBatch], path: Path) -> None:
 # --------------------------------------------------------------------------------------------------------------- tables
 
 
-def copy_table(sources: Sequence[Source], media: Sequence[str], number: bool, target: Path) -> Path:
+def copy_table(sources: Sequence[Source], media: Sequence[str], number: str, target: Path) -> Path:
     """Writes tables again, with their rows numbered, or paths of media from the folder of data on.
 
     Args:
         sources: the tables, which have the same columns.
         media: the columns that name media files.
-        number: whether a column of running numbers is added as `item_id`.
+        number: name of a column of running numbers that is added; empty for none.
         target: the path that is written, without its suffix.
 
     Returns:
@@ -264,14 +264,14 @@ def copy_table(sources: Sequence[Source], media: Sequence[str], number: bool, ta
     if sources[0].file.suffix.lower() == ".parquet":
         path = target.with_name(f"{target.name}.parquet")
         batches = itertools.chain.from_iterable(_parquet(source, media) for source in sources)
-        _write_batches(_numbered(batches) if number else batches, path)
+        _write_batches(_numbered(batches, number) if number else batches, path)
         return path
     path = target.with_name(f"{target.name}.jsonl")
     with partial_file(path) as partial, partial.open("w", encoding="utf-8") as stream:
         rows = ((source, cells) for source in sources for cells in head_of(source.file)[1])
         for position, (source, cells) in enumerate(rows):
             placed = {name: _placed(cells[name], source.prefix) for name in media if cells.get(name)}
-            row = ({ID: str(position)} if number else {}) | dict(cells) | placed
+            row = ({number: str(position)} if number else {}) | dict(cells) | placed
             stream.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
     return path
 

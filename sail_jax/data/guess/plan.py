@@ -126,6 +126,7 @@ def understand(folder: Path, target: Path, choose: Choose) -> Plan:
 
 def _understand(found: Inventory, beside: Path, choose: Choose) -> Plan:
     notes: list[str] = []
+    choose = _asked_once(choose)
     tables = read_tables(found, choose) if found.tables and not found.arrows else []
     if not any(map(_worth, tables)):
         tables = [_copied(found, beside, choose, notes), *tables]
@@ -133,6 +134,19 @@ def _understand(found: Inventory, beside: Path, choose: Choose) -> Plan:
     others = [table for table in tables if table is not items]
     items, others = _readable(found, items, others, beside, choose, notes)
     return _Planner(found, items, others, notes).plan()
+
+
+def _asked_once(choose: Choose) -> Choose:
+    """Returns the same choice, which is made once for the column of a table and of its copy."""
+    made: dict[tuple[str, tuple[str, ...]], Reading] = {}
+
+    def choose_once(table: str, column: str, readings: Sequence[Reading], samples: Sequence[str]) -> Reading:
+        key = column, tuple(samples)
+        if key not in made:
+            made[key] = choose(table, column, readings, samples)
+        return next((reading for reading in readings if reading.kind == made[key].kind), made[key])
+
+    return choose_once
 
 
 def _worth(table: ReadTable) -> float:
@@ -165,15 +179,16 @@ def _readable(
     """Writes the table of items again where it has no ids, or its media are not relative to the folder of data."""
     same = [table for table in others if set(table.sample.columns) == set(items.sample.columns)]
     media = [name for name in items.columns(*_MEDIA) if _holds_paths(items, name)]
-    number = not _id_column(items) or _ids_repeat([items, *same])
+    number = ""
+    if not _id_column(items) or _ids_repeat([items, *same]):
+        number = next(name for name in (ID, "row_id", "sail_row_id") if name not in items.sample.columns)
     if not (number or same or (items.prefix and media)):
         return items, others
     tables = [items, *same]
     sources = [Source(file, table.prefix) for table in tables for file in table.parts]
-    number = number and ID not in items.sample.columns
     path = copy_table(sources, media, number, beside)
     why = [f"of {' and '.join(table.path for table in tables)}"]
-    why += ["with the rows numbered as item_id, as no column has ids"] if number else []
+    why += [f"with the rows numbered as {number}, as no column has an id of each row"] if number else []
     why += [f"with paths of media from {found.folder} on"] if any(table.prefix for table in tables) else []
     notes.append(f"{path} was written: a copy {', '.join(why)}.")
     return read_table(found, str(path.absolute()), [path], choose), [t for t in others if t not in same]
@@ -187,7 +202,8 @@ def _holds_paths(table: ReadTable, column: str) -> bool:
 def _id_column(table: ReadTable) -> str:
     """Returns the column of ids: one that says so, else a column of media whose files all differ."""
     if found := table.best("id"):
-        return ID if ID in table.columns("id") else found
+        added = [name for name in (ID, "row_id", "sail_row_id") if name in table.columns("id")]
+        return (*added, found)[0]
     for name in [*table.columns(*_MEDIA), *table.columns("lost")]:
         cells = table.sample.values(name)
         if len(set(map(str, cells))) == len(table.sample.rows) and isinstance(cells[0], str):
