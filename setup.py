@@ -49,6 +49,8 @@ setup(
         "pyarrow>=16",
         "polars>=1.30,<3",
         "pyyaml>=6",
+        "ibis-framework[duckdb]>=12,<13",
+        "duckdb>=2,<3",
         "pillow>=11",
         "simplejpeg>=1.9",
         "av>=18",
@@ -70,6 +72,7 @@ setup(
         "s3": ["s3fs>=2024.6"],
         "gcs": ["gcsfs>=2024.6"],
         "slurm": ["submitit>=1.5"],
+        "spark": ["ibis-framework[pyspark]>=12,<13", "pyspark>=4.0,<4.1"],
         "mteb": ["mteb>=2.26", "sentence-transformers>=6"],
         "wandb": ["wandb>=0.19"],
         "mlflow": ["mlflow-skinny>=3", "sqlalchemy>=2", "alembic>=1.13"],  # the last two for its default store, SQLite

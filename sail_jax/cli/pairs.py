@@ -30,15 +30,26 @@ def add_verb(verbs: Any) -> None:
     )
     add_folders(sub, "; the page of examples shows their pictures")
     sub.add_argument("--only", default="", help=f"builders to run, separated by commas: {', '.join(_BUILDERS)} (all)")
+    sub.add_argument(
+        "--engine",
+        default="duckdb",
+        choices=("duckdb", "spark"),
+        help="what runs the rules, with the same tables; spark needs the extra of that name (%(default)s)",
+    )
+    sub.add_argument("--dry-run", action="store_true", help="print the SQL of each builder, and write nothing")
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> None:
     """Builds the tables, and prints their row counts."""
-    from sail_jax.logs.pairs.build import SAMPLE_PAGE, SUMMARY, build_pairs
+    from sail_jax.logs.pairs.build import SAMPLE_PAGE, SUMMARY, build_pairs, sql_of_builders
 
     config = config_lib.load(options.config, overrides)
     only = [name.strip() for name in options.only.split(",") if name.strip()]
-    summary = build_pairs(config, options.source, options.output, only, open_store_of(options))
+    if options.dry_run:
+        for name, sql in sql_of_builders(config, options.source, only, options.engine).items():
+            print(f"-- {name}\n{sql};\n")
+        return
+    summary = build_pairs(config, options.source, options.output, only, open_store_of(options), options.engine)
     table = Table("table", "rows read", "candidates", "train", "test", "distinct items", title="Pairs")
     for name, counts in summary["builders"].items():
         keys = ("rows_read", "candidates", "train", "test", "distinct_items")

@@ -182,7 +182,7 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
     path = _find(path)
     if path.suffix == ".json":
         try:
-            return _placed(json.loads(path.read_text()), path)
+            return _placed(_without_forgotten(json.loads(path.read_text())), path)
         except (ValueError, RecursionError) as error:
             raise SailError(f"{path} is not valid JSON ({error}). Repair it, or name the experiment file.") from error
     config = call_in_file(path, "get_config")
@@ -206,6 +206,13 @@ def call_in_file(path: pathlib.Path, function: str) -> Any:
         return getattr(module, function)() if hasattr(module, function) else None
     except Exception as error:  # the file is the user's code, and may raise anything
         raise SailError(_failure(error, path)) from error
+
+
+def _without_forgotten(values: Any) -> Any:
+    """Returns saved settings without those of earlier versions that decided no result, and are gone."""
+    if isinstance(values, dict) and isinstance(values.get("builders"), dict):
+        values["builders"].pop("partition_rows", None)
+    return values
 
 
 def _placed(values: Any, path: pathlib.Path) -> Any:

@@ -139,9 +139,6 @@ class LabelPairsConfig:
 class BuildersConfig:
     """Settings of the pair tables built from logs (arXiv 2510.12709, sec. 3.1.1, table 1)."""
 
-    partition_rows: int = setting(
-        4_000_000, "approximate number of rows in memory at a time; it does not change the results", low=1000
-    )
     sheet_pairs: int = setting(8, "number of pairs of each table shown on the contact sheet", low=0)
     copair: CopairConfig = section(CopairConfig, "i2i: co-consumption")
     search: SearchPairsConfig = section(SearchPairsConfig, "i2i: clicked for the same query")

@@ -80,6 +80,18 @@ class ItemLogConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class EngineConfig:
+    """Settings of the engines that build pair tables; they change no table."""
+
+    threads: int = setting(0, "threads of DuckDB; 0 for one per core", low=0)
+    memory_limit: str = setting(
+        "4GB", "memory of DuckDB, beyond which it spills to the scratch folder; empty for 80 % of the machine's"
+    )
+    spark_master: str = setting("local[*]", "where Spark runs: local[*], yarn, k8s://..., spark://...")
+    spark_options: dict[str, str] = setting({}, "name -> value of further settings of the Spark session")
+
+
+@dataclasses.dataclass(frozen=True)
 class LogsConfig:
     """Settings of the logs and item tables of a recommender (arXiv 2510.12709, sec. 3.2.2 and 3.3.5)."""
 
@@ -96,6 +108,7 @@ class LogsConfig:
         {}, "name -> Parquet of `item_id` and `vector`, a recommender's ID embedding, or a folder of its parts"
     )
     time_unit: str = setting("s", "unit of the times that are numbers", choices=("s", "ms", "us"))
+    engine: EngineConfig = section(EngineConfig, "the engine of `pairs`", may_change=True)
     test_share: float = setting(
         0.1,
         "share of the time span, at its end, whose events form the test split; no pair or training sequence spans both",

@@ -70,5 +70,6 @@ def build_identity(
     found = itertools.chain.from_iterable(sorted(path.glob("*")) if path.is_dir() else [path] for path in named)
     files = {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in found if file.is_file()}
     settings = {"logs": to_dict(config.logs), group: to_dict(getattr(config, group))}
+    del settings["logs"]["engine"]  # the tables are the same with each, and more memory may be why a build goes on
     items = None if store is None else [str(Path(store.path).absolute()), len(store)]
     return {"seed": config.seed, "files": files, "items": items, "polars": pl.__version__} | settings

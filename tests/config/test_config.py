@@ -186,6 +186,7 @@ MAY_CHANGE = (
     "data.workers",
     "eval.*",
     "ingest.*",
+    "logs.engine.*",
     "mesh.*",
     "model.media_chunk",
     "model.perceiver.attention_block",

@@ -57,10 +57,12 @@ def searches(rows: list[tuple[str, str, int, bool]]) -> dict[str, list]:
     return {"user_id": users, "query": query, "item_id": item, "timestamp": time, "clicked": clicked}
 
 
-def build(source: Path, settings: Config, *only: str, store=None, output: Path | None = None) -> tuple[dict, dict]:
+def build(
+    source: Path, settings: Config, *only: str, store=None, output: Path | None = None, engine: str = "duckdb"
+) -> tuple[dict, dict]:
     """Builds; returns table -> split -> list of (query id or text, target, score), and what pairs.json holds."""
     output = output or source / "tables"
-    build_pairs(settings, source, output, only, store)
+    build_pairs(settings, source, output, only, store, engine)
     summary = json.loads((output / "pairs.json").read_text())
     tables = {name: read(output / f"{name}.parquet") for name in summary["builders"]}
     return tables, summary["builders"]

@@ -1,13 +1,36 @@
-"""The builders give the rows and the counts that stand in the golden tables."""
+"""The builders give the rows and the counts that stand in the golden tables, on each engine."""
+
+import importlib.util
+import shutil
 
 import golden_tables
 import pytest
 import small_logs as logs
+from small_logs import with_logs
+
+from sail_jax.config.logs import EngineConfig
 
 
 @pytest.mark.parametrize("case", golden_tables.CASES)
 def test_rows_and_counts_are_the_golden_ones(tmp_path, case):
     tables, summary = logs.build(tmp_path, golden_tables.make_logs(case, tmp_path))
     rows, counts = golden_tables.read_golden(case)
+    assert golden_tables.counts_of(summary) == counts
+    assert golden_tables.rows_of(tables) == rows
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("pyspark") is None, reason="PySpark is not installed: sail_jax[spark]")
+@pytest.mark.skipif(
+    shutil.which("java") is None, reason="there is no Java, which Spark needs: apt-get install openjdk-17-jre"
+)
+def test_spark_gives_the_same_rows_and_counts(tmp_path):
+    """All ten builders, where every limit cuts and every tie is drawn."""
+    settings = golden_tables.make_logs("drawn_capped", tmp_path)
+    # Spark makes 200 tasks of every join by default, which is minutes on so few rows.
+    few = {"spark.sql.shuffle.partitions": "2", "spark.default.parallelism": "2", "spark.ui.enabled": "false"}
+    spark = EngineConfig(spark_master="local[2]", spark_options=few)
+    tables, summary = logs.build(tmp_path, with_logs(settings, engine=spark), engine="spark")
+    rows, counts = golden_tables.read_golden("drawn_capped")
     assert golden_tables.counts_of(summary) == counts
     assert golden_tables.rows_of(tables) == rows

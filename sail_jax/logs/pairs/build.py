@@ -7,64 +7,54 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import polars as pl
+import ibis
+import pyarrow as pa
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from sail_jax.buckets import fetch
 from sail_jax.config import Config
 from sail_jax.config.schema import nearest, to_dict
 from sail_jax.data.store import ItemStore
+from sail_jax.data.tables import SCHEMA, write_pair_columns
 from sail_jax.errors import SailError
 from sail_jax.files import commit_json
+from sail_jax.logs.engine import Engine
+from sail_jax.logs.engines import open_engine
 from sail_jax.logs.finished import Finished, build_identity
 from sail_jax.logs.log_files import readable_rows
 from sail_jax.logs.pairs import attributes, consumption, searches, vectors
-from sail_jax.logs.pairs.catalogue import Catalogue, build_catalogue
-from sail_jax.logs.pairs.context import BuildContext
+from sail_jax.logs.pairs.canonical import SCANS
+from sail_jax.logs.pairs.inputs import count_items, open_tables, unbound_tables, write_near
+from sail_jax.logs.pairs.rules import Logs, Made
 from sail_jax.logs.pairs.sample_page import write_sample_page
-from sail_jax.logs.reader import (
-    check_times,
-    cut_time,
-    has_log,
-    passed_over_beside,
-    scan_events,
-    scan_hashtags,
-    scan_items,
-    scan_live,
-    scan_results,
-)
+from sail_jax.logs.reader import check_times, count_rows, cut_time, has_log, passed_over_beside
 from sail_jax.logs.scratch import scratch_folder
-from sail_jax.logs.vector_files import scan_vector_ids
 from sail_jax.progress import Progress
 
 SUMMARY, SAMPLE_PAGE = "pairs.json", "pairs.html"
-_SCRATCH, _FINISHED = ".pairs.spool", ".pairs.finished.json"
-# Builder -> the function that writes its table, and the log that it reads.
-BUILDERS: dict[str, tuple[Callable[[BuildContext, Path], dict[str, int]], str]] = {
-    "copair": (consumption.build_copair, "events"),
-    "search": (searches.build_search, "searches"),
-    "live": (consumption.build_live, "live"),
-    "summary": (attributes.build_summary, "catalogue"),
-    "hashtag": (attributes.build_hashtag, "hashtags"),
-    "rsdf": (vectors.build_rsdf, "dense_features"),
-    "id": (vectors.build_id, "id_embeddings"),
-    "q2i_search": (searches.build_q2i_search, "searches"),
-    "q2i_score": (searches.build_q2i_score, "searches"),
-    "cls": (attributes.build_cls, "catalogue"),
-}
-# Builders whose pairs belong to the split in which both items were published.
-_BY_PUBLICATION = {"summary", "rsdf", "id", "cls"}
-_SCANS = {
-    "events": scan_events,
-    "searches": scan_results,
-    "live": scan_live,
-    "hashtags": scan_hashtags,
-    "catalogue": scan_items,
+_SCRATCH, _FINISHED = ".pairs.scratch", ".pairs.finished.json"
+# Builder -> its rule, and what it reads: a log or vectors.
+BUILDERS: dict[str, tuple[Callable[[Logs], Made], str]] = {
+    "copair": (consumption.copair, "events"),
+    "search": (searches.search, "searches"),
+    "live": (consumption.live, "live"),
+    "summary": (attributes.summary, "catalogue"),
+    "hashtag": (attributes.hashtag, "hashtags"),
+    "rsdf": (vectors.rsdf, "dense_features"),
+    "id": (vectors.id_pairs, "id_embeddings"),
+    "q2i_search": (searches.q2i_search, "searches"),
+    "q2i_score": (searches.q2i_score, "searches"),
+    "cls": (attributes.cls, "catalogue"),
 }
 
 
 def build_pairs(
-    config: Config, source: Path, output: Path, only: Sequence[str] = (), store: ItemStore | None = None
+    config: Config,
+    source: Path,
+    output: Path,
+    only: Sequence[str] = (),
+    store: ItemStore | None = None,
+    engine: str = "duckdb",
 ) -> dict[str, Any]:
     """Writes a pair table per builder, `pairs.json` with counts and `pairs.html` with samples.
 
@@ -76,38 +66,97 @@ def build_pairs(
         output: the folder of the tables. Tables and counts of builders that do not run stay as they are.
         only: names of builders; empty for all builders whose log the settings name.
         store: restricts the items, and gives the sample page its pictures; None for all items and no pictures.
+        engine: one of `engines.ENGINES`; the tables are the same with each.
 
     Returns:
         The content of pairs.json.
 
     Raises:
-        SailError: a builder's name, a log, a column or a vector is wrong; or no log is configured.
+        SailError: a builder's name, a log, a column or a vector is wrong; no log is configured; or the engine is not
+            there, or stops.
     """
     chosen = _choose(config, only)
     output.mkdir(parents=True, exist_ok=True)
     fetch(output / SUMMARY)
     finished = Finished(output / _FINISHED, build_identity(config, source, store, "builders"))
-    with _progress(len(chosen)) as (show, done), scratch_folder(output / _SCRATCH) as scratch, readable_rows(source):
-        check_times(config, source, sorted({"events", *(BUILDERS[name][1] for name in chosen)} & _SCANS.keys()))
-        cut = cut_time(config, source)
-        show("items")
-        catalogue = _catalogue(config, source, chosen, cut, store)
-        build = BuildContext(config, source, scratch, catalogue, cut, show)
-        for name in chosen:
+    with (
+        _progress(len(chosen)) as (show, done),
+        scratch_folder(output / _SCRATCH) as scratch,
+        readable_rows(source),
+        open_engine(engine, config.logs.engine, scratch) as opened,
+    ):
+        cut = _checked_cut(config, source, chosen)
+        tables = open_tables(config, source, chosen, store, opened, scratch, show)
+        logs = Logs(config, cut, tables, opened.keep)
+        items = opened.values(count_items(logs, tables.keys() - {"store"}))
+        for name, log in chosen.items():
             show(name)
             table = output / f"{name}.parquet"
             if name not in finished.parts or not table.is_file():
-                counts = BUILDERS[name][0](build, table)
+                if log in SCANS:
+                    rows = {"rows_read": count_rows(config, source, log)}
+                else:
+                    rows = write_near(logs, source, log, opened, scratch, show)
+                show(name)
+                counts = rows | _write_table(BUILDERS[name][0](logs), rows["rows_read"], opened, table)
                 finished.add(name, counts | {"settings": to_dict(getattr(config.builders, name))})
             done()
     made = {name: finished.parts[name] for name in chosen}
-    summary = _summary(config, source, output, catalogue, cut, made)
+    summary = _summary(config, source, output, opened, cut, items, made)
     commit_json(output / SUMMARY, summary)
     finished.remove()
     write_sample_page(output, list(summary["builders"]), config.builders.sheet_pairs, store)
     if empty := [_why_empty(name, of) for name, of in made.items() if of["rows_read"] and not of["train"] + of["test"]]:
         raise SailError(f"{'; '.join(empty)}. All counts are in {output / SUMMARY}.")
     return summary
+
+
+def sql_of_builders(config: Config, source: Path, only: Sequence[str] = (), engine: str = "duckdb") -> dict[str, str]:
+    """Returns builder -> its rule as one query, over tables with the columns of `canonical.SCHEMAS`.
+
+    Args:
+        config: the experiment.
+        source: the folder of the logs, whose times give the cut.
+        only: names of builders; empty for all builders whose log the settings name.
+        engine: whose SQL it is: "duckdb", "spark", or another dialect that `ibis.to_sql` knows, such as "trino".
+
+    Raises:
+        SailError: as by `build_pairs`.
+    """
+    chosen = _choose(config, only)
+    logs = Logs(config, _checked_cut(config, source, chosen), unbound_tables(config, chosen), lambda table, _: table)
+    dialect = "databricks" if engine == "spark" else engine  # Ibis writes Spark's own dialect in a session alone
+    return {name: str(ibis.to_sql(BUILDERS[name][0](logs).rows, dialect=dialect)) for name in chosen}
+
+
+def _checked_cut(config: Config, source: Path, chosen: dict[str, str]) -> int:
+    check_times(config, source, sorted({"events", *chosen.values()} & SCANS.keys()))
+    return cut_time(config, source)
+
+
+def _write_table(made: Made, rows_read: int, engine: Engine, path: Path) -> dict[str, int]:
+    """Writes the pair table of a rule; returns its counts."""
+    found = {key: value for counts in made.counts for key, value in engine.values(counts).items()}
+    names = [name for name in SCHEMA.names if name in made.rows.columns]
+    rows = made.rows.select("test", *dict.fromkeys([*names, *made.order]))
+
+    def of_split(test: bool) -> Iterator[pa.Table]:
+        return engine.batches(rows.filter(rows.test == test).order_by(*made.order))
+
+    written = write_pair_columns(path, {"train": of_split(False), "test": of_split(True)})
+    return _dropped(found, rows_read, made.last_rule) | {"rows": sum(written.values())}
+
+
+def _dropped(found: dict[str, int], rows_read: int, last_rule: str) -> dict[str, int]:
+    """Turns what the rules left, in their order (see `Made.counts`), into what each of them dropped."""
+    counts, before = {}, rows_read
+    for name, value in found.items():
+        if name == "usable" or name.startswith("passed_"):
+            rule = "rows_unusable" if name == "usable" else name.removeprefix("passed_")
+            counts[f"dropped_{rule}"], before = before - value, value
+        else:
+            counts[name], before = value, value if name == "candidates" else before
+    return counts | {f"dropped_{last_rule}": before - counts["train"] - counts["test"]}
 
 
 def _why_empty(name: str, counts: dict[str, Any]) -> str:
@@ -118,7 +167,8 @@ def _why_empty(name: str, counts: dict[str, Any]) -> str:
     return f"{name}.parquet has no row: of {counts['rows_read']:,} rows read went {said or 'none'}; {settings}"
 
 
-def _choose(config: Config, only: Sequence[str]) -> list[str]:
+def _choose(config: Config, only: Sequence[str]) -> dict[str, str]:
+    """Returns builder -> what it reads, of the builders that run."""
     for name in only:
         if name not in BUILDERS:
             raise SailError(f"There is no builder {name!r}. Did you mean {nearest(name, BUILDERS)}?")
@@ -126,32 +176,25 @@ def _choose(config: Config, only: Sequence[str]) -> list[str]:
             raise SailError(
                 f"The builder {name!r} reads config.logs.{BUILDERS[name][1]}, which is empty: name the log there."
             )
-    chosen = [name for name, (_, log) in BUILDERS.items() if (name in only if only else _has_input(config, log))]
+    logs = {name: log for name, (_, log) in BUILDERS.items()}
+    chosen = {name: log for name, log in logs.items() if (name in only if only else _has_input(config, log))}
     if not chosen:
         raise SailError("config.logs names no log to build pairs from: set config.logs.events.path or another log.")
     return chosen
 
 
 def _has_input(config: Config, log: str) -> bool:
-    return bool(getattr(config.logs, log)) if log not in _SCANS else has_log(config, log)
-
-
-def _catalogue(config: Config, source: Path, chosen: list[str], cut: int, store: ItemStore | None) -> Catalogue:
-    """The items of the logs that the chosen builders read."""
-    read = {BUILDERS[name][1] for name in chosen}
-    frames = [scan(config, source) for log, scan in _SCANS.items() if log in read]
-    paths = {"config.logs.dense_features": config.logs.dense_features} if "dense_features" in read else {}
-    if "id_embeddings" in read:
-        paths |= {f"config.logs.id_embeddings.{name}": path for name, path in config.logs.id_embeddings.items()}
-    frames += [scan_vector_ids(source / path, setting) for setting, path in paths.items()]
-    published = None
-    if _BY_PUBLICATION & set(chosen) and has_log(config, "catalogue") and config.logs.catalogue.time:
-        published = scan_items(config, source).select("item", "time")
-    return build_catalogue(frames, published, cut, store)
+    return bool(getattr(config.logs, log)) if log not in SCANS else has_log(config, log)
 
 
 def _summary(
-    config: Config, source: Path, output: Path, catalogue: Catalogue, cut: int, counts: dict[str, dict]
+    config: Config,
+    source: Path,
+    output: Path,
+    engine: Engine,
+    cut: int,
+    items: dict[str, int],
+    counts: dict[str, dict],
 ) -> dict[str, Any]:
     builders = {}
     if (output / SUMMARY).is_file():
@@ -161,11 +204,10 @@ def _summary(
     until = datetime.datetime.fromtimestamp(cut, datetime.UTC).isoformat() if abs(cut) < 1 << 37 else ""
     return {
         "source": str(source),
-        "polars": pl.__version__,
+        "engine": {"name": engine.name, "version": engine.version},
         "seed": config.seed,
         "cut": {"test_share": config.logs.test_share, "last_second_of_train": cut, "date": until},
-        "items": len(catalogue),
-        "items_not_in_store": catalogue.left_out,
+        **items,
         "passed_over": passed_over_beside(config, source),
         "builders": {name: entry for name, entry in builders.items() if entry},
     }

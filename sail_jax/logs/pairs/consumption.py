@@ -1,104 +1,70 @@
-"""Builds i2i pairs from what users consumed: co-consumption of items and co-watch of live streams.
+"""Pairs of items that users consumed together: co-consumption of items and co-watch of live streams.
 
 An item counts once per user, at the first event that passes the threshold. Two items of a user are a pair if the second
-follows within the time window and among the next `neighbours` items, and both belong to the same split. Users are
-partitioned by a hash, so that one partition is in memory at a time.
+follows within the time window and among the next `neighbours` items, and both belong to the same split.
 
 The strength of a pair is its normalised pointwise mutual information (Bouma 2009, "Normalized (pointwise) mutual
 information in collocation extraction"), ln(p(a, b) / (p(a) p(b))) / -ln p(a, b), with probabilities over the users of
-its
-split: popular items that meet by chance score low.
+its split: popular items that meet by chance score low.
 """
 
-from pathlib import Path
+import ibis
+import ibis.expr.types as ir
 
-import polars as pl
-
-from sail_jax.logs.pairs.context import BuildContext, count, sink
-from sail_jax.logs.pairs.item_pairs import PairRules, write_item_pairs
-from sail_jax.logs.pairs.neighbours import neighbour_pairs
-from sail_jax.logs.reader import count_rows, scan_events, scan_live
+from sail_jax.logs.pairs.item_pairs import PairRules, item_pairs
+from sail_jax.logs.pairs.rules import Logs, Made, at_least, following
 
 
-def build_copair(build: BuildContext, output: Path) -> dict[str, int]:
-    """Writes the pairs of co-consumed items; returns counts."""
-    rules = build.config.builders.copair
-    events, enough = scan_events(build.config, build.source), pl.col("positives") >= rules.positives
-    return _co_occurrence(build, "copair", "events", events, enough, output, rules.new_test_pairs, rules.repeat)
+def copair(logs: Logs) -> Made:
+    """Returns the pairs of co-consumed items."""
+    rules, events = logs.config.builders.copair, logs.tables["events"]
+    enough = events.mutate(enough=events.positives >= rules.positives)
+    return _together(logs, "copair", enough, rules.new_test_pairs, rules.repeat)
 
 
-def build_live(build: BuildContext, output: Path) -> dict[str, int]:
-    """Writes the pairs of co-watched live streams; returns counts."""
-    rules = build.config.builders.live
-    visits, enough = scan_live(build.config, build.source), pl.col("seconds") >= rules.min_seconds
-    return _co_occurrence(build, "live", "live", visits, enough, output)
+def live(logs: Logs) -> Made:
+    """Returns the pairs of co-watched live streams."""
+    rules, visits = logs.config.builders.live, logs.tables["live"]
+    enough = visits.mutate(enough=at_least(visits.seconds, rules.min_seconds))
+    return _together(logs, "live", enough)
 
 
-def _co_occurrence(
-    build: BuildContext,
-    name: str,
-    log: str,
-    events: pl.LazyFrame,
-    enough: pl.Expr,
-    output: Path,
-    new_test_pairs: bool = True,
-    repeat: bool = False,
-) -> dict[str, int]:
-    rules = getattr(build.config.builders, name)
-    build.show(f"{name}: reading {getattr(build.config.logs, log).path}")
-    encoded = build.catalogue.encode(events.filter(enough).select(pl.col("user").hash(), "item", "time"))
-    folder = build.folder(name)
-    scan = pl.scan_parquet(sink(encoded, folder / "events.parquet"))
-    rows, complete = count_rows(build.config, build.source, log), count(events)
-    known = scan.filter(pl.col("item").is_not_null())
-    passed, usable = count(scan), count(known)
-    candidates, popularity = build.folder(f"{name}.candidates"), []
-    parts, users = build.parts(usable), {True: 0, False: 0}
-    for part in range(parts):
-        build.show(f"{name}: users, part {part + 1} of {parts}")
-        mine = known if parts == 1 else known.filter(pl.col("user") % parts == part)
-        first = (
-            mine.group_by("user", "item")
-            .agg(pl.col("time").min())
-            .with_columns(test=pl.col("time") > build.cut)
-            .collect(engine="streaming")
-            .sort("user", "time", "item")
-        )
-        pairs = neighbour_pairs(first, ["user"], rules.neighbours, rules.window_seconds)
-        pairs.write_parquet(candidates / f"{part}.parquet", compression="lz4")
-        popularity.append(first.group_by("item", "test").agg(users=pl.len()))
-        for test in users:
-            users[test] += first.filter(pl.col("test") == test)["user"].n_unique()
-    popular = pl.concat(popularity).group_by("item", "test").agg(pl.col("users").sum())
+def _together(logs: Logs, name: str, events: ir.Table, new_test_pairs: bool = True, repeat: bool = False) -> Made:
+    rules, events = getattr(logs.config.builders, name), logs.known(events)
+    usable = events.filter(events.enough & events.known)
+    first = usable.group_by("user", "item").agg(time=usable.time.min())
+    first = logs.keep(first.mutate(test=first.time > logs.cut), f"{name}.first")
+    candidates = following(first, ["user", "test"], ["time", "item"], rules.neighbours, rules.window_seconds)
+    counts = events.aggregate(
+        usable=events.count(),
+        passed_rows_below_threshold=events.enough.sum(),
+        passed_rows_not_in_store=(events.enough & events.known).sum(),
+    )
     thresholds = PairRules(
         min_support=rules.min_users,
         per_item=rules.per_item,
         min_strength=rules.min_npmi,
-        strength=lambda pairs: with_npmi(pairs, popular, users),
+        strength=lambda pairs: with_npmi(pairs, first),
         new_test_pairs=new_test_pairs,
         repeat=repeat,
     )
-    found = write_item_pairs(build, name, candidates, thresholds, output)
-    dropped = {"dropped_rows_unusable": rows - complete, "dropped_rows_below_threshold": complete - passed}
-    dropped |= {"dropped_rows_not_in_store": passed - usable}
-    return {"rows_read": rows, **dropped} | found
+    return item_pairs(logs, name, candidates, thresholds, (counts,))
 
 
-def with_npmi(pairs: pl.DataFrame, popular: pl.DataFrame, users: dict[bool, int]) -> pl.DataFrame:
+def with_npmi(pairs: ir.Table, first: ir.Table) -> ir.Table:
     """Adds the normalised pointwise mutual information of pairs as the column `strength` (Float32).
 
     Args:
-        pairs: a, b (UInt32), test (Boolean), n (UInt32, users who consumed both).
-        popular: item, test, users (users who consumed the item).
-        users: whether the split is test -> number of its users.
+        pairs: a, b, test, n (users who consumed both).
+        first: user, item, test: a row for each item of a user.
     """
-    both = pl.col("n") / pl.col("total")
-    information = (both * pl.col("total") / pl.col("users") * pl.col("total") / pl.col("users_b")).log()
-    return (
-        pairs.join(popular, left_on=["a", "test"], right_on=["item", "test"], how="left")
-        .join(popular, left_on=["b", "test"], right_on=["item", "test"], how="left", suffix="_b")
-        .with_columns(total=pl.when("test").then(users[True]).otherwise(users[False]))
-        # A pair that all users share has probability 1: its information is 0, and the limit of its NPMI is 1.
-        .with_columns(strength=pl.when(both >= 1).then(1.0).otherwise(information / -both.log()).cast(pl.Float32))
-        .select("a", "b", "test", "n", "strength")
-    )
+    popular = first.group_by("item", "test").agg(users=first.count())
+    of_a = popular.select(a="item", test="test", users_a="users")
+    of_b = popular.select(b="item", test="test", users_b="users")
+    total = first.group_by("test").agg(total=first.user.nunique())
+    known = pairs.join(of_a, ["a", "test"]).join(of_b, ["b", "test"]).join(total, "test")
+    both = known.n / known.total
+    information = (both * known.total / known.users_a * known.total / known.users_b).ln()
+    # A pair that all users share has probability 1: its information is 0, and the limit of its NPMI is 1.
+    npmi = ibis.ifelse(both >= 1, 1.0, information / -both.ln())
+    return known.select("a", "b", "test", "n", strength=npmi.cast("float32"))

@@ -1,11 +1,8 @@
-"""Turns counted candidates into a table of item pairs: thresholds, splits, pairs per item, ids.
+"""Turns counted candidates into a table of item pairs: thresholds, splits, pairs per item.
 
-Candidates are a folder of Parquet parts: a < b (UInt32), test (Boolean), n (UInt32, how many users, queries, hashtags
-or n-grams of this part support the pair) and, with some builders, strength (Float32). Every step handles one part of
-the pairs, or of the items, at a time.
-
-Rules, in this order:
-1. the counts of a pair are added up per split; a pair needs at least `min_support`,
+Candidates are a < b (ids), test, n (how many users, queries, hashtags or n-grams support the pair) and, with some
+builders, strength (Float32). Rules, in this order:
+1. a pair needs a support of at least `min_support`,
 2. a pair needs a strength of at least `min_strength`,
 3. a test pair that is also a train candidate is dropped, however weak that candidate is, unless the rules keep it,
 4. a pair must be among the `per_item` best of both its items in its split, so that no item has more pairs. Pairs are
@@ -13,18 +10,12 @@ Rules, in this order:
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
-import numpy as np
-import polars as pl
-import pyarrow as pa
+import ibis
+import ibis.expr.types as ir
 
-from sail_jax.data.tables import write_pair_columns
-from sail_jax.logs.pairs.context import BuildContext, count, ranges
-from sail_jax.logs.pairs.hashing import hash_one, hash_two
-
-_SPLITS = {"test": True, "train": False}
+from sail_jax.logs.pairs.rules import Logs, Made, at_least, draw, place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +26,8 @@ class PairRules:
         min_support: least n.
         per_item: most pairs of an item in a split.
         min_strength: least strength; None for no limit.
-        strength: maps a frame with a, b, test, n to the same with `strength` (Float32). None: the candidates' own
-            strength if they have one, else n.
+        strength: adds `strength` to a table with a, b, test, n. None: the candidates' own strength if they have one,
+            else n.
         new_test_pairs: whether test pairs that are train candidates too are dropped.
         repeat: whether a pair is written n times.
     """
@@ -44,130 +35,60 @@ class PairRules:
     min_support: int
     per_item: int
     min_strength: float | None = None
-    strength: Callable[[pl.DataFrame], pl.DataFrame] | None = None
+    strength: Callable[[ir.Table], ir.Table] | None = None
     new_test_pairs: bool = True
     repeat: bool = False
 
 
-def write_item_pairs(
-    build: BuildContext, name: str, candidates: Path, rules: PairRules, output: Path
-) -> dict[str, int]:
-    """Writes the pair table of a builder.
-
-    Args:
-        build: the context of the build.
-        name: the name of the builder.
-        candidates: the folder of the candidates.
-        rules: the thresholds.
-        output: the path of the table.
+def item_pairs(logs: Logs, name: str, candidates: ir.Table, rules: PairRules, counts: tuple[ir.Table, ...]) -> Made:
+    """Applies the rules to the candidates of a builder.
 
     Returns:
-        Counts: candidates, dropped_*, train and test (pairs), rows (more than pairs if they are repeated),
+        query_id, target_id, test; and, beside the given counts, candidates, dropped_*, train and test (pairs), and
         distinct_items.
     """
-    build.show(f"{name}: candidates")
-    kept = build.folder(f"{name}.kept")
-    counts = _apply_thresholds(build, candidates, rules, kept)
-    build.show(f"{name}: limiting pairs per item")
-    best = _best_of_items(build, name, kept, counts.pop("kept"), rules.per_item)
-    build.show(f"{name}: writing")
-    used = np.zeros(len(build.catalogue), bool)
-    pairs = dict.fromkeys(_SPLITS, 0)
-
-    def rows(split: str) -> Iterator[pa.Table]:
-        for found in _pairs(build, best, _SPLITS[split], used):
-            pairs[split] += len(found)
-            yield _table(build, found.select(pl.all().repeat_by("n")).explode(pl.all()) if rules.repeat else found)
-
-    written = write_pair_columns(output, {split: rows(split) for split in _SPLITS})
-    dropped = sum(value for key, value in counts.items() if key.startswith("dropped"))
-    counts["dropped_over_per_item"] = counts["candidates"] - dropped - sum(pairs.values())
-    return counts | pairs | {"rows": sum(written.values()), "distinct_items": int(used.sum())}
-
-
-def _apply_thresholds(build: BuildContext, candidates: Path, rules: PairRules, kept: Path) -> dict[str, int]:
-    counts = dict.fromkeys(("candidates", "dropped_support", "dropped_strength", "dropped_test_in_train", "kept"), 0)
-    files = sorted(candidates.glob("*.parquet"))
-    if not files:
-        return counts
-    scan = pl.scan_parquet(files, glob=False)
-    totals = [pl.col("n").sum()]
-    if "strength" in scan.collect_schema():
-        totals.append(pl.col("strength").max())
-    parts = build.parts(count(scan))
-    for part in range(parts):
-        mine = scan if parts == 1 else scan.filter(hash_two(pl.col("a"), pl.col("b"), 1) % parts == part)
-        pairs = mine.group_by("a", "b", "test").agg(totals).collect(engine="streaming")
-        trained = pairs.filter(~pl.col("test")).select("a", "b")
-        enough = pairs.filter(pl.col("n") >= rules.min_support)
-        strong = rules.strength(enough) if rules.strength else enough
-        if "strength" not in strong.columns:
-            strong = strong.with_columns(strength=pl.col("n").cast(pl.Float32))
-        if rules.min_strength is not None:
-            strong = strong.filter(pl.col("strength") >= rules.min_strength)
-        repeated = strong.filter("test").join(trained, on=["a", "b"], how="semi")
-        repeated = repeated if rules.new_test_pairs else repeated.clear()
-        final = strong.join(repeated, on=["a", "b", "test"], how="anti")
-        counts["candidates"] += len(pairs)
-        counts["dropped_support"] += len(pairs) - len(enough)
-        counts["dropped_strength"] += len(enough) - len(strong)
-        counts["dropped_test_in_train"] += len(repeated)
-        counts["kept"] += len(final)
-        final.write_parquet(kept / f"{part}.parquet", compression="lz4")
-    return counts
+    candidates = logs.keep(candidates, f"{name}.candidates")
+    enough = candidates.filter(candidates.n >= rules.min_support)
+    scored = logs.keep((rules.strength or _own_strength)(enough), f"{name}.scored")
+    strong = scored
+    if rules.min_strength is not None:
+        strong = scored.filter(at_least(scored.strength, rules.min_strength))
+    fresh = strong
+    if rules.new_test_pairs:
+        late = strong.filter(strong.test)
+        trained = candidates.filter(~candidates.test).semi_join(late, ["a", "b"]).select("a", "b", test=True)
+        fresh = strong.anti_join(trained, ["a", "b", "test"])
+    fresh = logs.keep(fresh, f"{name}.fresh")
+    best = logs.keep(_best_of_both(fresh, rules.per_item, logs.config.seed), f"{name}.best")
+    ends = best.select(item="a").union(best.select(item="b"))
+    counts += (
+        candidates.aggregate(candidates=candidates.count()),
+        scored.aggregate(passed_support=scored.count()),
+        strong.aggregate(passed_strength=strong.count()),
+        fresh.aggregate(passed_test_in_train=fresh.count()),
+        best.aggregate(test=best.test.sum(), train=(~best.test).sum()),
+        ends.aggregate(distinct_items=ends.item.nunique()),
+    )
+    return Made(_rows(best, logs.config.seed, rules.repeat), ("a", "b"), counts, "over_per_item")
 
 
-def _best_of_items(build: BuildContext, name: str, kept: Path, pairs: int, per_item: int) -> Path:
-    """Writes (a, b, test, n) once for each of the two items that has the pair among its best."""
-    best = build.folder(f"{name}.best")
-    if not pairs:
-        return best
-    scan = pl.scan_parquet(sorted(kept.glob("*.parquet")), glob=False)
-    parts = build.parts(2 * pairs)
-    draw = hash_two(pl.col("a"), pl.col("b"), build.config.seed)
-    for part in range(parts):
-        sides = []
-        for end in ("a", "b"):
-            mine = scan if parts == 1 else scan.filter(hash_one(pl.col(end), 2) % parts == part)
-            sides.append(mine.with_columns(end=pl.col(end)))
-        ranked = (
-            pl.concat(sides)
-            .with_columns(draw=draw)
-            .collect(engine="streaming")
-            .sort("end", "test", "strength", "n", "draw", descending=[False, False, True, True, False])
-        )
-        first = ranked.filter(pl.int_range(pl.len()).over("end", "test") < per_item)
-        first.select("a", "b", "test", "n").write_parquet(best / f"{part}.parquet", compression="lz4")
-    return best
+def _own_strength(pairs: ir.Table) -> ir.Table:
+    return pairs if "strength" in pairs.columns else pairs.mutate(strength=pairs.n.cast("float32"))
 
 
-def _pairs(build: BuildContext, best: Path, test: bool, used: np.ndarray) -> Iterator[pl.DataFrame]:
-    """Yields the pairs that are among the best of both items, sorted by the first item; marks their items in `used`.
-
-    Columns: query, target (numbers of items), n.
-    """
-    files = sorted(best.glob("*.parquet"))
-    if not files:
-        return
-    scan = pl.scan_parquet(files, glob=False).filter(pl.col("test") == test)
-    for low, high in ranges(len(build.catalogue), build.parts(count(scan))):
-        pairs = (
-            scan.filter(pl.col("a").is_between(low, high - 1))
-            .group_by("a", "b")
-            .agg(ends=pl.len(), n=pl.col("n").first())
-            .filter(pl.col("ends") == 2)
-            .collect(engine="streaming")
-            .sort("a", "b")
-            # A hash decides which item is the query: otherwise it would always be the one whose id sorts first.
-            .with_columns(turn=hash_two(pl.col("a"), pl.col("b"), build.config.seed + 1) % 2 == 1)
-            .select(
-                query=pl.when("turn").then("b").otherwise("a"), target=pl.when("turn").then("a").otherwise("b"), n="n"
-            )
-        )
-        used[pairs["query"].to_numpy()] = used[pairs["target"].to_numpy()] = True
-        yield pairs
+def _best_of_both(pairs: ir.Table, per_item: int, seed: int) -> ir.Table:
+    """The pairs that are among the best of both their items: a, b, test, n."""
+    drawn = pairs.mutate(draw=draw(seed, pairs.a, pairs.b))
+    ends = drawn.mutate(end=drawn.a).union(drawn.mutate(end=drawn.b))
+    ranked = ends.mutate(place=place(["end", "test"], [ends.strength.desc(), ends.n.desc(), ends.draw]))
+    best = ranked.filter(ranked.place < per_item)
+    both = best.group_by("a", "b", "test").agg(n=best.n.max(), ends=best.count())
+    return both.filter(both.ends == 2).drop("ends")
 
 
-def _table(build: BuildContext, pairs: pl.DataFrame) -> pa.Table:
-    ids = build.catalogue.ids()
-    return pa.table({f"{side}_id": ids.take(pairs[side].to_arrow()) for side in ("query", "target")})
+def _rows(pairs: ir.Table, seed: int, repeat: bool) -> ir.Table:
+    # A hash decides which item is the query: otherwise it would always be the one whose id sorts first.
+    turn = draw(seed, pairs.a, pairs.b) < draw(seed, pairs.b, pairs.a)
+    query, target = ibis.ifelse(turn, pairs.b, pairs.a), ibis.ifelse(turn, pairs.a, pairs.b)
+    rows = pairs.mutate(query_id=query, target_id=target)
+    return rows.mutate(copy=ibis.range(rows.n)).unnest("copy") if repeat else rows
