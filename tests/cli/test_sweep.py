@@ -81,6 +81,7 @@ def test_a_dry_run_shows_the_members_and_writes_nothing(write, tmp_path, capsys)
     [
         ("grid('optimizer.peek', [1])", {}, "peek=1,seed=0 is refused: There is no setting config.optimizer.peek. Did"),
         ("grid('optimizer.peak', [1e-3, -1])", {}, "peak=-1,seed=0 is refused: config.optimizer.peak is -1.0"),
+        ("grid('optimizer.peak', [1e-5])", {}, "peak=1e-05,seed=0 is refused: config.optimizer.floor is 0.0002; cho"),
         ("grid('data.batch_size', [8, 4096])", {}, "batch_size=4096,seed=0 is refused: The data set"),
         ("grid('model.llm.heads', [5])", {}, "heads=5,seed=0 is refused: "),
         ("grid('optimizer.peak', [1, 1])", {}, "Two members have the name 'peak=1'"),

@@ -20,6 +20,9 @@ from sail_jax.errors import SailError
 from sail_jax.sweeps import slurm
 from sail_jax.sweeps.folder import Status, SweepFolder
 
+# Before any test captures its output: it closes the handlers of logs that are open when it is imported.
+pytest.importorskip("submitit")
+SEEDS = [0, 1]
 COMMANDS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "runuser")
 CONF = """
 ClusterName=test
@@ -51,7 +54,7 @@ FILE = """
 from sail_jax.sweeps import Sweep, grid
 
 def sweep():
-    return Sweep(base={base!r}, axes=[grid("optimizer.peak", [1e-3, 2e-3])], seeds=[0, 1], metric="i2i/recall@10")
+    return Sweep(base={base!r}, axes=[grid("optimizer.peak", [1e-3, 2e-3])], seeds={seeds}, metric="i2i/recall@10")
 """
 
 
@@ -65,7 +68,7 @@ def answers(*command):
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def wait_for(happened, what, seconds=600):
+def wait_for(happened, what, seconds=1800):
     deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline, what
@@ -121,13 +124,14 @@ def done_steps(folder, name):
 def test_members_that_are_requeued_or_killed_end_as_those_of_a_local_run(
     cluster, settings, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setenv("XLA_FLAGS", f"{training_runs.environment(1)['XLA_FLAGS']} --xla_cpu_multi_thread_eigen=false")
+    monkeypatch.setenv("XLA_FLAGS", training_runs.environment(1)["XLA_FLAGS"])
+    monkeypatch.setenv("NPROC", "1")  # threads of XLA; results differ by rounding with their number
     settings.eval.update(untrained=False, tfidf=False)
     settings.data.datasets = {"copair": {"table": "tables/copair.parquet", "patterns": ("T->T",)}}
     settings.eval.tasks = {"i2i": {"table": "tables/copair.parquet", "corpus": "targets"}}
     settings.train.update(steps=STEPS, checkpoint_every=10, log_every=1)
     config_lib.save(config_lib.build(settings), tmp_path / "base.json")
-    (tmp_path / "rates.py").write_text(FILE.format(base=str(tmp_path / "base.json")))
+    (tmp_path / "rates.py").write_text(FILE.format(base=str(tmp_path / "base.json"), seeds=SEEDS))
     folder = SweepFolder(tmp_path / "queued")
     slurm = ["--launcher", "slurm", "--cpus", "1", "--partition", "all"]
     run = ["sweep", "run", str(tmp_path / "rates.py"), "--workdir", str(folder.path)]
@@ -152,7 +156,7 @@ def test_members_that_are_requeued_or_killed_end_as_those_of_a_local_run(
     assert main([*run, *slurm]) == 0 and folder.status(killed).state == "failed"  # only `retry` runs it again
     assert main(["sweep", "retry", "--workdir", str(folder.path), *slurm]) == 0
     wait_for(ended, "the job does not end")
-    assert folder.status(killed).attempts == 2 and folder.status(names[3]).attempts == 1
+    assert folder.status(killed).attempts == 2 and all(folder.status(name).attempts == 1 for name in names[2:])
     local = SweepFolder(tmp_path / "local")
     assert main([*run[:-1], str(local.path), "--jobs", "2"]) == 0
     for name in names:
