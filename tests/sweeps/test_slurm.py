@@ -68,11 +68,11 @@ def answers(*command):
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def wait_for(happened, what, seconds=1800):
+def wait_for(happened, what, seconds=1800, every=0.05):
     deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline, what
-        time.sleep(0.05)
+        time.sleep(every)
 
 
 @contextlib.contextmanager
@@ -148,14 +148,14 @@ def test_members_that_are_requeued_or_killed_end_as_those_of_a_local_run(
         assert main(["sweep", "status", "--once", "--workdir", str(folder.path)]) == 0
         return all(folder.status(name).state in ("done", "failed") for name in names)
 
-    wait_for(ended, "the jobs do not end")
+    wait_for(ended, "the jobs do not end", every=2)
     states = {name: folder.status(name).state for name in names}
     assert states == {**dict.fromkeys(names, "done"), killed: "failed"}, folder.log(requeued).read_text()[-2000:]
     assert folder.status(requeued).attempts == 2 and "ended without a word" in folder.status(killed).error
     assert 3 < done_steps(folder, killed) < STEPS
     assert main([*run, *slurm]) == 0 and folder.status(killed).state == "failed"  # only `retry` runs it again
     assert main(["sweep", "retry", "--workdir", str(folder.path), *slurm]) == 0
-    wait_for(ended, "the job does not end")
+    wait_for(ended, "the job does not end", every=2)
     assert folder.status(killed).attempts == 2 and all(folder.status(name).attempts == 1 for name in names[2:])
     local = SweepFolder(tmp_path / "local")
     assert main([*run[:-1], str(local.path), "--jobs", "2"]) == 0
