@@ -205,6 +205,7 @@ def _launch(options: argparse.Namespace, folder: "SweepFolder", states: Sequence
 
     from sail_jax import sweeps
     from sail_jax.sweeps.local import run_local
+    from sail_jax.sweeps.shared_stages import may_start, read_forks, waves
     from sail_jax.sweeps.slurm import submit
 
     request = _job_request(options)
@@ -214,11 +215,20 @@ def _launch(options: argparse.Namespace, folder: "SweepFolder", states: Sequence
     names = [member.name for member in found if not (member.status.job and member.status.job in queued)]
     for name in names:
         folder.write_status(name, dataclasses.replace(folder.status(name), state="waiting", error="", job=""))
+    forks = read_forks(folder)
     if request:
-        jobs = submit(folder, names, request, jobs=options.jobs) if names else []
-        console.print(f"Submitted {len(jobs)} members: {', '.join(jobs[:1] + jobs[1:][-1:])}", highlight=False)
+        jobs = []
+        for wave in waves(folder, names, forks):
+            jobs += submit(folder, wave, request, jobs=options.jobs, after=jobs)
+        console.print(f"Submitted {len(jobs)} members: {' to '.join(jobs[:1] + jobs[1:][-1:])}", highlight=False)
     else:
-        run_local(folder, names, jobs=options.jobs, say=lambda line: print(line, flush=True))
+        run_local(
+            folder,
+            names,
+            jobs=options.jobs,
+            ready=lambda name: may_start(folder, forks.get(name)),
+            say=lambda line: print(line, flush=True),
+        )
     after = sweeps.read(folder.path)
     _conclude(options, after)
     failed = [member for member in after.members if member.name in names and member.status.state == "failed"]
@@ -383,6 +393,8 @@ def _retry(options: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _member(options: argparse.Namespace, overrides: list[str]) -> None:
+    from sail_jax.sharding.process_group import everyone
+    from sail_jax.sweeps.shared_stages import read_forks, take_over
     from sail_jax.sweeps.slurm import requeue_if_preempted
 
     without_config("sweep member", overrides)
@@ -391,6 +403,10 @@ def _member(options: argparse.Namespace, overrides: list[str]) -> None:
     run = folder.run(options.member)
     try:
         with _noted(folder, options.member) if first else contextlib.nullcontext():
+            if (fork := read_forks(folder).get(options.member)) and everyone().on_first(
+                lambda: take_over(folder, options.member, fork)
+            ):
+                console.print(f"Forked from {fork.leader} at step {fork.step}.")
             train_and_print(config_lib.load(folder.config(options.member)), run.path)
             evaluate_and_print(run.load_config(), run.path)
     except Stopped as stopped:

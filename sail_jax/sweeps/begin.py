@@ -10,6 +10,7 @@ from sail_jax.errors import SailError
 from sail_jax.sweeps.check import Checked
 from sail_jax.sweeps.declare import Sweep
 from sail_jax.sweeps.folder import Record, SweepFolder, SweepRecord
+from sail_jax.sweeps.shared_stages import find_forks, write_forks
 
 # Settings that a message shows.
 _SHOWN = 3
@@ -51,6 +52,7 @@ def write_sweep(folder: SweepFolder, sweep: Sweep, checked: Sequence[Checked]) -
     for name, record in before.items():
         _require_same(folder, record, now[name])
     fresh = [name for name in now if name not in before]
+    write_forks(folder, find_forks({name: member.config for name, member in now.items()}))
     for name in fresh:
         config_lib.save(now[name].config, folder.config(name))
     columns = tuple(column for axis in sweep.axes for column in axis.columns)

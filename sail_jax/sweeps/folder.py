@@ -6,6 +6,7 @@ SWEEP/
   members/NAME/           a member's run directory
   status/NAME.json        where the member stands
   status/NAME.log         what it printed
+  forks.json              which members take over stages of others
   jobs/                   what a launcher writes for itself
   stop                    there while the members shall stop
 """

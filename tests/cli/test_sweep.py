@@ -81,7 +81,11 @@ def test_a_dry_run_shows_the_members_and_writes_nothing(write, tmp_path, capsys)
     [
         ("grid('optimizer.peek', [1])", {}, "peek=1,seed=0 is refused: There is no setting config.optimizer.peek. Did"),
         ("grid('optimizer.peak', [1e-3, -1])", {}, "peak=-1,seed=0 is refused: config.optimizer.peak is -1.0"),
-        ("grid('optimizer.peak', [1e-5])", {}, "peak=1e-05,seed=0 is refused: config.optimizer.floor is 0.0002; cho"),
+        (
+            "grid('optimizer.peak', [1e-5])",
+            {},
+            "peak=1e-05,seed=0 is refused: config.optimizer.floor is 0.0002; choose",
+        ),
         ("grid('data.batch_size', [8, 4096])", {}, "batch_size=4096,seed=0 is refused: The data set"),
         ("grid('model.llm.heads', [5])", {}, "heads=5,seed=0 is refused: "),
         ("grid('optimizer.peak', [1, 1])", {}, "Two members have the name 'peak=1'"),
@@ -222,16 +226,22 @@ def test_gpus_and_processors_are_shared_out(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_sweep_trains_and_evaluates_its_members(write, tmp_path, monkeypatch, capsys):
+def test_a_sweep_trains_and_evaluates_its_members_and_shares_their_first_stage(
+    write, settings, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setenv("XLA_FLAGS", training_runs.environment(1)["XLA_FLAGS"])
-    assert main([*write(), "--jobs", "2"]) == 0, capsys.readouterr()
+    settings.stages = {"1_a": {"steps": 2}, "2_b": {"steps": 2}}
+    config_lib.save(config_lib.build(settings), tmp_path / "base.json")
+    assert main([*write("grid('stages.2_b.peak', [1e-3, 2e-3])"), "--jobs", "2"]) == 0, capsys.readouterr()
     assert set(states(tmp_path).values()) == {"done"}
     assert main(["sweep", "status", "--workdir", str(tmp_path / "sweep")]) == 0
     said = capsys.readouterr().out
-    assert re.search(r"peak=0.002,seed=0\W+done\W+2/2", said) and "i2i/recall@10 0." in said
-    for member in sweeps.read(tmp_path / "sweep").members:
-        assert config_lib.load(member.run.config).optimizer.peak == member.record.member.axes["optimizer.peak"]
-        assert Checkpoints(RunDirectory(member.run.path), saves=False).latest() == 2
+    assert re.search(r"peak=0.002,seed=0\W+done\W+4/4", said) and "i2i/recall@10 0." in said
+    folder = SweepFolder(tmp_path / "sweep")
+    assert "Forked from peak=0.001,seed=0 at step 2." in folder.log("peak=0.002,seed=0").read_text()
+    for member in sweeps.read(folder.path).members:
+        assert config_lib.load(member.run.config).stages["2_b"].peak == member.record.member.axes["stages.2_b.peak"]
+        assert Checkpoints(RunDirectory(member.run.path), saves=False).latest() == 4
         assert "i2i/recall@10" in json.loads(member.run.metrics.read_text())["trained"]
         assert member.status.devices == 1 and member.status.device_seconds > 0
     assert main(["sweep", "collect", "--workdir", str(tmp_path / "sweep")]) == 0, capsys.readouterr()
