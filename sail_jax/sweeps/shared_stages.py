@@ -40,7 +40,7 @@ class Fork:
 
 
 def find_forks(configs: Mapping[str, Config]) -> dict[str, Fork]:
-    """Returns the members that share their first stages with an earlier one, with as many stages as they can.
+    """Returns the members that share first stages with an earlier one, each with as many as it can.
 
     They have the same data, the same seed, and the same of every setting but those of later stages.
 
@@ -93,12 +93,12 @@ def can_fork(folder: SweepFolder, fork: Fork) -> bool:
 
 
 def may_start(folder: SweepFolder, fork: Fork | None) -> bool:
-    """Returns whether a member need not wait for the one from which it forks, which may have ended without."""
+    """Returns whether a member need not wait for the one from which it forks."""
     return fork is None or can_fork(folder, fork) or folder.status(fork.leader).state not in ("waiting", "running")
 
 
 def waves(folder: SweepFolder, names: Sequence[str], forks: Mapping[str, Fork]) -> list[list[str]]:
-    """Returns members in groups that start one after another: those that fork come after those that they fork from."""
+    """Returns members in groups that start one after another: forks after those they fork from."""
     numbers: dict[str, int] = {}
     for name in names:  # a member comes after the one from which it forks
         fork = forks.get(name)
