@@ -239,6 +239,9 @@ def test_a_run_names_its_data_by_their_address(bucket, monkeypatch, tmp_path):
     assert saved("s3://bucket/one", "s3://bucket/data") == ("s3://bucket/data", "s3://bucket/data")
     assert saved(f"{tmp_path}/two", "s3://bucket/data") == ("s3://bucket/data", "s3://bucket/data")
     assert saved("s3://bucket/three", tmp_path) == (str(tmp_path), str(tmp_path))
+    table = {"table": "s3://bucket/tables/x.parquet"}
+    config = config_lib.build({"data": {"dir": "data", "datasets": {"x": table}}})
+    assert buckets.place("data") / buckets.place(config.data.datasets["x"].table) == buckets.place(table["table"])
     within = saved("s3://bucket/four", "s3://bucket/four/data")
     assert within == ("data", str(buckets.place("s3://bucket/four/data")))
 

@@ -54,7 +54,7 @@ def test_what_is_not_finished_takes_no_name_and_leaves_nothing(tmp_path):
     "words",
     [
         "train --config s3://bucket/quickstart.py --workdir run",
-        "train --config quickstart --config.data.weights=s3://bucket/weights.json --workdir run",
+        "train --config quickstart --config.prompt.tokenizer=s3://bucket/tokenizer --workdir run",
         "ingest --config quickstart --source s3://bucket/raw --workdir data",
         "search --workdir run --embeddings x --image s3://bucket/x.jpg",
         "index --embeddings vectors --output gs://bucket/x.faiss",

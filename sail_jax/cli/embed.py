@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 from typing import Any
 
-from sail_jax.buckets import place
+from sail_jax.buckets import place, with_addresses
 from sail_jax.cli.common import config_of_run, console, declare, print_next
 from sail_jax.cli.distributed import join_processes
 from sail_jax.config.storage import VECTOR_DTYPES
@@ -88,7 +88,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     )
     if apart:
         jax.distributed.shutdown()  # from here on the processes are independent
-    report = embed(embedder, source, options.output, asked, model=str(RunDirectory(options.workdir).path))
+    report = embed(embedder, source, options.output, asked, model=with_addresses(RunDirectory(options.workdir).path))
     if not embedder.processes.first:
         return
     console.print(f"{report}\nWritten to {options.output.absolute()}", highlight=False)

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from sail_jax.buckets import place
+from sail_jax.buckets import place, with_addresses
 from sail_jax.cli.common import config_of_run, console, declare, print_next
 from sail_jax.cli.distributed import join_processes
 
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         open_store(config),
         options.dataset,
         options.output,
-        model=str(path),
+        model=with_addresses(path),
         query_embeddings=options.query_embeddings,
         target_embeddings=options.target_embeddings,
     )

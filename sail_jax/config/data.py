@@ -43,7 +43,7 @@ class DatasetConfig:
         "only the queries of a pair table, trained to match ID embeddings",
         choices=("pairs", "sequences", "items"),
     )
-    table: str = setting("", "table (a Parquet file or a folder of them) relative to data.dir")
+    table: str = setting("", "table (a Parquet file or a folder of them) relative to data.dir", bucket=True)
     split: str = setting("train", "split of the table to use; empty for all rows")
     weight: float = setting(1.0, "sampling weight, relative to the other data sets", low=0)
     patterns: tuple[str, ...] = setting(
@@ -64,7 +64,9 @@ class DatasetConfig:
         low=0,
         high=1,
     )
-    negatives: str = setting("", "table of hard negatives relative to data.dir, as `mine` writes it; empty for none")
+    negatives: str = setting(
+        "", "table of hard negatives relative to data.dir, as `mine` writes it; empty for none", bucket=True
+    )
     hard_negatives: int = setting(0, "hard negatives per pair, drawn from that table", low=0)
     random_negatives: int = setting(
         0, "further negatives per pair, drawn from all items alike and used as hard negatives are (only 'pairs')", low=0
@@ -73,6 +75,7 @@ class DatasetConfig:
         "",
         "folder of this set's records relative to data.dir, as `materialize` writes it; empty reads table and store",
         may_change=True,
+        bucket=True,
     )
     history: int = setting(10, "number of latest items of a history that form the query (only 'sequences')", low=1)
     distinct_items: int = setting(
@@ -109,6 +112,7 @@ class DataConfig:
         "",
         "JSON file of sampling weights by data set, as `balance` writes it, relative to data.dir; it replaces each "
         "`weight`",
+        bucket=True,
     )
     batch_size: int = setting(64, "pairs per global batch", low=1)
     sampling: str = setting(

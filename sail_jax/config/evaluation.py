@@ -28,6 +28,7 @@ class EvalTaskConfig:
         "",
         "table relative to data.dir; its rows are the relevant pairs, or the sequences; classification uses the items "
         "of a pair table, or all items of the store if this is empty",
+        bucket=True,
     )
     split: str = setting("test", "split of the table to use; empty for all rows")
     corpus: str = setting(
@@ -91,4 +92,5 @@ class EvalConfig:
         "",
         "table of users' train histories relative to data.dir, as `sequences` makes it under the name histories, for "
         "the baselines that need it",
+        bucket=True,
     )

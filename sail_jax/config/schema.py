@@ -50,7 +50,7 @@ def setting(
         below: exclusive upper bound, of the same values.
         choices: the allowed values, if they are few.
         may_change: whether a resumed run may have another value.
-        bucket: whether it is a folder that may lie in a bucket (`sail_jax.buckets`).
+        bucket: whether it is a path that may lie in a bucket (`sail_jax.buckets`).
     """
     limits = {"low": low, "high": high, "above": above, "below": below}
     metadata = {

@@ -52,7 +52,7 @@ def previews(config: Config, row: int = 0) -> Iterator[Preview]:
             if extract is None:
                 yield Preview(label, view, config.prompt.template.replace("{instruction}", view.instruction), 0)
                 continue
-            pairs = open_pairs(place(config.data.dir) / table, split, kind)
+            pairs = open_pairs(place(config.data.dir) / place(table), split, kind)
             yield _example(config, extract, label, view, _item(config, pairs, row % len(pairs), side))
 
 

@@ -37,7 +37,7 @@ def dataset_weights(config: Config) -> dict[str, float]:
     if not datasets:
         raise SailError("config.data.datasets is empty: name at least one training set.")
     if config.data.weights:
-        return read_weights(place(config.data.dir) / config.data.weights, list(datasets), setting)
+        return read_weights(place(config.data.dir) / place(config.data.weights), list(datasets), setting)
     return {name: dataset.weight for name, dataset in datasets.items()}
 
 
@@ -54,14 +54,14 @@ class TrainingSet:
         settings, folder = config.data.datasets[name], place(config.data.dir)
         self.name, self.index, self._settings, self.kind = name, index, settings, settings.kind
         kind = SequenceTable if settings.kind == "sequences" else PairTable
-        self.table = kind.open(folder / settings.table, split=settings.split)
+        self.table = kind.open(folder / place(settings.table), split=settings.split)
         self.views = side_views(config, name)
         self.patterns = dataset_patterns(config, name)
         self._negatives = _open_negatives(settings, folder, name)
         self._seed = config.seed + index
         self._order = grain.MapDataset.range(len(self.table)).shuffle(seed=self._seed).repeat()
         self._materialized = (
-            MaterializedSet(folder / settings.materialized, self._identity()) if settings.materialized else None
+            MaterializedSet(folder / place(settings.materialized), self._identity()) if settings.materialized else None
         )
 
     @property
@@ -241,4 +241,4 @@ def _open_negatives(settings: DatasetConfig, folder: Path, name: str) -> Negativ
             f"config.data.datasets.{name}.hard_negatives is {settings.hard_negatives}, but its `negatives` names no "
             "table: mine one with `python -m sail_jax mine`, or set it to 0."
         )
-    return NegativesTable.open(folder / settings.negatives)
+    return NegativesTable.open(folder / place(settings.negatives))

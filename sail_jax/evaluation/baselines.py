@@ -36,7 +36,7 @@ def baseline_results(config: Config, tasks: dict[str, RetrievalTask], store: Ite
     sources, results = _Sources(config, store), []
     for task in tasks.values():
         if config.eval.baselines and task.settings.kind == "retrieval" and not _has_texts(task):
-            path = place(config.data.dir) / task.settings.table
+            path = place(config.data.dir) / place(task.settings.table)
             pairs = _train_pairs(path, store) if "train" in splits_of(path) else np.zeros((0, 2), np.int64)
             if len(pairs):
                 results += [_result(name, _MAKE[name](sources, pairs), task, config) for name in config.eval.baselines]
@@ -58,7 +58,7 @@ class _Sources:
 
     def __init__(self, config: Config, store: ItemStore) -> None:
         self.items, self.seed = len(store), config.seed
-        self._histories, self._store = place(config.data.dir) / config.eval.histories, store
+        self._histories, self._store = place(config.data.dir) / place(config.eval.histories), store
 
     @functools.cached_property
     def factors(self) -> Factors:

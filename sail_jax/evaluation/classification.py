@@ -84,7 +84,7 @@ def load_classification(config: Config, name: str, store: ItemStore) -> Retrieva
 def _table_positions(config: Config, name: str, store: ItemStore) -> np.ndarray:
     """Returns the positions of the items of a pair table, each once, ascending."""
     settings = config.eval.tasks[name]
-    table = PairTable.open(place(config.data.dir) / settings.table, split=settings.split)
+    table = PairTable.open(place(config.data.dir) / place(settings.table), split=settings.split)
     found = np.zeros(0, np.int64)
     for batch in table.iter_batches():
         ids = [item_id for pair in batch for item_id in (pair.query_id, pair.target_id) if item_id is not None]

@@ -184,7 +184,7 @@ def _read_pairs(
         scores, NaN for a row without one.
     """
     settings = config.eval.tasks[name]
-    table = PairTable.open(place(config.data.dir) / settings.table, split=settings.split)
+    table = PairTable.open(place(config.data.dir) / place(settings.table), split=settings.split)
     places: dict[int | str, int] = {}
     listed: list[tuple[int, int]] = []
     scores: list[float] = []

@@ -45,7 +45,7 @@ def load_sequences(config: Config, name: str, store: ItemStore) -> RetrievalTask
     """
     settings = config.eval.tasks[name]
     query_view, target_view = task_views(config, name)
-    path = place(config.data.dir) / settings.table
+    path = place(config.data.dir) / place(settings.table)
     places: dict[int, int] = {}
     sequences: list[np.ndarray] = []
     targets: list[np.ndarray] = []

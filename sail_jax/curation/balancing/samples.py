@@ -73,7 +73,7 @@ def benchmark(config: Config, name: str) -> SampledSet:
 def _sampled_set(
     config: Config, name: str, where: str, settings: DatasetConfig | EvalTaskConfig, views: tuple[View, View]
 ) -> SampledSet:
-    table = open_pairs(place(config.data.dir) / settings.table, settings.split, settings.kind)
+    table = open_pairs(place(config.data.dir) / place(settings.table), settings.split, settings.kind)
     if not len(table):
         raise SailError(f"{where}: {settings.table} has no row in the split {settings.split!r}.")
     return SampledSet(name, where, table, views)

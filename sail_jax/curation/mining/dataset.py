@@ -129,7 +129,7 @@ def mine_dataset(
             "written beside it, under the same name with .json and .png."
         )
     where = f"config.data.datasets.{name}"
-    table = PairTable.open(place(config.data.dir) / settings.table, settings.split)
+    table = PairTable.open(place(config.data.dir) / place(settings.table), settings.split)
     distinct = read_queries_and_targets(table)
     processes = embedder.processes
     problem = _mining_problem(distinct, table, config, name, store, processes)

@@ -132,11 +132,13 @@ def known_tables(config: Config) -> Iterator[tuple[PairTable, float]]:
 def _known_parts(config: Config) -> dict[Path, float]:
     """Returns {file of a pair table: minimum score of its positives}."""
     folder = place(config.data.dir)
-    named = [folder / task.table for task in config.eval.tasks.values() if task.table and task.kind != "sequence"]
+    named = [
+        folder / place(task.table) for task in config.eval.tasks.values() if task.table and task.kind != "sequence"
+    ]
     scores = {part: -np.inf for path in [*_tables_in(folder / tables_lib.FOLDER), *named] for part in _parts(path)}
     limits: dict[Path, float] = {}
     for dataset in config.data.datasets.values():
-        for part in _parts(folder / dataset.table) if dataset.table and dataset.kind != "sequences" else ():
+        for part in _parts(folder / place(dataset.table)) if dataset.table and dataset.kind != "sequences" else ():
             limits[part] = min(dataset.min_score, limits.get(part, np.inf))
     return dict(sorted((scores | limits).items()))
 
