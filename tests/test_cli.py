@@ -1,6 +1,7 @@
 """The verbs from ingestion to the report, in one process, and the messages for mistakes."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -236,3 +237,46 @@ def test_an_interrupt_ends_with_a_message_and_its_status(monkeypatch, capsys):
     monkeypatch.setattr(describe, "run", interrupt)
     assert main(["describe"]) == 130
     assert "stopped by SIGINT: " in capsys.readouterr().err
+
+
+LONG = "n" * 300
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["world", "--config", "quickstart", "--output", LONG],
+        ["ingest", "--config", "quickstart", "--source", LONG, "--workdir", "data"],
+        ["train", "--config", LONG, "--workdir", "run"],
+        ["evaluate", "--workdir", LONG],
+        ["report", "--workdir", f"{LONG}/{LONG}"],
+        ["index", "--embeddings", LONG, "--output", "items.faiss"],
+        ["semantic-ids", "lookup", "--table", LONG, "--id", "1"],
+        ["describe", "--config", "x/" * 3000],
+    ],
+)
+def test_a_name_that_is_too_long_is_told_in_a_line(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "nnn: File name too long. Check that the path" in said or "There is no" in said or "too long" in said
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (MemoryError("Unable to allocate 3 PiB"), r"too large for this machine \(Unable to allocate 3 PiB\)"),
+        (OverflowError("a\nb"), r"too large for this machine \(a\)\. Lower"),
+        (
+            FileNotFoundError(2, "Failed to open local file '/x/y'"),
+            "error: Failed to open .* '/x/y'. Check that",
+        ),
+    ],
+)
+def test_what_no_machine_has_room_for_and_errors_without_a_file(raised, said, monkeypatch, capsys):
+    def fail(*_):
+        raise raised
+
+    monkeypatch.setattr("sail_jax.cli.report.run", fail)
+    assert main(["report", "--workdir", "x"]) == 2
+    assert re.search(said, capsys.readouterr().err)

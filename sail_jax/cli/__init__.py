@@ -84,8 +84,12 @@ def main(argv: Sequence[str] | None = None, program: str = "python -m sail_jax")
         folder = getattr(options, "output", None) or getattr(options, "workdir", "")
         if problem := disk_problem(error, folder):
             return _fail(f"{problem}. Make room, or let it be written: {options.kept}", DiskError.status)
-        if isinstance(error, OSError) and error.filename is not None:
-            return _fail(f"{error.filename}: {error.strerror}. Check that the path is right and can be written.", 2)
+        if isinstance(error, OSError) and error.strerror:  # that of Arrow has the path in its text
+            where = "" if error.filename is None else f"{error.filename}: "
+            return _fail(f"{where}{error.strerror}. Check that the path is right and can be written.", 2)
+        if isinstance(error, MemoryError | OverflowError):  # of sizes in settings that no machine has room for
+            reason = str(error).partition("\n")[0][:200] or "out of memory"
+            return _fail(f"A size is too large for this machine ({reason}). Lower those of model and inputs.", 2)
         if isinstance(error, RuntimeError | AssertionError) and (message := missing_devices()):
             return _fail(message, 2)
         raise

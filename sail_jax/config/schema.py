@@ -18,8 +18,8 @@ from sail_jax.buckets import require_local
 from sail_jax.config.suggestions import similar_keys
 from sail_jax.errors import SailError
 
-# Beyond it, floats and JSON do not tell whole numbers apart.
-_LARGEST = 2**53
+# The largest number that 32 bits hold: arrays on devices are counted with them.
+_LARGEST = 2**31 - 1
 # Characters of a value in a message.
 _LONGEST = 200
 
@@ -114,10 +114,13 @@ def build_settings(cls: Any, value: Any, path: str) -> Any:
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise SailError(f"{path} takes a sequence such as ('a', 'b'), not {_shown(value)}.")
         return tuple(build_settings(arguments[0], entry, f"{path}[{i}]") for i, entry in enumerate(value))
-    if isinstance(value, int) and abs(value) > _LARGEST:
-        raise SailError(f"{path} is {_shown(value)}; write a number of at most {_LARGEST:,}.")
+    if cls is int and isinstance(value, int) and abs(value) > _LARGEST:
+        raise SailError(f"{path} is {_shown(value)}; write a whole number of at most {_LARGEST:,}.")
     if cls is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise SailError(f"{path} is {_shown(value)}; write a finite number.") from error
     if not isinstance(value, cls) or (cls is int and isinstance(value, bool)):
         raise SailError(f"{path} takes a value of type {cls.__name__}, not {_shown(value)}.")
     return value
