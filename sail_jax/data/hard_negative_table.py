@@ -225,7 +225,7 @@ def _read_metadata(path: pathlib.Path) -> pq.FileMetaData:
     try:
         metadata = pq.read_metadata(path)
         columns = metadata.schema.to_arrow_schema()
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise SailError(f"{path} is not a Parquet file, or it is damaged ({error}). {_REMEDY}") from error
     for field in SCHEMA:
         if field.name not in columns.names:

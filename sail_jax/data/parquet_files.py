@@ -49,7 +49,7 @@ def readable(file: pathlib.Path) -> Iterator[None]:
 
 
 def fits(found: pa.DataType, wanted: pa.DataType) -> bool:
-    """Returns whether values of a user's column are, in Python, those of the type that is wanted."""
+    """Returns whether values of the type of a user's column are, in Python, of the type wanted."""
     types = pa.types
     if types.is_dictionary(found):
         found = found.value_type

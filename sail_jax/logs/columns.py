@@ -80,7 +80,10 @@ class Columns:
             seconds = [whole_seconds(column.str.strip_chars().cast(pl.Float64, strict=False), self._time_unit)]
             return pl.coalesce(seconds + [time.dt.epoch("s").cast(pl.Int64) for time in written])
         if not dtype.is_numeric():
-            self._refuse(key, dtype, "write whole seconds or a timestamp")
+            raise SailError(
+                f"{self._file}: column {name!r} is {dtype}; write whole seconds or a "
+                f"timestamp, or change {self._setting}.{key}."
+            )
         return whole_seconds(column, self._time_unit)
 
     def texts(self, key: str, separator: str) -> pl.Expr:
@@ -120,7 +123,7 @@ class Columns:
 
 
 def in_range(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """Returns a column whose dates beyond what the engine can write are the first or last that it can."""
+    """Returns a column whose dates are cut to those that the engine can write."""
     if dtype == pl.Date:
         return column.to_physical().clip(-_DAYS, _DAYS).cast(pl.Date)
     if isinstance(dtype, pl.Datetime) and dtype.time_unit in PER_SECOND:  # those in nanoseconds always are

@@ -79,7 +79,7 @@ def readable(file: Path) -> Iterator[None]:
     """Turns what is wrong with a file that is opened into an error for the user."""
     try:
         yield
-    except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
+    except (pl.exceptions.PolarsError, pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, FileNotFoundError):
             raise
         reason = str(error).strip().partition("\n")[0]

@@ -92,6 +92,9 @@ def open_vectors(folder: pathlib.Path, path: str, name: str) -> RowSource:
         for column in (id_column or _ID_COLUMNS[0], _VECTOR):
             if column not in schema.names:
                 raise SailError(f"{missing_column(str(file), column, schema.names)} Write it, or change {setting}.")
+        ids = schema.field(id_column).type
+        if pa.types.is_nested(ids) or pa.types.is_temporal(ids):
+            raise SailError(f"{file}: column {id_column!r} is {ids}. Write texts or numbers, or change {setting}.")
         if not _is_list(schema.field(_VECTOR).type):
             raise SailError(
                 f"{file}: column {_VECTOR!r} is {schema.field(_VECTOR).type}. Write it as a list of numbers, or "

@@ -5,6 +5,7 @@ import contextvars
 import time
 from collections.abc import Iterator
 
+import av
 from PIL import UnidentifiedImageError
 
 from sail_jax.errors import BadRecordError, SailError
@@ -43,8 +44,10 @@ def decoding(what: str) -> Iterator[None]:
     check_time()
     try:
         yield
-    except (SailError, MemoryError):
-        raise
+    except (SailError, MemoryError) as error:
+        if isinstance(error, SailError) or not isinstance(error, av.FFmpegError):
+            raise
+        raise BadRecordError(f"{what} asks for more memory than a file of its kind may", remedy=REPAIR) from error
     except UnidentifiedImageError as error:  # its message has the address of a buffer
         raise BadRecordError(f"{what} cannot be decoded: it is in no known format", remedy=REPAIR) from error
     except Exception as error:
