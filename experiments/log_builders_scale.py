@@ -160,7 +160,8 @@ def measure(source: Path, tables: Path) -> dict:
         "load_average_at_start": [round(value, 1) for value in load],
         "python": platform.python_version(),
         "versions": {
-            name: importlib.metadata.version(name) for name in ("polars", "pyarrow", "faiss-cpu", "numpy", "jax")
+            name: importlib.metadata.version(name)
+            for name in ("duckdb", "ibis-framework", "polars", "pyarrow", "faiss-cpu", "numpy")
         },
         "log_bytes": sum(file.stat().st_size for file in source.rglob("*.parquet")),
         "pairs": summary,

@@ -42,6 +42,7 @@ def add_verb(verbs: Any) -> None:
 def run(options: argparse.Namespace, overrides: list[str]) -> None:
     """Builds the tables, and prints their row counts."""
     from sail_jax.logs.pairs.build import SAMPLE_PAGE, SUMMARY, build_pairs, sql_of_builders
+    from sail_jax.logs.pairs.report import kept_and_dropped, warnings
 
     config = config_lib.load(options.config, overrides)
     only = [name.strip() for name in options.only.split(",") if name.strip()]
@@ -55,6 +56,11 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         keys = ("rows_read", "candidates", "train", "test", "distinct_items")
         table.add_row(name, *(f"{counts[key]:,}" for key in keys))
     print_wide(table)
+    for name, counts in summary["builders"].items():
+        console.print(kept_and_dropped(name, counts), highlight=False)
+    for name, counts in summary["builders"].items():
+        for line in warnings(name, counts):
+            console.print(f"[yellow]Warning: {line}[/yellow]", highlight=False)
     cut = summary["cut"]
     if config.logs.events.path and config.logs.events.split:
         console.print(f"Train and test are those of the events' column {config.logs.events.split!r}.")
