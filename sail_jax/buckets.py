@@ -126,7 +126,7 @@ def fetch(path: Path, leave_out: Callable[[str], bool] = lambda name: False) -> 
 
 
 def fetch_once(path: Path) -> None:
-    """Brings a file of a mirror up to date when this process reads it first, or when it has made room since."""
+    """Brings a file of a mirror up to date when this process reads it first, or has removed it since."""
     if address(path) and not (path in _asked and path.is_file()):
         fetch(path)
         _asked.add(path)

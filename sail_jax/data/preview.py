@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sail_jax.batch import TokenType
+from sail_jax.buckets import place
 from sail_jax.config import Config
 from sail_jax.data.features import FeatureExtractor, View
 from sail_jax.data.pipeline import make_extractor, open_store
@@ -46,9 +47,9 @@ def previews(config: Config, row: int = 0) -> Iterator[Preview]:
         SailError: on a wrong pattern or an unknown field.
     """
     extract = make_extractor(config) if config.data.dir else None
-    for place, table, split, views, kind in _views(config):
+    for where, table, split, views, kind in _views(config):
         for side, view in enumerate(views):
-            label = f"{place}, {('query', 'target')[side]}"
+            label = f"{where}, {('query', 'target')[side]}"
             if extract is None:
                 yield Preview(label, view, config.prompt.template.replace("{instruction}", view.instruction), 0)
                 continue

@@ -11,6 +11,7 @@ from PIL import Image
 
 from sail_jax import config as config_lib
 from sail_jax.config.schema import to_dict
+from sail_jax.curation.mining import dataset
 from sail_jax.curation.mining.dataset import mine_dataset
 from sail_jax.curation.mining.known_pairs import known_tables, merge_equal
 from sail_jax.data.hard_negative_table import NegativesTable, query_key
@@ -423,7 +424,7 @@ def test_embeddings_are_reused_after_a_kill(folder, monkeypatch):
     assert summary.threshold.value == again.threshold.value
 
 
-@pytest.mark.parametrize("last", ["write_figures", "draw", "write_negatives", "shutil.rmtree"])
+@pytest.mark.parametrize("last", ["write_figures", "draw", "write_negatives", "rmtree"])
 def test_a_table_is_never_without_its_figures(folder, monkeypatch, last):
     """A table of an earlier run is never beside the figures of a later one."""
     run(folder)
@@ -432,11 +433,11 @@ def test_a_table_is_never_without_its_figures(folder, monkeypatch, last):
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"sail_jax.curation.mining.dataset.{last}", kill)
+        patch.setattr(shutil if last == "rmtree" else dataset, last, kill)
         with pytest.raises(Killed):
             run(folder)
     output = folder / "negatives/i2i.parquet"
-    assert output.exists() == (last == "shutil.rmtree")
+    assert output.exists() == (last == "rmtree")
     summary, stub = run(folder)
     assert stub.asked == []
     assert NegativesTable.open(output).metadata["lambda"] == summary.threshold.value

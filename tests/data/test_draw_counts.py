@@ -169,7 +169,7 @@ def test_what_cannot_be_counted_is_refused(table, tmp_path):
     at, ids = rows.schema.get_field_index("target_id"), pa.array([None] * len(rows), pa.string())
     incomplete = tmp_path / "incomplete.parquet"
     pq.write_table(rows.set_column(at, "target_id", ids).replace_schema_metadata(rows.schema.metadata), incomplete)
-    with pytest.raises(SailError, match="incomplete.parquet has a row without target_id"):
+    with pytest.raises(SailError, match="incomplete.parquet has rows without target_id"):
         count(incomplete)
     (tmp_path / "file").write_text("")
     with pytest.raises(SailError, match=r"pairs.parquet .*file.*Make the folder writable"):
