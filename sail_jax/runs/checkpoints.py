@@ -222,7 +222,7 @@ class Checkpoints:
             ) from error
 
     def reader(self, items: dict[str, Any]) -> Callable[[str, str, int | None], tuple[int, np.ndarray]]:
-        """Returns a function that reads an array of the latest checkpoint, or some of its layers, into host memory.
+        """Returns what reads an array of the latest checkpoint, or some of its layers, into host memory.
 
         The function takes the name of an item, the path of the array within it, such as "llm/embedding", and a layer,
         an index on the first axis. It returns the layers that are stored together with that one, and the index of the
@@ -363,7 +363,7 @@ class HostParams:
         return self.read(name, None)[1]
 
     def read(self, name: str, layer: int | None) -> tuple[int, np.ndarray]:
-        """Returns the layers of a parameter that are stored together with one of them, and the index of the first.
+        """Returns the layers of a parameter that are stored with one of them, and the index of the first.
 
         Args:
             name: its path.

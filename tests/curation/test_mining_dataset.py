@@ -429,7 +429,7 @@ def test_a_table_is_never_without_its_figures(folder, monkeypatch, last):
     """A table of an earlier run is never beside the figures of a later one."""
     run(folder)
 
-    def kill(*_):
+    def kill(*_, **__):
         raise Killed
 
     with monkeypatch.context() as patch:
