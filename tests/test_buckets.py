@@ -210,6 +210,7 @@ def test_shards_that_were_read_long_ago_make_room(bucket, monkeypatch, tmp_path)
     assert [item.item_id for item in ItemStore.open("s3://bucket/items")] == ["item0", "item1", "item2"]
 
 
+@pytest.mark.slow
 def test_one_process_at_a_time_owns_a_run_in_a_bucket(bucket, monkeypatch, tmp_path):
     monkeypatch.setattr(ownership, "_LEASE", 2.0)
     monkeypatch.setattr(ownership, "_BEAT", 0.3)

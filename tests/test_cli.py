@@ -215,6 +215,7 @@ def test_materializing_from_the_command_line(world, tmp_path, capsys):
     assert "copair" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_describe(capsys):
     assert main(["describe", "--config", str(tiny.REPO / "configs" / "sail_1b5.py")]) == 0
     assert "1,543,714,304" in capsys.readouterr().out

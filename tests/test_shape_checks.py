@@ -56,6 +56,7 @@ def test_letters_of_axes_are_explained_at_the_head_of_the_file(path):
     assert not unknown, f"{path}: say in its docstring, after 'Axis letters:', what {', '.join(unknown)} are."
 
 
+@pytest.mark.slow
 def test_nothing_is_checked_outside_the_tests():
     program = """
 import sys

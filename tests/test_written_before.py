@@ -35,6 +35,7 @@ def vectors(folder):
     return table["id"].to_pylist(), np.array(table["vector"].to_pylist())
 
 
+@pytest.mark.slow
 def test_a_run_gives_the_same_vectors(written, expected):
     embedder = sail_jax.load("run")
     np.testing.assert_allclose(embedder.encode(["a red cat", "search for music"]), expected["run_texts"], atol=1e-5)
@@ -75,6 +76,7 @@ def test_tables_and_the_export_start_another_run(written):
     assert main([*command, "--config.lora.rank=0", *(f"--config.data.{word}" for word in words)]) == 0
 
 
+@pytest.mark.slow
 def test_embeddings_are_searched_by_an_index_and_without(written, capsys):
     for embeddings, index in (("float32", ["--index", "index.faiss"]), ("int8", [])):
         command = ["search", "--workdir", "run", "--embeddings", f"embeddings/{embeddings}", "--item", "item000003"]
@@ -94,6 +96,7 @@ def test_codebooks_give_the_same_semantic_ids(written, capsys, method):
         assert first["id"] in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_report_is_drawn_again(written):
     assert main(["report", "--workdir", "run", "--output", "again.html"]) == 0
     assert (written / "again.html").stat().st_size > 10_000

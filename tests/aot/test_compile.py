@@ -53,6 +53,7 @@ def words(settings):
     return settings
 
 
+@pytest.mark.slow
 def test_the_batch_has_the_shapes_of_training(report, settings):
     config = config_lib.build(settings)
     source = BatchSource(config, HostShare(0, config.data.batch_size, 8))
@@ -83,6 +84,7 @@ def test_operations_and_traffic(report):
     assert report.kernels == dict.fromkeys(("vit", "perceiver", "llm"), ("plain",))
 
 
+@pytest.mark.slow
 def test_the_program_that_embeds(words):
     words.model.llm.layers = 1
     words.eval.batch_size = 12
@@ -98,6 +100,7 @@ def test_the_program_that_embeds(words):
     assert "config.eval.batch_size" in small.verdict()
 
 
+@pytest.mark.slow
 def test_a_larger_batch_sends_only_more_embeddings(report, world):
     settings = costly(world)
     settings.data.batch_size = 64
@@ -119,6 +122,7 @@ def test_the_verdict_on_too_little_memory(report):
     assert "mesh.fsdp" in dataclasses.replace(report, chip=small).verdict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("refusal", "temporaries"),
     [
@@ -160,6 +164,7 @@ def test_a_config_without_data_sets_is_refused(settings):
         compile_ahead(config_lib.build(settings), "h100:8")
 
 
+@pytest.mark.slow
 def test_the_data_sets_are_those_of_the_stage(words, monkeypatch):
     words.stages = {
         "1_search": {"steps": 10, "weights": {"search": 1.0}},

@@ -69,6 +69,7 @@ def states(tmp_path):
     return {member.name: member.status.state for member in sweeps.read(tmp_path / "sweep").members}
 
 
+@pytest.mark.slow
 def test_a_dry_run_shows_the_members_and_writes_nothing(write, tmp_path, capsys):
     assert main([*write(), "--dry-run"]) == 0
     said = capsys.readouterr().out

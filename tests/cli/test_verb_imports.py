@@ -62,6 +62,7 @@ def test_the_package_imports_lazily():
         sail_jax.encode  # noqa: B018
 
 
+@pytest.mark.slow
 def test_embed_does_not_import_libraries_of_balance():
     rooms = "import sail_jax.embedding.bulk, sail_jax.embedding.item_source, sail_jax.embedding.embedder"
     modules, _ = modules_after(rooms)
@@ -76,6 +77,7 @@ def test_training_imports_nothing_that_evaluation_alone_needs_nor_a_torch_which_
     assert {"tensorboardX", "torch"} <= modules
 
 
+@pytest.mark.slow
 def test_a_missing_torch_gives_no_warning_but_others_are_shown():
     code = (
         "from sail_jax.cli import main\nassert main(['describe', '--config', 'quickstart']) == 0\n"

@@ -22,6 +22,7 @@ from sail_jax.training.stages import plan
 CONFIGS = sorted((tiny.REPO / "configs").glob("*.py"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PARTS)
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_builds_its_model(path, kind):

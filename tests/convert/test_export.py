@@ -68,6 +68,7 @@ def from_export(config, output, **parts):
     return initial_params(dataclasses.replace(config, init_from=sources), one_device(config))
 
 
+@pytest.mark.slow
 def test_the_way_back_is_bit_identical(settings, tmp_path, monkeypatch):
     """Though only one layer of one parameter is in memory at a time, as far as it is large."""
     monkeypatch.setattr("sail_jax.runs.checkpoints._LARGE", 2000)

@@ -213,6 +213,7 @@ def assert_same_vectors(ours, theirs):
     assert (ours * theirs).sum(-1).min() >= 0.99999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_vectors_are_those_of_the_jax_model(exports, cases, variant):
     directory, embedder = exports(variant)
@@ -329,6 +330,7 @@ def test_tokens_are_those_of_training(processor, exported):
             assert not types[length:].any()
 
 
+@pytest.mark.slow
 def test_sentence_transformers_encodes_and_saves(exported, cases, tmp_path):
     directory, embedder = exported
     theirs, ours = cases

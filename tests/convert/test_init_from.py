@@ -66,6 +66,7 @@ def test_training_starts_from_them_and_resumes_without_them(towers, tmp_path, ca
     assert train(saved, tmp_path / "run").start == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("init_from", "message"),
     [
@@ -96,6 +97,7 @@ def test_the_llm_and_the_data_agree_on_tokens(towers, world, tmp_path):
         check_tokenizer(config_lib.build(towers))
 
 
+@pytest.mark.slow
 def test_a_failed_start_can_be_corrected(towers, tmp_path):
     towers.model.llm.rope_theta = 5.0
     with pytest.raises(SailError, match="set config.model.llm.rope_theta=1000.0"):
@@ -127,6 +129,7 @@ def dual_tower(settings, tmp_path):
     return settings
 
 
+@pytest.mark.slow
 def test_a_dual_tower_starts_from_bert(dual_tower, tmp_path):
     config, mesh = config_lib.build(dual_tower), make_mesh(MeshConfig(), jax.devices()[:1])
     params, report = initial_params(config, mesh)

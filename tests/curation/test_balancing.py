@@ -101,6 +101,7 @@ def test_embeddings_that_are_not_finite_are_an_error():
         centroids(np.array([[1, np.nan]], np.float32), 2, seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epsilon", [1.0, 0.05, 0.01])
 @pytest.mark.parametrize(("k", "other"), [(1, 4), (12, 5)])
 def test_similarity_equals_a_plain_sinkhorn_and_padding_changes_nothing(k, other, epsilon):
@@ -271,6 +272,7 @@ def test_the_closest_set_weighs_most_and_training_reads_the_file(topics, tmp_pat
     assert {view.modalities for view in queries} == {"T"}
 
 
+@pytest.mark.slow
 def test_the_order_of_the_sets_and_other_sets_change_no_bit_of_a_similarity(topics, tmp_path):
     first, _ = run(experiment(topics, DATASETS, TASKS), tmp_path / "a.json")
     turned = {name: DATASETS[name] for name in ("half", "tiny", "near", "far")}

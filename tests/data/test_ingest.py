@@ -535,6 +535,7 @@ def run_until(condition, *arguments):
     process.wait()
 
 
+@pytest.mark.slow
 def test_killed_ingestion_goes_on(source, tmp_path):
     settings = config(items_per_shard=3, tokenizer_vocab=300)
     change_items(source, lambda rows: rows[1].update(frames=["none.png"]))

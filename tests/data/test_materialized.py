@@ -40,6 +40,7 @@ def files(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", ["specialized", "mixed"])
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_batches_are_those_of_the_table(written, sampling, workers):
@@ -54,6 +55,7 @@ def test_batches_are_those_of_the_table(written, sampling, workers):
         same(batch, expected[batch.step])
 
 
+@pytest.mark.slow
 def test_the_store_is_not_read_but_for_hard_negatives(written, world, tmp_path, monkeypatch):
     mined(written, world, tmp_path / "hard.parquet", negatives=["item000001", "item000002", "item000003"])
     expected = BatchSource(of_the_table(written), WHOLE)
@@ -120,12 +122,14 @@ def test_a_writer_that_was_killed_goes_on_after_its_last_whole_shard(written, tm
     assert (again / "records-00000.array_record").stat().st_mtime_ns == kept
 
 
+@pytest.mark.slow
 def test_more_epochs_than_were_written_are_refused_before_training(written):
     written.train.steps = 200
     with pytest.raises(SailError, match=r"materialize \d+ epochs, not 2"):
         BatchSource(config_lib.build(written), WHOLE)
 
 
+@pytest.mark.slow
 def test_records_of_something_else_are_refused(written, world, tmp_path):
     config = config_lib.build(written)
     written.seed = 1

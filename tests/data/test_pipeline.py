@@ -90,6 +90,7 @@ def test_every_record_comes_once_per_epoch_at_any_number_of_workers(settings):
         assert Counter((ids[query], ids[target]) for query, target in sides) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_resumed_iterator_sees_exactly_the_batches_that_are_left(settings, workers):
     settings.data.workers = workers
@@ -365,6 +366,7 @@ def mined(settings, world, path, *, negatives):
     return queries[0]
 
 
+@pytest.mark.slow
 def test_hard_negatives_are_shown_behind_the_target(settings, world, tmp_path):
     ids = [item.item_id for item in (ItemStore.open(world / "items")[i] for i in range(3))]
     without = mined(settings, world, tmp_path / "hard.parquet", negatives=ids)

@@ -71,6 +71,7 @@ def test_same_settings_give_same_bytes_and_another_seed_does_not(tmp_path):
     assert not {ours[name] for name in ours if name.startswith(("frames", "audio"))} & set(other.values())
 
 
+@pytest.mark.slow
 def test_finished_world_is_left_alone_and_others_are_refused(world, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in world[0].rglob("*")}
     assert synthetic.make_world(CONFIG, 3, world[0]) == world[1]

@@ -80,6 +80,7 @@ def unit_vectors(folder, name):
 # ---------------------------------------------------------------------------------------------------------- layout
 
 
+@pytest.mark.slow
 def test_the_logs_have_the_layout_that_the_settings_expect(logs):
     folder, summary = logs
     settings = LogsConfig()

@@ -75,6 +75,7 @@ def plain_vectors(embedder, items):
     return out
 
 
+@pytest.mark.slow
 def test_vectors_equal_those_of_single_items_at_full_length(embedder, monkeypatch):
     monkeypatch.setattr(windows, "_WINDOW_BATCHES", 3)
     items = mixed_items()
@@ -89,6 +90,7 @@ def test_vectors_equal_those_of_single_items_at_full_length(embedder, monkeypatc
     }
 
 
+@pytest.mark.slow
 def test_a_window_is_bounded_and_closes_early_on_media(embedder, monkeypatch):
     monkeypatch.setattr(windows, "_WINDOW_BATCHES", 2)
     taken = itertools.count()
@@ -101,6 +103,7 @@ def test_a_window_is_bounded_and_closes_early_on_media(embedder, monkeypatch):
     assert not list(embedder.stream([], VIEW, VIEWS))
 
 
+@pytest.mark.slow
 def test_batches_are_as_long_as_their_longest_item(embedder, monkeypatch):
     shapes = []
     forward = embedder_lib.forward
@@ -133,6 +136,7 @@ def test_kernels_see_the_mesh(embedder, monkeypatch):
     assert [mesh.shape for mesh in seen] == [embedder.mesh.shape]
 
 
+@pytest.mark.slow
 def test_all_local_devices_work(run, monkeypatch):
     devices, forward = [], embedder_lib.forward
     monkeypatch.setattr(
@@ -151,6 +155,7 @@ def sound():
     return out.getvalue()
 
 
+@pytest.mark.slow
 def test_dicts_are_items(embedder, tmp_path):
     (tmp_path / "a.png").write_bytes(picture(1))
     (tmp_path / "a.wav").write_bytes(sound())
@@ -173,6 +178,7 @@ def test_dicts_are_items(embedder, tmp_path):
     np.testing.assert_array_equal(embedder.encode(dicts), embedder.encode(items))
 
 
+@pytest.mark.slow
 def test_texts_are_queries_and_items_are_documents_with_the_instructions_of_training(embedder):
     query, document = instructions_of(embedder.config)
     search = embedder.config.data.datasets["search"]
@@ -184,6 +190,7 @@ def test_texts_are_queries_and_items_are_documents_with_the_instructions_of_trai
         np.testing.assert_allclose(rows, embedder.encode(shown, instruction=role), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_video_gives_frames_and_sound(embedder, tmp_path):
     path = tmp_path / "film.mp4"
     with av.open(str(path), "w") as film:
@@ -229,6 +236,7 @@ def test_a_late_position_is_counted_over_windows(embedder, monkeypatch):
         embedder.encode(["a"] * 9 + [{}])
 
 
+@pytest.mark.slow
 def test_dims_cut_and_batch_size_changes_nothing_else(embedder, monkeypatch):
     texts = [" ".join(["word"] * n) for n in (1, 9, 2, 30, 4, 5)]
     z = embedder.encode(texts)

@@ -93,6 +93,7 @@ def own_recall(run, searches, dims):
     return recall_at_k(rows, relevant, CUTS)
 
 
+@pytest.mark.slow
 def test_a_run_and_its_export_score_as_our_own_recall(run, task, searches, tmp_path):
     expected = own_recall(run, searches, 16)
     of_run = scores(mteb_model(run, dims=16), task)
@@ -106,6 +107,7 @@ def test_a_run_and_its_export_score_as_our_own_recall(run, task, searches, tmp_p
         assert of_export[f"recall_at_{k}"] == pytest.approx(of_run[f"recall_at_{k}"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_texts_pictures_and_instructions(run):
     model, embedder = mteb_model(run, prompts={"Retrieval-query": "Find it.", "Other": "x"}), sail_jax.load(run)
     picture = Image.open(io.BytesIO(open_png()))
@@ -127,6 +129,7 @@ def test_texts_pictures_and_instructions(run):
         model.encode(batches, **about, precision="int8")
 
 
+@pytest.mark.slow
 def test_sound_is_heard_and_videos_are_refused_by_runs_and_exports(run, tmp_path):
     export(run, tmp_path / "export")
     samples = np.sin(np.arange(8000) / 9).astype(np.float32)

@@ -33,6 +33,7 @@ def pages(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "scheme"), [("desktop", "light"), ("phone", "dark")])
 @pytest.mark.parametrize("name", ["one", "several"])
 def test_page_in_a_browser(name, size, scheme, pages, browser, tmp_path):
@@ -71,6 +72,7 @@ def test_links_lead_to_their_sections(pages, browser):
     page.close()
 
 
+@pytest.mark.slow
 def test_wide_tables_scroll_in_their_own_box(pages, browser):
     page = browser.new_page(viewport={"width": 390, "height": 844})
     page.goto((pages / "several.html").as_uri())

@@ -104,6 +104,7 @@ def test_baselines_equal_plain_numpy(config, store, histories, monkeypatch):
     assert results["popularity"].metrics["recall@10"] > 20 / len(store)
 
 
+@pytest.mark.slow
 def test_two_tower_learns_the_tastes(histories):
     """Items of a taste come before those of the other; the same seed gives the same vectors."""
     pairs = np.array(next_three(histories["train"]))

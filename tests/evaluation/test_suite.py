@@ -109,6 +109,7 @@ def test_scored_pairs_with_several_targets_or_none(settings, store, stored, tmp_
     assert [r.rows is None for r in results] == [False, True]
 
 
+@pytest.mark.slow
 def test_all_families_of_metrics_can_be_chosen(settings, stored, tmp_path):
     settings.eval.tasks = {"i2i": settings.eval.tasks.i2i}
     figures, _ = run(settings, tmp_path)
@@ -226,6 +227,7 @@ def test_a_folder_without_any_of_the_items(settings, stored, tmp_path):
         run(settings, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_matrix_of_modalities(settings, store, tmp_path):
     """Each cell equals the recall of a plain search by vectors under the two sets of modalities."""
     rows = [(i, j, None) for i, j in zip(range(0, 24, 2), range(1, 24, 2), strict=True)]

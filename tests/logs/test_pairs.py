@@ -473,6 +473,7 @@ def test_which_item_is_the_query_is_drawn(drawn):
     assert 0.3 < np.mean(turned) < 0.7
 
 
+@pytest.mark.slow
 def test_a_build_that_is_broken_off_goes_on_with_the_next_table(drawn, tmp_path, monkeypatch):
     folder, _, counts = drawn
     logs.drawn_export(tmp_path)

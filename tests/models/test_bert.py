@@ -65,6 +65,7 @@ def test_matches_transformers_layer_by_layer():
     assert_close(hidden, theirs)
 
 
+@pytest.mark.slow
 def test_gradients_match_transformers():
     model = randomise(reference(CONFIG))
     weights = np.random.default_rng(1).normal(size=(*TOKENS.shape, CONFIG.width)).astype(np.float32)

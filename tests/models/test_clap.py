@@ -99,6 +99,7 @@ def assert_close(ours, theirs, tolerance=2e-5):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -142,6 +143,7 @@ def test_fused_checkpoints_need_no_fusion_layers_for_short_clips():
     assert not np.allclose(embedding, long.audio_embeds, rtol=0, atol=0.01)
 
 
+@pytest.mark.slow
 def test_gradients_match_the_reference():
     model = randomise(ClapAudioModelWithProjection(reference_config(SMALL)))
     variables = import_weights(model, SMALL)
@@ -164,6 +166,7 @@ def test_gradients_match_the_reference():
     assert not np.any(gradients["input_norm"]["mean"]) and not np.any(gradients["input_norm"]["var"])
 
 
+@pytest.mark.slow
 def test_remat_changes_neither_values_nor_gradients():
     config = dataclasses.replace(TINY, depths=(2,), heads=(2,))
     clips = make_clips(config)
@@ -187,6 +190,7 @@ def test_remat_changes_neither_values_nor_gradients():
             np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-5 * np.abs(expected).max() + floor)
 
 
+@pytest.mark.slow
 def test_from_scratch_is_finite_in_bfloat16_and_in_silence():
     config = dataclasses.replace(TINY, depths=(1,), heads=(2,))
     model = ClapAudio(config, dtype=jnp.bfloat16)

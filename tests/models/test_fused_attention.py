@@ -46,6 +46,7 @@ def assert_equal_to_plain(kernel, inputs, mask, causal):
         np.testing.assert_allclose(left, right, atol=0.02 * np.abs(right).max())  # two digits of bfloat16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_tpu_kernel_equals_the_plain_form(causal):
     inputs, mask = arrays(2, 150, 150 if causal else 300, 4, 2, 16)
@@ -53,6 +54,7 @@ def test_the_tpu_kernel_equals_the_plain_form(causal):
     assert_equal_to_plain(functools.partial(fused_attention.tpu_attention, interpret=True), inputs, mask, causal)
 
 
+@pytest.mark.slow
 def test_the_tpu_kernel_equals_the_plain_form_in_several_blocks():
     expected = {100: 128, 129: 256, 768: 768, 769: 512, 8208: 640, 2048: 512}
     assert {length: fused_attention._block(length) for length in expected} == expected
@@ -103,6 +105,7 @@ def test_the_kernel_runs_once_forwards_and_once_backwards(remat, platform):
     assert largest == 4 * length * heads * width
 
 
+@pytest.mark.slow
 def test_it_lowers_within_a_mesh_and_mapped_over_data():
     """As in a step, and as in the backward pass of micro-batches."""
     mesh = make_mesh(MeshConfig(2, 2, 2))

@@ -69,6 +69,7 @@ def drawn(config, **fields):
     return model, random_params(model, jnp.zeros((*tokens.shape, config.width)), positions, mask)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "bidirectional"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_matches_transformers_layer_by_layer(name, causal):

@@ -50,6 +50,7 @@ def adapters_of(model, shapes, value=lambda parameter: parameter):
     return copy_weights(peft_rows(), named, shapes)
 
 
+@pytest.mark.slow
 def test_outputs_and_gradients_equal_those_of_peft():
     tokens, positions, mask = inputs(QWEN2)
     base = randomise(reference(QWEN2))
@@ -110,6 +111,7 @@ def embed(model, params, lora, batch):
     return jnp.concatenate([query[0][:, None], target[0]], axis=1)
 
 
+@pytest.mark.slow
 def test_merged_equals_unmerged_in_every_tower(whole):
     model, params, batch = whole
     rng = np.random.default_rng(3)
@@ -134,6 +136,7 @@ def test_merged_equals_unmerged_in_every_tower(whole):
         assert np.abs(embed(model, params, only(tower), batch) - plain).max() > 1e-3, tower
 
 
+@pytest.mark.slow
 def test_fresh_adapters_change_nothing(whole):
     model, params, batch = whole
     fresh = embed(model, params, scaled(init_lora(params, ALL, 0), ALL), batch)

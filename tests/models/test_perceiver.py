@@ -132,6 +132,7 @@ def loss_weights():
     return np.random.default_rng(1).normal(size=(BATCH, CONFIG.latents, CONFIG.width)).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", KINDS)
 def test_matches_torch_in_value_and_gradients(attention):
     config = config_of(attention)
@@ -153,6 +154,7 @@ def test_matches_torch_in_value_and_gradients(attention):
             assert_close(gradient, expected[path], tolerance=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [0, 4])
 @pytest.mark.parametrize("attention", KINDS)
 def test_padding_frames_change_nothing(variables, attention, block):
@@ -200,6 +202,7 @@ def test_the_kinds_of_attention_share_their_parameters_but_not_their_result(vari
     assert np.abs(latents[0] - latents[1]).max() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("attention", "remat"), [("joint", "none"), ("latents", "none"), ("latents", "full")])
 def test_blocks_of_queries_give_the_same_values_and_gradients(variables, attention, remat):
     blocked = Perceiver(config_of(attention, attention_block=4), remat=remat)
@@ -215,6 +218,7 @@ def test_bfloat16_stays_close_to_float32(variables, attention):
     assert_close(latents.astype(jnp.float32), expected, tolerance=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "message"),
     [

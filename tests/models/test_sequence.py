@@ -30,6 +30,7 @@ def encoder():
     return jax.jit(lambda z, mask: model.apply(params, z, mask))
 
 
+@pytest.mark.slow
 def test_items_that_do_not_count_change_nothing(encoder):
     z, mask = vectors(2, 4, 8), jnp.array([[False, True, True, True], [True, False, True, True]])
     other = jnp.where(mask[..., None], z, 7.0)

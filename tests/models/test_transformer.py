@@ -174,6 +174,7 @@ def tower_loss(remat):
     return lambda variables: jnp.sin(Tower(remat=remat).apply(variables, x, mask)[0]).sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", ["dots", "full"])
 def test_remat_gives_the_same_gradients(remat):
     variables = random_params(Tower(), *tower_inputs())

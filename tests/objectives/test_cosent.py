@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import torch
 from sentence_transformers.sentence_transformer.losses import CoSENTLoss
 from small_losses import VALID, B, cosine, same, torch_loss, value_and_grad
@@ -35,6 +36,7 @@ def test_cosent_compares_within_a_group_and_skips_what_is_not_valid(pairs):
     assert all(not np.any(g[4]) and np.any(g[5]) for g in gradients)
 
 
+@pytest.mark.slow
 def test_cosent_without_an_order_is_zero_and_finite_at_low_temperature(pairs):
     query, target = (jnp.asarray(x, jnp.bfloat16) for x in pairs)
     group = jnp.zeros(B, jnp.int32)

@@ -36,6 +36,7 @@ def taught(settings, monkeypatch):
     return settings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["cosine", "mse", "relational", "contrastive"])
 def test_distillation_equals_brute_force(taught, kind):
     taught.objective.distill = kind
@@ -120,6 +121,7 @@ def test_items_and_pairs_are_taught_on_any_mesh(taught):
     assert_same(run_steps(config_lib.build(split), (2, 2, 1)), whole)
 
 
+@pytest.mark.slow
 def test_teachers_get_no_gradient_and_stay_as_they_are(taught):
     config = config_lib.build(taught)
     objective, params = untrained(config)

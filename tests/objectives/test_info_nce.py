@@ -75,6 +75,7 @@ def frequencies_of(hard, strength):
     return Correction(query, target, others, jnp.broadcast_to(jnp.asarray(strength, jnp.float32), B))
 
 
+@pytest.mark.slow
 def test_the_correction_equals_the_formula_in_values_and_gradients(pairs, hard):
     """Every candidate's logit is s / tau - strength * log q, the positive's too, in both directions."""
     strength, temperature = np.linspace(0, 1, B, dtype=np.float32), np.linspace(0.05, 0.2, B, dtype=np.float32)
@@ -120,6 +121,7 @@ def test_weights_of_pairs_weigh_their_rows(pairs):
     np.testing.assert_allclose(loss(weight), np.mean(np.asarray(rows) * weight), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_invalid_pairs_get_exactly_zero_gradient(pairs, hard):
     valid = VALID.at[3].set(False)
     batch = batch_of(*((i, 100 + i, *(1000 + i * M + m for m in range(M))) for i in range(B)))

@@ -55,6 +55,7 @@ def gradient_of_z(objective, z, out, batch, params=None):
     return jax.jit(jax.grad(lambda z: call(objective, z, out, batch, params)[0]))(z)
 
 
+@pytest.mark.slow
 def test_patterns_are_averaged_over_all_that_count():
     """Two patterns of one set equal the two run separately, each counted by its pairs."""
     objective = objective_of((("V->T", "O->O"), {"nce": 1.0, "cosent": 0.7}, 0.0))
@@ -77,6 +78,7 @@ def test_patterns_are_averaged_over_all_that_count():
     assert not np.any(gradients[0][1, :5]) and np.any(gradients[0][0, 0]) and not np.any(gradients[1][1, :5])
 
 
+@pytest.mark.slow
 def test_a_mixed_batch_gives_each_pair_its_sets_patterns_weights_and_temperature():
     objective = objective_of((("O->O",), {"nce": 1.0}, 0.0), (("V->T", "O->O"), {"nce": 0.5, "micl": 2.0}, 0.0))
     recipe = objective.recipe([0, 1])
@@ -93,6 +95,7 @@ def test_a_mixed_batch_gives_each_pair_its_sets_patterns_weights_and_temperature
     assert np.isfinite(total)
 
 
+@pytest.mark.slow
 def test_weights_scale_their_losses_and_those_of_zero_are_not_computed():
     z, out = encoded((1, 1))
     batch = batch_of(*IDS, scores=np.linspace(0, 1, B))
@@ -151,6 +154,7 @@ def test_micl_needs_both_modalities_on_both_sides():
     assert np.any(gradient.parts.textual[0][0])
 
 
+@pytest.mark.slow
 def test_hard_negatives_and_frequencies_reach_the_objective():
     """Each pair of a mixed batch has the strength of its own set."""
     objective = objective_of(*[(("O->O",), {"nce": 1.0}, 0.0)] * 2)

@@ -31,6 +31,7 @@ def of_batches(z, teachers, has):
     return HeadSums(*map(sum, zip(*parts, strict=True)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statistics", ["centred", "whitened", "none"])
 def test_heads_are_those_of_scikit_learn(items, statistics):
     z, teachers, has = items
@@ -50,6 +51,7 @@ def test_heads_are_those_of_scikit_learn(items, statistics):
         np.testing.assert_allclose(head["bias"], ridge.intercept_, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_cosines_of_stacked_heads_are_those_of_each(items):
     heads = solve(of_batches(*items), name="als", statistics="centred")
     stacked = {part: jnp.stack([head[part] for head in heads]) for part in heads[0]}
@@ -59,6 +61,7 @@ def test_cosines_of_stacked_heads_are_those_of_each(items):
     np.testing.assert_allclose(cosines(stacked, z, teachers, has), expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_fitted_head_beats_a_random_one(items):
     z, teachers, has = items
     heads = solve(of_batches(*items), name="als", statistics="centred")

@@ -71,6 +71,7 @@ def spread(given, mesh):
     return given._replace(batch=given.batch._replace(**keys), correction=correction)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "block", "hard", "pattern", "symmetric", "share", "corrected"),
     [
@@ -111,6 +112,7 @@ def test_the_case_is_not_trivial():
     assert 0.1 < np.asarray(found.targets).mean() < 0.9 and 0.1 < np.asarray(found.hard).mean() < 0.9
 
 
+@pytest.mark.slow
 def test_without_any_valid_pair_the_loss_is_zero():
     given = make_contrast()
     given = given._replace(valid=jnp.zeros(B, bool))
@@ -119,6 +121,7 @@ def test_without_any_valid_pair_the_loss_is_zero():
     assert value == 0 and all(not np.any(gradient) for gradient in gradients)
 
 
+@pytest.mark.slow
 def test_widths_short_of_the_embedding_leave_the_rest_without_gradient():
     given = make_contrast(hard=0)
     settings = ContrastSettings((8,), True, True)

@@ -42,6 +42,7 @@ def found(index, queries, k):
     return np.where(positions >= 0, index.rows[positions], -1), cosines
 
 
+@pytest.mark.slow
 def test_a_flat_index_is_exact(built, z):
     rows, cosines = found(FaissIndex(built / "flat"), QUERIES, 10)
     expected_rows, expected = brute_force(QUERIES, z, 10)
@@ -49,6 +50,7 @@ def test_a_flat_index_is_exact(built, z):
     np.testing.assert_allclose(cosines, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "factory"), [pytest.param("ivfpq", "IVF102,PQ8", marks=pytest.mark.slow), ("hnsw", "HNSW32")]
 )

@@ -324,6 +324,7 @@ def interruptible():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_serve_ends_cleanly_on_a_signal(run, frames, number, interruptible, capsys):
     """In this process: the verb is interrupted once its page answers."""
@@ -472,6 +473,7 @@ def test_hostile_text_is_shown_and_does_nothing(embedder, tab):
         assert tab.title() == f"{HOSTILE} · search" and tab.locator("main script, main img[src=x]").count() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_phone(server, browser, scheme, tmp_path):

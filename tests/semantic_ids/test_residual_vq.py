@@ -44,6 +44,7 @@ def fitted(z):
     return fit_residual_vq(z, SIZES, FAST, seed=3)[0]
 
 
+@pytest.mark.slow
 def test_a_vq_is_as_good_as_residual_k_means(z, fitted):
     vq, kmeans = errors(z, fitted), errors(z, residual_kmeans(z, SIZES, rounds=25, seed=3))
     assert np.all(vq < 1.15 * kmeans)
@@ -162,6 +163,7 @@ def test_the_gradient_goes_straight_through_the_codes():
     assert np.abs(np.asarray(found["encoder_0"]["kernel"])).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_an_encoder_and_decoder_are_learned(z):
     settings = VQSettings(steps=150, batch=512, latent=8, decay=0.9, learning_rate=3e-3)
     found = []

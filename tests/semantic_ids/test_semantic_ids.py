@@ -78,6 +78,7 @@ def columns(table):
     return rows["id"].to_pylist(), np.array(rows["codes"].to_pylist()), rows["semantic_id"].to_pylist()
 
 
+@pytest.mark.slow
 def test_kmeans_on_the_devices_reconstructs_as_well(z, sids):
     errors = []
     for fitted in (sids, fit(z, LEVELS, INFO, method="device-kmeans", seed=1)):
@@ -130,6 +131,7 @@ def test_one_fit_has_every_granularity(embeddings, sids):
     )
 
 
+@pytest.mark.slow
 def test_codebooks_are_read_back_unchanged(z, tmp_path):
     saved = fit(z, (4, 4), INFO, method="vq", seed=2, vq=VQSettings(steps=3, batch=64, latent=6))
     saved.save(tmp_path / "vq", {"items": 1})

@@ -18,6 +18,7 @@ CONFIG = LlmConfig(vocab_size=64, width=64, layers=3, heads=4, kv_heads=2, head_
 SEQUENCES, LENGTH = 64, 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", [{"data": 1, "fsdp": 8}, {"data": 2, "fsdp": 4}])
 def test_a_step_sends_parameters_and_no_activations(mesh):
     mesh, model = make_mesh(MeshConfig(**mesh)), Llm(CONFIG)

@@ -121,6 +121,7 @@ def test_a_run_with_other_numbers_compiles_nothing_again(finished, tmp_path, one
     assert "/jax/compilation_cache/cache_hits" in events and "/jax/compilation_cache/cache_misses" not in events
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_changed(finished, one_device):
     result = train(config_lib.build(finished[0]), finished[1])
     assert result.start == result.steps == 2
@@ -128,6 +129,7 @@ def test_a_finished_run_is_not_changed(finished, one_device):
         train(config_lib.build(finished[0]), finished[1], profile=(3, 4))
 
 
+@pytest.mark.slow
 def test_a_signal_stops_a_run_with_its_state_saved_and_it_goes_on_with_the_same_bits(
     finished, tmp_path, monkeypatch, one_device, capsys
 ):

@@ -117,6 +117,7 @@ def test_frozen_parameters_have_no_gradient_and_no_moment(config):
     assert all(decays[name] for name in decays if name.startswith("lora/"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rank", "remat"), [(2, "none"), pytest.param(2, "dots", marks=pytest.mark.slow), (2, "full"), (0, "none")]
 )

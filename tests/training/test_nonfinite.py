@@ -33,6 +33,7 @@ def bad_step(settings, monkeypatch):
     return settings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("micro_batches", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_run_stops_before_it_saves_and_goes_on_over_the_step_without_an_update(
     bad_step, tmp_path, one_device, capsys, micro_batches

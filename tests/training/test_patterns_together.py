@@ -69,6 +69,7 @@ def test_patterns_together_equal_each_pattern_on_its_own(experiment, batch, para
         np.testing.assert_allclose(left, right, atol=1e-4 * max(np.abs(right).max(), 1e-2))
 
 
+@pytest.mark.slow
 def test_an_item_that_lacks_a_modality_gets_exactly_no_gradient_from_its_pattern(experiment, batch, params):
     """The frames of an item without text teach nothing under V->T as a target of text, nor does its partner."""
     _, _, loss = experiment("VTA->VTA")
@@ -84,6 +85,7 @@ def test_an_item_that_lacks_a_modality_gets_exactly_no_gradient_from_its_pattern
     np.testing.assert_array_equal(moved, counted)
 
 
+@pytest.mark.slow
 def test_the_towers_run_once_however_many_patterns(experiment, batch, params):
     def products(*patterns):
         config, _, loss = experiment(*patterns)

@@ -12,6 +12,7 @@ def test_steps_that_are_not_trained_are_refused(steps):
         StepProfile(None, *steps, done=2, steps=10)
 
 
+@pytest.mark.slow
 def test_a_trace_that_a_failure_cuts_short_is_written(tmp_path):
     class Run:
         tensorboard = tmp_path

@@ -68,6 +68,7 @@ def sequences(settings, table, **changes):
     return settings
 
 
+@pytest.mark.slow
 def test_the_loss_equals_brute_force(settings, table):
     """Each item encoded on its own, in a batch of pairs; scores, masks and the correction of targets written out."""
     settings = sequences(settings, table, patterns=("O->O",), distinct_items=4, correct_popularity=0.8)

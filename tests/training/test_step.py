@@ -116,6 +116,7 @@ def test_parameters_are_split_by_the_rules_and_moments_and_average_like_them(set
         assert set(found.values()) == {spec}, path
 
 
+@pytest.mark.slow
 def test_a_sharded_state_equals_a_plain_one(config, parts):
     plain = jax.jit(lambda: init_state(config, *parts))()
     sharded, _ = sharded_init(TrainSetup.of(config, make_mesh(MeshConfig(2, 2, 2))))
@@ -222,6 +223,7 @@ def test_the_schedule_is_that_of_optax_from_the_first_step_of_its_stage(warmup):
     np.testing.assert_allclose(ours(steps + 100), jax.vmap(expected)(steps), rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_numbers_of_the_optimizer_and_the_losses_are_data_of_one_program(settings):
     settings.data.datasets = {
         "copair": settings.data.datasets.copair.to_dict() | {"patterns": ("T->T",)},
@@ -240,6 +242,7 @@ def test_numbers_of_the_optimizer_and_the_losses_are_data_of_one_program(setting
     assert programs[0] == programs[1]
 
 
+@pytest.mark.slow
 def test_remat_and_dtype_settings_reach_the_towers(settings):
     settings.model.remat = "full"
     settings.model.dtype = "bfloat16"

@@ -180,6 +180,7 @@ def test_processes_share_the_work_as_far_as_they_see_files(frozen, tmp_path, one
     assert 0.3 * every < filled[0] < 0.7 * every and sum(encoded) == 0 and len(outputs) == every
 
 
+@pytest.mark.slow
 def test_what_cannot_be_decoded_is_left_to_training(frozen, tmp_path, one_device):
     """The picture beside a broken one, too, so that the message is that of the broken one."""
     setup = setup_of(frozen)

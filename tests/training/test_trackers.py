@@ -202,6 +202,7 @@ def all_records(path, proto):
     raise AssertionError(f"{path} has no end")
 
 
+@pytest.mark.slow
 def test_wandb_offline(tmp_path, monkeypatch):
     proto = pytest.importorskip("wandb.proto.wandb_internal_pb2", reason="needs wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -52,6 +52,7 @@ def test_rows_of_zeros_are_not_drawn():
     assert kmeans(np.zeros_like(x), 5, rounds=2, seed=0)[2] == 0
 
 
+@pytest.mark.slow
 def test_the_same_on_every_call_and_for_every_block():
     x = drawn()
     first = kmeans(x, 12, rounds=5, seed=1, block=64)
@@ -75,6 +76,7 @@ def test_several_devices_equal_one(monkeypatch):
     assert many[2] == pytest.approx(one[2], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_rows_that_are_read_anew_each_round_equal_rows_that_are_held(tmp_path, monkeypatch):
     x = drawn()
     held = residual_kmeans(x, (12, 5), rounds=3, seed=1, block=16)
