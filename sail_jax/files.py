@@ -52,7 +52,14 @@ def is_file(path: pathlib.Path) -> bool:
 
 
 def commit(partial: pathlib.Path, path: pathlib.Path) -> None:
-    """Flushes a complete file to the disk, uploads it if it is one of a mirror, and gives it its name."""
+    """Flushes a complete file to the disk, uploads it if it is one of a mirror, and gives it its name.
+
+    Raises:
+        SailError: the name is that of a folder or a device, which a file must not replace.
+    """
+    if path.exists() and not path.is_file():
+        partial.unlink()
+        raise SailError(f"{path} is no file but a folder or a device; name another output.")
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     buckets.put(partial, path)

@@ -1,6 +1,7 @@
 """Small files appear under their name only when complete."""
 
 import json
+import os
 
 import pytest
 
@@ -20,6 +21,16 @@ def test_a_small_file_replaces_the_one_before_and_leaves_no_part(tmp_path, share
         commit_bytes(tmp_path / "x", text.encode(), shared=shared)
         assert (tmp_path / "x").read_text(encoding="utf-8") == text
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_folder_or_a_device_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(SailError, match=f"{name} is no file but a folder or a device"):
+            commit_bytes(tmp_path / name, b"x")
+    assert (tmp_path / "pipe").is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "pipe"]
 
 
 def test_json_is_indented_and_ends_in_a_line_break(tmp_path):
