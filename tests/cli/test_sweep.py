@@ -248,4 +248,4 @@ def test_a_sweep_trains_and_evaluates_its_members_and_shares_their_first_stage(
     assert main(["sweep", "collect", "--workdir", str(tmp_path / "sweep")]) == 0, capsys.readouterr()
     table = polars.read_csv(tmp_path / "sweep" / "results.csv")
     assert table["state"].to_list() == ["done"] * len(table) and table["i2i/recall@10"].null_count() == 0
-    assert table["step"].to_list() == [2] * len(table) and table["device_hours"].min() > 0
+    assert table["step"].to_list() == [4] * len(table) and table["device_hours"].min() > 0
