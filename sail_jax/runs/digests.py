@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -28,6 +29,7 @@ ITEM = "verification"
 _SUMS = "SHA256SUMS"
 _METADATA, _COMMIT = "_CHECKPOINT_METADATA", "commit_success.txt"
 _PARTIAL = ".orbax-checkpoint-tmp"  # the end of a folder's name while orbax writes into it
+_PATIENCE = 60.0  # seconds until metadata must be written
 
 
 class DigestHandler(ocp.AsyncCheckpointHandler):
@@ -55,6 +57,7 @@ class DigestHandler(ocp.AsyncCheckpointHandler):
             path.unlink()
         files = {name: path for name, path in _files(step) if name not in sums and not name.startswith(f"{ITEM}/")}
         metadata = files.pop(_METADATA)
+        _wait_for_items(step)
         lines = _lines(sums | _digests(files))
         (directory / _SUMS).write_text(f"# {_seal(metadata, lines)}\n{lines}")
 
@@ -125,10 +128,19 @@ def damage(folder: epath.Path, *, leave_out: Collection[str] = (), share: int = 
     return next((f"{name} is not as it was saved" for name, of in found.items() if of != sums[name]), "")
 
 
+def _wait_for_items(folder: epath.Path) -> None:
+    """Waits until orbax, which writes its metadata from a thread, has named the items in it."""
+    deadline = time.monotonic() + _PATIENCE
+    while ITEM not in _saved_items(folder):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{folder / _METADATA} has not been written within {_PATIENCE:.0f} s")
+        time.sleep(0.01)
+
+
 def _saved_items(folder: epath.Path) -> Collection[str]:
     """Returns the items that orbax says it has saved; nothing where its metadata is damaged."""
     try:
-        return json.loads((folder / _METADATA).read_text())["item_handlers"]
+        return json.loads((folder / _METADATA).read_text())["item_handlers"] or ()
     except (OSError, ValueError, KeyError, TypeError):
         return ()
 

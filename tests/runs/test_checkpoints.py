@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from flax.traverse_util import flatten_dict
+from orbax.checkpoint._src.metadata import checkpoint as metadata_lib
 
 import sail_jax
 from sail_jax.cli import main
@@ -154,6 +156,22 @@ def test_the_verbs_take_the_step_and_name_what_is_damaged(run, tmp_path, capsys)
         errors = capsys.readouterr().err
         assert "no checkpoint that is whole" in errors and "Traceback" not in errors
         assert not (tmp_path / "embeddings").exists() and not (tmp_path / "export").exists()
+
+
+def test_a_checkpoint_whose_metadata_is_written_late_is_whole(tmp_path, monkeypatch):
+    """Orbax writes it from a thread, which may come after the digests of all other files."""
+    update = metadata_lib._MetadataStoreImpl.update
+
+    def late(*arguments, **settings):
+        time.sleep(0.2)
+        return update(*arguments, **settings)
+
+    monkeypatch.setattr(metadata_lib._MetadataStoreImpl, "update", late)
+    run = RunDirectory(tmp_path / "run")
+    checkpoints = Checkpoints(run)
+    checkpoints.save(1, {"model": {"scale": jnp.float32(2)}}, {})
+    checkpoints.close()
+    assert Checkpoints(run, saves=False).latest() == 1
 
 
 @pytest.mark.parametrize("axis", [None, 0, 2])
