@@ -142,7 +142,8 @@ def _cut(text: str) -> str:
 def _check_value(field: dataclasses.Field, value: Any, path: str) -> None:
     """Checks a value against the limits and choices of its setting; numbers must be finite."""
     for entry in value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple) else (value,):
-        if isinstance(entry, str) and _BUCKET.match(entry) and not field.metadata.get("bucket"):
+        # A description of what was written, which is no setting, may name an address.
+        if isinstance(entry, str) and _BUCKET.match(entry) and not field.metadata.get("bucket", True):
             require_local(entry, path)
         if isinstance(entry, float) and not math.isfinite(entry):
             raise SailError(f"{path} is {_shown(value)}; write a finite number.")
