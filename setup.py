@@ -79,6 +79,7 @@ setup(
         "trackio": ["trackio>=0.20"],
         "test": [
             "pytest>=8",
+            "pytest-timeout>=2.3",
             "pytest-xdist>=3",
             "beartype>=0.22",
             "psutil",

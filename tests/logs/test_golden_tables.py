@@ -1,7 +1,9 @@
 """The builders give the rows and the counts that stand in the golden tables, on each engine."""
 
 import importlib.util
+import multiprocessing
 import shutil
+from concurrent.futures import ProcessPoolExecutor
 
 import golden_tables
 import pytest
@@ -19,6 +21,15 @@ def test_rows_and_counts_are_the_golden_ones(tmp_path, case):
     assert golden_tables.rows_of(tables) == rows
 
 
+def build_on_spark(folder):
+    """Builds the tables of all ten builders; for a process of its own."""
+    settings = golden_tables.make_logs("drawn_capped", folder)
+    # Spark makes 200 tasks of every join by default, which is minutes on so few rows.
+    few = {"spark.sql.shuffle.partitions": "2", "spark.default.parallelism": "2", "spark.ui.enabled": "false"}
+    spark = EngineConfig(spark_master="local[2]", spark_options=few)
+    return logs.build(folder, with_logs(settings, engine=spark), engine="spark")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("pyspark") is None, reason="PySpark is not installed: sail_jax[spark]")
 @pytest.mark.skipif(
@@ -26,11 +37,9 @@ def test_rows_and_counts_are_the_golden_ones(tmp_path, case):
 )
 def test_spark_gives_the_same_rows_and_counts(tmp_path):
     """All ten builders, where every limit cuts and every tie is drawn."""
-    settings = golden_tables.make_logs("drawn_capped", tmp_path)
-    # Spark makes 200 tasks of every join by default, which is minutes on so few rows.
-    few = {"spark.sql.shuffle.partitions": "2", "spark.default.parallelism": "2", "spark.ui.enabled": "false"}
-    spark = EngineConfig(spark_master="local[2]", spark_options=few)
-    tables, summary = logs.build(tmp_path, with_logs(settings, engine=spark), engine="spark")
+    # PySpark forks to start Java, and a fork of a process in which JAX has threads may never return.
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
+        tables, summary = alone.submit(build_on_spark, tmp_path).result()
     rows, counts = golden_tables.read_golden("drawn_capped")
     assert golden_tables.counts_of(summary) == counts
     assert golden_tables.rows_of(tables) == rows
