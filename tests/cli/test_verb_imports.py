@@ -110,6 +110,7 @@ def test_both_names_of_the_command():
     assert said.stdout.startswith("usage: sail-jax train")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own", [None, "elsewhere", ""])
 def test_compiled_programs_are_kept_where_the_user_wants(own, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

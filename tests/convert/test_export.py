@@ -119,6 +119,7 @@ def test_parts_of_an_export_start_another_model(settings, tmp_path):
         from_export(dataclasses.replace(config, model=louder), tmp_path / "out", audio_adapter=1)
 
 
+@pytest.mark.slow
 def test_the_folder_says_what_it_is(settings, tmp_path):
     config, run, _ = make_run(settings, tmp_path / "run")
     run.metrics.write_text(json.dumps({"trained": {"i2i/recall@10": 0.4321, "i2i/queries": 9}}))

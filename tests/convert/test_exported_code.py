@@ -234,6 +234,7 @@ def test_one_at_a_time_equals_a_batch(model, processor, cases):
     np.testing.assert_allclose(single, batch, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_everything_is_loaded_from_the_file(exports):
     for variant in VARIANTS:
         directory, _ = exports(variant)

@@ -11,6 +11,8 @@ from sail_jax.curation.mining.threshold import BIN, CURVE_POINTS
 from sail_jax.errors import SailError
 from sail_jax.vectors.score_blocks import ScoreBlocks, TargetBlocks
 
+pytestmark = pytest.mark.slow
+
 SMALL = MiningConfig(per_query=5, query_block=7, target_block=48, exact_scores=10**9)
 BLOCKED = dataclasses.replace(SMALL, exact_scores=0)
 SIZES = [(7, 48), (1024, 8192), (3, 33), (50, 100), (64, 704)]

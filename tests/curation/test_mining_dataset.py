@@ -23,6 +23,8 @@ from sail_jax.items import Item, item_key
 from sail_jax.sharding.process_group import ALONE
 from sail_jax.vectors.embedding_set import EmbeddingInfo, part_path, write_info, write_part
 
+pytestmark = pytest.mark.slow
+
 ITEMS = 60
 WIDTH = 8
 EMPTY = "item-8"  # has nothing that could be embedded

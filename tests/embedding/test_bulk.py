@@ -31,6 +31,8 @@ from sail_jax.errors import BadRecordError, SailError
 from sail_jax.runs.fingerprint import fingerprint
 from sail_jax.vectors.embedding_set import EmbeddingSet
 
+pytestmark = pytest.mark.slow
+
 pytestmark = pytest.mark.usefixtures("one_device")
 
 
@@ -73,7 +75,6 @@ def test_the_store_is_the_default(whole, embedder, store, run):
     assert (whole / "bad_records.jsonl").read_text() == ""
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "least"), [("float32", 1 - 1e-6), ("bfloat16", 0.9999), ("int8", 0.999), ("binary", 0.5)]
 )
@@ -92,7 +93,6 @@ def test_dims_dtype_and_view(embedder, store, world, tmp_path, dtype, least):
     assert np.sum(z * expected, axis=1).min() > least
 
 
-@pytest.mark.slow
 def test_a_killed_run_goes_on_without_gaps_or_duplicates(run, whole, tmp_path):
     output = tmp_path / "out"
     process = subprocess.Popen(
@@ -123,7 +123,6 @@ def test_finished_output_is_not_changed(run, whole, capsys):
 # ------------------------------------------------------------------------------------------------------- many processes
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("order", [(0, 1, 2), pytest.param((2, 0, 1), marks=pytest.mark.slow)])
 def test_processes_share_the_parts(run, whole, tmp_path, capsys, order):
     output = tmp_path / "out"
@@ -136,7 +135,6 @@ def test_processes_share_the_parts(run, whole, tmp_path, capsys, order):
     assert_same_folders(output, whole)
 
 
-@pytest.mark.slow
 def test_distributed_processes(run, whole, tmp_path):
     """Their numbers come from the environment, here that of Open MPI; each uses its own devices."""
     output, port = tmp_path / "out", free_port()
@@ -182,7 +180,6 @@ def test_a_table_is_read_as_ingest_reads_it(run, world, whole, tmp_path, named):
         np.testing.assert_array_equal(z, expected)
 
 
-@pytest.mark.slow
 def test_rows_of_a_csv_are_counted_not_its_lines(run, embedder, tmp_path):
     rows = ["item_id,title", 'a,"one\ntwo\nthree"', "", "b,glass", "c", "d,bread", ""]
     (tmp_path / "items.csv").write_text("\n".join(rows))
@@ -207,7 +204,6 @@ def test_a_table_without_a_header_line_takes_that_of_the_settings(run, embedder,
     np.testing.assert_allclose(z, embedder.encode([{"title": "glass"}, {"title": "bread"}]), atol=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_of_rows_with_one_id_the_first_is_embedded(run, embedder, tmp_path, suffix, monkeypatch):
     titles = {"item_id": ["a", "b", "", "a", "c", "", "a"], "title": ["one", "two", "x", "three", "four", "y", "five"]}
@@ -226,7 +222,6 @@ def test_of_rows_with_one_id_the_first_is_embedded(run, embedder, tmp_path, suff
     assert len(bad) == 4 and [(line["record"], line["field"]) for line in repeated] == [("a", "item_id")] * 2
 
 
-@pytest.mark.slow
 def test_media_of_a_table_are_decoded_once(run, store, tmp_path, monkeypatch):
     item = next(item for item in map(store.__getitem__, range(len(store))) if item.audio and item.frames)
     row = {"item_id": "a", "title": "glass", "frames": [item.frames[0]], "audio": item.audio}
@@ -288,7 +283,6 @@ def folder(tmp_path, store):
     return tmp_path / "files"
 
 
-@pytest.mark.slow
 def test_a_folder_of_files(run, embedder, folder, tmp_path, capsys):
     assert verb(run, tmp_path / "out", "--source", folder, "--modalities", "VTA", "--rows-per-part", 3) == 0
     ids, z = EmbeddingSet(tmp_path / "out").load()
@@ -361,7 +355,6 @@ def test_links_pipes_and_undecodable_names_are_bad_records(run, folder, tmp_path
     assert [line["record"] for line in bad] == ["broken.txt", "gone.png", "itself.txt", "pipe.txt", "\\xff.txt"]
 
 
-@pytest.mark.slow
 def test_items_with_nothing_to_show_are_left_out_and_not_bad_records(run, folder, tmp_path, capsys):
     more = ("--config.data.max_bad_records=0", "--rows-per-part", 2)
     assert verb(run, tmp_path / "out", "--source", folder / "a", "--modalities", "V", *more) == 0
@@ -460,7 +453,6 @@ def test_paths_that_are_no_source(embedder, folder, tmp_path):
 # ------------------------------------------------------------------------------------------------------------ padding
 
 
-@pytest.mark.slow
 def test_short_texts_do_not_pay_for_long_ones(embedder, tmp_path, monkeypatch):
     """Compares executed tokens with tokens of the texts, and with batches in the order of the files."""
     files = tmp_path / "files"

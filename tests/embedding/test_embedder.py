@@ -205,6 +205,7 @@ def test_a_video_gives_frames_and_sound(embedder, tmp_path):
     np.testing.assert_array_equal(embedder.encode([{"video": path}, {"video": path.read_bytes()}]), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("item", "message"),
     [

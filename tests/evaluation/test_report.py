@@ -42,6 +42,8 @@ from sail_jax.patterns import MODALITY_SETS, Pattern
 from sail_jax.runs.directory import RunDirectory
 from sail_jax.vectors.top_k import top_k
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = "<script>alert('x')</script>\"'&<img src=http://evil.example/x.png onerror=go()> $a_b$ </style>"
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -119,7 +121,6 @@ def assert_ids_are_sound(text, page):
     assert set(re.findall(r'(?:href="|url\()#([^")]+)', text)) <= set(ids)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("which", ["full", "compared"])
 def test_page_is_well_formed_and_self_contained(which, request):
     text, page = request.getfixturevalue(which)
@@ -358,7 +359,6 @@ def test_relevance_is_marked_by_more_than_colour(full):
     assert "no picture" in page.text and "text query" in page.text and "no text" in page.text
 
 
-@pytest.mark.slow
 def test_hostile_text_is_shown_and_does_nothing(tmp_path):
     card = Card(HOSTILE, HOSTILE, '"><script>x()</script>', True, True, 1.0)
     histogram = report_runs.histograms(0.3)
@@ -397,7 +397,6 @@ def test_empty_report_and_parts_left_out(tmp_path):
     assert not {tag for tag, _ in page.elements} & {"svg", "details", "table"}
 
 
-@pytest.mark.slow
 def test_stored_embeddings_replace_the_trained_model(tmp_path):
     figures = [dataclasses.replace(f, model="embeddings") for f in report_runs.all_figures() if f.model == "trained"]
     text, page = write(tmp_path / "r.html", RunReport("r", figures))
@@ -439,7 +438,6 @@ def test_a_short_gallery_has_queries_of_every_task():
     assert [len(part.split('class="row"')) - 1 for part in sheets.split("<h3>")[1:]] == [2, 2]
 
 
-@pytest.mark.slow
 def test_charts_beyond_the_limit_are_pngs_only(tmp_path, monkeypatch):
     monkeypatch.setattr("sail_jax.evaluation.report.page._CHART_LIMIT", 40_000)
     text, page = write(tmp_path / "r.html", report_runs.run(figures=(), maps=(), gallery=()))
@@ -447,7 +445,6 @@ def test_charts_beyond_the_limit_are_pngs_only(tmp_path, monkeypatch):
     assert "are only in r_files/" in page.text
 
 
-@pytest.mark.slow
 def test_same_report_gives_same_bytes_and_replaces_the_old_one(tmp_path):
     path, other = tmp_path / "report.html", tmp_path / "other.html"
     path.write_text("an older report")
@@ -589,7 +586,6 @@ def test_map_shows_every_embedded_item(gathered):
 # ---------------------------------------------------------------------------------------------------------------- verb
 
 
-@pytest.mark.slow
 def test_the_verb_draws_one_run_and_several(tmp_path, capsys):
     folders = [tmp_path / name / "run" for name in ("a", "b")]
     for number, folder in enumerate(folders):

@@ -508,6 +508,7 @@ def test_a_build_that_is_broken_off_goes_on_with_the_next_table(drawn, tmp_path,
     assert made[0] == "copair"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads, parts", [(1, 5), (3, 3)])
 def test_same_bytes_whatever_the_parts_and_threads(drawn, tmp_path, threads, parts):
     folder, _, _ = drawn

@@ -28,6 +28,8 @@ from sail_jax.sharding.mesh import make_mesh
 from sail_jax.sharding.parameters import WEIGHT_DECAY, first_match, partition_spec
 from sail_jax.vectors.unit import normalize
 
+pytestmark = pytest.mark.slow
+
 CONFIG = tiny_model("dual_tower")
 VIEWS = ("VTA", "T", "VT", "A", "O")
 ITEMS = B * S
@@ -94,7 +96,6 @@ def whole(of_sides):
     return np.concatenate([np.asarray(query)[:, :, None], target], axis=2)
 
 
-@pytest.mark.slow
 def test_values_are_those_of_the_towers_by_hand(batch, params, by_hand):
     """Items 1 and 5 have the media of the items before them."""
     media_item = np.array([0, 0, 2, 3, 4, 4, *range(6, ITEMS)], np.int32)
@@ -127,7 +128,6 @@ def test_values_are_those_of_the_towers_by_hand(batch, params, by_hand):
     assert not np.any(z[:, 3, 1]) and not np.any(z[1, 3, 0])
 
 
-@pytest.mark.slow
 def test_media_positions_leave_no_gap_in_the_text(batch, params):
     """The text tower reads what it would read if no position had been kept for media."""
     other = batch.token_types.copy()
@@ -162,7 +162,6 @@ def gradients(params, batch, views, weights):
     return jax.grad(loss, has_aux=True)(params)
 
 
-@pytest.mark.slow
 def test_gradients_are_finite_and_reach_what_is_shown(batch, params):
     parts = {"V": ("vit", "vision_adapter"), "T": ("bert", "text_adapter"), "A": ("audio", "audio_adapter")}
     views = ("VTA", "T", "VA")
@@ -175,7 +174,6 @@ def test_gradients_are_finite_and_reach_what_is_shown(batch, params):
             assert (sum(moved) > len(moved) / 2) if shown else not any(moved), (view, part)
 
 
-@pytest.mark.slow
 def test_hard_negatives_and_gradients_of_a_batch_without_media(params):
     batch = make_batch(CONFIG, sides=3)
     bare = batch._replace(
@@ -192,7 +190,6 @@ def test_hard_negatives_and_gradients_of_a_batch_without_media(params):
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(found))
 
 
-@pytest.mark.slow
 def test_training_lowers_a_contrastive_loss():
     """Pairs of random items come together, from fresh parameters."""
     batch, optimizer = jax.device_put(make_batch(CONFIG)), optax.adam(3e-3)
@@ -222,7 +219,6 @@ def test_a_text_beyond_the_positions_is_refused(params):
         forward(short, params, make_batch(CONFIG), (("T",), ("T",)))
 
 
-@pytest.mark.slow
 def test_full_size_builds_and_embeds_abstractly():
     config = config_lib.load(tiny.REPO / "configs" / "sail_1b5.py", ["model.kind=dual_tower"])
     shapes = jax.eval_shape(lambda: init_params(config.model, 0))

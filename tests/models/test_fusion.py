@@ -14,6 +14,8 @@ from sail_jax.batch import Batch, TokenType
 from sail_jax.models.media import Media, mean_per_item, sound_vectors
 from sail_jax.models.model import init_params, make_model
 
+pytestmark = pytest.mark.slow
+
 N, B, S = 24, 4, 2
 LATENTS = 2
 KINDS = ("fusion", "dual_tower")
@@ -108,7 +110,6 @@ def test_every_modality_matters(apply, batch):
         assert np.abs(np.asarray(apply(changed) - z)).max(axis=-1).min() > 1e-4
 
 
-@pytest.mark.slow
 def test_padding_of_the_sequence_changes_nothing(apply, batch):
     wide = [(0, 0), (0, 0), (0, 9)]
     longer = batch._replace(tokens=np.pad(batch.tokens, wide), token_types=np.pad(batch.token_types, wide))
@@ -116,7 +117,6 @@ def test_padding_of_the_sequence_changes_nothing(apply, batch):
     close(apply(longer._replace(tokens=garbage)), apply(batch))
 
 
-@pytest.mark.slow
 def test_padding_frames_and_clips_change_nothing(apply, batch):
     noise = np.full((3, *batch.frames.shape[1:]), 200, np.uint8)
     padded = batch._replace(
@@ -146,7 +146,6 @@ def test_order_on_the_flat_axis_changes_nothing_but_the_slot_does(model, apply, 
 PARTS = ("V", "T", "A", "VT", "VA", "TA")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("view", PARTS)
 def test_a_view_equals_a_batch_that_lacks_the_rest(apply, batch, view):
     """Masking a modality on the device gives the embedding of an item that never had it."""
@@ -168,7 +167,6 @@ def test_a_view_equals_a_batch_that_lacks_the_rest(apply, batch, view):
     close(apply(batch, PARTS)[PARTS.index(view)], apply(lacking, ("O",))[0])
 
 
-@pytest.mark.slow
 def test_stacked_views_equal_single_ones(apply, batch):
     views = ("VTA", "T", "VA")
     together = apply(batch, views)
@@ -176,14 +174,12 @@ def test_stacked_views_equal_single_ones(apply, batch):
         close(together[i], apply(batch, (view,))[0])
 
 
-@pytest.mark.slow
 def test_media_positions_without_media_count_for_nothing(apply, batch):
     """Frames that did not fit the budget leave their positions empty: as if the item had none."""
     without = batch._replace(frames=batch.frames[:0], frame_item=batch.frame_item[:0], frame_slot=batch.frame_slot[:0])
     close(apply(without), apply(batch, ("TA",)))
 
 
-@pytest.mark.slow
 def test_an_item_that_shows_nothing_is_zero(apply, batch):
     types = np.where(batch.token_types == TokenType.TEXT, TokenType.PAD, batch.token_types)
     z = apply(batch._replace(token_types=types), ("T",))
@@ -198,7 +194,6 @@ def test_items_do_not_see_each_other(apply, batch):
     assert changed[2, 1] > 1e-5 and np.delete(changed.reshape(-1), 5).max() < 2e-6
 
 
-@pytest.mark.slow
 def test_a_precomputed_vector_takes_the_place_of_the_tower(model, params, apply, batch):
     listen = functools.partial(make_model(model).apply, method=lambda m, clips: m.audio(clips)[0])
     heard = jax.jit(listen)({"params": params}, batch.clips)
@@ -218,7 +213,6 @@ def test_several_clips_are_averaged():
     np.testing.assert_array_equal(heard, [True, False, True])
 
 
-@pytest.mark.slow
 def test_groups_change_the_layout_and_not_the_result(apply, batch):
     """Two groups of two pairs, each with the frames of its own block."""
     half = B * S // 2
@@ -241,7 +235,6 @@ def test_groups_change_the_layout_and_not_the_result(apply, batch):
     close(apply(grouped, groups=2), apply(batch))
 
 
-@pytest.mark.slow
 def test_bfloat16_stays_near_float32(model, params, batch):
     views = (("VTA",), ("VTA",))
     (z, _), _ = forward(dataclasses.replace(model, dtype="bfloat16"), params, batch, views)
@@ -250,7 +243,6 @@ def test_bfloat16_stays_near_float32(model, params, batch):
     assert z.dtype == jnp.float32 and cosine.min() > 0.99
 
 
-@pytest.mark.slow
 def test_views_of_their_own_equal_the_same_on_both_sides(model, params, apply, batch):
     views = (("VTA", "T"), ("VA", "O", "V"))
     (query, target), _ = forward(model, params, batch, views)
@@ -274,7 +266,6 @@ def sides_of(batch, sides):
     return batch._replace(**chosen, **media)
 
 
-@pytest.mark.slow
 def test_hard_negatives_are_seen_as_targets(model, params):
     """Three sides give what batches of the query with the one and with the other give."""
     batch, views = make_batch(model, sides=3), (("VTA",), ("VTA", "T"))
@@ -291,7 +282,6 @@ def test_hard_negatives_are_seen_as_targets(model, params):
             close(part[1][:, :, number], of_two[1][:, :, 0])
 
 
-@pytest.mark.slow
 def test_one_side_takes_one_tuple_of_views(model, params, apply, batch):
     (z,), out = forward(model, params, sides_of(batch, [0]), (("VTA", "T"),))
     close(z, apply(batch, ("VTA", "T"))[:, :, 0])
@@ -300,7 +290,6 @@ def test_one_side_takes_one_tuple_of_views(model, params, apply, batch):
         forward(model, params, batch, (("VTA",),))
 
 
-@pytest.mark.slow
 def test_filled_is_strict_for_sets_and_any_for_omni(model, params, batch):
     """The queries lack nothing, vision, text, and sound and vision; the targets lack nothing."""
     types = batch.token_types.copy()
@@ -334,7 +323,6 @@ def test_filled_is_strict_for_sets_and_any_for_omni(model, params, batch):
     np.testing.assert_array_equal(shown, ~hidden[:, None] & np.array([True, False, True, False]))
 
 
-@pytest.mark.slow
 def test_modalities_enter_the_llm_at_one_scale():
     model, batch = tiny_model("fusion"), make_batch(tiny_model("fusion"))
     _, out = forward(model, init_params(model, 0), batch, (("VTA", "T"), ("VT",)))

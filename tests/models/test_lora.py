@@ -144,6 +144,7 @@ def test_fresh_adapters_change_nothing(whole):
     np.testing.assert_allclose(fresh, embed(model, params, {}, batch), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_draws_are_those_of_peft_and_functions_of_seed_and_path(whole):
     _, params, _ = whole
     drawn, again, other = (paths(init_lora(params, ALL, seed)) for seed in (0, 0, 1))

@@ -164,6 +164,7 @@ def test_rows_without_anything_to_compare_give_zero_and_no_nan(pairs, hard, vali
         assert np.all(np.isfinite(gradient)) and not np.any(gradient)
 
 
+@pytest.mark.slow
 def test_bfloat16_at_low_temperature_is_finite(pairs, hard):
     query, target, others = (jnp.asarray(x, jnp.bfloat16) for x in (*pairs, hard))
 

@@ -119,6 +119,7 @@ def test_late_fusion_is_left_out_where_nothing_shows_vision():
     assert not np.any(gradient[1][0]) and np.any(gradient[1][1])
 
 
+@pytest.mark.slow
 def test_a_mixed_batch_has_the_mean_of_what_its_sets_would_have():
     """A set whose weight is nearly zero and one whose weight is zero come to the same; COSENT counts by its share."""
     dataset, scores = np.arange(B) % 2, np.where(np.arange(B) % 2, np.linspace(0, 1, B), np.nan)

@@ -20,6 +20,8 @@ from sail_jax.search.searcher import QueryFile, Searcher, Shortlist, query_item
 from sail_jax.vectors.embedding_set import EmbeddingSet
 from sail_jax.vectors.score_blocks import TargetBlocks, fits_on_devices
 
+pytestmark = pytest.mark.slow
+
 ROWS, WIDTH = 1500, 32
 QUERIES = clustered(40, WIDTH)
 
@@ -160,7 +162,6 @@ def test_an_item_finds_itself_and_what_brute_force_finds(searcher, embedder, ite
     assert searcher.search([], 3) == []
 
 
-@pytest.mark.slow
 def test_texts_and_mixtures(searcher, embedder, items, store):
     item = full_items(store, 1)[0]
     mixture = Item("", {"query": "red circle"}, item.frames, item.audio)
@@ -276,7 +277,6 @@ def test_a_string_is_a_text_or_the_path_of_a_file(searcher, tmp_path):
 # --------------------------------------------------------------------------------------------- the command line
 
 
-@pytest.mark.slow
 def test_search_from_the_command_line(run, items, store, tmp_path, capsys):
     item = full_items(store, 1)[0]
     (tmp_path / "frame.png").write_bytes(png())

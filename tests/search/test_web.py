@@ -426,6 +426,7 @@ def drop(tab, name, kind, data):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_a_sound_with_a_text_and_a_bad_file(server, tab):
     out = io.BytesIO()
@@ -460,6 +461,7 @@ class HostileStore:
         return Item(HOSTILE, text={"title": HOSTILE}, frames=(b"no picture",))
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_hostile_text_is_shown_and_does_nothing(embedder, tab):
     with serving(SearchPage(HostileSearcher(), embedder.config, HostileStore(), title=HOSTILE)) as server:

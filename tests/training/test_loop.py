@@ -175,6 +175,7 @@ def test_a_run_grows_and_keeps_its_tokenizer(finished, tmp_path, one_device, cap
     assert kept.get_vocab() == data.get_vocab()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -191,6 +192,7 @@ def test_a_workdir_of_another_config_is_refused(finished, change, message):
         train(config_lib.build(settings), finished[1])
 
 
+@pytest.mark.slow
 def test_changed_data_is_refused(finished, monkeypatch, one_device):
     settings = finished[0].copy_and_resolve_references()
     monkeypatch.setattr(BatchSource, "fingerprint", lambda self: {"datasets": "others"})

@@ -196,6 +196,7 @@ def test_what_cannot_be_decoded_is_left_to_training(frozen, tmp_path, one_device
         extract._frames(Item("other", frames=(picture("blue"),)))
 
 
+@pytest.mark.slow
 def test_more_outputs_than_there_is_room_for_are_refused(frozen, tmp_path, one_device):
     frozen.data.encoding_cache_gb = 1e-6
     setup = setup_of(frozen)
