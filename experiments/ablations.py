@@ -23,10 +23,8 @@ from sail_jax import config as config_lib
 from sail_jax.data.ingest.ingest import ingest
 from sail_jax.data.synthetic.world import make_world
 from sail_jax.evaluation.metrics.seeds import standard_error
-from sail_jax.sweeps import Sweep, SweepFolder, expand, read, variants
-from sail_jax.sweeps.begin import write_sweep
-from sail_jax.sweeps.check import check_members
-from sail_jax.sweeps.local import run_local
+from sail_jax.sweeps import Sweep, SweepFolder, read, variants
+from sail_jax.sweeps.run import run_sweep
 
 REPO = Path(__file__).parents[1]
 METRICS = ("i2i/recall@1", "i2i/recall@10", "i2i/recall@50", "q2i/recall@1", "q2i/recall@10", "q2i/recall@50")
@@ -93,11 +91,7 @@ def train_all(folder: SweepFolder, names: list[str], seeds: int, data: Path, job
         metric="i2i/recall@10",
         name="ablations",
     )
-    write_sweep(folder, sweep, check_members(sweep, expand(sweep)))
-    run_local(folder, [m.name for m in read(folder.path).members if m.status.state != "done"], jobs=jobs)
-    failed = [member.name for member in read(folder.path).members if member.status.state != "done"]
-    if failed:
-        raise SystemExit(f"{failed[0]} and {len(failed) - 1} more did not end; see {folder.log(failed[0])}.")
+    run_sweep(sweep, folder.path, jobs=jobs)
 
 
 def run_path(folder: SweepFolder, name: str, seed: int) -> Path:

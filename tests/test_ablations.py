@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
-from experiments import ablations
 from experiments.ablations import ABLATIONS, BALANCED, COMMON, markdown, run_path, train_all
 from sail_jax import config as config_lib
 from sail_jax.config.training import MeshConfig
 from sail_jax.data.pipeline import BatchSource, HostShare
+from sail_jax.errors import SailError
 from sail_jax.models.model import make_model
 from sail_jax.sharding.mesh import make_mesh
-from sail_jax.sweeps import SweepFolder
+from sail_jax.sweeps import SweepFolder, launch, run
 from sail_jax.sweeps.check import Checked
 from sail_jax.sweeps.folder import Record, Status
 from sail_jax.training.setup import TrainSetup
@@ -61,20 +61,21 @@ def test_the_sweep_grows_by_what_is_asked_for(tmp_path, monkeypatch):
 
     ran, folder = [], SweepFolder(tmp_path / "sweep")
 
-    def run_local(folder, names, *, jobs):
+    def run_local(folder, names, **_):
         ran.append(list(names))
         for name in names:
-            folder.write_status(name, Status("done"))
+            folder.write_status(name, Status("done" if name != "main,seed=2" else "failed", error="no disk"))
 
-    monkeypatch.setattr(ablations, "check_members", check_members)
-    monkeypatch.setattr(ablations, "run_local", run_local)
+    monkeypatch.setattr(run, "check_members", check_members)
+    monkeypatch.setattr(launch, "run_local", run_local)
     train_all(folder, ["main", "without COSENT"], 1, tmp_path, 2)
     assert ran == [["main,seed=0", "without_COSENT,seed=0"]]
     train_all(folder, ["main", BALANCED], 2, tmp_path, 2)
     assert len(ran[1]) == 4 and not set(ran[0]) & set(ran[1])
     assert run_path(folder, BALANCED, 1).parent == folder.path / "members"
-    monkeypatch.setattr(ablations, "run_local", lambda *_, **__: None)
-    with pytest.raises(SystemExit, match="did not end; see"):
+    with pytest.raises(SailError, match="1 of 3 members failed, such as main,seed=2: no disk"):
+        train_all(folder, ["main"], 3, tmp_path, 2)
+    with pytest.raises(SailError, match="1 of 1 members"):
         train_all(folder, ["main"], 3, tmp_path, 2)
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sail_jax.sweeps.collect import Collected
 
 
-def add_action(actions: Any) -> None:
+def add_actions(actions: Any) -> None:
     """Declares the action."""
     sub = declare(
         actions,

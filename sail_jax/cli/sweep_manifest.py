@@ -9,7 +9,7 @@ from sail_jax.cli.sweep_start import alone, checked_sweep
 from sail_jax.errors import SailError
 
 
-def add_action(actions: Any) -> None:
+def add_actions(actions: Any) -> None:
     """Declares the action."""
     sub = declare(
         actions,

@@ -1,4 +1,4 @@
-"""The checked members of a sweep file, and the right to start them, for the actions of `sweep`."""
+"""What the actions of `sweep` share: checked members, one member, and the right to start them."""
 
 import argparse
 import contextlib
@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sail_jax.config import Config
+from sail_jax.errors import SailError
 
 if TYPE_CHECKING:
     from sail_jax.sweeps import Sweep, SweepFolder
     from sail_jax.sweeps.check import Checked
+
+# Help of --workdir.
+WORKDIR = "folder of the sweep"
 
 
 def checked_sweep(options: argparse.Namespace, overrides: list[str]) -> tuple["Sweep", "SweepFolder", list["Checked"]]:
@@ -55,3 +59,24 @@ def alone(folder: "SweepFolder") -> contextlib.AbstractContextManager:
     from sail_jax.runs.ownership import owning
 
     return owning(RunDirectory(folder.path))
+
+
+def folder_with(options: argparse.Namespace) -> "SweepFolder":
+    """Returns the folder of a sweep that has the member of --member."""
+    from sail_jax import sweeps
+    from sail_jax.config.schema import nearest
+
+    sweep = sweeps.read(options.workdir)
+    names = [member.name for member in sweep.members]
+    if options.member not in names:
+        near = nearest(options.member, names)
+        raise SailError(f"{sweep.folder.path} has no member {options.member!r}. Did you mean {near}?")
+    return sweep.folder
+
+
+def positive(text: str) -> int:
+    """Returns the number of a flag that must be above 0."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not above 0")
+    return value

@@ -1,0 +1,68 @@
+"""The action `sweep member`: one member is trained and evaluated; launchers call it."""
+
+import argparse
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from sail_jax import config as config_lib
+from sail_jax.cli.common import console, declare, without_config
+from sail_jax.cli.distributed import join_processes, joined, leave
+from sail_jax.cli.evaluate import evaluate_and_print
+from sail_jax.cli.sweep_start import WORKDIR, folder_with
+from sail_jax.cli.train import train_and_print
+from sail_jax.errors import Stopped
+
+if TYPE_CHECKING:
+    from sail_jax.sweeps.folder import SweepFolder
+
+
+def add_actions(actions: Any) -> None:
+    """Declares the action."""
+    sub = declare(
+        actions,
+        "member",
+        _member,
+        "train and evaluate one member; launchers call it",
+        "peak=0.001,seed=0 --workdir sweeps/peak",
+        workdir=WORKDIR,
+        config="",
+        distributed=True,
+        hidden=True,
+        kept="the same command goes on from the last checkpoint.",
+    )
+    sub.add_argument("member", help="name of the member")
+
+
+def _member(options: argparse.Namespace, overrides: list[str]) -> None:
+    from sail_jax.sharding.process_group import everyone
+    from sail_jax.sweeps.shared_stages import read_forks, take_over
+    from sail_jax.sweeps.slurm import requeue_if_preempted
+
+    without_config("sweep member", overrides)
+    first = join_processes(options, stop_together=True)
+    folder = folder_with(options)
+    run = folder.run(options.member)
+    try:
+        with _noted(folder, options.member) if first else contextlib.nullcontext():
+            if (fork := read_forks(folder).get(options.member)) and everyone().on_first(
+                lambda: take_over(folder, options.member, fork)
+            ):
+                console.print(f"Forked from {fork.leader} at step {fork.step}.")
+            train_and_print(config_lib.load(folder.config(options.member)), run.path)
+            evaluate_and_print(run.load_config(), run.path)
+    except Stopped as stopped:
+        if first:
+            requeue_if_preempted(folder)
+        if stopped.kept and joined():  # all have stopped after the same step, and end together
+            leave()
+        raise
+
+
+def _noted(folder: "SweepFolder", name: str) -> contextlib.AbstractContextManager:
+    """Within it, this process runs a member, and its status says so."""
+    import jax
+
+    from sail_jax.sweeps.attempt import attempt
+    from sail_jax.sweeps.slurm import this_job
+
+    return attempt(folder, name, job=this_job(), devices=jax.device_count)
