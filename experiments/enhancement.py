@@ -2,54 +2,34 @@
 
     python -m experiments.enhancement --workdir runs/enhancement
 
-generates the world of configs/recommender.py, builds its tables, trains one content model, and continues from it with
-the last two stages of that config, once per seed. It evaluates the content model and the end of each stage. It writes
-experiments/results/enhancement.json and a table with mean and standard error in the format of tables 4 and 5 of the
-report (arXiv 2510.12709). All seeds start from the same content model, so that the errors are those of the two stages.
-Finished parts are not repeated, so the script may be stopped and started again.
+generates the world of configs/recommender.py, builds its tables, trains one content model, and from it the sweep
+configs/sweeps/enhancement.py: the last two stages of that config, once per seed. It evaluates the content model and the
+end of each stage. It writes experiments/results/enhancement.json and a table with mean and standard error in the format
+of tables 4 and 5 of the report (arXiv 2510.12709). All seeds start from the same content model, so that the errors are
+those of the two stages. Finished parts are not repeated, so the script may be stopped and started again.
 """
 
 import argparse
-import concurrent.futures
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from experiments.ablations import call, machine
+from configs.sweeps.enhancement import COMMON, GID, HOLDOUT, ROWS, SEQUENCE_WEIGHTS, STEPS
+from experiments.ablations import call, figures_of, machine, run_path
 from sail_jax import config as config_lib
 from sail_jax.data.tables import Pair, PairTable, is_held_out, write_pairs
 from sail_jax.evaluation.metrics.seeds import standard_error
+from sail_jax.sweeps import SweepFolder, load
+from sail_jax.sweeps.run import run_sweep
 
 REPO = Path(__file__).parents[1]
 CONFIG = REPO / "configs" / "recommender.py"
-# Steps of the content model, in batches of 64 pairs, and of each of the two later stages, in batches of 32.
-CONTENT_STEPS, STEPS = 400, 150
+# Steps of the content model, in batches of 64 pairs.
+CONTENT_STEPS = 400
 CONTENT_WEIGHTS = {"hashtag": 2.0, "search": 2.0, "copair": 1.0}
-SEQUENCE_WEIGHTS = {
-    "copair": 1.0,
-    "seq_content_single": 1.0,
-    "seq_content_multi": 0.2,  # it has few rows
-    "seq_collab_single": 1.0,
-    "seq_collab_multi": 1.0,
-}
-# Share of the items whose ID embeddings are excluded from distillation.
-HOLDOUT = 0.2
-GID = "gid_held_out.parquet"
-COMMON = (
-    "model.llm.layers=1",
-    "model.llm.mlp_width=128",
-    "model.vit.layers=1",
-    "eval.untrained=False",
-    "eval.tfidf=False",
-    "eval.widths=(96,)",
-    f"ingest.holdout={HOLDOUT}",
-    f"eval.tasks.gid.table=tables/{GID}",
-    "eval.tasks.gid.split=test",
-    "eval.tasks.gid.metrics=('recall',)",
-    "eval.tasks.q2i.metrics=('recall',)",
-)
 # Figure -> its key in the evaluation, and its factor.
 FIGURES = {
     "NMI": ("copair/clustering/nmi", 1),
@@ -67,8 +47,6 @@ FIGURES = {
     "Filtered R@10": ("filtered/recall@10", 100),
     "Filtered R@25": ("filtered/recall@25", 100),
 }
-# The report's rows after the base -> their step.
-ROWS = {"+ sequence-to-item": STEPS, "+ ID-to-item": 2 * STEPS}
 
 
 def main() -> None:
@@ -83,9 +61,12 @@ def main() -> None:
     options = parser.parse_args()
     workdir = options.workdir.absolute()
     prepare(workdir)
-    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(lambda seed: train(workdir, seed), range(options.seeds)))
-    table = summarise(workdir, options.seeds)
+    sweep, folder = load(REPO / "configs" / "sweeps" / "enhancement.py"), SweepFolder(workdir / "sweep")
+    words = (*sweep.overrides, *of_content(workdir))
+    run_sweep(dataclasses.replace(sweep, overrides=words, seeds=range(options.seeds)), folder.path, jobs=options.jobs)
+    base = figures_of(workdir / "content")
+    found = {row: [figures_of(run_path(folder, row, seed)) for seed in range(options.seeds)] for row in ROWS}
+    table = summarise(base, found)
     settings = {"common": COMMON, "content_weights": CONTENT_WEIGHTS, "sequence_weights": SEQUENCE_WEIGHTS}
     steps = {"content": CONTENT_STEPS, "stages": STEPS}
     result = {"machine": machine(), "settings": settings, "steps": steps, "seeds": options.seeds, "table": table}
@@ -127,21 +108,9 @@ def hold_out(tables: Path) -> None:
         write_pairs(tables / GID, held_out())
 
 
-def train(workdir: Path, seed: int) -> None:
-    """Trains the two stages of one seed; continues an interrupted run."""
-    stages = config_lib.to_dict(config_lib.load(CONFIG, []))["stages"]
-    stages = {name: stages[name] | {"steps": STEPS} for name in ("2_sequences", "3_ids")}
-    stages["2_sequences"]["weights"] = SEQUENCE_WEIGHTS
-    words = overrides(
-        workdir / "data",
-        f"seed={seed}",
-        f"stages={stages}",
-        f"init_from={ {'model': str(workdir / 'content_export')} }",
-        f"train.evaluate_every={STEPS}",
-        f"train.checkpoint_every={STEPS}",
-    )
-    path = run_path(workdir, seed)
-    once(path / "checkpoints" / str(2 * STEPS), "train", "--config", str(CONFIG), "--workdir", str(path), *words)
+def of_content(workdir: Path) -> tuple[str, ...]:
+    """The settings by which members start from the content model, on its data."""
+    return f"data.dir={workdir / 'data'}", f"init_from={ {'model': str(workdir / 'content_export')} }"
 
 
 def overrides(data: Path, *words: str) -> list[str]:
@@ -156,27 +125,17 @@ def once(result: Path, *arguments: str, one_thread: bool = True) -> None:
         call(*arguments, one_thread=one_thread)
 
 
-def run_path(workdir: Path, seed: int) -> Path:
-    """The run directory of a seed."""
-    return workdir / "enhanced" / str(seed)
+def summarise(
+    base: dict[str, float], of_rows: dict[str, list[dict[str, float]]]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Row -> figure -> mean and standard error over seeds, and the change from the base.
 
-
-def read(path: Path, step: int) -> dict[str, float]:
-    """The evaluation of a run at a step."""
-    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    found = {}
-    for line in lines:
-        if line["step"] == step:
-            found |= {key.removeprefix("eval/"): value for key, value in line.items() if key.startswith("eval/")}
-    return found
-
-
-def summarise(workdir: Path, seeds: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Row -> figure -> mean and standard error over seeds, and the change from the base."""
-    base = json.loads((workdir / "content" / "metrics.json").read_text())["trained"]
+    Args:
+        base: the figures of the content model.
+        of_rows: row -> the figures of each seed.
+    """
     table = {"base": {figure: {"mean": base[key] * factor} for figure, (key, factor) in FIGURES.items()}}
-    for row, step in ROWS.items():
-        found = [read(run_path(workdir, seed), step) for seed in range(seeds)]
+    for row, found in of_rows.items():
         table[row] = {}
         for figure, (key, factor) in FIGURES.items():
             values = np.array([of_seed[key] for of_seed in found]) * factor

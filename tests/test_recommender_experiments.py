@@ -1,11 +1,14 @@
 """The parts of experiments/ranking.py and experiments/enhancement.py that could be wrong without anyone seeing it."""
 
-import json
+import dataclasses
 
 import numpy as np
 import pytest
 
 from experiments import enhancement, ranking
+from sail_jax import config as config_lib
+from sail_jax import sweeps
+from sail_jax.sweeps.shared_stages import find_forks
 
 
 def impressions(users=60, items=40, rows=6000, seed=0):
@@ -73,17 +76,22 @@ def test_features_that_tell_the_taste_raise_the_auc(monkeypatch):
     assert table["base"]["gain"] == 0 and "gain over base" in ranking.markdown(table)
 
 
-def test_the_table_of_the_enhancement(tmp_path):
+def test_the_table_of_the_enhancement():
     keys = [key for key, _ in enhancement.FIGURES.values()]
-    (tmp_path / "content").mkdir()
-    (tmp_path / "content" / "metrics.json").write_text(json.dumps({"trained": dict.fromkeys(keys, 0.1)}))
-    for seed, value in enumerate((0.2, 0.4)):
-        path = enhancement.run_path(tmp_path, seed)
-        path.mkdir(parents=True)
-        lines = [{"step": step, **{f"eval/{key}": value for key in keys}} for step in enhancement.ROWS.values()]
-        (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    table = enhancement.summarise(tmp_path, 2)
+    of_rows = {row: [dict.fromkeys(keys, value) for value in (0.2, 0.4)] for row in enhancement.ROWS}
+    table = enhancement.summarise(dict.fromkeys(keys, 0.1), of_rows)
     cell = table["+ ID-to-item"]["Gid R@50"]
     assert (cell["mean"], cell["change"]) == (pytest.approx(30), pytest.approx(20))
     assert cell["standard_error"] == pytest.approx(10)
     assert "30.0 ± 10.0" in enhancement.markdown(table)
+
+
+def test_id_to_item_goes_on_from_the_stage_that_sequence_to_item_trains(tmp_path):
+    found = sweeps.load("enhancement")
+    overrides = (*found.overrides, *enhancement.of_content(tmp_path))
+    members = sweeps.expand(dataclasses.replace(found, overrides=overrides, seeds=[0, 1]))
+    configs = {member.name: config_lib.load(found.base, member.overrides) for member in members}
+    forks = find_forks(configs)
+    assert {name: (fork.leader, fork.step) for name, fork in forks.items()} == {
+        f"+_ID-to-item,seed={seed}": (f"+_sequence-to-item,seed={seed}", enhancement.STEPS) for seed in (0, 1)
+    }
