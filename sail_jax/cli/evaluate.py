@@ -17,6 +17,7 @@ from sail_jax.files import commit_json
 
 if TYPE_CHECKING:
     from sail_jax.evaluation.suite import TaskResult
+    from sail_jax.runs.directory import RunDirectory
 
 
 def add_verb(verbs: Any) -> None:
@@ -93,7 +94,8 @@ def evaluate_and_print(
     if not everyone().first:
         return
     results += baseline_results(config, tasks, store) + chance_results(results) + ceiling_results(config, results)
-    commit_json(files.metrics, metrics_tree(results))
+    figures = metrics_tree(results)
+    commit_json(files.metrics, figures)
     commit_json(files.evaluation, evaluation_record(results, step))
     write_report_data(files.report_data, gather(config, files, results, tasks, store))
     write_report(files.report, read_runs([files.path]))
@@ -106,6 +108,15 @@ def evaluate_and_print(
         f"Figures: {files.metrics} (all metrics), {files.evaluation} (with histograms); report: {files.report}; "
         f"charts: {png_folder(files.report)}"
     )
+    if step is not None:
+        _send_to_trackers(config, files, step, figures["trained"])
+
+
+def _send_to_trackers(config: Config, files: "RunDirectory", step: int, figures: dict[str, float | None]) -> None:
+    if config.train.trackers:
+        from sail_jax.training.trackers.of_run import send_evaluation
+
+        send_evaluation(config, files, step, figures)
 
 
 def _print_results(results: Sequence["TaskResult"], names: tuple[str, ...]) -> None:

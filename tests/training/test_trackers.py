@@ -69,6 +69,16 @@ def test_every_line_comes_once_over_the_starts_of_a_run(tmp_path, kept):
     assert json.loads(run.trackers.read_text()) == {"name": "run", "ids": {"wandb": name}}
 
 
+def test_the_figures_of_an_evaluation_join_the_tracked_run(tmp_path, kept):
+    run = start_run(tmp_path / "run", 0, 2)
+    config = config_lib.load("glyphs", ["train.trackers=('wandb', 'mlflow')"])
+    of_run.send_evaluation(config, run, 2, {"i2i/recall@10": 0.5, "i2i/mrr": None})
+    first, second = kept.values()  # one that had the run, and one that gets the lines before too
+    for lines in (first, second):
+        assert steps_of(lines, "loss/pairs") == [1, 2]
+        assert lines[-2:] == [(2, {"final/i2i/recall@10": 0.5}), "finished"]
+
+
 def test_a_tracker_that_is_named_later_gets_the_lines_before(tmp_path, kept):
     start_run(tmp_path / "run", 0, 2, trackers="()")
     assert not kept and not RunDirectory(tmp_path / "run").trackers.exists()
@@ -108,7 +118,7 @@ def test_a_tracker_that_fails_stops_nothing_and_its_lines_are_counted(tmp_path, 
     start_run(tmp_path / "run", 0, 4)
     assert steps_of(*kept.values(), "loss/pairs") == [1, 4]
     assert capfd.readouterr().err.splitlines() == [
-        "wandb did not take the line of step 2 (ConnectionError: no route); training goes on without it.",
+        "wandb did not take the line of step 2 (ConnectionError: no route); the run goes on without it.",
         "wandb lacks 4 of 8 lines of the training log (ConnectionError: no route).",
     ]
 
@@ -123,7 +133,7 @@ def test_a_tracker_that_can_not_be_opened_is_said_and_the_others_go_on(tmp_path,
     start_run(tmp_path / "run", 0, 2, trackers="('wandb', 'mlflow')")
     assert steps_of(*kept.values(), "loss/pairs") == [1, 2]
     assert capfd.readouterr().err == (
-        "wandb can't be opened (RuntimeError: api_key not configured); training goes on without it.\n"
+        "wandb can't be opened (RuntimeError: api_key not configured); the run goes on without it.\n"
     )
 
 

@@ -55,7 +55,7 @@ class Trackers:
             try:
                 tracker = _open(kind, told)
             except Exception as error:  # whatever a package, its server or its disk may raise
-                say(f"{kind} can't be opened ({reason(error)}); training goes on without it.")
+                say(f"{kind} can't be opened ({reason(error)}); the run goes on without it.")
                 continue
             outbox = Outbox(kind, tracker)
             self._outboxes.append(outbox)
@@ -75,6 +75,22 @@ class Trackers:
         """Waits for the trackers, for a while; says which of them lacks lines."""
         for outbox in self._outboxes:
             outbox.finish()
+
+
+def send_evaluation(config: Config, run: RunDirectory, step: int, figures: Mapping[str, float | None]) -> None:
+    """Sends the figures of the evaluation of a checkpoint to the trackers, where the run is known already.
+
+    They are named "final/TASK/METRIC", beside the "eval/TASK/METRIC" of evaluations while training.
+
+    Args:
+        config: the experiment.
+        run: the run directory.
+        step: step of the checkpoint.
+        figures: "TASK/METRIC" -> value; None for one that is not finite.
+    """
+    trackers = Trackers(config, run, step)
+    trackers.log(step, {f"final/{name}": value for name, value in figures.items() if value is not None})
+    trackers.finish()
 
 
 def _open(kind: str, run: TrackedRun) -> Tracker:

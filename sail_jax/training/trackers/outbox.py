@@ -63,7 +63,7 @@ class Outbox:
 
     def _failed(self, step: int, problem: str) -> None:
         if not self._problem:
-            say(f"{self._name} did not take the line of step {step} ({problem}); training goes on without it.")
+            say(f"{self._name} did not take the line of step {step} ({problem}); the run goes on without it.")
         self._problem = problem
 
 
