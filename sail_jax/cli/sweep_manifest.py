@@ -43,9 +43,12 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     from sail_jax import sweeps
     from sail_jax.sweeps import pods
     from sail_jax.sweeps.begin import write_sweep
+    from sail_jax.sweeps.search import NO_QUEUE
 
     hardware = pods.Hardware.parse(options.accelerator)
     sweep, folder, checked = checked_sweep(options, overrides)
+    if sweep.search:
+        raise SailError(NO_QUEUE)
     for path in (folder.path, *(Path(member.config.data.dir) for member in checked)):
         if not path.is_relative_to(options.mount):
             raise SailError(f"{path} is not below --mount {options.mount}: pods would not find it.")

@@ -12,6 +12,7 @@ from sail_jax.cli.sweep_watch import conclude
 from sail_jax.errors import SailError
 
 if TYPE_CHECKING:
+    from sail_jax.sweeps.declare import Sweep
     from sail_jax.sweeps.folder import SweepFolder
     from sail_jax.sweeps.slurm import JobRequest
 
@@ -103,24 +104,28 @@ def _option(text: str) -> tuple[str, str]:
 def _run(options: argparse.Namespace, overrides: list[str]) -> None:
     from sail_jax.sweeps.begin import write_sweep
     from sail_jax.sweeps.launch import TO_RUN
+    from sail_jax.sweeps.search import NO_QUEUE
 
     request = _job_request(options)
     sweep, folder, checked = checked_sweep(options, overrides)
+    if sweep.search and request:
+        raise SailError(NO_QUEUE)
     members = [entry.record.member for entry in checked]
     for member in members:
         print(f"{member.name}: {' '.join(member.overrides)}")
     programs = len({entry.record.program for entry in checked})
-    console.print(
-        f"{sweep.name}: {len(members)} members of {sweep.base}, {programs} different train steps", highlight=False
-    )
+    what = f"{len(members)} members of {sweep.base}, {programs} different train steps"
+    if sweep.search:
+        what = f"{len(members)} of {sweep.search.trials} trials of {sweep.base} over {', '.join(sweep.search.settings)}"
+    console.print(f"{sweep.name}: {what}", highlight=False)
     if options.dry_run:
         print_next(options, "sweep", "run", options.file, "--workdir", options.workdir)
         return
     with alone(folder):
         fresh = write_sweep(folder, sweep, checked)
-        if len(fresh) < len(members):
+        if len(fresh) < len(members) and not sweep.search:
             console.print(f"{len(members) - len(fresh)} members were there, {len(fresh)} are new.")
-        _launch(options, folder, TO_RUN, request)
+        _launch(options, folder, TO_RUN, request, sweep)
 
 
 def _retry(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -147,14 +152,18 @@ def _retry(options: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _launch(
-    options: argparse.Namespace, folder: "SweepFolder", states: Sequence[str], request: "JobRequest | None"
+    options: argparse.Namespace,
+    folder: "SweepFolder",
+    states: Sequence[str],
+    request: "JobRequest | None",
+    sweep: "Sweep | None" = None,
 ) -> None:
     """Launches the members in some states, and says how it ended."""
     from sail_jax import sweeps
     from sail_jax.sweeps.launch import launch, require_none_failed
 
     say = functools.partial(print, flush=True)
-    names = launch(folder, states, request=request, jobs=options.jobs, say=say)
+    names = launch(folder, states, sweep=sweep, request=request, jobs=options.jobs, say=say)
     conclude(options, sweeps.read(folder.path))
     require_none_failed(folder, names)
 

@@ -21,6 +21,8 @@ WORKDIR = "folder of the sweep"
 def checked_sweep(options: argparse.Namespace, overrides: list[str]) -> tuple["Sweep", "SweepFolder", list["Checked"]]:
     """Returns the sweep of a file with all overrides, its folder, and its members, all of which can run.
 
+    A search has those that have begun.
+
     Args:
         options: the flags `file`, `workdir` and `topology`.
         overrides: changes of the config that all members have.
@@ -31,12 +33,16 @@ def checked_sweep(options: argparse.Namespace, overrides: list[str]) -> tuple["S
     from sail_jax import sweeps
     from sail_jax.sweeps.begin import require_folder_of
     from sail_jax.sweeps.check import check_members
+    from sail_jax.sweeps.search import checked_search
 
     sweep = sweeps.load(options.file)
     sweep = dataclasses.replace(sweep, overrides=(*sweep.overrides, *overrides))
     folder = sweeps.SweepFolder(options.workdir)
     require_folder_of(folder, sweep)
-    return sweep, folder, check_members(sweep, sweeps.expand(sweep), refuses=_fits(options.topology))
+    refuses = _fits(options.topology)
+    if sweep.search:
+        return sweep, folder, checked_search(sweep, folder, refuses=refuses)
+    return sweep, folder, check_members(sweep, sweeps.expand(sweep), refuses=refuses)
 
 
 def _fits(topology: str | None) -> Callable[[Config], str] | None:

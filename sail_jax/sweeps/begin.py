@@ -1,5 +1,6 @@
 """Writes a sweep into its folder, or extends the sweep that is there."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -36,12 +37,15 @@ def require_folder_of(folder: SweepFolder, sweep: Sweep) -> None:
 def write_sweep(folder: SweepFolder, sweep: Sweep, checked: Sequence[Checked]) -> list[str]:
     """Writes sweep.json and the configs of the members; returns the names of the new members.
 
-    A sweep may be extended by members and seeds. Its metric and baseline, which no run depends on, may change.
+    A sweep may be extended by members and seeds, a search by trials. The metric and the baseline, which no run depends
+    on, may change, but not the metric of a search.
 
     Raises:
         SailError: the folder has another sweep, or this one would lose or change a member.
     """
     require_folder_of(folder, sweep)
+    search = json.loads(json.dumps(dataclasses.asdict(sweep.search))) if sweep.search else {}
+    _require_same_search(folder, sweep, search)
     before = {record.member.name: record for record in folder.read().members} if folder.file.is_file() else {}
     now = {member.record.member.name: member for member in checked}
     if lost := [name for name in before if name not in now]:
@@ -55,10 +59,33 @@ def write_sweep(folder: SweepFolder, sweep: Sweep, checked: Sequence[Checked]) -
     write_forks(folder, find_forks({name: member.config for name, member in now.items()}))
     for name in fresh:
         config_lib.save(now[name].config, folder.config(name))
-    columns = tuple(column for axis in sweep.axes for column in axis.columns)
+    columns = tuple(sweep.search.settings if sweep.search else (c for axis in sweep.axes for c in axis.columns))
     records = tuple(member.record for member in checked)
-    folder.write(SweepRecord(sweep.name, sweep.base, sweep.baseline, sweep.metric, columns, records))
+    folder.write(SweepRecord(sweep.name, sweep.base, sweep.baseline, sweep.metric, columns, records, search))
     return fresh
+
+
+def add_member(folder: SweepFolder, member: Checked) -> None:
+    """Adds a member to the sweep of a folder: the next trial of a search."""
+    name, record = member.record.member.name, folder.read()
+    config_lib.save(member.config, folder.config(name))
+    configs = {entry.member.name: config_lib.load(folder.config(entry.member.name)) for entry in record.members}
+    write_forks(folder, find_forks({**configs, name: member.config}))
+    folder.write(dataclasses.replace(record, members=(*record.members, member.record)))
+
+
+def _require_same_search(folder: SweepFolder, sweep: Sweep, search: dict[str, Any]) -> None:
+    if not folder.file.is_file():
+        return
+    there = folder.read()
+    old = {**there.search, "metric": there.metric if there.search else ""}
+    new = {**search, "metric": sweep.metric if search else ""}
+    differing = [key for key in {**old, **new} if key != "trials" and old.get(key) != new.get(key)]
+    if differing:
+        raise SailError(
+            f"{folder.path} has another search; different: {', '.join(differing)}. Only its number of trials may "
+            "change: put the rest back, or name another --workdir."
+        )
 
 
 def _require_same(folder: SweepFolder, before: Record, now: Checked) -> None:

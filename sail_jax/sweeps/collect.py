@@ -25,6 +25,8 @@ from sail_jax.files import partial_file
 from sail_jax.runs.directory import read_training_log
 from sail_jax.sweeps.folder import MemberState, SweepState, read
 
+# What keys of interval evaluations begin with in a training log.
+_INTERVAL = "eval/"
 _COUNTS = ("queries", "skipped", "corpus")
 
 
@@ -129,6 +131,11 @@ def collect(folder: str | Path, *, metric: str = "", baseline: str = "", data: s
 
 def _outcome(state: MemberState, data: str) -> Outcome:
     status = state.status
+    if status.state == "pruned":
+        log = read_training_log(state.run)
+        last = next((line for line in reversed(log) if any(key.startswith(_INTERVAL) for key in line)), {})
+        figures = {key.removeprefix(_INTERVAL): value for key, value in last.items() if key.startswith(_INTERVAL)}
+        return Outcome(state, {"trained": figures}, log, f"pruned; its figures are those of step {last.get('step', 0)}")
     if status.state != "done":
         return Outcome(state, {}, (), f"{status.state}{f': {status.error}' if status.error else ''}")
     again = f"evaluate it: sail-jax evaluate --workdir {state.run.path}"

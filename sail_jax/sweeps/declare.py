@@ -8,9 +8,8 @@ def sweep() -> Sweep:
 
 import dataclasses
 import difflib
-import functools
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,8 @@ import numpy as np
 
 from sail_jax.config import call_in_file, packaged_folder
 from sail_jax.errors import SailError
+from sail_jax.sweeps.distributions import Distribution
 
-# Drawn numbers are rounded to so many digits, so that a member's name tells the value it was trained with.
-_DIGITS = 4
 # The column of a sweep's table that names the variant.
 VARIANT = "variant"
 
@@ -51,9 +49,58 @@ class Axis:
     points: tuple[Point, ...]
 
 
+SAMPLERS, PRUNERS, DIRECTIONS = ("tpe", "random"), ("", "median", "halving"), ("maximize", "minimize")
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """Has Optuna choose the values of settings, trial by trial; each trial is a member.
+
+    Attributes:
+        settings: setting -> its distribution, or the values of which one is chosen.
+        trials: number of trials; more of them extend the search.
+        direction: whether to "maximize" or "minimize" the sweep's metric.
+        sampler: how values are chosen: "tpe", by Optuna's TPESampler, or "random".
+        seed: seed of the sampler.
+        pruner: which trials end early, by the metric at the evaluations that `train.evaluate_every` asks for: "median",
+            those below the median of earlier trials at the same step; "halving", all but the best quarter at each of
+            some steps, by Optuna's SuccessiveHalvingPruner; "" for none.
+        startup: trials that are drawn at random before "tpe" has learned, and before "median" ends any.
+    """
+
+    settings: Mapping[str, Distribution | Sequence[Any]]
+    trials: int
+    direction: str = "maximize"
+    sampler: str = "tpe"
+    seed: int = 0
+    pruner: str = ""
+    startup: int = 5
+
+    def __post_init__(self) -> None:
+        for field, among in (("sampler", SAMPLERS), ("pruner", PRUNERS), ("direction", DIRECTIONS)):
+            if getattr(self, field) not in among:
+                shown = " or ".join(map(repr, among))
+                raise SailError(f"The {field} of a search is {getattr(self, field)!r}; it may be {shown}.")
+        empty = [setting for setting, values in self.settings.items() if isinstance(values, str) or not values]
+        if self.trials < 1 or self.startup < 1 or not self.settings or empty:
+            raise SailError(
+                "A search needs at least one trial and one setting, each with a distribution or a list of values"
+                f"{f'; {empty[0]} has none' if empty else ''}."
+            )
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Search":
+        """Returns the search of an entry of sweep.json, which `dataclasses.asdict` made."""
+        settings = {
+            setting: Distribution(**how) if isinstance(how, Mapping) else how
+            for setting, how in values["settings"].items()
+        }
+        return cls(**{**values, "settings": settings})
+
+
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """A sweep: all combinations of the points of the axes, once per seed.
+    """A sweep: all combinations of the points of the axes, once per seed; or a search.
 
     Attributes:
         base: experiment file, or the name of a packaged experiment.
@@ -63,6 +110,7 @@ class Sweep:
         baseline: the combination that others are compared with, as members are named, without the seed: "main".
         metric: the figure that ranks members, such as "i2i/recall@10".
         name: name of the sweep; by default that of its file.
+        search: the search, in place of axes.
     """
 
     base: str
@@ -72,13 +120,11 @@ class Sweep:
     baseline: str = ""
     metric: str = ""
     name: str = ""
+    search: Search | None = None
 
     def __post_init__(self) -> None:
         for field in ("axes", "overrides", "seeds"):
             object.__setattr__(self, field, tuple(getattr(self, field)))
-
-
-Distribution = Callable[[np.random.Generator, int], list[Any]]
 
 
 def grid(setting: str, values: Sequence[Any]) -> Axis:
@@ -137,58 +183,21 @@ def draws(
     if n < 1 or not by_setting or None in by_setting.values():
         raise SailError("draws(setting, uniform(low, high), n=8) needs a distribution, and an n of at least 1.")
     columns = {
-        setting: drawn(np.random.default_rng((seed, zlib.crc32(setting.encode()))), n)
-        for setting, drawn in by_setting.items()
+        setting: distribution.draw(np.random.default_rng((seed, zlib.crc32(setting.encode()))), n)
+        for setting, distribution in by_setting.items()
     }
     return zipped(columns)
-
-
-def uniform(low: float, high: float) -> Distribution:
-    """Returns the uniform distribution of numbers from `low` to `high`."""
-    _check_order(low, high)
-    return functools.partial(_drawn, low=low, high=high, to=_rounded)
-
-
-def log_uniform(low: float, high: float) -> Distribution:
-    """Returns the distribution whose logarithm is uniform from that of `low` to that of `high`.
-
-    Raises:
-        SailError: `low` is not above 0, or not below `high`.
-    """
-    if low <= 0:
-        raise SailError(f"log_uniform({low}, {high}): the lower end must be above 0.")
-    _check_order(low, high)
-    return functools.partial(_drawn, low=np.log(low), high=np.log(high), to=lambda x: _rounded(np.exp(x)))
-
-
-def integers(low: int, high: int) -> Distribution:
-    """Returns the uniform distribution of whole numbers from `low` to `high`, both included."""
-    _check_order(low, high)
-    return functools.partial(_drawn, low=low, high=high + 1, to=lambda x: min(int(x), high))
-
-
-def _check_order(low: float, high: float) -> None:
-    if not low < high:
-        raise SailError(f"A distribution from {low} to {high} is empty; the lower end comes first.")
-
-
-def _drawn(rng: np.random.Generator, n: int, *, low: float, high: float, to: Callable[[float], float]) -> list[float]:
-    return [to(low + (high - low) * share) for share in rng.random(n).tolist()]
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.{_DIGITS}g}")
 
 
 def _axis(columns: tuple[str, ...], rows: Sequence[Mapping[str, Any]]) -> Axis:
     points = []
     for row in rows:
         values = {setting: value.item() if isinstance(value, np.generic) else value for setting, value in row.items()}
-        points.append(Point(values, tuple(f"{key}={_literal(value)}" for key, value in values.items())))
+        points.append(Point(values, tuple(f"{key}={literal(value)}" for key, value in values.items())))
     return Axis(columns, tuple(points))
 
 
-def _literal(value: Any) -> str:
+def literal(value: Any) -> str:
     """Returns a value as it stands in `a.b=value`."""
     return value if isinstance(value, str) else repr(value)
 

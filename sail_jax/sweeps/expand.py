@@ -5,12 +5,13 @@ import hashlib
 import itertools
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sail_jax.config.schema import nearest
 from sail_jax.errors import SailError
-from sail_jax.sweeps.declare import VARIANT, Axis, Point, Sweep
+from sail_jax.sweeps.declare import VARIANT, Axis, Point, Sweep, literal
+from sail_jax.sweeps.distributions import Distribution
 
 # Longest part of a name that stands for one value, and longest name; a file system takes 255 bytes.
 _LONGEST_PART, _LONGEST = 48, 160
@@ -64,6 +65,48 @@ def expand(sweep: Sweep) -> tuple[Member, ...]:
             f"The baseline {sweep.baseline!r} is no member; it may be {nearest(sweep.baseline, dict(named))}."
         )
     return tuple(_member(sweep, group, points, seed) for seed in sweep.seeds for group, points in named)
+
+
+def trial_member(sweep: Sweep, number: int, values: Mapping[str, Any]) -> Member:
+    """Returns the member of a trial of a search.
+
+    Args:
+        sweep: the sweep.
+        number: number of the trial.
+        values: setting -> value.
+    """
+    return _searched(sweep, f"trial={number}", values)
+
+
+def probes(sweep: Sweep) -> tuple[Member, ...]:
+    """Returns members at the ends of all distributions of a search, and at each value of its lists.
+
+    What they pass is checked before the search begins, as its trials are not known yet.
+
+    Raises:
+        SailError: the sweep has axes or several seeds beside the search, no metric, or no interval evaluation to prune
+            by.
+    """
+    settings = sweep.search.settings
+    if sweep.axes or len(sweep.seeds) != 1:
+        raise SailError("A search varies settings itself and trains with one seed: leave out `axes` and further seeds.")
+    if not sweep.metric:
+        raise SailError("A search needs the metric that it improves, such as metric='i2i/recall@10'.")
+    lists = {setting: how for setting, how in settings.items() if not isinstance(how, Distribution)}
+    first = {setting: how[0] for setting, how in lists.items()}
+    found = {
+        end: first | {setting: getattr(how, end) for setting, how in settings.items() if setting not in lists}
+        for end in ("low", "high")
+    }
+    for setting, how in lists.items():
+        found |= {f"{_safe(setting)}={_safe(value)}": found["low"] | {setting: value} for value in how}
+    return tuple(_searched(sweep, name, values) for name, values in found.items())
+
+
+def _searched(sweep: Sweep, group: str, values: Mapping[str, Any]) -> Member:
+    (seed,) = sweep.seeds
+    words = (f"{setting}={literal(value)}" for setting, value in values.items())
+    return Member(f"{group},seed={seed}", dict(values), seed, (*sweep.overrides, *words, f"seed={seed}"))
 
 
 def _points(axes: Sequence[Axis]) -> list[tuple[Point, ...]]:

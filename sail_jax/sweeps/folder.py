@@ -9,6 +9,7 @@ SWEEP/
   forks.json              which members take over stages of others
   jobs/                   what a launcher writes for itself
   stop                    there while the members shall stop
+  optuna.journal          the trials of a search, as Optuna keeps them
 """
 
 import dataclasses
@@ -25,7 +26,8 @@ from sail_jax.sweeps.expand import Member
 
 VERSION = 1
 # Waiting, and after an end that was not its own fault, a member is run by `sweep run`; a failed one by `sweep retry`.
-STATES = ("waiting", "running", "done", "failed", "stopped", "preempted")
+# A search ends what it has `pruned`, for good.
+STATES = ("waiting", "running", "done", "failed", "stopped", "preempted", "pruned")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +97,7 @@ class SweepRecord:
         metric: the figure that ranks members; empty for none.
         axes: the columns that vary.
         members: the members, in the order in which they run.
+        search: the search as nested dicts; empty for a sweep of axes.
     """
 
     name: str
@@ -103,6 +106,7 @@ class SweepRecord:
     metric: str
     axes: tuple[str, ...]
     members: tuple[Record, ...]
+    search: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the content of sweep.json."""
@@ -161,6 +165,7 @@ class SweepFolder:
         self.file = self.path / "sweep.json"
         self.jobs = self.path / "jobs"
         self.stop = self.path / "stop"
+        self.trials = self.path / "optuna.journal"
 
     def config(self, name: str) -> Path:
         """Returns the file of a member's config."""

@@ -4,8 +4,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from sail_jax.errors import SailError
+from sail_jax.sweeps.declare import Sweep
 from sail_jax.sweeps.folder import SweepFolder, read
 from sail_jax.sweeps.local import run_local
+from sail_jax.sweeps.search import NO_QUEUE, run_search
 from sail_jax.sweeps.settle import settle
 from sail_jax.sweeps.shared_stages import may_start, read_forks, waves
 from sail_jax.sweeps.slurm import JobRequest, submit
@@ -18,6 +20,7 @@ def launch(
     folder: SweepFolder,
     states: Sequence[str],
     *,
+    sweep: Sweep | None = None,
     request: JobRequest | None = None,
     jobs: int | None = None,
     say: Callable[[str], None] = print,
@@ -27,14 +30,19 @@ def launch(
     Args:
         folder: the folder of the sweep.
         states: the states.
+        sweep: the sweep, whose search goes on with new trials; None to run only members that are there.
         request: what each member asks SLURM for; None to run them on this machine.
         jobs: members that run at a time.
         say: gets a line when a member starts or ends.
 
     Raises:
-        SailError: as `run_local` or `submit`.
+        SailError: as `run_local`, `run_search` or `submit`.
     """
+    if request and folder.read().search:
+        raise SailError(NO_QUEUE)
     names = _renewed(folder, states)
+    if folder.read().search:
+        return run_search(folder, names, sweep, jobs=jobs, say=say)
     forks = read_forks(folder)
     if request:
         submitted: list[str] = []

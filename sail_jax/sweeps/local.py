@@ -6,8 +6,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Self
 
 from sail_jax.errors import SailError
 from sail_jax.sweeps.attempt import ended_unseen
@@ -70,6 +70,58 @@ def member_command(folder: SweepFolder, name: str) -> list[str]:
     return [sys.executable, "-m", "sail_jax", "sweep", "member", name, "--workdir", str(folder.path)]
 
 
+class Pool:
+    """The members that run on this machine; at its end those that still do save their state and end.
+
+    Args:
+        folder: the folder of the sweep.
+        jobs: as in `shares`.
+        say: gets a line when a member starts or ends.
+
+    Raises:
+        SailError: as `shares`.
+    """
+
+    def __init__(self, folder: SweepFolder, jobs: int | None, say: Callable[[str], None]) -> None:
+        self._folder, self._say, self._free = folder, say, shares(jobs)
+        self._running: dict[str, tuple[subprocess.Popen, Share]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _stop(self._folder, {name: process for name, (process, _) in self._running.items()})
+
+    @property
+    def running(self) -> list[str]:
+        """Returns the members that run."""
+        return list(self._running)
+
+    @property
+    def has_room(self) -> bool:
+        """Returns whether another member may start, now and at all."""
+        return bool(self._free) and not self._folder.stop.exists()
+
+    def start(self, name: str, note: str = "") -> None:
+        """Starts a member; `note` follows in the line about it."""
+        share = self._free.pop(0)
+        self._running[name] = _start(self._folder, name, share), share
+        self._say(f"{name}: started{note}")
+
+    def tell_to_end(self, name: str) -> None:
+        """Tells a member to save its state and end."""
+        self._running[name][0].terminate()
+
+    def wait(self) -> list[str]:
+        """Waits a moment; returns the members that have ended."""
+        time.sleep(_POLL)
+        ended = {name: process.returncode for name, (process, _) in self._running.items() if process.poll() is not None}
+        for name, exit_code in ended.items():
+            self._free.append(self._running.pop(name)[1])
+            self._say(_ended(self._folder, name, exit_code))
+        return list(ended)
+
+
 def run_local(
     folder: SweepFolder,
     names: Sequence[str],
@@ -92,24 +144,16 @@ def run_local(
     Raises:
         SailError: as `shares`.
     """
-    free, waiting, running = shares(jobs), list(names), {}
-    with contextlib.ExitStack() as at_end:
-        at_end.callback(lambda: _stop(folder, running))
-        while running or (waiting and not folder.stop.exists()):
-            for name, (process, share) in list(running.items()):
-                if process.poll() is not None:
-                    del running[name]
-                    free.append(share)
-                    say(_ended(folder, name, process.returncode))
-            while free and waiting and not folder.stop.exists():
-                first = next((name for name in waiting if ready(name)), None if running else waiting[0])
+    waiting = list(names)
+    with Pool(folder, jobs, say) as pool:
+        while pool.running or (waiting and pool.has_room):
+            while waiting and pool.has_room:
+                first = next((name for name in waiting if ready(name)), None if pool.running else waiting[0])
                 if first is None:
                     break
                 waiting.remove(first)
-                share = free.pop(0)
-                running[first] = _start(folder, first, share), share
-                say(f"{first}: started, {len(waiting)} wait")
-            time.sleep(_POLL)
+                pool.start(first, f", {len(waiting)} wait")
+            pool.wait()
 
 
 def _start(folder: SweepFolder, name: str, share: Share) -> subprocess.Popen:
@@ -139,11 +183,11 @@ def _ended(folder: SweepFolder, name: str, exit_code: int) -> str:
     return f"{name}: {status.state}{took}{': ' * bool(status.error)}{status.error}"
 
 
-def _stop(folder: SweepFolder, running: dict[str, tuple[subprocess.Popen, Share]]) -> None:
-    for process, _ in running.values():
+def _stop(folder: SweepFolder, running: Mapping[str, subprocess.Popen]) -> None:
+    for process in running.values():
         process.terminate()
     deadline = time.monotonic() + _PATIENCE
-    for name, (process, _) in running.items():
+    for name, process in running.items():
         try:
             process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:

@@ -11,6 +11,7 @@ from sail_jax.sweeps.declare import Sweep
 from sail_jax.sweeps.expand import expand
 from sail_jax.sweeps.folder import SweepFolder, SweepState, read
 from sail_jax.sweeps.launch import TO_RETRY, TO_RUN, launch, require_none_failed
+from sail_jax.sweeps.search import checked_search
 
 
 def run_sweep(
@@ -31,9 +32,9 @@ def run_sweep(
     """
     files = SweepFolder(folder)
     require_folder_of(files, sweep)
-    checked = check_members(sweep, expand(sweep))
+    checked = checked_search(sweep, files) if sweep.search else check_members(sweep, expand(sweep))
     with owning(RunDirectory(files.path)):
         write_sweep(files, sweep, checked)
-        names = launch(files, (*TO_RUN, *TO_RETRY), jobs=jobs, say=say)
+        names = launch(files, (*TO_RUN, *TO_RETRY), sweep=sweep, jobs=jobs, say=say)
     require_none_failed(files, names)
     return read(files.path)

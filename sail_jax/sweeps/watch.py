@@ -52,7 +52,7 @@ def counts(sweep: SweepState) -> str:
 
 
 def _row(sweep: SweepState, member: MemberState) -> Row:
-    lines, status = _last_log_lines(member.run), member.status
+    lines, status = last_log_lines(member.run), member.status
     trained = next((line for line in reversed(lines) if "steps_per_second" in line), {})
     step = max((line["step"] for line in lines), default=0)
     steps, rate = _steps(sweep, member.name), trained.get("steps_per_second", 0.0)
@@ -71,7 +71,7 @@ def _row(sweep: SweepState, member: MemberState) -> Row:
     )
 
 
-def _last_log_lines(run: RunDirectory) -> list[dict[str, Any]]:
+def last_log_lines(run: RunDirectory) -> list[dict[str, Any]]:
     """Returns the last lines of a training log; one that is cut off is left out."""
     try:
         with run.training_log.open("rb") as file:

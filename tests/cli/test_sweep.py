@@ -1,6 +1,7 @@
 """Sweeps from the command line: what is checked, run, extended, refused, watched and mended."""
 
 import dataclasses
+import importlib
 import importlib.util
 import json
 import os
@@ -183,6 +184,91 @@ def test_a_sweep_is_extended_and_never_changed(write, untrained, tmp_path, setti
     assert main(["sweep", "run", str(tmp_path / "other.py"), "--workdir", str(folder.path)]) == 2
     assert "has the sweep 'rates' of" in capsys.readouterr().err
     assert folder.file.read_bytes() == before
+
+
+SEARCH = """
+from sail_jax.sweeps import Search, Sweep, log_uniform
+
+def sweep():
+    return Sweep(
+        base={base!r},
+        metric={metric!r},
+        search=Search({{"optimizer.peak": log_uniform({low}, 1e-2)}}, trials={trials}, startup=2, pruner={pruner!r}),
+    )
+"""
+# What a member does: a line of an evaluation while it trains, then the end.
+TRIAL = (
+    "import json; run = SweepFolder(sys.argv[1]).run(sys.argv[2]); run.path.mkdir(parents=True, exist_ok=True); "
+    "run.training_log.write_text(json.dumps({{'step': 1, 'eval/i2i/recall@10': {figure}}}) + chr(10)); time.sleep(1); "
+    "{then}; run.metrics.write_text(json.dumps({{'trained': {{'i2i/recall@10': {figure}, 'i2i/queries': 5}}}}))"
+)
+
+
+@pytest.fixture
+def write_search(write, tmp_path):
+    """Writes the file of a search; returns the words of `sweep run` for it."""
+    pytest.importorskip("optuna")
+    words = write()
+
+    def write_search(trials=4, low=1e-3, pruner="median", metric="i2i/recall@10", every=1):
+        base = str(tmp_path / "base.json")
+        text = SEARCH.format(base=base, metric=metric, low=low, trials=trials, pruner=pruner)
+        (tmp_path / "rates.py").write_text(text)
+        return [*words, f"--config.train.evaluate_every={every}"]
+
+    return write_search
+
+
+@pytest.mark.slow
+def test_a_search_prunes_retries_goes_on_and_is_never_changed(write_search, untrained, tmp_path, capsys):
+    path = str(tmp_path / "sweep")
+    untrained["trial=0,seed=0"] = TRIAL.format(figure=0.5, then="0")
+    untrained["trial=1,seed=0"] = "os.kill(os.getpid(), 15); time.sleep(9)"
+    untrained["trial=2,seed=0"] = "raise SailError('no room')"
+    untrained["trial=3,seed=0"] = TRIAL.format(figure=0.1, then="time.sleep(60)")
+    assert main(write_search(2)) == 0
+    assert states(tmp_path) == {"trial=0,seed=0": "done", "trial=1,seed=0": "preempted"}
+    chosen = [member.record.member.axes for member in sweeps.read(path).members]
+    untrained["trial=1,seed=0"] = TRIAL.format(figure=0.6, then="0")
+    assert main(write_search()) == 2  # one fails
+    assert "1 of 3 members failed, such as trial=2,seed=0: no room" in capsys.readouterr().err
+    now = {"trial=0,seed=0": "done", "trial=1,seed=0": "done", "trial=2,seed=0": "failed", "trial=3,seed=0": "pruned"}
+    assert states(tmp_path) == now
+    assert [member.record.member.axes for member in sweeps.read(path).members][:2] == chosen
+    untrained["trial=2,seed=0"] = TRIAL.format(figure=0.7, then="0")
+    assert main(["sweep", "retry", "--workdir", path]) == 0
+    assert main(write_search()) == 0 and states(tmp_path) == now | {"trial=2,seed=0": "done"}
+    assert main(["sweep", "status", "--once", "--workdir", path]) == 0 and "3 done, 1 pruned" in capsys.readouterr().out
+    for changes, words, said in [
+        ({"low": 2e-3}, [], "has another search; different: settings"),
+        ({"metric": "i2i/recall@1"}, [], "has another search; different: metric"),
+        ({"every": 0}, [], "set config.train.evaluate_every"),
+        ({}, ["--launcher", "slurm"], "can't be queued at once"),
+    ]:
+        assert main([*write_search(**changes), *words]) == 2
+        assert said in capsys.readouterr().err
+    assert main(["sweep", "collect", "--workdir", path]) == 0
+    assert "Not compared: trial=3,seed=0 (pruned; its figures are those of step 1)" in capsys.readouterr().out
+    table = polars.read_csv(tmp_path / "sweep" / "results.csv")
+    assert table["i2i/recall@10"].to_list() == [0.5, 0.6, 0.7, 0.1] and table["state"].to_list()[3] == "pruned"
+    assert table["optimizer.peak"].to_list()[:2] == [axes["optimizer.peak"] for axes in chosen]
+
+
+@pytest.mark.slow
+def test_optuna_is_told_what_trials_reach(write_search, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XLA_FLAGS", training_runs.environment(1)["XLA_FLAGS"])
+    words = write_search(1, pruner="")
+    assert main([*words, "--dry-run"]) == 0 and not (tmp_path / "sweep").exists()
+    assert "0 of 1 trials of" in capsys.readouterr().out
+    assert main(words) == 0, capsys.readouterr()
+    folder = SweepFolder(tmp_path / "sweep")
+    optuna = importlib.import_module("optuna")
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder.trials)))
+    study = optuna.load_study(study_name="rates", storage=storage)
+    for trial, member in zip(study.trials, sweeps.read(folder.path).members, strict=True):
+        assert trial.value == json.loads(member.run.metrics.read_text())["trained"]["i2i/recall@10"]
+        assert trial.params == member.record.member.axes == {"optimizer.peak": member.run.load_config().optimizer.peak}
+        assert list(trial.intermediate_values) == [1, 2]
 
 
 @pytest.mark.slow
