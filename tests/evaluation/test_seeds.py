@@ -40,9 +40,13 @@ def test_one_seed_decides_nothing():
     assert np.isnan(none.interval.mean) and (none.t, none.verdict) == (0.0, "undecided")
 
 
-def test_differences_that_are_all_alike():
-    assert paired({0: 0.75, 1: 0.5}, {0: 0.5, 1: 0.25})[1:] == (np.inf, pytest.approx(12.706, abs=1e-3), "better")
+def test_differences_that_are_all_alike_decide_nothing():
+    assert paired({0: 0.75, 1: 0.5}, {0: 0.5, 1: 0.25})[1:] == (0.0, pytest.approx(12.706, abs=1e-3), "undecided")
+    assert 0.3 - 0.2 != 0.2 - 0.1  # equal but for rounding
+    assert paired({0: 0.3, 1: 0.2, 2: 0.3}, {0: 0.2, 1: 0.1, 2: 0.2}).verdict == "undecided"
     assert paired({0: 0.5, 1: 0.5}, {0: 0.5, 1: 0.5})[1::2] == (0.0, "undecided")
+    assert paired({0: 0.5, 1: 0.51, 2: 0.5}, {0: 0.1, 1: 0.1, 2: 0.1}).verdict == "better"
+    assert winner({"low": {0: 0.1, 1: 0.1, 2: 0.1}, "high": {0: 0.2, 1: 0.2, 2: 0.2}}) is None
 
 
 def test_a_winner_is_better_than_each_of_the_others():

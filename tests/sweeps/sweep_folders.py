@@ -10,8 +10,9 @@ BASELINE = "main,peak=0.001"
 
 
 def recall(member):
-    """A figure with an effect of the peak of 0.1, and a seed's own level."""
-    return 0.4 + 0.1 * (member.axes["optimizer.peak"] == 2e-3) + 0.03 * member.seed + 0.001 * (member.seed % 2)
+    """A figure with an effect of the peak of about 0.1, and a seed's own level."""
+    effect = (0.1 + 0.0002 * (member.seed == 1)) * (member.axes["optimizer.peak"] == 2e-3)
+    return 0.4 + effect + 0.03 * member.seed + 0.001 * (member.seed % 2)
 
 
 def metrics(value, corpus=1536):

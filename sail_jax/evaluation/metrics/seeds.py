@@ -7,6 +7,8 @@ import numpy as np
 from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
+# Equal differences differ by less than this share of the figures, by rounding.
+_ROUNDING = 1e-9
 BETTER, WORSE, UNDECIDED = "better", "worse", "undecided"
 
 
@@ -33,9 +35,11 @@ class Difference(NamedTuple):
 
     Attributes:
         interval: of the differences.
-        t: their mean over its standard error.
+        t: their mean over its standard error; 0 where they are all alike, or fewer than two.
         t_needed: the absolute value of t from which on the interval leaves out 0.
-        verdict: "better" or "worse" if it leaves out 0, otherwise "undecided".
+        verdict: "better" or "worse" if it leaves out 0, otherwise "undecided". Differences that are all alike are
+            undecided: figures of few queries take few values, so that equal ones come by chance, and their spread,
+            which the test compares with, is not known.
     """
 
     interval: Interval
@@ -74,16 +78,14 @@ def paired(values: Mapping[int, float], baseline: Mapping[int, float], *, lower_
         baseline: seed -> figure of the baseline.
         lower_is_better: whether a smaller figure is the better one.
     """
-    both = [values[seed] - baseline[seed] for seed in values if seed in baseline]
-    found = over_seeds(both)
-    if found.standard_error > 0:
-        t = found.mean / found.standard_error
-    else:  # all differences are alike, or there are fewer than two
-        t = float(np.copysign(np.inf, found.mean)) if found.n > 1 and found.mean else 0.0
+    both = [(values[seed], baseline[seed]) for seed in values if seed in baseline]
+    found = over_seeds([value - of_baseline for value, of_baseline in both])
+    if not found.standard_error > _ROUNDING * np.nanmax(np.abs(both), initial=0):
+        return Difference(found, 0.0, t_needed(found.n), UNDECIDED)
     verdict = UNDECIDED
     if found.low > 0 or found.high < 0:
         verdict = BETTER if (found.mean > 0) != lower_is_better else WORSE
-    return Difference(found, t, t_needed(found.n), verdict)
+    return Difference(found, found.mean / found.standard_error, t_needed(found.n), verdict)
 
 
 def winner(groups: Mapping[str, Mapping[int, float]], *, lower_is_better: bool = False) -> str | None:
