@@ -102,6 +102,13 @@ def names(path: Path) -> set[str]:
     return {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
 
 
+def sizes(path: Path) -> dict[str, int]:
+    """Returns {path within the folder: bytes} of all files within a folder, as `names` does."""
+    if address(path):
+        return {name: int(info["size"]) for name, info in _listing(path).items()}
+    return {str(file.relative_to(path)): file.stat().st_size for file in path.rglob("*") if file.is_file()}
+
+
 def fetch(path: Path, leave_out: Callable[[str], bool] = lambda name: False) -> None:
     """Brings a file or folder of a mirror up to date with the bucket; does nothing for any other path.
 

@@ -1,5 +1,6 @@
 """Runs, items, tables and embeddings in a bucket of a local S3 server; each mirror stands for another host."""
 
+import dataclasses
 import json
 import os
 
@@ -20,6 +21,9 @@ from sail_jax.errors import DiskError, OwnedError, SailError
 from sail_jax.items import Item
 from sail_jax.runs import ownership
 from sail_jax.runs.directory import RunDirectory, read_training_log
+from sail_jax.sweeps import Sweep, SweepFolder, expand, grid
+from sail_jax.sweeps.begin import write_sweep
+from sail_jax.sweeps.check import check_members
 from sail_jax.vectors.embedding_set import EmbeddingInfo, EmbeddingSet, part_path, write_info, write_part
 from training_runs import finish, kill_when, save_untrained, start
 
@@ -274,6 +278,26 @@ def test_a_run_in_a_bucket_goes_on_on_another_host_and_ends_the_same(bucket, mon
     for leaf in whole.files:
         np.testing.assert_array_equal(whole[leaf], resumed[leaf])
     assert [line["step"] for line in read_training_log(RunDirectory("s3://bucket/run"))] == [1, 2, 4, 6]
+
+
+@pytest.mark.slow
+def test_members_of_a_sweep_read_data_in_a_bucket(bucket, monkeypatch, tmp_path):
+    config = config_lib.build(tiny.experiment("s3://bucket/data"))
+    make_world(config.synthetic, config.seed, tmp_path / "raw")
+    ingest(config, tmp_path / "raw", "s3://bucket/data")
+    config_lib.save(config, tmp_path / "base.json")
+    ingest(config, tmp_path / "raw", tmp_path / "data")
+    sweep = Sweep(str(tmp_path / "base.json"), [grid("optimizer.peak", [1e-3, 2e-3])], name="s")
+    on_host(monkeypatch, tmp_path, "second")
+    checked = check_members(sweep, expand(sweep))
+    assert {member.config.data.dir for member in checked} == {"s3://bucket/data"}
+    folder = SweepFolder(tmp_path / "sweep")
+    assert len(write_sweep(folder, sweep, checked)) == 2
+    on_host(monkeypatch, tmp_path, "third")
+    assert write_sweep(folder, sweep, check_members(sweep, expand(sweep))) == []
+    assert config_lib.load(folder.config("peak=0.001,seed=0")).data.dir == "s3://bucket/data"
+    there = dataclasses.replace(sweep, overrides=[f"data.dir={tmp_path / 'data'}"])
+    assert {m.record.data for m in check_members(there, expand(there))} == {m.record.data for m in checked}
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from sail_jax.buckets import address, place
 from sail_jax.cli.common import console, declare, print_next
 from sail_jax.cli.sweep_start import alone, checked_sweep
 from sail_jax.errors import SailError
@@ -49,8 +50,8 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     sweep, folder, checked = checked_sweep(options, overrides)
     if sweep.search:
         raise SailError(NO_QUEUE)
-    for path in (folder.path, *(Path(member.config.data.dir) for member in checked)):
-        if not path.is_relative_to(options.mount):
+    for path in (folder.path, *(place(member.config.data.dir) for member in checked)):
+        if not address(path) and not path.is_relative_to(options.mount):
             raise SailError(f"{path} is not below --mount {options.mount}: pods would not find it.")
     with alone(folder):
         write_sweep(folder, sweep, checked)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sail_jax import config as config_lib
+from sail_jax.buckets import address, place, sizes
 from sail_jax.config import Config
 from sail_jax.config.schema import nearest, to_dict
 from sail_jax.config.training import OptimizerConfig, TrainConfig
@@ -77,7 +78,8 @@ def check_members(
         except SailError as error:
             refused.setdefault(str(error), []).append(member.name)
             continue
-        config = _with_data_dir(config, str(Path(config.data.dir).absolute()))
+        folder = place(config.data.dir)
+        config = _with_data_dir(config, address(folder) or str(folder.absolute()))
         checked.append(Checked(config, Record(member, data_digest(config), program)))
     if refused:
         raise SailError("\n".join(f"{_several(names)} refused: {reason}" for reason, names in refused.items()))
@@ -136,16 +138,13 @@ def data_digest(config: Config) -> str:
 
     Of items, it has the sizes of their files; of tables, `footer_digest`.
     """
-    folder = Path(config.data.dir)
-    items = sorted((path.name, path.stat().st_size) for path in (folder / FOLDER).glob("*.array_record"))
+    folder = place(config.data.dir)
+    items = sorted((name, size) for name, size in sizes(folder / FOLDER).items() if name.endswith(".array_record"))
     wanted = [*config.data.datasets.values(), *config.eval.tasks.values()]
-    tables = {use.table: footer_digest(parquet_parts(folder / use.table)) for use in wanted if _exists(folder, use)}
+    parts = {use.table: parquet_parts(folder / use.table) for use in wanted if use.table}
+    tables = {table: footer_digest(found) for table, found in parts.items() if found or (folder / table).exists()}
     splits = sorted((dataset.table, dataset.split) for dataset in config.data.datasets.values())
     return _digest({"items": items, "tables": tables, "splits": splits, "tasks": to_dict(config.eval.tasks)})
-
-
-def _exists(folder: Path, use: Any) -> bool:
-    return bool(use.table) and (folder / use.table).exists()
 
 
 def program_digest(config: Config) -> str:
