@@ -4,8 +4,6 @@ The stages have mined hard negatives. The data are those of the quickstart's gen
 leaves an ingested folder:
 
     python -m sail_jax train --config configs/world.py --config.data.dir=runs/quickstart/data --workdir runs/world
-
-`experiments/ablations.py` changes one line of this file at a time and measures the effect.
 """
 
 import ml_collections

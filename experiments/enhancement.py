@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from configs.sweeps.enhancement import COMMON, GID, HOLDOUT, ROWS, SEQUENCE_WEIGHTS, STEPS
-from experiments.ablations import call, figures_of, machine, run_path
+from experiments.processes import call, machine
 from sail_jax import config as config_lib
 from sail_jax.data.tables import Pair, PairTable, is_held_out, write_pairs
 from sail_jax.evaluation.metrics.seeds import standard_error
-from sail_jax.sweeps import SweepFolder, load
+from sail_jax.sweeps import SweepFolder, load, read
 from sail_jax.sweeps.run import run_sweep
 
 REPO = Path(__file__).parents[1]
@@ -72,6 +72,17 @@ def main() -> None:
     result = {"machine": machine(), "settings": settings, "steps": steps, "seeds": options.seeds, "table": table}
     options.output.write_text(json.dumps(result, indent=2) + "\n")
     print(markdown(table), f"\n\nWritten to {options.output}")
+
+
+def run_path(folder: SweepFolder, row: str, seed: int) -> Path:
+    """The run directory of a row of the table and a seed."""
+    members = (member.record.member for member in read(folder.path).members)
+    return folder.run(next(m.name for m in members if (m.axes["variant"], m.seed) == (row, seed))).path
+
+
+def figures_of(path: Path) -> dict[str, float]:
+    """The figures of a finished run."""
+    return json.loads((path / "metrics.json").read_text())["trained"]
 
 
 def prepare(workdir: Path) -> None:

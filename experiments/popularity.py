@@ -25,7 +25,7 @@ import numpy as np
 import optax
 from sklearn.feature_extraction.text import CountVectorizer
 
-from experiments.ablations import machine
+from experiments.processes import machine
 from sail_jax.evaluation.metrics.seeds import paired
 from sail_jax.objectives.info_nce import Correction, info_nce
 from sail_jax.objectives.negative_masks import Negatives

@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 from rich.progress import track
 from sklearn.metrics import roc_auc_score
 
-from experiments.ablations import machine
+from experiments.processes import machine
 from sail_jax import config as config_lib
 from sail_jax.config import Config
 from sail_jax.logs.reader import cut_time, scan_events

@@ -1,0 +1,1 @@
+"""Tests each direction of the report on its own purpose: `python -m experiments.reproduce`."""

@@ -1,0 +1,127 @@
+"""Tests each direction of the report on its own purpose, and writes one page with a verdict on each.
+
+    python -m experiments.reproduce                          all claims, on generated worlds
+    python -m experiments.reproduce prompts cosent           some of them
+    python -m experiments.reproduce --dry-run                members, steps and time; runs nothing
+    python -m experiments.reproduce --config configs/mine.py the same ingredients in a config and data of your own
+
+Each claim has two arms, the config with the ingredient and the same without it, of equal steps, schedule, data and
+tokens. Condition, figure and test are written into WORKDIR/declared.json before anything runs, and are not changed
+after it. The command may be stopped and given again: it goes on with what is missing.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.processes import REPO, share_compiled_programs
+from experiments.reproduce.arms import Arms
+from experiments.reproduce.bases import SCALES
+from experiments.reproduce.claims import CLAIMS
+from experiments.reproduce.page import markdown, verdict_counts, write_page
+from experiments.reproduce.records import declare, declared
+from experiments.reproduce.run import Plan, Study, build_arms, check_all, declarations, jobs_here, measure
+from experiments.reproduce.verdicts import Row, with_holm
+from sail_jax import config as config_lib
+from sail_jax.errors import SailError
+from sail_jax.runs.directory import RunDirectory
+from sail_jax.runs.ownership import owning
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Runs the command."""
+    parser = _parser()
+    options, further = parser.parse_known_args(words)
+    foreign = [word for word in further if not word.startswith("--config.")]
+    if foreign:
+        parser.error(f"unrecognized arguments: {' '.join(foreign)}")
+    try:
+        _run(options, [word.removeprefix("--config.") for word in further])
+    except SailError as error:
+        sys.exit(f"error: {error}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.reproduce",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("claims", nargs="*", metavar="CLAIM", help=f"some of {', '.join(CLAIMS)} (all of them)")
+    parser.add_argument(
+        "--workdir", type=Path, default=REPO / "runs" / "reproduce", help="folder of runs and results (runs/reproduce)"
+    )
+    parser.add_argument("--seeds", type=int, default=5, help="seeds of each arm, at least 2 (5)")
+    parser.add_argument("--scale", choices=list(SCALES), default="cpu", help="size of worlds, model and steps (cpu)")
+    parser.add_argument(
+        "--config",
+        help="config of your own, whose data are there: each claim takes its ingredient out of it; its settings may be "
+        "changed by --config.NAME=VALUE",
+    )
+    parser.add_argument("--jobs", type=int, help="runs at a time (one per GPU; without one, one per processor)")
+    parser.add_argument("--dry-run", action="store_true", help="print members, steps and time, and run nothing")
+    return parser
+
+
+def _run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    study = _study(options, overrides)
+    arms, rows = build_arms(study)
+    if options.dry_run:
+        _print_plan(study, list(arms.values()), rows)
+        return
+    share_compiled_programs()
+    study.folder.mkdir(parents=True, exist_ok=True)
+    with owning(RunDirectory(study.folder)):
+        if study.config is None:
+            study.preparation.make(study.claims)
+        checked = check_all(study, arms.values())
+        declare(study.folder, declarations(study, arms))
+        for name, one in arms.items():
+            rows.append(measure(study, one, checked.get(name), lambda line: print(line, flush=True)))
+            _write(study, options, rows)
+    print(markdown(with_holm(rows)))
+    print(f"\n{verdict_counts(rows)}. Page: {study.folder / 'results' / 'reproduction.html'}")
+
+
+def _study(options: argparse.Namespace, overrides: Sequence[str]) -> Study:
+    unknown = [name for name in options.claims if name not in CLAIMS]
+    if unknown:
+        raise SailError(f"There is no claim {unknown[0]!r}; they are {', '.join(CLAIMS)}.")
+    if overrides and not options.config:
+        raise SailError(f"--config.{overrides[0]} changes a config, and there is no --config: name yours.")
+    return Study(
+        claims=tuple(CLAIMS[name] for name in options.claims or CLAIMS),
+        folder=options.workdir.absolute(),
+        seeds=options.seeds,
+        scale=options.scale,
+        config=config_lib.load(options.config, overrides) if options.config else None,
+        jobs=options.jobs or jobs_here(),
+    )
+
+
+def _write(study: Study, options: argparse.Namespace, rows: Sequence[Row]) -> None:
+    folder = study.folder / "results"
+    folder.mkdir(exist_ok=True)
+    settings = {"base": options.config or "generated worlds", "scale": study.scale, "seeds": study.seeds}
+    write_page(folder, with_holm(rows), declared(study.folder), settings)
+
+
+def _print_plan(study: Study, arms: Sequence[Arms], rows: Sequence[Row]) -> None:
+    plan = Plan(study, arms)
+    for name, members, steps, seconds in plan.lines:
+        time = f", {seconds / 60:.0f} min of a core" if study.sizes.seconds_per_pair and study.config is None else ""
+        print(f"{name}: {members} members, {steps} steps{time}")
+    for row in rows:
+        print(f"{row.claim.name}: {row.verdict}: {row.reason}")
+    members, steps = (sum(line[place] for line in plan.lines) for place in (1, 2))
+    print(f"In all {members} members and {steps} steps.", end=" ")
+    if study.sizes.seconds_per_pair and study.config is None:
+        print(f"About {plan.seconds / 3600:.1f} hours of a core, half of that on two, and as before what is prepared.")
+    else:
+        print("How long a step takes here was not measured.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""The checks and verdicts of experiments.reproduce on made-up configs and figures, and one claim by real runs."""
+
+import dataclasses
+import json
+
+import pytest
+
+from experiments.reproduce import arms, bases, fairness, page, records, verdicts
+from experiments.reproduce.__main__ import main
+from experiments.reproduce.claim import AbsentError
+from experiments.reproduce.claims import CLAIMS
+from experiments.reproduce.prepare import Preparation
+from sail_jax import config as config_lib
+from sail_jax.config.schema import override, to_dict
+from sail_jax.errors import SailError
+from sail_jax.evaluation.report.seed_groups import SeedGroup
+
+CPU = bases.SCALES["cpu"]
+NAMES = (
+    *("fusion", "bidirectional", "lora", "prompts", "cosent", "patterns", "dropout", "data", "stages"),
+    *("hard_negatives", "balancing", "specialization", "sequences", "ids", "semantic_ids"),
+)
+
+
+def own(name, tmp_path, scale=CPU):
+    return arms.own_arms(CLAIMS[name], scale, tmp_path / "prepared", tmp_path / "data")
+
+
+def changed(config, words):
+    return config_lib.build(override(config_lib.Config, to_dict(config), words))
+
+
+def both(name, tmp_path, world):
+    """The configs of both arms of a claim, on data that are there."""
+    found = own(name, tmp_path)
+    here = [f"data.dir={world}", "prompt.tokenizer=tokenizer", "init_from={}"]
+    return changed(found.base, here), changed(found.base, [*here, *found.changes])
+
+
+def group(name, values, figure="a/recall@10"):
+    return SeedGroup(name, {seed: {figure: value} for seed, value in enumerate(values)})
+
+
+def test_every_claim_has_its_condition_and_its_figures(tmp_path):
+    assert sorted(CLAIMS) == sorted(NAMES)
+    for name in NAMES:
+        for scale in bases.SCALES.values():
+            found = own(name, tmp_path, scale)
+            assert found.changes or CLAIMS[name].ranking, name
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("balancing", "semantic_ids")])
+def test_the_arms_of_a_claim_differ_in_its_ingredient_alone(name, tmp_path, world):
+    with_it, without = both(name, tmp_path, world)
+    fairness.check_arms(CLAIMS[name], with_it, without)
+
+
+@pytest.mark.parametrize(
+    ("name", "word", "why"),
+    [
+        ("bidirectional", "train.steps=7", "differ in train.steps, and not only in model.llm.causal"),
+        ("bidirectional", "data.batch_size=8", "differ in data.batch_size"),
+        ("bidirectional", "model.llm.causal=False", "the two arms are the same config"),
+        (
+            "prompts",
+            "prompt.unified=Say it.",
+            "in their tokens, not only in the ingredient: .*instructions of equal length",
+        ),
+        ("stages", "stages.1_broad.weights={'broad': 1.0, 'clean': 9.0}", "in their data.* draw every table as often"),
+    ],
+)
+def test_unfair_arms_are_refused(name, word, why, tmp_path, world):
+    with_it, without = both(name, tmp_path, world)
+    with pytest.raises(SailError, match=why):
+        fairness.check_arms(CLAIMS[name], with_it, changed(without, [word]))
+
+
+def test_a_schedule_that_differs_is_refused_though_it_is_the_ingredient(tmp_path, world):
+    claim = dataclasses.replace(CLAIMS["stages"], ingredient=("*",))
+    with_it, without = both("stages", tmp_path, world)
+    with pytest.raises(SailError, match="in their schedule"):
+        fairness.check_arms(claim, with_it, changed(without, ["train.progressive=False"]))
+    with pytest.raises(SailError, match="in their steps"):
+        fairness.check_arms(claim, with_it, changed(without, ["stages.2_clean.steps=101"]))
+
+
+def test_a_figure_that_no_task_computes_is_refused(tmp_path):
+    config = own("cosent", tmp_path).base
+    assert not arms.lacking(config, "score/graded/spearman")
+    assert "add 'bijective' to eval.tasks.score.metrics" in arms.lacking(config, "score/bijective")
+    assert "add 7 to eval.ks" in arms.lacking(config, "score/recall@7")
+    assert "add 'V' to eval.tasks.score.views" in arms.lacking(config, "score/V/recall@10")
+    assert "has no 'pairs'" in arms.lacking(config, "pairs/recall@10")
+    with pytest.raises(SailError, match="cosent asks for pairs/recall@10, which is not computed"):
+        arms.check_figures(CLAIMS["cosent"], config, ("pairs/recall@10",))
+
+
+def test_a_config_of_the_user_is_tested_on_the_ingredients_that_it_has(settings):
+    config = config_lib.build(settings)
+    found = arms.users_arms(CLAIMS["bidirectional"], config)
+    assert (found.changes, found.figure) == (("model.llm.causal=True",), "i2i/recall@10")
+    with pytest.raises(AbsentError, match="data.weights"):
+        arms.users_arms(CLAIMS["balancing"], config)
+    with pytest.raises(AbsentError, match="random weights"):
+        arms.users_arms(CLAIMS["lora"], config)
+    settings.data.datasets.search.loss_weights = {"cosent": 1.0}
+    with pytest.raises(SailError, match="graded/spearman, which no task has: add 'graded' to eval.tasks.i2i.metrics"):
+        arms.users_arms(CLAIMS["cosent"], config_lib.build(settings))
+
+
+def test_the_control_of_a_sequence_stage_trains_on_content_for_as_long(tmp_path):
+    found = own("sequences", tmp_path)
+    assert found.changes == ("stages.1_sequences.weights={'copair': 1.0}",)
+    alone = changed(found.base, ["stages.1_sequences.weights={'seq_collab_multi': 1.0}"])
+    with pytest.raises(AbsentError, match="stage 1_sequences draws nothing else"):
+        arms.users_arms(CLAIMS["sequences"], alone)
+
+
+@pytest.mark.parametrize(
+    ("treatment", "verdict"),
+    [
+        ((0.52, 0.525, 0.515), verdicts.CONFIRMED),
+        ((0.475, 0.48, 0.485), verdicts.CONTRADICTED),
+        ((0.45, 0.56, 0.53), verdicts.UNDECIDED),
+    ],
+)
+def test_the_verdict_is_that_of_the_paired_test(treatment, verdict):
+    row = verdicts.judge(CLAIMS["fusion"], "a/recall@10", group("with", treatment), group("without", [0.5] * 3), 3)
+    assert row.verdict == verdict
+    assert (row.p < 0.05) == (verdict != verdicts.UNDECIDED)
+
+
+def test_a_figure_of_which_less_is_better_turns_the_verdict():
+    figure = "a/separability/overlap"
+    found = [group("with", (0.2, 0.21, 0.19), figure), group("without", (0.3, 0.31, 0.32), figure)]
+    assert verdicts.judge(CLAIMS["fusion"], figure, *found, 3).verdict == verdicts.CONFIRMED
+
+
+def test_a_seed_that_lacks_the_figure_leaves_the_row_without_a_verdict():
+    row = verdicts.judge(CLAIMS["fusion"], "a/recall@10", group("with", (0.5, 0.6)), group("without", (0.5,)), 2)
+    assert (row.verdict, row.reason) == (verdicts.NOT_RUN, "only 1 of 2 seeds have the figure a/recall@10 in both arms")
+
+
+def test_holm_asks_more_of_several_claims():
+    def row(p):
+        found = verdicts.judge(CLAIMS["fusion"], "a/recall@10", group("w", (0.5, 0.6)), group("o", (0.4, 0.5)), 2)
+        return dataclasses.replace(found, p=p)
+
+    # 0.01 < 0.05 / 3, 0.024 < 0.05 / 2, 0.06 > 0.05.
+    assert [found.after_holm for found in verdicts.with_holm([row(0.06), row(0.024), row(0.01)])] == [False, True, True]
+    # The second smallest fails at 0.05 / 2, and so does the one after it.
+    assert [found.after_holm for found in verdicts.with_holm([row(0.04), row(0.03), row(0.01)])] == [False, False, True]
+
+
+def test_what_was_written_down_is_not_changed_after(tmp_path):
+    found = own("stages", tmp_path)
+
+    def declaration(figure="pairs/recall@10", seeds=5):
+        return {"stages": records.declaration(found.claim, found.base, found.changes, figure, seeds, tmp_path)}
+
+    records.declare(tmp_path / "out", declaration())
+    records.declare(tmp_path / "out", declaration())
+    written = records.declared(tmp_path / "out")["stages"]
+    assert written["digest"] == records.digest(written["declaration"])
+    assert written["declaration"]["config"]["data"]["dir"] == "OUTPUT/data"
+    with pytest.raises(SailError, match="figure was 'pairs/recall@10', is 'pairs/recall@50'.*name another --workdir"):
+        records.declare(tmp_path / "out", declaration("pairs/recall@50"))
+    with pytest.raises(SailError, match="seeds was 5, is 6"):
+        records.declare(tmp_path / "out", declaration(seeds=6))
+
+
+def test_the_page_has_every_claim_with_its_verdict_or_its_reason(tmp_path):
+    found = [group("own instructions", (0.52, 0.525, 0.515), "looks/recall@50")]
+    found.append(group("one instruction", (0.5, 0.5, 0.5), "looks/recall@50"))
+    rows = [
+        verdicts.judge(CLAIMS["prompts"], "looks/recall@50", *found, 3),
+        verdicts.Row(
+            CLAIMS["cosent"], CLAIMS["cosent"].figure, verdicts.NOT_RUN, "with_COSENT,seed=1: failed: no disk"
+        ),
+    ]
+    path = page.write_page(tmp_path, verdicts.with_holm(rows), {"prompts": {"digest": "abc"}}, {"scale": "cpu"})
+    text = path.read_text()
+    assert "failed: no disk" in text and "1 confirmed, 1 not run" in text and text.count("<svg") == 1
+    line = next(line for line in (tmp_path / "reproduction.md").read_text().splitlines() if "prompts" in line)
+    assert "| 50.0 % | 52.0 % | +2.0 | +0.8 to +3.2 | confirmed | stands |" in line
+    figures = json.loads((tmp_path / "reproduction.json").read_text())["claims"]
+    assert figures["prompts"]["declared"] == "abc" and figures["cosent"]["reason"].endswith("no disk")
+
+
+def test_one_seed_and_unknown_claims_are_refused(tmp_path, capsys):
+    for words, why in (
+        (["--seeds", "1"], "--seeds is 1; an interval needs at least 2"),
+        (["fussion"], "There is no claim 'fussion'"),
+        (["--config.seed=1"], "there is no --config"),
+    ):
+        with pytest.raises(SystemExit, match=why):
+            main([*words, "--workdir", str(tmp_path), "--dry-run"])
+
+
+def test_a_dry_run_counts_members_and_writes_nothing(tmp_path, capsys):
+    main(["hard_negatives", "stages", "--workdir", str(tmp_path), "--dry-run", "--seeds", "3"])
+    said = capsys.readouterr().out
+    assert "hard_negatives: 6 members, 900 steps" in said  # the control takes over the first stage of 150 steps
+    assert "stages: 6 members, 1350 steps" in said and "In all 12 members and 2250 steps." in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_claim_is_run_from_the_world_to_the_page(world, tmp_path, settings, monkeypatch, capsys):
+    """Both arms of a user's config by the real sweep; a second call with another figure is refused."""
+    settings.train.update(steps=2, checkpoint_every=2)
+    settings.optimizer.warmup_steps = 0
+    settings.eval.update(tfidf=False, untrained=False, widths=(32,))
+    settings.eval.tasks = {"i2i": settings.eval.tasks["i2i"].to_dict() | {"views": (), "metrics": ("recall",)}}
+    settings.data.batch_size = 8
+    config = tmp_path / "mine.json"
+    config_lib.save(config_lib.build(settings), config)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    words = ["bidirectional", "balancing", "--config", str(config), "--seeds", "2", "--workdir", str(tmp_path / "out")]
+    main([*words, "--jobs", "1"])
+    said = capsys.readouterr().out
+    assert "balancing: does not apply: it has no balanced weights (data.weights)" in said
+    found = json.loads((tmp_path / "out" / "results" / "reproduction.json").read_text())["claims"]["bidirectional"]
+    assert found["verdict"] in ("confirmed", "contradicted", "undecided")
+    assert set(found["arms"]["causal attention"]) == {"0", "1"}
+    with pytest.raises(SystemExit, match=r"and says otherwise now: config.train.steps was 2, is 3"):
+        main([*words, "--config.train.steps=3"])
+
+
+def test_worlds_of_both_seeds_are_written_where_claims_look_for_them(tmp_path, monkeypatch):
+    called = []
+    monkeypatch.setattr("experiments.reproduce.prepare.call", lambda *words: called.append(words))
+    Preparation(tmp_path, CPU, say=lambda line: None).make([CLAIMS["lora"], CLAIMS["balancing"]])
+    assert [words[0] for words in called] == [
+        *("world", "ingest", "world", "ingest", "train", "export"),
+        *("world", "ingest", "train", "balance"),
+    ]
+    of = {name: config_lib.load(tmp_path / name / "world.json") for name in ("content", "pretrained")}
+    assert of["content"].seed != of["pretrained"].seed
+    lora = own("lora", tmp_path / "x").base
+    assert lora.init_from["model"].endswith("prepared/pretrained/export")
