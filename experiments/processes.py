@@ -13,20 +13,12 @@ from sail_jax.errors import SailError
 REPO = Path(__file__).parents[1]
 
 
-def share_compiled_programs() -> None:
-    """Lets this process and those that it starts keep compiled programs in one folder."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sail_jax"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
-
-
 def call(*arguments: str, one_thread: bool = True) -> None:
-    """Runs a verb in its own process; runs share the compilation cache.
+    """Runs a verb in its own process; verbs share the compilation cache.
 
     Raises:
         SailError: it failed; the message ends with what it printed.
     """
-    share_compiled_programs()
     environment = dict(os.environ)
     if one_thread:
         environment["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"

@@ -2,10 +2,11 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
-from experiments.reproduce import arms, bases, fairness, page, records, verdicts
+from experiments.reproduce import arms, bases, fairness, launch, page, records, verdicts
 from experiments.reproduce.__main__ import main
 from experiments.reproduce.claim import AbsentError
 from experiments.reproduce.claims import CLAIMS
@@ -14,6 +15,11 @@ from sail_jax import config as config_lib
 from sail_jax.config.schema import override, to_dict
 from sail_jax.errors import SailError
 from sail_jax.evaluation.report.seed_groups import SeedGroup
+from sail_jax.models.describe import parameter_table
+from sail_jax.sweeps import SweepFolder, expand
+from sail_jax.sweeps.begin import write_sweep
+from sail_jax.sweeps.check import Checked
+from sail_jax.sweeps.folder import Record, Status
 
 CPU = bases.SCALES["cpu"]
 NAMES = (
@@ -33,6 +39,10 @@ def changed(config, words):
 def both(name, tmp_path, world):
     """The configs of both arms of a claim, on data that are there."""
     found = own(name, tmp_path)
+    if found.base.data.weights:
+        file = Path(found.base.data.weights)
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps({"weights": dict.fromkeys(found.base.data.datasets, 0.2) | {"pairs": 0.5}}))
     here = [f"data.dir={world}", "prompt.tokenizer=tokenizer", "init_from={}"]
     return changed(found.base, here), changed(found.base, [*here, *found.changes])
 
@@ -47,9 +57,12 @@ def test_every_claim_has_its_condition_and_its_figures(tmp_path):
         for scale in bases.SCALES.values():
             found = own(name, tmp_path, scale)
             assert found.changes or CLAIMS[name].ranking, name
+    for config in (found.base for found in (own("fusion", tmp_path, scale) for scale in bases.SCALES.values())):
+        parameter_table(config.model)
+        parameter_table(dataclasses.replace(config.model, kind="dual_tower"))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("balancing", "semantic_ids")])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "semantic_ids"])
 def test_the_arms_of_a_claim_differ_in_its_ingredient_alone(name, tmp_path, world):
     with_it, without = both(name, tmp_path, world)
     fairness.check_arms(CLAIMS[name], with_it, without)
@@ -227,6 +240,33 @@ def test_a_claim_is_run_from_the_world_to_the_page(world, tmp_path, settings, mo
         main([*words, "--config.train.steps=3"])
 
 
+def test_members_of_a_cluster_are_submitted_in_the_order_of_their_forks(tmp_path, monkeypatch):
+    sent = []
+
+    def submit(folder, names, request, *, jobs, after):
+        sent.append((names, request.gpus, request.others, list(after)))
+        return [f"{len(sent)}_{place}" for place in range(len(names))]
+
+    monkeypatch.setattr(launch, "submit", submit)
+    found = own("hard_negatives", tmp_path)
+    file = tmp_path / "base.json"
+    config_lib.save(found.base, file)
+    sweep, folder = found.sweep(file, 2), SweepFolder(tmp_path / "sweep")
+    members = [
+        Checked(config_lib.load(file, member.overrides), Record(member, "data", "program")) for member in expand(sweep)
+    ]
+    write_sweep(folder, sweep, members)
+    folder.write_status(members[0].record.member.name, Status("done"))
+    request = launch.job_request(["gpus=8", "qos=high"])
+    launch.launch(folder, jobs=None, request=request, say=lambda line: None)
+    names = [member.record.member.name for member in members]
+    # The control of the first seed waits for a member that is done, but whose checkpoint is not there.
+    assert sent == [(names[1:3], 8, {"qos": "high"}, []), (names[3:], 8, {"qos": "high"}, ["1_0", "1_1"])]
+    for option, why in (("gpus", "write it as NAME=VALUE"), ("gpus=two", "gpus is a whole number")):
+        with pytest.raises(SailError, match=why):
+            launch.job_request([option])
+
+
 def test_worlds_of_both_seeds_are_written_where_claims_look_for_them(tmp_path, monkeypatch):
     called = []
     monkeypatch.setattr("experiments.reproduce.prepare.call", lambda *words: called.append(words))
@@ -237,5 +277,7 @@ def test_worlds_of_both_seeds_are_written_where_claims_look_for_them(tmp_path, m
     ]
     of = {name: config_lib.load(tmp_path / name / "world.json") for name in ("content", "pretrained")}
     assert of["content"].seed != of["pretrained"].seed
+    with pytest.raises(SailError, match="was made with another model.llm.width .*name another --workdir"):
+        Preparation(tmp_path, bases.SCALES["gpu"], say=lambda line: None).make([CLAIMS["stages"]])
     lora = own("lora", tmp_path / "x").base
     assert lora.init_from["model"].endswith("prepared/pretrained/export")

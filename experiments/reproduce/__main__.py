@@ -3,7 +3,7 @@
     python -m experiments.reproduce                          all claims, on generated worlds
     python -m experiments.reproduce prompts cosent           some of them
     python -m experiments.reproduce --dry-run                members, steps and time; runs nothing
-    python -m experiments.reproduce --config configs/mine.py the same ingredients in a config and data of your own
+    python -m experiments.reproduce --config mine.py         the same ingredients in a config and data of your own
 
 Each claim has two arms, the config with the ingredient and the same without it, of equal steps, schedule, data and
 tokens. Condition, figure and test are written into WORKDIR/declared.json before anything runs, and are not changed
@@ -11,35 +11,39 @@ after it. The command may be stopped and given again: it goes on with what is mi
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.processes import REPO, share_compiled_programs
+from experiments.processes import REPO
 from experiments.reproduce.arms import Arms
 from experiments.reproduce.bases import SCALES
 from experiments.reproduce.claims import CLAIMS
+from experiments.reproduce.launch import job_request
 from experiments.reproduce.page import markdown, verdict_counts, write_page
 from experiments.reproduce.records import declare, declared
-from experiments.reproduce.run import Plan, Study, build_arms, check_all, declarations, jobs_here, measure
+from experiments.reproduce.run import Plan, Study, build_arms, check_all, declarations, measure, row_of
 from experiments.reproduce.verdicts import Row, with_holm
 from sail_jax import config as config_lib
-from sail_jax.errors import SailError
+from sail_jax.cli.parser import split_settings
+from sail_jax.cli.signals import Signals
+from sail_jax.errors import SailError, Stopped
 from sail_jax.runs.directory import RunDirectory
 from sail_jax.runs.ownership import owning
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    parser = _parser()
-    options, further = parser.parse_known_args(words)
-    foreign = [word for word in further if not word.startswith("--config.")]
-    if foreign:
-        parser.error(f"unrecognized arguments: {' '.join(foreign)}")
     try:
-        _run(options, [word.removeprefix("--config.") for word in further])
+        with Signals(lambda stopped: os._exit(stopped.status)):
+            own, overrides = split_settings(sys.argv[1:] if words is None else words)
+            _run(_parser().parse_args(own), overrides)
     except SailError as error:
         sys.exit(f"error: {error}")
+    except Stopped as stopped:
+        print("Stopped; the same command goes on with what is missing.", file=sys.stderr)
+        sys.exit(stopped.status)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,28 +65,43 @@ def _parser() -> argparse.ArgumentParser:
         "changed by --config.NAME=VALUE",
     )
     parser.add_argument("--jobs", type=int, help="runs at a time (one per GPU; without one, one per processor)")
+    parser.add_argument(
+        "--slurm",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="run the members as SLURM jobs that ask for this, such as partition=gpu, gpus=8, minutes=600 or any "
+        "option of sbatch; may be repeated, needs the extra `slurm`, and ends when they are submitted",
+    )
+    parser.add_argument("--report", action="store_true", help="write the page of what was run so far, and run nothing")
     parser.add_argument("--dry-run", action="store_true", help="print members, steps and time, and run nothing")
     return parser
 
 
 def _run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     study = _study(options, overrides)
-    arms, rows = build_arms(study)
+    arms, absent = build_arms(study)
     if options.dry_run:
-        _print_plan(study, list(arms.values()), rows)
+        _print_plan(study, list(arms.values()), absent)
         return
-    share_compiled_programs()
     study.folder.mkdir(parents=True, exist_ok=True)
     with owning(RunDirectory(study.folder)):
-        if study.config is None:
-            study.preparation.make(study.claims)
-        checked = check_all(study, arms.values())
-        declare(study.folder, declarations(study, arms))
-        for name, one in arms.items():
-            rows.append(measure(study, one, checked.get(name), lambda line: print(line, flush=True)))
-            _write(study, options, rows)
-    print(markdown(with_holm(rows)))
+        if not options.report:
+            _run_missing(study, arms, options, absent)
+        rows = _write(study, options, absent)
+    print(markdown(rows))
     print(f"\n{verdict_counts(rows)}. Page: {study.folder / 'results' / 'reproduction.html'}")
+
+
+def _run_missing(study: Study, arms: dict[str, Arms], options: argparse.Namespace, absent: Sequence[Row]) -> None:
+    """Prepares, checks and declares the claims, then runs what is missing of each; the page follows."""
+    if study.config is None:
+        study.preparation.make(study.claims)
+    checked = check_all(study, arms.values())
+    declare(study.folder, declarations(study, arms))
+    for name, one in arms.items():
+        measure(study, one, checked.get(name), lambda line: print(line, flush=True))
+        _write(study, options, absent)
 
 
 def _study(options: argparse.Namespace, overrides: Sequence[str]) -> Study:
@@ -97,15 +116,20 @@ def _study(options: argparse.Namespace, overrides: Sequence[str]) -> Study:
         seeds=options.seeds,
         scale=options.scale,
         config=config_lib.load(options.config, overrides) if options.config else None,
-        jobs=options.jobs or jobs_here(),
+        jobs=options.jobs,
+        request=job_request(options.slurm),
     )
 
 
-def _write(study: Study, options: argparse.Namespace, rows: Sequence[Row]) -> None:
+def _write(study: Study, options: argparse.Namespace, absent: Sequence[Row]) -> list[Row]:
+    """Writes the page of all claims, run or not; returns their rows."""
     folder = study.folder / "results"
     folder.mkdir(exist_ok=True)
-    settings = {"base": options.config or "generated worlds", "scale": study.scale, "seeds": study.seeds}
-    write_page(folder, with_holm(rows), declared(study.folder), settings)
+    of_absent = {row.claim.name: row for row in absent}
+    rows = with_holm([of_absent.get(name) or row_of(study, claim) for name, claim in CLAIMS.items()])
+    settings = {"base": options.config or "generated worlds", "scale": study.scale}
+    write_page(folder, rows, declared(study.folder), settings)
+    return rows
 
 
 def _print_plan(study: Study, arms: Sequence[Arms], rows: Sequence[Row]) -> None:

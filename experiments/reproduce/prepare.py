@@ -22,6 +22,8 @@ from experiments.reproduce.claim import Claim
 from experiments.reproduce.claims.data import SOURCES
 from experiments.reproduce.claims.recommender import CONTENT
 from sail_jax import config as config_lib
+from sail_jax.config.differences import differences
+from sail_jax.errors import SailError
 
 # Seed of the worlds, and of the world that models are trained on before.
 SEED, OTHER_SEED = 0, 1
@@ -134,9 +136,17 @@ class Preparation:
         return self.folder / name / f"{what}.json"
 
     def _write(self, name: str, what: str, config: ConfigDict) -> Path:
-        file = self._file(name, what)
+        """Writes the config that something is made with; what is there must have been made with the same."""
+        file, built = self._file(name, what), config_lib.build(config)
+        if file.is_file():
+            found = next(differences(config_lib.load(file), built), None)
+            if found is not None:
+                raise SailError(
+                    f"{file.parent} was made with another {found.key} (was {found.first!r}, is {found.second!r}): name "
+                    "another --workdir."
+                )
         file.parent.mkdir(parents=True, exist_ok=True)
-        config_lib.save(config_lib.build(config), file)
+        config_lib.save(built, file)
         return file
 
     def _once(self, result: Path, *words: str) -> None:

@@ -13,28 +13,34 @@ from sail_jax.evaluation.report.seed_groups import SeedGroup
 from sail_jax.files import commit_json
 
 
-def rank(claim: Claim, config: Config, made: Path, folder: Path, seeds: int) -> list[SeedGroup]:
-    """Returns the AUC of both arms by seed; what was measured before is read from the folder.
+def rank(claim: Claim, config: Config, made: Path, folder: Path, seeds: int) -> None:
+    """Measures the AUC of both arms, and writes it by seed into a folder; what is there is not repeated.
 
     The users are dealt out to the seeds, so that the differences of two seeds have no user in common and the interval
     holds for other users too.
     """
     folder.mkdir(parents=True, exist_ok=True)
     missing = [seed for seed in range(seeds) if not _file(folder, seed).is_file()]
-    if missing:
-        train, test, items = ranking.read_impressions(config, made / "histories" / "raw")
-        tables = {
-            "match": ranking.read_vectors(made / "histories" / "embeddings", items),
-            "codes": ranking.read_codes(made / "semantic_ids" / "ids.parquet", items),
-        }
-        for seed in missing:
-            shown = test.rows(test.user % seeds == seed)
-            found = {}
-            for name, given in ((claim.treatment, tables), (claim.control, {})):
-                scores = ranking.train_and_score(train, shown, len(items) + 1, given, seed, name)
-                found[name] = float(roc_auc_score(shown.label, np.asarray(scores)))
-            commit_json(_file(folder, seed), found)
-    by_seed = {seed: json.loads(_file(folder, seed).read_text(encoding="utf-8")) for seed in range(seeds)}
+    if not missing:
+        return
+    train, test, items = ranking.read_impressions(config, made / "histories" / "raw")
+    tables = {
+        "match": ranking.read_vectors(made / "histories" / "embeddings", items),
+        "codes": ranking.read_codes(made / "semantic_ids" / "ids.parquet", items),
+    }
+    for seed in missing:
+        shown = test.rows(test.user % seeds == seed)
+        found = {}
+        for name, given in ((claim.treatment, tables), (claim.control, {})):
+            scores = ranking.train_and_score(train, shown, len(items) + 1, given, seed, name)
+            found[name] = float(roc_auc_score(shown.label, np.asarray(scores)))
+        commit_json(_file(folder, seed), found)
+
+
+def read_ranked(claim: Claim, folder: Path, seeds: int) -> list[SeedGroup]:
+    """Returns the figures of both arms by seed, of the seeds that were measured."""
+    there = [seed for seed in range(seeds) if _file(folder, seed).is_file()]
+    by_seed = {seed: json.loads(_file(folder, seed).read_text(encoding="utf-8")) for seed in there}
     return [
         SeedGroup(name, {seed: {claim.figure: found[name]} for seed, found in by_seed.items()})
         for name in (claim.treatment, claim.control)

@@ -8,19 +8,21 @@ from experiments.reproduce.arms import Arms, own_arms, users_arms
 from experiments.reproduce.bases import SCALES, Scale
 from experiments.reproduce.claim import AbsentError, Claim
 from experiments.reproduce.fairness import check_arms
+from experiments.reproduce.launch import launch
 from experiments.reproduce.prepare import Preparation
-from experiments.reproduce.ranked import rank
-from experiments.reproduce.records import declaration
+from experiments.reproduce.ranked import rank, read_ranked
+from experiments.reproduce.records import declaration, declared
 from experiments.reproduce.verdicts import DOES_NOT_APPLY, NOT_RUN, Row, judge
 from sail_jax import config as config_lib
 from sail_jax.config import Config
 from sail_jax.errors import SailError
-from sail_jax.sweeps import Sweep, SweepFolder, expand, read
+from sail_jax.evaluation.report.seed_groups import SeedGroup
+from sail_jax.sweeps import Sweep, SweepFolder, expand
 from sail_jax.sweeps.begin import write_sweep
 from sail_jax.sweeps.check import Checked, check_members
 from sail_jax.sweeps.collect import collect
-from sail_jax.sweeps.local import run_local, shares
-from sail_jax.sweeps.shared_stages import find_forks, may_start, read_forks
+from sail_jax.sweeps.shared_stages import find_forks
+from sail_jax.sweeps.slurm import JobRequest
 
 FEWEST_SEEDS = 2
 
@@ -35,7 +37,8 @@ class Study:
         seeds: seeds of each arm.
         scale: name of the scale.
         config: the user's config; None for the generated worlds.
-        jobs: members that run at a time.
+        jobs: members that run at a time; None as in `launch`.
+        request: what each job asks SLURM for; None runs members here.
 
     Raises:
         SailError: there are too few seeds for an interval.
@@ -46,7 +49,8 @@ class Study:
     seeds: int
     scale: str
     config: Config | None
-    jobs: int
+    jobs: int | None = None
+    request: JobRequest | None = None
 
     def __post_init__(self) -> None:
         if self.seeds < FEWEST_SEEDS:
@@ -71,25 +75,31 @@ class Study:
         return self.folder / "bases" / f"{claim.name}.json"
 
 
-def jobs_here() -> int:
-    """Returns the runs at a time that fit here: one per GPU or, without one, one per processor."""
-    first, *others = shares(None)
-    return 1 + len(others) if first.gpus else max(1, len(first.processors))
-
-
 def build_arms(study: Study) -> tuple[dict[str, Arms], list[Row]]:
-    """Returns the arms of the claims that apply, and the rows of those that do not."""
-    arms, rows = {}, []
+    """Returns the arms of the claims that apply, and the rows of those that do not.
+
+    Raises:
+        SailError: the figures of claims are not computed; a line for each.
+    """
+    arms, rows, refused = {}, [], []
     for claim in study.claims:
-        if study.config is None:
-            made = study.preparation
-            arms[claim.name] = own_arms(claim, study.sizes, made.folder, made.data(claim.world))
-            continue
+        made = study.preparation
         try:
-            arms[claim.name] = users_arms(claim, study.config)
+            if study.config is None:
+                arms[claim.name] = own_arms(claim, study.sizes, made.folder, made.data(claim.world))
+            else:
+                arms[claim.name] = users_arms(claim, study.config)
         except AbsentError as reason:
             rows.append(Row(claim, claim.figure, DOES_NOT_APPLY, str(reason)))
+        except SailError as error:
+            refused.append(str(error))
+    _refuse(refused)
     return arms, rows
+
+
+def _refuse(reasons: Sequence[str]) -> None:
+    if reasons:
+        raise SailError("\n".join([*reasons, "Change that, or name the other claims alone. Nothing was started."]))
 
 
 def declarations(study: Study, arms: Mapping[str, Arms]) -> dict[str, dict]:
@@ -135,13 +145,12 @@ def check_all(study: Study, arms: Iterable[Arms]) -> dict[str, tuple[Sweep, list
             checked[one.claim.name] = sweep, check(one, sweep)
         except SailError as error:
             refused.append(str(error))
-    if refused:
-        raise SailError("\n".join(refused))
+    _refuse(refused)
     return checked
 
 
-def measure(study: Study, arms: Arms, checked: tuple[Sweep, list[Checked]] | None, say: Callable[[str], None]) -> Row:
-    """Runs what is missing of a claim, and returns its row.
+def measure(study: Study, arms: Arms, checked: tuple[Sweep, list[Checked]] | None, say: Callable[[str], None]) -> None:
+    """Runs what is missing of a claim.
 
     Args:
         study: the study.
@@ -151,30 +160,41 @@ def measure(study: Study, arms: Arms, checked: tuple[Sweep, list[Checked]] | Non
     """
     claim, folder = arms.claim, study.sweep_folder(arms.claim)
     if checked is None:
-        groups = rank(claim, arms.base, study.preparation.folder, folder.path, study.seeds)
-        return judge(claim, arms.figure, *groups, study.seeds)
+        rank(claim, arms.base, study.preparation.folder, folder.path, study.seeds)
+        return
     write_sweep(folder, *checked)
-    forks = read_forks(folder)
-    run_local(
-        folder,
-        [member.name for member in read(folder.path).members if member.status.state != "done"],
-        jobs=study.jobs,
-        ready=lambda name: may_start(folder, forks.get(name)),
-        say=lambda line: say(f"{claim.name}: {line}"),
-    )
-    return judged(study, arms)
+    launch(folder, jobs=study.jobs, request=study.request, say=lambda line: say(f"{claim.name}: {line}"))
 
 
-def judged(study: Study, arms: Arms) -> Row:
-    """Returns the row of a claim whose sweep has been run."""
-    claim, folder = arms.claim, study.sweep_folder(arms.claim)
-    found = collect(folder.path)
+def row_of(study: Study, claim: Claim) -> Row:
+    """Returns what the folder tells of a claim: its verdict, or why there is none yet."""
+    entry = declared(study.folder).get(claim.name)
+    if entry is None:
+        return Row(claim, claim.figure, NOT_RUN, "not started")
+    figure, seeds = (entry["declaration"][name] for name in ("figure", "seeds"))
+    try:
+        groups = _ranked(study, claim, seeds) if claim.ranking else _trained(study, claim)
+    except SailError as error:
+        return Row(claim, figure, NOT_RUN, str(error))
+    return judge(claim, figure, *groups, seeds)
+
+
+def _ranked(study: Study, claim: Claim, seeds: int) -> list[SeedGroup]:
+    return read_ranked(claim, study.sweep_folder(claim).path, seeds)
+
+
+def _trained(study: Study, claim: Claim) -> list[SeedGroup]:
+    """Returns the figures of both arms of a claim.
+
+    Raises:
+        SailError: a member has none; the message says why.
+    """
+    found = collect(study.sweep_folder(claim).path)
     missing = [f"{outcome.state.name}: {outcome.missing}" for outcome in found.outcomes if outcome.missing]
     if missing:
-        return Row(claim, arms.figure, NOT_RUN, "; ".join(missing))
+        raise SailError("; ".join(missing))
     names = (claim.treatment, claim.control)  # in the order of the sweep
-    groups = [dataclasses.replace(group, name=name) for group, name in zip(found.groups(), names, strict=True)]
-    return judge(claim, arms.figure, *groups, study.seeds)
+    return [dataclasses.replace(group, name=name) for group, name in zip(found.groups(), names, strict=True)]
 
 
 class Plan:

@@ -87,6 +87,7 @@ def plain(row: Row) -> dict[str, object]:
         "claim": row.claim.says,
         "reported": row.claim.reported,
         "figure": row.figure,
+        "seeds": row.difference.interval.n if row.difference else 0,
         "verdict": row.verdict,
     }
     if row.difference is None:
