@@ -10,6 +10,7 @@ from sail_jax import config as config_lib
 from sail_jax.cli.common import console, declare, print_next
 from sail_jax.cli.evaluate import evaluate_and_print
 from sail_jax.cli.train import train_and_print
+from sail_jax.cli.usable_tables import with_usable_tables
 from sail_jax.config import Config
 
 
@@ -57,7 +58,7 @@ def go_all_the_way(config: Config, source: Path, workdir: Path) -> None:
     data = Path(config.data.dir)
     console.print("[bold]2/4 Ingestion[/bold]")
     ingest(config, source, data)
-    _build_from_logs(config, source, data)
+    config = with_usable_tables(config, _build_from_logs(config, source, data))
     evaluated = _evaluated(config, workdir)
     console.print("[bold]3/4 Training[/bold]")
     train_and_print(config, workdir)
@@ -68,16 +69,29 @@ def go_all_the_way(config: Config, source: Path, workdir: Path) -> None:
         evaluate_and_print(config, workdir)
 
 
-def _build_from_logs(config: Config, source: Path, data: Path) -> None:
-    """Builds the pair tables that training or evaluation names and no ingested table gives."""
+def _build_from_logs(config: Config, source: Path, data: Path) -> dict[str, str]:
+    """Builds the pair tables that training or evaluation names and no ingested table gives.
+
+    Returns:
+        File name of a table without rows -> why it has none.
+    """
     from sail_jax.data.store import FOLDER, ItemStore
-    from sail_jax.logs.pairs.build import BUILDERS, build_pairs
+    from sail_jax.logs.pairs.build import BUILDERS, SUMMARY, build_pairs, why_empty
 
     named = {Path(of.table).stem for of in (*config.data.datasets.values(), *config.eval.tasks.values())}
     wanted = [name for name in BUILDERS if name in named and name not in config.ingest.tables]
     missing = [name for name in wanted if not (data / "tables" / f"{name}.parquet").exists()]
     if missing:
-        build_pairs(config, source, data / "tables", missing, ItemStore.open(data / FOLDER))
+        build_pairs(config, source, data / "tables", missing, ItemStore.open(data / FOLDER), strict=False)
+    summary = data / "tables" / SUMMARY
+    counts = json.loads(summary.read_text(encoding="utf-8"))["builders"] if wanted and summary.is_file() else {}
+    for name, of in counts.items():
+        if drawn := of.get("test_drawn"):
+            console.print(
+                f"{name}.parquet: no pair is new after the time that ends train, so {drawn:,} of its "
+                f"{drawn + of['train']:,} pairs are drawn for the test."
+            )
+    return {f"{name}.parquet": why for name, of in counts.items() if (why := why_empty(name, of))}
 
 
 def _evaluated(config: Config, workdir: Path) -> bool:

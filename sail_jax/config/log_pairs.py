@@ -31,6 +31,13 @@ class CopairConfig:
     repeat: bool = setting(
         False, "write a pair once for each user who has it, so that it is drawn and counted as often; False, once"
     )
+    held_out: float = setting(
+        0.0,
+        "share of the train pairs, drawn by a seeded hash, that are test pairs where no other is left, as of a dense "
+        "or a small log; 0 leaves the test empty",
+        low=0,
+        below=1,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

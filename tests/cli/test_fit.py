@@ -60,11 +60,38 @@ def test_pairs_of_a_log_are_built_once(tmp_path, monkeypatch, capsys):
     assert table.stat().st_mtime_ns == written
 
 
+def test_a_table_without_rows_leaves_out_what_reads_it(tmp_path, monkeypatch, capsys):
+    """A log of three users says nothing; captions and pictures still teach."""
+    for number in range(24):
+        write(tmp_path / "shop" / "photos" / f"p{number}.png", picture(number))
+    products = [{"sku": f"p{number}", "name": name} for number, name in enumerate(NAMES[:24])]
+    write_csv(tmp_path / "shop" / "products.csv", products)
+    seen = [{"user_id": f"u{n % 3}", "sku": f"p{n}", "liked": 1, "timestamp": 1_600_000_000 + n} for n in range(24)]
+    write_csv(tmp_path / "shop" / "events.csv", seen)
+    trained = []
+    monkeypatch.setattr(quickstart, "train_and_print", lambda config, _: trained.append(config))
+    monkeypatch.setattr(quickstart, "evaluate_and_print", lambda *_: None)
+    command = ["fit", str(tmp_path / "shop"), "--workdir", str(tmp_path / "run"), "--config.ingest.tokenizer_vocab=0"]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "config.data.datasets.copair is left out: copair.parquet has no row: of 24 rows read" in said
+    assert "config.eval.tasks.copair is left out" in said
+    assert list(trained[0].data.datasets) == ["same"] and list(trained[0].eval.tasks) == ["text_to_image"]
+
+
 def test_another_preset_than_that_of_the_workdir(folder, tmp_path, capsys):
     workdir = tmp_path / "run"
     write(workdir / "config.py", 'def get_config():\n    config = preset("small")\n')
     assert main(["fit", str(folder), "--preset", "tiny", "--workdir", str(workdir)]) == 2
     assert "starts from another preset than tiny" in capsys.readouterr().err
+
+
+def test_a_log_that_leaves_nothing_to_learn(tmp_path, capsys):
+    write_csv(tmp_path / "films" / "movies.csv", [{"movieId": n, "title": name} for n, name in enumerate(NAMES[:20])])
+    seen = [{"userId": n % 3, "movieId": n, "rating": 5.0, "timestamp": 1_600_000_000 + n} for n in range(20)]
+    write_csv(tmp_path / "films" / "ratings.csv", seen)
+    assert main(["fit", str(tmp_path / "films"), "--workdir", str(tmp_path / "run")]) == 2
+    assert "Nothing is left to train: no data set has rows in its split. Add rows" in capsys.readouterr().err
 
 
 def test_a_folder_without_sense(tmp_path, capsys):

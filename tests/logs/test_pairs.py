@@ -131,6 +131,20 @@ def test_a_pair_across_the_cut_is_none_and_a_trained_pair_is_no_test_pair(tmp_pa
     assert counts["copair"]["dropped_test_in_train"] == 1
 
 
+def test_a_dense_log_of_few_items_keeps_pairs_for_the_test(tmp_path):
+    """Two tastes of six items: all that users like late was liked together before."""
+    rows = [("nobody", "z", 0, 1), last_event(10_000)]
+    for user in range(80):
+        liked = [f"{'ab'[user % 2]}{(user // 2 + place) % 6}" for place in range(4)]
+        rows += [(f"u{user}", item, 120 * user + place, 1) for place, item in enumerate(liked)]
+    write(tmp_path / "logs/events", events(rows))
+    tables, counts = build(tmp_path, config(copair={"held_out": 0.1}), "copair")
+    train, test = (unordered(tables["copair"][split]) for split in ("train", "test"))
+    assert counts["copair"]["dropped_test_in_train"] > 0 and len(train | test) == 30
+    assert counts["copair"]["test_drawn"] == len(test) > 0 and len(train) > len(test) and not train & test
+    assert build(tmp_path, config(), "copair")[0]["copair"]["test"] == []
+
+
 def test_pairs_of_split_users_may_repeat_and_be_those_of_train(tmp_path):
     """Three train users and two test users have a and b; each pair stands once for each user."""
     rows = [(user, item, time, 1) for user in ("u1", "u2", "u3") for item, time in (("a", 1), ("b", 2))]

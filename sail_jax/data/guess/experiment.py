@@ -154,7 +154,7 @@ def _logs(plan: Plan) -> Iterator[_Line]:
     rest = {"time_unit": plan.logs["time_unit"], "dense_features": "", **unread}
     yield _Line(_call("config.logs", rest), "no such logs")
     if "events" in named:
-        wide = {"window_seconds": 7 * 86_400, "min_npmi": 0.0}
+        wide = {"window_seconds": 7 * 86_400, "min_npmi": 0.0, "held_out": 0.1}
         yield _Line(_call("config.builders.copair", wide), "two items that users liked within a week")
 
 

@@ -55,6 +55,8 @@ def build_pairs(
     only: Sequence[str] = (),
     store: ItemStore | None = None,
     engine: str = "duckdb",
+    *,
+    strict: bool = True,
 ) -> dict[str, Any]:
     """Writes a pair table per builder, `pairs.json` with counts and `pairs.html` with samples.
 
@@ -67,6 +69,7 @@ def build_pairs(
         only: names of builders; empty for all builders whose log the settings name.
         store: restricts the items, and gives the sample page its pictures; None for all items and no pictures.
         engine: one of `engines.ENGINES`; the tables are the same with each.
+        strict: whether a table without a row is an error, once all are written.
 
     Returns:
         The content of pairs.json.
@@ -106,7 +109,7 @@ def build_pairs(
     commit_json(output / SUMMARY, summary)
     finished.remove()
     write_sample_page(output, list(summary["builders"]), config.builders.sheet_pairs, store)
-    if empty := [_why_empty(name, of) for name, of in made.items() if of["rows_read"] and not of["train"] + of["test"]]:
+    if strict and (empty := [why for name, of in made.items() if of["rows_read"] and (why := why_empty(name, of))]):
         raise SailError(f"{'; '.join(empty)}. All counts are in {output / SUMMARY}.")
     return summary
 
@@ -159,8 +162,10 @@ def _dropped(found: dict[str, int], rows_read: int, last_rule: str) -> dict[str,
     return counts | {f"dropped_{last_rule}": before - counts["train"] - counts["test"]}
 
 
-def _why_empty(name: str, counts: dict[str, Any]) -> str:
-    """Returns a message for a table without rows: what took most of what was read."""
+def why_empty(name: str, counts: dict[str, Any]) -> str:
+    """Returns a message for a table without rows, what took most of what was read; empty for a table with rows."""
+    if counts["train"] + counts["test"]:
+        return ""
     dropped = {key.removeprefix("dropped_"): of for key, of in counts.items() if key.startswith("dropped_") and of}
     said = ", ".join(f"{key} {of:,}" for key, of in sorted(dropped.items(), key=lambda item: -item[1]))
     settings = f"change config.builders.{name}, or leave it out with --only"

@@ -8,6 +8,8 @@ information in collocation extraction"), ln(p(a, b) / (p(a) p(b))) / -ln p(a, b)
 its split: popular items that meet by chance score low.
 """
 
+from typing import Any
+
 import ibis
 import ibis.expr.types as ir
 
@@ -19,7 +21,8 @@ def copair(logs: Logs) -> Made:
     """Returns the pairs of co-consumed items."""
     rules, events = logs.config.builders.copair, logs.tables["events"]
     enough = events.mutate(enough=events.positives >= rules.positives)
-    return _together(logs, "copair", enough, rules.new_test_pairs, rules.repeat)
+    of_pairs = {"new_test_pairs": rules.new_test_pairs, "repeat": rules.repeat, "held_out": rules.held_out}
+    return _together(logs, "copair", enough, **of_pairs)
 
 
 def live(logs: Logs) -> Made:
@@ -29,7 +32,7 @@ def live(logs: Logs) -> Made:
     return _together(logs, "live", enough)
 
 
-def _together(logs: Logs, name: str, events: ir.Table, new_test_pairs: bool = True, repeat: bool = False) -> Made:
+def _together(logs: Logs, name: str, events: ir.Table, **of_pairs: Any) -> Made:
     rules, events = getattr(logs.config.builders, name), logs.known(events)
     usable = events.filter(events.enough & events.known)
     first = usable.group_by("user", "item").agg(time=usable.time.min())
@@ -45,8 +48,7 @@ def _together(logs: Logs, name: str, events: ir.Table, new_test_pairs: bool = Tr
         per_item=rules.per_item,
         min_strength=rules.min_npmi,
         strength=lambda pairs: with_npmi(pairs, first),
-        new_test_pairs=new_test_pairs,
-        repeat=repeat,
+        **of_pairs,
     )
     return item_pairs(logs, name, candidates, thresholds, (counts,))
 

@@ -6,7 +6,9 @@ builders, strength (Float32). Rules, in this order:
 2. a pair needs a strength of at least `min_strength`,
 3. a test pair that is also a train candidate is dropped, however weak that candidate is, unless the rules keep it,
 4. a pair must be among the `per_item` best of both its items in its split, so that no item has more pairs. Pairs are
-   ranked by strength, then by support, then by a seeded hash.
+   ranked by strength, then by support, then by a seeded hash,
+5. where no test pair is left at all, as of a dense or a small log, a share of the train pairs is taken for the test
+   instead, by a seeded hash, if the rules hold one out.
 """
 
 import dataclasses
@@ -30,6 +32,7 @@ class PairRules:
             else n.
         new_test_pairs: whether test pairs that are train candidates too are dropped.
         repeat: whether a pair is written n times.
+        held_out: share of the train pairs that are test pairs where else none is; 0 for none.
     """
 
     min_support: int
@@ -38,6 +41,7 @@ class PairRules:
     strength: Callable[[ir.Table], ir.Table] | None = None
     new_test_pairs: bool = True
     repeat: bool = False
+    held_out: float = 0.0
 
 
 def item_pairs(logs: Logs, name: str, candidates: ir.Table, rules: PairRules, counts: tuple[ir.Table, ...]) -> Made:
@@ -60,6 +64,9 @@ def item_pairs(logs: Logs, name: str, candidates: ir.Table, rules: PairRules, co
         fresh = strong.anti_join(trained, ["a", "b", "test"])
     fresh = logs.keep(fresh, f"{name}.fresh")
     best = logs.keep(_best_of_both(fresh, rules.per_item, logs.config.seed), f"{name}.best")
+    if rules.held_out:
+        best = logs.keep(_held_out(best, rules.held_out, logs.config.seed), f"{name}.split")
+        counts += (best.aggregate(test_drawn=best.drawn.sum()),)
     ends = best.select(item="a").union(best.select(item="b"))
     counts += (
         candidates.aggregate(candidates=candidates.count()),
@@ -84,6 +91,19 @@ def _best_of_both(pairs: ir.Table, per_item: int, seed: int) -> ir.Table:
     best = ranked.filter(ranked.place < per_item)
     both = best.group_by("a", "b", "test").agg(n=best.n.max(), ends=best.count())
     return both.filter(both.ends == 2).drop("ends")
+
+
+def _held_out(pairs: ir.Table, share: float, seed: int) -> ir.Table:
+    """Adds `drawn`: whether a train pair was made a test pair, as else there is none.
+
+    At least one pair is drawn, and never all.
+    """
+    hashed = pairs.mutate(hash=draw(seed, ibis.literal("test"), pairs.a, pairs.b))
+    ends = hashed.aggregate(first=hashed.hash.min(), last=hashed.hash.max(), tests=hashed.test.sum())
+    rows = hashed.cross_join(ends)
+    chosen = (rows.hash == rows.first) | (rows.hash < f"{int(share * 2**32):08x}")
+    drawn = chosen & (rows.hash != rows.last) & (rows.tests == 0)
+    return rows.mutate(drawn=drawn, test=rows.test | drawn).select("a", "b", "test", "n", "drawn")
 
 
 def _rows(pairs: ir.Table, seed: int, repeat: bool) -> ir.Table:
