@@ -6,6 +6,7 @@ formats are not guessed.
 
 import contextlib
 import difflib
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 
 from sail_jax.buckets import fetch
-from sail_jax.data.ingest.sources import SEPARATORS, TABLE_SUFFIXES, separator_of
+from sail_jax.data.ingest.sources import SEPARATORS, TABLE_SUFFIXES, first_bad_row, is_even, separator_of
 from sail_jax.errors import SailError
 
 VECTOR_SUFFIXES = (".parquet",)
@@ -52,24 +53,42 @@ def readable_rows(source: Path) -> Iterator[None]:
         ) from error
 
 
+def check_cells(file: Path) -> None:
+    """Raises SailError if a row of a CSV or TSV has more or fewer cells than its header, or is no row.
+
+    The engine would cut such a row, or fill it up, where it reads few of the columns.
+    """
+    if file.suffix.lower() in SEPARATORS and not is_even(file) and (error := first_bad_row(file)):
+        raise error
+
+
 def by_schema(files: list[Path]) -> list[tuple[list[Path], pl.Schema]]:
     """Groups parts with the same columns and types, so that one scan reads each group."""
     groups: dict[tuple, tuple[list[Path], pl.Schema]] = {}
     for file in files:
-        with readable(file):
-            schema = scan_files([file]).collect_schema()
+        schema = _schema(file, file.stat().st_mtime_ns)
         separator = separator_of(file) if file.suffix.lower() in SEPARATORS else ""
         groups.setdefault((separator, *schema.items()), ([], schema))[0].append(file)
     return list(groups.values())
 
 
-def scan_files(files: list[Path]) -> pl.LazyFrame:
-    """Scans files of one schema, as `by_schema` groups them."""
+@functools.lru_cache
+def _schema(file: Path, changed: int) -> pl.Schema:
+    """Returns the columns and types of a file that was last changed at a time."""
+    with readable(file):
+        try:
+            return scan_files([file]).collect_schema()
+        except pl.exceptions.PolarsError as error:
+            raise (first_bad_row(file) if file.suffix.lower() == ".jsonl" else None) or error from error
+
+
+def scan_files(files: list[Path], schema: pl.Schema | None = None) -> pl.LazyFrame:
+    """Scans files of one schema, as `by_schema` groups them; without it, all rows of a JSONL file give it."""
     suffix = files[0].suffix.lower()
     if suffix == ".parquet":
         return pl.scan_parquet(files, glob=False, hive_partitioning=False)
     if suffix == ".jsonl":
-        return pl.scan_ndjson(files)
+        return pl.scan_ndjson(files, schema=schema, infer_schema_length=None)
     # Types are not guessed, so that an id such as 007 keeps its zeros.
     return pl.scan_csv(files, separator=separator_of(files[0]), infer_schema=False, glob=False)
 

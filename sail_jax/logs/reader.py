@@ -14,7 +14,7 @@ from sail_jax.config import Config
 from sail_jax.data.ingest.sources import TABLE_SUFFIXES, passed_over
 from sail_jax.errors import SailError
 from sail_jax.logs.columns import PER_SECOND, TEST_TIME, Columns, in_range
-from sail_jax.logs.log_files import VECTOR_SUFFIXES, by_schema, files_of, readable_rows, scan_files
+from sail_jax.logs.log_files import VECTOR_SUFFIXES, by_schema, check_cells, files_of, readable_rows, scan_files
 
 # The share of the rows of a log whose time may be no time.
 _BAD_TIMES = 0.01
@@ -155,6 +155,17 @@ def _check_split(config: Config) -> None:
         )
 
 
+def check_rows(config: Config, source: Path, names: Collection[str]) -> None:
+    """Checks that the rows of logs have as many cells as the header; arguments as of `check_times`.
+
+    Raises:
+        SailError: one has not, or is no row.
+    """
+    for name in names:
+        for file in _parts(config, source, name) if has_log(config, name) else ():
+            check_cells(file)
+
+
 def check_times(config: Config, source: Path, names: Collection[str]) -> None:
     """Checks the times of logs, which else would drop their rows, or move the cut.
 
@@ -177,7 +188,7 @@ def check_times(config: Config, source: Path, names: Collection[str]) -> None:
             time = log.time("time")
             given = in_range(pl.col(column), schema[column]).cast(pl.String).str.strip_chars()
             bad = time.is_null() & given.is_not_null() & (given != "")
-            found = scan_files(files).select(
+            found = scan_files(files, schema).select(
                 rows=pl.len(),
                 bad=bad.sum(),
                 first=given.filter(bad).first(),
@@ -208,7 +219,7 @@ def _unit_of(last: int, config: Config) -> str:
 
 def count_rows(config: Config, source: Path, name: str) -> int:
     """Counts the rows of a log, including those that its scan drops."""
-    scans = [scan_files(files).select(pl.len()) for files, _ in by_schema(_parts(config, source, name))]
+    scans = [scan_files(*part).select(pl.len()) for part in by_schema(_parts(config, source, name))]
     with readable_rows(source):
         return int(pl.concat(scans).sum().collect(engine="streaming").item())
 
@@ -264,7 +275,7 @@ def _select(
         )
         built = build(columns)
         scans.append(
-            scan_files(files).select(**built).drop_nulls([column for column in built if column not in optional])
+            scan_files(files, schema).select(**built).drop_nulls([column for column in built if column not in optional])
         )
     return pl.concat(scans)
 

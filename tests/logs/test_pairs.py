@@ -608,5 +608,5 @@ def test_a_row_that_cannot_be_read_is_an_error_of_one_line(tmp_path, line):
     log = {"path": "events.csv", "flags": (), "watch_share": ""}
     settings = config()
     settings = with_logs(settings, events=dataclasses.replace(settings.logs.events, **log))
-    with pytest.raises(SailError, match="has rows that cannot be read"):
+    with pytest.raises(SailError, match=r"events\.csv, record 'row 2': the row "):
         build_pairs(settings, tmp_path, tmp_path / "out", ["copair"])

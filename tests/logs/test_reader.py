@@ -10,6 +10,7 @@ from small_logs import config, events, with_logs, write
 
 from sail_jax.errors import SailError
 from sail_jax.logs.reader import (
+    check_rows,
     check_times,
     count_rows,
     cut_time,
@@ -324,3 +325,43 @@ def test_ids_that_are_floats_are_those_of_whole_numbers(tmp_path):
     frame = events([("u", "a", 5, 0), ("v", "b", 6, 0)]) | {"item_id": [7.0, 7.5]}
     write(tmp_path / "logs/events", frame)
     assert scan_events(config(), tmp_path).collect(engine="streaming")["item"].to_list() == ["7", "7.5"]
+
+
+@pytest.mark.parametrize("row", ["u2,x,2,9", "u2,x,2,,", "u2,x"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_row_with_other_cells_than_the_header_names_file_and_row(tmp_path, row, separator):
+    settings = of_texts(tmp_path, ["1"])
+    text = f"user_id,item_id,timestamp\nu1,x,1\n\n{row}\nu3,x,3\n".replace(",", separator)
+    (tmp_path / "events.csv").write_text(text)
+    problem = rf"events\.csv, record 'row 2': the row has {row.count(',') + 1} cells, the header has 3"
+    with pytest.raises(SailError, match=problem):
+        check_rows(settings, tmp_path, ("events", "live"))
+    (tmp_path / "events.csv").write_text(text.replace(row.replace(",", separator), "").replace("u3", '"u\n3"'))
+    check_rows(settings, tmp_path, ("events",))
+
+
+def test_a_row_with_an_open_quote_names_file_and_row(tmp_path):
+    settings = of_texts(tmp_path, ["1"])
+    (tmp_path / "events.csv").write_text('user_id,item_id,timestamp\nu,x,1\nu,"x,2\nu,y,3\n')
+    with pytest.raises(SailError, match=r"events\.csv, record 'row 2': the row is no CSV"):
+        check_rows(settings, tmp_path, ("events",))
+
+
+def of_json(tmp_path, last):
+    """The config of an event log in JSONL of 200 rows, and of one more line."""
+    settings = of_texts(tmp_path, ["1"])
+    rows = '{"user_id": 1, "item_id": "a", "timestamp": 1}\n' * 200
+    (tmp_path / "events.jsonl").write_text(rows + last + "\n")
+    return with_logs(settings, events=dataclasses.replace(settings.logs.events, path="events.jsonl", flags=("like",)))
+
+
+def test_fields_that_late_lines_of_jsonl_have_first_are_read(tmp_path):
+    settings = of_json(tmp_path, '{"user_id": "x", "item_id": 7, "timestamp": 2.5, "like": 1}')
+    frame = scan_events(settings, tmp_path).collect(engine="streaming")
+    assert frame.select("user", "item", "time", "positives").rows()[-2:] == [("1", "a", 1, 0), ("x", "7", 2, 1)]
+
+
+@pytest.mark.parametrize("line", ['{"user_id": 1', "[1]"])
+def test_a_line_that_is_no_object_names_file_and_row(tmp_path, line):
+    with pytest.raises(SailError, match=r"events\.jsonl, record 'row 201': the line is not"):
+        scan_events(of_json(tmp_path, line), tmp_path)

@@ -451,13 +451,21 @@ def world_store(settings):
 # ------------------------------------------------------------------------------------------- nothing, and wrong input
 
 
-def test_times_are_checked_before_a_build(tmp_path):
+def test_times_and_rows_are_checked_before_a_build(tmp_path):
     world = World([("u", "a", 1, 1), ("u", "b", 9, 1)], {"a": ["x"]}, {"a": np.ones(2)})
     source = write_logs(world, tmp_path / "export")
     path = source / "logs" / "events.parquet"
     pl.read_parquet(path).with_columns(timestamp=pl.lit("01/31/2024")).write_parquet(path)
     with pytest.raises(SailError, match="no times; the first is '01/31/2024'"):
         build(config_of(), source, tmp_path / "out")
+    pl.read_parquet(path).write_csv(path := path.with_suffix(".csv"))
+    with path.open("a") as file:
+        file.write("u,a,1\n")
+    settings = config_of()
+    events = dataclasses.replace(settings.logs.events, path="logs/events.csv")
+    settings = dataclasses.replace(settings, logs=dataclasses.replace(settings.logs, events=events))
+    with pytest.raises(SailError, match=r"events\.csv, record 'row 3': the row has 3 cells"):
+        build(settings, source, tmp_path / "out")
 
 
 def test_no_positive_event(tmp_path):

@@ -11,7 +11,6 @@ import itertools
 import json
 import pathlib
 import re
-import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self, TextIO
 
@@ -36,7 +35,7 @@ _JSONL_HEAD = 1000
 _PARQUET_BATCH = 256
 _TFDS_SPEC = re.compile(r"(?P<name>[^\[\]]+)\[(?P<split>.+)\]")
 # Transcripts may exceed the csv module's limit of 128 KiB.
-csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+csv.field_size_limit(_LONGEST_RECORD)
 
 
 class Row(NamedTuple):
@@ -220,6 +219,24 @@ def separator_of(file: pathlib.Path) -> str:
     counts = {separator: first.count(separator) for separator in _OTHER_SEPARATORS}
     most = max(counts, key=counts.get)
     return usual if usual in first or not counts[most] else most
+
+
+def first_bad_row(file: pathlib.Path) -> BadRecordError | None:
+    """Returns the error of the first row of a text file that cannot be read; None if all can."""
+    for number, (_, problem) in enumerate(_readers(_suffix(file))[1](file), 1):
+        if problem is not None:
+            return problem.at(source=str(file), record=f"row {number}")
+    return None
+
+
+def is_even(file: pathlib.Path) -> bool:
+    """Returns whether the rows of a CSV or TSV have as many cells; faster than `first_bad_row`."""
+    with _readable(file), file.open(newline="", encoding="utf-8-sig") as stream:
+        rows = csv.reader(stream, delimiter=separator_of(file), strict=True)
+        try:
+            return len(set(map(len, rows)) - {0}) <= 1
+        except csv.Error:
+            return False
 
 
 def _csv_columns(file: pathlib.Path) -> list[str]:

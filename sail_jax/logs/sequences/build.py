@@ -21,7 +21,16 @@ from sail_jax.errors import SailError
 from sail_jax.files import commit_json
 from sail_jax.logs.finished import Finished, build_identity
 from sail_jax.logs.log_files import readable_rows
-from sail_jax.logs.reader import check_times, count_rows, cut_time, has_log, passed_over_beside, scan_events, scan_items
+from sail_jax.logs.reader import (
+    check_rows,
+    check_times,
+    count_rows,
+    cut_time,
+    has_log,
+    passed_over_beside,
+    scan_events,
+    scan_items,
+)
 from sail_jax.logs.scratch import scratch_folder
 from sail_jax.logs.sequences.constructions import CONSTRUCTIONS, Candidates, Construction
 from sail_jax.logs.sequences.histories import Histories, histories_of, known_items, partition, read_part
@@ -177,6 +186,7 @@ class _Build:
     ):
         self._settings: SequencesConfig = config.sequences
         self._seed, self._rows, self._chosen, self._store = config.seed, rows, chosen, store
+        check_rows(config, source, ("events", "catalogue") if self._needs("labels") else ("events",))
         check_times(config, source, ("events",))
         self.cut = cut_time(config, source)
         least = min(made.positives(self._settings) for made in chosen.values())
