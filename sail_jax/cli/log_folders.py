@@ -1,9 +1,12 @@
-"""The flags that `pairs` and `sequences` share: folders of logs, tables and items."""
+"""What `pairs` and `sequences` share: flags of logs, tables and items, and what is said of logs."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sail_jax.buckets import place
+from sail_jax.cli.common import console
+from sail_jax.config import Config
 
 if TYPE_CHECKING:
     from sail_jax.data.store import ItemStore
@@ -17,6 +20,14 @@ def add_folders(sub: argparse.ArgumentParser, more: str = "") -> None:
     sub.add_argument("--output", required=True, type=place, help="folder of the tables")
     what = "folder that `ingest` wrote; items that are not in its store are left out"
     sub.add_argument("--workdir", type=place, help=what + more)
+
+
+def print_separators(config: Config, source: Path) -> None:
+    """Prints what is taken to separate the cells of logs in text files."""
+    from sail_jax.logs.reader import separators_said
+
+    for line in separators_said(config, source):
+        console.print(line, markup=False, highlight=False)
 
 
 def open_store_of(options: argparse.Namespace) -> "ItemStore | None":

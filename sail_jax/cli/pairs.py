@@ -8,7 +8,7 @@ from rich.table import Table
 
 from sail_jax import config as config_lib
 from sail_jax.cli.common import console, declare, print_next, print_wide
-from sail_jax.cli.log_folders import add_folders, open_store_of
+from sail_jax.cli.log_folders import add_folders, open_store_of, print_separators
 from sail_jax.config.log_pairs import BuildersConfig
 
 # Every builder has a group of settings with its name.
@@ -50,6 +50,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         for name, sql in sql_of_builders(config, options.source, only, options.engine).items():
             print(f"-- {name}\n{sql};\n")
         return
+    print_separators(config, options.source)
     summary = build_pairs(config, options.source, options.output, only, open_store_of(options), options.engine)
     table = Table("table", "rows read", "candidates", "train", "test", "distinct items", title="Pairs")
     for name, counts in summary["builders"].items():

@@ -9,6 +9,7 @@ from typing import Any
 from sail_jax import config as config_lib
 from sail_jax.cli.common import console, declare, print_next
 from sail_jax.cli.evaluate import evaluate_and_print
+from sail_jax.cli.log_folders import print_separators
 from sail_jax.cli.train import train_and_print
 from sail_jax.cli.usable_tables import with_usable_tables
 from sail_jax.config import Config
@@ -82,6 +83,7 @@ def _build_from_logs(config: Config, source: Path, data: Path) -> dict[str, str]
     wanted = [name for name in BUILDERS if name in named and name not in config.ingest.tables]
     missing = [name for name in wanted if not (data / "tables" / f"{name}.parquet").exists()]
     if missing:
+        print_separators(config, source)
         build_pairs(config, source, data / "tables", missing, ItemStore.open(data / FOLDER), strict=False)
     summary = data / "tables" / SUMMARY
     counts = json.loads(summary.read_text(encoding="utf-8"))["builders"] if wanted and summary.is_file() else {}

@@ -8,7 +8,7 @@ from rich.table import Table
 from sail_jax import config as config_lib
 from sail_jax.buckets import place
 from sail_jax.cli.common import console, declare, print_next, print_wide
-from sail_jax.cli.log_folders import add_folders, open_store_of
+from sail_jax.cli.log_folders import add_folders, open_store_of, print_separators
 
 _COUNTS = ("users", "targets", "short_history", "unknown_target", "few_kept", "sequences")
 
@@ -39,6 +39,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     from sail_jax.logs.sequences.build import SUMMARY, build_sequences
 
     config = config_lib.load(options.config, overrides)
+    print_separators(config, options.source)
     summary = build_sequences(
         config, options.source, options.output, embeddings=options.embeddings, store=open_store_of(options)
     )

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import polars as pl
 
+from sail_jax.buckets import fetch
 from sail_jax.config import Config
-from sail_jax.data.ingest.sources import TABLE_SUFFIXES, passed_over
+from sail_jax.data.ingest.sources import TABLE_SUFFIXES, assumed_separators, passed_over
 from sail_jax.errors import SailError
 from sail_jax.logs.columns import PER_SECOND, TEST_TIME, Columns, in_range
 from sail_jax.logs.log_files import VECTOR_SUFFIXES, by_schema, check_cells, files_of, readable_rows, scan_files
@@ -40,6 +41,15 @@ def passed_over_beside(config: Config, source: Path) -> list[str]:
         for path in paths
         if path.is_dir()
     ]
+    return list(filter(None, lines))
+
+
+def separators_said(config: Config, source: Path) -> list[str]:
+    """Returns a line for each log in CSV or TSV, on what is taken to separate its cells."""
+    paths = _named(config, source)[TABLE_SUFFIXES]
+    for path in paths:
+        fetch(path)
+    lines = [assumed_separators(str(path), files_of(path, "")) for path in paths if path.exists()]
     return list(filter(None, lines))
 
 

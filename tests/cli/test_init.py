@@ -114,7 +114,7 @@ def test_tables_of_items_pairs_and_queries(folder, capsys):
     assert config.data.datasets["same"].patterns == ("V->T", "A->T")
     assert set(config.eval.tasks) == {"pairs", "queries", "text_to_image", "sound_to_text"}
     assert "give the answer away" in " ".join(said.split()).replace("│ ", "")
-    assert "left out: tags" in text
+    assert "left out: tags" in text and "queries.csv: cells are separated by commas." in said
     report = counts(config, folder)
     assert report.modalities == {"VTA": 40} and set(report.tables) == {"pairs", "queries", "same"}
 

@@ -138,7 +138,8 @@ def test_items_and_tables(source, tmp_path, capsys):
     assert report == IngestReport(
         COUNT, modalities, {"i2i": {"test": 8, "train": 16}, "q2i": {"train": 10}, "self": {"train": COUNT}}, 0
     )
-    assert str(report) in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert str(report) in said and "cells are separated by commas." in said
     store = ItemStore.open(output / "items")
     assert [item.item_id for item in store] == [f"id{i}" for i in range(COUNT)]
     item = store.get("id5")

@@ -27,6 +27,10 @@ def test_separators_of_a_csv(tmp_path, name, separator):
     (tmp_path / name).write_text(f"id{separator}title\n007{separator}a cat\n")
     assert rows_of(tmp_path, name) == ([("007", "a cat")], [])
     assert rows_of(tmp_path, ".") == ([("007", "a cat")], [])
+    called = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}[separator]
+    assert open_table(tmp_path, name, "SETTING").assumed == f"{name}: cells are separated by {called}."
+    (tmp_path / "b.csv").write_text(f"id{';,'[separator == ';']}title\n")
+    assert f"{called} (1 of 2 files)" in open_table(tmp_path, ".", "SETTING").assumed
 
 
 @pytest.mark.parametrize(

@@ -603,10 +603,14 @@ def test_a_table_without_rows_is_an_error_that_names_what_took_them(tmp_path):
 
 
 @pytest.mark.parametrize("line", ["u,b,6,too many", 'u,"never closed,6'])
-def test_a_row_that_cannot_be_read_is_an_error_of_one_line(tmp_path, line):
+@pytest.mark.parametrize("verb", [("pairs", "--only=copair"), ("sequences",)])
+def test_a_row_that_cannot_be_read_is_an_error_of_one_line(tmp_path, capsys, verb, line):
     (tmp_path / "events.csv").write_text(f"user_id,item_id,timestamp\nu,a,5\n{line}\nu,c,7\n")
-    log = {"path": "events.csv", "flags": (), "watch_share": ""}
-    settings = config()
-    settings = with_logs(settings, events=dataclasses.replace(settings.logs.events, **log))
-    with pytest.raises(SailError, match=r"events\.csv, record 'row 2': the row "):
-        build_pairs(settings, tmp_path, tmp_path / "out", ["copair"])
+    (tmp_path / "config.json").write_text("{}")
+    words = ["--config", str(tmp_path / "config.json"), "--source", str(tmp_path), "--output", str(tmp_path / "out")]
+    log = [f"--config.logs.events.{name}" for name in ("path=events.csv", "flags=()", "watch_share=''")]
+    sequences = ["--config.sequences.single_positives=1", "--config.sequences.multi_positives=1"]
+    assert main([*verb, *words, *log, *sequences]) == 2
+    said = capsys.readouterr()
+    assert "events.csv: cells are separated by commas." in said.out
+    assert "events.csv, record 'row 2': the row " in said.err

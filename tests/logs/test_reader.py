@@ -20,6 +20,7 @@ from sail_jax.logs.reader import (
     scan_items,
     scan_live,
     scan_results,
+    separators_said,
 )
 from sail_jax.logs.vector_files import read_vectors
 
@@ -336,6 +337,8 @@ def test_a_row_with_other_cells_than_the_header_names_file_and_row(tmp_path, row
     problem = rf"events\.csv, record 'row 2': the row has {row.count(',') + 1} cells, the header has 3"
     with pytest.raises(SailError, match=problem):
         check_rows(settings, tmp_path, ("events", "live"))
+    called = {",": "commas", ";": "semicolons", "\t": "tabs"}[separator]
+    assert separators_said(settings, tmp_path) == [f"{tmp_path / 'events.csv'}: cells are separated by {called}."]
     (tmp_path / "events.csv").write_text(text.replace(row.replace(",", separator), "").replace("u3", '"u\n3"'))
     check_rows(settings, tmp_path, ("events",))
 

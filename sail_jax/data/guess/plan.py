@@ -15,6 +15,7 @@ from sail_jax.data.guess.inventory import Inventory, take_inventory
 from sail_jax.data.guess.readings import FIELDS, SPLITS, Reading, rivals, time_unit, words_of
 from sail_jax.data.guess.tables import Choose, ReadTable, read_table, read_tables
 from sail_jax.data.ingest.cells import id_cell, is_empty, list_cell
+from sail_jax.data.ingest.sources import assumed_separators
 from sail_jax.data.media.folders import kind_of
 from sail_jax.data.tables import is_held_out
 from sail_jax.errors import SailError
@@ -128,6 +129,7 @@ def _understand(found: Inventory, beside: Path, choose: Choose) -> Plan:
     notes: list[str] = []
     choose = _asked_once(choose)
     tables = read_tables(found, choose) if found.tables and not found.arrows else []
+    notes += filter(None, (assumed_separators(table.path, table.parts) for table in tables))
     if not any(map(_worth, tables)):
         tables = [_copied(found, beside, choose, notes), *tables]
     items = max(tables, key=_worth)

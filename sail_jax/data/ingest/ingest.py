@@ -119,6 +119,8 @@ def ingest(
         console.print(with_addresses(f"{done}\n{report}"))
         return report
     _check_foreign(output)
+    for line in dict.fromkeys(table.assumed for table in opened if table.assumed):
+        console.print(line)
     journal = Journal(output, identity, config.ingest.max_bad_records)
     with _progress(console) as progress:
         run = _Run(config, output, journal, progress)

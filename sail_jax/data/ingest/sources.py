@@ -11,7 +11,7 @@ import itertools
 import json
 import pathlib
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self, TextIO
 
 import numpy as np
@@ -25,8 +25,9 @@ from sail_jax.errors import BadRecordError, SailError
 from sail_jax.files import PassedOver
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
-# What else may separate the cells of a CSV.
+# What else may separate the cells of a CSV; and how each is called.
 _OTHER_SEPARATORS = (";", "\t", "|")
+_CALLED = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 # Characters of the longest record of a CSV: a quote that is never closed would make one of the rest of the file.
 _LONGEST_RECORD = 1 << 24
 TABLE_SUFFIXES = (*SEPARATORS, ".jsonl", ".parquet")
@@ -67,6 +68,7 @@ class RowSource:
         files: the files of the table in order; empty for a TFDS data set.
         columns_of: the columns of each file, where they differ from those of the first.
         passed_over: what else a folder of tables holds; empty for nothing.
+        assumed: what its separators were taken for; empty if it has none.
     """
 
     name: str
@@ -77,6 +79,7 @@ class RowSource:
     files: tuple[pathlib.Path, ...] = ()
     columns_of: Mapping[pathlib.Path, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     passed_over: str = ""
+    assumed: str = ""
 
     def require(self, wanted: Mapping[str, str]) -> "RowSource":
         """Returns the source with the columns named by settings alone, after a check that all files have them.
@@ -147,7 +150,8 @@ def open_table(folder: pathlib.Path, name: str, setting: str, header: Sequence[s
     first, rows = tuple(columns(files[0])), max(0, sum(counts) - lines_above)
     others = {file: tuple(columns(file)) for file in files[1:]} if suffix != ".jsonl" else {}
     differ = {file: names for file, names in others.items() if set(names) != set(first)}
-    return RowSource(name, first, rows, " ".join(digests), read, tuple(files), differ, passed_over(path, files))
+    said = passed_over(path, files), assumed_separators(name, files)
+    return RowSource(name, first, rows, " ".join(digests), read, tuple(files), differ, *said)
 
 
 def passed_over(path: pathlib.Path, files: Collection[pathlib.Path]) -> str:
@@ -219,6 +223,15 @@ def separator_of(file: pathlib.Path) -> str:
     counts = {separator: first.count(separator) for separator in _OTHER_SEPARATORS}
     most = max(counts, key=counts.get)
     return usual if usual in first or not counts[most] else most
+
+
+def assumed_separators(name: str, files: Iterable[pathlib.Path]) -> str:
+    """Returns a line on what is taken to separate the cells of a table; empty if it is no CSV or TSV."""
+    texts = [file for file in files if _suffix(file) in SEPARATORS]
+    counts = collections.Counter(_CALLED[separator_of(file)] for file in texts)
+    of_all = f" of {len(texts):,} files)"
+    said = [f"{called} ({count:,}{of_all}" if len(counts) > 1 else called for called, count in counts.items()]
+    return f"{name}: cells are separated by {' and '.join(said)}." if said else ""
 
 
 def first_bad_row(file: pathlib.Path) -> BadRecordError | None:
