@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import av
 
-from sail_jax.data.media.decoding import PRESENT, REPAIR, check_time
+from sail_jax.data.media.decoding import MAX_PIXELS, PRESENT, REPAIR, check_pixels, check_time, too_many_pixels
 from sail_jax.errors import BadRecordError
 
 # FFmpeg's readers of media in a single file. Others open sockets, devices, further files or scripts.
@@ -22,13 +22,27 @@ _TELL_LENGTH = {"mov", "matroska", "avi", "asf", "flv", "caf", "wav", "aiff", "a
 _MAX_DECODING = 600.0
 
 
-def open_container(source: pathlib.Path | bytes) -> av.container.InputContainer:
-    """Opens sound or video by FFmpeg, which then reads this file alone."""
+def open_container(source: pathlib.Path | bytes, max_pixels: int = MAX_PIXELS) -> av.container.InputContainer:
+    """Opens sound or video by FFmpeg, which reads this file alone, and to look at it no larger frame."""
     options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
+    file = io.BytesIO(source) if isinstance(source, bytes) else f"file:{source}"
     try:
-        return av.open(io.BytesIO(source) if isinstance(source, bytes) else f"file:{source}", container_options=options)
+        return av.open(file, options={"max_pixels": str(max_pixels)}, container_options=options)
     except av.error.ArgumentError as error:  # recognised, and not among the formats
         raise BadRecordError("the file holds no sound and no video in a format that is read", remedy=REPAIR) from error
+
+
+def limit_frames(stream: av.VideoStream, max_pixels: int) -> None:
+    """Lets a stream of an opened file decode no frame of more pixels.
+
+    Raises:
+        BadRecordError: its header or its first frame has more.
+    """
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if not width * height:  # no frame within the limit was found when the file was opened
+        raise too_many_pixels("the frames have no size, or are", max_pixels)
+    check_pixels(width, height, max_pixels)
+    stream.codec_context.options = {"max_pixels": str(max_pixels)}
 
 
 class End:

@@ -12,6 +12,8 @@ from sail_jax.errors import BadRecordError, SailError
 
 # The share of the announced length that has to be there: many headers are slightly wrong.
 PRESENT = 0.9
+# Of a picture or a frame.
+MAX_PIXELS = 50_000_000
 REPAIR = "Export the file again, or leave the cell empty"
 
 # When the time of a record is over, by the monotonic clock, and how much it had.
@@ -36,6 +38,19 @@ def check_time() -> None:
             f"the media of the record take over {seconds:g} s to decode",
             remedy="Shorten them, or raise config.ingest.max_decode_seconds",
         )
+
+
+def check_pixels(width: int, height: int, max_pixels: int) -> None:
+    """Raises BadRecordError if a picture or a frame has too many pixels."""
+    if width * height > max_pixels:
+        raise too_many_pixels(f"the picture is {width} x {height} pixels,", max_pixels)
+
+
+def too_many_pixels(what: str, max_pixels: int) -> BadRecordError:
+    """Returns the error of a picture or of frames, of which `what` is said, that have too many pixels."""
+    return BadRecordError(
+        f"{what} over the limit of {max_pixels:,}", remedy="Scale it down, or raise config.ingest.max_pixels"
+    )
 
 
 @contextlib.contextmanager

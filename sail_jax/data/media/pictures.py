@@ -6,7 +6,6 @@ file is refused before it is decoded.
 
 import contextlib
 import io
-import re
 import struct
 
 import av
@@ -14,7 +13,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from sail_jax.data.media.decoding import REPAIR, check_time, decoding
+from sail_jax.data.media.decoding import MAX_PIXELS, check_time, decoding
+from sail_jax.data.media.picture_limits import check_data, check_opened
 from sail_jax.errors import BadRecordError
 
 # The formats that are tried. Pillow knows more, and some of those start external programs.
@@ -35,13 +35,6 @@ _ORIENTATIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# A marker of a JPEG; those in the data of a scan are no markers.
-_JPEG_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
-_BEGIN_OF_JPEG, _END_OF_JPEG, _SCAN = b"\xff\xd8", b"\xff\xd9", b"\xff\xda"
-# A progressive JPEG has ten or so.
-_MOST_SCANS = 100
-
-MAX_PIXELS = 50_000_000
 # Image size for decoding checks.
 _CHECK_SIZE = 64
 
@@ -112,9 +105,9 @@ def _open_image(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
         factory, accepts = Image.OPEN[name]
         if accepts is None or accepts(data[:16]) is True:
             with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):
+                check_data(name, data, max_pixels)
                 image = factory(_Watched(data), "")
-                check_pixels(*image.size, max_pixels)
-                _check_scans(data, image)
+                check_opened(image, max_pixels)
                 return image
     raise UnidentifiedImageError
 
@@ -125,22 +118,6 @@ class _Watched(io.BytesIO):
     def read(self, size: int | None = -1) -> bytes:
         check_time()
         return super().read(size)
-
-
-def _check_scans(data: bytes, image: Image.Image) -> None:
-    """Raises BadRecordError if a JPEG goes over all its pixels too often, which a few bytes can make it do."""
-    if image.format not in ("JPEG", "MPO"):
-        return
-    scans, at = 0, 0
-    while marker := _JPEG_MARKER.search(data, at):
-        at = marker.end()
-        if marker[0] == _END_OF_JPEG:
-            return
-        if marker[0] != _BEGIN_OF_JPEG:  # the others have a length, and may hold what looks like a marker
-            at += int.from_bytes(data[at : at + 2], "big")
-        scans += marker[0] == _SCAN
-        if scans > _MOST_SCANS:
-            raise BadRecordError(f"the image has over {_MOST_SCANS} scans", remedy=REPAIR)
 
 
 def _scaled_jpeg(data: bytes, image: Image.Image, size: int) -> np.ndarray | None:
@@ -182,15 +159,6 @@ def encode_image(pixels: np.ndarray) -> bytes:
     out = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(out, "PNG", compress_level=1)
     return out.getvalue()
-
-
-def check_pixels(width: int, height: int, max_pixels: int) -> None:
-    """Raises BadRecordError if a picture or a frame has too many pixels."""
-    if width * height > max_pixels:
-        raise BadRecordError(
-            f"the picture is {width} x {height} pixels, over the limit of {max_pixels:,}",
-            remedy="Scale it down, or raise config.ingest.max_pixels",
-        )
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

@@ -7,9 +7,8 @@ import pathlib
 import av
 import soundfile
 
-from sail_jax.data.media.containers import End, Watch, open_container, stream_seconds
-from sail_jax.data.media.decoding import REPAIR, decoding
-from sail_jax.data.media.pictures import MAX_PIXELS, check_pixels
+from sail_jax.data.media.containers import End, Watch, limit_frames, open_container, stream_seconds
+from sail_jax.data.media.decoding import MAX_PIXELS, REPAIR, decoding
 from sail_jax.data.media.sound import MAX_SECONDS, container_blocks, to_int16
 from sail_jax.errors import BadRecordError
 
@@ -31,12 +30,11 @@ def video_frames(source: pathlib.Path | bytes, count: int, *, max_pixels: int = 
     Raises:
         BadRecordError: the file is not a video, or it is corrupt or too large.
     """
-    with decoding("the video"), open_container(source) as container:
+    with decoding("the video"), open_container(source, max_pixels) as container:
         if not container.streams.video:
             raise BadRecordError("the file holds no video", remedy=REPAIR)
         stream = container.streams.video[0]
-        check_pixels(stream.codec_context.width, stream.codec_context.height, max_pixels)
-        stream.codec_context.options = {"max_pixels": str(max_pixels)}
+        limit_frames(stream, max_pixels)
         begin, length = stream.start_time or 0, _length(container, stream)
         frames, watch, at = {}, Watch(), begin
         for i in range(count):
