@@ -19,11 +19,12 @@ from sail_jax.data.synthetic.world import make_world
 from sail_jax.data.tables import Pair, PairTable, write_pairs
 from sail_jax.errors import DiskError, OwnedError, SailError
 from sail_jax.items import Item
-from sail_jax.runs import ownership
+from sail_jax.runs import ownership, uploads
 from sail_jax.runs.directory import RunDirectory, read_training_log
 from sail_jax.sweeps import Sweep, SweepFolder, expand, grid
 from sail_jax.sweeps.begin import write_sweep
 from sail_jax.sweeps.check import check_members
+from sail_jax.training.loop import train
 from sail_jax.vectors.embedding_set import EmbeddingInfo, EmbeddingSet, part_path, write_info, write_part
 from training_runs import finish, kill_when, save_untrained, start
 
@@ -231,6 +232,32 @@ def test_one_process_at_a_time_owns_a_run_in_a_bucket(bucket, monkeypatch, tmp_p
     bucket.put_object(Key="run/owners/dead.json", Body=json.dumps(dead).encode())
     with ownership._owning(RunDirectory("s3://bucket/run")):
         assert "run/owners/dead.json" not in keys(bucket)
+
+
+class _OfTwo:
+    """The first of two processes, the other of which sees or does not see what this one writes."""
+
+    first = True
+
+    def __init__(self, other):
+        self._other = other
+
+    def on_first(self, do):
+        return do()
+
+    def gather(self, value):
+        return [value, self._other]
+
+
+def test_several_hosts_without_a_shared_mirror_are_refused_before_anything_is_done(bucket, monkeypatch):
+    run = buckets.place("s3://bucket/run")
+    monkeypatch.setattr(uploads, "everyone", lambda: _OfTwo(False))
+    config = config_lib.build(tiny.experiment("s3://bucket/data"))
+    with pytest.raises(SailError, match="s3://bucket/run: several hosts save .* Set SAIL_JAX_BUCKETS to a folder"):
+        train(config, run)
+    assert not keys(bucket) and not [path for path in run.rglob("*") if path.is_file()]
+    monkeypatch.setattr(uploads, "everyone", lambda: _OfTwo(True))
+    uploads.require_one_mirror(RunDirectory(run))
 
 
 def test_a_run_names_its_data_by_their_address(bucket, monkeypatch, tmp_path):

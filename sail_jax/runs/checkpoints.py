@@ -25,7 +25,7 @@ from sail_jax.models.lora import init_lora, merge
 from sail_jax.models.model import abstract_params, init_params
 from sail_jax.runs import digests
 from sail_jax.runs.directory import RunDirectory
-from sail_jax.runs.uploads import CheckpointUploads, require_one_mirror
+from sail_jax.runs.uploads import CheckpointUploads, remove_unfinished
 from sail_jax.sharding.parameters import abstract_on_mesh, join, path_name, shardings_of, split
 from sail_jax.sharding.process_group import everyone
 
@@ -84,7 +84,7 @@ class Checkpoints:
         self._run, self._saves, self._wanted = run, saves, step
         self._damaged: dict[int, str] = {}
         if saves:
-            require_one_mirror(run)
+            remove_unfinished(run)
         self._uploads = CheckpointUploads(run, keep, always)
         self._step = self._newest_whole()
         policy = preservation_policy.AnyPreservationPolicy(

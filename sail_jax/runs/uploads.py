@@ -65,9 +65,7 @@ class CheckpointUploads:
 
 
 def require_one_mirror(run: RunDirectory) -> None:
-    """Checks that all processes that save checkpoints of a run in a bucket share its mirror.
-
-    Removes from the mirror the checkpoints that the bucket does not have.
+    """Checks that all processes that train in a bucket share the mirror of the run, before they do anything.
 
     Raises:
         SailError: they do not.
@@ -79,16 +77,25 @@ def require_one_mirror(run: RunDirectory) -> None:
     def make() -> None:
         run.path.mkdir(parents=True, exist_ok=True)
         mark.touch()
-        steps = set(map(str, run.steps()))
-        for folder in run.checkpoints.iterdir() if run.checkpoints.is_dir() else ():
-            if folder.name not in steps:
-                shutil.rmtree(folder, ignore_errors=True)  # a killed process had not uploaded it
 
     everyone().on_first(make)
     shared = all(everyone().gather(mark.exists()))
-    everyone().on_first(lambda: mark.unlink())
+    everyone().on_first(mark.unlink)
     if not shared:
         raise SailError(
             f"{buckets.address(run.path)}: several hosts save one checkpoint in a folder that they share, before it is "
             "uploaded. Set SAIL_JAX_BUCKETS to a folder that all hosts see, or mount the bucket."
         )
+
+
+def remove_unfinished(run: RunDirectory) -> None:
+    """Removes from the mirror of a run the checkpoints that the bucket does not have: those of a killed process."""
+
+    def remove() -> None:
+        steps = set(map(str, run.steps()))
+        for folder in run.checkpoints.iterdir() if run.checkpoints.is_dir() else ():
+            if folder.name not in steps:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    if buckets.address(run.path):
+        everyone().on_first(remove)

@@ -28,6 +28,7 @@ from sail_jax.progress import Progress
 from sail_jax.runs.checkpoints import Checkpoints
 from sail_jax.runs.directory import RunDirectory, require_same_config
 from sail_jax.runs.ownership import owning
+from sail_jax.runs.uploads import require_one_mirror
 from sail_jax.sharding.device_memory import device_memory, is_out_of_memory
 from sail_jax.sharding.mesh import data_shards, host_rows, make_mesh, wiring_note
 from sail_jax.training.grad_cache import CachedStep
@@ -108,6 +109,7 @@ def train(config: Config, workdir: str | Path, *, profile: tuple[int, int] | Non
 def _prepare(
     config: Config, run: RunDirectory, held: contextlib.ExitStack, spent: TimeSpent, stop: StopSignals
 ) -> "_Run":
+    require_one_mirror(run)
     config = absolute_sources(config)
     grown = require_same_config(run, config)
     check_widths(config.objective.matryoshka, config.model.llm.width)
