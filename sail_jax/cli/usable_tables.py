@@ -10,7 +10,7 @@ from sail_jax.errors import SailError
 
 
 def with_usable_tables(config: Config, reasons: dict[str, str]) -> Config:
-    """Returns the config without data sets and tasks that have no rows, and prints a line for each of them.
+    """Returns the config without data sets and tasks that have no rows; a line says which and why.
 
     Args:
         config: the experiment; its tables are written.

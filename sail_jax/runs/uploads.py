@@ -65,7 +65,7 @@ class CheckpointUploads:
 
 
 def require_one_mirror(run: RunDirectory) -> None:
-    """Checks that all processes that train in a bucket share the mirror of the run, before they do anything.
+    """Checks, before anything is done, that all processes share the mirror of a run in a bucket.
 
     Raises:
         SailError: they do not.
@@ -89,7 +89,7 @@ def require_one_mirror(run: RunDirectory) -> None:
 
 
 def remove_unfinished(run: RunDirectory) -> None:
-    """Removes from the mirror of a run the checkpoints that the bucket does not have: those of a killed process."""
+    """Removes from a run's mirror the checkpoints of a killed process, which the bucket does not have."""
 
     def remove() -> None:
         steps = set(map(str, run.steps()))

@@ -165,7 +165,7 @@ def _dropped(found: dict[str, int], rows_read: int, last_rule: str) -> dict[str,
 
 
 def why_empty(name: str, counts: dict[str, Any]) -> str:
-    """Returns a message for a table without rows, what took most of what was read; empty for a table with rows."""
+    """Returns what took the rows of a table that has none, as a message; empty for a table with rows."""
     if counts["train"] + counts["test"]:
         return ""
     dropped = {key.removeprefix("dropped_"): of for key, of in counts.items() if key.startswith("dropped_") and of}
