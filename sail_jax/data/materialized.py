@@ -30,6 +30,8 @@ from sail_jax.items import Item
 from sail_jax.progress import Progress
 
 _IDENTITY = "identity.json"
+# What a process that was killed in its first moments leaves.
+_OF_KILLED = {f"{_IDENTITY}.partial"}
 _FORMAT = {"format": "sail_jax materialized records", "version": 1}
 # Groups of one record, because a block of examples may begin anywhere; media are compressed already.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
@@ -76,7 +78,7 @@ def write_materialized(
     whole = {**_FORMAT, **identity, "examples_per_shard": examples_per_shard}
     if (path / _IDENTITY).is_file():
         _check_identity(path, whole, "Write into another folder, or remove this one.")
-    elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+    elif path.exists() and not (path.is_dir() and {entry.name for entry in path.iterdir()} <= _OF_KILLED):
         raise SailError(f"{path} is not empty and holds no materialized records. Write into another folder.")
     path.mkdir(parents=True, exist_ok=True)
     commit_json(path / _IDENTITY, whole)

@@ -11,7 +11,7 @@ from sail_jax.errors import SailError
 from sail_jax.sweeps.check import Checked
 from sail_jax.sweeps.declare import Sweep
 from sail_jax.sweeps.folder import Record, SweepFolder, SweepRecord
-from sail_jax.sweeps.shared_stages import find_forks, write_forks
+from sail_jax.sweeps.shared_stages import FILE, find_forks, write_forks
 
 # Settings that a message shows.
 _SHOWN = 3
@@ -30,8 +30,11 @@ def require_folder_of(folder: SweepFolder, sweep: Sweep) -> None:
                 f"{folder.path} has the sweep {there.name!r} of {there.base}, not {sweep.name!r} of {sweep.base}: name "
                 "another --workdir."
             )
-    elif folder.path.is_dir() and any(path.name != "owners" for path in folder.path.iterdir()):
-        raise SailError(f"{folder.path} has other files and no sweep: name a new folder as --workdir.")
+    elif folder.path.is_dir():
+        # A process that was killed before it had written the sweep leaves these.
+        ours = {"owners", "configs", FILE, folder.file.name}
+        if any(path.name.removesuffix(".partial") not in ours for path in folder.path.iterdir()):
+            raise SailError(f"{folder.path} has other files and no sweep: name a new folder as --workdir.")
 
 
 def write_sweep(folder: SweepFolder, sweep: Sweep, checked: Sequence[Checked]) -> list[str]:

@@ -19,7 +19,7 @@ from sail_jax.files import commit_bytes, commit_json, partial_folder
 from sail_jax.runs.directory import RunDirectory, read_training_log
 from sail_jax.sweeps.folder import SweepFolder
 
-_FILE = "forks.json"
+FILE = "forks.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,13 +72,13 @@ def _key(config: Config, stages: list[str]) -> str:
 def write_forks(folder: SweepFolder, forks: Mapping[str, Fork]) -> None:
     """Writes which members fork from which, for the processes of the members."""
     folder.path.mkdir(parents=True, exist_ok=True)
-    commit_json(folder.path / _FILE, {name: dataclasses.asdict(fork) for name, fork in forks.items()})
+    commit_json(folder.path / FILE, {name: dataclasses.asdict(fork) for name, fork in forks.items()})
 
 
 def read_forks(folder: SweepFolder) -> dict[str, Fork]:
     """Returns which members fork from which."""
     try:
-        values = json.loads((folder.path / _FILE).read_text(encoding="utf-8"))
+        values = json.loads((folder.path / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # then each trains all of its stages
         return {}
     return {

@@ -150,6 +150,10 @@ def test_records_of_something_else_are_refused(written, world, tmp_path):
         materialize(config, "copair", tmp_path / "copair", open_store(config), epochs=1)
     with pytest.raises(SailError, match="is not empty"):
         materialize(config, "copair", world, open_store(config), epochs=1)
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / "identity.json.partial").write_text("{")
+    materialize(config, "copair", tmp_path / "killed", open_store(config), epochs=1)
+    assert not list((tmp_path / "killed").glob("*.partial"))
 
 
 def test_damage_is_reported(written, tmp_path):

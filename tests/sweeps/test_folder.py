@@ -7,6 +7,7 @@ import pytest
 from sail_jax import sweeps
 from sail_jax.errors import SailError
 from sail_jax.sweeps import Sweep, expand, grid
+from sail_jax.sweeps.begin import require_folder_of
 from sail_jax.sweeps.folder import Record, Status, SweepFolder, SweepRecord
 
 
@@ -52,3 +53,15 @@ def test_damaged_files_are_named(tmp_path):
     folder.file.write_text("{}")
     with pytest.raises(SailError, match="cannot be read"):
         folder.read()
+
+
+def test_what_a_process_leaves_that_was_killed_before_it_wrote_the_sweep_is_no_hindrance(tmp_path):
+    sweep = Sweep("quickstart", [grid("optimizer.peak", [1e-3, 2e-3])], seeds=range(2))
+    for left in ("owners", "configs"):
+        (tmp_path / left).mkdir()
+    for left in ("forks.json", "sweep.json.partial"):
+        (tmp_path / left).touch()
+    require_folder_of(SweepFolder(tmp_path), sweep)
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(SailError, match="has other files and no sweep"):
+        require_folder_of(SweepFolder(tmp_path), sweep)
