@@ -67,7 +67,7 @@ def commit(partial: pathlib.Path, path: pathlib.Path) -> None:
 
 
 def written_before(path: pathlib.Path, request: dict[str, Any], output: pathlib.Path) -> dict[str, Any]:
-    """Returns what a command wrote of itself when it wrote its output, if it was the same command.
+    """Returns what the command that wrote an output wrote of itself, after a check that it was the same command.
 
     Args:
         path: the JSON file that has it, with what was asked for among its entries.
@@ -75,7 +75,7 @@ def written_before(path: pathlib.Path, request: dict[str, Any], output: pathlib.
         output: what was written, for the message.
 
     Raises:
-        SailError: it was another command.
+        SailError: it was another command, or did not write of itself.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

@@ -267,7 +267,7 @@ def test_a_name_that_is_too_long_is_told_in_a_line(words, tmp_path, monkeypatch,
     ("raised", "said"),
     [
         (MemoryError("Unable to allocate 3 PiB"), r"too large for this machine \(Unable to allocate 3 PiB\)"),
-        (OverflowError("a\nb"), r"too large for this machine \(a\)\. Lower"),
+        (OverflowError("int too large to convert\nb"), r"for this machine \(int too large to convert\)\. Lower"),
         (
             FileNotFoundError(2, "Failed to open local file '/x/y'"),
             "error: Failed to open .* '/x/y'. Check that",
@@ -281,3 +281,12 @@ def test_what_no_machine_has_room_for_and_errors_without_a_file(raised, said, mo
     monkeypatch.setattr("sail_jax.cli.report.run", fail)
     assert main(["report", "--workdir", "x"]) == 2
     assert re.search(said, capsys.readouterr().err)
+
+
+def test_a_fault_of_ours_is_not_told_as_a_size(monkeypatch):
+    def fail(*_):
+        np.uint8(300)
+
+    monkeypatch.setattr("sail_jax.cli.report.run", fail)
+    with pytest.raises(OverflowError, match="out of bounds for uint8"):
+        main(["report", "--workdir", "x"])

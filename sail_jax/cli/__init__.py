@@ -6,6 +6,7 @@ so that help and completion are fast, and a verb imports only what it uses.
 
 import argparse
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None, program: str = "python -m sail_jax")
         if isinstance(error, OSError) and error.strerror:  # that of Arrow has the path in its text
             where = "" if error.filename is None else f"{error.filename}: "
             return _fail(f"{where}{error.strerror}. Check that the path is right and can be written.", 2)
-        if isinstance(error, MemoryError | OverflowError):  # of sizes in settings that no machine has room for
+        if _is_of_a_size(error):
             reason = str(error).partition("\n")[0][:200] or "out of memory"
             return _fail(f"A size is too large for this machine ({reason}). Lower those of model and inputs.", 2)
         if isinstance(error, RuntimeError | AssertionError) and (message := missing_devices()):
@@ -96,6 +97,12 @@ def main(argv: Sequence[str] | None = None, program: str = "python -m sail_jax")
     except KeyboardInterrupt as error:
         return _stop(error if isinstance(error, Stopped) else Stopped(signal.SIGINT), options.kept)
     return 0
+
+
+def _is_of_a_size(error: Exception) -> bool:
+    """Returns whether an error is of a size in the settings that no machine has room for, or no index reaches."""
+    beyond = isinstance(error, OverflowError) and re.search("too large to convert|index-sized integer", str(error))
+    return isinstance(error, MemoryError) or bool(beyond)
 
 
 def _keep_compiled() -> None:

@@ -114,6 +114,24 @@ def test_a_date_that_python_cannot_hold_takes_no_other_row_with_it(tmp_path):
     assert [number for number, _ in bad] == [2]
 
 
+def test_a_text_that_is_not_utf_8_takes_no_other_row_with_it(tmp_path):
+    titles = pa.array([b"a", b"\xff", b"c"]).view(pa.string())
+    pq.write_table(pa.table({"id": ["1", "2", "3"], "title": titles}), tmp_path / "items.parquet")
+    good, bad = rows_of(tmp_path, "items.parquet")
+    assert good == [("1", "a"), ("3", "c")]
+    assert bad[0][0] == 2 and bad[0][1].endswith("Write texts as UTF-8")
+
+
+def test_a_damaged_page_of_parquet_is_an_error_of_the_file(tmp_path):
+    path = tmp_path / "items.parquet"
+    pq.write_table(pa.table({"id": [str(number) for number in range(9000)]}), path, use_dictionary=False)
+    data = bytearray(path.read_bytes())
+    data[20:2000] = bytes(1980)
+    path.write_bytes(data)
+    with pytest.raises(SailError, match="is damaged, or not a Parquet file"):
+        rows_of(tmp_path, "items.parquet")
+
+
 @pytest.mark.parametrize(
     ("cell", "expected"),
     [("7  ", "7"), (7, "7"), (7.0, "7"), ("7.0", "7.0"), (7.5, "7.5"), ("007", "007"), (None, None)],

@@ -365,14 +365,21 @@ def _parquet_rows(
         columns = None if wanted is None else [name for name in table.schema_arrow.names if name in wanted]
         for batch in table.iter_batches(_PARQUET_BATCH, columns=columns):
             try:
-                yield from ((cells, None) for cells in batch.to_pylist())
-            except (OverflowError, ValueError, UnicodeDecodeError):
+                rows = batch.to_pylist()
+            except (OverflowError, ValueError) as error:
+                if isinstance(error, pa.ArrowException):  # of the file, not of a value
+                    raise
                 yield from map(_parquet_row, (batch.slice(row, 1) for row in range(len(batch))))
+            else:
+                yield from ((cells, None) for cells in rows)
 
 
 def _parquet_row(row: pa.RecordBatch) -> tuple[dict, BadRecordError | None]:
+    """Returns the cells of a row, or the error of a value that Python has no form for."""
     try:
         return row.to_pylist()[0], None
+    except UnicodeDecodeError as error:
+        return {}, BadRecordError(f"a text cannot be read ({error})", remedy="Write texts as UTF-8")
     except (OverflowError, ValueError) as error:
         return {}, BadRecordError(f"a value cannot be read ({error})", remedy="Write dates from the year 1 to 9999")
 
@@ -395,24 +402,14 @@ def open_tfds(folder: pathlib.Path, spec: str) -> RowSource:
     match = _TFDS_SPEC.fullmatch(spec)
     if not match:
         raise SailError(f"config.ingest.source.tfds is {spec!r}; write it as 'name/config:1.0.0[split]'.")
-    try:
+    with _prepared(folder, spec):
         info = tfds.builder(match["name"], data_dir=folder).info
-        skip = {
-            name: tfds.decode.SkipDecoding()
-            for name, feature in info.features.items()
-            if isinstance(feature, tfds.features.Image)
-        }
+    images = [name for name, feature in info.features.items() if isinstance(feature, tfds.features.Image)]
+    encoded = dict.fromkeys(images, tfds.decode.SkipDecoding())
+    with _prepared(folder, spec):
         data = tfds.data_source(
-            match["name"], split=match["split"], data_dir=folder, decoders=skip or None, download=False
+            match["name"], split=match["split"], data_dir=folder, decoders=encoded or None, download=False
         )
-    except (ValueError, AssertionError, NotImplementedError) as error:
-        present = sorted(p.name for p in folder.glob("*") if p.is_dir())
-        reason = str(error).splitlines()[0]
-        raise SailError(
-            f"The TFDS data set {spec!r} cannot be read from {folder} ({reason}); the folder holds: "
-            f"{', '.join(present)}. Prepare it there with file_format='array_record', or change "
-            "config.ingest.source.tfds."
-        ) from error
 
     def read(start: int, wanted: Collection[str] | None = None) -> Iterator[Row]:
         for i in range(start, len(data)):
@@ -423,6 +420,21 @@ def open_tfds(folder: pathlib.Path, spec: str) -> RowSource:
     lengths = {name: split.shard_lengths for name, split in info.splits.items()}
     digest = f"{info.full_name} {lengths} {info.dataset_size}"
     return RowSource(spec, tuple(info.features), len(data), digest, read)
+
+
+@contextlib.contextmanager
+def _prepared(folder: pathlib.Path, spec: str) -> Iterator[None]:
+    """Turns what TFDS raises for a name, version, split or file format that is not there into an error of ours."""
+    try:
+        yield
+    except (ValueError, AssertionError, NotImplementedError) as error:
+        present = sorted(p.name for p in folder.glob("*") if p.is_dir())
+        reason = str(error).splitlines()[0]
+        raise SailError(
+            f"The TFDS data set {spec!r} cannot be read from {folder} ({reason}); the folder holds: "
+            f"{', '.join(present)}. Prepare it there with file_format='array_record', or change "
+            "config.ingest.source.tfds."
+        ) from error
 
 
 def _feature_cell(feature: Any, value: Any) -> Any:
