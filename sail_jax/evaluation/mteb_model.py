@@ -9,6 +9,7 @@ Texts, pictures and sound are embedded, and a task that shows anything else is r
 instructions of the model.
 """
 
+import abc
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ try:
 except ImportError as error:
     raise SailError("mteb is not installed: pip install 'sail_jax[mteb]'.") from error
 
+_Batches = Iterable[Mapping[str, list[Any]]]
 _MODALITIES, _NOT_SHOWN = ("text", "image", "audio"), ("video",)
 
 
@@ -64,12 +66,12 @@ def mteb_model(
     return wrapped
 
 
-class ExportedModel(SentenceTransformerEncoderWrapper):
-    """mteb's wrapper of sentence-transformers, which leaves out no column and takes no text for a path."""
+class _Model(AbsEncoder):
+    """What a run and an export have in common as models of mteb: how a side of a task is embedded."""
 
     def encode(
         self,
-        inputs: Iterable[Mapping[str, list[Any]]],
+        inputs: _Batches,
         *,
         task_metadata: Any,
         hf_split: str,
@@ -77,16 +79,43 @@ class ExportedModel(SentenceTransformerEncoderWrapper):
         prompt_type: Any = None,
         **kwargs: Any,
     ) -> np.ndarray:
-        """Embeds one side of a task, batch by batch; arguments and errors as for `MtebModel.encode`."""
-        sides = {None: self.model.encode, "query": self.model.encode_query, "document": self.model.encode_document}
-        encode = sides[None if prompt_type is None else prompt_type.value]
+        """Embeds one side of a task.
+
+        Args:
+            inputs: batches, column -> values; "text" (titles and bodies joined by mteb), "image" and "audio" are read.
+            task_metadata: the task; it and `prompt_type` choose the instruction.
+            hf_split: not read.
+            hf_subset: not read.
+            prompt_type: "query", "document" or None.
+            **kwargs: "batch_size" and "show_progress_bar" are read.
+
+        Returns:
+            [items, dims] float32, rows of unit length.
+
+        Raises:
+            SailError: a "precision" other than float32 is asked of a run, or the task shows videos.
+            BadRecordError: an item cannot be used.
+        """
         key = self.get_prompt_name(task_metadata, prompt_type)
-        options = {"prompt": None if key is None else self.model_prompts[key]} | kwargs | {"show_progress_bar": False}
-        batches = (list(_items([batch], task_metadata.name, _as_dict)) for batch in inputs)
-        return np.concatenate([encode(batch, **options) for batch in batches])
+        side = "" if prompt_type is None else prompt_type.value
+        return self._embed(inputs, task_metadata.name, side, None if key is None else self.model_prompts[key], kwargs)
+
+    @abc.abstractmethod
+    def _embed(self, inputs: _Batches, task: str, side: str, instruction: str | None, options: dict) -> np.ndarray:
+        """Embeds a side of a task, "query", "document" or "", under an instruction, None for that of the side."""
 
 
-class MtebModel(AbsEncoder):
+class ExportedModel(_Model, SentenceTransformerEncoderWrapper):
+    """mteb's wrapper of sentence-transformers, which leaves out no column and takes no text for a path."""
+
+    def _embed(self, inputs: _Batches, task: str, side: str, instruction: str | None, options: dict) -> np.ndarray:
+        sides = {"": self.model.encode, "query": self.model.encode_query, "document": self.model.encode_document}
+        options = {"prompt": instruction} | options | {"show_progress_bar": False}
+        batches = (list(_items([batch], task, _as_dict)) for batch in inputs)
+        return np.concatenate([sides[side](batch, **options) for batch in batches])
+
+
+class MtebModel(_Model):
     """Implements mteb's encoder protocol for an embedder.
 
     Args:
@@ -117,42 +146,15 @@ class MtebModel(AbsEncoder):
         }
         self.mteb_model_meta = ModelMeta.create_empty(overwrites=meta)
 
-    def encode(
-        self,
-        inputs: Iterable[Mapping[str, list[Any]]],
-        *,
-        task_metadata: Any,
-        hf_split: str,
-        hf_subset: str,
-        prompt_type: Any = None,
-        **kwargs: Any,
-    ) -> np.ndarray:
-        """Embeds one side of a task.
-
-        Args:
-            inputs: batches, column -> values; "text" (titles and bodies joined by mteb), "image" and "audio" are read.
-            task_metadata: the task; it and `prompt_type` choose the instruction.
-            hf_split: not read.
-            hf_subset: not read.
-            prompt_type: "query", "document" or None.
-            **kwargs: "batch_size" and "show_progress_bar" are read.
-
-        Returns:
-            [items, dims] float32, rows of unit length.
-
-        Raises:
-            SailError: a "precision" other than float32 is asked for, or the task shows videos.
-            BadRecordError: an item cannot be used.
-        """
-        if kwargs.get("precision", "float32") != "float32":
+    def _embed(self, inputs: _Batches, task: str, side: str, instruction: str | None, options: dict) -> np.ndarray:
+        if options.get("precision", "float32") != "float32":
             raise SailError("precision is float32: sail_jax stores other types with the verb `embed --dtype`.")
-        key = self.get_prompt_name(task_metadata, prompt_type)
         return self.model.encode(
-            _items(inputs, task_metadata.name, _encoded),
+            _items(inputs, task, _encoded),
             dims=self._dims,
-            batch_size=kwargs.get("batch_size"),
-            instruction=None if key is None else self.model_prompts[key],
-            show_progress=kwargs.get("show_progress_bar", False),
+            batch_size=options.get("batch_size"),
+            instruction=instruction,
+            show_progress=options.get("show_progress_bar", False),
         )
 
 
