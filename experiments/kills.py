@@ -5,13 +5,16 @@
 `train` sees all modalities, in stages of pairs, sequences and ID embeddings, one of which mines; every other time it is
 killed in the middle of a save. A killed verb is started again; when it gets to its end, its files are compared bit for
 bit with those of a run that was left alone, and it begins anew. What is compared of a run are the arrays of its last
-checkpoint, its losses and the names of its files. The result is written to experiments/results/kills.json; the status
-is 1 if anything differs, is left over, or fails. `--only embed,index` takes some verbs; the folder may be used again.
+checkpoint, its losses and the names of its files. A verb is a process forked from one that has imported the packages
+and started nothing, so that kills fall where files are written. The result is written to
+experiments/results/kills.json; the status is 1 if anything differs, is left over, or fails. `--only embed,index` takes
+some verbs, in their order, and leaves the results of the others as they are; the folder may be used again.
 """
 
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import platform
 import random
@@ -21,7 +24,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 import ml_collections
@@ -29,6 +35,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from sail_jax import config as config_lib
+from sail_jax.__main__ import run
 from sail_jax.config.schema import to_dict
 from sail_jax.sharding.parameters import path_name
 
@@ -82,26 +89,36 @@ def command_of(verb: str, folder: Path, output: Path) -> list[str]:
         "ingest": [*config, "--source", logs, "--workdir", str(output)],
         "materialize": [*in_data, "--dataset", "copair", "--output", str(output)],
     }
-    return [sys.executable, "-m", "sail_jax", verb, *words[verb]]
+    return [verb, *words[verb]]
 
 
-def prepare(folder: Path, environment: dict[str, str]) -> None:
+def run_verb(words: list[str], errors: Path) -> NoReturn:
+    """Runs a verb in a process of its own, as the command line does; its messages go to a file."""
+    os.chdir(REPO)
+    with errors.open("w") as stream, Path(os.devnull).open("w") as nothing:
+        os.dup2(nothing.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    sys.argv[1:] = words
+    run()
+
+
+def prepare(folder: Path) -> None:
     """Makes the world, its data, a trained run and its embeddings, unless they are there."""
     config, data, logs = ["--config", str(SCRIPT)], folder / "data", folder / "logs"
     steps = [
         (logs / "world.json", ["world", *config, "--output", str(logs)]),
         (data / "ingest.json", ["ingest", *config, "--source", str(logs), "--workdir", str(data)]),
         *(
-            (data / "tables" / f"{verb}.json", command_of(verb, folder, data / "tables")[3:])
+            (data / "tables" / f"{verb}.json", command_of(verb, folder, data / "tables"))
             for verb in ("pairs", "sequences")
         ),
-        (folder / "run" / "checkpoints" / "14", command_of("train", folder, folder / "run")[3:]),
-        (folder / "embeddings" / "embeddings.json", command_of("embed", folder, folder / "embeddings")[3:]),
+        (folder / "run" / "checkpoints" / "14", command_of("train", folder, folder / "run")),
+        (folder / "embeddings" / "embeddings.json", command_of("embed", folder, folder / "embeddings")),
     ]
     for done, words in steps:
         if not done.exists():
             print("prepare:", words[0], flush=True)
-            subprocess.run([sys.executable, "-m", "sail_jax", *words], env=environment, check=True, capture_output=True)
+            subprocess.run([sys.executable, "-m", "sail_jax", *words], check=True, capture_output=True)
 
 
 class Victim:
@@ -110,11 +127,12 @@ class Victim:
     Args:
         verb: the verb.
         folder: what `prepare` wrote; outputs go below it.
-        environment: of the processes.
+        processes: of which its own are forked.
     """
 
-    def __init__(self, verb: str, folder: Path, environment: dict[str, str]) -> None:
-        self._verb, self._environment, self._random = verb, environment, random.Random(verb)
+    def __init__(self, verb: str, folder: Path, processes: BaseContext) -> None:
+        self._verb, self._processes, self._random = verb, processes, random.Random(verb)
+        self._errors = folder / f"{verb}.errors"
         # The undisturbed run writes there too, before the others: some files hold their path.
         self._output = folder / "killed" / verb
         self._command = command_of(verb, folder, self._output)
@@ -136,7 +154,7 @@ class Victim:
             process = self._start()
             if self._wait(process, seconds):
                 process.kill()
-                process.communicate()
+                process.join()
                 self.kills += 1
                 print(f"{self._verb}: killed {self.kills} times, at its end {self.ends} times", flush=True)
             elif self._ended(process) == 0:
@@ -151,32 +169,34 @@ class Victim:
         place = self._output if self._verb in ("mine", "index") else self._output.parent
         place.mkdir(parents=True, exist_ok=True)
 
-    def _start(self) -> subprocess.Popen:
-        streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(self._command, env=self._environment, cwd=REPO, **streams)
+    def _start(self) -> BaseProcess:
+        process = self._processes.Process(target=run_verb, args=(self._command, self._errors))
+        process.start()
+        return process
 
-    def _wait(self, process: subprocess.Popen, seconds: float) -> bool:
+    def _wait(self, process: BaseProcess, seconds: float) -> bool:
         """Waits for a moment at which to kill; returns False if the process ended before."""
         in_a_save = self._verb == "train" and self.kills % 2 == 1
         deadline = time.monotonic() + self._random.uniform(0, seconds)
         saves = self._output / "checkpoints"
-        while process.poll() is None:
+        while process.is_alive():
             if in_a_save and any(saves.glob("*.orbax-checkpoint-tmp")):
                 time.sleep(self._random.uniform(0, 0.1))
-                return process.poll() is None
+                return process.is_alive()
             if not in_a_save and time.monotonic() > deadline:
                 return True
             time.sleep(0.002)
         return False
 
-    def _ended(self, process: subprocess.Popen) -> int:
+    def _ended(self, process: BaseProcess) -> int:
         """Waits for the end of a process; returns its status, and begins anew after a failure."""
-        errors = process.communicate()[1].strip().splitlines()
-        if process.returncode:
-            self.failed.append(f"status {process.returncode}: {errors[-1] if errors else ''}")
+        process.join()
+        if process.exitcode:
+            errors = self._errors.read_text().strip().splitlines()
+            self.failed.append(f"status {process.exitcode}: {errors[-1] if errors else ''}")
             print(f"{self._verb}: {self.failed[-1]}", flush=True)
             self._begin()
-        return process.returncode
+        return process.exitcode
 
     def _compare(self) -> None:
         found = dict(contents(self._output))
@@ -192,6 +212,7 @@ class Victim:
             "different": sorted(self.different),
             "left_over": sorted(self.left_over),
             "failed": self.failed,
+            "load": os.getloadavg()[0],
         }
 
 
@@ -241,19 +262,21 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {
+    os.environ |= {
         "PYTHONPATH": str(REPO),
         "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    prepare(folder, environment)
-    verbs: dict[str, dict] = {}
+    prepare(folder)
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["sail_jax.training.loop"])
+    verbs = json.loads(options.output.read_text())["verbs"] if options.output.exists() else {}
     for verb in options.only.split(","):
-        victim = Victim(verb, folder, environment)
+        victim = Victim(verb, folder, processes)
         victim.run(options.train if verb == "train" else options.others)
         verbs[verb] = victim.record()
         print(verb, json.dumps(verbs[verb]), flush=True)
-        result = {"machine": platform.platform(), "cores": os.cpu_count(), "load": os.getloadavg()[0], "verbs": verbs}
+        result = {"machine": platform.platform(), "cores": os.cpu_count(), "verbs": verbs}
         options.output.write_text(json.dumps(result, indent=2) + "\n")
     bad = [verb for verb, found in verbs.items() if found["different"] or found["left_over"] or found["failed"]]
     sys.exit(f"Not as undisturbed: {', '.join(bad)}" if bad else 0)
