@@ -23,7 +23,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from experiments.fuzz_cases import CYCLE, prepare, run_case
+from experiments.fuzz_cases import CYCLE, run_case
+from experiments.fuzz_originals import prepare
 from experiments.fuzz_processes import run_cases
 from sail_jax.errors import SailError
 

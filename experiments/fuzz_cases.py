@@ -1,351 +1,59 @@
-"""The cases of the fuzzer: what is damaged or made up, how, and how it is read.
+"""The cases of the fuzzer: what is damaged or made up, and how it is read.
 
-`prepare` makes sound originals once; a function of `KINDS` takes a damaged copy of one of them, or makes something up,
-and reads it as the command or the library would. It may succeed, or raise a `SailError`.
+A function of `KINDS` takes a damaged copy of one of the originals of `fuzz_originals.py`, or makes something up, and
+reads it as the command or the library would. It may succeed, or raise a `SailError`.
 """
 
 import contextlib
-import io
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
-import av
 import faiss
 import jax
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
-import soundfile
 from jax.sharding import Mesh
-from PIL import Image
 
-from experiments import kills
+from experiments.fuzz_damage import (
+    LONG,
+    Rng,
+    changed,
+    chosen,
+    copied,
+    damaged,
+    hostile_file,
+)
+from experiments.fuzz_originals import DIMS
 from sail_jax import config as config_lib
 from sail_jax.cli import main
 from sail_jax.config.schema import meanings
-from sail_jax.data.hard_negative_table import NegativesTable, keys_path, query_key, write_negatives
+from sail_jax.data.hard_negative_table import NegativesTable, keys_path
 from sail_jax.data.ingest.ingest import ingest
 from sail_jax.data.media.pictures import decode_image
 from sail_jax.data.media.sound import decode_audio
 from sail_jax.data.media.video import video_audio, video_frames
-from sail_jax.data.sequence_tables import SequenceTable, write_sequences
+from sail_jax.data.sequence_tables import SequenceTable
 from sail_jax.data.store import ItemStore
-from sail_jax.data.tables import Pair, PairTable, write_pairs
+from sail_jax.data.tables import PairTable
 from sail_jax.data.thumbnail import webp_thumbnail
 from sail_jax.embedding.item_source import open_source
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.logs.log_files import readable_rows
-from sail_jax.logs.reader import check_times, count_rows, cut_time, scan_events
+from sail_jax.logs.reader import check_rows, check_times, count_rows, cut_time, scan_events
 from sail_jax.logs.vector_files import read_vectors
-from sail_jax.models.model import init_params
 from sail_jax.runs.checkpoints import Checkpoints, restore_params
 from sail_jax.runs.directory import RunDirectory, read_training_log
-from sail_jax.search.faiss_index import FaissIndex, IndexSettings, build_index
+from sail_jax.search.faiss_index import FaissIndex
 from sail_jax.search.nearest import ExactSearch
-from sail_jax.semantic_ids.codebooks import SemanticIds, fit
-from sail_jax.semantic_ids.table import SemanticIdTable, write_table
-from sail_jax.vectors.embedding_set import EmbeddingInfo, EmbeddingSet, part_path, write_info, write_part
-
-ROWS, DIMS = 300, 16
-LONG = "n" * 300  # longer than the name of a file may be
-Rng = np.random.Generator
-
-# ------------------------------------------------------------------------------------------------------- the originals
-
-
-def prepare(folder: Path) -> None:
-    """Makes sound originals of all kinds of files."""
-    for path, data in _media().items():
-        (folder / "media" / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / "media" / path).write_bytes(data)
-    _prepare_tables(folder / "tables")
-    info = EmbeddingInfo("runs/x", "0123", DIMS, "float32", "VTA", ("title",), "")
-    z = np.random.default_rng(0).normal(size=(ROWS, DIMS)).astype(np.float32)
-    for dtype in ("float32", "bfloat16", "int8", "binary"):
-        path = folder / "embeddings" / dtype
-        path.mkdir(parents=True)
-        for number, rows in enumerate(np.array_split(np.arange(ROWS), 2)):
-            write_part(part_path(path, number), [f"i{row}" for row in rows], z[rows], dtype)
-        write_info(path, EmbeddingInfo(**vars(info) | {"dtype": dtype}))
-    embeddings = EmbeddingSet(folder / "embeddings" / "float32")
-    for kind in ("flat", "hnsw", "ivfpq"):
-        more = {"nlist": 4} if kind == "ivfpq" else {}
-        build_index(embeddings, folder / "indexes" / kind / "items.faiss", IndexSettings(kind, **more))
-    codebooks = fit(embeddings.load()[1], (4, 4), embeddings.info)
-    codebooks.save(folder / "semantic_ids" / "codebooks", {})
-    write_table(codebooks, embeddings, folder / "semantic_ids" / "table.parquet", anchors=0)
-    config = kills.get_config()
-    run = folder / "run"
-    run.mkdir()
-    config = config_lib.build(config)
-    config_lib.save(config, run / "config.json")
-    (run / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n')
-    checkpoints = Checkpoints(RunDirectory(run))
-    checkpoints.save(1, {"model": init_params(config.model, 0)}, {})
-    checkpoints.close()
-
-
-def _media() -> dict[str, bytes]:
-    """Returns pictures, sounds and videos, by path: KIND/FORMAT."""
-    rng, files = np.random.default_rng(0), {}
-    picture = Image.fromarray(rng.integers(0, 255, (24, 32, 3), np.uint8))
-    for name in ("jpeg", "png", "webp", "gif", "bmp", "tiff", "ppm", "avif", "jpeg2000"):
-        with contextlib.suppress(KeyError, OSError):  # a Pillow without this format
-            picture.save(out := io.BytesIO(), name)
-            files[f"pictures/{name}"] = out.getvalue()
-    wave = (np.sin(np.arange(4000) / 5) * 9000).astype(np.int16)
-    for name in ("wav", "flac", "ogg", "mp3", "aiff", "caf"):
-        soundfile.write(out := io.BytesIO(), wave, 8000, format=name)
-        files[f"sounds/{name}"] = out.getvalue()
-    for name, codec in (("mp4", "mpeg4"), ("matroska", "mpeg4"), ("avi", "mjpeg"), ("mov", "mjpeg"), ("webm", "vp8")):
-        with contextlib.suppress(av.error.FFmpegError, ValueError):  # an FFmpeg without this codec
-            files[f"videos/{name}"] = _video(name, codec, wave)
-    return files
-
-
-def _video(name: str, codec: str, wave: np.ndarray) -> bytes:
-    out = io.BytesIO()
-    with av.open(out, "w", format=name) as container:
-        stream = container.add_stream(codec, rate=5)
-        stream.width, stream.height = 48, 32
-        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-        sound = container.add_stream("libvorbis" if name == "webm" else "aac", rate=8000)
-        for number in range(5):
-            frame = av.VideoFrame.from_ndarray(np.full((32, 48, 3), 40 * number, np.uint8))
-            container.mux(stream.encode(frame))
-        frame = av.AudioFrame.from_ndarray(wave[None], layout="mono")
-        frame.sample_rate = 8000
-        container.mux([*stream.encode(), *sound.encode(frame), *sound.encode()])
-    return out.getvalue()
-
-
-def _prepare_tables(folder: Path) -> None:
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    ids = [f"i{row}" for row in range(12)]
-    items = {"id": ids, "title": [f"title, {row}" for row in ids], "image": ["a.png"] * 12, "tags": ["x|y"] * 12}
-    pairs = {"query": ["a query"] * 12, "item": ids, "score": [1.0] * 12}
-    events = {"user": ["u1", "u2"] * 6, "item": ids, "time": [1_700_000_000 + row for row in range(12)]}
-    events |= {"like": [1, 0] * 6}
-    for name, columns in (("items", items), ("pairs", pairs), ("events", events)):
-        table = pa.table(columns)
-        pq.write_table(table, folder / f"{name}.parquet")
-        pa.csv.write_csv(table, folder / f"{name}.csv")
-        pa.csv.write_csv(table, folder / f"{name}.tsv", pa.csv.WriteOptions(delimiter="\t"))
-        lines = (json.dumps(row) for row in table.to_pylist())
-        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(rng.normal(size=48).astype(np.float32)), 4)
-    pq.write_table(pa.table({"item_id": ids, "vector": vectors}), folder / "vectors.parquet")
-    write_pairs(folder / "written_pairs.parquet", ((Pair(None, "a query", item), "train") for item in ids))
-    rows = {"user_id": ids, "item_ids": [ids] * 12, "target_id": ids, "seen_ids": [ids] * 12, "split": ["train"] * 12}
-    write_sequences(folder / "written_sequences.parquet", [pa.table(rows)])
-    queries = sorted(ids, key=lambda item: query_key(item, None))
-    write_negatives(folder / "written_negatives.parquet", [(item, None, ids[:3], [0.5] * 3) for item in queries], {})
-
-
-# ----------------------------------------------------------------------------------------------------------- the damage
-
-
-def damaged(rng: Rng, data: bytes) -> bytes:
-    """Returns some bytes, damaged once or a few times: cut off, flipped, overwritten, swapped for something else."""
-    for _ in range(rng.integers(1, 4)):
-        data = _damaged_once(rng, data)
-    return data
-
-
-def _damaged_once(rng: Rng, data: bytes) -> bytes:
-    out = bytearray(data)
-    at = int(rng.integers(0, len(out) + 1))
-    length = int(rng.integers(1, 65))
-    match rng.integers(0, 9):
-        case 0:
-            return bytes(out[:at])
-        case 1 | 2:
-            for place in rng.integers(0, max(len(out), 1), min(len(out), int(rng.integers(1, 9)))):
-                out[place] ^= 1 << int(rng.integers(0, 8))
-        case 3:
-            out[at : at + length] = rng.bytes(length)
-        case 4:
-            out[at : at + length] = bytes([int(rng.choice([0, 255, 127]))]) * length
-        case 5:
-            out[at:at] = rng.bytes(length)
-        case 6:
-            del out[at : at + length]
-        case 7:
-            out[at:at] = out[max(at - length, 0) : at]
-        case _:
-            whole = [
-                b"",
-                b"\0" * 100,
-                rng.bytes(100),
-                b"PAR1",
-                b"{}",
-                b"[]",
-                b"null",
-                b"\x89PNG\r\n\x1a\n",
-                bytes(out[at:]),
-            ]
-            return whole[rng.integers(0, len(whole))] if rng.random() < 0.3 else bytes(out)
-    return bytes(out)
-
-
-# Cells that have been trouble somewhere.
-CELLS = (
-    *("", " ", '"', "'", ",", "\n", "\t", "\0", "\ud800", "é" * 500, LONG, f"{LONG}/{LONG}", "x/" * 3000, "../a.png"),
-    *(
-        "/etc/passwd",
-        "a.png",
-        "nan",
-        "inf",
-        "-inf",
-        "1e400",
-        "-1",
-        "0",
-        "1" * 400,
-        "1.0",
-        "007",
-        "null",
-        "None",
-        "true",
-    ),
-    *("2024-01-31", "01/02/2024", "2024-01-31T12:00:00Z", "9999-12-31", "292277026596-12-04", "{}", "[]", "x|y|"),
-)
-
-
-def hostile_table(rng: Rng, table: pa.Table) -> pa.Table:
-    """Returns a table in which a column or two are missing, or of types and values that tables seldom have."""
-    for name in rng.choice(table.column_names, rng.integers(1, 3)):
-        if name in table.column_names and rng.random() < 0.1:
-            table = table.drop_columns([str(name)])
-        elif name in table.column_names:
-            place = table.column_names.index(name)
-            table = table.set_column(place, str(name), _hostile_column(rng, len(table)))
-    return table.append_column("more", _hostile_column(rng, len(table))) if rng.random() < 0.1 else table
-
-
-def _hostile_column(rng: Rng, rows: int) -> pa.Array:
-    cells = [CELLS[place] for place in rng.integers(0, len(CELLS), rows)]
-    texts = [cell.encode("utf-8", "replace").decode() for cell in cells]
-    numbers = rng.choice([0, 1, -1, 2**31, 2**62, -(2**63)], rows).tolist()
-    floats = rng.choice([0.0, 1.5, np.nan, np.inf, -np.inf, 1e300, 1_700_000_000.0], rows).tolist()
-    with_null = [None if rng.random() < 0.3 else text for text in texts]
-    columns: list[Callable[[], pa.Array]] = [
-        lambda: pa.array(texts),
-        lambda: pa.array(with_null),
-        lambda: pa.array([f"i{row}" for row in range(rows)]),
-        lambda: pa.array(texts, pa.large_string()),
-        lambda: pa.array(texts).dictionary_encode(),
-        lambda: pa.array([rng.bytes(8) for _ in texts]),
-        lambda: pa.array(numbers),
-        lambda: pa.array(floats),
-        lambda: pa.array(floats, pa.float32()),
-        lambda: pa.array(floats).cast(pa.float16()),
-        lambda: pa.array([True, None] * rows)[:rows],
-        lambda: pa.nulls(rows),
-        lambda: pa.array(numbers, pa.timestamp("us")),
-        lambda: pa.array(numbers, pa.timestamp("ns", "UTC")),
-        lambda: pa.array([int(number) % 2**31 for number in numbers], pa.date32()),
-        lambda: pa.array(numbers, pa.duration("ms")),
-        lambda: pa.array([1] * rows, pa.decimal128(30, 5)),
-        lambda: pa.array([int(number) % 86_400 for number in numbers], pa.time32("s")),
-        lambda: pa.array([[text] for text in texts]),
-        lambda: pa.array([floats[: int(length)] for length in rng.integers(0, 5, rows)]),
-        lambda: pa.array([floats[:4]] * rows, pa.list_(pa.float32(), 4)),
-        lambda: pa.array([[0.5] * DIMS] * (rows - 1) + [None], pa.list_(pa.float32(), DIMS)),
-        lambda: pa.array([[0.5] * (DIMS - 1) + [floats[0]]] * rows, pa.list_(pa.float32(), DIMS)),
-        lambda: pa.array([{"bytes": b"x", "path": text} for text in texts]),
-        lambda: pa.array([[("a", text)] for text in texts], pa.map_(pa.string(), pa.string())),
-    ]
-    with contextlib.suppress(pa.ArrowException):
-        return columns[rng.integers(0, len(columns))]()
-    return pa.array(texts)
-
-
-def _hostile_file(rng: Rng, original: Path, path: Path) -> None:
-    """Writes a table to a path: the original damaged as bytes, or cell by cell, or another with its columns."""
-    suffix, how = original.suffix, rng.integers(0, 3)
-    if how == 0:
-        path.write_bytes(damaged(rng, original.read_bytes()))
-    elif suffix == ".parquet":
-        pq.write_table(hostile_table(rng, pq.read_table(original)), path)
-    elif suffix == ".jsonl":
-        rows = [json.loads(line) for line in original.read_text().splitlines()]
-        for row in rows:
-            if rng.random() < 0.3 and row:
-                row[str(rng.choice(list(row)))] = _hostile_value(rng)
-        path.write_text("\n".join(map(json.dumps, rows)) + "\n")
-    else:
-        separator = "\t" if suffix == ".tsv" else ","
-        lines = [line.split(separator) for line in original.read_text().splitlines()]
-        for cells in lines[int(rng.integers(0, 2)) :]:
-            if rng.random() < 0.3:
-                cells[rng.integers(0, len(cells))] = CELLS[rng.integers(0, len(CELLS))]
-        path.write_bytes("\n".join(map(separator.join, lines)).encode("utf-8", "surrogatepass"))
-
-
-def _hostile_value(rng: Rng) -> object:
-    values = (
-        None,
-        True,
-        10**30,
-        -1,
-        1e308,
-        float("nan"),
-        float("inf"),
-        [],
-        {},
-        [[1, 2], ["x"]],
-        {"bytes": "x"},
-        "\ud800",
-    )
-    return values[rng.integers(0, len(values))] if rng.random() < 0.5 else CELLS[rng.integers(0, len(CELLS))]
-
-
-def _copied(rng: Rng, original: Path, folder: Path) -> Path:
-    """Copies a folder, and damages, removes, empties or duplicates one of its files; returns the copy."""
-    copy = folder / "copy"
-    shutil.copytree(original, copy)
-    files = sorted(path for path in copy.rglob("*") if path.is_file())
-    file = files[rng.integers(0, len(files))]
-    match rng.integers(0, 8):
-        case 0:
-            file.unlink()
-        case 1:
-            file.write_bytes(files[rng.integers(0, len(files))].read_bytes())
-        case 2 if file.suffix == ".json":
-            file.write_text(json.dumps(_changed(rng, json.loads(file.read_text()))))
-        case 3 if file.suffix == ".parquet":
-            pq.write_table(hostile_table(rng, pq.read_table(file)), file)
-        case _:
-            file.write_bytes(damaged(rng, file.read_bytes()))
-    return copy
-
-
-def _changed(rng: Rng, value: object) -> object:
-    """Returns a JSON value in which one entry is another value, or missing."""
-    if isinstance(value, dict) and value and rng.random() < 0.9:
-        key = str(rng.choice(list(value)))
-        if rng.random() < 0.2:
-            return {name: entry for name, entry in value.items() if name != key}
-        return value | {key: _changed(rng, value[key])}
-    return _hostile_value(rng)
-
-
-def _chosen(rng: Rng, folder: Path, pattern: str = "*") -> Path:
-    paths = sorted(folder.glob(pattern))
-    return paths[rng.integers(0, len(paths))]
-
-
-# ------------------------------------------------------------------------------------------------------------ the kinds
+from sail_jax.semantic_ids.codebooks import SemanticIds
+from sail_jax.semantic_ids.table import SemanticIdTable
+from sail_jax.vectors.embedding_set import EmbeddingSet
 
 
 def picture(rng: Rng, originals: Path, scratch: Path) -> None:
     """Decodes a damaged picture as training and pages do."""
-    data = damaged(rng, _chosen(rng, originals / "media" / "pictures").read_bytes())
+    data = damaged(rng, chosen(rng, originals / "media" / "pictures").read_bytes())
     webp_thumbnail(data, 32)
     decode_image(data, 32)
 
@@ -353,13 +61,13 @@ def picture(rng: Rng, originals: Path, scratch: Path) -> None:
 def sound(rng: Rng, originals: Path, scratch: Path) -> None:
     """Decodes a damaged sound; or a picture or a video as one."""
     kind = "sounds" if rng.random() < 0.9 else "*"
-    decode_audio(damaged(rng, _chosen(rng, originals / "media", f"{kind}/*").read_bytes()), 16_000)
+    decode_audio(damaged(rng, chosen(rng, originals / "media", f"{kind}/*").read_bytes()), 16_000)
 
 
 def video(rng: Rng, originals: Path, scratch: Path) -> None:
     """Takes frames and sound out of a damaged video; or of a sound or a picture as one."""
     kind = "videos" if rng.random() < 0.9 else "*"
-    data = damaged(rng, _chosen(rng, originals / "media", f"{kind}/*").read_bytes())
+    data = damaged(rng, chosen(rng, originals / "media", f"{kind}/*").read_bytes())
     try:
         video_frames(data, 2)
     finally:
@@ -373,10 +81,10 @@ def items(rng: Rng, originals: Path, scratch: Path) -> None:
     (source / "a.png").write_bytes((originals / "media" / "pictures" / "png").read_bytes())
     named = {}
     for name in ("items", "pairs", "vectors"):
-        original = _chosen(rng, originals / "tables", f"{name}.*")
+        original = chosen(rng, originals / "tables", f"{name}.*")
         named[name] = original.name
         if rng.random() < 0.5:
-            _hostile_file(rng, original, source / original.name)
+            hostile_file(rng, original, source / original.name)
         else:
             shutil.copy(original, source / original.name)
     config = config_lib.default_config()
@@ -398,9 +106,9 @@ def items(rng: Rng, originals: Path, scratch: Path) -> None:
 
 def log(rng: Rng, originals: Path, scratch: Path) -> None:
     """Reads a damaged log of events, and a table of a recommender's vectors."""
-    original = _chosen(rng, originals / "tables", "events.*")
-    _hostile_file(rng, original, scratch / original.name)
-    _hostile_file(rng, originals / "tables" / "vectors.parquet", scratch / "vectors.parquet")
+    original = chosen(rng, originals / "tables", "events.*")
+    hostile_file(rng, original, scratch / original.name)
+    hostile_file(rng, originals / "tables" / "vectors.parquet", scratch / "vectors.parquet")
     config = config_lib.default_config()
     columns = {"path": original.name, "user": "user", "item": "item", "time": "time", "flags": ("like",)}
     config.logs.events.update(columns, watch_share="")
@@ -409,6 +117,8 @@ def log(rng: Rng, originals: Path, scratch: Path) -> None:
     with contextlib.suppress(SailError):
         for _ in read_vectors(scratch / "vectors.parquet"):
             pass
+    with contextlib.suppress(SailError):
+        check_rows(config, scratch, ("events",))
     count_rows(config, scratch, "events")
     check_times(config, scratch, ("events",))
     cut_time(config, scratch)
@@ -418,9 +128,9 @@ def log(rng: Rng, originals: Path, scratch: Path) -> None:
 
 def table(rng: Rng, originals: Path, scratch: Path) -> None:
     """Reads a damaged table of pairs, sequences or hard negatives that our own commands wrote."""
-    original = _chosen(rng, originals / "tables", "written_*.parquet")
+    original = chosen(rng, originals / "tables", "written_*.parquet")
     path = scratch / original.name
-    _hostile_file(rng, original, path)
+    hostile_file(rng, original, path)
     if "negatives" in original.name:
         keys = keys_path(original).read_bytes()
         keys_path(path).write_bytes(keys if rng.random() < 0.7 else damaged(rng, keys))
@@ -459,14 +169,14 @@ def override(rng: Rng, originals: Path, scratch: Path) -> None:
 def saved_config(rng: Rng, originals: Path, scratch: Path) -> None:
     """Loads the config of a run that was damaged, or changed by hand."""
     data = (originals / "run" / "config.json").read_bytes()
-    text = json.dumps(_changed(rng, json.loads(data))).encode()
+    text = json.dumps(changed(rng, json.loads(data))).encode()
     (scratch / "config.json").write_bytes(text if rng.random() < 0.7 else damaged(rng, data))
     RunDirectory(scratch).load_config()
 
 
 def embeddings(rng: Rng, originals: Path, scratch: Path) -> None:
     """Searches a folder of embeddings with a damaged, foreign or missing file."""
-    opened = EmbeddingSet(_copied(rng, _chosen(rng, originals / "embeddings"), scratch))
+    opened = EmbeddingSet(copied(rng, chosen(rng, originals / "embeddings"), scratch))
     opened.sample(5, 0)
     search = ExactSearch(opened, block=128)
     rows, scores = search.nearest(np.ones((1, search.dims), np.float32), 3)
@@ -475,7 +185,7 @@ def embeddings(rng: Rng, originals: Path, scratch: Path) -> None:
 
 def faiss_file(rng: Rng, originals: Path, scratch: Path) -> None:
     """Searches an index with a damaged, foreign or missing file."""
-    folder = _copied(rng, _chosen(rng, originals / "indexes"), scratch)
+    folder = copied(rng, chosen(rng, originals / "indexes"), scratch)
     index = FaissIndex(folder / "items.faiss")
     index.nearest(rng.normal(size=(2, index.dims)).astype(np.float32), 5)
     index.vectors(np.array([0, len(index) - 1]))
@@ -484,7 +194,7 @@ def faiss_file(rng: Rng, originals: Path, scratch: Path) -> None:
 
 def semantic_ids(rng: Rng, originals: Path, scratch: Path) -> None:
     """Assigns and looks up semantic IDs with a damaged, foreign or missing file."""
-    folder = _copied(rng, originals / "semantic_ids", scratch)
+    folder = copied(rng, originals / "semantic_ids", scratch)
     codebooks = SemanticIds.load(folder / "codebooks")
     codebooks.assign(rng.normal(size=(3, DIMS)).astype(np.float32))
     codebooks.decode(np.zeros((1, 2), np.int32))
@@ -493,7 +203,7 @@ def semantic_ids(rng: Rng, originals: Path, scratch: Path) -> None:
 
 def checkpoint(rng: Rng, originals: Path, scratch: Path) -> None:
     """Restores a run with a damaged, foreign or missing file."""
-    run = RunDirectory(_copied(rng, originals / "run", scratch))
+    run = RunDirectory(copied(rng, originals / "run", scratch))
     config = run.load_config()
     read_training_log(run)
     checkpoints = Checkpoints(run, saves=False)

@@ -7,7 +7,9 @@ from fuzz_victims import victim
 
 from experiments import fuzz_processes
 from experiments.fuzz import FINE, outcome_of, summary
-from experiments.fuzz_cases import CYCLE, KINDS, damaged, prepare, run_case
+from experiments.fuzz_cases import CYCLE, KINDS, run_case
+from experiments.fuzz_damage import damaged
+from experiments.fuzz_originals import prepare
 from sail_jax.errors import SailError
 
 
