@@ -9,7 +9,7 @@ def sweep() -> Sweep:
 import dataclasses
 import difflib
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,8 @@ class Search:
             if getattr(self, field) not in among:
                 shown = " or ".join(map(repr, among))
                 raise SailError(f"The {field} of a search is {getattr(self, field)!r}; it may be {shown}.")
-        empty = [setting for setting, values in self.settings.items() if isinstance(values, str) or not values]
+        empty = [setting for setting, how in self.settings.items() if not isinstance(how, Distribution | list | tuple)]
+        empty += [setting for setting, how in self.settings.items() if how in ([], ())]
         if self.trials < 1 or self.startup < 1 or not self.settings or empty:
             raise SailError(
                 "A search needs at least one trial and one setting, each with a distribution or a list of values"
@@ -123,8 +124,13 @@ class Sweep:
     search: Search | None = None
 
     def __post_init__(self) -> None:
-        for field in ("axes", "overrides", "seeds"):
-            object.__setattr__(self, field, tuple(getattr(self, field)))
+        for field, example in (("axes", "[grid(...)]"), ("overrides", "('train.steps=100',)"), ("seeds", "range(3)")):
+            value = getattr(self, field)
+            if isinstance(value, str) or not isinstance(value, Iterable):
+                raise SailError(f"`{field}` of a sweep takes a sequence, such as {example}, not {value!r}.")
+            object.__setattr__(self, field, tuple(value))
+        if not isinstance(self.search, Search | None):
+            raise SailError(f"`search` of a sweep takes Search({{setting: values}}, trials=N), not {self.search!r}.")
 
 
 def grid(setting: str, values: Sequence[Any]) -> Axis:
@@ -138,6 +144,9 @@ def zipped(settings: Mapping[str, Sequence[Any]]) -> Axis:
     Raises:
         SailError: there is no value, or the settings have unequal numbers of them.
     """
+    for setting, values in settings.items():
+        if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray):
+            raise SailError(f"The axis of {setting} takes a list of values, not {values!r}.")
     counts = {setting: len(values) for setting, values in settings.items()}
     if len(set(counts.values())) != 1 or 0 in counts.values():
         raise SailError(f"An axis needs equally many values for each setting, at least one; it has {counts}.")

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 
 from sail_jax import config as config_lib
 from sail_jax.config import Config
+from sail_jax.config.schema import nearest
 from sail_jax.errors import SailError
 from sail_jax.sweeps.begin import add_member
 from sail_jax.sweeps.check import Checked, check_members
 from sail_jax.sweeps.declare import Search, Sweep
 from sail_jax.sweeps.expand import probes, trial_member
-from sail_jax.sweeps.folder import SweepFolder, SweepState, read
+from sail_jax.sweeps.folder import MemberState, SweepFolder, SweepState, read
 from sail_jax.sweeps.local import Pool
 from sail_jax.sweeps.trials import Trials
 from sail_jax.sweeps.watch import last_log_lines
@@ -127,8 +128,18 @@ def _end_trial(sweep: SweepState, trials: Trials, name: str) -> None:
     if member.status.state == "pruned":
         trials.end(_number(name), None, pruned=True)
     elif member.status.state == "done":
-        try:
-            figure = json.loads(member.run.metrics.read_text(encoding="utf-8"))["trained"][sweep.record.metric]
-        except (OSError, ValueError, KeyError, TypeError):
-            figure = None
-        trials.end(_number(name), figure)
+        trials.end(_number(name), _figure(member, sweep.record.metric))
+
+
+def _figure(member: MemberState, metric: str) -> float | None:
+    """Returns the metric of a member that is done; None if it is not finite, or the file is damaged."""
+    try:
+        figures = json.loads(member.run.metrics.read_text(encoding="utf-8"))["trained"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if metric not in figures:
+        raise SailError(
+            f"The metric of the search is {metric!r}, which {member.name} does not have. Did you mean "
+            f"{nearest(metric, list(figures))}? Search for that in another --workdir."
+        )
+    return figures[metric]

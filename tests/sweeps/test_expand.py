@@ -83,6 +83,12 @@ def test_a_sweep_that_is_wrong_is_refused(axes, others, said):
     ("make", "said"),
     [
         (lambda: grid("a", []), "at least one; it has {'a': 0}"),
+        (lambda: grid("a", 3), "The axis of a takes a list of values, not 3"),
+        (lambda: grid("a", "bc"), "The axis of a takes a list of values, not 'bc'"),
+        (lambda: Sweep("b", grid("a", [1])), "`axes` of a sweep takes a sequence"),
+        (lambda: Sweep("b", overrides="a=1"), "`overrides` of a sweep takes a sequence"),
+        (lambda: Sweep("b", seeds=3), "`seeds` of a sweep takes a sequence, such as range(3), not 3"),
+        (lambda: Sweep("b", search={"a": [1]}), "`search` of a sweep takes Search("),
         (lambda: zipped({"a": [1], "b": [1, 2]}), "equally many values"),
         (lambda: variants({"x": "a=1"}), "write ('a=1',)"),
         (lambda: variants({}), "at least one"),

@@ -5,8 +5,10 @@ import sys
 import pytest
 
 from sail_jax.errors import SailError
-from sail_jax.sweeps import Search, Sweep, grid, integers, log_uniform, uniform
+from sail_jax.sweeps import Member, Search, Sweep, SweepFolder, grid, integers, log_uniform, read, uniform
 from sail_jax.sweeps.expand import probes, trial_member
+from sail_jax.sweeps.folder import Record, Status, SweepRecord
+from sail_jax.sweeps.search import _end_trial
 from sail_jax.sweeps.trials import Trials
 
 SETTINGS = {
@@ -91,6 +93,7 @@ def test_members_of_trials_and_the_ends_that_are_checked_first():
         (lambda: search(direction="up"), "'maximize' or 'minimize'"),
         (lambda: search(settings={"a": []}), "a list of values; a has none"),
         (lambda: search(settings={"a": "bc"}), "a list of values; a has none"),
+        (lambda: search(settings={"b": [1], "a": 3}), "a list of values; a has none"),
         (lambda: search(trials=0), "at least one trial"),
         (lambda: probes(Sweep("b", search=search(), axes=[grid("a", [1])], metric="m")), "leave out `axes`"),
         (lambda: probes(Sweep("b", search=search(), seeds=range(2), metric="m")), "further seeds"),
@@ -100,6 +103,17 @@ def test_members_of_trials_and_the_ends_that_are_checked_first():
 def test_searches_that_make_no_sense(made, said):
     with pytest.raises(SailError, match=said):
         made()
+
+
+def test_a_metric_that_no_member_has_ends_the_search(opened, tmp_path):
+    trials = opened()
+    folder, record = SweepFolder(tmp_path), Record(Member("trial=0,seed=0", {}, trials.ask()[0], ()), "", "")
+    folder.run("trial=0,seed=0").path.mkdir(parents=True)
+    folder.run("trial=0,seed=0").metrics.write_text('{"trained": {"i2i/recall@10": 0.5}}')
+    folder.write_status("trial=0,seed=0", Status("done"))
+    folder.write(SweepRecord("s", "b", "", "i2i/recal@10", (), (record,)))
+    with pytest.raises(SailError, match="'i2i/recal@10', which trial=0,seed=0 does not have. Did you"):
+        _end_trial(read(tmp_path), trials, "trial=0,seed=0")
 
 
 def test_optuna_is_missing(tmp_path, monkeypatch):
