@@ -4,13 +4,16 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from experiments.reproduce import arms, bases, fairness, launch, page, records, verdicts
+from experiments import ranking
+from experiments.reproduce import arms, bases, fairness, launch, page, ranked, records, verdicts
 from experiments.reproduce.__main__ import main
 from experiments.reproduce.claim import AbsentError
 from experiments.reproduce.claims import CLAIMS
 from experiments.reproduce.prepare import Preparation
+from experiments.reproduce.run import Study, build_arms, prepare_all, row_of
 from sail_jax import config as config_lib
 from sail_jax.config.schema import override, to_dict
 from sail_jax.errors import SailError
@@ -238,6 +241,41 @@ def test_a_claim_is_run_from_the_world_to_the_page(world, tmp_path, settings, mo
     assert set(found["arms"]["causal attention"]) == {"0", "1"}
     with pytest.raises(SystemExit, match=r"and says otherwise now: config.train.steps was 2, is 3"):
         main([*words, "--config.train.steps=3"])
+
+
+def test_a_preparation_that_fails_leaves_its_claim_not_run(tmp_path, monkeypatch):
+    def call(*words):
+        if words[0] == "balance":
+            raise SailError("balance failed: no disk")
+
+    monkeypatch.setattr("experiments.reproduce.prepare.call", call)
+    study = Study((CLAIMS["stages"], CLAIMS["balancing"]), tmp_path, 2, "cpu", None)
+    (row,) = prepare_all(study, build_arms(study)[0])
+    assert (row.claim.name, row.verdict, row.reason) == ("balancing", "not run", "balance failed: no disk")
+    assert row_of(study, CLAIMS["stages"]).reason == "not started"
+
+
+def test_ranking_models_are_compared_on_other_users_by_seed(tmp_path, monkeypatch):
+    rows, claim = 400, CLAIMS["semantic_ids"]
+    user, label = np.arange(rows) % 20, np.arange(rows) % 3 == 0
+    made = ranking.Impressions(user, user, np.zeros((rows, 1)), np.zeros((rows, 2)), label.astype(np.float32))
+    tested = []
+
+    def train_and_score(train, test, items, tables, seed, name):
+        tested.append((seed, set(test.user.tolist())))
+        return test.label if tables else np.zeros(len(test.label))
+
+    monkeypatch.setattr(ranking, "read_impressions", lambda config, source: (made, made, {}))
+    monkeypatch.setattr(ranking, "read_vectors", lambda folder, items: None)
+    monkeypatch.setattr(ranking, "train_and_score", train_and_score)
+    ranked.rank(claim, None, tmp_path, tmp_path / "out", 2)
+    with pytest.raises(SailError, match="failed: FileNotFoundError.*ids.parquet"):
+        ranked.read_ranked(claim, tmp_path / "out", 2)
+    monkeypatch.setattr(ranking, "read_codes", lambda path, items: None)
+    ranked.rank(claim, None, tmp_path, tmp_path / "out", 2)
+    assert not tested[0][1] & tested[2][1] and tested[0] == tested[1]
+    row = verdicts.judge(claim, claim.figure, *ranked.read_ranked(claim, tmp_path / "out", 2), 2)
+    assert (row.verdict, row.difference.interval.mean) == ("confirmed", 0.5)
 
 
 def test_members_of_a_cluster_are_submitted_in_the_order_of_their_forks(tmp_path, monkeypatch):

@@ -22,8 +22,8 @@ from experiments.reproduce.bases import SCALES
 from experiments.reproduce.claims import CLAIMS
 from experiments.reproduce.launch import job_request
 from experiments.reproduce.page import markdown, verdict_counts, write_page
-from experiments.reproduce.records import declare, declared
-from experiments.reproduce.run import Plan, Study, build_arms, check_all, declarations, measure, row_of
+from experiments.reproduce.records import declare, declared, require_unchanged
+from experiments.reproduce.run import Plan, Study, build_arms, check_all, declarations, measure, prepare_all, row_of
 from experiments.reproduce.verdicts import Row, with_holm
 from sail_jax import config as config_lib
 from sail_jax.cli.parser import split_settings
@@ -87,21 +87,27 @@ def _run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     study.folder.mkdir(parents=True, exist_ok=True)
     with owning(RunDirectory(study.folder)):
         if not options.report:
-            _run_missing(study, arms, options, absent)
+            absent += _run_missing(study, arms, options, absent)
         rows = _write(study, options, absent)
     print(markdown(rows))
     print(f"\n{verdict_counts(rows)}. Page: {study.folder / 'results' / 'reproduction.html'}")
 
 
-def _run_missing(study: Study, arms: dict[str, Arms], options: argparse.Namespace, absent: Sequence[Row]) -> None:
-    """Prepares, checks and declares the claims, then runs what is missing of each; the page follows."""
-    if study.config is None:
-        study.preparation.make(study.claims)
-    checked = check_all(study, arms.values())
-    declare(study.folder, declarations(study, arms))
-    for name, one in arms.items():
+def _run_missing(study: Study, arms: dict[str, Arms], options: argparse.Namespace, absent: list[Row]) -> list[Row]:
+    """Prepares, checks and declares the claims, then runs what is missing of each; the page follows.
+
+    Returns:
+        The rows of claims for which the preparation failed.
+    """
+    require_unchanged(study.folder, declarations(study, arms))
+    failed = prepare_all(study, arms)
+    ready = {name: one for name, one in arms.items() if one.claim not in [row.claim for row in failed]}
+    checked = check_all(study, ready.values())
+    declare(study.folder, declarations(study, ready))
+    for name, one in ready.items():
         measure(study, one, checked.get(name), lambda line: print(line, flush=True))
-        _write(study, options, absent)
+        _write(study, options, [*absent, *failed])
+    return failed
 
 
 def _study(options: argparse.Namespace, overrides: Sequence[str]) -> Study:

@@ -35,8 +35,8 @@ def digest(values: Mapping[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
-def declare(folder: Path, declarations: Mapping[str, Mapping[str, Any]]) -> None:
-    """Adds declarations to the record of a folder.
+def require_unchanged(folder: Path, declarations: Mapping[str, Mapping[str, Any]]) -> None:
+    """Checks that claims that were declared in a folder are declared alike.
 
     Raises:
         SailError: the record cannot be read, or has another declaration of one of the claims.
@@ -50,9 +50,18 @@ def declare(folder: Path, declarations: Mapping[str, Mapping[str, Any]]) -> None
                 f"{_changed(before, values)}. What is tested is not changed after it: put it back, or name another "
                 "--workdir."
             )
+
+
+def declare(folder: Path, declarations: Mapping[str, Mapping[str, Any]]) -> None:
+    """Adds declarations to the record of a folder.
+
+    Raises:
+        SailError: as `require_unchanged`.
+    """
+    require_unchanged(folder, declarations)
     fresh = {name: {"digest": digest(values), "declaration": dict(values)} for name, values in declarations.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    commit_json(folder / FILE, there | fresh)
+    commit_json(folder / FILE, declared(folder) | fresh)
 
 
 def declared(folder: Path) -> dict[str, Any]:

@@ -130,6 +130,17 @@ def check(arms: Arms, sweep: Sweep) -> list[Checked]:
     return checked
 
 
+def prepare_all(study: Study, arms: Mapping[str, Arms]) -> list[Row]:
+    """Makes what the claims start from; returns the rows of those for which that failed."""
+    rows = []
+    for one in arms.values() if study.config is None else ():
+        try:
+            study.preparation.make([one.claim])
+        except SailError as error:
+            rows.append(Row(one.claim, one.figure, NOT_RUN, str(error)))
+    return rows
+
+
 def check_all(study: Study, arms: Iterable[Arms]) -> dict[str, tuple[Sweep, list[Checked]]]:
     """Returns {claim: its sweep and members}, of the claims that train.
 
