@@ -198,7 +198,7 @@ def test_the_page_has_every_claim_with_its_verdict_or_its_reason(tmp_path):
     text = path.read_text()
     assert "failed: no disk" in text and "1 confirmed, 1 not run" in text and text.count("<svg") == 1
     line = next(line for line in (tmp_path / "reproduction.md").read_text().splitlines() if "prompts" in line)
-    assert "| 50.0 % | 52.0 % | +2.0 | +0.8 to +3.2 | confirmed | stands |" in line
+    assert "| 50.0 % | 52.0 % | +2.0 | +0.8 to +3.2 | confirmed, also after Holm |" in line
     figures = json.loads((tmp_path / "reproduction.json").read_text())["claims"]
     assert figures["prompts"]["declared"] == "abc" and figures["cosent"]["reason"].endswith("no disk")
 
