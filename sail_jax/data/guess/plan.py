@@ -10,28 +10,21 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from sail_jax.data.guess.copies import ID, Source, copy_arrow, copy_files, copy_table, copy_tars
 from sail_jax.data.guess.inventory import Inventory, take_inventory
+from sail_jax.data.guess.items_table import EXAMPLE, ITEM_WORDS, MEDIA, choose_items, id_column
 from sail_jax.data.guess.readings import FIELDS, SPLITS, Reading, rivals, time_unit, words_of
-from sail_jax.data.guess.tables import Choose, ReadTable, read_table, read_tables
+from sail_jax.data.guess.tables import Choose, ReadTable
 from sail_jax.data.ingest.cells import id_cell, is_empty, list_cell
-from sail_jax.data.ingest.sources import assumed_separators
 from sail_jax.data.media.folders import kind_of
 from sail_jax.data.tables import is_held_out
 from sail_jax.errors import SailError
 
-_MEDIA = {"image": "frames", "video": "video", "audio": "audio"}
 _LETTERS = {"image": "V", "video": "V", "audio": "A"}
 _SURE = 0.5  # numbers of few values are no labels
 _FEWEST = 8  # pairs of a table that trains
 _REFERENCES = 4  # tables of pairs and queries that a config names
-_ITEM_WORDS = {"item", "items", "product", "products", "movies", "videos", "metadata", "catalog", "catalogue", "posts"}
 _QUERY_WORDS = {"query", "q", "source", "src", "anchor", "left", "a", "from", "user"}
 _TARGET_WORDS = {"target", "positive", "right", "b", "to", "related", "similar", "answer", "doc"}
-_EXAMPLE = (
-    "A table could be items.csv, with the lines `item_id,image,title` and `1,images/1.jpg,a red car`, beside a folder "
-    "images/; pairs of items could be pairs.csv, with the lines `query_id,target_id` and `1,2`."
-)
 
 
 class Finding(NamedTuple):
@@ -118,105 +111,13 @@ def understand(folder: Path, target: Path, choose: Choose) -> Plan:
     """
     found, beside = take_inventory(folder), target.with_name(f"{target.name}_items")
     try:
-        return _understand(found, beside, choose)
+        notes: list[str] = []
+        items, others = choose_items(found, beside, choose, notes)
+        return _Planner(found, items, others, notes).plan()
     except SailError:  # nothing is left of what was written for it
         for suffix in (".jsonl", ".parquet"):
             beside.with_name(f"{beside.name}{suffix}").unlink(missing_ok=True)
         raise
-
-
-def _understand(found: Inventory, beside: Path, choose: Choose) -> Plan:
-    notes: list[str] = []
-    choose = _asked_once(choose)
-    tables = read_tables(found, choose) if found.tables and not found.arrows else []
-    notes += filter(None, (assumed_separators(table.path, table.parts) for table in tables))
-    if not any(map(_worth, tables)):
-        tables = [_copied(found, beside, choose, notes), *tables]
-    items = max(tables, key=_worth)
-    others = [table for table in tables if table is not items]
-    items, others = _readable(found, items, others, beside, choose, notes)
-    return _Planner(found, items, others, notes).plan()
-
-
-def _asked_once(choose: Choose) -> Choose:
-    """Returns the same choice, which is made once for the column of a table and of its copy."""
-    made: dict[tuple[str, tuple[str, ...]], Reading] = {}
-
-    def choose_once(table: str, column: str, readings: Sequence[Reading], samples: Sequence[str]) -> Reading:
-        key = column, tuple(samples)
-        if key not in made:
-            made[key] = choose(table, column, readings, samples)
-        return next((reading for reading in readings if reading.kind == made[key].kind), made[key])
-
-    return choose_once
-
-
-def _worth(table: ReadTable) -> float:
-    """Returns how much a table looks like one of items; 0 if it cannot be."""
-    media, texts = table.columns("image", "video", "audio"), table.columns("text", "tags")
-    facts = len(table.columns("label", "vector"))
-    if table.columns("user") and table.columns("time") or not (media or texts):
-        return 0.0
-    named = bool(set(words_of(Path(table.path).stem)) & _ITEM_WORDS)
-    return 0.1 + 4 * len(media) + len(texts) + 2 * bool(table.columns("id")) + 0.5 * facts + 2 * named
-
-
-def _copied(found: Inventory, beside: Path, choose: Choose, notes: list[str]) -> ReadTable:
-    """Writes the table of what ingestion cannot read directly, and reads it."""
-    if found.arrows:
-        path, what = copy_arrow(found, beside), "the Arrow files, as `datasets` saved them"
-    elif found.tars:
-        path, what = copy_tars(found, beside), "the samples of the tar archives"
-    elif found.media:
-        path, what = copy_files(found, beside), "the media files, those of one stem as one item"
-    else:
-        raise SailError(f"No sense can be made of {found.folder}: it holds {found}. {_EXAMPLE}")
-    notes.append(f"{path} was written: {what}.")
-    return read_table(found, str(path.absolute()), [path], choose)
-
-
-def _readable(
-    found: Inventory, items: ReadTable, others: list[ReadTable], beside: Path, choose: Choose, notes: list[str]
-) -> tuple[ReadTable, list[ReadTable]]:
-    """Writes the table of items again where it has no ids, or its media are not relative to the folder of data."""
-    same = [table for table in others if set(table.sample.columns) == set(items.sample.columns)]
-    media = [name for name in items.columns(*_MEDIA) if _holds_paths(items, name)]
-    number = ""
-    if not _id_column(items) or _ids_repeat([items, *same]):
-        number = next(name for name in (ID, "row_id", "sail_row_id") if name not in items.sample.columns)
-    if not (number or same or (items.prefix and media)):
-        return items, others
-    tables = [items, *same]
-    sources = [Source(file, table.prefix) for table in tables for file in table.parts]
-    path = copy_table(sources, media, number, beside)
-    why = [f"of {' and '.join(table.path for table in tables)}"]
-    why += [f"with the rows numbered as {number}, as no column has an id of each row"] if number else []
-    why += [f"with paths of media from {found.folder} on"] if any(table.prefix for table in tables) else []
-    notes.append(f"{path} was written: a copy {', '.join(why)}.")
-    return read_table(found, str(path.absolute()), [path], choose), [t for t in others if t not in same]
-
-
-def _holds_paths(table: ReadTable, column: str) -> bool:
-    first = table.sample.values(column)[0]
-    return isinstance(first, str) or (isinstance(first, list) and isinstance(first[0], str))
-
-
-def _id_column(table: ReadTable) -> str:
-    """Returns the column of ids: one that says so, else a column of media whose files all differ."""
-    if found := table.best("id"):
-        added = [name for name in (ID, "row_id", "sail_row_id") if name in table.columns("id")]
-        return (*added, found)[0]
-    for name in [*table.columns(*_MEDIA), *table.columns("lost")]:
-        cells = table.sample.values(name)
-        if len(set(map(str, cells))) == len(table.sample.rows) and isinstance(cells[0], str):
-            return name
-    return ""
-
-
-def _ids_repeat(tables: Sequence[ReadTable]) -> bool:
-    """Returns whether an id of the samples of some tables stands in more than one of them."""
-    ids = [set(map(str, table.sample.values(_id_column(table)))) for table in tables if _id_column(table)]
-    return len(set().union(*ids)) < sum(map(len, ids))
 
 
 class _Planner:
@@ -225,7 +126,7 @@ class _Planner:
     def __init__(self, found: Inventory, items: ReadTable, others: list[ReadTable], notes: list[str]) -> None:
         self._found, self._items, self._others, self._notes = found, items, others, notes
         self._taken: dict[tuple[str, str], tuple[str, str]] = {}
-        self._id = _id_column(items)
+        self._id = id_column(items)
         self._ids = {id_cell(cell): row for row, cell in self._cells(items, self._id)}
 
     @staticmethod
@@ -278,7 +179,7 @@ class _Planner:
         """Returns the settings of the items' source but for texts, and the media that items have."""
         items, source, letters = self._items, {"id": self._id}, ""
         self._take(items, self._id, "id")
-        for kind, setting in _MEDIA.items():
+        for kind, setting in MEDIA.items():
             if columns := items.columns(kind):
                 source[setting] = columns[0]
                 letters += _LETTERS[kind]
@@ -390,7 +291,7 @@ class _Planner:
         known = sum(entry in self._ids for entry in entries)
         # Of many items, the sample has few: then the name decides.
         words, many = set(words_of(column)), not self._items.sample.complete
-        named = bool(words & {"id", "ids"}) and bool(words & (_QUERY_WORDS | _TARGET_WORDS | _ITEM_WORDS))
+        named = bool(words & {"id", "ids"}) and bool(words & (_QUERY_WORDS | _TARGET_WORDS | ITEM_WORDS))
         same_name = column == self._id or column.removesuffix("s") == self._id
         return known >= max(1, 0.5 * len(entries)) or (same_name and (many or known > 0)) or (named and many)
 
@@ -476,7 +377,7 @@ class _Planner:
         raise SailError(
             f"{self._found.folder} holds {self._found}. Of that {told[modalities]} can be used ({columns}), and "
             "nothing that belongs together: a model learns from captions, labels, pairs of items or queries. "
-            f"{_EXAMPLE}"
+            f"{EXAMPLE}"
         )
 
     def _findings(self) -> Iterator[Finding]:
