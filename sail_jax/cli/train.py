@@ -58,9 +58,9 @@ def train_and_print(config: Config, workdir: Path, *, profile: tuple[int, int] |
         workdir: the run directory.
         profile: first and last step to trace.
     """
+    from sail_jax.runs.cuts import say_cuts
     from sail_jax.runs.directory import RunDirectory
     from sail_jax.training.loop import train
-    from sail_jax.training.training_log import say_cuts
 
     result = train(config, workdir, profile=profile)
     files = RunDirectory(workdir)

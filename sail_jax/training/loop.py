@@ -64,7 +64,7 @@ class TrainResult:
         steps: steps done at the end.
         seconds: wall-clock time of this call's stages, with compilation and mining.
         bad_records: records that could not be loaded.
-        cuts: what did not fit into the batches of this process; see `training_log.say_cuts`.
+        cuts: what did not fit into the batches of this process; see `runs.cuts.say_cuts`.
     """
 
     state: TrainState

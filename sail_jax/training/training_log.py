@@ -13,6 +13,7 @@ import numpy as np
 from sail_jax.data.pipeline import LoadedBatch
 from sail_jax.errors import DiskError
 from sail_jax.files import commit_bytes
+from sail_jax.runs.cuts import CUTS
 from sail_jax.runs.directory import RunDirectory, read_training_log
 from sail_jax.sharding.device_memory import peak_memory
 from sail_jax.training.time_spent import ACTIVITIES, TimeSpent
@@ -26,24 +27,10 @@ _NOT_IN_ALL = re.compile(r"^scale/|(^|/)(mean_norm|effective_dimension)$")
 # Seconds after which the log of a run in a bucket is uploaded again.
 _UPLOAD_EVERY = 60.0
 
-# What is cut -> what it is, and the setting that leaves room for more.
-_CUTS = {
-    "media_cut": ("frames and clips", "data.frame_budget or data.clip_budget"),
-    "text_cut": ("text tokens", "data.text_budget"),
-    "prompt_cut": ("text tokens", "prompt.max_tokens"),
-    "items_cut": ("items of histories", "distinct_items of the data set"),
-}
-
 
 def cuts_of(loaded: LoadedBatch) -> dict[str, int]:
     """Returns what did not fit into a batch, by its name in the log."""
-    return {name: getattr(loaded, name) for name in _CUTS}
-
-
-def say_cuts(cuts: Mapping[str, int]) -> str:
-    """Returns a sentence on what was cut, with the settings to raise; empty if nothing was."""
-    parts = [f"{cuts[name]:,} {what} (raise {setting})" for name, (what, setting) in _CUTS.items() if cuts.get(name, 0)]
-    return f"Cut to fit: {', '.join(parts)}." if parts else ""
+    return {name: getattr(loaded, name) for name in CUTS}
 
 
 class TrainingLog:

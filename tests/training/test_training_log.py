@@ -6,11 +6,12 @@ import re
 import pytest
 
 from sail_jax.data.pipeline import LoadedBatch
+from sail_jax.runs.cuts import say_cuts
 from sail_jax.runs.directory import RunDirectory, read_training_log
 from sail_jax.training import time_spent as time_lib
 from sail_jax.training import training_log as log_lib
 from sail_jax.training.time_spent import TimeSpent
-from sail_jax.training.training_log import TrainingLog, cuts_of, say_cuts
+from sail_jax.training.training_log import TrainingLog, cuts_of
 from sail_jax.training.work import Work
 
 LOADED = LoadedBatch((), 1, (0,), None, (), 0, 0)
