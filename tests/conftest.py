@@ -3,6 +3,8 @@
 import gc
 import os
 import shutil
+import subprocess
+import tarfile
 import tempfile
 
 if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker has the environment of the process that started it
@@ -26,6 +28,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker has the environment of t
     os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for a hub
 # Traces are many small objects that live on; looking for circles among them every 700 takes a twentieth of the time.
 gc.set_threshold(100_000, 50, 100)
+AXE = "axe-core@4.14.1"  # checks pages for what assistive technology cannot read
 # Where transformers puts the code of exported models; else a folder in the user's home.
 _code = tempfile.TemporaryDirectory(prefix="sail-jax-code-")
 os.environ["HF_MODULES_CACHE"] = _code.name
@@ -108,6 +111,22 @@ def browser():
         browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory):
+    """The path of axe-core's script, which npm fetches; the test is skipped where it cannot."""
+    if shutil.which("npm") is None:
+        pytest.skip("needs npm, for axe-core")
+    folder = tmp_path_factory.mktemp("axe")
+    fetched = subprocess.run(
+        ["npm", "pack", "--silent", AXE], cwd=folder, capture_output=True, timeout=120, check=False
+    )
+    if fetched.returncode:
+        pytest.skip(f"npm cannot fetch {AXE}")
+    with tarfile.open(next(folder.glob("*.tgz"))) as archive:
+        archive.extract("package/axe.min.js", folder, filter="data")
+    return folder / "package/axe.min.js"
 
 
 def pytest_collection_modifyitems(items):

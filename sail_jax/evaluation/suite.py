@@ -27,7 +27,7 @@ from sail_jax.evaluation.vector_sources import ModelVectors, StoredVectors, Vect
 from sail_jax.patterns import MODALITY_SETS, Pattern
 from sail_jax.sharding.process_group import everyone
 
-_SAMPLE = 1500  # rows of the corpus whose vectors are kept, for a map
+_SAMPLE = 10_000  # rows of the corpus whose vectors are kept, for a map
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class TaskResult:
         rows: [Q, 8] int64, the nearest rows of the corpus; None unless it is a main result.
         cosines: [Q, 8] float32, likewise.
         histograms: "edges", "positive" and "negative" of the cosines; None where separability is not measured.
-        sample: rows of the corpus, at most 1,500, and their vectors [n, D]; only of main results, and not of TF-IDF.
+        sample: rows of the corpus, at most 10,000, and their vectors [n, D]; only of main results, and not of TF-IDF.
         own_view: whether it is the task's own view.
         full: whether `width` is the full width.
         chance: recall or accuracy of a random ranking; None for TF-IDF and for views that are only in the matrix.

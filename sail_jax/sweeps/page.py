@@ -8,6 +8,7 @@ import numpy as np
 
 from sail_jax.evaluation.metrics.seeds import Interval, over_seeds
 from sail_jax.evaluation.report.charts import band_charts, file_name
+from sail_jax.evaluation.report.directions import lower_is_better
 from sail_jax.evaluation.report.figures import Chart
 from sail_jax.evaluation.report.page import Page, png_folder
 from sail_jax.evaluation.report.seed_groups import CAPTION, SeedGroup, best_group, seed_table
@@ -16,7 +17,6 @@ from sail_jax.evaluation.report.tables import (
     BOUNDS,
     format_change,
     is_share,
-    lower_is_better,
     main_metrics,
     scroll_table,
 )

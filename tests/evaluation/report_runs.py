@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from sail_jax.data.thumbnail import thumbnail
-from sail_jax.evaluation.report.data import RunReport, SpaceMap, StoredResult
+from sail_jax.evaluation.report.data import RunReport, SpaceMap, StoredResult, TaskFailures, WorstQuery
 from sail_jax.evaluation.report.gallery import Card, GalleryRow
 from sail_jax.patterns import MODALITY_SETS, parse_pattern
 
@@ -99,7 +99,24 @@ def space_map(task="i2i", count=300, seed=0):
     kinds = rng.integers(0, 12, count)
     points = rng.normal(size=(12, 2))[kinds] * 20 + rng.normal(size=(count, 2)) * 3
     labels = [f"topic {kind}" if kind < 11 else "" for kind in kinds]
-    return SpaceMap(task, np.round(points, 2).tolist(), labels)
+    near = np.argsort(np.linalg.norm(points[:, None] - points[None], axis=-1), axis=1)[:, 1:9] if count < 1000 else None
+    return SpaceMap(
+        task,
+        np.round(points, 2).tolist(),
+        labels,
+        ids=[f"item{number}" for number in range(count)],
+        captions=[f"the words of item {number}" for number in range(count)],
+        modalities=["VT" if number % 2 else "T" for number in range(count)],
+        all_labels=[[label, "odd"] if label and number % 2 else [] for number, label in enumerate(labels)],
+        sheets=[thumbnail(picture(seed=sheet)) for sheet in range(-(-count // 256))],
+        neighbours=[[1, 2]] * count if near is None else near.tolist(),
+    )
+
+
+def failures(task="i2i"):
+    missed, wanted = gallery()[0], Card("w", "the right one", thumbnail(picture(seed=3)))
+    worst = [WorstQuery(missed, wanted, ["The query lacks sound."])] * 3
+    return TaskFailures(task, 1227, 300, 8, worst, 0.4)
 
 
 def run(name="quick & small", good=0.45, seed=0, **changes):
@@ -110,6 +127,7 @@ def run(name="quick & small", good=0.45, seed=0, **changes):
         "facts": {"Steps": "400 of 400, 64 pairs each", "Parameters": "1,234,567"},
         "gallery": gallery(),
         "maps": [space_map(seed=seed)],
+        "failures": [failures()],
         "settings": {"model": {"llm": {"width": 1536 + seed}}, "names": (1, 2), "empty": {}},
     }
     return RunReport(name, **(values | changes))

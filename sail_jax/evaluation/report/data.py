@@ -61,11 +61,60 @@ class SpaceMap:
         task: name of the task.
         points: [N, 2].
         labels: [N] first label of each item; empty for an item without labels.
+        ids: [N] ids; empty in files of earlier versions, as all that follows.
+        captions: [N] short texts.
+        modalities: [N] what each item has, of "VTA".
+        all_labels: [N] all labels of each item.
+        sheets: pictures of `SHEET` items each, in their order, as data URIs; an item without a picture leaves its
+            place empty.
+        neighbours: [N, K] the nearest of these items, by their vectors.
     """
 
     task: str
     points: Sequence[Sequence[float]]
     labels: Sequence[str]
+    ids: Sequence[str] = ()
+    captions: Sequence[str] = ()
+    modalities: Sequence[str] = ()
+    all_labels: Sequence[Sequence[str]] = ()
+    sheets: Sequence[str] = ()
+    neighbours: Sequence[Sequence[int]] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class WorstQuery:
+    """A query that finds nothing right, with what it should have found.
+
+    Attributes:
+        row: the query and what it finds.
+        wanted: one of its right answers.
+        why: what may explain it.
+    """
+
+    row: GalleryRow
+    wanted: Card
+    why: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskFailures:
+    """What failed on a task.
+
+    Attributes:
+        task: name of the task.
+        queries: number of queries that have a right answer.
+        missed: how many of them find none among the first `found`.
+        found: number of items looked at for each query.
+        worst: queries that find nothing right, those first that are surest of it.
+        doubtful: share of the wrong items found that carry a label of a right answer, of a sample; None without labels.
+    """
+
+    task: str
+    queries: int
+    missed: int
+    found: int
+    worst: Sequence[WorstQuery] = ()
+    doubtful: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +129,7 @@ class RunReport:
         facts: label -> value: steps, parameters, duration, versions.
         gallery: queries with their nearest items.
         maps: one map per task.
+        failures: what failed, one per task.
         settings: the config as nested dicts, as it was evaluated.
         config: the config as nested dicts, as it was trained; empty where that is not known.
     """
@@ -91,6 +141,7 @@ class RunReport:
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     gallery: Sequence[GalleryRow] = ()
     maps: Sequence[SpaceMap] = ()
+    failures: Sequence[TaskFailures] = ()
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -101,6 +152,7 @@ def write_report_data(path: Path, run: RunReport) -> None:
         "facts": dict(run.facts),
         "gallery": [dataclasses.asdict(row) for row in run.gallery],
         "maps": [dataclasses.asdict(space) for space in run.maps],
+        "failures": [dataclasses.asdict(failures) for failures in run.failures],
         "settings": run.settings,
     }
     _write(path, _FORMAT | parts)
@@ -191,6 +243,7 @@ def _read_parts(path: Path, again: str) -> dict[str, Any]:
             "facts": tree["facts"],
             "gallery": [_gallery_row(row) for row in tree["gallery"]],
             "maps": [SpaceMap(**space) for space in tree["maps"]],
+            "failures": [_task_failures(of_task) for of_task in tree.get("failures", ())],
             "settings": tree["settings"],
         }
     except (KeyError, TypeError) as error:
@@ -199,3 +252,8 @@ def _read_parts(path: Path, again: str) -> dict[str, Any]:
 
 def _gallery_row(row: Mapping[str, Any]) -> GalleryRow:
     return GalleryRow(row["task"], Card(**row["query"]), [Card(**card) for card in row["results"]])
+
+
+def _task_failures(tree: Mapping[str, Any]) -> TaskFailures:
+    worst = [WorstQuery(_gallery_row(of["row"]), Card(**of["wanted"]), of["why"]) for of in tree["worst"]]
+    return TaskFailures(**{**tree, "worst": worst})

@@ -1,9 +1,11 @@
 """Draws the charts of the report with matplotlib, as SVG inside the page and as PNG files beside it."""
 
 import contextlib
+import csv
 import dataclasses
 import html
 import io
+import itertools
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,11 +35,20 @@ class Chart:
         name: file name of its PNG, without the suffix.
         label: a description for screen readers.
         figure: the drawing; on the page, the colour `INK` becomes the colour of the text.
+        rows: the values that it shows, a row of heads first.
     """
 
     name: str
     label: str
     figure: Figure
+    rows: Sequence[Sequence[object]] = ()
+
+    @property
+    def csv(self) -> str:
+        """Returns the values as CSV."""
+        buffer = io.StringIO()
+        csv.writer(buffer, lineterminator="\n").writerows(self.rows)
+        return buffer.getvalue()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +186,7 @@ def curves_chart(
     grid(axes)
     if len(lines) > 1:
         legend(figure)
-    return Chart(name, f"{title} over training steps", figure)
+    return Chart(name, f"{title} over training steps", figure, _rows_of(lines, "step", unit))
 
 
 def smoothed(values: Sequence[float]) -> np.ndarray:
@@ -216,7 +227,7 @@ def widths_chart(name: str, title: str, metric: str, lines: Sequence[Line]) -> C
     grid(axes)
     if len(lines) > 1:
         legend(figure)
-    return Chart(name, f"{title}: {metric} by Matryoshka size", figure)
+    return Chart(name, f"{title}: {metric} by Matryoshka size", figure, _rows_of(lines, "dimensions", metric))
 
 
 def separability_chart(name: str, title: str, panels: Sequence[tuple[str, Mapping[str, Sequence[float]]]]) -> Chart:
@@ -244,7 +255,22 @@ def separability_chart(name: str, title: str, panels: Sequence[tuple[str, Mappin
     legend(figure)
     axes[-1].set_xlabel("cosine", color=INK, fontsize=9)
     figure.supylabel("share of pairs", color=INK, fontsize=9)
-    return Chart(name, f"{title}: cosines of relevant and of other pairs", figure)
+    rows = [(heading, *bin_) for heading, of in panels for bin_ in _bins(of)]
+    heads = ("model", "cosine from", "to", "relevant", "other")
+    return Chart(name, f"{title}: cosines of relevant and of other pairs", figure, [heads, *rows])
+
+
+def _bins(histogram: Mapping[str, Sequence[float]]) -> Iterator[tuple[float, ...]]:
+    """Yields the ends of each bin with its two counts."""
+    ends = itertools.pairwise(histogram["edges"])
+    for (low, high), positive, negative in zip(ends, histogram["positive"], histogram["negative"], strict=True):
+        yield low, high, positive, negative
+
+
+def _rows_of(lines: Sequence[Line], x: str, y: str) -> list[tuple[object, ...]]:
+    """Returns the values of lines, a row of heads first."""
+    rows = [(line.label, *point) for line in lines for point in zip(line.x, line.y, strict=True)]
+    return [("line", x, y), *rows]
 
 
 def _range(histograms: Sequence[Mapping[str, Sequence[float]]]) -> tuple[float, float]:
@@ -286,7 +312,13 @@ def bars_chart(name: str, title: str, metric: str, views: Sequence[str], groups:
     grid(axes, "x")
     if len(groups) > 1:
         legend(figure)
-    return Chart(name, f"{title}: {metric} by what is shown", figure)
+    rows = [
+        (group.label, views[place], value)
+        for group in groups
+        for place, value in zip(group.x, group.y, strict=True)
+        if np.isfinite(value)
+    ]
+    return Chart(name, f"{title}: {metric} by what is shown", figure, [("model", "view", metric), *rows])
 
 
 def matrix_chart(name: str, title: str, metric: str, values: Mapping[tuple[str, str], float], limit: float) -> Chart:
@@ -318,7 +350,9 @@ def matrix_chart(name: str, title: str, metric: str, values: Mapping[tuple[str, 
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.set_xlabel("shown of the target", color=INK, fontsize=9)
     axes.set_ylabel("shown of the query", color=INK, fontsize=9)
-    return Chart(name, f"{title}: {metric} in per cent by the modalities of both sides", figure)
+    rows = [(*view, value) for view, value in values.items()]
+    label = f"{title}: {metric} in per cent by the modalities of both sides"
+    return Chart(name, label, figure, [("query", "target", metric), *rows])
 
 
 def map_chart(
@@ -347,4 +381,5 @@ def map_chart(
     axes.spines[:].set_visible(False)
     if named:
         legend(figure, handletextpad=0.2, markerscale=2 if size < 10 else 1.2, fontsize=8, handlelength=1.4)
-    return Chart(name, f"{title}: a map of the items", figure)
+    rows = [(*point, label) for point, label in zip(points, labels, strict=True)]
+    return Chart(name, f"{title}: a map of the items", figure, [("x", "y", "label"), *rows])

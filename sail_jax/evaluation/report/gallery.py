@@ -67,6 +67,20 @@ def gallery_html(galleries: Sequence[tuple[str, Sequence[GalleryRow]]], limit: i
     return "".join(sheets), len(blocks), len(queries)
 
 
+def row_html(row: GalleryRow, most: int, wanted: Card | None = None, note: str = "") -> str:
+    """Returns the HTML of a query with its nearest items.
+
+    Args:
+        row: the query.
+        most: number of items shown.
+        wanted: a right answer that it does not find, shown first.
+        note: a text below them.
+    """
+    first = "" if wanted is None else f'<li class="wanted">{_card(wanted)}<div class="foot">should be found</div></li>'
+    below = f'<p class="caption">{html.escape(note)}</p>' if note else ""
+    return _row(row.query, f'<ol class="results">{first}{"".join(map(_result, row.results[:most]))}</ol>{below}')
+
+
 def _by_query(galleries: Sequence[tuple[str, Sequence[GalleryRow]]]) -> dict[tuple, list[tuple[str, GalleryRow]]]:
     """Groups the rows by query: {(task, id, text, number of equal queries before): [(run, row)]}.
 
@@ -95,14 +109,16 @@ def _block(found: Sequence[tuple[str, GalleryRow]], *, named: bool) -> str:
         + f'<ol class="results">{"".join(map(_result, row.results))}</ol>'
         for name, row in found
     )
-    return (
-        f'<div class="row"><div class="query">{_card(found[0][1].query)}</div><div class="strips">{strips}</div></div>'
-    )
+    return _row(found[0][1].query, strips)
+
+
+def _row(query: Card, strips: str) -> str:
+    return f'<div class="row"><div class="query">{_card(query)}</div><div class="strips">{strips}</div></div>'
 
 
 def _result(card: Card) -> str:
     score = "" if card.score is None else f"<span>{card.score:.2f}</span>"
-    mark = '<span class="check">✓ relevant</span>' if card.relevant else ""
+    mark = '<span class="check">✓ right</span>' if card.relevant else '<span class="cross">✗</span>'
     kind = "relevant" if card.relevant else "other"
     return f'<li class="{kind}">{_card(card)}<div class="foot">{score}{mark}</div></li>'
 

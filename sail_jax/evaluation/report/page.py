@@ -1,12 +1,17 @@
 """Writes the report of one run, or of several side by side, as one HTML file.
 
 The file needs no other file: pictures are data URIs, charts are inline SVG that follows the light or dark colour
-scheme, and there is no script. The charts are written beside it as PNGs too.
+scheme, and its own scripts sort tables, save charts and draw the map. The charts are written beside it as PNGs too.
 """
 
+import base64
+import dataclasses
+import hashlib
 import html
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from sail_jax.buckets import put_changed
 from sail_jax.evaluation.report.charts import (
@@ -18,15 +23,17 @@ from sail_jax.evaluation.report.charts import (
     widths_charts,
 )
 from sail_jax.evaluation.report.data import RunReport
+from sail_jax.evaluation.report.explorer import SCRIPTS, explorer_html
+from sail_jax.evaluation.report.failures import failures_html
 from sail_jax.evaluation.report.figures import Chart, inline_svg, save_png
 from sail_jax.evaluation.report.gallery import gallery_html
 from sail_jax.evaluation.report.seed_groups import CAPTION, SeedGroup, group_by_seed, seed_table
+from sail_jax.evaluation.report.story import first_screen
 from sail_jax.evaluation.report.style import STYLE
 from sail_jax.evaluation.report.tables import (
     BOUNDS,
     facts,
     further_table,
-    headline,
     headline_metric,
     main_figures,
     main_metrics,
@@ -36,20 +43,24 @@ from sail_jax.evaluation.report.tables import (
     task_table,
     tasks_of,
 )
+from sail_jax.evaluation.report.words import glossary
 from sail_jax.files import commit_bytes
 
-# Keep the page below 3 MB: charts beyond the first limit are PNGs only, and the gallery fills the page to the second.
+# Keep the page below 8 MB: charts beyond the first limit are PNGs only, the map has the second one, and the gallery
+# fills the page to the last.
 _CHART_LIMIT = 1_500_000
-_PAGE_LIMIT = 2_900_000
+_MAP_LIMIT = 4_000_000
+_PAGE_LIMIT = 7_500_000
 
 _TABLES = (
-    "Each task under its own view. Recall@k is the share of all relevant items "
-    "that are among the k nearest items of the corpus. Higher is better, except for separability/overlap, the "
-    "share that the cosines of relevant and of other pairs have in common. The untrained model is the same network "
-    "before its first step; chance is a random ranking. A spread/mean_norm near 1 means that all items have "
-    "nearly one vector, spread/effective_dimension near 1 that they lie on a line: the model has collapsed."
+    "Each task under its own view. Point at the name of a metric, or open the words of this page, for what it is. A "
+    "spread/mean_norm near 1 means that all items have nearly one vector, spread/effective_dimension near 1 that they "
+    "lie on a line: the model has collapsed. Click the head of a column to sort by it."
 )
-_BEST = "The best value of each row is bold. "
+_BEST = (
+    "The best value of each row is bold, by the direction in which the metric is better, where all columns are of the "
+    "same queries and items. "
+)
 _OVER_SEEDS = "Runs whose configs differ by their seed alone are one row; the first row is the baseline of the others. "
 _BANDS = (
     "Mean over seeds of the running means of the logged values, and its 95 % interval. Losses of different data sets "
@@ -74,8 +85,10 @@ _TRAINING = (
 )
 _MAP = (
     "Items of the corpus, placed by principal components and t-SNE so that neighbours stay together; far distances and "
-    "the axes mean nothing. The colour is the first label of the item; the most frequent labels are named."
+    "the axes mean nothing. Point at an item to see it, click it for its nearest neighbours by their vectors, drag to "
+    "move the map, draw with Lasso to list items. "
 )
+_FAILED = "What went wrong, most telling first, with the setting to change where there is one. "
 _GALLERY = (
     "Each row is a query and its nearest items, best first. A check mark and a solid frame mark the items that the "
     "test set lists as relevant; other items may still be sensible results. The number is the cosine; ♪ marks items "
@@ -101,6 +114,7 @@ def write_report(path: Path, runs: Sequence[RunReport]) -> None:
     several = len(groups) < len(runs)
     if several:
         page.add("Over seeds", _OVER_SEEDS + CAPTION, _seed_tables(runs, groups))
+    page.add("What failed, and why", _FAILED, failures_html(runs))
     page.add("Figures", _BEST * (not several) + _TABLES, _tables(runs, best=not several))
     page.charts("Modalities", _MODALITIES, modality_charts(runs))
     page.charts("Matryoshka sizes", _WIDTHS, widths_charts(runs))
@@ -109,10 +123,12 @@ def write_report(path: Path, runs: Sequence[RunReport]) -> None:
         page.charts("Training", _BANDS, band_charts(groups))
     else:
         page.charts("Training", _TRAINING, training_charts(runs))
-    page.charts("Map of the space", _MAP, map_charts(runs))
+    _add_map(page, runs)
     _add_gallery(page, runs)
     page.add("Notes", "", _notes(runs))
-    text = page.text(title, facts(runs) + ("" if several else headline(runs)), settings(runs))
+    page.add("The run" if len(runs) == 1 else "The runs", "", facts(runs))
+    head = ("" if several else first_screen(runs)) + glossary(runs)
+    text = page.text(title, head, settings(runs))
     put_changed(folder)
     # Text from the web may contain unpaired surrogates, which no encoding can write.
     commit_bytes(path, text.encode(errors="replace"))
@@ -137,13 +153,20 @@ class Page:
     def add(self, heading: str, caption: str, body: str) -> None:
         """Adds a section, unless it is empty."""
         if body:
-            name = heading.lower().replace(" ", "-")
+            name = re.sub(r"\W+", "-", heading.lower())
             words = f'<p class="caption">{html.escape(caption)}</p>' if caption else ""
             section = f'<section id="{name}"><h2>{html.escape(heading)}</h2>{words}{body}</section>\n'
             self._sections.append((f'<a href="#{name}">{html.escape(heading)}</a>', section))
 
-    def charts(self, heading: str, caption: str, charts: Sequence[Chart]) -> None:
-        """Adds a section of charts; charts that would make the page too large are only written as PNGs."""
+    def charts(self, heading: str, caption: str, charts: Sequence[Chart], above: str = "") -> None:
+        """Adds a section of charts; charts that would make the page too large are only written as PNGs.
+
+        Args:
+            heading: its heading.
+            caption: what the charts show.
+            charts: the charts.
+            above: HTML between the caption and the charts, which then are folded away.
+        """
         shown, left_out = [], 0
         for chart in charts:
             chart = self._renamed(chart)
@@ -153,8 +176,10 @@ class Page:
                 left_out += 1
                 continue
             self._chart_size += len(svg)
-            shown.append(f"<figure>{svg}</figure>")
+            shown.append(f'<figure data-name="{chart.name}">{svg}{_links(chart)}</figure>')
         body = f'<div class="charts">{"".join(shown)}</div>' if shown else ""
+        if above and body:
+            body = f"{above}<details><summary>As pictures</summary>{body}</details>"
         if left_out:
             folder = html.escape(self._folder.name)
             body += f'<p class="caption">{left_out} charts are only in {folder}/, to keep the page small.</p>'
@@ -167,23 +192,42 @@ class Page:
             number += 1
             name = f"{chart.name}-{number}"
         self._names.add(name.lower())
-        return Chart(name, chart.label, chart.figure)
+        return dataclasses.replace(chart, name=name)
 
     def text(self, title: str, head: str, tail: str) -> str:
         """Returns the HTML of the page."""
         links = "".join(link for link, _ in self._sections)
+        script = "".join(path.read_text(encoding="utf-8") for path in SCRIPTS)
         sections = "".join(section for _, section in self._sections)
         return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="{_policy(script)}">
 <title>{html.escape(title)}</title><style>{STYLE}</style></head>
 <body><main>
 <header><h1>{html.escape(title)}</h1>{head}</header>
-<nav>{links}</nav>
+<nav aria-label="Sections">{links}</nav>
 {sections}{tail}
-</main></body></html>
+</main><script>{script}</script></body></html>
 """
+
+
+def _policy(script: str) -> str:
+    """Returns the content security policy: the page's own script by its hash, pictures within the page."""
+    own = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; script-src 'sha256-{own}'; style-src 'unsafe-inline'; img-src data: blob:; "
+        "base-uri 'none'"
+    )
+
+
+def _links(chart: Chart) -> str:
+    """Returns the HTML of what saves a chart: its values, and a place for what its script adds."""
+    values = html.escape("data:text/csv;charset=utf-8," + quote(chart.csv.encode(errors="replace")))
+    label = html.escape(f"Save the values as CSV: {chart.label}")
+    link = f'<a href="{values}" download="{chart.name}.csv" aria-label="{label}">CSV</a>' if chart.rows else ""
+    return f'<figcaption class="links">{link}</figcaption>'
 
 
 def _seed_tables(runs: Sequence[RunReport], groups: Sequence[SeedGroup]) -> str:
@@ -211,6 +255,12 @@ def _tables(runs: Sequence[RunReport], *, best: bool) -> str:
     # Tables of one run are narrow enough to stand side by side.
     kind = "tables" if len(runs) == 1 else "wide"
     return f'<div class="{kind}">{"".join(tables)}</div>' if tables else ""
+
+
+def _add_map(page: Page, runs: Sequence[RunReport]) -> None:
+    explorer, shown, count = explorer_html(runs, _MAP_LIMIT)
+    sampled = f"The page shows {shown:,} of {count:,} items, a sample, to stay small." if shown < count else ""
+    page.charts("Map of the space", _MAP + sampled, map_charts(runs), above=explorer)
 
 
 def _add_gallery(page: Page, runs: Sequence[RunReport]) -> None:

@@ -5,44 +5,41 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
-MAX_POINTS = 1500
+from sail_jax.vectors.top_k import top_k
+
+LANDMARKS = 1500  # points that t-SNE places; it would take minutes for more
+_ANCHORS = 3  # landmarks between which each other point is placed
+_SHARPNESS = 0.02  # difference of cosines at which a landmark weighs e times less
 _COMPONENTS = 50
 _PERPLEXITY = 30.0
 # With fewer points t-SNE has no neighbourhoods to keep, and the principal components are enough.
 _FEWEST_FOR_TSNE = 12
 
 
-def draw_rows(count: int, seed: int) -> np.ndarray:
-    """Draws the rows that a map shows: all of them, or `MAX_POINTS` without replacement; ascending.
-
-    Args:
-        count: number of rows.
-        seed: seed of the draw.
-
-    Returns:
-        [min(count, MAX_POINTS)] int64.
-    """
-    if count <= MAX_POINTS:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(seed).choice(count, MAX_POINTS, replace=False))
-
-
 def project(vectors: np.ndarray, seed: int) -> np.ndarray:
     """Places vectors in the plane so that neighbours stay together; the same vectors give the same map.
 
+    t-SNE places the first `LANDMARKS` of them, and each other one lies between its nearest landmarks.
+
     Args:
-        vectors: [N, D] float32, N at most `MAX_POINTS`.
+        vectors: [N, D] float32, in random order.
         seed: seed of PCA and t-SNE.
 
     Returns:
         [N, 2] float32, centred; its axes have no meaning and no unit.
-
-    Raises:
-        ValueError: more than `MAX_POINTS` vectors, for which the map would take minutes.
     """
+    places = _placed(vectors[:LANDMARKS], seed)
+    if len(vectors) <= LANDMARKS:
+        return places
+    rows, cosines = top_k(vectors[LANDMARKS:], vectors[:LANDMARKS], _ANCHORS, block=LANDMARKS)
+    weights = np.exp((cosines - cosines[:, :1]) / _SHARPNESS)[..., None]
+    between = (places[rows] * weights).sum(axis=1) / weights.sum(axis=1)
+    return np.concatenate([places, between]).astype(np.float32)
+
+
+def _placed(vectors: np.ndarray, seed: int) -> np.ndarray:
+    """Places at most `LANDMARKS` vectors by PCA and t-SNE."""
     count, width = vectors.shape
-    if count > MAX_POINTS:
-        raise ValueError(f"{count} vectors; pass at most {MAX_POINTS} of them")
     components = min(_COMPONENTS, width, count)
     if not components or np.ptp(vectors, axis=0).max() == 0:
         return np.zeros((count, 2), np.float32)

@@ -9,13 +9,12 @@ import numpy as np
 
 from sail_jax.evaluation.metrics.seeds import Interval, over_seeds, paired, winner
 from sail_jax.evaluation.report.data import RunReport
+from sail_jax.evaluation.report.directions import is_compared, lower_is_better
 from sail_jax.evaluation.report.tables import (
     MODELS,
     flat,
     format_change,
     format_metric,
-    is_compared,
-    lower_is_better,
     main_figures,
     scroll_table,
     subject,

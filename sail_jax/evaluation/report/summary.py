@@ -8,15 +8,16 @@ import numpy as np
 
 from sail_jax.config import Config, total_steps
 from sail_jax.config.schema import to_dict
-from sail_jax.data.prompts import shown_fields
 from sail_jax.data.store import ItemStore
-from sail_jax.data.thumbnail import short_caption, thumbnail
+from sail_jax.evaluation.report.cards import card_of
 from sail_jax.evaluation.report.data import RunReport, SpaceMap
-from sail_jax.evaluation.report.gallery import Card, GalleryRow
-from sail_jax.evaluation.report.projection import draw_rows, project
+from sail_jax.evaluation.report.failing import failures_of
+from sail_jax.evaluation.report.gallery import GalleryRow
+from sail_jax.evaluation.report.map_items import described, near
+from sail_jax.evaluation.report.projection import project
 from sail_jax.evaluation.retrieval import RetrievalTask
 from sail_jax.evaluation.suite import TaskResult
-from sail_jax.items import TEXT_FIELDS, Item, text_item
+from sail_jax.items import text_item
 from sail_jax.models.describe import parameter_table
 from sail_jax.runs.directory import RunDirectory, read_training_log
 
@@ -36,6 +37,12 @@ def gather(
             row for result in mains if result.task in tasks for row in _gallery(result, tasks[result.task], store)
         ],
         maps=[_map(result, tasks[result.task], store, config.seed) for result in mains if result.sample is not None],
+        failures=[
+            found
+            for result in mains
+            if result.task in tasks
+            and (found := failures_of(result, tasks[result.task], store, config.seed)) is not None
+        ],
         settings=to_dict(config),
     )
 
@@ -70,30 +77,20 @@ def _gallery(result: TaskResult, task: RetrievalTask, store: ItemStore) -> list[
     rows = []
     for query in chosen:
         found = [
-            _card(task.corpus_item(row, store), relevant=bool(row in task.relevant[query]), score=float(cosine))
+            card_of(task.corpus_item(row, store), relevant=bool(row in task.relevant[query]), score=float(cosine))
             for row, cosine in zip(result.rows[query], result.cosines[query], strict=True)
             if row >= 0
         ]
         asked = task.queries[query]
-        rows.append(GalleryRow(task.name, _card(text_item(asked) if isinstance(asked, str) else store[asked]), found))
+        rows.append(GalleryRow(task.name, card_of(text_item(asked) if isinstance(asked, str) else store[asked]), found))
     return rows
-
-
-def _card(item: Item, *, relevant: bool = False, score: float | None = None) -> Card:
-    return Card(
-        item_id=item.item_id,
-        caption=short_caption(shown_fields(item, TEXT_FIELDS).replace("\n", " · ")),
-        thumbnail=thumbnail(item.frames[0] if item.frames else None),
-        has_audio="A" in item.modalities,
-        relevant=relevant,
-        score=score,
-    )
 
 
 def _map(result: TaskResult, task: RetrievalTask, store: ItemStore, seed: int) -> SpaceMap:
     rows, vectors = (np.asarray(part) for part in result.sample)
     shown = np.flatnonzero(vectors.any(axis=-1))  # items that lack the task's modalities have no embedding
-    chosen = shown[draw_rows(len(shown), seed)]
-    items = (task.corpus_item(row, store) for row in rows[chosen])
-    labels = [item.labels[0] if item.labels else "" for item in items]
-    return SpaceMap(result.task, np.round(project(vectors[chosen], seed), 2).tolist(), labels)
+    # In random order, so that the first of them are a sample.
+    chosen = np.random.default_rng(seed).permutation(shown)
+    items = (task.corpus_item(int(row), store) for row in rows[chosen])
+    points = np.round(project(vectors[chosen], seed), 2).tolist()
+    return SpaceMap(result.task, points, *described(items), neighbours=near(vectors[chosen]))

@@ -42,7 +42,8 @@ def effects_chart(
         axes.xaxis.set_major_formatter(FuncFormatter(percent))
     axes.set_xlabel(literal(f"{unit}, over the mean of the axis"), color=INK, fontsize=9)
     grid(axes, "x")
-    return Chart(name, f"Effect of {axis} on {unit}", figure)
+    rows = [(value, of.mean, of.low, of.high, of.n) for value, of in zip(values, effects, strict=True)]
+    return Chart(name, f"Effect of {axis} on {unit}", figure, [(axis, "effect", "low", "high", "seeds"), *rows])
 
 
 def parallel_chart(name: str, columns: Sequence[tuple[str, Sequence[object]]], unit: str) -> Chart:
@@ -67,7 +68,8 @@ def parallel_chart(name: str, columns: Sequence[tuple[str, Sequence[object]]], u
             axes.text(place + 0.03, height, literal(text, 14), fontsize=7.5, color=INK, va="center")
     axes.set(xlim=(-0.1, len(columns) - 0.55), ylim=(-0.05, 1.12), xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
-    return Chart(name, f"Parallel coordinates of the combinations, coloured by {unit}", figure)
+    rows = [[label for label, _ in columns], *zip(*(values for _, values in columns), strict=True)]
+    return Chart(name, f"Parallel coordinates of the combinations, coloured by {unit}", figure, rows)
 
 
 def _scaled(values: Sequence[object]) -> tuple[np.ndarray, list[tuple[float, str]]]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sail_jax.evaluation.report.data import RunReport, StoredResult
+from sail_jax.evaluation.report.directions import facts_of, is_compared, lower_is_better
 from sail_jax.patterns import Pattern
 
 HEADLINE_METRIC = "recall@10"
@@ -28,14 +29,12 @@ MODELS = {
     "trained": "trained",
     CEILING: "ceiling",
 }
-_LOWER_IS_BETTER = {"separability/overlap"}
 # Shares, shown in per cent; other metrics are plain numbers.
 _SHARES = (
     *("recall@", "ndcg@", "mrr@", "map@", "accuracy", "agreement/top@", "bijective", "separability/overlap"),
     "graded/ndcg",
 )
 _COUNTS = ("graded/queries",)  # whole numbers
-_NOT_COMPARED = (*_COUNTS, "spread/mean_norm", "spread/effective_dimension")
 # The table shows one cut-off of each of these families, `_CUT_OFF` if it was measured; the others are folded away.
 _ONE_CUT_OFF = re.compile(r"((?:graded/)?ndcg|mrr|map)@(\d+)")
 _CUT_OFF = 10
@@ -104,51 +103,6 @@ def best_of(metric: str, values: Sequence[float | None]) -> float | None:
     return min(present) if lower_is_better(metric) else max(present)
 
 
-def is_compared(metric: str) -> bool:
-    """Returns whether one value of a metric is better than another one."""
-    return metric not in _NOT_COMPARED
-
-
-def lower_is_better(metric: str) -> bool:
-    """Returns whether the lower value of a metric is the better one."""
-    return metric in _LOWER_IS_BETTER
-
-
-def headline(runs: Sequence[RunReport]) -> str:
-    """Returns the HTML of the main figures.
-
-    One run: a tile per task, untrained against trained. Several runs: a table of tasks by runs.
-    """
-    return _tiles(runs[0]) if len(runs) == 1 else _overview(runs)
-
-
-def _tiles(run: RunReport) -> str:
-    tiles = []
-    for task in tasks_of([run]):
-        main, before = main_figures(run, task, subject(run)), main_figures(run, task, "untrained")
-        if main is None:
-            continue
-        metric = headline_metric(main.metrics)
-        was = ""
-        if before is not None:
-            was = f'<span class="was">{format_metric(metric, before.metrics.get(metric))} →</span> '
-        models = f"untrained → {_model(main)}" if before is not None else _model(main)
-        tiles.append(
-            f'<div class="tile"><div class="what">{html.escape(task)} · {html.escape(metric)}</div>'
-            f'<div class="now">{was}{format_metric(metric, main.metrics.get(metric))}</div>'
-            f'<div class="what">{html.escape(models)} · {html.escape(show_view(main.view))} · {main.queries:,} queries '
-            f"in {main.corpus:,} items{_bounds(run, task, metric)}</div></div>"
-        )
-    return f'<div class="tiles">{"".join(tiles)}</div>\n' if tiles else ""
-
-
-def _bounds(run: RunReport, task: str, metric: str) -> str:
-    """Returns what a random ranking and a perfect model reach, for a tile; empty where it is not known."""
-    known = [(bound, main_figures(run, task, bound)) for bound in BOUNDS]
-    shown = (f" · {bound} {format_metric(metric, f.metrics.get(metric))}" for bound, f in known if f is not None)
-    return "".join(shown)
-
-
 def same_data(runs: Sequence[RunReport], task: str) -> bool:
     """Returns whether all runs that have figures on a task were evaluated on the same data and task."""
     return len({repr(_what_is_scored(run, task)) for run in runs if main_figures(run, task, subject(run))}) < 2
@@ -161,7 +115,8 @@ def _what_is_scored(run: RunReport, task: str) -> tuple[Any, ...]:
     return main.queries + main.skipped, main.corpus, folder, settings
 
 
-def _overview(runs: Sequence[RunReport]) -> str:
+def overview(runs: Sequence[RunReport]) -> str:
+    """Returns the HTML of the main figures of several runs, a table of tasks by runs."""
     rows = []
     for task in tasks_of(runs):
         mains = [main_figures(run, task, subject(run)) for run in runs]
@@ -187,7 +142,8 @@ def task_table(runs: Sequence[RunReport], task: str, *, best: bool = True) -> st
     columns = [figures for _, of_run in groups for figures in of_run]
     names = dict.fromkeys(name for figures in columns for name in figures.metrics)
     main = main_metrics(list(names))
-    marked = [figures.model not in BOUNDS and best and same_data(runs, task) for figures in columns]
+    same = best and same_data(runs, task) and len({(f.queries, f.skipped, f.corpus) for f in columns}) == 1
+    marked = [figures.model not in BOUNDS and same for figures in columns]
 
     def rows_of(names: Iterable[str]) -> list[str]:
         return [_metric_row(name, name, [f.metrics.get(name) for f in columns], marked) for name in names]
@@ -229,7 +185,7 @@ def _heads(groups: Sequence[tuple[str, Sequence[StoredResult]]], *, named: bool)
     if not named:
         return head
     runs = "".join(f'<th class="group" colspan="{len(columns)}">{html.escape(name)}</th>' for name, columns in groups)
-    return f"<tr><th></th>{runs}</tr>{head}"
+    return f"<tr><td></td>{runs}</tr>{head}"
 
 
 def _model(figures: StoredResult) -> str:
@@ -242,7 +198,15 @@ def _metric_row(label: str, metric: str, values: Sequence[float | None], marked:
     best = best_of(metric, compared)
     marks = [' class="best"' if best is not None and value == best else "" for value in compared]
     cells = "".join(f"<td{mark}>{format_metric(metric, v)}</td>" for mark, v in zip(marks, values, strict=True))
-    return f"<tr><th>{html.escape(label)}</th>{cells}</tr>"
+    return f"<tr>{_metric_head(label, metric)}{cells}</tr>"
+
+
+def _metric_head(label: str, metric: str) -> str:
+    """Returns the head of a row, with what the metric is."""
+    meaning = facts_of(metric).meaning
+    better = " (lower is better)" if lower_is_better(metric) else ""
+    title = f' title="{html.escape(meaning + better)}"' if meaning else ""
+    return f'<th scope="row"{title}>{html.escape(label)}</th>'
 
 
 def _row(label: str, cells: Sequence[str]) -> str:
@@ -289,7 +253,9 @@ def further_table(runs: Sequence[RunReport], task: str) -> str:
 
 
 def facts(runs: Sequence[RunReport]) -> str:
-    """Returns the HTML of the facts: a list for one run, a table for several."""
+    """Returns the HTML of the facts, a list for one run and a table for several; empty without facts."""
+    if not any(map(_facts, runs)):
+        return ""
     if len(runs) == 1:
         entries = (
             f"<div><dt>{html.escape(k)}</dt><dd>{html.escape(str(v))}</dd></div>" for k, v in _facts(runs[0]).items()
@@ -321,7 +287,7 @@ def settings(runs: Sequence[RunReport]) -> str:
 
 
 def _run_heads(runs: Sequence[RunReport]) -> str:
-    return f"<tr><th></th>{''.join(f'<th>{html.escape(run.name)}</th>' for run in runs)}</tr>"
+    return f"<tr><td></td>{''.join(f'<th>{html.escape(run.name)}</th>' for run in runs)}</tr>"
 
 
 def _text_row(label: str, cells: Sequence[str]) -> str:

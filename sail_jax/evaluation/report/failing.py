@@ -1,0 +1,72 @@
+"""Finds out what failed on a task: missed queries, and wrong answers that may be right."""
+
+import numpy as np
+
+from sail_jax.data.store import ItemStore
+from sail_jax.evaluation.report.cards import card_of
+from sail_jax.evaluation.report.data import TaskFailures, WorstQuery
+from sail_jax.evaluation.report.gallery import GalleryRow
+from sail_jax.evaluation.report.words import MODALITY_WORDS, listed
+from sail_jax.evaluation.retrieval import RetrievalTask
+from sail_jax.evaluation.suite import TaskResult
+
+_WORST = 4
+_SAMPLED = 64  # queries whose wrong answers are looked at
+_SURE, _ALIKE = 0.95, 0.5
+
+
+def failures_of(result: TaskResult, task: RetrievalTask, store: ItemStore, seed: int) -> TaskFailures | None:
+    """Returns what failed on a task; None for a task of sequences, or one whose results are not kept."""
+    if result.rows is None or task.sequences is not None:
+        return None
+    asked = np.array([query for query, right in enumerate(task.relevant) if len(right)], np.int64)
+    right = np.array([np.isin(result.rows[query], task.relevant[query]).any() for query in asked], bool)
+    missed = asked[~right]
+    surest = missed[np.argsort(-result.cosines[missed, 0], kind="stable")][:_WORST]
+    sample = np.random.default_rng(seed).permutation(asked)[:_SAMPLED]
+    alike = [share for query in sample if (share := _alike(int(query), result, task, store)) is not None]
+    return TaskFailures(
+        task=task.name,
+        queries=len(asked),
+        missed=len(missed),
+        found=result.rows.shape[1],
+        worst=[_worst(int(query), result, task, store) for query in surest],
+        doubtful=float(np.mean(alike)) if alike else None,
+    )
+
+
+def _wrong(query: int, result: TaskResult, task: RetrievalTask) -> np.ndarray:
+    """Returns the rows of the corpus that a query finds and that are not right."""
+    rows = result.rows[query]
+    return rows[(rows >= 0) & ~np.isin(rows, task.relevant[query])]
+
+
+def _alike(query: int, result: TaskResult, task: RetrievalTask, store: ItemStore) -> float | None:
+    """Returns the share of wrong items found with a label of the first right answer; None without labels."""
+    wanted = set(task.corpus_item(int(task.relevant[query][0]), store).labels)
+    wrong = _wrong(query, result, task)
+    if not wanted or not len(wrong):
+        return None
+    return float(np.mean([bool(wanted & set(task.corpus_item(int(row), store).labels)) for row in wrong]))
+
+
+def _worst(query: int, result: TaskResult, task: RetrievalTask, store: ItemStore) -> WorstQuery:
+    item = store.entry(task.queries[query])
+    found = [
+        card_of(task.corpus_item(int(row), store), relevant=False, score=float(cosine))
+        for row, cosine in zip(result.rows[query], result.cosines[query], strict=True)
+        if row >= 0
+    ]
+    wanted = task.corpus_item(int(task.relevant[query][0]), store)
+    why = []
+    lacks = [MODALITY_WORDS[letter] for letter in task.query_view.modalities if letter not in item.modalities]
+    if lacks:
+        why.append(f"The query lacks {listed(lacks)}.")
+    if result.cosines[query, 0] >= _SURE:
+        why.append("The first item found has nearly the same vector as the query.")
+    alike = _alike(query, result, task, store)
+    if alike is not None and alike >= _ALIKE:
+        why.append(f"{alike:.0%} of what it finds carries a label of this right answer: the list may be incomplete.")
+    elif alike == 0.0:
+        why.append("Nothing that it finds carries a label of this right answer.")
+    return WorstQuery(GalleryRow(task.name, card_of(item), found), card_of(wanted), why)

@@ -1,0 +1,103 @@
+"""Draws what failed and why: missed queries, collapse, blind modalities, cut text, doubtful answers."""
+
+import html
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from sail_jax.evaluation.report.data import RunReport, TaskFailures
+from sail_jax.evaluation.report.gallery import row_html
+from sail_jax.evaluation.report.tables import CHANCE, format_metric, headline_metric, main_figures, subject, tasks_of
+from sail_jax.evaluation.report.words import spelled
+from sail_jax.runs.cuts import CUTS
+
+_COLLAPSED_NORM, _COLLAPSED_DIMENSIONS = 0.9, 2.0
+_BLIND = 2.0  # times the recall of a random order
+_OPEN = 2  # worst queries that are not folded away
+_DOUBTFUL = 0.2  # of the wrong items found
+
+
+def failures_html(runs: Sequence[RunReport]) -> str:
+    """Returns the HTML of what failed in each run, with the settings to change, and the worst queries."""
+    parts = []
+    for run in runs:
+        found = "".join(f"<li>{line}</li>" for line in _findings(run))
+        worst = "".join(_worst(failures) for failures in run.failures)
+        name = f"<h3>{html.escape(run.name)}</h3>" if len(runs) > 1 and (found or worst) else ""
+        parts.append(name + (f'<ul class="findings">{found}</ul>' if found else "") + worst)
+    return "".join(parts)
+
+
+def _findings(run: RunReport) -> Iterator[str]:
+    """Yields what failed as HTML, most telling first."""
+    for failures in run.failures:
+        if failures.missed:
+            yield _line(
+                f"{failures.missed:,} of {failures.queries:,} queries of {failures.task} "
+                f"({failures.missed / failures.queries:.0%}) find nothing right among the first {failures.found}."
+            )
+    yield from _collapsed(run)
+    yield from _blind(run)
+    yield from _cut(run)
+    for failures in run.failures:
+        if failures.doubtful is not None and failures.doubtful >= _DOUBTFUL:
+            yield _line(
+                f"{failures.doubtful:.0%} of the wrong items found on {failures.task} carry the label of a right "
+                "answer: some may be right and not listed (false negatives).",
+                f"list them in the table of config.eval.tasks.{failures.task}, and in those of config.data.datasets",
+            )
+
+
+def _line(what: str, remedy: str = "") -> str:
+    change = f' <span class="remedy">What to change: {html.escape(remedy)}.</span>' if remedy else ""
+    return html.escape(what) + change
+
+
+def _collapsed(run: RunReport) -> Iterator[str]:
+    for task in tasks_of([run]):
+        main = main_figures(run, task, subject(run))
+        metrics = main.metrics if main is not None else {}
+        norm, dimensions = (metrics.get(f"spread/{n}", np.nan) for n in ("mean_norm", "effective_dimension"))
+        if norm > _COLLAPSED_NORM or dimensions < _COLLAPSED_DIMENSIONS:
+            yield _line(
+                f"The items of {task} have nearly one vector: the mean has length {norm:.2f} of 1, and they use "
+                f"{dimensions:.1f} of {main.width} directions. The model has collapsed.",
+                "more train.steps, a lower optimizer.peak, or more optimizer.warmup_steps",
+            )
+        elif np.isfinite(dimensions):
+            yield _line(f"The items of {task} use {dimensions:.1f} of {main.width} directions; no collapse.")
+
+
+def _blind(run: RunReport) -> Iterator[str]:
+    """Yields the modalities that alone find hardly more than a random order."""
+    for task in tasks_of([run]):
+        main, chance = main_figures(run, task, subject(run)), main_figures(run, task, CHANCE)
+        if main is None or chance is None:
+            continue
+        metric = headline_metric(main.metrics)
+        floor = chance.metrics.get(metric, np.nan)
+        for figures in run.figures:
+            value, view = figures.metrics.get(metric, np.nan), figures.view
+            same = (figures.task, figures.model, figures.width) == (task, main.model, main.width) and not figures.main
+            if same and view.query == view.target and value < _BLIND * floor:
+                yield _line(
+                    f"{spelled(view).partition(' → ')[0].capitalize()} alone finds hardly more than a random order on "
+                    f"{task}: {metric} {format_metric(metric, value)}, against {format_metric(metric, floor)}.",
+                    f"a data set in config.data.datasets with patterns=('{view}',)",
+                )
+
+
+def _cut(run: RunReport) -> Iterator[str]:
+    for name, (what, setting) in CUTS.items():
+        cut = [line[name] for line in run.log if line.get(name) is not None]
+        if cut and np.mean(cut) >= 1:
+            yield _line(f"Training cut {np.mean(cut):,.0f} {what} of a batch, on average.", f"raise config.{setting}")
+
+
+def _worst(failures: TaskFailures) -> str:
+    rows = [row_html(worst.row, 5, worst.wanted, " ".join(worst.why)) for worst in failures.worst]
+    if not rows:
+        return ""
+    more = f"<details><summary>{len(rows) - _OPEN} more</summary>{''.join(rows[_OPEN:])}</details>"
+    shown = "".join(rows[:_OPEN]) + more * (len(rows) > _OPEN)
+    return f"<h3>Worst queries of {html.escape(failures.task)}: sure, and wrong</h3>{shown}"
