@@ -21,7 +21,7 @@ setup(
     package_data={
         "sail_jax.aot": ["gpus/*.txtpb"],
         "sail_jax.convert": ["exported_code/*.py"],
-        "sail_jax.evaluation": ["report/*.js", "report/*.css"],
+        "sail_jax.evaluation.report": ["*.js", "*.css"],
         "sail_jax.search": ["search_page.html"],
     },
     entry_points={"console_scripts": ["sail-jax = sail_jax.__main__:run"]},
