@@ -24,10 +24,10 @@ from sail_jax.logs.finished import Finished, build_identity
 from sail_jax.logs.log_files import readable_rows
 from sail_jax.logs.pairs import attributes, consumption, searches, vectors
 from sail_jax.logs.pairs.canonical import SCANS
-from sail_jax.logs.pairs.inputs import count_items, open_tables, unbound_tables, write_near
+from sail_jax.logs.pairs.inputs import count_items, logs_read, open_tables, unbound_tables, write_near
 from sail_jax.logs.pairs.rules import Logs, Made
 from sail_jax.logs.pairs.sample_page import write_sample_page
-from sail_jax.logs.reader import check_times, count_rows, cut_time, has_log, passed_over_beside
+from sail_jax.logs.reader import check_rows, check_times, count_rows, cut_time, has_log, passed_over_beside
 from sail_jax.logs.scratch import scratch_folder
 from sail_jax.progress import Progress
 
@@ -133,7 +133,9 @@ def sql_of_builders(config: Config, source: Path, only: Sequence[str] = (), engi
 
 
 def _checked_cut(config: Config, source: Path, chosen: dict[str, str]) -> int:
-    check_times(config, source, sorted({"events", *chosen.values()} & SCANS.keys()))
+    read = sorted({"events", *logs_read(config, chosen)})
+    check_rows(config, source, read)
+    check_times(config, source, read)
     return cut_time(config, source)
 
 
@@ -163,7 +165,7 @@ def _dropped(found: dict[str, int], rows_read: int, last_rule: str) -> dict[str,
 
 
 def why_empty(name: str, counts: dict[str, Any]) -> str:
-    """Returns a message for a table without rows, with what took most; empty for a table with rows."""
+    """Returns what took the rows of a table that has none, as a message; empty for a table with rows."""
     if counts["train"] + counts["test"]:
         return ""
     dropped = {key.removeprefix("dropped_"): of for key, of in counts.items() if key.startswith("dropped_") and of}
