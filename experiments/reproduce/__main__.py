@@ -148,7 +148,8 @@ def _print_plan(study: Study, arms: Sequence[Arms], rows: Sequence[Row]) -> None
     members, steps = (sum(line[place] for line in plan.lines) for place in (1, 2))
     print(f"In all {members} members and {steps} steps.", end=" ")
     if study.sizes.seconds_per_pair and study.config is None:
-        print(f"About {plan.seconds / 3600:.1f} hours of a core, half of that on two, and as before what is prepared.")
+        hours = plan.seconds / 3600
+        print(f"About {hours:.1f} hours of a core, half of that on two; worlds and first models come on top.")
     else:
         print("How long a step takes here was not measured.")
 

@@ -35,7 +35,7 @@ class Scale:
 
 
 SCALES = {
-    "cpu": Scale(seconds_per_pair=0.02, seconds_per_member=60.0),
+    "cpu": Scale(seconds_per_pair=0.02, seconds_per_member=45.0),
     "gpu": Scale(steps=10, batch=8, whole=True),
 }
 

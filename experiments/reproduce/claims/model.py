@@ -13,7 +13,7 @@ TOPICS = ("pairs", "two_looks", "topic_search")
 
 def parts_that_qualify(config: ConfigDict, made: Path) -> None:
     """Half of the catalogue shows two looks, of which the text says which counts."""
-    use(config, {"pairs": 1.0, "topic_search": 1.0}, TOPICS, steps=300)
+    use(config, {"pairs": 1.0, "topic_search": 1.0}, TOPICS, steps=250)
 
 
 def another_world_before(config: ConfigDict, made: Path) -> None:

@@ -29,7 +29,7 @@ def tasks_that_conflict(config: ConfigDict, made: Path) -> None:
 
 def graded_searches(config: ConfigDict, made: Path) -> None:
     """Searches with items of five grades, of which only the highest is a positive of InfoNCE."""
-    use(config, {"score": 1.0}, ("score",), steps=300)
+    use(config, {"score": 1.0}, ("score",), steps=500)
     config.eval.tasks.score.metrics = ("graded", "recall")
 
 
