@@ -1,0 +1,78 @@
+"""The commands of docs/public_data.md run as they stand there, from raw files to the figures of a model."""
+
+import json
+import shlex
+
+import numpy as np
+import pytest
+import tiny
+from test_docs import DOCS, commands
+from test_public_layouts import jpeg, mp4, write_csv
+
+from sail_jax.cli import main
+from sail_jax.data.sequence_tables import SequenceTable
+from sail_jax.data.tables import PairTable
+
+ITEMS, USERS = 96, 120
+# What makes the model and its training small; all else is as the commands and the configs say.
+SMALL = [
+    *("train.steps=2", "train.checkpoint_every=2", "optimizer.warmup_steps=1", "data.batch_size=4", "data.workers=0"),
+    *("model.llm.layers=1", "model.vit.layers=1", "model.vit.image_size=28", "model.perceiver.layers=1"),
+    *("model.audio.depths=(1,)", "model.audio.heads=(2,)"),
+    *("eval.untrained=False", "eval.batch_size=8"),
+]
+GENRES = ("Comedy", "Drama", "Horror")
+
+
+def visits():
+    """(user, item, second): users of three tastes take new items minutes apart, later users later items."""
+    rng = np.random.default_rng(0)
+    for user in range(USERS):
+        of_taste = range(1 + user % 3, ITEMS + 1, 3)
+        first = user * (len(of_taste) - 10) // USERS
+        for place, item in enumerate(rng.permutation(of_taste[first : first + 10])):
+            yield user, int(item), 1_000_000_000 + 100_000 * user + 60 * place
+
+
+def write_movielens(folder):
+    films = [(n, f"Film {n}, The ({1950 + n})", f"{GENRES[n % 3]}|{GENRES[n % 2]}") for n in range(1, ITEMS + 1)]
+    write_csv(folder / "movies.csv", ("movieId", "title", "genres"), films)
+    ratings = [(user, item, (4.0, 4.5, 5.0, 2.5)[item % 4], second) for user, item, second in visits()]
+    write_csv(folder / "ratings.csv", ("userId", "movieId", "rating", "timestamp"), ratings)
+    jpeg(folder / "posters/11.jpg", 90)
+
+
+def write_microlens(folder):
+    name = "MicroLens-100k"
+    write_csv(folder / f"{name}_title_en.csv", None, [(n, f'Video, "{n}"') for n in range(1, ITEMS + 1)])
+    comments = [(user, item, second * 1000) for user, item, second in visits()]
+    write_csv(folder / f"{name}_pairs.csv", ("user", "item", "timestamp"), comments)
+    for item in range(1, ITEMS // 2):
+        jpeg(folder / f"{name}_covers/{item}.jpg", 5 * item)
+    mp4(folder / f"{name}_videos/{ITEMS}.mp4", 200)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_device")
+@pytest.mark.parametrize(
+    ("name", "write", "folder"),
+    [("movielens", write_movielens, "ml-32m"), ("microlens", write_microlens, "MicroLens-100k")],
+)
+def test_the_commands_lead_from_the_raw_files_to_a_model(name, write, folder, tmp_path, monkeypatch, capsys):
+    written = [shlex.split(command.text) for command in commands(DOCS / "public_data.md")]
+    walk = [words for words in written if words[0] == "sail-jax" and any(name in word for word in words)]
+    assert [words[1] for words in walk] == ["ingest", "pairs", "sequences", "train", "evaluate"]
+    (tmp_path / "configs").symlink_to(tiny.REPO / "configs")
+    (tmp_path / folder).mkdir(parents=True)
+    write(tmp_path / folder)
+    monkeypatch.chdir(tmp_path)
+    for _, verb, *words in walk:
+        small = [f"--config.{setting}" for setting in SMALL] if verb == "train" else []
+        assert main([verb, *words, *small]) == 0, f"{verb}: {capsys.readouterr().err}"
+
+    tables = tmp_path / "data" / name / "tables"
+    assert len(PairTable.open(tables / "copair.parquet")) > 20
+    assert len(SequenceTable.open(tables / "histories.parquet")) > 20
+    assert len(SequenceTable.open(tables / "eval_vanilla.parquet", "test")) > 0
+    metrics = json.loads((tmp_path / "runs" / name / "metrics.json").read_text())
+    assert 0 <= metrics["trained"]["i2i/recall@10"] <= 1
