@@ -1,10 +1,11 @@
-"""The builders give the rows and the counts that stand in the golden tables, on each engine."""
+"""Pairs and sequences have the rows and the counts that stand in the golden tables, on each engine."""
 
 import importlib.util
 import multiprocessing
 import shutil
 from concurrent.futures import ProcessPoolExecutor
 
+import golden_sequences
 import golden_tables
 import pytest
 import small_logs as logs
@@ -43,3 +44,11 @@ def test_spark_gives_the_same_rows_and_counts(tmp_path):
     rows, counts = golden_tables.read_golden("drawn_capped")
     assert golden_tables.counts_of(summary) == counts
     assert golden_tables.rows_of(tables) == rows
+
+
+@pytest.mark.parametrize("case", golden_sequences.CASES)
+def test_sequences_and_counts_are_the_golden_ones(tmp_path, case):
+    rows, counts = golden_sequences.build_case(case, tmp_path)
+    golden_rows, golden_counts = golden_sequences.read_golden(case)
+    assert counts == golden_counts
+    assert rows == golden_rows

@@ -3,13 +3,12 @@
 import collections
 import dataclasses
 import itertools
-import json
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from small_sequences import SIZE, World, build, config_of, make_world, rows_of, write_logs
 
 from sail_jax import cli
 from sail_jax import config as config_lib
@@ -21,74 +20,10 @@ from sail_jax.logs.sequences import build as build_lib
 from sail_jax.logs.sequences import item_facts as sequence_rules
 from sail_jax.logs.sequences import windows as sequence_windows
 from sail_jax.logs.sequences.build import build_sequences
+from sail_jax.logs.sequences.histories import user_hash
 from sail_jax.logs.sequences.item_facts import Consumers, Labels, write_consumers
 from sail_jax.logs.sequences.item_lists import ItemLists
 from sail_jax.vectors.embedding_set import EmbeddingInfo, write_info, write_part
-
-FLAGS = ("like", "finish", "share", "comment", "follow")
-SIZE = {"history": 20, "vanilla_history": 12, "length": 6, "min_items": 2, "windows": 3, "stride": 4, "seen": 5}
-LABELS = ("animals", "food", "sports")
-
-
-@dataclasses.dataclass(frozen=True)
-class World:
-    """Logs in memory: events (user, item, time, positives), item -> labels, item -> vector."""
-
-    events: list
-    labels: dict
-    vectors: dict
-
-
-def make_world(seed, users=40, items=60, plays=70):
-    """Drawn logs: tastes, repeated plays, equal times, items without labels or vectors, users with one play or more."""
-    rng = np.random.default_rng(seed)
-    names = [f"item {i}" for i in range(items)]
-    labels = {}
-    for i, name in enumerate(names[:-3]):
-        labels[name] = (
-            [LABELS[i % 3], f"{LABELS[i % 3]}/{i % 6}"] + ["new"] * (i % 5 == 0) + [LABELS[i % 3]] * (i % 7 == 0)
-        )
-    labels[names[-3]] = []  # and two that the log of items lacks
-    events = []
-    for u in range(users):
-        own = np.flatnonzero(np.arange(items) % 3 == u % 3)
-        for _ in range(1 if u < 3 else rng.integers(2, plays)):
-            item = rng.choice(own) if rng.random() < 0.7 else rng.integers(items)
-            events.append(
-                (
-                    f"user {u}",
-                    names[item],
-                    int(rng.integers(0, 100)),
-                    int(rng.choice(6, p=[0.2, 0.2, 0.2, 0.2, 0.1, 0.1])),
-                )
-            )
-    events += [("none", names[0], 5, 0), ("ends", names[0], 0, 5), ("ends", names[0], 100, 0)]
-    vectors = {name: rng.normal(size=8) + 2 * np.eye(8)[i % 3] for i, name in enumerate(names[:-2])}
-    return World(events, labels, vectors)
-
-
-def write_logs(world, folder):
-    (folder / "logs").mkdir(parents=True, exist_ok=True)
-    columns = dict(zip(("user_id", "item_id", "timestamp", "positives"), zip(*world.events, strict=True), strict=True))
-    positives = columns.pop("positives")
-    for number, flag in enumerate(FLAGS):
-        columns[flag] = [number < count for count in positives]
-    columns["watch_share"] = [0.5] * len(positives)
-    pq.write_table(pa.table(columns), folder / "logs" / "events.parquet")
-    items = {"item_id": list(world.labels), "labels": list(world.labels.values())}
-    items |= {"timestamp": [0] * len(world.labels), "summary": [None] * len(world.labels)}
-    pq.write_table(pa.table(items), folder / "logs" / "items.parquet")
-    vectors = [vector.tolist() for vector in world.vectors.values()]
-    pq.write_table(pa.table({"id": list(world.vectors), "vector": vectors}), folder / "vectors.parquet")
-    return folder
-
-
-def config_of(**changes):
-    values = config_lib.default_config()
-    values.logs["events"].path, values.logs.catalogue.path = "logs/events.parquet", "logs/items.parquet"
-    values.logs.test_share = 0.2
-    values.sequences.update(SIZE | changes)
-    return config_lib.build(values)
 
 
 @pytest.fixture(scope="module")
@@ -105,16 +40,6 @@ def source(logs, tmp_path_factory):
 def built(source, tmp_path_factory):
     """(tables, summary) of the whole world, in one part."""
     return build(config_of(), source, tmp_path_factory.mktemp("built"))
-
-
-def build(config, source, output, **given):
-    given = {"embeddings": source / "vectors.parquet"} | given
-    summary = build_sequences(config, source, output, **given)
-    assert json.loads((output / "sequences.json").read_text()) == json.loads(json.dumps(summary))
-    assert sorted(path.name for path in output.iterdir()) == sorted(
-        ["sequences.json", *(f"{name}.parquet" for name in summary["tables"])]
-    )
-    return {name: rows_of(output / f"{name}.parquet") for name in summary["tables"]}, summary
 
 
 def test_a_build_that_is_broken_off_goes_on_with_the_next_part(built, source, tmp_path, monkeypatch):
@@ -134,14 +59,6 @@ def test_a_build_that_is_broken_off_goes_on_with_the_next_part(built, source, tm
     assert len(set(parts)) > 4 and len(parts) == len(set(parts)) + 1  # one part was begun twice
     assert tables == built[0]
     assert all(summary[name] == built[1][name] for name in ("tables", "events"))
-
-
-def rows_of(path):
-    found = {}
-    for split in ("train", "test"):
-        counted = pq.read_table(path)["split"].to_pylist().count(split)
-        found[split] = [row for batch in SequenceTable(path, split).iter_batches() for row in batch] if counted else []
-    return found
 
 
 # -------------------------------------------------------------------------------------- the rules, in plain Python
@@ -373,7 +290,7 @@ def test_jaccard_of_consumers(tmp_path, users):
     found = Consumers(lists, users, np.array([item_key(name) for name in names], np.uint64))
     hashes = dict(
         zip(
-            *pl.DataFrame({"user": [f"u{u}" for u in range(60)]}).select("user", h=pl.col("user").hash(seed=0)),
+            *pl.DataFrame({"user": [f"u{u}" for u in range(60)]}).select("user", h=user_hash()),
             strict=True,
         )
     )

@@ -8,6 +8,7 @@ Axis letters: U users, N entries of the histories, I items.
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Collection
 from pathlib import Path
 
@@ -51,8 +52,13 @@ class Histories:
 
 
 def user_hash() -> pl.Expr:
-    """A fast 64-bit hash of the column `user`, the same in every process."""
-    return pl.col("user").hash(seed=0)
+    """A 64-bit hash of the column `user`, the same in every process: it starts the MD5."""
+    return pl.col("user").map_elements(md5_key, return_dtype=pl.UInt64)
+
+
+def md5_key(text: str) -> int:
+    """The first 64 bits of the MD5 of a text."""
+    return int(hashlib.md5(text.encode()).hexdigest()[:16], 16)
 
 
 def partition(frame: pl.LazyFrame, folder: Path, column: str, parts: int) -> list[Path]:
@@ -68,7 +74,7 @@ def partition(frame: pl.LazyFrame, folder: Path, column: str, parts: int) -> lis
         The folders of the non-empty parts, in the order of the hash, which does not depend on the number of parts.
     """
     # The high 32 bits, scaled to [0, parts): the order of parts is the order of hashes.
-    part = pl.col(column).hash(seed=0) // _HALF * parts // _HALF
+    part = pl.col(column).map_elements(md5_key, return_dtype=pl.UInt64) // _HALF * parts // _HALF
     frame.with_columns(part=part).sink_parquet(pl.PartitionBy(folder, key="part", include_key=False), mkdir=True)
     return sorted(folder.glob("part=*"), key=lambda path: int(path.name.partition("=")[2]))
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from sail_jax.logs.sequences.histories import Histories
+from sail_jax.logs.sequences.histories import Histories, md5_key
 from sail_jax.logs.sequences.item_lists import ranges
 
 _CANDIDATES = 1 << 20  # most candidates processed at a time
@@ -91,23 +91,9 @@ def draw_keys(seed: int, histories: Histories, windows: Windows, window: np.ndar
     Returns:
         [C] uint64.
     """
-    target = windows.target
-    of_window = _mix(
-        _mix(histories.user_keys[histories.user[target]] + np.uint64(seed)) ^ _item_keys(histories, target)
-    )
-    return _mix(of_window[window] ^ _item_keys(histories, entry))
-
-
-def _item_keys(histories: Histories, entry: np.ndarray) -> np.ndarray:
-    return histories.item_keys[histories.item[entry]]
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    """Hashes uint64 with the finaliser of SplitMix64 (Steele et al. 2014)."""
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    users, items = histories.users[histories.user[windows.target]], histories.items[histories.item]
+    texts = (f"{seed}\t{users[w]}\t{items[windows.target[w]]}\t{items[e]}" for w, e in zip(window, entry, strict=True))
+    return np.fromiter(map(md5_key, texts), np.uint64, len(window))
 
 
 def proportional_ranks(window: np.ndarray, cluster: np.ndarray, kept: np.ndarray, draw: np.ndarray) -> np.ndarray:
