@@ -1,4 +1,4 @@
-"""What `pairs` and `sequences` share: flags of logs, tables and items, and what is said of logs."""
+"""What `pairs` and `sequences` share: flags of folders and of the engine, and what is said of logs."""
 
 import argparse
 from pathlib import Path
@@ -28,6 +28,23 @@ def print_separators(config: Config, source: Path) -> None:
 
     for line in separators_said(config, source):
         console.print(line, markup=False, highlight=False)
+
+
+def add_engine(sub: argparse.ArgumentParser, rule: str) -> None:
+    """Adds --engine and --dry-run; `rule` is what has SQL of its own."""
+    sub.add_argument(
+        "--engine",
+        default="duckdb",
+        choices=("duckdb", "spark"),
+        help="what runs the rules, with the same tables; spark needs the extra of that name (%(default)s)",
+    )
+    sub.add_argument("--dry-run", action="store_true", help=f"print the SQL of each {rule}, and write nothing")
+
+
+def print_sql(queries: dict[str, str]) -> None:
+    """Prints the SQL of rules, by name."""
+    for name, sql in queries.items():
+        print(f"-- {name}\n{sql};\n")
 
 
 def open_store_of(options: argparse.Namespace) -> "ItemStore | None":

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from sail_jax import config as config_lib
 from sail_jax.cli.common import console, declare, print_next, print_wide
-from sail_jax.cli.log_folders import add_folders, open_store_of, print_separators
+from sail_jax.cli.log_folders import add_engine, add_folders, open_store_of, print_separators, print_sql
 from sail_jax.config.log_pairs import BuildersConfig
 
 # Every builder has a group of settings with its name.
@@ -30,13 +30,7 @@ def add_verb(verbs: Any) -> None:
     )
     add_folders(sub, "; the page of examples shows their pictures")
     sub.add_argument("--only", default="", help=f"builders to run, separated by commas: {', '.join(_BUILDERS)} (all)")
-    sub.add_argument(
-        "--engine",
-        default="duckdb",
-        choices=("duckdb", "spark"),
-        help="what runs the rules, with the same tables; spark needs the extra of that name (%(default)s)",
-    )
-    sub.add_argument("--dry-run", action="store_true", help="print the SQL of each builder, and write nothing")
+    add_engine(sub, "builder")
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -47,8 +41,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     config = config_lib.load(options.config, overrides)
     only = [name.strip() for name in options.only.split(",") if name.strip()]
     if options.dry_run:
-        for name, sql in sql_of_builders(config, options.source, only, options.engine).items():
-            print(f"-- {name}\n{sql};\n")
+        print_sql(sql_of_builders(config, options.source, only, options.engine))
         return
     print_separators(config, options.source)
     summary = build_pairs(config, options.source, options.output, only, open_store_of(options), options.engine)

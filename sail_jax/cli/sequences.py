@@ -8,7 +8,7 @@ from rich.table import Table
 from sail_jax import config as config_lib
 from sail_jax.buckets import place
 from sail_jax.cli.common import console, declare, print_next, print_wide
-from sail_jax.cli.log_folders import add_folders, open_store_of, print_separators
+from sail_jax.cli.log_folders import add_engine, add_folders, open_store_of, print_separators, print_sql
 
 _COUNTS = ("users", "targets", "short_history", "unknown_target", "few_kept", "sequences")
 
@@ -24,7 +24,7 @@ def add_verb(verbs: Any) -> None:
         "--config configs/recommender.py --source exports/recommender --output data/recommender/tables "
         "--workdir data/recommender",
         workdir="",
-        kept="finished parts of the users are kept, and the same command goes on.",
+        kept="finished tables are kept, and the same command goes on.",
     )
     add_folders(sub)
     sub.add_argument(
@@ -32,17 +32,20 @@ def add_verb(verbs: Any) -> None:
         type=place,
         help="content embeddings, for seq_content_single: a folder that `embed` wrote, or Parquet of `id` and `vector`",
     )
+    add_engine(sub, "construction")
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> None:
     """Builds the tables, and prints their row counts."""
-    from sail_jax.logs.sequences.build import SUMMARY, build_sequences
+    from sail_jax.logs.sequences.build import SUMMARY, build_sequences, sql_of_sequences
 
     config = config_lib.load(options.config, overrides)
+    given = {"embeddings": options.embeddings, "engine": options.engine}
+    if options.dry_run:
+        print_sql(sql_of_sequences(config, options.source, **given))
+        return
     print_separators(config, options.source)
-    summary = build_sequences(
-        config, options.source, options.output, embeddings=options.embeddings, store=open_store_of(options)
-    )
+    summary = build_sequences(config, options.source, options.output, store=open_store_of(options), **given)
     table = Table("table", "split", *(name.replace("_", " ") for name in _COUNTS), "mean length", title="Sequences")
     for name, splits in summary["tables"].items():
         for split, counts in splits.items():
@@ -59,7 +62,10 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
             "the item is not in the store."
         )
     console.print(f"Tables: {output}; what was dropped, and why: {output / SUMMARY}.")
-    settings = (f"--config.data.datasets.NAME.table={output / 'NAME'}", "--config.data.datasets.NAME.kind=sequences")
+    settings = (
+        f"--config.data.datasets.NAME.table={output / 'NAME.parquet'}",
+        "--config.data.datasets.NAME.kind=sequences",
+    )
     for line in summary["passed_over"]:
         console.print(line, markup=False, highlight=False)
     print_next(options, "train", "--config", options.config, "--config.data.dir=DATA", *settings, "--workdir", "RUN")

@@ -208,10 +208,15 @@ def call_in_file(path: pathlib.Path, function: str) -> Any:
         raise SailError(_failure(error, path)) from error
 
 
+# How the builders of earlier versions cut their work into parts.
+_FORGOTTEN = (("builders", "partition_rows"), ("sequences", "rows_per_part"))
+
+
 def _without_forgotten(values: Any) -> Any:
     """Returns saved settings without those of earlier versions that decided no result, and are gone."""
-    if isinstance(values, dict) and isinstance(values.get("builders"), dict):
-        values["builders"].pop("partition_rows", None)
+    for group, name in _FORGOTTEN:
+        if isinstance(values, dict) and isinstance(values.get(group), dict):
+            values[group].pop(name, None)
     return values
 
 

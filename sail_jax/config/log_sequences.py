@@ -58,6 +58,3 @@ class SequencesConfig:
     cluster_level: int = setting(
         0, "which of an item's labels is its cluster, 0 for the coarsest; the last label if it has fewer", low=0
     )
-    rows_per_part: int = setting(
-        2_000_000, "positive events processed at a time; only the users of that part are in memory", low=1
-    )

@@ -81,7 +81,7 @@ class ItemLogConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EngineConfig:
-    """Settings of the engines that build pair tables; they change no table."""
+    """Settings of the engines that build pairs and sequences; they change no table."""
 
     threads: int = setting(0, "threads of DuckDB; 0 for one per core", low=0)
     memory_limit: str = setting(
@@ -108,7 +108,7 @@ class LogsConfig:
         {}, "name -> Parquet of `item_id` and `vector`, a recommender's ID embedding, or a folder of its parts"
     )
     time_unit: str = setting("s", "unit of the times that are numbers", choices=("s", "ms", "us"))
-    engine: EngineConfig = section(EngineConfig, "the engine of `pairs`", may_change=True)
+    engine: EngineConfig = section(EngineConfig, "the engine of `pairs` and `sequences`", may_change=True)
     test_share: float = setting(
         0.1,
         "share of the time span, at its end, whose events form the test split; no pair or training sequence spans both",

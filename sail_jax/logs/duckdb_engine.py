@@ -1,4 +1,4 @@
-"""Runs the rules of the pair builders on DuckDB, inside of the process; it spills to disk."""
+"""Runs the rules of pairs and sequences on DuckDB, inside of the process; it spills to disk."""
 
 import contextlib
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What an engine that runs the rules of the pair builders does: read, keep and stream tables.
+"""What an engine that runs the rules of pairs and sequences does: read, keep and stream tables.
 
 Rules are Ibis expressions, which every engine of Ibis reads. An engine reads and writes Parquet files of the build's
 scratch folder, with Spark a folder that all its machines see, so that no table is in the memory of Python.

@@ -34,3 +34,8 @@ def open_engine(name: str, settings: EngineConfig, scratch: Path) -> Iterator[En
         opened = open_spark(settings, scratch)
     with opened as engine:
         yield engine
+
+
+def sql_dialect(engine: str) -> str:
+    """Returns the name by which `ibis.to_sql` knows an engine's SQL."""
+    return "databricks" if engine == "spark" else engine  # Ibis writes Spark's own dialect in a session alone

@@ -1,4 +1,4 @@
-"""Runs the rules of the pair builders on Spark."""
+"""Runs the rules of pairs and sequences on Spark."""
 
 import contextlib
 from collections.abc import Iterator

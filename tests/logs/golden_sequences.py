@@ -16,9 +16,11 @@ import pyarrow.parquet as pq
 if __name__ == "__main__":
     sys.path[:0] = ["", "tests", "tests/logs"]
 
+from small_logs import with_logs
 from small_sequences import build, config_of, make_world, write_logs
 
 from sail_jax.config.log_sequences import CONSTRUCTIONS, HISTORIES
+from sail_jax.config.logs import EngineConfig
 
 GOLDEN = Path(__file__).parent / "golden"
 # Case -> seed of the world, and what is changed of the settings.
@@ -32,12 +34,15 @@ CASES = {
 }
 
 
-def build_case(case: str, folder: Path) -> tuple[list[tuple], dict]:
+def build_case(
+    case: str, folder: Path, engine: str = "duckdb", settings: EngineConfig | None = None
+) -> tuple[list[tuple], dict]:
     """Rows (table, user, items, target, seen items, split), in the order of the tables, and counts of a case."""
     seed, changes = CASES[case]
     source = write_logs(make_world(seed), folder / "export")
     config = config_of(constructions=(*CONSTRUCTIONS, HISTORIES), **changes)
-    _, summary = build(config, source, folder / "tables")
+    config = with_logs(config, engine=settings or EngineConfig())
+    _, summary = build(config, source, folder / "tables", engine=engine)
     rows = []
     for name in summary["tables"]:
         columns = pq.read_table(folder / "tables" / f"{name}.parquet").to_pydict()

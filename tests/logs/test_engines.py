@@ -1,5 +1,7 @@
 """What a user is told of an engine that is not there or runs out of memory; and the SQL of the rules."""
 
+import dataclasses
+
 import pytest
 import small_logs as logs
 from small_logs import config, with_logs
@@ -9,6 +11,8 @@ from sail_jax.config.logs import EngineConfig
 from sail_jax.errors import SailError
 from sail_jax.logs.engines import open_engine
 from sail_jax.logs.pairs.build import BUILDERS, build_pairs, sql_of_builders
+from sail_jax.logs.sequences.build import sql_of_sequences
+from sail_jax.logs.sequences.constructions import CONSTRUCTIONS
 
 
 def test_mistakes_are_told(tmp_path):
@@ -38,7 +42,11 @@ def test_every_rule_compiles_for_other_engines(tmp_path, dialect):
     settings = with_logs(config(copair={"repeat": True}), id_embeddings={"like": "vectors/id_like"})
     found = sql_of_builders(settings, tmp_path, engine=dialect)
     assert found.keys() == BUILDERS.keys()
-    assert all("SELECT" in sql for sql in found.values())
+    constructions = dataclasses.replace(settings.sequences, constructions=tuple(CONSTRUCTIONS))
+    settings = dataclasses.replace(settings, sequences=constructions)
+    sequences = sql_of_sequences(settings, tmp_path, embeddings=tmp_path / "vectors/dense", engine=dialect)
+    assert sequences.keys() == CONSTRUCTIONS.keys()
+    assert all("SELECT" in sql for sql in (found | sequences).values())
 
 
 def test_a_dry_run_prints_sql_and_writes_nothing(tmp_path, capsys):

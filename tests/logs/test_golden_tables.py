@@ -22,13 +22,23 @@ def test_rows_and_counts_are_the_golden_ones(tmp_path, case):
     assert golden_tables.rows_of(tables) == rows
 
 
+@pytest.mark.parametrize("case", golden_sequences.CASES)
+def test_sequences_and_counts_are_the_golden_ones(tmp_path, case):
+    rows, counts = golden_sequences.build_case(case, tmp_path)
+    golden_rows, golden_counts = golden_sequences.read_golden(case)
+    assert counts == golden_counts
+    assert rows == golden_rows
+
+
 def build_on_spark(folder):
-    """Builds the tables of all ten builders; for a process of its own."""
+    """Builds all pairs and all sequences; for a process of its own."""
     settings = golden_tables.make_logs("drawn_capped", folder)
     # Spark makes 200 tasks of every join by default, which is minutes on so few rows.
     few = {"spark.sql.shuffle.partitions": "2", "spark.default.parallelism": "2", "spark.ui.enabled": "false"}
     spark = EngineConfig(spark_master="local[2]", spark_options=few)
-    return logs.build(folder, with_logs(settings, engine=spark), engine="spark")
+    pairs = logs.build(folder, with_logs(settings, engine=spark), engine="spark")
+    (folder / "sequences").mkdir()
+    return pairs, golden_sequences.build_case("sequences_capped", folder / "sequences", "spark", spark)
 
 
 @pytest.mark.slow
@@ -37,18 +47,11 @@ def build_on_spark(folder):
     shutil.which("java") is None, reason="there is no Java, which Spark needs: apt-get install openjdk-17-jre"
 )
 def test_spark_gives_the_same_rows_and_counts(tmp_path):
-    """All ten builders, where every limit cuts and every tie is drawn."""
+    """All ten builders and all constructions, where every limit cuts and every tie is drawn."""
     # PySpark forks to start Java, and a fork of a process in which JAX has threads may never return.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
-        tables, summary = alone.submit(build_on_spark, tmp_path).result()
+        (tables, summary), sequences = alone.submit(build_on_spark, tmp_path).result()
     rows, counts = golden_tables.read_golden("drawn_capped")
     assert golden_tables.counts_of(summary) == counts
     assert golden_tables.rows_of(tables) == rows
-
-
-@pytest.mark.parametrize("case", golden_sequences.CASES)
-def test_sequences_and_counts_are_the_golden_ones(tmp_path, case):
-    rows, counts = golden_sequences.build_case(case, tmp_path)
-    golden_rows, golden_counts = golden_sequences.read_golden(case)
-    assert counts == golden_counts
-    assert rows == golden_rows
+    assert sequences == golden_sequences.read_golden("sequences_capped")

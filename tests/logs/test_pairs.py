@@ -20,9 +20,9 @@ from sail_jax.config.logs import EngineConfig
 from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import PairTable
 from sail_jax.errors import SailError
+from sail_jax.logs.canonical import words_of
 from sail_jax.logs.pairs.attributes import word_grams
 from sail_jax.logs.pairs.build import BUILDERS, build_pairs
-from sail_jax.logs.pairs.canonical import words_of
 
 LOOSE = {"min_users": 1, "min_npmi": -1.0}
 

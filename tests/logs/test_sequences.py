@@ -2,27 +2,28 @@
 
 import collections
 import dataclasses
+import hashlib
 import itertools
 
+import ibis
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from small_logs import with_logs
 from small_sequences import SIZE, World, build, config_of, make_world, rows_of, write_logs
 
 from sail_jax import cli
 from sail_jax import config as config_lib
+from sail_jax.config.logs import EngineConfig
 from sail_jax.data.pipeline import open_store
 from sail_jax.data.sequence_tables import Sequence, SequenceTable
 from sail_jax.errors import SailError
-from sail_jax.items import item_key
+from sail_jax.logs.rules import Logs
 from sail_jax.logs.sequences import build as build_lib
-from sail_jax.logs.sequences import item_facts as sequence_rules
-from sail_jax.logs.sequences import windows as sequence_windows
+from sail_jax.logs.sequences import item_facts
 from sail_jax.logs.sequences.build import build_sequences
-from sail_jax.logs.sequences.histories import user_hash
-from sail_jax.logs.sequences.item_facts import Consumers, Labels, write_consumers
-from sail_jax.logs.sequences.item_lists import ItemLists
 from sail_jax.vectors.embedding_set import EmbeddingInfo, write_info, write_part
 
 
@@ -42,22 +43,22 @@ def built(source, tmp_path_factory):
     return build(config_of(), source, tmp_path_factory.mktemp("built"))
 
 
-def test_a_build_that_is_broken_off_goes_on_with_the_next_part(built, source, tmp_path, monkeypatch):
-    read, parts = build_lib.read_part, []
+def test_a_build_that_is_broken_off_goes_on_with_the_next_table(built, source, tmp_path, monkeypatch):
+    write, tables = build_lib.write_sequences, []
 
-    def stops(path):
-        parts.append(path.name)
-        if len(parts) == 3:
+    def stops(path, batches):
+        tables.append(path.name)
+        if len(tables) == 3:
             raise KeyboardInterrupt
-        return read(path)
+        return write(path, batches)
 
-    config = config_of(rows_per_part=150)
-    monkeypatch.setattr(build_lib, "read_part", stops)
+    monkeypatch.setattr(build_lib, "write_sequences", stops)
     with pytest.raises(KeyboardInterrupt):
-        build(config, source, tmp_path)
-    tables, summary = build(config, source, tmp_path)
-    assert len(set(parts)) > 4 and len(parts) == len(set(parts)) + 1  # one part was begun twice
-    assert tables == built[0]
+        build(config_of(), source, tmp_path)
+    assert not [path for path in tmp_path.iterdir() if path.name in tables[2:]]
+    found, summary = build(config_of(), source, tmp_path)
+    assert len(tables) == len(set(tables)) + 1 == 7  # one table was begun twice
+    assert found == built[0]
     assert all(summary[name] == built[1][name] for name in ("tables", "events"))
 
 
@@ -240,15 +241,12 @@ def test_test_targets_lie_after_the_cut_and_train_items_before(built, logs):
                 assert all((at[item], item) < (at[row.target_id], row.target_id) for item in row.item_ids)
 
 
-@pytest.mark.parametrize("changes", [{"rows_per_part": 400}, {"rows_per_part": 50}])
-def test_parts_and_order_of_the_log_change_nothing(built, logs, tmp_path, monkeypatch, changes):
+def test_the_order_of_the_log_and_threads_change_nothing(built, logs, tmp_path):
     events = list(logs.events)
     np.random.default_rng(1).shuffle(events)
     events = [(str(user), str(item), int(time), int(count)) for user, item, time, count in events]
     shuffled = write_logs(dataclasses.replace(logs, events=events), tmp_path / "export")
-    monkeypatch.setattr(sequence_windows, "_CANDIDATES", 7)
-    monkeypatch.setattr(sequence_rules, "_PAIRS", 3)
-    tables, summary = build(config_of(**changes), shuffled, tmp_path / "out")
+    tables, summary = build(with_logs(config_of(), engine=EngineConfig(threads=3)), shuffled, tmp_path / "out")
     assert tables == built[0]
     assert summary["tables"] == built[1]["tables"] and summary["events"] == built[1]["events"]
 
@@ -279,51 +277,39 @@ def test_draws_are_uniform(tmp_path):
 # --------------------------------------------------------------------------------------------------------- the parts
 
 
+def tables_of(settings, **tables):
+    """Logs with some tables in memory, of which every event lies before the cut."""
+    return Logs(settings, 0, {name: ibis.memtable(rows) for name, rows in tables.items()}, lambda table, _: table)
+
+
 @pytest.mark.parametrize("users", [4, 16, 1000])
-def test_jaccard_of_consumers(tmp_path, users):
+def test_jaccard_of_consumers(users):
     rng = np.random.default_rng(2)
     sets = {f"i{i}": set(rng.choice(60, rng.integers(1, 50), replace=False).tolist()) for i in range(12)}
-    rows = [(item, f"u{u}") for item, some in sets.items() for u in some] * 2  # each twice
-    frame = pl.DataFrame(rows, schema=["item", "user"], orient="row")
-    names = [*sets, "unknown"]
-    lists = write_consumers(tmp_path / "consumers", frame.lazy(), users, 3)
-    found = Consumers(lists, users, np.array([item_key(name) for name in names], np.uint64))
-    hashes = dict(
-        zip(
-            *pl.DataFrame({"user": [f"u{u}" for u in range(60)]}).select("user", h=user_hash()),
-            strict=True,
-        )
-    )
-    pairs = [(a, b, u) for a in range(13) for b in range(13) for u in range(0, 60, 7)]
-    item, target, user = (np.array(column) for column in zip(*pairs, strict=True))
-    own = np.array([hashes[f"u{u}"] for u in user], np.uint64)
-    got = found.jaccard(item, target, own)
-    for (a, b, u), value in zip(pairs, got, strict=True):
-        one, two = ({x for x in sets.get(names[k], set()) if x != u} for k in (a, b))
-        kept = [sorted(hashes[f"u{x}"] for x in sets.get(names[k], set()))[:users] for k in (a, b)]
-        limit = min((some[-1] for some in kept if len(some) == users), default=2**64)
-        one, two = ({x for x in some if hashes[f"u{x}"] <= limit} for some in (one, two))
-        assert value == pytest.approx(jaccard(one, two))
-    if users == 1000:
-        exact = [jaccard(sets.get(names[a], set()) - {u}, sets.get(names[b], set()) - {u}) for a, b, u in pairs]
-        np.testing.assert_allclose(got, exact)
+    rows = [(f"u{u}", item, 0, 1) for item, some in sets.items() for u in some] * 2  # each twice
+    events = pl.DataFrame(rows, schema=["user", "item", "time", "positives"], orient="row").to_arrow()
+    found = item_facts.consumers(tables_of(config_of(behaviour_users=users), events=events))
+    pairs = ibis.memtable({"own_id": [f"u{u}" for u in range(0, 60, 7)]}).cross_join(found)
+    pairs = pairs.cross_join(found.rename(target="item", target_users="users", target_reach="reach"))
+    pairs = pairs.mutate(own=item_facts.hash_of_user(pairs.own_id))
+    got = pairs.select("item", "target", "own_id", jaccard=item_facts.consumers_jaccard(pairs)).to_pyarrow().to_pylist()
+    assert len(got) == 12 * 12 * 9
+    hashes = {u: hashlib.md5(f"u{u}".encode()).hexdigest() for u in range(60)}
+    for row in got:
+        one, two = ({u for u in sets[row[key]] if f"u{u}" != row["own_id"]} for key in ("item", "target"))
+        kept = [sorted(hashes[u] for u in sets[row[key]])[:users] for key in ("item", "target")]
+        reach = min((some[-1] for some in kept if len(some) == users), default="~")
+        near = jaccard(*({u for u in some if hashes[u] <= reach} for some in (one, two)))
+        assert row["jaccard"] == pytest.approx(near)
+        assert users < 1000 or row["jaccard"] == pytest.approx(jaccard(one, two))
 
 
-def test_label_sets(tmp_path):
-    lists = ItemLists.write(
-        tmp_path / "x", np.int32, [(np.array([7, 3, 7], np.uint64), [3, 0, 1], np.array([5, 9, 9, 4]))]
-    )
-    labels = Labels(lists, np.array([3, 7, 8], np.uint64), 1)
-    assert labels.known.tolist() == [False, True, False]  # of a repeated item the first counts
-    assert labels.cluster.tolist() == [-1, 9, -1]
-    assert labels.jaccard(np.array([1, 1, 0]), np.array([1, 0, 2])).tolist() == [1, 0, 0]
-
-
-def test_lists_of_nothing(tmp_path):
-    lists = ItemLists.write(tmp_path / "x", np.uint64, [])
-    starts, values = lists.find(np.array([1, 2], np.uint64))
-    assert starts.tolist() == [0, 0, 0] and values.tolist() == []
-    assert not Labels(lists, np.array([1], np.uint64), 0).known.any()
+def test_label_sets():
+    rows = {"item": ["a", "a", "b", "c"], "labels": [["y", "x"], ["x", "y", "x"], [], ["z"]]}
+    found = item_facts.labels(tables_of(config_of(cluster_level=1), catalogue=pa.table(rows)))
+    facts = {row["item"]: (sorted(row["labels"]), row["cluster"]) for row in found.to_pyarrow().to_pylist()}
+    # Of a repeated item the labels that sort first count, each once; an item without labels has no facts.
+    assert facts == {"a": (["x", "y"], "y"), "c": (["z"], "z")}
 
 
 def test_embeddings_of_a_folder_that_embed_wrote(built, logs, source, tmp_path):
@@ -465,4 +451,8 @@ def test_the_verb(built, source, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "seq_content_single was not built" in out and str(tmp_path / "tables" / "sequences.json") in out
     assert len(SequenceTable.open(tmp_path / "tables" / "seq_content_multi.parquet")) > 0
+    assert cli.main([*words[:-1], str(tmp_path / "none"), "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("-- seq_content_multi\n") and "-- eval_filtered\n" in printed
+    assert not (tmp_path / "none").exists()
     assert cli.main([*words[:-1], str(tmp_path), "--workdir", str(tmp_path / "nothing")]) == 2

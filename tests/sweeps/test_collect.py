@@ -90,7 +90,9 @@ def test_the_page_stands_alone_with_curves_effects_and_cost(collected):
     folder, _, page = collected
     for shown in ("Effects of the axes", "Parallel coordinates", "12.00", "12 done", "optimizer.peak", "q2i/recall@10"):
         assert shown in page
-    assert not re.search(r"<script [^>]*src|<link|https?://(?!www.w3.org)", page) and "prefers-color-scheme: dark" in page
+    assert (
+        not re.search(r"<script [^>]*src|<link|https?://(?!www.w3.org)", page) and "prefers-color-scheme: dark" in page
+    )
     assert {path.stem for path in (folder.path / "report_files").iterdir()} == {
         *("loss-pairs", "evaluation-i2i", "effect-variant", "effect-optimizer.peak", "parallel")
     }

@@ -8,7 +8,8 @@ import ibis
 import ibis.expr.types as ir
 
 from sail_jax.logs.pairs.item_pairs import PairRules, item_pairs
-from sail_jax.logs.pairs.rules import Logs, Made, draw, following, place, sharing
+from sail_jax.logs.pairs.rules import Made, following, sharing
+from sail_jax.logs.rules import Logs, draw, place
 
 
 def hashtag(logs: Logs) -> Made:

@@ -9,7 +9,6 @@ from typing import Any
 
 import ibis
 import pyarrow as pa
-from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from sail_jax.buckets import fetch
 from sail_jax.config import Config
@@ -18,18 +17,19 @@ from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import SCHEMA, write_pair_columns
 from sail_jax.errors import SailError
 from sail_jax.files import commit_json
+from sail_jax.logs.canonical import SCANS
 from sail_jax.logs.engine import Engine
-from sail_jax.logs.engines import open_engine
+from sail_jax.logs.engines import open_engine, sql_dialect
 from sail_jax.logs.finished import Finished, build_identity
 from sail_jax.logs.log_files import readable_rows
 from sail_jax.logs.pairs import attributes, consumption, searches, vectors
-from sail_jax.logs.pairs.canonical import SCANS
 from sail_jax.logs.pairs.inputs import count_items, logs_read, open_tables, unbound_tables, write_near
-from sail_jax.logs.pairs.rules import Logs, Made
+from sail_jax.logs.pairs.rules import Made
 from sail_jax.logs.pairs.sample_page import write_sample_page
 from sail_jax.logs.reader import check_rows, check_times, count_rows, cut_time, has_log, passed_over_beside
+from sail_jax.logs.rules import Logs
 from sail_jax.logs.scratch import scratch_folder
-from sail_jax.progress import Progress
+from sail_jax.logs.table_progress import table_progress
 
 SUMMARY, SAMPLE_PAGE = "pairs.json", "pairs.html"
 _SCRATCH, _FINISHED = ".pairs.scratch", ".pairs.finished.json"
@@ -83,7 +83,7 @@ def build_pairs(
     fetch(output / SUMMARY)
     finished = Finished(output / _FINISHED, build_identity(config, source, store, "builders"))
     with (
-        _progress(len(chosen)) as (show, done),
+        table_progress(len(chosen)) as (show, done),
         scratch_folder(output / _SCRATCH) as scratch,
         readable_rows(source),
         open_engine(engine, config.logs.engine, scratch) as opened,
@@ -128,8 +128,7 @@ def sql_of_builders(config: Config, source: Path, only: Sequence[str] = (), engi
     """
     chosen = _choose(config, only)
     logs = Logs(config, _checked_cut(config, source, chosen), unbound_tables(config, chosen), lambda table, _: table)
-    dialect = "databricks" if engine == "spark" else engine  # Ibis writes Spark's own dialect in a session alone
-    return {name: str(ibis.to_sql(BUILDERS[name][0](logs).rows, dialect=dialect)) for name in chosen}
+    return {name: str(ibis.to_sql(BUILDERS[name][0](logs).rows, dialect=sql_dialect(engine))) for name in chosen}
 
 
 def _checked_cut(config: Config, source: Path, chosen: dict[str, str]) -> int:
@@ -218,11 +217,3 @@ def _summary(
         "passed_over": passed_over_beside(config, source),
         "builders": {name: entry for name, entry in builders.items() if entry},
     }
-
-
-@contextlib.contextmanager
-def _progress(builders: int) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
-    columns = (SpinnerColumn(), TextColumn("{task.completed}/{task.total} tables"), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("{task.description}"), transient=True) as progress:
-        task = progress.add_task("cut", total=builders)
-        yield lambda text: progress.update(task, description=text), lambda: progress.advance(task)

@@ -14,7 +14,8 @@ import ibis
 import ibis.expr.types as ir
 
 from sail_jax.logs.pairs.item_pairs import PairRules, item_pairs
-from sail_jax.logs.pairs.rules import Logs, Made, at_least, following
+from sail_jax.logs.pairs.rules import Made, following
+from sail_jax.logs.rules import Logs, at_least
 
 
 def copair(logs: Logs) -> Made:

@@ -1,18 +1,15 @@
 """Writes what the rules read to the scratch folder of a build, and opens it as tables of the engine."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import ibis
 import ibis.expr.types as ir
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from sail_jax.config import Config
 from sail_jax.data.store import ItemStore
+from sail_jax.logs.canonical import SCANS, SCHEMAS, open_logs
 from sail_jax.logs.engine import Engine
-from sail_jax.logs.pairs.canonical import SCANS, SCHEMAS, write_canonical
-from sail_jax.logs.pairs.rules import Logs, draw
 from sail_jax.logs.pairs.vectors import (
     CANDIDATES,
     collect_items,
@@ -22,11 +19,11 @@ from sail_jax.logs.pairs.vectors import (
     write_candidates,
 )
 from sail_jax.logs.reader import has_log
+from sail_jax.logs.rules import Logs, draw
 from sail_jax.logs.vector_files import scan_vector_ids
 
 # Builders whose pairs belong to the split in which both items were published.
 _BY_PUBLICATION = {"summary", "rsdf", "id", "cls"}
-_IDS_AT_ONCE = 65_536
 
 
 def logs_read(config: Config, chosen: dict[str, str]) -> list[str]:
@@ -64,28 +61,16 @@ def open_tables(
     show: Callable[[str], None],
 ) -> dict[str, ir.Table]:
     """Writes the logs in canonical columns, and the ids of vectors and store; returns the tables."""
-    tables = {}
-    for log in logs_read(config, chosen):
-        show(f"reading {getattr(config.logs, log).path}")
-        write_canonical(config, source, log, scratch / f"log-{log}.parquet")
-        tables[log] = engine.read(scratch / f"log-{log}.parquet")
+    tables = open_logs(
+        config, source, {log: SCHEMAS[log] for log in logs_read(config, chosen)}, store, engine, scratch, show
+    )
     for log in {"dense_features", "id_embeddings"} & set(chosen.values()):
         ids = scratch / f"ids-{log}"
         ids.mkdir()
         for number, (setting, path) in enumerate(vector_files(config, log).items()):
             scan_vector_ids(source / path, setting).sink_parquet(ids / f"{number}.parquet", engine="streaming")
         tables[log] = engine.read(ids)
-    if store is not None:
-        _write_ids(store.item_ids(), scratch / "store.parquet")
-        tables["store"] = engine.read(scratch / "store.parquet")
     return tables
-
-
-def _write_ids(ids: Iterator[str], path: Path) -> None:
-    schema = pa.schema([("item", pa.string())])
-    with pq.ParquetWriter(path, schema) as writer:
-        while batch := [item for item, _ in zip(ids, range(_IDS_AT_ONCE), strict=False)]:
-            writer.write_table(pa.table([batch], schema=schema))
 
 
 def count_items(logs: Logs, read: Collection[str]) -> ir.Table:

@@ -17,7 +17,8 @@ from collections.abc import Callable
 import ibis
 import ibis.expr.types as ir
 
-from sail_jax.logs.pairs.rules import Logs, Made, at_least, draw, place
+from sail_jax.logs.pairs.rules import Made
+from sail_jax.logs.rules import Logs, at_least, draw, place
 
 
 @dataclasses.dataclass(frozen=True)

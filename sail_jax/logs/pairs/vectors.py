@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 
 from sail_jax.config.log_pairs import IdPairsConfig, RsdfPairsConfig
 from sail_jax.logs.pairs.item_pairs import PairRules, item_pairs
-from sail_jax.logs.pairs.rules import Logs, Made
+from sail_jax.logs.pairs.rules import Made
+from sail_jax.logs.rules import Logs
 from sail_jax.logs.vector_files import read_vectors
 from sail_jax.vectors.faiss_kmeans import faiss_kmeans, nearest_centroids
 from sail_jax.vectors.unit import unit_rows

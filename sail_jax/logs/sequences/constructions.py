@@ -1,139 +1,127 @@
 """The constructions of sequences: which items before a target are kept, and in which order.
 
 The four train constructions are those of arXiv 2510.12709, sec. 3.3.5; the two test constructions those of sec. 4.2.
-Axis letters as in `sail_jax.logs.sequences.windows`.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
-import numpy as np
+import ibis
+import ibis.expr.types as ir
 
 from sail_jax.config.log_sequences import SequencesConfig
-from sail_jax.logs.sequences.histories import Histories
-from sail_jax.logs.sequences.item_facts import Consumers, Embeddings, Labels
-from sail_jax.logs.sequences.windows import Windows, draw_keys, proportional_ranks
+from sail_jax.logs.rules import Logs, draw, place
+from sail_jax.logs.sequences.item_facts import consumers, consumers_jaccard, hash_of_user, label_jaccard, labels
+
+_WINDOW = ["user", "at"]
+_RECENT = (ibis.desc("place"),)
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidates:
-    """Windows, the candidates before their targets, and facts about the items.
+    """Targets and the candidates before them.
 
     Attributes:
-        settings: the thresholds.
-        seed: the seed of the draws.
-        histories: the histories.
-        windows: W targets.
-        labels: labels of the items; None if the construction does not read them. Likewise the next two.
-        embeddings: content embeddings of the items.
-        consumers: consumers of the items.
+        logs: the logs.
+        targets: user, target, at, first, test; see `histories.targets`.
+        rows: user, at, target, item, place; see `histories.candidates`.
     """
 
-    settings: SequencesConfig
-    seed: int
-    histories: Histories
-    windows: Windows
-    labels: Labels | None = None
-    embeddings: Embeddings | None = None
-    consumers: Consumers | None = None
+    logs: Logs
+    targets: ir.Table
+    rows: ir.Table
 
-    @functools.cached_property
-    def places(self) -> tuple[np.ndarray, np.ndarray]:
-        """([C] the window of each candidate, [C] its entry)."""
-        return self.windows.candidates()
-
-    @property
-    def window(self) -> np.ndarray:
-        """[C] int64, the window of each candidate."""
-        return self.places[0]
-
-    @property
-    def item(self) -> np.ndarray:
-        """[C] int64, the item of each candidate."""
-        return self.histories.item[self.places[1]]
-
-    @property
-    def targets(self) -> np.ndarray:
-        """[W] int64, the item of each target."""
-        return self.histories.item[self.windows.target]
-
-    @functools.cached_property
-    def draw(self) -> np.ndarray:
-        """[C] uint64, a random number for each candidate."""
-        return draw_keys(self.seed, self.histories, self.windows, *self.places)
-
-    @functools.cached_property
-    def age(self) -> np.ndarray:
-        """[C] int64, lower for candidates nearer to the target."""
-        return -self.places[1]
+    def drawn(self) -> ir.Table:
+        """Adds `draw` to the rows: a hash of the seed, the user, the target and the item."""
+        rows = self.rows
+        return rows.mutate(draw=draw(self.logs.config.seed, rows.user, rows.target, rows["item"]))
 
 
-@dataclasses.dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """The candidates that a construction keeps, and their order of priority.
 
     Attributes:
-        known: [W] bool, whether the target has the label or vector that the construction needs.
-        kept: [C] bool.
-        priority: keys [C], the most important first; the kept candidates with the lowest keys form the sequence.
+        known: the targets' items that have what the construction needs (item); None if all have.
+        kept: the rows of the candidates that are kept.
+        priority: columns of `kept`, the most important first; the rows with the lowest form the sequence.
     """
 
-    known: np.ndarray
-    kept: np.ndarray
-    priority: tuple[np.ndarray, ...]
+    known: ir.Table | None
+    kept: ir.Table
+    priority: tuple[Any, ...]
+
+
+def content_codes(c: Candidates) -> ir.Table:
+    """Adds the codes of the content embeddings of item and target; drops rows where one has none."""
+    vectors = c.logs.tables["vectors"]
+    of_item, of_target = vectors.rename(item_code="code"), vectors.rename(target="item", target_code="code")
+    return c.rows.join(of_item, "item").join(of_target, "target")
 
 
 def _content_single(c: Candidates) -> Choice:
     """Keeps candidates close to the target in content embedding; prefers the most recent."""
-    known, targets = c.embeddings.known, c.targets[c.window]
-    kept = known[c.item] & known[targets]
-    kept[kept] = c.embeddings.cosine(c.item[kept], targets[kept]) >= c.settings.cosine
-    return Choice(known[c.targets], kept, (c.age,))
+    close = content_codes(c).semi_join(c.logs.tables["close"], ["item_code", "target_code"])
+    return Choice(c.logs.tables["vectors"], close, _RECENT)
 
 
 def _content_multi(c: Candidates) -> Choice:
     """Keeps candidates with labels that overlap the target's; prefers the most recent."""
-    kept = c.labels.jaccard(c.item, c.targets[c.window]) > c.settings.label_jaccard
-    return Choice(c.labels.known[c.targets], kept, (c.age,))
+    known = labels(c.logs)
+    of_target = known.select(target="item", target_labels="labels")
+    rows = c.rows.join(known, "item").join(of_target, "target")
+    near = label_jaccard(rows.labels, rows.target_labels) > c.logs.config.sequences.label_jaccard
+    return Choice(known, rows.filter(near), _RECENT)
 
 
 def _collab_single(c: Candidates) -> Choice:
     """Keeps candidates consumed by the same other users as the target; draws in proportion to the clusters."""
-    users = c.histories.user_hashes[c.histories.user[c.windows.target]][c.window]
-    kept = c.consumers.jaccard(c.item, c.targets[c.window], users) >= c.settings.behaviour_jaccard
-    return Choice(_all(c), kept, (_proportion(c, kept), c.draw))
+    users = consumers(c.logs)
+    of_target = users.select(target="item", target_users="users", target_reach="reach")
+    rows = _clustered(c)
+    rows = rows.join(users, "item").join(of_target, "target")
+    rows = rows.mutate(own=hash_of_user(rows.user))
+    near = consumers_jaccard(rows) >= c.logs.config.sequences.behaviour_jaccard
+    return _in_proportion(rows.filter(near))
 
 
 def _collab_multi(c: Candidates) -> Choice:
     """Keeps all candidates; draws in proportion to the clusters of the history."""
-    kept = np.ones(len(c.window), bool)
-    return Choice(_all(c), kept, (_proportion(c, kept), c.draw))
+    return _in_proportion(_clustered(c))
 
 
 def _vanilla(c: Candidates) -> Choice:
     """Keeps all candidates; draws at random."""
-    return Choice(_all(c), np.ones(len(c.window), bool), (c.draw,))
+    return Choice(None, c.drawn(), ("draw",))
 
 
 def _whole(c: Candidates) -> Choice:
     """Keeps all candidates, in their order."""
-    return Choice(_all(c), np.ones(len(c.window), bool), (c.places[1],))
+    return Choice(None, c.rows, ("place",))
 
 
 def _filtered(c: Candidates) -> Choice:
     """Keeps candidates in the target's cluster; draws at random."""
-    cluster = c.labels.cluster
-    known = c.labels.known[c.targets]
-    return Choice(known, known[c.window] & (cluster[c.item] == cluster[c.targets[c.window]]), (c.draw,))
+    known = labels(c.logs).select("item", "cluster")
+    same = c.drawn().join(known, "item").join(known.rename(target="item"), ["target", "cluster"])
+    return Choice(known, same, ("draw",))
 
 
-def _proportion(c: Candidates, kept: np.ndarray) -> np.ndarray:
-    return proportional_ranks(c.window, c.labels.cluster[c.item], kept, c.draw)
+def _clustered(c: Candidates) -> ir.Table:
+    """Adds `draw`, `cluster` (null for items without labels) and `share`, how many candidates of the cluster are."""
+    of_item = labels(c.logs).select("item", "cluster")
+    rows = c.drawn().left_join(of_item, "item").drop("item_right")
+    return rows.mutate(share=rows.count().over(ibis.window(group_by=[*_WINDOW, "cluster"])))
 
 
-def _all(c: Candidates) -> np.ndarray:
-    return np.ones(len(c.windows), bool)
+def _in_proportion(rows: ir.Table) -> Choice:
+    """Orders rows so that, for every n, the first n of a window follow the shares of its clusters.
+
+    This is the method of Sainte-Lague: the r-th item of a cluster (from 0) has the priority share / (r + 1/2). Ties,
+    and the order within a cluster, are drawn.
+    """
+    claim = (place([*_WINDOW, "cluster"], ["draw"]) + 0.5) / rows.share
+    return Choice(None, rows.mutate(claim=claim), ("claim", "draw"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +131,7 @@ class Construction:
     Attributes:
         choose: keeps candidates and ranks them.
         peak: "single" or "multi", which chooses the threshold of positive behaviours.
-        needs: the facts about items that it reads: "labels", "embeddings", "consumers".
+        needs: what it reads beside the events: "labels", "embeddings".
         evaluation: whether it builds test sequences only.
         whole: whether it builds one train sequence of each user, with all items up to the cut.
     """
@@ -167,7 +155,7 @@ class Construction:
 CONSTRUCTIONS = {
     "seq_content_single": Construction(_content_single, "single", ("embeddings",)),
     "seq_content_multi": Construction(_content_multi, "multi", ("labels",)),
-    "seq_collab_single": Construction(_collab_single, "single", ("labels", "consumers")),
+    "seq_collab_single": Construction(_collab_single, "single", ("labels",)),
     "seq_collab_multi": Construction(_collab_multi, "multi", ("labels",)),
     "histories": Construction(_whole, "multi", whole=True),
     "eval_vanilla": Construction(_vanilla, "multi", (), evaluation=True),

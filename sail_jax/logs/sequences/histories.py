@@ -1,128 +1,83 @@
-"""Builds users' histories of positive items from the events of a log, by partitions of users.
+"""Users' histories of positive items, the targets in them, and the candidates before each target.
 
 A history holds each item once, at its first event with enough positive behaviours, in the order of (time, item id). The
-entries before a position therefore contain no information about later ones.
-
-Axis letters: U users, N entries of the histories, I items.
+entries before a place therefore contain no information about later ones.
 """
 
-import dataclasses
-import functools
-import hashlib
-from collections.abc import Collection
-from pathlib import Path
+import ibis
+import ibis.expr.types as ir
 
-import numpy as np
-import polars as pl
+from sail_jax.config.log_sequences import SequencesConfig
+from sail_jax.logs.rules import Logs, place
 
-from sail_jax.data.store import ItemStore
-from sail_jax.items import item_key
-
-_HALF = 1 << 32
+_OF_USER = ibis.window(group_by="user")
 
 
-@dataclasses.dataclass(frozen=True)
-class Histories:
-    """The histories of some users.
-
-    Attributes:
-        users: U ids.
-        user_keys: [U] uint64 hashes of the ids, the same everywhere (`item_key`).
-        user_hashes: [U] uint64 other hashes of the ids, those of `user_hash`.
-        starts: [U + 1] int64; entries starts[u] to starts[u + 1] - 1 are of user u, the oldest first.
-        item: [N] int64, the entry's item, as an index into `items`.
-        time: [N] int64 seconds.
-        items: I ids, ascending.
-        item_keys: [I] uint64 hashes of the ids (`item_key`).
-    """
-
-    users: np.ndarray
-    user_keys: np.ndarray
-    user_hashes: np.ndarray
-    starts: np.ndarray
-    item: np.ndarray
-    time: np.ndarray
-    items: np.ndarray
-    item_keys: np.ndarray
-
-    @functools.cached_property
-    def user(self) -> np.ndarray:
-        """[N] int64, the entry's user, as an index into `users`."""
-        return np.repeat(np.arange(len(self.users)), np.diff(self.starts))
-
-
-def user_hash() -> pl.Expr:
-    """A 64-bit hash of the column `user`, the same in every process: it starts the MD5."""
-    return pl.col("user").map_elements(md5_key, return_dtype=pl.UInt64)
-
-
-def md5_key(text: str) -> int:
-    """The first 64 bits of the MD5 of a text."""
-    return int(hashlib.md5(text.encode()).hexdigest()[:16], 16)
-
-
-def partition(frame: pl.LazyFrame, folder: Path, column: str, parts: int) -> list[Path]:
-    """Partitions rows by a hash of a column, in one streaming pass.
+def histories(logs: Logs, positives: int) -> ir.Table:
+    """Returns the entries of all histories.
 
     Args:
-        frame: the rows.
-        folder: the folder of the parts.
-        column: rows with the same value get into the same part.
-        parts: the number of parts.
+        logs: the logs.
+        positives: the least number of positive behaviours with which an event counts.
 
     Returns:
-        The folders of the non-empty parts, in the order of the hash, which does not depend on the number of parts.
+        user, item, time, at (the place in the history, from 0), size (of the history), and train (how many of its
+        entries lie before the cut).
     """
-    # The high 32 bits, scaled to [0, parts): the order of parts is the order of hashes.
-    part = pl.col(column).map_elements(md5_key, return_dtype=pl.UInt64) // _HALF * parts // _HALF
-    frame.with_columns(part=part).sink_parquet(pl.PartitionBy(folder, key="part", include_key=False), mkdir=True)
-    return sorted(folder.glob("part=*"), key=lambda path: int(path.name.partition("=")[2]))
+    events = logs.known(logs.tables["events"])
+    enough = events.filter(events.known & (events.positives >= positives))
+    first = enough.group_by("user", "item").agg(time=enough.time.min())
+    early = (first.time <= logs.cut).cast("int64")
+    placed = first.mutate(
+        at=place(["user"], ["time", "item"]), size=first.count().over(_OF_USER), train=early.sum().over(_OF_USER)
+    )
+    return logs.keep(placed, f"histories.{positives}")
 
 
-def read_part(folder: Path) -> pl.DataFrame:
-    """Reads the rows of a part, in no particular order."""
-    return pl.read_parquet(folder / "*.parquet", hive_partitioning=False)
+def targets(entries: ir.Table, settings: SequencesConfig, cut: int, splits: tuple[str, ...], history: int) -> ir.Table:
+    """Returns the entries that are targets, each with the range of its history.
 
+    Of the train split, these are a user's last entry up to the cut, and each `stride`-th before it that has something
+    before it; of the test split, the user's last entry, if it is after the cut.
 
-def known_items(events: pl.DataFrame, store: ItemStore) -> pl.DataFrame:
-    """Filters the events to items of the store."""
-    items = events["item"].unique()
-    known = items.filter(pl.Series(store.positions(items.to_list()) >= 0))
-    return events.filter(pl.col("item").is_in(known.implode()))
-
-
-def histories_of(events: pl.DataFrame, positives: int) -> Histories:
-    """Builds the histories of the users of one part.
-
-    Args:
-        events: user, item, time, positives.
-        positives: the least number of positive behaviours with which an event counts.
+    Returns:
+        user, target (item), at, first (the first place of its history), test.
     """
-    rows = (
-        events.lazy()
-        .filter(pl.col("positives") >= positives)
-        .group_by("user", "item")
-        .agg(pl.col("time").min())
-        .with_columns(hash=user_hash())
-        .sort("hash", "user", "time", "item")
-        .collect()
-    )
-    users = rows.select("user", "hash").unique(maintain_order=True)
-    items, item = np.unique(rows["item"].to_numpy().astype(object), return_inverse=True)
-    # The rows of a user are consecutive, so that the sizes, in order of appearance, give where each user begins.
-    sizes = rows.group_by("user", maintain_order=True).len()["len"].to_numpy()
-    return Histories(
-        users=users["user"].to_numpy().astype(object),
-        user_keys=hashes_of(users["user"]),
-        user_hashes=users["hash"].to_numpy(),
-        starts=np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]),
-        item=item.astype(np.int64),
-        time=rows["time"].to_numpy(),
-        items=items,
-        item_keys=hashes_of(items),
-    )
+    late = (entries.at == entries.size - 1) & (entries.time > cut)
+    back = entries.train - 1 - entries.at
+    early = (back >= 0) & (back < settings.windows * settings.stride) & (back % settings.stride == 0)
+    early &= (entries.at > 0) | (back == 0)
+    chosen = {"train": early, "test": late}
+    some = entries.filter(ibis.or_(*(chosen[split] for split in splits)))
+    first = ibis.greatest(some.at - history, 0)
+    return some.select("user", "at", target="item", first=first, test=some.time > cut)
 
 
-def hashes_of(ids: Collection[str]) -> np.ndarray:
-    """[n] uint64 hashes of ids, the same everywhere (`item_key`)."""
-    return np.fromiter(map(item_key, ids), np.uint64, len(ids))
+def candidates(entries: ir.Table, chosen: ir.Table) -> ir.Table:
+    """Returns the entries of each target's history: user, at, target, item, place (in the history)."""
+    before = entries.select("item", owner="user", place="at")
+    within = [chosen.user == before.owner, before.place >= chosen["first"], before.place < chosen.at]
+    return chosen.join(before, within).select("user", "at", "target", "item", "place")
+
+
+def latest(entries: ir.Table, chosen: ir.Table, seen: int) -> ir.Table:
+    """Adds `seen`: the latest `seen` items of each target's history, the oldest first."""
+    if not seen:
+        return chosen.mutate(seen=ibis.literal([], "array<string>"))
+    whole = entries.group_by("user").agg(whole=in_order(entries.item, entries.at))
+    start = ibis.greatest(chosen["first"], chosen.at - seen)
+    joined = chosen.mutate(start=start).join(whole, "user")
+    return joined.mutate(seen=joined.whole[joined.start : joined.at]).drop("whole", "start")
+
+
+def in_order(item: ir.StringColumn, at: ir.IntegerColumn, where: ir.BooleanValue | None = None) -> ir.ArrayScalar:
+    """Collects items in the order of their places.
+
+    Places of equal width stand before the ids while they are sorted: not all engines collect in an order, or sort
+    structs.
+    """
+    placed = at.cast("string").lpad(_DIGITS, "0") + item
+    return placed.collect(where=where).sort().map(lambda text: text.substr(_DIGITS))
+
+
+_DIGITS = 10
