@@ -61,9 +61,9 @@ def candidates(entries: ir.Table, chosen: ir.Table) -> ir.Table:
 
 
 def latest(entries: ir.Table, chosen: ir.Table, seen: int) -> ir.Table:
-    """Adds `seen`: the latest `seen` items of each target's history, the oldest first."""
+    """Adds `seen` to windows with `items`: the latest `seen` items of each history, the oldest first."""
     if not seen:
-        return chosen.mutate(seen=ibis.literal([], "array<string>"))
+        return chosen.mutate(seen=chosen["items"][0:0])  # a literal of no items has no type in Spark
     whole = entries.group_by("user").agg(whole=in_order(entries.item, entries.at))
     start = ibis.greatest(chosen["first"], chosen.at - seen)
     joined = chosen.mutate(start=start).join(whole, "user")
