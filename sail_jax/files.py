@@ -67,7 +67,7 @@ def commit(partial: pathlib.Path, path: pathlib.Path) -> None:
 
 
 def written_before(path: pathlib.Path, request: dict[str, Any], output: pathlib.Path) -> dict[str, Any]:
-    """Returns what the command that wrote an output wrote of itself, after a check that it was the same command.
+    """Returns what the command that wrote an output said of itself; it must be the same command.
 
     Args:
         path: the JSON file that has it, with what was asked for among its entries.

@@ -31,9 +31,7 @@ from sail_jax.errors import BadRecordError, SailError
 from sail_jax.runs.fingerprint import fingerprint
 from sail_jax.vectors.embedding_set import EmbeddingSet
 
-pytestmark = pytest.mark.slow
-
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
 
 
 @pytest.fixture(scope="module")
