@@ -11,8 +11,9 @@ on those after it; the label is "was there any positive behaviour". The inputs o
   + embeddings    the cosines of the candidate to the user's items, by our vectors: mean, maximum, and that of the mean
   + semantic IDs  learned vectors of the codes of the candidate and of the user's items, level by level
 
-Each variant is trained with several seeds. The confidence intervals are from a bootstrap over users, of the mean over
-seeds; gains over `base` are paired by user sample. It writes experiments/results/ranking.json and prints a table.
+The variants and their seeds are the sweep configs/sweeps/ranking.py, whose members call `member` here. Finished ones
+are not repeated. The confidence intervals are from a bootstrap over users, of the mean over seeds; gains over `base`
+are paired by user sample. It writes experiments/results/ranking.json and prints a table.
 """
 
 import argparse
@@ -32,10 +33,15 @@ import pyarrow.parquet as pq
 from rich.progress import track
 from sklearn.metrics import roc_auc_score
 
+from configs.sweeps.ranking import VARIANTS
 from experiments.processes import machine
 from sail_jax import config as config_lib
 from sail_jax.config import Config
+from sail_jax.files import partial_file
 from sail_jax.logs.reader import cut_time, scan_events
+from sail_jax.sweeps import load, variants
+from sail_jax.sweeps.declare import VARIANT
+from sail_jax.sweeps.run import run_sweep
 from sail_jax.vectors.embedding_set import EmbeddingSet
 
 REPO = Path(__file__).parents[1]
@@ -45,12 +51,8 @@ WIDTH = 16
 BATCH = 1024
 EPOCHS = 3
 BOOTSTRAPS = 500
-VARIANTS = {
-    "base": (),
-    "+ embeddings": ("match",),
-    "+ semantic IDs": ("codes",),
-    "+ both": ("match", "codes"),
-}
+# What members read, in the folder of the data, and what they write.
+INPUTS, SCORES = "impressions.npz", "scores.npy"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,22 +87,17 @@ def main() -> None:
     parser.add_argument(
         "--semantic-ids", type=Path, help="table that `semantic-ids assign` wrote; without it, the variant is left out"
     )
+    parser.add_argument("--workdir", type=Path, default=REPO / "runs" / "ranking", help="folder of the sweep")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time (1)")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each variant (3)")
     parser.add_argument("--output", type=Path, default=REPO / "experiments" / "results" / "ranking.json", help="JSON")
     options = parser.parse_args()
     config = config_lib.load(options.config, [])
     train, test, items = read_impressions(config, options.source)
-    vectors = read_vectors(options.embeddings, items)
     codes = read_codes(options.semantic_ids, items) if options.semantic_ids else None
-    scores = {}
-    for name, features in VARIANTS.items():
-        if codes is None and "codes" in features:
-            continue
-        tables = {"match": vectors} if "match" in features else {}
-        tables |= {"codes": codes} if "codes" in features else {}
-        scores[name] = np.stack(
-            [train_and_score(train, test, len(items) + 1, tables, seed, name) for seed in range(options.seeds)]
-        )
+    workdir = options.workdir.absolute()
+    write_inputs(workdir / "data", train, test, read_vectors(options.embeddings, items), codes)
+    scores = run_variants(workdir, codes is not None, options.seeds, options.jobs)
     table = summarise(scores, test)
     result = {
         "machine": machine(),
@@ -174,6 +171,63 @@ def read_codes(path: Path, items: Mapping[str, int]) -> np.ndarray:
         if row["id"] in items:
             table[items[row["id"]]] = np.array(row["codes"]) + 1
     return table
+
+
+def write_inputs(
+    folder: Path, train: Impressions, test: Impressions, vectors: np.ndarray, codes: np.ndarray | None
+) -> None:
+    """Writes what the members read, unless it is there.
+
+    Raises:
+        SystemExit: the folder has other impressions, embeddings or IDs.
+    """
+    arrays = {f"train_{name}": array for name, array in vars(train).items()}
+    arrays |= {f"test_{name}": array for name, array in vars(test).items()} | {"match": vectors}
+    arrays |= {} if codes is None else {"codes": codes}
+    file = folder / INPUTS
+    if not file.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        with partial_file(file) as partial, partial.open("wb") as stream:
+            np.savez(stream, **arrays)
+        return
+    with np.load(file) as there:
+        if set(there.files) != set(arrays) or not all(np.array_equal(there[name], arrays[name]) for name in arrays):
+            raise SystemExit(f"{file} has other impressions, embeddings or IDs: name another --workdir.")
+
+
+# -------------------------------------------------------------------------------------------------------------- sweep
+
+
+def run_variants(workdir: Path, with_codes: bool, seeds: int, jobs: int) -> dict[str, np.ndarray]:
+    """Runs the members that are not done; returns variant -> logits of the test impressions, [seeds, n]."""
+    sweep = load(REPO / "configs" / "sweeps" / "ranking.py")
+    names = [name for name, features in VARIANTS.items() if with_codes or "codes" not in features]
+    sweep = dataclasses.replace(
+        sweep,
+        axes=[variants(dict.fromkeys(names, ()))],
+        overrides=[f"data.dir={workdir / 'data'}"],
+        seeds=range(seeds),
+    )
+    done = run_sweep(sweep, workdir / "sweep", jobs=jobs)
+    runs = {(each.record.member.axes[VARIANT], each.record.member.seed): each.run.path for each in done.members}
+    return {name: np.stack([np.load(runs[name, seed] / SCORES) for seed in range(seeds)]) for name in names}
+
+
+def member(config: Config, values: Mapping[str, Any], folder: Path) -> dict[str, float]:
+    """Trains the ranking model of a member, writes its logits of the test impressions, and returns its AUC."""
+    with np.load(Path(config.data.dir) / INPUTS) as inputs:
+        train, test = (
+            Impressions(**{field.name: inputs[f"{part}_{field.name}"] for field in dataclasses.fields(Impressions)})
+            for part in ("train", "test")
+        )
+        tables = {feature: inputs[feature] for feature in VARIANTS[values[VARIANT]]}
+        items = len(inputs["match"])
+    scores = train_and_score(train, test, items, tables, config.seed, values[VARIANT])
+    with partial_file(folder / SCORES) as partial, partial.open("wb") as stream:
+        np.save(stream, scores)
+    counts = {"queries": len(test.label), "skipped": 0, "corpus": items}
+    figures = {"auc": float(roc_auc_score(test.label, scores)), **counts}
+    return {f"impressions/{name}": value for name, value in figures.items()}
 
 
 # ------------------------------------------------------------------------------------------------------------ model

@@ -56,7 +56,7 @@ def test_match_features_equal_brute_force():
 
 
 @pytest.mark.slow
-def test_features_that_tell_the_taste_raise_the_auc(monkeypatch):
+def test_features_that_tell_the_taste_raise_the_auc(monkeypatch, tmp_path):
     monkeypatch.setattr(ranking, "BATCH", 256)
     monkeypatch.setattr(ranking, "EPOCHS", 2)
     monkeypatch.setattr(ranking, "BOOTSTRAPS", 20)
@@ -65,10 +65,15 @@ def test_features_that_tell_the_taste_raise_the_auc(monkeypatch):
     tastes = np.eye(2, dtype=np.float32)[np.arange(41) % 2]
     tastes[0] = 0
     codes = (np.arange(41) % 2 + 1)[:, None].astype(np.int32)
-    tables = {"base": {}, "+ embeddings": {"match": tastes}, "+ semantic IDs": {"codes": codes}}
-    scores = {
-        name: np.stack([ranking.train_and_score(train, test, 41, found, 0, name)]) for name, found in tables.items()
-    }
+    ranking.write_inputs(tmp_path, train, test, tastes, codes)
+    config = config_lib.load("recommender", [f"data.dir={tmp_path}"])
+    scores = {}
+    for name in ("base", "+ embeddings", "+ semantic IDs"):
+        figures = ranking.member(config, {"variant": name}, tmp_path)
+        scores[name] = np.load(tmp_path / ranking.SCORES)[None]
+        assert figures["impressions/queries"] == 2000 and 0.4 < figures["impressions/auc"] < 1
+    with pytest.raises(SystemExit, match="other impressions"):
+        ranking.write_inputs(tmp_path, train, test, tastes, codes + 1)
     table = ranking.summarise(scores, test)
     assert table["+ embeddings"]["auc"] > 0.75
     assert table["+ embeddings"]["low"] < table["+ embeddings"]["auc"] < table["+ embeddings"]["high"]

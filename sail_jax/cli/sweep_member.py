@@ -35,6 +35,7 @@ def add_actions(actions: Any) -> None:
 
 def _member(options: argparse.Namespace, overrides: list[str]) -> None:
     from sail_jax.sharding.process_group import everyone
+    from sail_jax.sweeps.program import run_program
     from sail_jax.sweeps.shared_stages import read_forks, take_over
     from sail_jax.sweeps.slurm import requeue_if_preempted
 
@@ -48,6 +49,9 @@ def _member(options: argparse.Namespace, overrides: list[str]) -> None:
                 lambda: take_over(folder, options.member, fork)
             ):
                 console.print(f"Forked from {fork.leader} at step {fork.step}.")
+            if program := folder.read().program:
+                run_program(program, folder, options.member)
+                return
             train_and_print(config_lib.load(folder.config(options.member)), run.path)
             evaluate_and_print(run.load_config(), run.path)
     except Stopped as stopped:

@@ -191,8 +191,13 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
     return config.to_dict()
 
 
-def call_in_file(path: pathlib.Path, function: str) -> Any:
+def call_in_file(path: pathlib.Path, function: str, *arguments: Any) -> Any:
     """Runs a Python file of the user; returns what its function returns, None if it has no such function.
+
+    Args:
+        path: the file.
+        function: the function.
+        arguments: what it is called with.
 
     Raises:
         SailError: it is no Python file, or its code fails; the message names the line.
@@ -203,7 +208,7 @@ def call_in_file(path: pathlib.Path, function: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        return getattr(module, function)() if hasattr(module, function) else None
+        return getattr(module, function)(*arguments) if hasattr(module, function) else None
     except Exception as error:  # the file is the user's code, and may raise anything
         raise SailError(_failure(error, path)) from error
 

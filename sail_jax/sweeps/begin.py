@@ -48,7 +48,7 @@ def write_sweep(folder: SweepFolder, sweep: Sweep, checked: Sequence[Checked]) -
     """
     require_folder_of(folder, sweep)
     search = json.loads(json.dumps(dataclasses.asdict(sweep.search))) if sweep.search else {}
-    _require_same_search(folder, sweep, search)
+    _require_same_kind(folder, sweep, search)
     before = {record.member.name: record for record in folder.read().members} if folder.file.is_file() else {}
     now = {member.record.member.name: member for member in checked}
     if lost := [name for name in before if name not in now]:
@@ -59,12 +59,15 @@ def write_sweep(folder: SweepFolder, sweep: Sweep, checked: Sequence[Checked]) -
     for name, record in before.items():
         _require_same(folder, record, now[name])
     fresh = [name for name in now if name not in before]
-    write_forks(folder, find_forks({name: member.config for name, member in now.items()}))
+    configs = {name: member.config for name, member in now.items()}
+    write_forks(folder, {} if sweep.program else find_forks(configs))
     for name in fresh:
         config_lib.save(now[name].config, folder.config(name))
     columns = tuple(sweep.search.settings if sweep.search else (c for axis in sweep.axes for c in axis.columns))
     records = tuple(member.record for member in checked)
-    folder.write(SweepRecord(sweep.name, sweep.base, sweep.baseline, sweep.metric, columns, records, search))
+    folder.write(
+        SweepRecord(sweep.name, sweep.base, sweep.baseline, sweep.metric, columns, records, search, sweep.program)
+    )
     return fresh
 
 
@@ -77,10 +80,15 @@ def add_member(folder: SweepFolder, member: Checked) -> None:
     folder.write(dataclasses.replace(record, members=(*record.members, member.record)))
 
 
-def _require_same_search(folder: SweepFolder, sweep: Sweep, search: dict[str, Any]) -> None:
+def _require_same_kind(folder: SweepFolder, sweep: Sweep, search: dict[str, Any]) -> None:
     if not folder.file.is_file():
         return
     there = folder.read()
+    if there.program != sweep.program:
+        raise SailError(
+            f"{folder.path} has a sweep whose members run {there.program or 'no program'}, not "
+            f"{sweep.program or 'none'}: name another --workdir."
+        )
     old = {**there.search, "metric": there.metric if there.search else ""}
     new = {**search, "metric": sweep.metric if search else ""}
     differing = [key for key in {**old, **new} if key != "trials" and old.get(key) != new.get(key)]

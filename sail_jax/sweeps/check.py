@@ -23,6 +23,7 @@ from sail_jax.objectives.matryoshka import check_widths
 from sail_jax.sweeps.declare import Sweep
 from sail_jax.sweeps.expand import Member
 from sail_jax.sweeps.folder import Record
+from sail_jax.sweeps.program import require_program
 from sail_jax.training.optimizer import make_schedule
 from sail_jax.training.stages import plan, without_mined
 from sail_jax.training.trackers.of_run import require_trackers
@@ -53,7 +54,7 @@ def check_members(
 ) -> list[Checked]:
     """Builds the config of every member, and opens its data, its tokenizer and its tasks.
 
-    What members have in common is opened once.
+    What members have in common is opened once. Where they run a program, their configs alone are checked.
 
     Args:
         sweep: the sweep.
@@ -64,11 +65,16 @@ def check_members(
         SailError: members are refused; a line for each reason.
     """
     opened, fitted = _Once(lambda config: _open(config, sweep.metric)), _Once(lambda config: refuses(config))
+    if sweep.program:
+        require_program(sweep.program)
     checked, refused = [], {}
     for member in members:
         try:
             # A member's run directory has its name, which trackers show too.
             config = config_lib.load(sweep.base, [f"train.tracker_group={sweep.name}", *member.overrides])
+            if sweep.program:
+                checked.append(Checked(_placed(config), Record(member, _digest(sizes(place(config.data.dir))), "")))
+                continue
             program = program_digest(config)
             opened(_digest(_what_is_opened(config)), config)
             for stage in plan(config, Path("mined")):
@@ -78,8 +84,7 @@ def check_members(
         except SailError as error:
             refused.setdefault(str(error), []).append(member.name)
             continue
-        folder = place(config.data.dir)
-        config = _with_data_dir(config, address(folder) or str(folder.absolute()))
+        config = _placed(config)
         checked.append(Checked(config, Record(member, data_digest(config), program)))
     if refused:
         raise SailError("\n".join(f"{_several(names)} refused: {reason}" for reason, names in refused.items()))
@@ -165,5 +170,9 @@ def _digest(values: Any) -> str:
     return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
-def _with_data_dir(config: Config, folder: str) -> Config:
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, dir=folder))
+def _placed(config: Config) -> Config:
+    """Returns the config with a `data.dir` that is the same in every folder."""
+    folder = place(config.data.dir)
+    return dataclasses.replace(
+        config, data=dataclasses.replace(config.data, dir=address(folder) or str(folder.absolute()))
+    )

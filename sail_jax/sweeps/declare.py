@@ -112,6 +112,8 @@ class Sweep:
         metric: the figure that ranks members, such as "i2i/recall@10".
         name: name of the sweep; by default that of its file.
         search: the search, in place of axes.
+        program: Python file whose `member(config, values, folder)` a member calls in place of training and evaluating,
+            with its config, {column: value} and its run directory; it returns {"TASK/METRIC": figure}. Empty to train.
     """
 
     base: str
@@ -122,6 +124,7 @@ class Sweep:
     metric: str = ""
     name: str = ""
     search: Search | None = None
+    program: str = ""
 
     def __post_init__(self) -> None:
         for field, example in (("axes", "[grid(...)]"), ("overrides", "('train.steps=100',)"), ("seeds", "range(3)")):

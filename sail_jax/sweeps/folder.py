@@ -98,6 +98,7 @@ class SweepRecord:
         axes: the columns that vary.
         members: the members, in the order in which they run.
         search: the search as nested dicts; empty for a sweep of axes.
+        program: the file that members run in place of training; empty for none.
     """
 
     name: str
@@ -107,6 +108,7 @@ class SweepRecord:
     axes: tuple[str, ...]
     members: tuple[Record, ...]
     search: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    program: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Returns the content of sweep.json."""

@@ -21,7 +21,7 @@ class Row(NamedTuple):
         name: the member.
         state: its state.
         step: steps done.
-        steps: steps of the whole run; 0 where its config is damaged.
+        steps: steps of the whole run; 0 where it runs a program.
         rate: steps per second, over the last logging interval; 0 before the first.
         eta: seconds of training to go at that rate; None where that is unknown.
         figure: its last figure, such as "i2i/recall@10 0.512", or "loss 2.31".
@@ -89,7 +89,7 @@ def last_log_lines(run: RunDirectory) -> list[dict[str, Any]]:
 
 
 def _steps(sweep: SweepState, name: str) -> int:
-    return config_lib.total_steps(config_lib.load(sweep.folder.config(name)))
+    return 0 if sweep.record.program else config_lib.total_steps(config_lib.load(sweep.folder.config(name)))
 
 
 def _figure(metric: str, run: RunDirectory, lines: list[dict[str, Any]], trained: dict[str, Any]) -> str:
