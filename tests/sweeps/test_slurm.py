@@ -1,7 +1,6 @@
 """Sweeps on a real SLURM of one node: preempted and killed members end as those of a local run."""
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -10,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import polars
 import pytest
 
 import training_runs
@@ -22,7 +22,8 @@ from sail_jax.sweeps.folder import Status, SweepFolder
 
 # Before any test captures its output: it closes the handlers of logs that are open when it is imported.
 pytest.importorskip("submitit")
-SEEDS = [0, 1]
+# Each member, here and by SLURM, takes half a minute of processor time.
+PEAKS, SEEDS = [1e-3, 2e-3], [0, 1]
 COMMANDS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "runuser")
 CONF = """
 ClusterName=test
@@ -54,7 +55,7 @@ FILE = """
 from sail_jax.sweeps import Sweep, grid
 
 def sweep():
-    return Sweep(base={base!r}, axes=[grid("optimizer.peak", [1e-3, 2e-3])], seeds={seeds}, metric="i2i/recall@10")
+    return Sweep(base={base!r}, axes=[grid("optimizer.peak", {peaks})], seeds={seeds}, metric="i2i/recall@10")
 """
 
 
@@ -65,14 +66,30 @@ def free_port():
 
 
 def answers(*command):
-    return subprocess.run(command, capture_output=True, text=True)
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
-def wait_for(happened, what, seconds=1800, every=0.05):
+def wait_for(happened, what, seconds=900, every=0.05):
     deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline, what
         time.sleep(every)
+
+
+@contextlib.contextmanager
+def at_most(seconds):
+    """Raises within the block after so many seconds; a sweep that runs here then ends its members."""
+
+    def end(*_):
+        raise AssertionError(f"it took over {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @contextlib.contextmanager
@@ -102,17 +119,20 @@ def cluster(tmp_path_factory):
     with munged(), pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{os.environ['PATH']}:/usr/sbin:/sbin")
         patch.setenv("SLURM_CONF", str(conf))
-        for name in ("slurmctld", "slurmd"):
-            subprocess.run([name, "-f", str(conf)], check=True)
-        try:
+        with contextlib.ExitStack() as at_end:
+            for name in ("slurmctld", "slurmd"):
+                subprocess.run([name, "-f", str(conf)], check=True, timeout=60)
+                at_end.callback(lambda name=name: os.kill(int((folder / f"{name}.pid").read_text()), 15))
+            at_end.callback(end_jobs)
             wait_for(lambda: "idle" in answers("sinfo", "--noheader").stdout, "SLURM has no idle node", 60)
             yield
-        finally:
-            answers("scancel", "--user=root")
-            answers("scancel", "--user=root", "--signal=KILL", "--full")
-            wait_for(lambda: not answers("squeue", "--noheader").stdout.strip(), "jobs stay", 60)
-            for name in ("slurmd", "slurmctld"):
-                os.kill(int((folder / f"{name}.pid").read_text()), 15)
+
+
+def end_jobs():
+    """Ends all jobs, with all of their processes."""
+    answers("scancel", "--user=root")
+    answers("scancel", "--user=root", "--signal=KILL", "--full")
+    wait_for(lambda: not answers("squeue", "--noheader").stdout.strip(), "jobs stay", 60)
 
 
 def done_steps(folder, name):
@@ -131,7 +151,7 @@ def test_members_that_are_requeued_or_killed_end_as_those_of_a_local_run(
     settings.eval.tasks = {"i2i": {"table": "tables/copair.parquet", "corpus": "targets"}}
     settings.train.update(steps=STEPS, checkpoint_every=10, log_every=1)
     config_lib.save(config_lib.build(settings), tmp_path / "base.json")
-    (tmp_path / "rates.py").write_text(FILE.format(base=str(tmp_path / "base.json"), seeds=SEEDS))
+    (tmp_path / "rates.py").write_text(FILE.format(base=str(tmp_path / "base.json"), peaks=PEAKS, seeds=SEEDS))
     folder = SweepFolder(tmp_path / "queued")
     slurm = ["--launcher", "slurm", "--cpus", "1", "--partition", "all"]
     run = ["sweep", "run", str(tmp_path / "rates.py"), "--workdir", str(folder.path)]
@@ -158,10 +178,14 @@ def test_members_that_are_requeued_or_killed_end_as_those_of_a_local_run(
     wait_for(ended, "the job does not end", every=2)
     assert folder.status(killed).attempts == 2 and all(folder.status(name).attempts == 1 for name in names[2:])
     local = SweepFolder(tmp_path / "local")
-    assert main([*run[:-1], str(local.path), "--jobs", "2"]) == 0
-    for name in names:
-        of_both = [json.loads(of.run(name).metrics.read_text()) for of in (folder, local)]
-        assert of_both[0] == of_both[1], name
+    with at_most(900):
+        assert main([*run[:-1], str(local.path), "--jobs", "2"]) == 0
+    tables = []
+    for path in (folder.path, local.path):
+        assert main(["sweep", "collect", "--workdir", str(path)]) == 0
+        tables.append(polars.read_parquet(path / "results.parquet"))
+    own = ("attempts", "started", "ended", "host", "devices", "device_hours")  # of when and where members ran
+    assert len(tables[0]) == len(names) and tables[0].drop(own).equals(tables[1].drop(own))
 
 
 def test_a_queue_that_rejects_is_quoted(cluster, tmp_path):
