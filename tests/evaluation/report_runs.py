@@ -109,6 +109,7 @@ def space_map(task="i2i", count=300, seed=0):
         modalities=["VT" if number % 2 else "T" for number in range(count)],
         all_labels=[[label, "odd"] if label and number % 2 else [] for number, label in enumerate(labels)],
         sheets=[thumbnail(picture(seed=sheet)) for sheet in range(-(-count // 256))],
+        sounds={"1": "data:audio/mpeg;base64,AAAA"},
         neighbours=[[1, 2]] * count if near is None else near.tolist(),
     )
 

@@ -20,6 +20,7 @@ from report_runs import picture
 
 from sail_jax import config as config_lib
 from sail_jax.cli import main
+from sail_jax.data.media.sound import decode_audio
 from sail_jax.data.pipeline import open_store
 from sail_jax.data.thumbnail import thumbnail
 from sail_jax.errors import SailError
@@ -699,6 +700,10 @@ def test_map_shows_every_embedded_item(gathered):
     assert list(space.labels) == [items[i].labels[0] if items[i].labels else "" for i in space.ids]
     assert list(space.modalities) == [items[i].modalities for i in space.ids]
     assert len(space.sheets) == -(-len(space.ids) // SHEET) and space.sheets[0].startswith("data:image/webp")
+    sounding = [row for row, item_id in enumerate(space.ids) if items[item_id].audio is not None]
+    assert list(map(int, space.sounds)) == sounding[:120] and len(sounding) > 0
+    sound = base64.b64decode(space.sounds[str(sounding[0])].partition(",")[2])
+    assert 1000 < len(decode_audio(sound, 16_000)) <= 3 * 16_000 + 2000 and len(sound) < 30_000
     assert all(row not in near and len(near) == 8 for row, near in enumerate(space.neighbours))
     assert np.ptp(np.asarray(space.points), axis=0).min() > 1
 

@@ -123,6 +123,8 @@ def test_the_map_is_explored(pages, browser):
     page.mouse.click(*place)
     assert page.locator("#map-title").inner_text() == "An item and its nearest neighbours"
     assert page.locator("#map-list .entry").count() == 18 and page.locator("#map-list", has_text="only here").count()
+    page.fill("#map-filter", "item 1")
+    assert page.locator("#map-list .play").first.get_attribute("aria-label") == "Play the sound of item1"
     page.fill("#map-filter", "topic 3")
     shown = int(page.locator("#map-title").inner_text().split()[0])
     assert 0 < shown < 300 and page.locator("#map-list .entry").count() == shown

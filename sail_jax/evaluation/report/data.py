@@ -68,6 +68,7 @@ class SpaceMap:
         sheets: pictures of `SHEET` items each, in their order, as data URIs; an item without a picture leaves its
             place empty.
         neighbours: [N, K] the nearest of these items, by their vectors.
+        sounds: row -> the beginning of the item's sound as a data URI; of the first items that have one.
     """
 
     task: str
@@ -79,6 +80,7 @@ class SpaceMap:
     all_labels: Sequence[Sequence[str]] = ()
     sheets: Sequence[str] = ()
     neighbours: Sequence[Sequence[int]] = ()
+    sounds: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ const make = (tag, kind, text) => {
 const option = (value, text) => Object.assign(make("option", "", text), { value });
 const labelsOf = (map, i) => map.labels[i].map((number) => map.names[number]);
 const state = { active: null, hovered: null, chosen: null, lasso: false, draw, activate, choose, describe };
+const playing = new Audio();
 let views = [], changed = new Map(); // changed: id -> share of its neighbours that the other run does not have
 
 function picture(map, i, side) {
@@ -125,6 +126,13 @@ function entry(view, i, note) {
   if (note) button.append(make("b", "", note));
   button.addEventListener("click", () => activate(view.map.ids[i]));
   line.append(button);
+  if (view.map.sounds[i]) {
+    const play = make("button", "play", "▶");
+    play.type = "button";
+    play.setAttribute("aria-label", "Play the sound of " + view.map.ids[i]);
+    play.addEventListener("click", () => { playing.src = view.map.sounds[i]; playing.play(); });
+    line.append(play);
+  }
   return line;
 }
 

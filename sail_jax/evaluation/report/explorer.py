@@ -72,6 +72,7 @@ def _data(run: str, space: SpaceMap, count: int) -> Mapping[str, Any]:
         "names": list(names),
         "labels": [[names[label] for label in of] for of in space.all_labels[:count]],
         "near": [[row for row in rows if 0 <= row < count] for rows in space.neighbours[:count]],
+        "sounds": {row: sound for row, sound in space.sounds.items() if int(row) < count},
         "sheets": space.sheets[: -(-count // SHEET)],
     }
 

@@ -86,7 +86,7 @@ _TRAINING = (
 _MAP = (
     "Items of the corpus, placed by principal components and t-SNE so that neighbours stay together; far distances and "
     "the axes mean nothing. Point at an item to see it, click it for its nearest neighbours by their vectors, drag to "
-    "move the map, draw with Lasso to list items. "
+    "move the map, draw with Lasso to list items. ▶ plays the beginning of a sound; the page has some of them. "
 )
 _FAILED = "What went wrong, most telling first, with the setting to change where there is one. "
 _GALLERY = (
@@ -218,6 +218,7 @@ def _policy(script: str) -> str:
     own = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
         f"default-src 'none'; script-src 'sha256-{own}'; style-src 'unsafe-inline'; img-src data: blob:; "
+        "media-src data:; "
         "base-uri 'none'"
     )
 

@@ -93,4 +93,4 @@ def _map(result: TaskResult, task: RetrievalTask, store: ItemStore, seed: int) -
     chosen = np.random.default_rng(seed).permutation(shown)
     items = (task.corpus_item(int(row), store) for row in rows[chosen])
     points = np.round(project(vectors[chosen], seed), 2).tolist()
-    return SpaceMap(result.task, points, *described(items), neighbours=near(vectors[chosen]))
+    return SpaceMap(result.task, points, **described(items)._asdict(), neighbours=near(vectors[chosen]))
