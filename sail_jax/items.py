@@ -55,6 +55,12 @@ class Item:
         }
         return "".join(letter for letter in MODALITIES if has[letter])
 
+    def only(self, modalities: str) -> "Item":
+        """Returns the item with some of its modalities alone, a subset of "VTA"."""
+        sound = {} if "A" in modalities else {"audio": None, "audio_embedding": None}
+        others = ({} if "V" in modalities else {"frames": ()}) | ({} if "T" in modalities else {"text": {}})
+        return dataclasses.replace(self, **others, **sound)
+
 
 def text_item(text: str) -> Item:
     """Returns a free-text query as an item."""

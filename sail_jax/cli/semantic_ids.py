@@ -194,3 +194,5 @@ def _look_up_semantic_id(options: argparse.Namespace, overrides: list[str]) -> N
     for item, semantic_id in matches.items:
         print(f"{semantic_id}\t{one_line(item)}")
     console.print(matches.summary(options.id), highlight=False)
+    of_run = ("--workdir", "RUN", "--embeddings", "EMBEDDINGS")
+    print_next(options, "serve", *of_run, "--semantic-ids", options.table)

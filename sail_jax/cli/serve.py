@@ -1,6 +1,7 @@
 """The verb `serve`: serves a search page on this machine."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from sail_jax.cli.common import config_of_run, console, declare
@@ -20,17 +21,22 @@ def add_verb(verbs: Any) -> None:
         step=True,
     )
     add_search_flags(sub)
+    sub.add_argument("--semantic-ids", type=Path, help="table that `semantic-ids assign` wrote, to show each item's")
     sub.add_argument("--port", type=int, default=8017, help="port of 127.0.0.1; 0 for any free port (8017)")
 
 
 def run(options: argparse.Namespace, overrides: list[str]) -> None:
     """Serves the page until Ctrl-C."""
     from sail_jax.runs.directory import RunDirectory
+    from sail_jax.search.examples import example_searches
     from sail_jax.search.web import SearchPage, SearchServer
+    from sail_jax.semantic_ids.table import SemanticIdTable
 
     config = config_of_run(options, overrides)
-    searcher = open_searcher(options, config)
-    page = SearchPage(searcher, config, store_or_none(config), title=RunDirectory(options.workdir).path.name)
+    semantic_ids = SemanticIdTable(options.semantic_ids) if options.semantic_ids else None
+    searcher, store = open_searcher(options, config), store_or_none(config)
+    title, examples = RunDirectory(options.workdir).path.name, example_searches(config, store)
+    page = SearchPage(searcher, config, store, title=title, examples=examples, semantic_ids=semantic_ids)
     with SearchServer(page, options.port) as server:
         console.print(f"{len(searcher):,} items at {server.url} (only this machine can open it); Ctrl-C ends it.")
         console.print("Next: open this address in a browser.")

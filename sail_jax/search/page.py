@@ -2,26 +2,44 @@
 
 import base64
 import binascii
-import contextlib
 import json
 import mimetypes
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from sail_jax.config import Config
 from sail_jax.config.search import FILE_KINDS
 from sail_jax.data.store import ItemStore
-from sail_jax.data.thumbnail import webp_thumbnail
-from sail_jax.errors import BadRecordError, SailError
-from sail_jax.items import Item
-from sail_jax.search.searcher import Hit, QueryFile, Searcher, caption, query_item
+from sail_jax.errors import SailError
+from sail_jax.items import TEXT_FIELDS, Item
+from sail_jax.search.item_view import LABEL, MODALITIES, ItemView
+from sail_jax.search.searcher import QueryFile, Searcher, query_item
+from sail_jax.semantic_ids.table import SemanticIdTable
 
 MAX_UPLOAD = 64 << 20  # bytes of the files of a query
 _MAX_FILES = 16
 _MAX_TEXT = 10_000  # characters of a text or an id
 _MAX_TEXT_BYTES = 30_000  # the same in UTF-8
 _MAX_RESULTS = 200
-_THUMBNAIL_SIDE = 240
+
+
+class Ask(NamedTuple):
+    """What a request asks for.
+
+    Attributes:
+        query: the query, or the id of an item to search by.
+        k: number of results.
+        field: field that results must have words in; empty for all results.
+        words: these words.
+        item: id of the item whose score is to be explained; empty in a search.
+    """
+
+    query: Item | str
+    k: int
+    field: str
+    words: str
+    item: str
 
 
 class SearchPage:
@@ -32,23 +50,42 @@ class SearchPage:
         config: limits of media.
         store: source of captions and images, or None.
         title: heading of the page.
+        examples: texts to search for.
+        semantic_ids: table of the items' semantic IDs, or None.
     """
 
-    def __init__(self, searcher: Searcher, config: Config, store: ItemStore | None, *, title: str) -> None:
-        self._searcher, self._config, self._store, self._title = searcher, config, store, title
+    def __init__(
+        self,
+        searcher: Searcher,
+        config: Config,
+        store: ItemStore | None,
+        *,
+        title: str,
+        examples: Sequence[str] = (),
+        semantic_ids: SemanticIdTable | None = None,
+    ) -> None:
+        self._searcher, self._config, self._title = searcher, config, title
+        self._examples, self._semantic_ids = list(examples), semantic_ids
+        self.items = ItemView(store)
 
     def about(self) -> dict[str, Any]:
-        """Returns title, number of items and limits."""
+        """Returns title, number of items, limits, what results are filtered by, example searches."""
         return {
             "title": self._title,
             "items": len(self._searcher),
             "max_text": _MAX_TEXT,
             "max_upload": MAX_UPLOAD,
             "max_results": _MAX_RESULTS,
+            "fields": [*TEXT_FIELDS, LABEL, MODALITIES],
+            "examples": self._examples,
         }
 
-    def read(self, body: bytes) -> tuple[Item | str, int]:
-        """Returns the query of a request, or the id of an item to search by, and the number of results.
+    def start(self) -> dict[str, Any]:
+        """Returns some items of the set, for the page before the first search."""
+        return {"hits": [self.items.card(item_id) for item_id in self._searcher.sample(_FIELDS["k"])]}
+
+    def read(self, body: bytes) -> Ask:
+        """Returns what a request asks for.
 
         Args:
             body: the JSON of the request.
@@ -60,11 +97,11 @@ class SearchPage:
             request = json.loads(body)
         except (ValueError, RecursionError) as error:
             raise SailError("The request is not JSON.") from error
-        text, like, k, files = _checked(request)
-        return like or query_item(text, files, self._config), k
+        text, like, k, files, field, words, item = _checked(request)
+        return Ask(like or query_item(text, files, self._config), k, field, words, item)
 
-    def search(self, query: Item | str, k: int) -> dict[str, Any]:
-        """Returns the answer to a search: "hits" and "seconds".
+    def search(self, ask: Ask) -> dict[str, Any]:
+        """Returns the answer to a search: "hits", "seconds", and "looked_at", those that a filter chose from.
 
         A hit has id, cosine, caption, and whether the item has an image and a sound.
 
@@ -72,49 +109,50 @@ class SearchPage:
             SailError: there is no item with this id, or `k` is below 1.
         """
         began = time.monotonic()
-        by = self._searcher.like if isinstance(query, str) else self._searcher.search
-        (hits,) = by([query], k)
-        seconds = time.monotonic() - began
-        return {"hits": [self._card(hit) for hit in hits], "seconds": round(seconds, 3)}
+        by = self._searcher.like if isinstance(ask.query, str) else self._searcher.search
+        (hits,) = by([ask.query], _MAX_RESULTS if ask.field else ask.k)
+        looked_at = len(hits)
+        if ask.field:
+            hits = [hit for hit in hits if self.items.keeps(hit.id, ask.field, ask.words)][: ask.k]
+        cards = [self.items.card(hit.id) | {"cosine": hit.score} for hit in hits]
+        return {"hits": cards, "looked_at": looked_at, "seconds": round(time.monotonic() - began, 3)}
 
-    def thumbnail(self, item_id: str) -> bytes | None:
-        """Returns a small WebP of an item, or None if it has no image."""
-        item = self._item(item_id)
-        return webp_thumbnail(item.frames[0], _THUMBNAIL_SIDE) if item is not None and item.frames else None
+    def why(self, ask: Ask) -> dict[str, Any]:
+        """Returns "scores": the cosine of the query with each modality of an item alone, and with "all".
 
-    def _card(self, hit: Hit) -> dict[str, Any]:
-        item = self._item(hit.id)
-        shown = item.modalities if item is not None else ""
-        return {
-            "id": hit.id,
-            "cosine": hit.score,
-            "caption": caption(item) if item is not None else "",
-            "picture": "V" in shown,
-            "sound": "A" in shown,
-        }
+        Raises:
+            SailError: the item is not known.
+        """
+        item = self.items.get(ask.item)
+        if item is None:
+            raise SailError(f"There is no item {ask.item!r} in the store, so its score cannot be explained.")
+        return {"scores": self._searcher.why(ask.query, item)}
 
-    def _item(self, item_id: str) -> Any:
-        if self._store is None:
+    def details(self, item_id: str) -> dict[str, Any] | None:
+        """Returns all that is known of an item, with its semantic ID; None for an unknown one."""
+        found = self.items.details(item_id)
+        if found is None:
             return None
-        with contextlib.suppress(BadRecordError):
-            return self._store.get(item_id)
-        return None
+        return found | {"semantic_id": self._semantic_ids.of_item(item_id) if self._semantic_ids else ""}
 
 
-def _checked(request: Any) -> tuple[str, str, int, list[QueryFile]]:
-    """Returns (text, id of the item to search by, K, files) of a request, checked."""
+def _checked(request: Any) -> tuple[str, str, int, list[QueryFile], str, str, str]:
+    """Returns the fields of a request in the order of `_FIELDS`, checked, with its files decoded."""
     if not isinstance(request, dict):
         raise SailError("The request is not a JSON object.")
-    text, like, k, files = (request.get(key, default) for key, default in _FIELDS.items())
-    if not (isinstance(text, str) and isinstance(like, str) and type(k) is int and isinstance(files, list)):
+    text, like, k, files, field, words, item = (request.get(key, default) for key, default in _FIELDS.items())
+    texts = {"text": text, "id": like, "field": field, "filter": words, "item": item}
+    if not (all(isinstance(value, str) for value in texts.values()) and type(k) is int and isinstance(files, list)):
         raise SailError("A field of the request has the wrong type.")
-    for value, name in ((text, "text"), (like, "id")):
+    for name, value in texts.items():
         _check_length(value, name)
+    if field and field not in (*TEXT_FIELDS, LABEL, MODALITIES):
+        raise SailError(f"Results cannot be filtered by {field!r}; choose one of the fields of the page.")
     if len(files) > _MAX_FILES:
         raise SailError(f"A query has at most {_MAX_FILES} files, not {len(files)}; leave some out.")
     if k > _MAX_RESULTS:
         raise SailError(f"{k} results are more than the page shows; ask for at most {_MAX_RESULTS}.")
-    return text, like, k, [_query_file(file) for file in files]
+    return text, like, k, [_query_file(file) for file in files], field, words, item
 
 
 def _check_length(value: str, name: str) -> None:
@@ -129,7 +167,7 @@ def _check_length(value: str, name: str) -> None:
         )
 
 
-_FIELDS = {"text": "", "like": "", "k": 24, "files": []}
+_FIELDS = {"text": "", "like": "", "k": 24, "files": [], "field": "", "words": "", "item": ""}
 
 
 def _query_file(file: Any) -> QueryFile:

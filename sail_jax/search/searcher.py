@@ -26,6 +26,7 @@ from sail_jax.runs.fingerprint import fingerprint
 from sail_jax.search.faiss_index import FaissIndex, IndexInfo
 from sail_jax.search.nearest import ExactSearch, ShortlistSearch
 from sail_jax.vectors.embedding_set import EmbeddingInfo, EmbeddingSet
+from sail_jax.vectors.unit import unit_rows
 
 
 class Hit(NamedTuple):
@@ -133,6 +134,31 @@ class Searcher:
         # One more than k was searched: the item itself, or else the last result, is dropped.
         order = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
         return self._hits(*(np.take_along_axis(part, order, axis=1) for part in (rows, cosines)))
+
+    def sample(self, count: int) -> list[str]:
+        """Returns ids of some items, evenly spaced over the set."""
+        ids = self._nearest.ids
+        chosen = np.unique(np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int))
+        return [ids[int(row)].as_py() for row in chosen]
+
+    def why(self, query: Item | str, item: Item) -> dict[str, float]:
+        """Returns the cosine of a query with each modality of an item alone, and with all of it as "all".
+
+        Args:
+            query: an item, as of `query_item`, or the id of an item of the set.
+            item: the item.
+
+        Raises:
+            SailError: there is no item with this id.
+        """
+        if isinstance(query, str):
+            z = self._nearest.vectors(np.array([self._position(query)], np.int64))
+        else:
+            z = self.encode([query])
+        shown = [letter for letter in item.modalities if letter in self.info.modalities]
+        views = {letter: item.only(letter) for letter in shown} | {"all": item.only("".join(shown))}
+        of_views = self._embed(list(views.values()), self.info.instruction)
+        return {name: float(cosine) for name, cosine in zip(views, of_views @ unit_rows(z)[0], strict=True)}
 
     def encode(self, queries: Sequence[Item | str | Path | Mapping[str, Any]]) -> np.ndarray:
         """Returns the unit vectors of some queries in the width of the search, [Q, D] float32."""

@@ -4,10 +4,14 @@ The server listens on 127.0.0.1 only. Other pages in the same browser cannot use
 name (DNS rebinding) or from another origin are refused, and a search must be JSON, which other sites may not send.
 
     GET  /                    the page (search_page.html), one file that loads nothing from elsewhere
-    GET  /about               title, number of items, limits
-    POST /search              {"text", "files", "like" (an id), "k"} -> {"hits": [...], "seconds"};
+    GET  /about               title, number of items, limits, example searches
+    GET  /start               some items of the set
+    POST /search              {"text", "files", "like" (an id), "k", "field", "words"} -> {"hits": [...], "seconds"};
                               a file is {"name", "type", "data" (base64)}
-    GET  /thumbnail?id=ID     a small WebP of an item
+    POST /why                 the same with "item" (an id) -> {"scores"}, by modality of the item
+    GET  /item?id=ID          texts, labels, number of frames, semantic ID
+    GET  /thumbnail?id=ID     a small WebP of an item; &frame=N for another frame than the first
+    GET  /sound?id=ID         the sound of an item
 
 A failed request answers {"error": MESSAGE}. Files are decoded side by side, searches run one at a time; clients, told
 apart by the header X-Client, take turns. Where too many wait, the answer is 503 with Retry-After.
@@ -21,6 +25,7 @@ import json
 import re
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,7 +40,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sail_jax.errors import SailError
-from sail_jax.search.page import MAX_UPLOAD, SearchPage
+from sail_jax.search.page import MAX_UPLOAD, Ask, SearchPage
 from sail_jax.search.turns import BusyError, Turns
 
 _HTML = Path(__file__).with_name("search_page.html")
@@ -117,8 +122,12 @@ class SearchServer:
             routes=[
                 Route("/", self._get_page),
                 Route("/about", self._get_about),
+                Route("/start", self._get_start),
+                Route("/item", self._get_item),
                 Route("/thumbnail", self._get_thumbnail),
+                Route("/sound", self._get_sound),
                 Route("/search", self._post_search, methods=["POST"]),
+                Route("/why", self._post_why, methods=["POST"]),
             ],
             middleware=[Middleware(_Guard, hosts=hosts, url=self.url)],
             exception_handlers={
@@ -136,14 +145,28 @@ class SearchServer:
     async def _get_about(self, _: Request) -> Response:
         return _json(self.page.about())
 
+    def _get_start(self, _: Request) -> Response:
+        return _json(self.page.start())
+
+    def _get_item(self, request: Request) -> Response:
+        return _json(_found(self.page.details, request, "item"))
+
     def _get_thumbnail(self, request: Request) -> Response:
-        item_id = request.query_params.get("id", "")
-        picture = self.page.thumbnail(item_id)
-        if picture is None:
-            raise HTTPException(404, f"There is no picture of {item_id!r}.")
-        return Response(picture, headers={"Cache-Control": "private, max-age=600"}, media_type="image/webp")
+        frame = request.query_params.get("frame", "0")
+        read = functools.partial(self.page.items.thumbnail, frame=int(frame) if frame.isdecimal() else -1)
+        return Response(_found(read, request, "picture of"), headers=_KEPT, media_type="image/webp")
+
+    def _get_sound(self, request: Request) -> Response:
+        data, kind = _found(self.page.items.sound, request, "sound of")
+        return Response(data, headers=_KEPT, media_type=kind)
 
     async def _post_search(self, request: Request) -> Response:
+        return await self._answered(request, self.page.search)
+
+    async def _post_why(self, request: Request) -> Response:
+        return await self._answered(request, self.page.why)
+
+    async def _answered(self, request: Request, answer_to: Callable[[Ask], dict[str, Any]]) -> Response:
         if request.headers.get("Content-Type", "").partition(";")[0].strip().lower() != "application/json":
             raise HTTPException(415, "A search is sent as application/json.")
         length = request.headers.get("Content-Length")
@@ -157,9 +180,9 @@ class SearchServer:
                 body = await asyncio.wait_for(request.body(), _TIMEOUT)
             except TimeoutError as error:
                 raise HTTPException(408, f"The search did not come in whole within {_TIMEOUT:.0f} s.") from error
-            query, k = await run_in_threadpool(self.page.read, body)
+            ask = await run_in_threadpool(self.page.read, body)
             del body
-            answer = asyncio.wrap_future(self._turns.submit(client, functools.partial(self.page.search, query, k)))
+            answer = asyncio.wrap_future(self._turns.submit(client, functools.partial(answer_to, ask)))
             return _json(await _unless_gone(request, answer))
 
 
@@ -193,7 +216,16 @@ async def _unless_gone(request: Request, answer: asyncio.Future) -> Any:
         answer.cancel()
 
 
-_NOT_KEPT = {"Cache-Control": "no-store"}
+_NOT_KEPT, _KEPT = {"Cache-Control": "no-store"}, {"Cache-Control": "private, max-age=600"}
+
+
+def _found(read: Callable[[str], Any], request: Request, what: str) -> Any:
+    """Returns what is read of the item that a request names."""
+    item_id = request.query_params.get("id", "")
+    found = read(item_id)
+    if found is None:
+        raise HTTPException(404, f"There is no {what} {item_id!r}.")
+    return found
 
 
 def _json(content: dict[str, Any], status: int = 200, **headers: str) -> Response:
@@ -234,5 +266,5 @@ def _policy(html: str) -> str:
     }
     return (
         f"default-src 'none'; style-src {own['style']}; script-src {own['script']}; connect-src 'self'; "
-        "img-src 'self' blob:; media-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "img-src 'self' blob:; media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )

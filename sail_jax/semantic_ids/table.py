@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sail_jax.config.semantic_ids import ANCHORS
@@ -201,6 +202,14 @@ class SemanticIdTable:
         while not (found := self._find(prefix, "", 0)).count:
             prefix = prefix[:-1]  # all items have the empty prefix, and a table has at least one
         return dataclasses.replace(found, count=0, distinct=0)
+
+    def of_item(self, item_id: str) -> str:
+        """Returns the semantic ID of an item; empty if the table does not have it."""
+        for batch in self._batches():
+            row = pc.index(batch["id"], pa.scalar(item_id, pa.string())).as_py()
+            if row >= 0:
+                return batch["semantic_id"][row].as_py()
+        return ""
 
     def _find(self, codes: list[int], exact: str, limit: int | None) -> Matches:
         """Returns the items whose codes begin with `codes`; only those of the semantic ID `exact`, if given."""

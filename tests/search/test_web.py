@@ -3,6 +3,7 @@
 import _thread
 import base64
 import contextlib
+import dataclasses
 import http.client
 import io
 import json
@@ -23,9 +24,12 @@ from sail_jax.cli import main
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import Item
 from sail_jax.search import web
+from sail_jax.search.examples import example_searches
 from sail_jax.search.page import SearchPage
 from sail_jax.search.searcher import Hit, Searcher
 from sail_jax.search.web import SearchServer
+from sail_jax.semantic_ids.codebooks import fit
+from sail_jax.semantic_ids.table import SemanticIdTable, write_table
 
 HOSTILE = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">&amp;\"'"
 
@@ -51,7 +55,8 @@ def serving(page):
 
 @pytest.fixture(scope="module")
 def server(embedder, store, frames):
-    with serving(SearchPage(Searcher(embedder, frames), embedder.config, store, title="a run")) as server:
+    page = SearchPage(Searcher(embedder, frames), embedder.config, store, title="a run", examples=["a red circle"])
+    with serving(page) as server:
         yield server
 
 
@@ -111,7 +116,7 @@ def test_it_listens_only_on_this_machine(server):
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:PORT", "127.0.0.1:1", "127.0.0.1.evil.example:PORT", "", None]
 )
-@pytest.mark.parametrize("path", ["/", "/about", "/thumbnail?id=x"])
+@pytest.mark.parametrize("path", ["/", "/about", "/start", "/item?id=x", "/sound?id=x", "/thumbnail?id=x"])
 def test_other_hosts_are_refused(server, host, path):
     host = host and host.replace("PORT", str(server.server_port))
     status, _, body = ask(server, "GET", path, Host=host)
@@ -145,14 +150,86 @@ def test_items_like_an_item(server, store):
     assert [(hit["id"], hit["cosine"]) for hit in found["hits"]] == expected
 
 
+def test_the_page_begins_with_some_items(server, store):
+    status, _, body = ask(server, "GET", "/start")
+    hits = json.loads(body)["hits"]
+    assert status == 200 and len(hits) == len({hit["id"] for hit in hits}) == 24 and "cosine" not in hits[0]
+    assert all(hit["picture"] for hit in hits)  # the set has items with pictures alone
+
+
+def test_example_searches_are_the_queries_of_the_data(embedder, store):
+    found = example_searches(embedder.config, store)
+    assert len(found) == 6 and found == example_searches(embedder.config, store)
+    elsewhere = dataclasses.replace(embedder.config.data, dir="nowhere")
+    titles = example_searches(dataclasses.replace(embedder.config, data=elsewhere), store)
+    assert set(titles) <= {store[position].text.get("title", "") for position in range(6)} and titles != found
+    assert example_searches(dataclasses.replace(embedder.config, data=elsewhere), None) == []
+
+
+def test_all_of_an_item(server, store):
+    item = next(item for item in (store[i] for i in range(64)) if item.audio is not None and item.frames)
+    status, _, body = ask(server, "GET", f"/item?id={item.item_id}")
+    found = json.loads(body)
+    assert status == 200 and found["frames"] == len(item.frames) and found["sound"] and found["semantic_id"] == ""
+    assert found["labels"] == list(item.labels) and set(found["texts"]) <= set(item.text)
+    status, headers, sound = ask(server, "GET", f"/sound?id={item.item_id}")
+    assert status == 200 and sound == item.audio and headers["Content-Type"].startswith("audio/")
+    for path in ("/item?id=nobody", "/sound?id=nobody", "/item", "/sound"):
+        assert ask(server, "GET", path)[0] == 404
+
+
+def test_a_semantic_id_stands_with_its_item(embedder, frames, store, tmp_path):
+    write_table(fit(frames.load()[1], (4, 4), frames.info), frames, tmp_path / "sids.parquet", anchors=0)
+    table = SemanticIdTable(tmp_path / "sids.parquet")
+    page = SearchPage(Searcher(embedder, frames), embedder.config, store, title="x", semantic_ids=table)
+    item = pictured(store)
+    named = page.details(item.item_id)["semantic_id"]
+    assert item.item_id in [found for found, _ in table.find(named).items]
+    assert table.of_item("nobody") == ""
+
+
+def test_results_are_filtered_by_a_field(server, store):
+    item = next(item for item in (store[i] for i in range(64)) if item.frames and item.text.get("title"))
+    word = item.text["title"].split()[0]
+    status, found = search(server, {"text": "red", "field": "title", "words": word.upper(), "k": 5})
+    assert status == 200 and 0 < len(found["hits"]) <= 5 < found["looked_at"]
+    assert all(word.lower() in store.get(hit["id"]).text["title"].lower() for hit in found["hits"])
+    _, labelled = search(server, {"text": "red", "field": "label", "words": item.labels[0]})
+    assert all(item.labels[0] in store.get(hit["id"]).labels for hit in labelled["hits"]) and labelled["hits"]
+    _, sounding = search(server, {"text": "red", "field": "has", "words": "va"})
+    assert all({"V", "A"} <= set(store.get(hit["id"]).modalities) for hit in sounding["hits"])
+    assert search(server, {"text": "red", "field": "price", "words": "x"})[0] == 400
+
+
+def post(server, path, request):
+    status, _, body = ask(server, "POST", path, json.dumps(request).encode(), Content_Type="application/json")
+    return status, json.loads(body)
+
+
+def test_why_an_item_was_found(server, embedder, store):
+    item = pictured(store)
+    query = file("a.png", item.frames[0], "image/png")
+    status, found = post(server, "/why", {"files": [query], "item": item.item_id})
+    assert status == 200 and set(found["scores"]) == {*item.modalities, "all"}
+    assert found["scores"]["V"] == pytest.approx(1, abs=1e-4)
+    _, like = post(server, "/why", {"like": item.item_id, "item": item.item_id})
+    assert like["scores"]["V"] == pytest.approx(1, abs=1e-3)
+    assert post(server, "/why", {"text": "x", "item": "nobody"})[0] == 400
+    assert post(server, "/why", {"item": item.item_id})[0] == 400
+    assert ask(server, "POST", "/why", b"{}", Content_Type="text/plain")[0] == 415
+    assert ask(server, "POST", "/why", b"{}", Content_Type="application/json", Origin="http://evil.example")[0] == 403
+
+
 def test_thumbnails(server, store):
     item = pictured(store)
     status, headers, body = ask(server, "GET", f"/thumbnail?id={item.item_id}")
     assert status == 200 and headers["Content-Type"] == "image/webp"
     with Image.open(io.BytesIO(body)) as image:
-        assert image.format == "WEBP" and max(image.size) <= 240
+        assert image.format == "WEBP" and max(image.size) <= 320
     assert ask(server, "GET", "/thumbnail?id=nobody")[0] == 404
     assert ask(server, "GET", "/thumbnail")[0] == 404
+    for frame in ("1", "-1", "x", "9" * 30):
+        assert ask(server, "GET", f"/thumbnail?id={item.item_id}&frame={frame}")[0] == 404
     assert ask(server, "GET", "/etc/passwd")[0] == 404 and ask(server, "GET", "/../setup.py")[0] == 404
 
 
@@ -226,6 +303,9 @@ def test_a_fault_of_ours_is_an_answer_too(server, monkeypatch, capsys):
 
 class SlowSearcher:
     """Answers one search after another as it is let."""
+
+    def sample(self, count):
+        return []
 
     def __init__(self):
         self.begun, self.go_on = threading.Semaphore(0), threading.Semaphore(0)
@@ -312,8 +392,11 @@ def test_a_taken_port(server):
 
 def test_without_a_store(embedder, frames):
     page = SearchPage(Searcher(embedder, frames), embedder.config, None, title="x")
-    (hit,) = page.search(*page.read(b'{"text": "red", "k": 1}'))["hits"]
-    assert hit["caption"] == "" and not hit["picture"] and page.thumbnail(hit["id"]) is None
+    (hit,) = page.search(page.read(b'{"text": "red", "k": 1}'))["hits"]
+    assert hit["caption"] == "" and not hit["picture"] and page.items.thumbnail(hit["id"]) is None
+    assert page.details(hit["id"]) is None and page.items.sound(hit["id"]) is None and page.start()["hits"]
+    with pytest.raises(SailError, match="cannot be explained"):
+        page.why(page.read(json.dumps({"text": "red", "item": hit["id"]}).encode()))
 
 
 @pytest.fixture
@@ -428,6 +511,45 @@ def drop(tab, name, kind, data):
 
 @pytest.mark.slow
 @pytest.mark.browser
+@pytest.mark.slow
+def test_the_page_opens_with_items_and_remembers_what_was_asked(server, tab, store, axe):
+    tab.goto(server.url)
+    tab.locator("#hits .card").nth(23).wait_for()
+    example = tab.locator("#examples button").first
+    text = example.inner_text()
+    example.click()
+    wait_for(tab, f"24 items for “{text}”")
+    found = ids(tab)
+    assert tab.url.startswith(f"{server.url}?text=")
+    tab.locator("#hits .more").first.click()
+    tab.click("#explain")
+    tab.locator(".why meter").first.wait_for(timeout=120_000)
+    assert tab.locator("#why").inner_text().startswith("its frames alone")
+    assert tab.locator("#frames img").first.evaluate("async image => (await image.decode(), image.naturalWidth)") > 0
+    tab.click("#similar")
+    wait_for(tab, f"items like {found[0]}")
+    tab.go_back()
+    wait_for(tab, f"24 items for “{text}”")
+    assert ids(tab) == found
+    tab.select_option("#field", "has")
+    tab.fill("#words", "VA")
+    tab.press("#words", "Enter")
+    wait_for(tab, "that have “VA” in has")
+    assert all("A" in store.get(item_id).modalities for item_id in ids(tab))
+    address = tab.url
+    tab.goto(address)
+    wait_for(tab, "that have “VA” in has")
+    context = tab.context.browser.new_context(bypass_csp=True)
+    other = context.new_page()
+    other.goto(address)
+    wait_for(other, "that have “VA” in has")
+    other.add_script_tag(path=axe)
+    problems = "async () => (await axe.run()).violations.map((of) => of.id + of.nodes[0].html.slice(0, 200))"
+    assert other.evaluate(problems) == []
+    context.close()
+
+
+@pytest.mark.browser
 def test_a_sound_with_a_text_and_a_bad_file(server, tab):
     out = io.BytesIO()
     with wave.open(out, "wb") as sound:
@@ -446,6 +568,9 @@ def test_a_sound_with_a_text_and_a_bad_file(server, tab):
 
 class HostileSearcher:
     """Finds what would run as a script if the page let it."""
+
+    def sample(self, count):
+        return [HOSTILE]
 
     def __len__(self):
         return 1
@@ -472,6 +597,9 @@ def test_hostile_text_is_shown_and_does_nothing(embedder, tab):
         assert ids(tab) == [HOSTILE] and tab.locator("h1").inner_text() == HOSTILE
         assert HOSTILE in tab.locator(".caption").inner_text()
         tab.wait_for_selector("text=no picture")
+        tab.locator("#hits .more").click()
+        tab.locator("#facts dd").first.wait_for()
+        assert tab.locator("#detail-title").inner_text() == HOSTILE and HOSTILE in tab.locator("#facts").inner_text()
         assert tab.title() == f"{HOSTILE} · search" and tab.locator("main script, main img[src=x]").count() == 0
 
 
