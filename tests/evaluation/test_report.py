@@ -454,6 +454,8 @@ def test_a_map_beyond_its_limit_is_a_sample_and_says_so(tmp_path, monkeypatch):
     data = json.loads(re.search(r'id="map-data">(.*?)</script>', body).group(1))["maps"][0]
     assert len(data["ids"]) == len(data["x"]) == len(data["near"]) == 1000 and len(data["sheets"]) == -(-1000 // SHEET)
     assert min(data["x"]) >= 0 and max(data["x"]) <= 1000 and max(map(max, data["near"])) < 1000
+    loud = dataclasses.replace(space, sounds={str(row): "x" * 10_000 for row in range(9)})
+    assert explorer_html([RunReport("r", maps=[loud])], 100_000)[0].count("x" * 10_000) == 3
     monkeypatch.setattr("sail_jax.evaluation.report.page._MAP_LIMIT", 100_000)
     page = write(tmp_path / "r.html", RunReport("r", maps=[space]))[1]
     assert "The page shows 1,000 of 2,000 items, a sample" in page.text

@@ -46,7 +46,7 @@ def explorer_html(runs: Sequence[RunReport], limit: int) -> tuple[str, int, int]
     room, parts = limit // len(maps), []
     for name, space in maps:
         count = len(space.ids)
-        while len(text := _json(_data(name, space, count))) > room and count > _FEWEST:
+        while len(text := _json(_data(name, space, count, room // 3))) > room and count > _FEWEST:
             count = max(_FEWEST, count // 2)
         parts.append((text, count))
     shared = {"colours": LINES, "grey": GREY, "tile": TILE, "sheet": SHEET, "across": ACROSS}
@@ -55,11 +55,13 @@ def explorer_html(runs: Sequence[RunReport], limit: int) -> tuple[str, int, int]
     return body, sum(count for _, count in parts), sum(len(space.ids) for _, space in maps)
 
 
-def _data(run: str, space: SpaceMap, count: int) -> Mapping[str, Any]:
-    """Returns what the script draws of the first `count` items of a map."""
+def _data(run: str, space: SpaceMap, count: int, of_sounds: int) -> Mapping[str, Any]:
+    """Returns what the script draws of the first `count` items of a map; sounds of together at most `of_sounds`."""
     points = np.asarray(space.points[:count], np.float64)
     low, span = points.min(axis=0), max(float(np.ptp(points, axis=0).max()), 1e-9)
     x, y = np.round(1000 * (points - low - (np.ptp(points, axis=0) - span) / 2) / span).astype(int).T
+    sizes = itertools.accumulate(map(len, space.sounds.values()))
+    sounds = {row: space.sounds[row] for row, size in zip(space.sounds, sizes, strict=True) if size <= of_sounds}
     names = {label: number for number, label in enumerate(dict.fromkeys(itertools.chain(*space.all_labels)))}
     return {
         "task": space.task,
@@ -72,7 +74,7 @@ def _data(run: str, space: SpaceMap, count: int) -> Mapping[str, Any]:
         "names": list(names),
         "labels": [[names[label] for label in of] for of in space.all_labels[:count]],
         "near": [[row for row in rows if 0 <= row < count] for rows in space.neighbours[:count]],
-        "sounds": {row: sound for row, sound in space.sounds.items() if int(row) < count},
+        "sounds": {row: sound for row, sound in sounds.items() if int(row) < count},
         "sheets": space.sheets[: -(-count // SHEET)],
     }
 
