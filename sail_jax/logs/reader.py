@@ -195,15 +195,16 @@ def check_times(config: Config, source: Path, names: Collection[str]) -> None:
         for files, schema in by_schema(_parts(config, source, name)):
             log = Columns(settings, f"config.logs.{name}", str(files[0]), schema, config.logs.time_unit)
             column = settings.time if settings.time in schema else settings.time.removeprefix("-")
-            time = log.time("time")
-            given = in_range(pl.col(column), schema[column]).cast(pl.String).str.strip_chars()
-            bad = time.is_null() & given.is_not_null() & (given != "")
+            time, dtype = log.time("time"), schema[column]
+            given = pl.col(column).str.strip_chars() if dtype == pl.String else pl.col(column)
+            bad = time.is_null() & given.is_not_null()
+            bad = bad & (given != "") if dtype == pl.String else bad
             found = scan_files(files, schema).select(
                 rows=pl.len(),
                 bad=bad.sum(),
-                first=given.filter(bad).first(),
+                first=in_range(given.filter(bad).first(), dtype).cast(pl.String),
                 last=time.max(),
-                shown=given.get(time.arg_max()),
+                shown=in_range(given.get(time.arg_max()), dtype).cast(pl.String),
             )
             with readable_rows(source):
                 found = found.collect(engine="streaming").row(0, named=True)

@@ -52,13 +52,13 @@ def word_grams(items: ir.Table, words: int) -> ir.Table:
     """
     starts = ibis.range(ibis.greatest(items.words.length() - (words - 1), 0))
     grams = starts.map(lambda start: items.words[start : start + words].join(" "))
-    return items.select("item", gram=grams).unnest("gram").distinct()
+    return items.select("item", gram=grams.unnest()).distinct()
 
 
 def cls(logs: Logs) -> Made:
     """Returns the pairs of a label, as the query text, and an item with that label."""
     rules, rows = logs.config.builders.cls, logs.known(logs.tables["catalogue"])
-    labels = rows.filter(rows.known).select("item", label="labels").unnest("label").distinct()
+    labels = rows.filter(rows.known).select("item", label=rows.labels.unnest()).distinct()
     members = logs.keep(logs.published(labels), "cls.members")
     enough = members.mutate(items=members.count().over(ibis.window(group_by="label")))
     enough = enough.filter(enough["items"] >= rules.min_items)

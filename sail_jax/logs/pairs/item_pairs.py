@@ -112,4 +112,4 @@ def _rows(pairs: ir.Table, seed: int, repeat: bool) -> ir.Table:
     turn = draw(seed, pairs.a, pairs.b) < draw(seed, pairs.b, pairs.a)
     query, target = ibis.ifelse(turn, pairs.b, pairs.a), ibis.ifelse(turn, pairs.a, pairs.b)
     rows = pairs.mutate(query_id=query, target_id=target)
-    return rows.mutate(copy=ibis.range(rows.n)).unnest("copy") if repeat else rows
+    return rows.mutate(copy=ibis.range(rows.n).unnest()) if repeat else rows

@@ -48,7 +48,7 @@ def following(rows: ir.Table, group: list[str], order: list[str], steps: int, wi
             other = ibis.ifelse(near, other, ibis.null("string"))
         others[f"next_{step}"] = other
     placed = rows.mutate(**others)
-    pairs = placed.select("item", "test", other=ibis.array([placed[name] for name in others])).unnest("other")
+    pairs = placed.select("item", "test", other=ibis.array([placed[name] for name in others]).unnest())
     return count_pairs(pairs.filter(pairs.other.notnull()))
 
 
