@@ -218,9 +218,11 @@ class StageConfig:
 
 def stage_order(names: Iterable[str]) -> list[str]:
     """Returns the names of stages in the order in which they run: 2 before 10."""
-    return sorted(
-        names, key=lambda name: [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
-    )
+
+    def parts(name: str) -> list[tuple[int, str]]:
+        return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d{1,18})", name)]
+
+    return sorted(names, key=parts)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -71,7 +71,7 @@ class RunDirectory:
             found = {name.partition("/")[0] for name in names(self.checkpoints)}
         else:
             found = {path.name for path in self.checkpoints.iterdir()} if self.checkpoints.is_dir() else set()
-        return sorted((int(name) for name in found if name.isdigit()), reverse=True)
+        return sorted((int(name) for name in found if name.isdecimal()), reverse=True)
 
     def load_config(self, path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
         """Reads the config with which the run is read: its own, with the tokenizer that it keeps.

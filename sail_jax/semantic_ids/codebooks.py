@@ -13,7 +13,7 @@ import hashlib
 import json
 import operator
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from sail_jax.config.schema import to_dict
 from sail_jax.config.semantic_ids import ANCHORS, METHODS, SAMPLES, VQSettings
 from sail_jax.errors import SailError
 from sail_jax.files import commit_bytes, commit_json, written_before
-from sail_jax.progress import track
+from sail_jax.progress import Progress, track
 from sail_jax.semantic_ids.metrics import Anchors, Meter
 from sail_jax.semantic_ids.report import draw_frequencies
 from sail_jax.semantic_ids.residual_kmeans import quantize, reconstruct, residual_kmeans
@@ -235,9 +235,13 @@ def draw_rows(embeddings: EmbeddingSet, count: int, seed: int, what: str) -> tup
     return (rows, z) if kept.all() else (rows[kept], z[kept])
 
 
-def track_parts(embeddings: EmbeddingSet, what: str) -> Iterable[tuple[list[str], np.ndarray]]:
-    """Yields the batches of a folder, with a progress bar."""
-    return track(embeddings.batches(_BATCH), what, total=-(-len(embeddings) // _BATCH))
+def track_parts(embeddings: EmbeddingSet, what: str) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Yields the batches of a folder, with a progress bar of its vectors."""
+    with Progress() as progress:
+        task = progress.add_task(what, total=len(embeddings))
+        for ids, z in embeddings.batches(_BATCH):
+            yield ids, z
+            progress.advance(task, len(ids))
 
 
 def fit(
@@ -354,8 +358,8 @@ def parse_levels(text: str) -> tuple[int, ...]:
     Raises:
         SailError: the text has another form.
     """
-    if not re.fullmatch(r"\d+(,\d+)*", text):
-        raise SailError(f"--levels takes the sizes of codebooks, such as 256,256,256, not {text!r}.")
+    if not re.fullmatch(r"\d{1,18}(,\d{1,18})*", text):
+        raise SailError(f"--levels takes the sizes of codebooks, such as 256,256,256, not {text!r:.200}.")
     return tuple(map(int, text.split(",")))
 
 

@@ -241,8 +241,10 @@ class SemanticIdTable:
     def _parse(self, semantic_id: str) -> tuple[list[int], str]:
         """Returns the codes of an ID; and if it has a suffix, the ID as the table writes it, else ""."""
         shape = f"{len(self.levels)} levels of {', '.join(map(str, self.levels))} codes"
-        if not re.fullmatch(r"\d+(-\d+)*", semantic_id):
-            raise SailError(f"{semantic_id!r} is not a semantic ID; write codes with '-' between them, such as 12-3.")
+        if not re.fullmatch(r"\d{1,18}(-\d{1,18})*", semantic_id):
+            raise SailError(
+                f"{semantic_id!r:.200} is not a semantic ID; write codes with '-' between them, such as 12-3."
+            )
         numbers = list(map(int, semantic_id.split("-")))
         suffix = self.unique and len(numbers) == len(self.levels) + 1
         codes = numbers[:-1] if suffix else numbers

@@ -66,8 +66,8 @@ class Hardware:
         chip, _, size = text.partition(":")
         if chip not in {**_TPUS, **_GPUS}:
             raise SailError(f"There is no accelerator {chip!r}. Did you mean {nearest(chip, [*_TPUS, *_GPUS])}?")
-        if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){1,2}" if chip in _TPUS else r"[1-9]\d*", size):
-            raise SailError(f"--accelerator is {text!r}; write a slice as v5e:4x4 and a number of GPUs as h100:8.")
+        if not re.fullmatch(r"[1-9]\d{0,8}(x[1-9]\d{0,8}){1,2}" if chip in _TPUS else r"[1-9]\d{0,8}", size):
+            raise SailError(f"--accelerator is {text!r:.200}; write a slice as v5e:4x4 and a number of GPUs as h100:8.")
         chips = math.prod(map(int, size.split("x")))
         one_host = _GPUS_PER_NODE if chip in _GPUS else _ONE_HOST if chip in ("v5e", "v6e") else _CHIPS_PER_HOST
         each = chips if chips <= one_host else _GPUS_PER_NODE if chip in _GPUS else _CHIPS_PER_HOST

@@ -53,6 +53,7 @@ def test_machines_of_hardware(text, hosts, per_host):
         ("h100:2x2", "a number of GPUs as h100:8"),
         ("h100:12", "no whole number of machines of 8 chips"),
         ("v5p", "write a slice"),
+        ("h100:" + "9" * 5000, "write a slice"),
     ],
 )
 def test_hardware_that_is_none(text, said):
