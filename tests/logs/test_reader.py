@@ -348,6 +348,9 @@ def test_a_row_with_an_open_quote_names_file_and_row(tmp_path):
     (tmp_path / "events.csv").write_text('user_id,item_id,timestamp\nu,x,1\nu,"x,2\nu,y,3\n')
     with pytest.raises(SailError, match=r"events\.csv, record 'row 2': the row is no CSV"):
         check_rows(settings, tmp_path, ("events",))
+    (tmp_path / "events.csv").write_text('user_id,"item_id,timestamp\nu,x,1\n')
+    with pytest.raises(SailError, match=r"events\.csv: the row is no CSV"):
+        check_rows(settings, tmp_path, ("events",))
 
 
 def of_json(tmp_path, last):

@@ -236,7 +236,9 @@ def assumed_separators(name: str, files: Iterable[pathlib.Path]) -> str:
 
 def first_bad_row(file: pathlib.Path) -> BadRecordError | None:
     """Returns the error of the first row of a text file that cannot be read; None if all can."""
-    for number, (_, problem) in enumerate(_readers(_suffix(file))[1](file), 1):
+    columns, reader = _readers(_suffix(file))
+    columns(file)  # raises an error where the names of the columns are no row
+    for number, (_, problem) in enumerate(reader(file), 1):
         if problem is not None:
             return problem.at(source=str(file), record=f"row {number}")
     return None
