@@ -19,13 +19,16 @@ apart by the header X-Client, take turns. Where too many wait, the answer is 503
 
 import asyncio
 import base64
+import contextlib
 import functools
 import hashlib
 import json
 import re
+import signal
 import socket
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -50,6 +53,30 @@ _MAX_WAITING, _MAX_WAITING_OF_ONE = 16, 8  # searches, of all clients and of one
 _TIMEOUT = 30.0  # seconds in which a search must have come in whole, and after which an idle connection is closed
 _RETRY_AFTER = 2  # seconds
 _GRACE = 2  # seconds that answers get when the server ends
+
+
+@contextlib.contextmanager
+def _called_at_the_end(number: signal.Signals, meanwhile: Callable[[], None]) -> Iterator[None]:
+    """Lets a signal call `meanwhile`, and its handler afterwards, as uvicorn does with SIGINT and SIGTERM.
+
+    What a handler raises while a request is answered, uvicorn takes for an error of the request.
+    """
+    if threading.current_thread() is not threading.main_thread():  # which alone has handlers
+        yield
+        return
+    came = threading.Event()
+
+    def handle(*_: object) -> None:
+        came.set()
+        meanwhile()
+
+    before = signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+    if came.is_set():
+        signal.raise_signal(number)
 
 
 class SearchServer:
@@ -100,8 +127,9 @@ class SearchServer:
         return f"http://{_HOST}:{self.server_port}/"
 
     def serve_forever(self) -> None:
-        """Serves until `shutdown`, or until SIGINT or SIGTERM, whose handler is called once all has ended."""
-        self._server.run(sockets=[self._socket])
+        """Serves until `shutdown`, or until a signal, whose handler is called once all has ended."""
+        with _called_at_the_end(signal.SIGUSR1, self.shutdown):
+            self._server.run(sockets=[self._socket])
 
     def shutdown(self) -> None:
         """Ends `serve_forever`, which another thread runs."""

@@ -1,6 +1,5 @@
 """The page to search with: what the server refuses, what it answers, and how it looks and works in a browser."""
 
-import _thread
 import base64
 import contextlib
 import dataclasses
@@ -409,25 +408,31 @@ def interruptible():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
-def test_serve_ends_cleanly_on_a_signal(run, frames, number, interruptible, capsys):
-    """In this process: the verb is interrupted once its page answers."""
+def test_serve_ends_cleanly_on_a_signal(run, frames, number, interruptible, monkeypatch, capsys):
+    """In this process: the verb is interrupted while its page answers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    seen = []
+    seen, about = [], SearchServer._get_about
 
-    def interrupt():
+    async def interrupted(server, request):
+        signal.raise_signal(number)
+        return await about(server, request)
+
+    def ask_once():
         deadline = time.monotonic() + 120
         while not seen and time.monotonic() < deadline:
             try:
                 seen.append(ask(SimpleNamespace(server_port=port), "GET", "/about"))
             except OSError:
                 time.sleep(0.05)
-        _thread.interrupt_main(number)
 
-    threading.Thread(target=interrupt, daemon=True).start()
+    monkeypatch.setattr(SearchServer, "_get_about", interrupted)
+    asking = threading.Thread(target=ask_once, daemon=True)
+    asking.start()
     command = ["serve", "--workdir", str(run), "--embeddings", str(frames.path), "--port", str(port)]
     assert main(command) == 0
+    asking.join()
     said = capsys.readouterr()
     assert seen[0][0] == 200 and f"http://127.0.0.1:{port}/" in said.out and "Stopped" in said.out
     assert "Traceback" not in said.err
