@@ -75,7 +75,7 @@ def traced_forward(
 
     Args:
         config: the experiment.
-        mesh: the devices, which may be those of a machine that is not there.
+        mesh: the devices; for a program compiled ahead of time, those of a topology.
         rows: items of the batch, a multiple of the data-parallel shards.
         length: token positions of an item.
         frames: capacity for frames of the batch, a multiple of the data-parallel shards.
