@@ -69,27 +69,11 @@ def answers(*command):
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
-def wait_for(happened, what, seconds=900, every=0.05):
+def wait_for(happened, what, seconds=600, every=0.05):
     deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline, what
         time.sleep(every)
-
-
-@contextlib.contextmanager
-def at_most(seconds):
-    """Raises within the block after so many seconds; a sweep that runs here then ends its members."""
-
-    def end(*_):
-        raise AssertionError(f"it took over {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, end)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 @contextlib.contextmanager
@@ -141,6 +125,7 @@ def done_steps(folder, name):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)  # SLURM lets a requeued job wait for two minutes; a busy machine takes long for the rest
 def test_members_that_are_requeued_or_killed_end_as_those_of_a_local_run(
     cluster, settings, tmp_path, monkeypatch, capsys
 ):
@@ -178,8 +163,7 @@ def test_members_that_are_requeued_or_killed_end_as_those_of_a_local_run(
     wait_for(ended, "the job does not end", every=2)
     assert folder.status(killed).attempts == 2 and all(folder.status(name).attempts == 1 for name in names[2:])
     local = SweepFolder(tmp_path / "local")
-    with at_most(900):
-        assert main([*run[:-1], str(local.path), "--jobs", "2"]) == 0
+    assert main([*run[:-1], str(local.path), "--jobs", "2"]) == 0
     tables = []
     for path in (folder.path, local.path):
         assert main(["sweep", "collect", "--workdir", str(path)]) == 0
