@@ -53,6 +53,7 @@ class ItemSource:
         identity: setting -> value, for everything that the items depend on; another identity is another source.
         entries: entries(start) yields the items from index `start` on.
         passed_over: what lies beside the items in their folder and is no item; empty for nothing.
+        assumed: what is taken to separate the cells of a table; empty if it has no separators.
     """
 
     name: str
@@ -60,6 +61,7 @@ class ItemSource:
     identity: dict[str, object]
     entries: Callable[[int], Iterator[Entry]]
     passed_over: str = ""
+    assumed: str = ""
 
 
 def open_source(path: Path | None, config: Config) -> ItemSource:
@@ -140,7 +142,7 @@ def _table_source(folder: Path, name: str, config: IngestConfig) -> ItemSource:
     identity |= {f"config.ingest.source.{key}": value for key, value in to_dict(columns).items() if key != "path"}
     identity |= {"config.ingest.outside_paths": True} if config.outside_paths else {}
     identity = {"source": f"table {table.fingerprint}"} | identity
-    return ItemSource(str(folder / name), rows, identity, entries, table.passed_over)
+    return ItemSource(str(folder / name), rows, identity, entries, table.passed_over, table.assumed)
 
 
 def _repeated(read_ids: Callable[[], Iterator[str]]) -> tuple[int, set[int]]:

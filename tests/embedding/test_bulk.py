@@ -329,6 +329,7 @@ def test_paths_of_a_table_stay_inside_its_folder(embedder, tmp_path):
     for allowed in (False, True):
         config = dataclasses.replace(embedder.config, ingest=dataclasses.replace(ingest, outside_paths=allowed))
         source = open_source(tmp_path / "inside" / "items.csv", config)
+        assert source.assumed == "items.csv: cells are separated by commas."
         (entry,) = source.entries(0)
         assert ("config.ingest.outside_paths" in source.identity) == allowed
         if allowed:
