@@ -292,6 +292,15 @@ def test_bad_item(source, tmp_path, change, field, problem):
     assert ItemStore.open(tmp_path / "output/items").position("id12") is None
 
 
+def test_half_a_character_in_a_path_is_no_file(source, tmp_path):
+    rows = [item_row(i) for i in range(COUNT)]
+    rows[1]["frames"] = ["\ud800.png"]
+    write_jsonl(source / "items.jsonl", rows)
+    ingest(config(items={"path": "items.jsonl"}, tables={}), source, tmp_path / "output")
+    (bad,) = bad_records(tmp_path / "output")
+    assert bad["field"] == "frames" and r"there is no file '\ud800.png'" in bad["problem"]
+
+
 @pytest.mark.parametrize("column", ["frames", "audio"])
 @pytest.mark.parametrize("way", ["absolute", "above", "link", "folder", "pattern"])
 def test_paths_in_tables_stay_inside_the_source_folder(source, tmp_path, column, way):

@@ -202,16 +202,20 @@ class RecordReader:
 
     def _file(self, name: str) -> pathlib.Path:
         """The file that a path in a table leads to, without links."""
-        path = pathlib.Path(os.path.realpath(self._folder / name.strip().replace("\0", "\ufffd")))
+        missing = BadRecordError(
+            f"there is no file {name!r:.200} in the source folder", remedy="Put it there, or leave the cell empty"
+        )
+        try:
+            path = pathlib.Path(os.path.realpath(self._folder / name.strip()))
+        except ValueError:  # no file has a null character or half a character in its name
+            raise missing from None
         if not (self._config.outside_paths or path.is_relative_to(self._root)):
             raise BadRecordError(
                 f"the path {name!r:.200} leads out of the source folder",
                 remedy="Put the file there, or set config.ingest.outside_paths=True if you trust the table",
             )
         if not is_file(path):
-            raise BadRecordError(
-                f"there is no file {name!r:.200} in the source folder", remedy="Put it there, or leave the cell empty"
-            )
+            raise missing
         return path
 
 
