@@ -23,7 +23,7 @@ from sail_jax.sweeps.folder import Status, SweepFolder
 # Before any test captures its output: it closes the handlers of logs that are open when it is imported.
 pytest.importorskip("submitit")
 # Each member, here and by SLURM, takes half a minute of processor time.
-PEAKS, SEEDS = [1e-3, 2e-3], [0, 1]
+PEAKS, SEEDS = [1e-3, 2e-3, 3e-3, 4e-3], [0, 1]
 COMMANDS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "runuser")
 CONF = """
 ClusterName=test
