@@ -339,12 +339,20 @@ def waiting(slow, count):
         time.sleep(0.01)
 
 
+def in_row(slow, count):
+    """Waits until so many searches wait for their turn; those that are admitted are read before."""
+    deadline = time.monotonic() + 30
+    while sum(map(len, list(slow.server._turns._row.values()))) != count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_clients_take_turns(slow):
     for number in range(3):
         slow.pool.submit(search, slow.server, {"text": f"much {number}"}, X_Client="a")
-        waiting(slow, 2 + number)
+        in_row(slow, 1 + number)
     slow.pool.submit(search, slow.server, {"text": "little"}, X_Client="b")
-    waiting(slow, 5)
+    in_row(slow, 4)
     # While a search runs, all else is answered.
     assert ask(slow.server, "GET", "/about")[0] == 200 and search(slow.server, {})[0] == 400
     slow.searcher.go_on.release(100)
