@@ -181,7 +181,8 @@ class SearchServer:
 
     def _get_thumbnail(self, request: Request) -> Response:
         frame = request.query_params.get("frame", "0")
-        read = functools.partial(self.page.items.thumbnail, frame=int(frame) if frame.isdecimal() else -1)
+        number = int(frame) if re.fullmatch(r"\d{1,9}", frame) else -1
+        read = functools.partial(self.page.items.thumbnail, frame=number)
         return Response(_found(read, request, "picture of"), headers=_KEPT, media_type="image/webp")
 
     def _get_sound(self, request: Request) -> Response:

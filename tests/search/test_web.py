@@ -227,7 +227,7 @@ def test_thumbnails(server, store):
         assert image.format == "WEBP" and max(image.size) <= 320
     assert ask(server, "GET", "/thumbnail?id=nobody")[0] == 404
     assert ask(server, "GET", "/thumbnail")[0] == 404
-    for frame in ("1", "-1", "x", "9" * 30):
+    for frame in ("1", "-1", "x", "9" * 5000):
         assert ask(server, "GET", f"/thumbnail?id={item.item_id}&frame={frame}")[0] == 404
     assert ask(server, "GET", "/etc/passwd")[0] == 404 and ask(server, "GET", "/../setup.py")[0] == 404
 
