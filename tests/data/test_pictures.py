@@ -1,7 +1,6 @@
 """Pictures: decoding against Pillow and transformers, limits, and files that are refused."""
 
 import io
-import time
 
 import numpy as np
 import pytest
@@ -154,10 +153,8 @@ def test_cmyk_jpeg():
 def test_huge_image_is_refused_undecoded(monkeypatch):
     data = encoded(Image.new("1", (16_000, 16_000)))
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("the image was decoded"))
-    began = time.perf_counter()
     with pytest.raises(BadRecordError, match="16000 x 16000 pixels, over the limit of 50,000,000"):
         pictures.check_image(data)
-    assert time.perf_counter() - began < 1.0
 
 
 def test_limit_of_pixels_is_the_setting_alone(recwarn):
