@@ -30,6 +30,7 @@ from sail_jax.cli import main
 from sail_jax.config.schema import meanings
 from sail_jax.data.hard_negative_table import NegativesTable, keys_path
 from sail_jax.data.ingest.ingest import ingest
+from sail_jax.data.ingest.join import join_vectors
 from sail_jax.data.media.pictures import decode_image
 from sail_jax.data.media.sound import decode_audio
 from sail_jax.data.media.video import video_audio, video_frames
@@ -75,7 +76,7 @@ def video(rng: Rng, originals: Path, scratch: Path) -> None:
 
 
 def items(rng: Rng, originals: Path, scratch: Path) -> None:
-    """Ingests damaged tables of items, pairs and vectors, and reads the items as `embed --source` does."""
+    """Ingests damaged tables of items, pairs and vectors, joins vectors, and reads items as `embed --source` does."""
     source = scratch / "source"
     source.mkdir()
     (source / "a.png").write_bytes((originals / "media" / "pictures" / "png").read_bytes())
@@ -100,8 +101,12 @@ def items(rng: Rng, originals: Path, scratch: Path) -> None:
             with contextlib.suppress(BadRecordError):
                 entry.load()
     ingest(config, source, scratch / "data")
-    for item in ItemStore.open(scratch / "data" / "items"):
-        assert item.item_id
+    store = scratch / "data" / "items"
+    assert all(item.item_id for item in ItemStore.open(store))
+    joined, _ = join_vectors(scratch / "data", "late", source / named["vectors"], max_bad_records=100)
+    file = chosen(rng, joined.folder)
+    file.write_bytes(damaged(rng, file.read_bytes()))
+    assert all(item.item_id for item in ItemStore.open(store))
 
 
 def log(rng: Rng, originals: Path, scratch: Path) -> None:

@@ -6,6 +6,8 @@ import os
 
 import boto3
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tiny
 from moto.server import ThreadedMotoServer
@@ -14,6 +16,7 @@ from sail_jax import buckets, files
 from sail_jax import config as config_lib
 from sail_jax.cli import main
 from sail_jax.data.ingest.ingest import ingest
+from sail_jax.data.ingest.join import join_vectors
 from sail_jax.data.store import ItemStore, ItemStoreWriter
 from sail_jax.data.synthetic.world import make_world
 from sail_jax.data.tables import Pair, PairTable, write_pairs
@@ -198,6 +201,19 @@ def test_items_tables_and_embeddings_are_read_where_they_were_not_written(bucket
     found, vectors = EmbeddingSet("s3://bucket/vectors").load()
     assert found == ids
     np.testing.assert_allclose(vectors, z / np.linalg.norm(z, axis=1, keepdims=True), rtol=1e-5)
+
+
+def test_vectors_are_joined_to_items_in_a_bucket(bucket, monkeypatch, tmp_path):
+    (tmp_path / "items.csv").write_text("item_id,title\n" + "".join(f"i{n},title {n}\n" for n in range(4)))
+    pq.write_table(pa.table({"item_id": ["i2", "i0"], "vector": [[2.0], [0.5]]}), tmp_path / "late.parquet")
+    config = config_lib.build({"ingest": {"source": {"path": "items.csv", "text": {"title": "title"}}}})
+    ingest(config, tmp_path, "s3://bucket/data")
+    on_host(monkeypatch, tmp_path, "second")
+    join_vectors("s3://bucket/data", "late", tmp_path / "late.parquet", max_bad_records=0)
+    on_host(monkeypatch, tmp_path, "third")
+    store = ItemStore.open("s3://bucket/data/items")
+    found = {item.item_id: item.id_embeddings["late"].tolist() for item in store if item.id_embeddings}
+    assert found == {"i0": [0.5], "i2": [2.0]} and not [key for key in keys(bucket) if "partial" in key]
 
 
 def test_shards_that_were_read_long_ago_make_room(bucket, monkeypatch, tmp_path):

@@ -27,6 +27,7 @@ from sail_jax.cli import (
     ingest,
     init,
     inspect,
+    join_vectors,
     materialize,
     mine,
     on_cpu,
@@ -52,7 +53,7 @@ from sail_jax.errors import DiskError, SailError, Stopped
 
 # In the order of the help.
 _VERBS = (
-    *(quickstart, init, fit, world, ingest, materialize, train, evaluate, report, sweep),
+    *(quickstart, init, fit, world, ingest, join_vectors, materialize, train, evaluate, report, sweep),
     *(mine, balance, prompts, pairs, sequences),
     *(export, inspect, describe, config),
     *(embed, index, search, serve, semantic_ids),

@@ -1,4 +1,4 @@
-"""The verb `describe`: the size of a model, the cost of its train step, the list of all settings."""
+"""The verb `describe`: a model's size, the cost of its train step, a data folder, all settings."""
 
 import argparse
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from sail_jax import config as config_lib
+from sail_jax.buckets import place
 from sail_jax.cli.common import console, declare, print_next
 from sail_jax.config import Config
 from sail_jax.config.everyday_words import EVERYDAY_WORDS
@@ -22,7 +23,7 @@ def add_verb(verbs: Any) -> None:
         "describe",
         run,
         "print the parameters of a model by tower; or memory and time of its train step on other hardware, compiled "
-        "ahead of time; or all settings",
+        "ahead of time; or what a data folder holds; or all settings",
         "--config configs/sail_1b5.py --topology v5e:16x16 --config.data.batch_size=512",
         workdir="",
         config="",
@@ -34,6 +35,12 @@ def add_verb(verbs: Any) -> None:
         const="",
         metavar="WORD",
         help="print every setting with type, default and meaning; with a word, those whose name or meaning has it",
+    )
+    sub.add_argument(
+        "--data",
+        type=place,
+        help="print what a folder that `ingest` wrote holds: items, tables, and ID embeddings with the items that have "
+        "them",
     )
     sub.add_argument(
         "--topology",
@@ -59,8 +66,11 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         for key, kind, default, meaning in _settings(options.settings):
             print(f"{key}: {kind} = {default!r}\n    {meaning}")
         return
+    if options.data is not None:
+        _print_data(options)
+        return
     if options.config is None:
-        raise SailError("describe needs --config configs/X.py, or --settings.")
+        raise SailError("describe needs --config configs/X.py, --data DATA, or --settings.")
     from sail_jax.objectives.matryoshka import check_widths
 
     config = config_lib.load(options.config, overrides)
@@ -90,6 +100,15 @@ def _settings(word: str) -> list[tuple[str, str, Any, str]]:
         hint = f"Did you mean {' or '.join(near)}?" if near else "Leave the word out to see all."
         raise SailError(f"No setting has {word!r} in its name or meaning. {hint}")
     return found
+
+
+def _print_data(options: argparse.Namespace) -> None:
+    from sail_jax.data.ingest.join import describe_data
+
+    for line in describe_data(options.data):
+        console.print(line, markup=False, highlight=False)
+    config = options.config or "configs/X.py"
+    print_next(options, "train", "--config", config, f"--config.data.dir={options.data}", "--workdir", "RUN")
 
 
 def _print_parameters(config: Config) -> None:

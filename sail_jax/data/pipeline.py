@@ -203,6 +203,8 @@ class BatchSource:
     def fingerprint(self) -> dict[str, Any]:
         """Values that determine the batches; a run can be resumed only if they are unchanged."""
         data = self._config.data
+        taught = {name for teachers in self._teachers.values() for name in teachers}
+        joined = {name: of.facts["digest"] for name, of in self._store.joined.items() if name in taught}
         return {
             "seed": self._config.seed,
             "batch_size": data.batch_size,
@@ -210,6 +212,7 @@ class BatchSource:
             "datasets": {s.name: [len(s.table), self._weights[s.name]] for s in self._sets.values()},
             "negatives": {s.name: s.mined for s in self._sets.values() if s.mined is not None},
             **({"items": len(self._store)} if any("random" in s.roles for s in self._sets.values()) else {}),
+            **({"joined_vectors": joined} if joined else {}),
             **({"frequencies": self._frequencies.identity} if self._frequencies.identity else {}),
         }
 

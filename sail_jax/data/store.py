@@ -5,12 +5,14 @@
       items-00000.ids            for passes that need no media, in record order: their ids, one msgpack list, and hashes
                                  of their contents, 8 bytes each (a shard of an earlier version has none)
       index/                     the memory-mapped index of `store_index`
+      vectors/NAME/              ID embeddings that were joined later (`joined_vectors`)
       store.json                 written last: the store is complete
 
 A "record number" counts the records of all shards in order; a "position" counts items in the same order, without the
 records whose id occurred before.
 """
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -23,6 +25,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from sail_jax.buckets import fetch, fetch_once, names, place, put_folder, remove
 from sail_jax.data import same_content, store_index
+from sail_jax.data.joined_vectors import open_joined
 from sail_jax.data.same_content import SameContent
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.files import commit, commit_bytes
@@ -83,6 +86,9 @@ class ItemStore:
         path: the folder.
         max_open_shards: shards kept open; each takes a file handle and 8 bytes per record.
 
+    Attributes:
+        joined: ID embedding -> the vectors that were joined to the store, which its items have like others.
+
     Raises:
         SailError: the folder is missing, unfinished, or not an item store of this version.
     """
@@ -92,6 +98,7 @@ class ItemStore:
         self._max_open_shards = max_open_shards
         _check_marker(self.path)
         self._index = store_index.Index(self.path)
+        self.joined = open_joined(self.path, len(self._index))
         self._reader = functools.lru_cache(max_open_shards)(functools.partial(_open_reader, self.path))
 
     @property
@@ -180,7 +187,7 @@ class ItemStore:
     def _read(self, record: int) -> Item:
         shard, offset = self._index.place(record)
         try:
-            return decode_item(self._reader(shard).read([offset])[0])
+            item = decode_item(self._reader(shard).read([offset])[0])
         except (RuntimeError, ValueError, KeyError, msgpack.UnpackException) as error:
             raise BadRecordError(
                 f"the record cannot be read ({error})",
@@ -188,6 +195,13 @@ class ItemStore:
                 source=str(_shard_path(self.path, shard)),
                 record=str(offset),
             ) from error
+        return self._with_joined(item, record) if self.joined else item
+
+    def _with_joined(self, item: Item, record: int) -> Item:
+        position = self._index.position(record)
+        found = {name: of.get(position) for name, of in self.joined.items()}
+        found = {name: vector for name, vector in found.items() if vector is not None}
+        return dataclasses.replace(item, id_embeddings={**item.id_embeddings, **found})
 
 
 def known_positions(ids: list[str], store: ItemStore, table: str) -> np.ndarray:

@@ -13,13 +13,14 @@ from sail_jax.config.data import DatasetConfig
 from sail_jax.config.schema import nearest
 from sail_jax.data.draw_counts import SetCounts, count_set
 from sail_jax.data.hard_negative_table import NegativesTable
+from sail_jax.data.joined_vectors import joined_digests
 from sail_jax.data.materialized import Example, MaterializedSet, write_materialized
 from sail_jax.data.same_content import SameContent
 from sail_jax.data.sampling_weights import read_weights
 from sail_jax.data.sequence_tables import Sequence, SequenceTable
-from sail_jax.data.store import ItemStore
+from sail_jax.data.store import FOLDER, ItemStore
 from sail_jax.data.tables import Pair, PairTable
-from sail_jax.data.views import dataset_patterns, side_views
+from sail_jax.data.views import dataset_patterns, side_views, teacher_widths
 from sail_jax.errors import SailError
 from sail_jax.patterns import OMNI
 from sail_jax.sharding.process_group import everyone
@@ -58,6 +59,7 @@ class TrainingSet:
         self.views = side_views(config, name)
         self.patterns = dataset_patterns(config, name)
         self._negatives = _open_negatives(settings, folder, name)
+        self._joined = _joined_teachers(config, name)
         self._seed = config.seed + index
         self._order = grain.MapDataset.range(len(self.table)).shuffle(seed=self._seed).repeat()
         self._materialized = (
@@ -116,7 +118,8 @@ class TrainingSet:
     def _identity(self) -> dict[str, Any]:
         """Values that determine the pair of every example number."""
         rows = len(self.table)
-        return {"table": self.table.digest(), "split": self._settings.split, "rows": rows, "order_seed": self._seed}
+        rows_of = {"table": self.table.digest(), "split": self._settings.split, "rows": rows, "order_seed": self._seed}
+        return rows_of | ({"joined_vectors": self._joined} if self._joined else {})
 
     def materialize(self, output: Path, store: ItemStore, *, epochs: int, examples_per_shard: int) -> None:
         """Writes the first epochs: pairs with their items in training order (see `materialized`).
@@ -231,6 +234,14 @@ def materialize(config: Config, name: str, output: Path, store: ItemStore, *, ep
     data = dataclasses.replace(config.data, datasets=datasets | {name: settings})
     dataset = TrainingSet(dataclasses.replace(config, data=data), name, list(datasets).index(name))
     dataset.materialize(output, store, epochs=epochs, examples_per_shard=config.ingest.items_per_shard)
+
+
+def _joined_teachers(config: Config, name: str) -> dict[str, str]:
+    """The ID embeddings in a set's batches that were joined to the store, with the digests of their tables."""
+    sharing = list(config.data.datasets) if config.data.sampling == "mixed" else [name]
+    teachers = teacher_widths(config, sharing)
+    digests = joined_digests(place(config.data.dir) / FOLDER) if teachers else {}
+    return {name: digest for name, digest in digests.items() if name in teachers}
 
 
 def _open_negatives(settings: DatasetConfig, folder: Path, name: str) -> NegativesTable | None:

@@ -47,7 +47,7 @@ from sail_jax.files import commit_json
 from sail_jax.items import Item
 from sail_jax.progress import Progress
 
-_MARKER = "ingest.json"
+MARKER = "ingest.json"
 _TOKENIZER = "tokenizer"
 # The vector tables that are joined to the items; removed when all items are written.
 _VECTORS = "vectors.partial"
@@ -103,7 +103,10 @@ def ingest(
     console = Console(soft_wrap=True, markup=False, highlight=False)
     reader = RecordReader(config.ingest, source)
     items, tables = _open_sources(config, source, reader)
-    vectors = {name: open_vectors(source, path, name) for name, path in config.ingest.vectors.items()}
+    vectors = {
+        name: open_vectors(source, path, f"config.ingest.vectors.{name}")
+        for name, path in config.ingest.vectors.items()
+    }
     _check_names(config)
     opened = [items, *vectors.values(), *filter(None, tables.values())]
     fingerprints = {f"source {table.name}": table.fingerprint for table in opened}
@@ -111,8 +114,8 @@ def ingest(
     if not resume:
         _clear(output)
     fetch(output, leave_out=_is_large)
-    if (output / _MARKER).is_file():
-        finished = json.loads((output / _MARKER).read_text())
+    if (output / MARKER).is_file():
+        finished = json.loads((output / MARKER).read_text())
         check_identity(output, finished["identity"], identity)
         report = IngestReport(**finished["report"])
         done = f"{output} is already done; to read the export again, remove it or name another."
@@ -132,7 +135,7 @@ def ingest(
     others = [table.passed_over for table in opened if table.passed_over]
     report = IngestReport(len(store), modalities, counts, journal.bad_records, others)
     summary = {"report": dataclasses.asdict(report), "identity": identity}
-    commit_json(output / _MARKER, summary)
+    commit_json(output / MARKER, summary)
     journal.remove()
     console.print(with_addresses(f"{report}\nWritten to {output.absolute()}"))
     return report
@@ -182,7 +185,7 @@ def _identity(config: Config) -> dict:
 def _clear(output: pathlib.Path) -> None:
     for name in (store_lib.FOLDER, tables_lib.FOLDER, _TOKENIZER, _VECTORS):
         remove(output / name)
-    for name in (_MARKER, BAD_RECORDS, JOURNAL, CEILINGS):
+    for name in (MARKER, BAD_RECORDS, JOURNAL, CEILINGS):
         remove(output / name)
 
 

@@ -59,14 +59,7 @@ class Journal:
         Raises:
             SailError: the limit is exceeded.
         """
-        line = {
-            "file": error.source,
-            "record": error.record,
-            "field": error.field,
-            "problem": error.problem,
-            "remedy": error.remedy,
-        }
-        _append(self._path / BAD_RECORDS, line)
+        line = append_bad(self._path, error)
         self._bad.append(line)
         self._first = [*self._first, line][:_SHOWN]
         self.bad_records += 1
@@ -116,6 +109,19 @@ def check_identity(path: pathlib.Path, found: dict[str, Any], wanted: dict[str, 
             f"{path} holds an ingestion with other settings or another source; changed: {', '.join(changed)}. "
             "Ingest into another --workdir, or remove this one."
         )
+
+
+def append_bad(folder: pathlib.Path, error: BadRecordError) -> dict[str, str]:
+    """Adds a bad record to the list in a folder, and returns its line."""
+    line = {
+        "file": error.source,
+        "record": error.record,
+        "field": error.field,
+        "problem": error.problem,
+        "remedy": error.remedy,
+    }
+    _append(folder / BAD_RECORDS, line)
+    return line
 
 
 def _line(value: dict[str, Any]) -> bytes:

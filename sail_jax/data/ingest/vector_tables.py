@@ -1,6 +1,6 @@
-"""Tables of vectors that ingestion joins to items by id: Parquet of `item_id` and `vector`.
+"""Tables of vectors that are joined to items by id: Parquet of `item_id` and `vector`.
 
-The rows may be in any order. They are copied into:
+The rows may be in any order. Ingestion copies them into:
 
     FOLDER/
       vectors.f32       [N, D] the vectors in the order of the table
@@ -13,7 +13,7 @@ memory.
 
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 
 import msgpack
 import numpy as np
@@ -70,25 +70,24 @@ class VectorTable:
         return _read_ids(self._folder, batch)[row]
 
 
-def open_vectors(folder: pathlib.Path, path: str, name: str) -> RowSource:
+def open_vectors(folder: pathlib.Path, path: str, setting: str) -> RowSource:
     """Opens a table of vectors and checks its columns.
 
     Args:
         folder: the source folder.
         path: the Parquet file, or the folder of its parts.
-        name: its key in `config.ingest.vectors`.
+        setting: the setting or flag that holds the path, for messages.
 
     Raises:
         SailError: the path is missing, has another format, or lacks a column.
     """
-    setting = f"config.ingest.vectors.{name}"
     source = open_table(folder, path, setting)
     if source.files[0].suffix.lower() != ".parquet":
         raise SailError(f"{source.files[0]} is not a Parquet file. Write the vectors as Parquet, or change {setting}.")
     for file in source.files:
         with readable(file):
             schema = pq.read_schema(file)
-        id_column = _id_column(schema)
+        id_column = _id_column(schema.names)
         for column in (id_column or _ID_COLUMNS[0], _VECTOR):
             if column not in schema.names:
                 raise SailError(f"{missing_column(str(file), column, schema.names)} Write it, or change {setting}.")
@@ -120,29 +119,49 @@ def build_vectors(
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    batches, width, rows = 0, 0, 0
+    batches = 0
     with (folder / "vectors.f32").open("wb") as out:
-        for file in source.files:
-            number = 0
-            with readable(file), pq.ParquetFile(file) as table:
-                id_column = _id_column(table.schema_arrow)
-                for batch in table.iter_batches(_BATCH, columns=[id_column, _VECTOR]):
-                    ids, vectors, width = _Batch(batch, id_column, str(file), number).read(width, on_bad)
-                    number += len(batch)
-                    on_rows(len(batch))
-                    if ids:
-                        out.write(vectors.tobytes())
-                        (folder / f"ids-{batches:05d}.msgpack").write_bytes(msgpack.packb(ids))
-                        batches, rows = batches + 1, rows + len(ids)
+        for ids, vectors in usable_rows(source, on_bad, on_rows):
+            out.write(vectors.tobytes())
+            (folder / f"ids-{batches:05d}.msgpack").write_bytes(msgpack.packb(ids))
+            batches += 1
 
     def on_duplicate(item_id: str, first: tuple[int, int], repeated: tuple[int, int]) -> None:
-        problem = "the table already has a vector with this id"
-        error = BadRecordError(problem, remedy="Write one row for each id; the first one is used")
-        on_bad(error.at(source=source.name, record=item_id, field=id_column))
+        on_bad(repeated_id(source, item_id))
 
-    if rows:
+    if batches:
         store_index.build(folder, batches, lambda batch: _read_ids(folder, batch), item_key, on_duplicate)
     return VectorTable(folder)
+
+
+def usable_rows(
+    source: RowSource, on_bad: Callable[[BadRecordError], None], on_rows: Callable[[int], None]
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Streams the usable rows of a table of vectors: n ids, of which one may repeat, and [n, D] float32.
+
+    Args:
+        source: the table, from `open_vectors`.
+        on_bad: called with the error of each bad row; see `build_vectors`.
+        on_rows: called with the number of rows read since its last call.
+    """
+    width = 0
+    for file in source.files:
+        number = 0
+        with readable(file), pq.ParquetFile(file) as table:
+            id_column = _id_column(table.schema_arrow.names)
+            for batch in table.iter_batches(_BATCH, columns=[id_column, _VECTOR]):
+                ids, vectors, width = _Batch(batch, id_column, str(file), number).read(width, on_bad)
+                number += len(batch)
+                on_rows(len(batch))
+                if ids:
+                    yield ids, vectors
+
+
+def repeated_id(source: RowSource, item_id: str) -> BadRecordError:
+    """The error of a row whose id an earlier one of the table has."""
+    problem = "the table already has a vector with this id"
+    error = BadRecordError(problem, remedy="Write one row for each id; the first one is used")
+    return error.at(source=source.name, record=item_id, field=_id_column(source.columns))
 
 
 class _Batch:
@@ -204,8 +223,8 @@ def _is_list(dtype: pa.DataType) -> bool:
     return lists and (pa.types.is_floating(dtype.value_type) or pa.types.is_integer(dtype.value_type))
 
 
-def _id_column(schema: pa.Schema) -> str | None:
-    return next((name for name in _ID_COLUMNS if name in schema.names), None)
+def _id_column(columns: Collection[str]) -> str | None:
+    return next((name for name in _ID_COLUMNS if name in columns), None)
 
 
 def _read_ids(folder: pathlib.Path, batch: int) -> list[str]:
