@@ -59,6 +59,12 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     if config.logs.events.path and config.logs.events.split:
         console.print(f"Train and test are those of the events' column {config.logs.events.split!r}.")
     else:
+        if config.logs.split != "time":
+            after = " after the cut" * (config.logs.split == "both")
+            console.print(
+                f"Test rows are those of a share of {config.logs.test_users} of the users{after}, train rows those of "
+                f"the others (config.logs.split={config.logs.split}); of items without users, by the cut."
+            )
         console.print(
             f"Train ends at {cut['date'] or cut['last_second_of_train']} (config.logs.test_share={cut['test_share']})."
         )

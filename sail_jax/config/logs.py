@@ -109,9 +109,22 @@ class LogsConfig:
     )
     time_unit: str = setting("s", "unit of the times that are numbers", choices=("s", "ms", "us"))
     engine: EngineConfig = section(EngineConfig, "the engine of `pairs` and `sequences`", may_change=True)
+    split: str = setting(
+        "time",
+        "what tells test from train in logs with users: 'time', the cut of test_share; 'user', a share of the users, "
+        "test_users; 'both', test users after the cut against other users up to it, and the rest is in neither. Logs "
+        "without users are cut in time",
+        choices=("time", "user", "both"),
+    )
     test_share: float = setting(
         0.1,
         "share of the time span, at its end, whose events form the test split; no pair or training sequence spans both",
+        low=0,
+        below=1,
+    )
+    test_users: float = setting(
+        0.1,
+        "share of the users, drawn by a hash of seed and id, who are test users (only with logs.split)",
         low=0,
         below=1,
     )

@@ -20,7 +20,7 @@ from sail_jax.logs.reader import scan_events, scan_hashtags, scan_items, scan_li
 # Log -> column -> type of Ibis.
 SCHEMAS = {
     "events": {"user": "string", "item": "string", "time": "int64", "positives": "uint8"},
-    "searches": {"query": "string", "item": "string", "time": "int64", "clicked": "boolean"},
+    "searches": {"user": "string", "query": "string", "item": "string", "time": "int64", "clicked": "boolean"},
     "live": {"user": "string", "item": "string", "time": "int64", "seconds": "float32"},
     "hashtags": {"item": "string", "hashtag": "string", "time": "int64"},
     "catalogue": {"item": "string", "time": "int64", "labels": "array<string>", "words": "array<string>"},

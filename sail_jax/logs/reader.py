@@ -154,7 +154,12 @@ def scan_items(config: Config, source: Path) -> pl.LazyFrame:
 
 
 def _check_split(config: Config) -> None:
-    """Raises SailError if events are split by a column while other logs would need a cut in time."""
+    """Raises SailError if events are split by a column while other logs would need a cut in time, or by users too."""
+    if config.logs.events.split and config.logs.split != "time":
+        raise SailError(
+            f"config.logs.split is {config.logs.split!r}, and config.logs.events.split splits the events by a column. "
+            "Set config.logs.split='time', or config.logs.events.split=''."
+        )
     others = [name for name in ("searches", "live", "hashtags") if has_log(config, name)]
     others += ["catalogue"] if has_log(config, "catalogue") and config.logs.catalogue.time else []
     if config.logs.events.split and others:

@@ -36,6 +36,24 @@ class Logs:
         store = self.tables["store"].select(stored="item")
         return rows.left_join(store, rows.item == store.stored).mutate(known=ibis._.stored.notnull()).drop("stored")
 
+    def sides(self, rows: ir.Table) -> tuple[ir.BooleanValue, ir.BooleanValue]:
+        """Returns whether rows with a user and a time are of the train side, and of the test side, as columns."""
+        late, users = rows.time > self.cut, self.config.logs.split
+        if users == "time":
+            return ~late, late
+        held = draw(self.config.seed, ibis.literal("user"), rows.user) < hex_share(self.config.logs.test_users)
+        return (~held, held) if users == "user" else (~held & ~late, held & late)
+
+    def split(self, rows: ir.Table) -> ir.Table:
+        """Adds `test` to rows with a user and a time, and leaves out those of neither side."""
+        train, test = self.sides(rows)
+        return (rows.filter(train | test) if self.leaves_out else rows).mutate(test=test)
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether some rows are of neither side."""
+        return self.config.logs.split == "both"
+
     def published(self, rows: ir.Table) -> ir.Table:
         """Adds `test`: whether the row's item was published after the cut; false where that is not known."""
         if "catalogue" not in self.tables:
@@ -56,6 +74,11 @@ def draw(seed: int, *columns: ir.StringColumn) -> ir.StringColumn:
     for column in columns:
         text = text + "\t" + column
     return md5(text)
+
+
+def hex_share(share: float) -> str:
+    """Returns the text before which this share of all hashes of `draw` comes, 0 <= share < 1."""
+    return f"{int(share * 2**32):08x}"
 
 
 def at_least(column: ir.NumericValue, limit: float) -> ir.BooleanValue:

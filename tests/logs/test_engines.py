@@ -36,10 +36,11 @@ def test_too_little_memory_is_an_error_that_names_the_limit(tmp_path):
     assert not list((tmp_path / "tables").glob("*.parquet"))
 
 
+@pytest.mark.parametrize("split", ["time", "both"])
 @pytest.mark.parametrize("dialect", ["bigquery", "trino", "snowflake", "spark"])
-def test_every_rule_compiles_for_other_engines(tmp_path, dialect):
+def test_every_rule_compiles_for_other_engines(tmp_path, dialect, split):
     logs.drawn_export(tmp_path)
-    settings = with_logs(config(copair={"repeat": True}), id_embeddings={"like": "vectors/id_like"})
+    settings = with_logs(config(copair={"repeat": True}), id_embeddings={"like": "vectors/id_like"}, split=split)
     found = sql_of_builders(settings, tmp_path, engine=dialect)
     assert found.keys() == BUILDERS.keys()
     constructions = dataclasses.replace(settings.sequences, constructions=tuple(CONSTRUCTIONS))

@@ -38,7 +38,14 @@ def build_on_spark(folder):
     spark = EngineConfig(spark_master="local[2]", spark_options=few)
     pairs = logs.build(folder, with_logs(settings, engine=spark), engine="spark")
     (folder / "sequences").mkdir()
-    return pairs, golden_sequences.build_case("sequences_capped", folder / "sequences", "spark", spark)
+    sequences = golden_sequences.build_case("sequences_capped", folder / "sequences", "spark", spark)
+    return pairs, sequences, split_by_users(folder, "spark", with_logs(settings, engine=spark))
+
+
+def split_by_users(folder, engine, settings):
+    """Builds tables of users who are split."""
+    settings = with_logs(settings, split="both", test_users=0.4)
+    return logs.build(folder, settings, "copair", "q2i_search", output=folder / f"users-{engine}", engine=engine)
 
 
 @pytest.mark.slow
@@ -50,8 +57,9 @@ def test_spark_gives_the_same_rows_and_counts(tmp_path):
     """All ten builders and all constructions, where every limit cuts and every tie is drawn."""
     # PySpark forks to start Java, and a fork of a process in which JAX has threads may never return.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
-        (tables, summary), sequences = alone.submit(build_on_spark, tmp_path).result()
+        (tables, summary), sequences, of_users = alone.submit(build_on_spark, tmp_path).result()
     rows, counts = golden_tables.read_golden("drawn_capped")
     assert golden_tables.counts_of(summary) == counts
     assert golden_tables.rows_of(tables) == rows
     assert sequences == golden_sequences.read_golden("sequences_capped")
+    assert of_users == split_by_users(tmp_path, "duckdb", golden_tables.make_logs("drawn_capped", tmp_path))

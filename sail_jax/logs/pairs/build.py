@@ -213,6 +213,7 @@ def _summary(
         "engine": {"name": engine.name, "version": engine.version},
         "seed": config.seed,
         "cut": {"test_share": config.logs.test_share, "last_second_of_train": cut, "date": until},
+        "split": {"by": config.logs.split, "test_users": config.logs.test_users},
         **items,
         "passed_over": passed_over_beside(config, source),
         "builders": {name: entry for name, entry in builders.items() if entry},

@@ -37,13 +37,13 @@ def _together(logs: Logs, name: str, events: ir.Table, **of_pairs: Any) -> Made:
     rules, events = getattr(logs.config.builders, name), logs.known(events)
     usable = events.filter(events.enough & events.known)
     first = usable.group_by("user", "item").agg(time=usable.time.min())
-    first = logs.keep(first.mutate(test=first.time > logs.cut), f"{name}.first")
+    first = logs.keep(logs.split(first), f"{name}.first")
     candidates = following(first, ["user", "test"], ["time", "item"], rules.neighbours, rules.window_seconds)
-    counts = events.aggregate(
-        usable=events.count(),
-        passed_rows_below_threshold=events.enough.sum(),
-        passed_rows_not_in_store=(events.enough & events.known).sum(),
-    )
+    kept = events.enough & events.known
+    passed = {"passed_rows_below_threshold": events.enough, "passed_rows_not_in_store": kept}
+    if logs.leaves_out:
+        passed["passed_rows_of_no_side"] = kept & ibis.or_(*logs.sides(events))
+    counts = events.aggregate(usable=events.count(), **{rule: rows.sum() for rule, rows in passed.items()})
     thresholds = PairRules(
         min_support=rules.min_users,
         per_item=rules.per_item,

@@ -18,7 +18,7 @@ import ibis
 import ibis.expr.types as ir
 
 from sail_jax.logs.pairs.rules import Made
-from sail_jax.logs.rules import Logs, at_least, draw, place
+from sail_jax.logs.rules import Logs, at_least, draw, hex_share, place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _held_out(pairs: ir.Table, share: float, seed: int) -> ir.Table:
     hashed = pairs.mutate(hash=draw(seed, ibis.literal("test"), pairs.a, pairs.b))
     ends = hashed.aggregate(first=hashed.hash.min(), last=hashed.hash.max(), tests=hashed.test.sum())
     rows = hashed.cross_join(ends)
-    chosen = (rows.hash == rows.first) | (rows.hash < f"{int(share * 2**32):08x}")
+    chosen = (rows.hash == rows.first) | (rows.hash < hex_share(share))
     drawn = chosen & (rows.hash != rows.last) & (rows.tests == 0)
     return rows.mutate(drawn=drawn, test=rows.test | drawn).select("a", "b", "test", "n", "drawn")
 

@@ -50,14 +50,17 @@ def q2i_score(logs: Logs) -> Made:
 def _clicks(logs: Logs) -> ir.Table:
     """Clicks and impressions: query, item, test, clicks, shown."""
     rows = logs.known(logs.tables["searches"])
-    rows = rows.filter(rows.known).mutate(test=rows.time > logs.cut)
+    rows = logs.split(rows.filter(rows.known))
     totals = rows.group_by("query", "item", "test").agg(clicks=rows.clicked.sum(), shown=rows.count())
     return logs.keep(totals, "searches.clicks")
 
 
 def _row_counts(logs: Logs) -> ir.Table:
     rows = logs.known(logs.tables["searches"])
-    return rows.aggregate(usable=rows.count(), passed_rows_not_in_store=rows.known.sum())
+    passed = {"passed_rows_not_in_store": rows.known}
+    if logs.leaves_out:
+        passed["passed_rows_of_no_side"] = rows.known & ibis.or_(*logs.sides(rows))
+    return rows.aggregate(usable=rows.count(), **{rule: kept.sum() for rule, kept in passed.items()})
 
 
 def _average_rate(clicks: ir.Table, only_clicks: bool) -> ir.Table:

@@ -98,6 +98,7 @@ def build_sequences(
         "engine": used,
         "seed": config.seed,
         "cut": {"test_share": config.logs.test_share, "last_second_of_train": cut},
+        "split": {"by": config.logs.split, "test_users": config.logs.test_users},
         "settings": to_dict(config.sequences),
         "events": events,
         "skipped": skipped,

@@ -21,36 +21,39 @@ def histories(logs: Logs, positives: int) -> ir.Table:
         positives: the least number of positive behaviours with which an event counts.
 
     Returns:
-        user, item, time, at (the place in the history, from 0), size (of the history), and train (how many of its
-        entries lie before the cut).
+        user, item, time, at (the place in the history, from 0), size (of the history), train (how many of its entries,
+        which are the first ones, are of the train side), and test (whether the entry is of the test side).
     """
     events = logs.known(logs.tables["events"])
     enough = events.filter(events.known & (events.positives >= positives))
     first = enough.group_by("user", "item").agg(time=enough.time.min())
-    early = (first.time <= logs.cut).cast("int64")
+    early, late = logs.sides(first)
     placed = first.mutate(
-        at=place(["user"], ["time", "item"]), size=first.count().over(_OF_USER), train=early.sum().over(_OF_USER)
+        at=place(["user"], ["time", "item"]),
+        size=first.count().over(_OF_USER),
+        train=early.cast("int64").sum().over(_OF_USER),
+        test=late,
     )
     return logs.keep(placed, f"histories.{positives}")
 
 
-def targets(entries: ir.Table, settings: SequencesConfig, cut: int, splits: tuple[str, ...], history: int) -> ir.Table:
+def targets(entries: ir.Table, settings: SequencesConfig, splits: tuple[str, ...], history: int) -> ir.Table:
     """Returns the entries that are targets, each with the range of its history.
 
-    Of the train split, these are a user's last entry up to the cut, and each `stride`-th before it that has something
-    before it; of the test split, the user's last entry, if it is after the cut.
+    Of the train split, these are a user's last entry of the train side, and each `stride`-th before it that has
+    something before it; of the test split, the user's last entry, if it is of the test side.
 
     Returns:
         user, target (item), at, first (the first place of its history), test.
     """
-    late = (entries.at == entries.size - 1) & (entries.time > cut)
+    late = (entries.at == entries.size - 1) & entries.test
     back = entries.train - 1 - entries.at
     early = (back >= 0) & (back < settings.windows * settings.stride) & (back % settings.stride == 0)
     early &= (entries.at > 0) | (back == 0)
     chosen = {"train": early, "test": late}
     some = entries.filter(ibis.or_(*(chosen[split] for split in splits)))
     first = ibis.greatest(some.at - history, 0)
-    return some.select("user", "at", target="item", first=first, test=some.time > cut)
+    return some.select("user", "at", target="item", first=first, test=some.test)
 
 
 def candidates(entries: ir.Table, chosen: ir.Table) -> ir.Table:

@@ -34,14 +34,14 @@ def hash_of_user(user: ir.StringColumn) -> ir.StringColumn:
 
 
 def consumers(logs: Logs) -> ir.Table:
-    """Returns the consumers of items up to the cut: item, users (hashes), reach.
+    """Returns the consumers of items on the train side: item, users (hashes), reach.
 
     Of more than `behaviour_users` users, those with the lowest hashes stand for all; all items use the same hash of a
     user, so that the samples of two items can be compared ("bottom-k sketches", Cohen and Kaplan 2007). Up to `reach`,
     all users of an item are among them.
     """
     events, settings = logs.tables["events"], logs.config.sequences
-    counts = (events.positives >= settings.multi_positives) & (events.time <= logs.cut)
+    counts = (events.positives >= settings.multi_positives) & logs.sides(events)[0]
     users = events.filter(counts).select("item", user=hash_of_user(events.user)).distinct()
     lowest = users.mutate(number=place(["item"], ["user"]))
     lowest = lowest.filter(lowest.number < settings.behaviour_users)

@@ -31,7 +31,7 @@ def candidates_of(logs: Logs, name: str) -> Candidates:
     """Returns the targets of a construction and the candidates before them."""
     settings, entries = settings_of(logs, name), entries_of(logs, name)
     history = settings.vanilla_history if name == "eval_vanilla" else settings.history
-    chosen = targets(entries, settings, logs.cut, CONSTRUCTIONS[name].splits, history)
+    chosen = targets(entries, settings, CONSTRUCTIONS[name].splits, history)
     return Candidates(logs, chosen, candidates(entries, chosen))
 
 
