@@ -46,6 +46,17 @@ class DatasetConfig:
     table: str = setting("", "table (a Parquet file or a folder of them) relative to data.dir", bucket=True)
     split: str = setting("train", "split of the table to use; empty for all rows")
     weight: float = setting(1.0, "sampling weight, relative to the other data sets", low=0)
+    by_weight: bool = setting(
+        False,
+        "draw rows in proportion to the column `weight` of the table, with replacement, instead of each once an epoch "
+        "(only 'pairs' and 'items')",
+    )
+    shuffle_groups: int = setting(
+        0,
+        "row groups of the table that are read and shuffled together, for tables much larger than the row groups that "
+        "are kept in memory; 0 shuffles all rows alike",
+        low=0,
+    )
     patterns: tuple[str, ...] = setting(
         ("O->O",),
         "modalities of the query and the target that are matched, such as 'VTA->VTA', 'V->T', 'A->VT'; a pair that "

@@ -146,6 +146,13 @@ class LabelPairsConfig:
 class BuildersConfig:
     """Settings of the pair tables built from logs (arXiv 2510.12709, sec. 3.1.1, table 1)."""
 
+    weight: str = setting(
+        "",
+        "what the tables have in a column `weight`, by which a data set may draw its rows (by_weight): 'multiplicity', "
+        "how many users, queries, n-grams, clicks or impressions have the pair; 'strength', its mutual information, "
+        "cosine, click rate or score, or else its multiplicity; empty for no such column",
+        choices=("", "multiplicity", "strength"),
+    )
     sheet_pairs: int = setting(8, "number of pairs of each table shown on the contact sheet", low=0)
     copair: CopairConfig = section(CopairConfig, "i2i: co-consumption")
     search: SearchPairsConfig = section(SearchPairsConfig, "i2i: clicked for the same query")

@@ -28,7 +28,8 @@ from sail_jax.config.data import DatasetConfig
 from sail_jax.data.hard_negative_table import NegativesTable
 from sail_jax.data.key_buckets import append_to_buckets
 from sail_jax.data.prompts import shown_fields
-from sail_jax.data.row_groups import ROW_GROUP
+from sail_jax.data.row_groups import ROW_GROUP, WEIGHT_FIELD
+from sail_jax.data.row_order import largest_weights
 from sail_jax.data.same_content import SameContent
 from sail_jax.data.sequence_tables import SequenceTable
 from sail_jax.data.tables import PairTable
@@ -49,6 +50,8 @@ _BUCKET = 1 << 22
 _ROWS = 1 << 18
 # A hard negative is drawn with a probability, which is counted in this many parts: sums of integers are exact.
 _PARTS = 1 << 20
+# Likewise the weight of a row, as a share of the largest one; a row that is drawn at all has one part at least.
+_WEIGHT_PARTS = 1 << 16
 _ALL_DIFFER = SameContent()
 
 
@@ -80,7 +83,7 @@ class SetCounts(NamedTuple):
     """What is counted of one training set.
 
     Attributes:
-        rows: rows of its table.
+        rows: rows of its table; or the sum of their weights, in parts, if they are drawn by weight.
         counts: role -> counts; no queries for histories, each of which comes as often as any other.
     """
 
@@ -103,8 +106,9 @@ def count_set(
 ) -> SetCounts:
     """Counts a training set as the sampler draws it, or reads what was counted before.
 
-    Every row is drawn equally often. Rows below `min_score` are no pairs of the contrastive losses, and not counted.
-    The negatives of a query are drawn evenly from its list, once per row of the query.
+    Every row is drawn equally often, or in proportion to its weight (`by_weight`). Rows below `min_score` are no pairs
+    of the contrastive losses, and not counted. The negatives of a query are drawn evenly from its list, once per row of
+    the query.
 
     Args:
         folder: the folder of all frequencies.
@@ -119,37 +123,59 @@ def count_set(
     """
     rows = {"table": table.digest(), "split": table.split, "kind": settings.kind, "min_score": settings.min_score}
     rows |= {"same_content": same.digest()} if len(same) else {}
-    columns = _sequence_columns if settings.kind == "sequences" else _pair_columns
-    chunks = functools.partial(columns, table, settings.min_score)
+    rows |= {"by_weight": True} if settings.by_weight else {}
+    if settings.kind == "sequences":
+        chunks = functools.partial(_sequence_columns, table)
+    else:
+        largest = float(largest_weights(table).max()) if settings.by_weight else None
+        chunks = functools.partial(_pair_columns, table, settings.min_score, largest)
     counts = _counted(folder, rows, len(table), chunks, same, f"{table.path} of the data set {name!r}")
     if negatives is not None:
         drawn = rows | {"negatives": negatives.digest(), "hard_negatives": settings.hard_negatives}
         chunks = functools.partial(_drawn_negatives, negatives, counts["query"], settings.hard_negatives, same)
         counts |= _counted(folder, drawn, negatives.listed, chunks, same, f"{negatives.path} of the data set {name!r}")
-    return SetCounts(len(table), counts)
+    drawn_rows = counts.pop(_ROW).total if settings.by_weight else len(table)
+    return SetCounts(drawn_rows, counts)
 
 
 # ------------------------------------------------------------------------------------------------- what a table draws
 
 # A role, what is drawn in it, and how often each entry is (None for once).
 _Chunk = tuple[str, pa.Array, np.ndarray | None]
+# The role of a row itself, of whatever it consists.
+_ROW = "row"
 
 
-def _pair_columns(table: PairTable, min_score: float) -> Iterator[_Chunk]:
-    for group in _joined(table.iter_columns(["query_id", "query_text", "target_id", "score"])):
-        query_id, query_text, target, scores = group
+def _pair_columns(table: PairTable, min_score: float, largest: float | None) -> Iterator[_Chunk]:
+    """Yields what is drawn with the rows of a table; `largest` is the largest weight, or None where all are alike."""
+    columns = ["query_id", "query_text", "target_id", "score"]
+    for group in _joined(table.iter_columns(columns if largest is None else [*columns, WEIGHT_FIELD.name])):
+        query_id, query_text, target, scores = group[:4]
         # As in the loss: NaN, of a pair without a score, is not too low.
-        fits = pa.array(~(scores.to_numpy(zero_copy_only=False) < np.float32(min_score)))
-        query_id, query_text, target = (column.filter(fits) for column in (query_id, query_text, target))
+        fits = ~(scores.to_numpy(zero_copy_only=False) < np.float32(min_score))
+        times = None if largest is None else _weight_parts(group[4], largest)
+        if times is not None:
+            yield _ROW, pa.array([_ROW]), times.sum(keepdims=True)
+            times = times[fits]
+        query_id, query_text, target = (column.filter(pa.array(fits)) for column in (query_id, query_text, target))
         for value, column in ((target, "target_id"), (pc.coalesce(query_id, query_text), "query_id and query_text")):
             _check_no_nulls(value, table.path, column)
-        yield "target", target, None
-        yield "query", query_id.drop_null(), None
-        yield "query", _shown_texts(query_text.filter(query_id.is_null())), None
+        has_id = query_id.is_valid()
+        of_ids = None if times is None else times[has_id.to_numpy(zero_copy_only=False)]
+        of_texts = None if times is None else times[~has_id.to_numpy(zero_copy_only=False)]
+        yield "target", target, times
+        yield "query", query_id.filter(has_id), of_ids
+        yield "query", _shown_texts(query_text.filter(pc.invert(has_id))), of_texts
 
 
-def _sequence_columns(table: SequenceTable, min_score: float) -> Iterator[_Chunk]:
-    del min_score  # sequences have no scores
+def _weight_parts(weights: pa.Array, largest: float) -> np.ndarray:
+    """[n] uint64 the weights of rows in parts of the largest one."""
+    values = weights.to_numpy(zero_copy_only=False).astype(np.float64)
+    parts = np.maximum(np.round(values / largest * _WEIGHT_PARTS), values > 0)
+    return parts.astype(np.uint64)
+
+
+def _sequence_columns(table: SequenceTable) -> Iterator[_Chunk]:
     for (target,) in _joined(table.iter_columns(["target_id"])):
         _check_no_nulls(target, table.path, "target_id")
         yield "target", target, None

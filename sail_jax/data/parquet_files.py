@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from sail_jax.buckets import fetch
 from sail_jax.errors import SailError
@@ -32,6 +33,15 @@ def footer_digest(parts: Iterable[pathlib.Path]) -> str:
             file.seek(-8 - length, os.SEEK_END)
             digest.update(file.read(length))
     return digest.hexdigest()
+
+
+def statistics_of(metadata: pq.FileMetaData, column: str) -> list[pq.Statistics | None]:
+    """The statistics of a column in each row group of a file; None for one that has none."""
+    paths = [metadata.schema.column(number).path for number in range(metadata.num_columns)]
+    if column not in paths:
+        return [None] * metadata.num_row_groups
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    return [group.column(paths.index(column)).statistics for group in groups]
 
 
 @contextlib.contextmanager

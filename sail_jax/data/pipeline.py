@@ -205,12 +205,14 @@ class BatchSource:
         data = self._config.data
         taught = {name for teachers in self._teachers.values() for name in teachers}
         joined = {name: of.facts["digest"] for name, of in self._store.joined.items() if name in taught}
+        orders = {s.name: s.order for s in self._sets.values() if s.order}
         return {
             "seed": self._config.seed,
             "batch_size": data.batch_size,
             "sampling": data.sampling,
             "datasets": {s.name: [len(s.table), self._weights[s.name]] for s in self._sets.values()},
             "negatives": {s.name: s.mined for s in self._sets.values() if s.mined is not None},
+            **({"orders": orders} if orders else {}),
             **({"items": len(self._store)} if any("random" in s.roles for s in self._sets.values()) else {}),
             **({"joined_vectors": joined} if joined else {}),
             **({"frequencies": self._frequencies.identity} if self._frequencies.identity else {}),

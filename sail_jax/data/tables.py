@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from sail_jax.data.row_groups import ROW_GROUP, SPLIT_FIELD, RowGroupTable, write_by_split
+from sail_jax.data.parquet_files import missing_column
+from sail_jax.data.row_groups import ROW_GROUP, SPLIT_FIELD, WEIGHT_FIELD, RowGroupTable, write_by_split
 from sail_jax.data.store import ItemStore, known_positions
+from sail_jax.errors import SailError
 from sail_jax.items import item_key
 
 # The tables' folder within the folder that `ingest` writes.
@@ -22,6 +24,7 @@ SCHEMA = pa.schema(
         SPLIT_FIELD,
     ]
 )
+WEIGHTED_SCHEMA = pa.schema([*list(SCHEMA)[:-1], WEIGHT_FIELD, SPLIT_FIELD])
 _PAIR_SCHEMA = pa.schema(list(SCHEMA)[:-1])
 
 
@@ -61,28 +64,32 @@ def write_pairs(path: str | pathlib.Path, rows: Iterable[tuple[Pair, str]]) -> d
     return write_by_split(path, SCHEMA, _chunks(rows))
 
 
-def write_pair_columns(path: str | pathlib.Path, splits: Mapping[str, Iterable[pa.Table]]) -> dict[str, int]:
+def write_pair_columns(
+    path: str | pathlib.Path, splits: Mapping[str, Iterable[pa.Table]], schema: pa.Schema = SCHEMA
+) -> dict[str, int]:
     """Streams columns into a pair table, split by split in the order of their names.
 
     Args:
         path: the table; it appears under its name when it is complete.
-        splits: split -> tables with the columns of `SCHEMA` except the split; missing columns are null.
+        splits: split -> tables with the columns of the schema except the split; missing columns are null.
+        schema: `SCHEMA`, or `WEIGHTED_SCHEMA`.
 
     Returns:
         The number of rows of each non-empty split.
     """
-    chunks = ((split, _as_pairs(table)) for split in sorted(splits) for table in splits[split] if len(table))
-    return write_by_split(path, SCHEMA, chunks)
+    fields = pa.schema(list(schema)[:-1])
+    chunks = ((split, _as_pairs(table, fields)) for split in sorted(splits) for table in splits[split] if len(table))
+    return write_by_split(path, schema, chunks)
 
 
-def _as_pairs(table: pa.Table) -> pa.Table:
+def _as_pairs(table: pa.Table, fields: pa.Schema) -> pa.Table:
     columns = [
         table.column(field.name).cast(field.type)
         if field.name in table.column_names
         else pa.nulls(len(table), field.type)
-        for field in _PAIR_SCHEMA
+        for field in fields
     ]
-    return pa.table(columns, schema=_PAIR_SCHEMA)
+    return pa.table(columns, schema=fields)
 
 
 def _chunks(rows: Iterable[tuple[Pair, str]]) -> Iterator[tuple[str, pa.Table]]:
@@ -109,9 +116,18 @@ class PairTable(RowGroupTable[Pair]):
     """The rows of one split of a pair table, opened for reading; see `RowGroupTable`."""
 
     schema = SCHEMA
+    may_lack = ("query_id", "query_text", "score")
     what = "pair table"
     writer = "sail_jax.data.tables.write_pairs"
     make_row = Pair
+
+    def _check_columns(
+        self, file: pathlib.Path, columns: pa.Schema, first: dict[str, pa.DataType] | None
+    ) -> dict[str, pa.DataType]:
+        found = super()._check_columns(file, columns, first)
+        if not {"query_id", "query_text"} & found.keys():
+            raise SailError(missing_column(str(file), "query_id", columns.names))
+        return found
 
 
 def pair_positions(pairs: Sequence[Pair], store: ItemStore, table: str) -> tuple[list[int | str], list[int]]:

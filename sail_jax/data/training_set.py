@@ -4,7 +4,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import grain
 import numpy as np
 
 from sail_jax.buckets import place
@@ -15,6 +14,7 @@ from sail_jax.data.draw_counts import SetCounts, count_set
 from sail_jax.data.hard_negative_table import NegativesTable
 from sail_jax.data.joined_vectors import joined_digests
 from sail_jax.data.materialized import Example, MaterializedSet, write_materialized
+from sail_jax.data.row_order import RowOrder, row_order
 from sail_jax.data.same_content import SameContent
 from sail_jax.data.sampling_weights import read_weights
 from sail_jax.data.sequence_tables import Sequence, SequenceTable
@@ -61,7 +61,7 @@ class TrainingSet:
         self._negatives = _open_negatives(settings, folder, name)
         self._joined = _joined_teachers(config, name)
         self._seed = config.seed + index
-        self._order = grain.MapDataset.range(len(self.table)).shuffle(seed=self._seed).repeat()
+        self._order = self._make_order()
         self._materialized = (
             MaterializedSet(folder / place(settings.materialized), self._identity()) if settings.materialized else None
         )
@@ -100,6 +100,21 @@ class TrainingSet:
         """The sequence with a number; only for a set of sequences."""
         return self.table[int(self._order[number])]
 
+    def _make_order(self) -> RowOrder:
+        settings = self._settings
+        if settings.by_weight and settings.kind == "sequences":
+            raise SailError(
+                f"config.data.datasets.{self.name}.by_weight draws rows of pairs; leave it out for kind 'sequences'."
+            )
+        return row_order(self.table, self._seed, groups=settings.shuffle_groups, by_weight=settings.by_weight)
+
+    @property
+    def order(self) -> dict[str, Any]:
+        """What decides the order of the rows, beside their number and the seed; empty if nothing does."""
+        settings = self._settings
+        chosen = {"by_weight": settings.by_weight, "shuffle_groups": settings.shuffle_groups}
+        return chosen | {"table": self.table.digest()} if any(chosen.values()) else {}
+
     @property
     def history(self) -> int:
         """The number of items of a history that form the query."""
@@ -118,7 +133,12 @@ class TrainingSet:
     def _identity(self) -> dict[str, Any]:
         """Values that determine the pair of every example number."""
         rows = len(self.table)
-        rows_of = {"table": self.table.digest(), "split": self._settings.split, "rows": rows, "order_seed": self._seed}
+        rows_of = self.order | {
+            "table": self.table.digest(),
+            "split": self._settings.split,
+            "rows": rows,
+            "order_seed": self._seed,
+        }
         return rows_of | ({"joined_vectors": self._joined} if self._joined else {})
 
     def materialize(self, output: Path, store: ItemStore, *, epochs: int, examples_per_shard: int) -> None:

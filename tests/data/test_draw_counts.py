@@ -17,7 +17,7 @@ from sail_jax.data.draw_counts import count_set
 from sail_jax.data.frequencies import CandidateFrequencies
 from sail_jax.data.hard_negative_table import NegativesTable, query_key, write_negatives
 from sail_jax.data.sequence_tables import SequenceTable, write_sequences
-from sail_jax.data.tables import Pair, PairTable, write_pairs
+from sail_jax.data.tables import SCHEMA, WEIGHTED_SCHEMA, Pair, PairTable, write_pair_columns, write_pairs
 from sail_jax.errors import SailError
 from sail_jax.items import item_key
 
@@ -101,6 +101,38 @@ def test_hard_negatives_count_by_the_rows_of_their_queries(pairs, table, small_p
     wanted = [float(value / sum(expected.values())) for value in expected.values()]
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
     assert sorted(counted.counts) == ["negative", "query", "target"] and len(counted.identity) == 2
+
+
+@pytest.mark.parametrize("low", [0.0, 0.5])
+def test_rows_that_are_drawn_by_weight_count_by_it(pairs, table, low, small_pieces, tmp_path):
+    weights = np.random.default_rng(1).integers(0, 9, len(table)).astype(np.float32)
+    weights[0] = 8
+    rows = [table[number] for number in range(len(table))]
+    columns = pa.Table.from_pylist([row._asdict() for row in rows], pa.schema(list(SCHEMA)[:-1]))
+    path = tmp_path / "weighted.parquet"
+    write_pair_columns(path, {"train": [columns.append_column("weight", pa.array(weights))]}, WEIGHTED_SCHEMA)
+    weighted = PairTable.open(path)
+    counted = count_set(tmp_path / "f", "copair", weighted, None, DatasetConfig(min_score=low, by_weight=True))
+    shares = CandidateFrequencies([(counted, 1.0)], 0)
+    assert counted.counts.keys() == {"target", "query"}
+    unit = 65_536 / 8
+    assert counted.rows == weights.sum() * unit
+    kept = [
+        (pair, weight) for pair, weight in zip(rows, weights, strict=True) if pair.score is None or pair.score >= low
+    ]
+    total = Counter()
+    for pair, weight in kept:
+        total[pair.target_id] += weight
+    found = counted.counts["target"].of(keys(total)) / unit
+    np.testing.assert_array_equal(found, list(total.values()))
+    drawn_at_all = [name for name, weight in total.items() if weight]
+    expected = np.log([total[name] / total.total() for name in drawn_at_all])
+    np.testing.assert_allclose(shares.log("target", keys(drawn_at_all)), expected, rtol=1e-5)
+    queries = sum(weight for pair, weight in kept if pair.query_id == "q0")
+    assert counted.counts["query"].of(keys(["q0"])) / unit == queries > 0
+    assert counted.counts["query"].total == counted.counts["target"].total
+    plain = count_set(tmp_path / "f", "copair", weighted, None, DatasetConfig(min_score=low))
+    assert plain.rows == len(table) and plain.identity != counted.identity
 
 
 def test_targets_of_histories_are_counted_and_their_users_are_not(tmp_path):

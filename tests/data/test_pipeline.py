@@ -13,6 +13,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from sail_jax import config as config_lib
@@ -21,6 +24,7 @@ from sail_jax.data import features, pipeline
 from sail_jax.data.hard_negative_table import query_key, write_negatives
 from sail_jax.data.media.pictures import decode_image
 from sail_jax.data.pipeline import BatchSource, HostShare, make_iterator
+from sail_jax.data.sequence_tables import write_sequences
 from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import Pair, PairTable, write_pairs
 from sail_jax.data.views import dataset_views, side_views
@@ -48,6 +52,43 @@ def test_a_batch_is_a_function_of_the_step(settings):
     settings.seed = 1
     with pytest.raises(AssertionError):
         same(source(settings)[0], first[0])
+
+
+@pytest.mark.parametrize(
+    "order", [{"by_weight": True}, {"shuffle_groups": 2}, {"by_weight": True, "shuffle_groups": 2}]
+)
+def test_rows_by_weight_and_by_row_groups_are_functions_of_the_step(settings, tmp_path, order):
+    rows = pq.read_table(f"{settings.data.dir}/tables/copair.parquet").filter(pc.field("split") == "train")
+    weighted = rows.append_column("weight", pa.array(np.arange(len(rows)) % 3, pa.float32())).replace_schema_metadata(
+        None
+    )
+    pq.write_table(weighted, tmp_path / "a.parquet", row_group_size=10)
+    table = {"table": str(tmp_path / "a.parquet"), "patterns": ("T->T",)}
+    settings.data.datasets = {"copair": table | order}
+    first, second = source(settings), pickle.loads(pickle.dumps(source(settings)))
+    for step in (3, 0, 5):
+        same(first[step], second[step])
+    read = Counter(line for step in range(len(rows) // 16) for line in first.records(step))
+    lines = [(f"copair: {row['query_id']} -> {row['target_id']}", row["weight"]) for row in weighted.to_pylist()]
+    if "by_weight" in order:
+        assert read.keys() <= {line for line, weight in lines if weight}
+    else:  # an epoch, but for less than a batch
+        assert not read - Counter(line for line, _ in lines)
+    before = first.fingerprint()
+    assert before["orders"]["copair"].keys() == {"by_weight", "shuffle_groups", "table"}
+    settings.data.datasets = {"copair": table}
+    assert "orders" not in source(settings).fingerprint()
+    settings.data.datasets = {"copair": table | order}
+    pq.write_table(weighted.slice(0, len(rows) - 1), tmp_path / "a.parquet", row_group_size=10)
+    assert source(settings).fingerprint()["orders"] != before["orders"]
+
+
+def test_weights_of_sequences_are_refused(settings, tmp_path):
+    row = {"user_id": ["u"], "item_ids": [["a"]], "target_id": ["b"], "split": ["train"]}
+    write_sequences(tmp_path / "s.parquet", [pa.table(row)])
+    settings.data.datasets = {"s": {"kind": "sequences", "table": str(tmp_path / "s.parquet"), "by_weight": True}}
+    with pytest.raises(SailError, match="config.data.datasets.s.by_weight draws rows of pairs; leave it out"):
+        source(settings)
 
 
 def test_texts_that_are_kept_are_those_of_their_side(settings):

@@ -197,7 +197,9 @@ def test_table_of_another_writer(tmp_path, path):
     foreign = tmp_path / "foreign.parquet"
     pq.write_table(pq.read_table(path).replace_schema_metadata(None), foreign)
     assert len(PairTable.open(foreign, "")) == 20_000
-    with pytest.raises(SailError, match="has no metadata that maps rows to splits"):
+    with pytest.raises(
+        SailError, match="does not say which of its rows are of which split: its row group 0 has several"
+    ):
         PairTable.open(foreign, "train")
 
 

@@ -10,6 +10,7 @@ import math
 import ibis
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 import small_logs as logs
 from small_logs import build, config, events, searches, unordered, with_logs, write
@@ -17,6 +18,7 @@ from small_logs import build, config, events, searches, unordered, with_logs, wr
 from sail_jax.cli import main
 from sail_jax.config import Config
 from sail_jax.config.logs import EngineConfig
+from sail_jax.data.row_order import row_order
 from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import PairTable
 from sail_jax.errors import SailError
@@ -614,3 +616,61 @@ def test_a_row_that_cannot_be_read_is_an_error_of_one_line(tmp_path, capsys, ver
     said = capsys.readouterr()
     assert "events.csv: cells are separated by commas." in said.out
     assert "events.csv, record 'row 2': the row " in said.err
+
+
+# ---------------------------------------------------------------------------------------------------------- weights
+
+
+def weights_of(path):
+    rows = pq.read_table(path).to_pylist()
+    return {(row["query_id"] or row["query_text"], row["target_id"]): row["weight"] for row in rows}
+
+
+@pytest.mark.parametrize("weight", ["multiplicity", "strength"])
+def test_weights_are_how_often_and_how_strongly_pairs_occur(tmp_path, weight):
+    logs.drawn_export(tmp_path)
+    wide = {"per_item": 1000, "new_test_pairs": False}
+    base = config(
+        weight=weight,
+        copair={"window_seconds": 120, "neighbours": 6, "min_users": 1, "min_npmi": -1.0} | wide,
+        q2i_search={"min_clicks": 1, "per_query": 1000},
+    )
+    plain = dataclasses.replace(base, builders=dataclasses.replace(base.builders, weight=""))
+    names = ("copair", "q2i_search", "cls")
+    without, _ = build(tmp_path, plain, *names, output=tmp_path / "plain")
+    tables, _ = build(tmp_path, base, *names)
+    assert tables == without  # the rows and their order are the same
+    assert "weight" not in pq.read_schema(tmp_path / "plain/copair.parquet").names
+    found = weights_of(tmp_path / "tables/copair.parquet")
+    brute = brute_copair(export_events(tmp_path), 899, base.builders.copair)
+    expected = collections.defaultdict(list)
+    for (a, b, _), (n, npmi) in brute.items():
+        expected[a, b].append(n if weight == "multiplicity" else max(npmi, 0))
+    assert {tuple(sorted(pair)) for pair in found} == set(expected)
+    for pair, value in found.items():
+        assert min(abs(value - of) for of in expected[tuple(sorted(pair))]) < 1e-6
+    shown = pl.read_parquet(tmp_path / "logs/searches/0.parquet").filter(pl.col("timestamp") <= 899)
+    sums = shown.group_by("query", "item_id").agg(clicks=pl.col("clicked").sum(), shown=pl.len())
+    clicks = {(query, item): (clicks, of) for query, item, clicks, of in sums.iter_rows()}
+    searched = pq.read_table(tmp_path / "tables/q2i_search.parquet").to_pylist()
+    assert searched
+    for row in searched:
+        of = clicks[row["query_text"], row["target_id"]]
+        assert row["weight"] == pytest.approx(of[0] if weight == "multiplicity" else of[0] / of[1])
+    assert set(weights_of(tmp_path / "tables/cls.parquet").values()) == {1.0}
+
+
+def test_every_builder_writes_weights_that_can_be_drawn_by(tmp_path):
+    logs.drawn_export(tmp_path)
+    settings = config(weight="strength", copair=LOOSE, live=LOOSE, rsdf={"min_cosine": -1.0})
+    build(tmp_path, with_logs(settings, id_embeddings={"like": "vectors/id_like"}))
+    for name in BUILDERS:
+        table = PairTable.open(tmp_path / f"tables/{name}.parquet", "")
+        order = row_order(table, 0, groups=0, by_weight=True)
+        assert 0 <= order[0] < len(table)
+
+
+def test_multiplicity_counts_once(tmp_path):
+    logs.drawn_export(tmp_path)
+    with pytest.raises(SailError, match="would count twice"):
+        build(tmp_path, config(weight="multiplicity", copair={"repeat": True}), "copair")

@@ -14,7 +14,7 @@ from sail_jax.buckets import fetch
 from sail_jax.config import Config
 from sail_jax.config.schema import nearest, to_dict
 from sail_jax.data.store import ItemStore
-from sail_jax.data.tables import SCHEMA, write_pair_columns
+from sail_jax.data.tables import SCHEMA, WEIGHTED_SCHEMA, write_pair_columns
 from sail_jax.errors import SailError
 from sail_jax.files import commit_json
 from sail_jax.logs.canonical import SCANS
@@ -101,15 +101,16 @@ def build_pairs(
                 else:
                     rows = write_near(logs, source, log, opened, scratch, show)
                 show(name)
-                counts = rows | _write_table(BUILDERS[name][0](logs), rows["rows_read"], opened, table)
+                made = BUILDERS[name][0](logs)
+                counts = rows | _write_table(made, rows["rows_read"], opened, table, config.builders.weight)
                 finished.add(name, counts | {"settings": to_dict(getattr(config.builders, name))})
             done()
-    made = {name: finished.parts[name] for name in chosen}
-    summary = _summary(config, source, output, opened, cut, items, made)
+    counted = {name: finished.parts[name] for name in chosen}
+    summary = _summary(config, source, output, opened, cut, items, counted)
     commit_json(output / SUMMARY, summary)
     finished.remove()
     write_sample_page(output, list(summary["builders"]), config.builders.sheet_pairs, store)
-    if strict and (empty := [why for name, of in made.items() if of["rows_read"] and (why := why_empty(name, of))]):
+    if strict and (empty := [why for name, of in counted.items() if of["rows_read"] and (why := why_empty(name, of))]):
         raise SailError(f"{'; '.join(empty)}. All counts are in {output / SUMMARY}.")
     return summary
 
@@ -138,16 +139,21 @@ def _checked_cut(config: Config, source: Path, chosen: dict[str, str]) -> int:
     return cut_time(config, source)
 
 
-def _write_table(made: Made, rows_read: int, engine: Engine, path: Path) -> dict[str, int]:
-    """Writes the pair table of a rule; returns its counts."""
+def _write_table(made: Made, rows_read: int, engine: Engine, path: Path, weight: str) -> dict[str, int]:
+    """Writes the pair table of a rule, with the weights of `config.builders.weight`; returns its counts."""
     found = {key: value for counts in made.counts for key, value in engine.values(counts).items()}
-    names = [name for name in SCHEMA.names if name in made.rows.columns]
-    rows = made.rows.select("test", *dict.fromkeys([*names, *made.order]))
+    rows, schema = made.rows, WEIGHTED_SCHEMA if weight else SCHEMA
+    if weight:
+        # Mutual information and cosines may be below 0, and a weight is not.
+        value = rows[made.weights[weight]].cast("float32") if weight in made.weights else ibis.literal(1.0)
+        rows = rows.mutate(weight=ibis.greatest(value, 0.0).cast("float32"))
+    names = [name for name in schema.names if name in rows.columns]
+    rows = rows.select("test", *dict.fromkeys([*names, *made.order]))
 
     def of_split(test: bool) -> Iterator[pa.Table]:
         return engine.batches(rows.filter(rows.test == test).order_by(*made.order))
 
-    written = write_pair_columns(path, {"train": of_split(False), "test": of_split(True)})
+    written = write_pair_columns(path, {"train": of_split(False), "test": of_split(True)}, schema)
     return _dropped(found, rows_read, made.last_rule) | {"rows": sum(written.values())}
 
 
@@ -182,6 +188,11 @@ def _choose(config: Config, only: Sequence[str]) -> dict[str, str]:
             raise SailError(
                 f"The builder {name!r} reads config.logs.{BUILDERS[name][1]}, which is empty: name the log there."
             )
+    if config.builders.weight == "multiplicity" and config.builders.copair.repeat:
+        raise SailError(
+            "config.builders.weight is 'multiplicity', and config.builders.copair.repeat writes a pair once for each "
+            "user too, which would count twice. Set one of them to its default."
+        )
     logs = {name: log for name, (_, log) in BUILDERS.items()}
     chosen = {name: log for name, log in logs.items() if (name in only if only else _has_input(config, log))}
     if not chosen:
@@ -213,6 +224,7 @@ def _summary(
         "engine": {"name": engine.name, "version": engine.version},
         "seed": config.seed,
         "cut": {"test_share": config.logs.test_share, "last_second_of_train": cut, "date": until},
+        "weight": config.builders.weight,
         "split": {"by": config.logs.split, "test_users": config.logs.test_users},
         **items,
         "passed_over": passed_over_beside(config, source),

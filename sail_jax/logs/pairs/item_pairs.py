@@ -77,7 +77,8 @@ def item_pairs(logs: Logs, name: str, candidates: ir.Table, rules: PairRules, co
         best.aggregate(test=best.test.sum(), train=(~best.test).sum()),
         ends.aggregate(distinct_items=ends.item.nunique()),
     )
-    return Made(_rows(best, logs.config.seed, rules.repeat), ("a", "b"), counts, "over_per_item")
+    weights = {"multiplicity": "n", "strength": "strength"}
+    return Made(_rows(best, logs.config.seed, rules.repeat), ("a", "b"), counts, "over_per_item", weights)
 
 
 def _own_strength(pairs: ir.Table) -> ir.Table:
@@ -85,12 +86,12 @@ def _own_strength(pairs: ir.Table) -> ir.Table:
 
 
 def _best_of_both(pairs: ir.Table, per_item: int, seed: int) -> ir.Table:
-    """The pairs that are among the best of both their items: a, b, test, n."""
+    """The pairs that are among the best of both their items: a, b, test, n, strength."""
     drawn = pairs.mutate(draw=draw(seed, pairs.a, pairs.b))
     ends = drawn.mutate(end=drawn.a).union(drawn.mutate(end=drawn.b))
     ranked = ends.mutate(place=place(["end", "test"], [ends.strength.desc(), ends.n.desc(), ends.draw]))
     best = ranked.filter(ranked.place < per_item)
-    both = best.group_by("a", "b", "test").agg(n=best.n.max(), ends=best.count())
+    both = best.group_by("a", "b", "test").agg(n=best.n.max(), strength=best.strength.max(), ends=best.count())
     return both.filter(both.ends == 2).drop("ends")
 
 
@@ -104,7 +105,7 @@ def _held_out(pairs: ir.Table, share: float, seed: int) -> ir.Table:
     rows = hashed.cross_join(ends)
     chosen = (rows.hash == rows.first) | (rows.hash < hex_share(share))
     drawn = chosen & (rows.hash != rows.last) & (rows.tests == 0)
-    return rows.mutate(drawn=drawn, test=rows.test | drawn).select("a", "b", "test", "n", "drawn")
+    return rows.mutate(drawn=drawn, test=rows.test | drawn).select("a", "b", "test", "n", "strength", "drawn")
 
 
 def _rows(pairs: ir.Table, seed: int, repeat: bool) -> ir.Table:

@@ -3,6 +3,7 @@
 A rule is a function of `Logs` that returns `Made`, in expressions that every engine of Ibis runs.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import ibis
@@ -18,12 +19,14 @@ class Made(NamedTuple):
         counts: tables of one row with counts, in the order of the rules: usable (rows of the log), candidates,
             train and test (of the rows), passed_RULE (what a rule left), and others.
         last_rule: the rule that left the rows.
+        weights: "multiplicity" and "strength" -> the column of the rows that has it; a rule may have neither.
     """
 
     rows: ir.Table
     order: tuple[str, ...]
     counts: tuple[ir.Table, ...]
     last_rule: str
+    weights: Mapping[str, str] = {}
 
 
 def following(rows: ir.Table, group: list[str], order: list[str], steps: int, window: int | None = None) -> ir.Table:

@@ -26,7 +26,9 @@ def q2i_search(logs: Logs) -> Made:
     rules, clicks = logs.config.builders.q2i_search, _clicks(logs)
     clicked = clicks.filter(clicks.clicks > 0)
     enough = (clicked.clicks >= rules.min_clicks) & (clicked.clicks / clicked.shown >= rules.min_ctr)
-    chosen = clicked.filter(enough).mutate(rank="clicks")
+    chosen = clicked.filter(enough).mutate(
+        rank="clicks", multiplicity="clicks", strength=clicked.clicks / clicked.shown
+    )
     return _of_queries(logs, "q2i_search", clicked, chosen, rules.per_query, (_row_counts(logs),))
 
 
@@ -43,7 +45,9 @@ def q2i_score(logs: Logs) -> Made:
     steps = (smoothed / rules.top_rate).clip(0, 1) * rules.levels
     # Halves are rounded up, so that equal rates give equal scores.
     score = ((steps + 0.5).floor() / rules.levels).cast("float32")
-    chosen = rows.mutate(score=score, rank=rows.shown).filter(rows.shown >= rules.min_shown)
+    chosen = rows.mutate(score=score, rank=rows.shown, multiplicity=rows.shown, strength=score).filter(
+        rows.shown >= rules.min_shown
+    )
     return _of_queries(logs, "q2i_score", clicks, chosen, rules.per_query, (_row_counts(logs), average))
 
 
@@ -98,4 +102,5 @@ def _of_queries(
         ),
     )
     named = rows.rename(query_text="query", target_id="item")
-    return Made(named, ("query_text", "place"), counts, "test_query_in_train")
+    weights = {"multiplicity": "multiplicity", "strength": "strength"}
+    return Made(named, ("query_text", "place"), counts, "test_query_in_train", weights)
