@@ -12,6 +12,7 @@ import sys
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pyarrow.parquet as pq
 import pytest
 
@@ -19,7 +20,6 @@ from sail_jax import __main__
 from sail_jax import config as config_lib
 from sail_jax.cli import distributed, main
 from sail_jax.runs.directory import RunDirectory
-from sail_jax.training.loop import train
 from sail_jax.vectors.embedding_set import EmbeddingSet
 from training_runs import environment, on_devices
 
@@ -42,14 +42,14 @@ from sail_jax.training.stop_signals import StopSignals
 reached = StopSignals.reached
 def after(self, step):
     if step == 1 and os.environ["SLURM_PROCID"] == "1":
-        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), signal.{number})
     return reached(self, step)
 StopSignals.reached = after
 """
 
 
-def start_two(commands, tmp_path, before=""):
-    """Starts two processes as Slurm does, with one device each; returns them and the files of what they print.
+def start(commands, tmp_path, before=""):
+    """Starts processes as Slurm does, with one device each; returns them and the files of what they print.
 
     Args:
         commands: the commands of each process, one after the other.
@@ -59,9 +59,9 @@ def start_two(commands, tmp_path, before=""):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    slurm = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0"}
-    shared = environment(1) | slurm | {"JAX_COORDINATOR_PORT": str(port)}
-    said = [tmp_path / f"said.{i}.txt" for i in range(2)]  # no pipe, which could fill up unread
+    slurm = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_LOCALID": "0"}
+    shared = environment(1) | slurm | {"SLURM_NTASKS": str(len(commands)), "JAX_COORDINATOR_PORT": str(port)}
+    said = [tmp_path / f"said.{i}.txt" for i in range(len(commands))]  # no pipe, which could fill up unread
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", before + PROCESS, json.dumps(commands[i])],
@@ -69,9 +69,19 @@ def start_two(commands, tmp_path, before=""):
             stdout=said[i].open("w"),
             stderr=subprocess.STDOUT,
         )
-        for i in range(2)
+        for i in range(len(commands))
     ]
     return processes, said
+
+
+def finish(processes, said):
+    """Waits for processes; returns their statuses and what they printed."""
+    try:
+        codes = [process.wait(timeout=600) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return codes, [file.read_text() for file in said]
 
 
 def verbs(folder, config, *flags):
@@ -107,7 +117,7 @@ def test_two_processes_write_what_one_writes(run, words, tmp_path):
         shutil.copytree(run, folder / "run")
     commands = verbs(two, words, "--distributed")
     commands = [[*commands, commands[-1]], [*commands, [*commands[-1], "--config", str(tmp_path / "missing.py")]]]
-    processes, files = start_two(commands, tmp_path)
+    processes, files = start(commands, tmp_path)
     try:
         with on_devices(1):
             assert not any(map(main, verbs(one, words)))
@@ -134,29 +144,42 @@ def test_two_processes_write_what_one_writes(run, words, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_process_stops_both_after_the_same_step(settings, tmp_path):
+@pytest.mark.timeout(1800)  # four processes on two loaded cores take minutes to import and compile
+@pytest.mark.parametrize(("count", "number"), [(2, "SIGUSR1"), (4, "SIGTERM")])
+def test_a_signal_to_one_process_stops_all_after_the_same_step(settings, tmp_path, count, number):
+    """As many processes go on from there, and reach bit for bit what a run reaches that was left alone."""
     settings.data.datasets = {"copair": settings.data.datasets.copair.to_dict() | {"patterns": ("T->T",)}}
-    settings.train.update(steps=12, checkpoint_every=12)
-    config, path, run = config_lib.build(settings), tmp_path / "config.json", RunDirectory(tmp_path / "run")
-    config_lib.save(config, path)
-    command = ["train", "--config", str(path), "--workdir", str(run.path), "--distributed"]
-    processes, files = start_two([[command], [command]], tmp_path, SIGNALLED)
-    try:
-        codes = [process.wait(timeout=400) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    said = [file.read_text() for file in files]
-    assert codes == [75, 75], "".join(said)
-    (step,) = (int(folder.name) for folder in run.checkpoints.iterdir())
-    assert 1 < step < 12
+    settings.train.update(steps=8, checkpoint_every=8)
+    settings.mesh.update(data=1, fsdp=count)
+    path, run, whole = tmp_path / "config.json", RunDirectory(tmp_path / "run"), RunDirectory(tmp_path / "whole")
+    config_lib.save(config_lib.build(settings), path)
+    stopped, undisturbed = (
+        ["train", "--config", str(path), "--workdir", str(of.path), "--distributed"] for of in (run, whole)
+    )
+    codes, said = finish(*start([[stopped]] * count, tmp_path, SIGNALLED.format(number=number)))
+    assert codes == [75] * count, "".join(said)
+    (step,) = run.steps()
+    assert 1 < step < 8
     for text in said:
-        assert f"stopped by SIGUSR1: the state is saved at step {step}, and" in text and "Traceback" not in text
-    with on_devices(2):
-        resumed, whole = train(config, run.path), train(config, tmp_path / "whole")
-    assert resumed.start == step
-    for left, right in zip(jax.tree.leaves(whole.state), jax.tree.leaves(resumed.state), strict=True):
-        np.testing.assert_allclose(left, right, atol=1e-5)
+        assert f"stopped by {number}: the state is saved at step {step}, and" in text and "Traceback" not in text
+    codes, said = finish(*start([[stopped, undisturbed]] * count, tmp_path))
+    assert codes == [0] * count, "".join(said)
+    assert run.steps()[0] == whole.steps()[0] == 8
+    left, right = (saved_arrays(of.checkpoints / "8") for of in (run, whole))
+    assert left.keys() == right.keys()
+    for name, array in left.items():
+        np.testing.assert_array_equal(array, right[name], err_msg=name)
+
+
+def saved_arrays(checkpoint):
+    """The arrays of a checkpoint by name, in host memory."""
+    reader, found = ocp.PyTreeCheckpointer(), {}
+    for item in ("model", "training"):
+        structure = reader.metadata(checkpoint / item).item_metadata.tree
+        on_host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), structure)
+        arrays = reader.restore(checkpoint / item, restore_args=on_host)
+        found |= {jax.tree_util.keystr(path): of for path, of in jax.tree_util.tree_leaves_with_path(arrays)}
+    return found
 
 
 def read_json(path):
