@@ -1,6 +1,13 @@
 """Errors written for the user: each message says what is wrong, where, and what to do about it."""
 
+import errno
 import signal
+
+# What the operating system says of a disk, a file server or the process, whatever the file holds.
+_OF_THE_MACHINE = frozenset(
+    (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT)
+    + (errno.ENODEV, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+)
 
 
 class SailError(Exception):
@@ -89,3 +96,12 @@ class BadRecordError(SailError):
 
 def _rebuild(problem: str, remedy: str, source: str, record: str, field: str) -> BadRecordError:
     return BadRecordError(problem, remedy=remedy, source=source, record=record, field=field)
+
+
+def is_of_the_machine(error: Exception) -> bool:
+    """Returns whether an error tells of the machine, and not of the record that was being read.
+
+    It is one of memory, of a disk, of a file server, of too many open files, or of a package that cannot be imported:
+    the next record would have it too, so that skipping records would drop good ones.
+    """
+    return isinstance(error, MemoryError | ImportError) or getattr(error, "errno", None) in _OF_THE_MACHINE

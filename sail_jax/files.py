@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sail_jax import buckets
-from sail_jax.errors import SailError
+from sail_jax.errors import SailError, is_of_the_machine
 
 
 class PassedOver:
@@ -47,7 +47,9 @@ def is_file(path: pathlib.Path) -> bool:
     """Returns whether a path that a user wrote is that of a file; a name that is too long for one is not."""
     try:
         return path.is_file()
-    except (OSError, ValueError):  # or with a null character
+    except (OSError, ValueError) as error:  # or with a null character
+        if is_of_the_machine(error):
+            raise
         return False
 
 

@@ -13,7 +13,7 @@ from sail_jax.data.media.decoding import time_limit
 from sail_jax.data.media.kinds import is_media_path, media_kind
 from sail_jax.data.media.pictures import encode_image, encode_opened
 from sail_jax.data.media.video import video_audio, video_frames
-from sail_jax.errors import BadRecordError
+from sail_jax.errors import BadRecordError, is_of_the_machine
 from sail_jax.files import is_file
 from sail_jax.items import QUERY_FIELD, TEXT_FIELDS, Item, text_item
 
@@ -148,6 +148,8 @@ def _bytes(entry: Any) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
+        if is_of_the_machine(error):
+            raise
         raise BadRecordError(f"{str(path)!r} cannot be read ({error.strerror})", remedy="Make it readable") from error
 
 

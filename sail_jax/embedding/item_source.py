@@ -23,7 +23,7 @@ from sail_jax.data.item_dicts import to_item
 from sail_jax.data.media.folders import SUFFIXES, kind_of, walk
 from sail_jax.data.pipeline import open_store
 from sail_jax.data.store import FOLDER, ItemStore, is_shard
-from sail_jax.errors import BadRecordError, SailError
+from sail_jax.errors import BadRecordError, SailError, is_of_the_machine
 from sail_jax.files import PassedOver
 from sail_jax.items import Item, item_key
 
@@ -237,6 +237,8 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise BadRecordError(f"the file is not UTF-8 text ({error})", remedy="Save it as UTF-8") from error
     except OSError as error:
+        if is_of_the_machine(error):
+            raise
         raise BadRecordError(f"the file cannot be read ({error.strerror})", remedy="Make it readable") from error
 
 

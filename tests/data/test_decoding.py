@@ -1,9 +1,13 @@
 """The time that the media of a record may take: pictures, sound and video, by every door."""
 
 import dataclasses
+import errno
 import io
+import os
 import time
+from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from media_files import av_file, make_video, sine, sound_file
@@ -139,3 +143,59 @@ def test_a_jpeg_with_too_many_scans_is_refused(monkeypatch):
     comment = b"\xff\xfe" + (302).to_bytes(2, "big") + b"\xff\xda" * 150
     harmless = data[:2] + comment + data[2:] + b"\xff\xda" * 300
     np.testing.assert_array_equal(pictures.decode_image(harmless, 8), pictures.decode_image(data, 8))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 3 GiB"),
+        ImportError("libtiff.so.6: cannot open shared object file"),
+        OSError(errno.EIO, os.strerror(errno.EIO)),
+        OSError(errno.EMFILE, os.strerror(errno.EMFILE)),
+        av.error.OSError(errno.EMFILE, os.strerror(errno.EMFILE)),
+    ],
+)
+def test_an_error_of_the_machine_is_no_bad_record(error):
+    with pytest.raises(type(error)) as raised, decoding.decoding("the image"):
+        raise error
+    assert raised.value is error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("image file is truncated (3 bytes not processed)"),
+        OSError(errno.EACCES, os.strerror(errno.EACCES)),
+        KeyError("a tag"),
+        av.error.OSError(errno.EIO, os.strerror(errno.EIO)),  # what FFmpeg says of damaged files
+        av.error.MemoryError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+    ],
+)
+def test_any_other_error_of_a_decoder_is_a_bad_record(error):
+    with pytest.raises(BadRecordError, match="^the image ") as raised, decoding.decoding("the image"):
+        raise error
+    assert raised.value.__cause__ is error
+
+
+def test_a_disk_that_fails_stops_what_reads_records(tmp_path, monkeypatch):
+    path, ingest = tmp_path / "a.png", config_lib.build(default_config()).ingest
+    path.write_bytes(picture())
+    source = dataclasses.replace(ingest.source, id="id", frames="cell", audio="")
+    reader = RecordReader(dataclasses.replace(ingest, source=source), tmp_path)
+    doors = [
+        lambda: reader(Row("items.jsonl", 1, {"id": "a", "cell": ["a.png"]})),
+        lambda: to_item({"image": path}, ingest),
+    ]
+    for door in doors:
+        door()
+    for broken in ("read_bytes", "is_file"):
+        for number, stops in ((errno.EIO, True), (errno.EACCES, False)):
+
+            def fail(_, number=number):
+                raise OSError(number, os.strerror(number))
+
+            with monkeypatch.context() as patch:
+                patch.setattr(Path, broken, fail)
+                for door in doors:
+                    with pytest.raises(OSError if stops else BadRecordError):
+                        door()

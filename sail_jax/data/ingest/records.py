@@ -15,7 +15,7 @@ from sail_jax.data.media.decoding import time_limit
 from sail_jax.data.media.pictures import check_image, encode_image
 from sail_jax.data.media.sound import check_audio, encode_audio
 from sail_jax.data.media.video import video_audio, video_frames
-from sail_jax.errors import BadRecordError, SailError
+from sail_jax.errors import BadRecordError, SailError, is_of_the_machine
 from sail_jax.files import is_file
 from sail_jax.items import TEXT_FIELDS, Item
 
@@ -198,6 +198,8 @@ class RecordReader:
         try:
             return path.read_bytes()
         except OSError as error:
+            if is_of_the_machine(error):
+                raise
             raise BadRecordError(f"{entry!r} cannot be read ({error.strerror})", remedy="Make it readable") from error
 
     def _file(self, name: str) -> pathlib.Path:

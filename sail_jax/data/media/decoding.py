@@ -2,13 +2,14 @@
 
 import contextlib
 import contextvars
+import errno
 import time
 from collections.abc import Iterator
 
 import av
 from PIL import UnidentifiedImageError
 
-from sail_jax.errors import BadRecordError, SailError
+from sail_jax.errors import BadRecordError, SailError, is_of_the_machine
 
 # The share of the announced length that has to be there: many headers are slightly wrong.
 PRESENT = 0.9
@@ -55,15 +56,22 @@ def too_many_pixels(what: str, max_pixels: int) -> BadRecordError:
 
 @contextlib.contextmanager
 def decoding(what: str) -> Iterator[None]:
-    """Turns any error of a decoder into a `BadRecordError`."""
+    """Turns any error of a decoder into a `BadRecordError`, but for those of the machine (`is_of_the_machine`)."""
     check_time()
     try:
         yield
-    except (SailError, MemoryError) as error:
-        if isinstance(error, SailError) or not isinstance(error, av.FFmpegError):
-            raise
-        raise BadRecordError(f"{what} asks for more memory than a file of its kind may", remedy=REPAIR) from error
+    except SailError:
+        raise
     except UnidentifiedImageError as error:  # its message has the address of a buffer
         raise BadRecordError(f"{what} cannot be decoded: it is in no known format", remedy=REPAIR) from error
     except Exception as error:
+        if is_of_the_machine(error) and not _is_of_the_file(error):
+            raise
+        if isinstance(error, MemoryError):
+            raise BadRecordError(f"{what} asks for more memory than a file of its kind may", remedy=REPAIR) from error
         raise BadRecordError(f"{what} cannot be decoded ({type(error).__name__}: {error})", remedy=REPAIR) from error
+
+
+def _is_of_the_file(error: Exception) -> bool:
+    """Returns whether FFmpeg says of a damaged file what the operating system says of a machine."""
+    return isinstance(error, av.FFmpegError) and (isinstance(error, MemoryError) or error.errno == errno.EIO)

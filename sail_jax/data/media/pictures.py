@@ -15,7 +15,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from sail_jax.data.media.decoding import MAX_PIXELS, check_time, decoding
 from sail_jax.data.media.picture_limits import check_data, check_opened
-from sail_jax.errors import BadRecordError
+from sail_jax.errors import BadRecordError, is_of_the_machine
 
 # The formats that are tried. Pillow knows more, and some of those start external programs.
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
@@ -179,7 +179,9 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         return _ORIENTATIONS.get(image.getexif().get(_ORIENTATION_TAG, 1))
     except BadRecordError:  # the time is over
         raise
-    except Exception:  # EXIF is often broken in good pictures, and Pillow raises many types of errors on it
+    except Exception as error:  # EXIF is often broken in good pictures, and Pillow raises many types of errors on it
+        if is_of_the_machine(error):
+            raise
         return None
 
 
