@@ -18,7 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from sail_jax.buckets import address, drop, fetch, with_addresses
+from sail_jax.buckets import address, drop, fetch, remove, with_addresses
 from sail_jax.config import Config
 from sail_jax.errors import DiskError, SailError
 from sail_jax.models.lora import init_lora, merge
@@ -65,7 +65,8 @@ class Checkpoints:
         keep: number of latest checkpoints to keep.
         always: steps whose checkpoints are kept as well.
         saves: whether checkpoints will be saved; damaged ones then get out of the way, into STEP.damaged, and what a
-            killed save left is removed. Otherwise the folder stays as it is, and the training state is not checked.
+            killed save left is removed, with those not to be kept. Otherwise the folder stays as it is, and the
+            training state is not checked.
         step: the only checkpoint to restore, instead of the latest.
 
     Raises:
@@ -87,6 +88,8 @@ class Checkpoints:
             remove_unfinished(run)
         self._uploads = CheckpointUploads(run, keep, always)
         self._step = self._newest_whole()
+        if saves:
+            everyone().on_first(lambda: self._remove_superseded(keep, always))
         policy = preservation_policy.AnyPreservationPolicy(
             [preservation_policy.LatestN(keep), preservation_policy.CustomSteps(list(always))]
         )
@@ -146,6 +149,12 @@ class Checkpoints:
             if not digests.has_digests(epath.Path(folder)):
                 _say(f"{folder} was saved by an older version, without digests: it is loaded unchecked.")
         everyone().wait()
+
+    def _remove_superseded(self, keep: int, always: Sequence[int]) -> None:
+        """Removes what a process that was killed right after its last save had yet to remove, or had begun to."""
+        steps = self._run.steps()
+        for step in set(steps) - {*steps[:keep], *always}:
+            remove(self._run.checkpoints / str(step))
 
     def _none_whole(self, steps: list[int]) -> SailError:
         problems = "; ".join(f"{step}: {problem}" for step, problem in self._damaged.items())

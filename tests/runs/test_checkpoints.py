@@ -42,7 +42,7 @@ def save(run, *steps):
 
 def restored(run, **options):
     """The step that the arrays and the pipeline of the restored checkpoint say."""
-    checkpoints = Checkpoints(run, **options)
+    checkpoints = Checkpoints(run, **{"keep": 4} | options)
     arrays, pipeline = checkpoints.restore(jax.eval_shape(lambda: items(0)))
     checkpoints.close()
     assert pipeline == {"next_step": checkpoints.latest()}
@@ -139,6 +139,16 @@ def test_what_a_killed_save_left_is_removed(saved):
     left.mkdir(parents=True)
     assert restored(saved) == 4
     assert not left.parent.exists()
+
+
+def test_what_a_save_had_yet_to_delete_is_removed(saved):
+    save(saved, 6, 8, 10)
+    before = files(saved.checkpoints)
+    assert saved.steps() == [10, 8, 6, 4]
+    shutil.rmtree(saved.checkpoints / "6" / "model")  # a deletion that was killed
+    assert restored(saved, saves=False, keep=1) == 10 and saved.steps() == [10, 8, 6, 4]
+    assert restored(saved, keep=2, always=(4,)) == 10
+    assert files(saved.checkpoints) == [path for path in before if saved.checkpoints / "6" not in path.parents]
 
 
 def test_the_verbs_take_the_step_and_name_what_is_damaged(run, tmp_path, capsys):

@@ -90,7 +90,7 @@ def test_a_loaded_model_has_its_adapters_merged(config, finished):
     for read, params in ((config, averaged(state)), (last, state.params)):
         expected = named(merge(params["model"], params["lora"], config.lora))
         loaded[read.eval.ema] = named(embedder.load(workdir, read).params)
-        checkpoints = Checkpoints(RunDirectory(workdir))
+        checkpoints = Checkpoints(RunDirectory(workdir), saves=False)
         exported = HostParams(checkpoints, read, merged=True)
         for name, leaf in loaded[read.eval.ema].items():
             np.testing.assert_allclose(leaf, expected[name], atol=1e-7, err_msg=name)

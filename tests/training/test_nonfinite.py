@@ -57,7 +57,7 @@ def test_the_run_stops_before_it_saves_and_goes_on_over_the_step_without_an_upda
     line = read_training_log(run)[-1]
     assert line["nonfinite"] == 1 and np.isfinite(line["loss"])
     # The one that was passed over counts on in the resumed run.
-    checkpoints = Checkpoints(run)
+    checkpoints = Checkpoints(run, saves=False)
     _, pipeline = checkpoints.restore({"model": jax.eval_shape(lambda: result.state.params["model"])})
     checkpoints.close()
     assert pipeline["nonfinite"] == 1

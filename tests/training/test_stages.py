@@ -204,7 +204,7 @@ def test_a_stage_keeps_the_parameters_and_resets_the_moments(staged, tmp_path, o
     staged.stages["1_broad"]["weights"] = {"copair": 1.0}  # one data set: one step to compile
     staged.stages["2_target"].update(steps=1, peak=1e-30, floor=1e-30)  # moves nothing
     result = train(config_lib.build(staged), tmp_path)
-    checkpoints = Checkpoints(RunDirectory(tmp_path))
+    checkpoints = Checkpoints(RunDirectory(tmp_path), saves=False)
     abstract = jax.eval_shape(lambda: result.state.params["model"])
     before = checkpoints._manager.restore(3, args=_restore_model(abstract))["model"]
     checkpoints.close()
