@@ -59,7 +59,7 @@ class _Owner:
     def this_process(cls) -> "_Owner":
         """Returns the owner that this process would be."""
         since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
-        return cls(socket.gethostname(), _kernel(), os.getpid(), _started(os.getpid()), since)
+        return cls(socket.gethostname(), _kernel(), os.getpid(), started(os.getpid()), since)
 
     def __str__(self) -> str:
         return f"process {self.pid} on host {self.host}, since {self.since}"
@@ -81,7 +81,10 @@ def owning(run: RunDirectory) -> Iterator[None]:
 def _owning(run: RunDirectory) -> Iterator[None]:
     claim, owner, done = run.owners / f"{uuid.uuid4().hex}.json", _Owner.this_process(), threading.Event()
     claim.parent.mkdir(parents=True, exist_ok=True)
-    commit_json(claim, dataclasses.asdict(owner))
+    try:
+        commit_json(claim, dataclasses.asdict(owner))
+    except FileNotFoundError:  # an owner took it for what a killed process left; that one is seen now
+        commit_json(claim, dataclasses.asdict(owner))
     beats = threading.Thread(target=_keep_touching, args=(claim, done), daemon=True)
     beats.start()
     try:
@@ -90,6 +93,8 @@ def _owning(run: RunDirectory) -> Iterator[None]:
             if other != claim:
                 _give_way_or_remove(run, other, claim)
         commit_json(claim, dataclasses.asdict(owner) | {"owns": True})
+        for unfinished in run.owners.glob("*.json.partial"):  # of processes that were killed as they wrote them
+            unfinished.unlink(missing_ok=True)
         yield
     finally:
         done.set()
@@ -136,7 +141,7 @@ def _read(claim: Path) -> _Owner | None:
 def _lives(owner: _Owner, other: Path, claim: Path) -> bool:
     """Returns whether an owner lives; waits for a sign of life of one on another host for up to the lease."""
     if (owner.host, owner.kernel) == (socket.gethostname(), _kernel()):
-        return owner.started == _started(owner.pid)
+        return owner.started == started(owner.pid)
     try:
         last = _touched(other)
         # Both are times of the file system, not of two clocks.
@@ -186,8 +191,11 @@ def _kernel() -> str:
         return ""
 
 
-def _started(pid: int) -> str:
-    """Returns when a process started; empty if there is none, or if it is dead and only not yet forgotten."""
+def started(pid: int) -> str:
+    """Returns when a process of this host started, in ticks of the kernel, which tells it from others with its number.
+
+    Empty if there is none, or if it is dead and only not yet forgotten.
+    """
     if not Path("/proc/self/stat").exists():  # no Linux
         try:
             os.kill(pid, 0)

@@ -44,7 +44,7 @@ def test_a_second_owner_is_refused_while_the_first_lives(run):
 
 def test_a_process_of_this_host_that_is_gone_leaves_no_lock(run):
     ended = subprocess.Popen([sys.executable, "-c", ""])
-    while (ticks := ownership._started(ended.pid)) and ended.poll() is None:
+    while (ticks := ownership.started(ended.pid)) and ended.poll() is None:
         time.sleep(0.01)
     left = claim(run, pid=ended.pid, started=ticks or "1")
     with owning(run):
@@ -56,7 +56,7 @@ def test_a_process_of_this_host_that_is_gone_leaves_no_lock(run):
 
 def test_a_killed_process_is_gone_before_its_parent_asks(run):
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    left = claim(run, pid=process.pid, started=ownership._started(process.pid))
+    left = claim(run, pid=process.pid, started=ownership.started(process.pid))
     with pytest.raises(OwnedError), owning(run):
         pass
     process.kill()
@@ -65,6 +65,28 @@ def test_a_killed_process_is_gone_before_its_parent_asks(run):
         assert not left.exists()
     process.wait()
     process.stdin.close()
+
+
+def test_a_claim_that_a_killed_process_was_writing_is_removed(run):
+    run.owners.mkdir(parents=True)
+    (run.owners / "0.json.partial").write_text("{")
+    with owning(run):
+        (only,) = run.owners.iterdir()
+        assert only.suffix == ".json"
+
+
+def test_a_claim_that_an_owner_removes_as_it_is_written_is_written_again(run, monkeypatch):
+    commit, written = ownership.commit_json, []
+
+    def once_removed(claim, values):
+        written.append(claim)
+        if len(written) == 1:
+            raise FileNotFoundError
+        commit(claim, values)
+
+    monkeypatch.setattr(ownership, "commit_json", once_removed)
+    with owning(run):
+        assert written[0] == written[1] == next(run.owners.iterdir())
 
 
 def test_an_owner_on_another_host_lives_as_long_as_it_touches_its_claim(run, monkeypatch):
