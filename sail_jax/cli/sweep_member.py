@@ -2,6 +2,8 @@
 
 import argparse
 import contextlib
+import os
+import signal
 from typing import TYPE_CHECKING, Any
 
 from sail_jax import config as config_lib
@@ -31,6 +33,7 @@ def add_actions(actions: Any) -> None:
         kept="the same command goes on from the last checkpoint.",
     )
     sub.add_argument("member", help="name of the member")
+    sub.add_argument("--launcher", type=int, help="process that launched it, without which it does not start (none)")
 
 
 def _member(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -44,7 +47,7 @@ def _member(options: argparse.Namespace, overrides: list[str]) -> None:
     folder = folder_with(options)
     run = folder.run(options.member)
     try:
-        with _noted(folder, options.member) if first else contextlib.nullcontext():
+        with _noted(folder, options.member, options.launcher) if first else contextlib.nullcontext():
             if (fork := read_forks(folder).get(options.member)) and everyone().on_first(
                 lambda: take_over(folder, options.member, fork)
             ):
@@ -62,11 +65,18 @@ def _member(options: argparse.Namespace, overrides: list[str]) -> None:
         raise
 
 
-def _noted(folder: "SweepFolder", name: str) -> contextlib.AbstractContextManager:
-    """Within it, this process runs a member, and its status says so."""
+def _noted(folder: "SweepFolder", name: str, launcher: int | None) -> contextlib.AbstractContextManager:
+    """Within it, this process runs a member, and its status says so.
+
+    Raises:
+        Stopped: its launcher is gone, so that another command may have started the member by now.
+    """
     import jax
 
     from sail_jax.sweeps.attempt import attempt
     from sail_jax.sweeps.slurm import this_job
 
-    return attempt(folder, name, job=this_job(), devices=jax.device_count)
+    devices = jax.device_count()  # takes seconds, after which it is looked at once more
+    if launcher not in (None, os.getppid()):
+        raise Stopped(signal.SIGTERM, "the command that launched it was killed; `sweep run` starts it again.")
+    return attempt(folder, name, job=this_job(), devices=lambda: devices)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from sail_jax.errors import SailError, Stopped
+from sail_jax.runs.ownership import started
 from sail_jax.sweeps.folder import Status, SweepFolder
 
 # Longest error that a status keeps.
@@ -35,6 +36,7 @@ def attempt(folder: SweepFolder, name: str, *, job: str = "", devices: Callable[
         started=time.time(),
         host=socket.gethostname(),
         pid=os.getpid(),
+        born=started(os.getpid()),
         job=job,
         devices=devices(),
         device_seconds=before.device_seconds,
@@ -105,7 +107,8 @@ def lives_here(status: Status) -> bool | None:
         return False
     except PermissionError:
         pass
-    return True
+    # Its number may be that of another process by now; one that its parent has yet to ask after counts as living.
+    return not status.born or started(status.pid) in ("", status.born)
 
 
 def last_lines(folder: SweepFolder, name: str, count: int) -> str:

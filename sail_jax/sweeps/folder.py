@@ -42,6 +42,7 @@ class Status:
         exit_code: its exit status; None while it runs, or where nobody saw it.
         host: the host that runs it.
         pid: its process there.
+        born: when that process started, as in `ownership.started`; empty where an earlier version wrote the status.
         job: its job in the queue of a cluster; empty on this machine.
         devices: the devices it computes on.
         device_seconds: seconds of all attempts, times their devices.
@@ -55,6 +56,7 @@ class Status:
     exit_code: int | None = None
     host: str = ""
     pid: int = 0
+    born: str = ""
     job: str = ""
     devices: int = 0
     device_seconds: float = 0.0

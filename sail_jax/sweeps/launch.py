@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from sail_jax.errors import SailError
 from sail_jax.sweeps.declare import Sweep
 from sail_jax.sweeps.folder import SweepFolder, read
-from sail_jax.sweeps.local import run_local
+from sail_jax.sweeps.local import run_local, take_back
 from sail_jax.sweeps.search import NO_QUEUE, run_search
 from sail_jax.sweeps.settle import settle
 from sail_jax.sweeps.shared_stages import may_start, read_forks, waves
@@ -27,6 +27,8 @@ def launch(
 ) -> list[str]:
     """Runs the members in some states until all have ended, or submits them; returns their names.
 
+    Those that run on here though the command that launched them was killed are taken back, and run too.
+
     Args:
         folder: the folder of the sweep.
         states: the states.
@@ -40,7 +42,7 @@ def launch(
     """
     if request and folder.read().search:
         raise SailError(NO_QUEUE)
-    names = _renewed(folder, states)
+    names = _renewed(folder, states, take_back(folder, say))
     if folder.read().search:
         return run_search(folder, names, sweep, jobs=jobs, say=say)
     forks = read_forks(folder)
@@ -54,11 +56,15 @@ def launch(
     return names
 
 
-def _renewed(folder: SweepFolder, states: Sequence[str]) -> list[str]:
-    """Makes the members in some states wait, unless they are in a queue, and lets them start."""
+def _renewed(folder: SweepFolder, states: Sequence[str], taken: Sequence[str]) -> list[str]:
+    """Makes the members in some states, and those taken back, wait, unless they are in a queue; lets them start."""
     folder.stop.unlink(missing_ok=True)
     queued = settle(folder)
-    found = [member for member in read(folder.path).members if member.status.state in states]
+    found = [
+        member
+        for member in read(folder.path).members
+        if member.status.state in states or (member.name in taken and member.status.state in TO_RUN)
+    ]
     names = [member.name for member in found if not (member.status.job and member.status.job in queued)]
     for name in names:
         folder.write_status(name, dataclasses.replace(folder.status(name), state="waiting", error="", job=""))

@@ -3,15 +3,18 @@
 import contextlib
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Self
 
-from sail_jax.errors import SailError
+from sail_jax.errors import SailError, Stopped
+from sail_jax.runs.ownership import started
 from sail_jax.sweeps.attempt import ended_unseen
-from sail_jax.sweeps.folder import SweepFolder
+from sail_jax.sweeps.folder import Status, SweepFolder, read
 
 _POLL = 0.2
 # Seconds that a member gets to save its state.
@@ -156,6 +159,40 @@ def run_local(
             pool.wait()
 
 
+def take_back(folder: SweepFolder, say: Callable[[str], None]) -> list[str]:
+    """Ends the members that run on here though the command that launched them was killed, with their state saved.
+
+    They may have any share of the machine, and nobody waits for them. Only who owns the sweep may call it: then no
+    other command waits for members.
+
+    Returns:
+        Their names.
+    """
+    members = read(folder.path).members
+    left = {member.name: member.status for member in members if _runs_here(member.status)}
+    for name, status in left.items():
+        say(f"{name}: runs on without the command that launched it; it saves its state, to be started again")
+        _tell(status, signal.SIGTERM)
+    deadline = time.monotonic() + _PATIENCE
+    for name, status in left.items():
+        while _runs_here(status):
+            if time.monotonic() > deadline:
+                _tell(status, signal.SIGKILL)
+            time.sleep(_POLL)
+        ended_unseen(folder, name, Stopped(signal.SIGTERM).status)
+    return list(left)
+
+
+def _runs_here(status: Status) -> bool:
+    known = status.state == "running" and status.born and not status.job and status.host == socket.gethostname()
+    return bool(known) and started(status.pid) == status.born
+
+
+def _tell(status: Status, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(status.pid, number)
+
+
 def _start(folder: SweepFolder, name: str, share: Share) -> subprocess.Popen:
     environment = dict(os.environ)
     if share.gpus is not None:
@@ -163,7 +200,7 @@ def _start(folder: SweepFolder, name: str, share: Share) -> subprocess.Popen:
     folder.log(name).parent.mkdir(parents=True, exist_ok=True)
     with folder.log(name).open("ab") as log:
         process = subprocess.Popen(
-            member_command(folder, name),
+            [*member_command(folder, name), "--launcher", str(os.getpid())],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,

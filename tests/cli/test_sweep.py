@@ -6,6 +6,8 @@ import importlib.util
 import json
 import os
 import re
+import subprocess
+import time
 
 import polars
 import pytest
@@ -17,6 +19,7 @@ from sail_jax.cli import main
 from sail_jax.runs.checkpoints import Checkpoints
 from sail_jax.runs.directory import RunDirectory
 from sail_jax.sweeps import local
+from sail_jax.sweeps.attempt import lives_here
 from sail_jax.sweeps.folder import Status, SweepFolder
 
 # A sweep of a tiny base config; AXES and SEEDS are put in.
@@ -297,6 +300,52 @@ def test_a_process_that_died_without_a_word_is_noticed(write, untrained, tmp_pat
     assert main(["sweep", "status", "--once", "--workdir", str(folder.path)]) == 0
     assert "1 running, 1 failed" in capsys.readouterr().out
     assert "ended without a word" in folder.status(name).error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["run", "retry"])
+def test_members_that_run_on_after_their_launcher_was_killed_are_taken_back(write, untrained, tmp_path, capsys, verb):
+    name, other = "peak=0.001,seed=0", "peak=0.002,seed=0"
+    words = write()
+    assert main(words) == 0
+    folder, mark = SweepFolder(tmp_path / "sweep"), tmp_path / "mark"
+    folder.write_status(name, Status())
+    if verb == "retry":
+        folder.write_status(other, Status("failed"))
+        words = ["sweep", "retry", "--workdir", str(folder.path)]
+    untrained[name] = f"open({str(mark)!r}, 'a').write('begun '); time.sleep(600)"
+    orphan = subprocess.Popen(local.member_command(folder, name))
+    while not mark.exists():
+        time.sleep(0.05)
+    assert main(["sweep", "status", "--once", "--workdir", str(folder.path)]) == 0
+    assert "1 running" in capsys.readouterr().out
+    untrained[name] = f"open({str(mark)!r}, 'a').write('again')"
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert f"{name}: runs on without the command that launched it" in said and f"{name}: started" in said
+    assert orphan.wait() == 75 and mark.read_text() == "begun again"
+    assert set(states(tmp_path).values()) == {"done"} and folder.status(name).attempts == 2
+
+
+@pytest.mark.slow
+def test_a_process_with_the_number_of_a_member_is_left_alone(write, untrained, tmp_path):
+    assert main(write()) == 0
+    folder, name = SweepFolder(tmp_path / "sweep"), "peak=0.001,seed=0"
+    gone = dataclasses.replace(folder.status(name), state="running", pid=os.getpid(), born="1", ended=0.0)
+    folder.write_status(name, gone)
+    assert local.take_back(folder, print) == [] and lives_here(gone) is False
+    assert main(["sweep", "stop", "--workdir", str(folder.path)]) == 0
+    assert states(tmp_path)[name] == "failed"
+
+
+@pytest.mark.slow
+def test_a_member_whose_launcher_is_gone_does_not_start(write, untrained, tmp_path, capsys):
+    assert main(write()) == 0
+    folder, name = SweepFolder(tmp_path / "sweep"), "peak=0.001,seed=0"
+    before = folder.status(name)
+    assert main(["sweep", "member", name, "--workdir", str(folder.path), "--launcher", str(os.getpid())]) == 75
+    assert "the command that launched it was killed" in capsys.readouterr().err
+    assert folder.status(name) == before
 
 
 def test_gpus_and_processors_are_shared_out(monkeypatch):
