@@ -5,7 +5,7 @@ import binascii
 import json
 import mimetypes
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from sail_jax.config import Config
@@ -13,8 +13,9 @@ from sail_jax.config.search import FILE_KINDS
 from sail_jax.data.store import ItemStore
 from sail_jax.errors import SailError
 from sail_jax.items import TEXT_FIELDS, Item
+from sail_jax.search.beside import Beside, common_items, shared_items, with_ranks
 from sail_jax.search.item_view import LABEL, MODALITIES, ItemView
-from sail_jax.search.searcher import QueryFile, Searcher, query_item
+from sail_jax.search.searcher import QueryFile, Searcher, UnknownItemError, query_item
 from sail_jax.semantic_ids.table import SemanticIdTable
 
 MAX_UPLOAD = 64 << 20  # bytes of the files of a query
@@ -52,6 +53,7 @@ class SearchPage:
         title: heading of the page.
         examples: texts to search for.
         semantic_ids: table of the items' semantic IDs, or None.
+        beside: a second model, of which all is asked too; its items may be others.
     """
 
     def __init__(
@@ -63,16 +65,23 @@ class SearchPage:
         title: str,
         examples: Sequence[str] = (),
         semantic_ids: SemanticIdTable | None = None,
+        beside: Beside | None = None,
     ) -> None:
-        self._searcher, self._config, self._title = searcher, config, title
+        self._searcher, self._config, self._title, self._beside = searcher, config, title, beside
         self._examples, self._semantic_ids = list(examples), semantic_ids
+        self._shared = shared_items(searcher, beside.searcher) if beside else len(searcher)
         self.items = ItemView(store)
 
     def about(self) -> dict[str, Any]:
-        """Returns title, number of items, limits, what results are filtered by, example searches."""
+        """Returns title, number of items, limits, what results are filtered by, example searches.
+
+        With a second model, "beside" has its title and number of items, and how many of them both have ("shared").
+        """
+        beside = self._beside
         return {
             "title": self._title,
             "items": len(self._searcher),
+            "beside": beside and {"title": beside.title, "items": len(beside.searcher), "shared": self._shared},
             "max_text": _MAX_TEXT,
             "max_upload": MAX_UPLOAD,
             "max_results": _MAX_RESULTS,
@@ -103,22 +112,26 @@ class SearchPage:
     def search(self, ask: Ask) -> dict[str, Any]:
         """Returns the answer to a search: "hits", "seconds", and "looked_at", those that a filter chose from.
 
-        A hit has id, cosine, caption, and whether the item has an image and a sound.
+        A hit has id, cosine, caption, and whether the item has an image and a sound. With a second model, "beside" is
+        its answer, "common" the number of items that both found, and each hit is as of `beside.with_ranks`. A model
+        that does not have the item that is asked by says so in "problem", where the other one has it.
 
         Raises:
             SailError: there is no item with this id, or `k` is below 1.
         """
         began = time.monotonic()
-        by = self._searcher.like if isinstance(ask.query, str) else self._searcher.search
-        (hits,) = by([ask.query], _MAX_RESULTS if ask.field else ask.k)
-        looked_at = len(hits)
-        if ask.field:
-            hits = [hit for hit in hits if self.items.keeps(hit.id, ask.field, ask.words)][: ask.k]
-        cards = [self.items.card(hit.id) | {"cosine": hit.score} for hit in hits]
-        return {"hits": cards, "looked_at": looked_at, "seconds": round(time.monotonic() - began, 3)}
+        found = self._of_each(lambda searcher: self._found(searcher, ask), nothing={"hits": [], "looked_at": 0})
+        if self._beside and not any("problem" in each for each in (found, found["beside"])):
+            ours, theirs = found["hits"], found["beside"]["hits"]
+            found["hits"] = with_ranks(ours, theirs, self._beside.searcher)
+            found["beside"]["hits"] = with_ranks(theirs, ours, self._searcher)
+            found["common"] = common_items(ours, theirs)
+        return found | {"seconds": round(time.monotonic() - began, 3)}
 
     def why(self, ask: Ask) -> dict[str, Any]:
         """Returns "scores": the cosine of the query with each modality of an item alone, and with "all".
+
+        With a second model, "beside" is its answer; a "problem" is as in `search`.
 
         Raises:
             SailError: the item is not known.
@@ -126,7 +139,36 @@ class SearchPage:
         item = self.items.get(ask.item)
         if item is None:
             raise SailError(f"There is no item {ask.item!r} in the store, so its score cannot be explained.")
-        return {"scores": self._searcher.why(ask.query, item)}
+        return self._of_each(lambda searcher: {"scores": searcher.why(ask.query, item)}, nothing={"scores": {}})
+
+    def _found(self, searcher: Searcher, ask: Ask) -> dict[str, Any]:
+        """Returns the "hits" of one model, and "looked_at"."""
+        by = searcher.like if isinstance(ask.query, str) else searcher.search
+        (hits,) = by([ask.query], _MAX_RESULTS if ask.field else ask.k)
+        looked_at = len(hits)
+        if ask.field:
+            hits = [hit for hit in hits if self.items.keeps(hit.id, ask.field, ask.words)][: ask.k]
+        return {"hits": [self.items.card(hit.id) | {"cosine": hit.score} for hit in hits], "looked_at": looked_at}
+
+    def _of_each(self, answer: Callable[[Searcher], dict[str, Any]], nothing: dict[str, Any]) -> dict[str, Any]:
+        """Returns the answer of the model, with that of a second one as "beside".
+
+        Raises:
+            UnknownItemError: no model has the item that is asked by; where only one lacks it, its answer is `nothing`
+                with a "problem".
+        """
+        if self._beside is None:
+            return answer(self._searcher)
+        answers, errors = [], []
+        for searcher in (self._searcher, self._beside.searcher):
+            try:
+                answers.append(answer(searcher))
+            except UnknownItemError as error:
+                answers.append(nothing | {"problem": str(error)})
+                errors.append(error)
+        if len(errors) == len(answers):
+            raise errors[0]
+        return answers[0] | {"beside": answers[1]}
 
     def details(self, item_id: str) -> dict[str, Any] | None:
         """Returns all that is known of an item, with its semantic ID; None for an unknown one."""

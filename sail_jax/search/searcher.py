@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from sail_jax.config import Config
 from sail_jax.config.data import IngestConfig
@@ -39,6 +40,10 @@ class Hit(NamedTuple):
 
     id: str
     score: float
+
+
+class UnknownItemError(SailError):
+    """An error of a search by the id of an item that is not among those that are searched."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +105,11 @@ class Searcher:
         """Returns the number of items that are searched."""
         return len(self._nearest)
 
+    @property
+    def ids(self) -> pa.Array:
+        """Returns the ids of the items that are searched."""
+        return self._nearest.ids
+
     def search(self, queries: Sequence[Item | str | Path | Mapping[str, Any]], k: int = 10) -> list[list[Hit]]:
         """Returns the items nearest to each query, best first.
 
@@ -124,7 +134,8 @@ class Searcher:
             k: results per item.
 
         Raises:
-            SailError: an item is unknown, or `k` is below 1.
+            UnknownItemError: there is no item with one of these ids.
+            SailError: `k` is below 1.
         """
         positions = np.array([self._position(item_id) for item_id in item_ids], np.int64)
         if not len(positions):
@@ -137,9 +148,8 @@ class Searcher:
 
     def sample(self, count: int) -> list[str]:
         """Returns ids of some items, evenly spaced over the set."""
-        ids = self._nearest.ids
-        chosen = np.unique(np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int))
-        return [ids[int(row)].as_py() for row in chosen]
+        chosen = np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int))
+        return [self.ids[int(row)].as_py() for row in chosen]
 
     def why(self, query: Item | str, item: Item) -> dict[str, float]:
         """Returns the cosine of a query with each modality of an item alone, and with all of it as "all".
@@ -149,7 +159,7 @@ class Searcher:
             item: the item.
 
         Raises:
-            SailError: there is no item with this id.
+            UnknownItemError: there is no item with this id.
         """
         if isinstance(query, str):
             z = self._nearest.vectors(np.array([self._position(query)], np.int64))
@@ -191,13 +201,13 @@ class Searcher:
     def _position(self, item_id: str) -> int:
         position = self._nearest.position(item_id)
         if position < 0:
-            raise SailError(f"There is no item {item_id!r} among the {len(self)} that are searched.")
+            raise UnknownItemError(f"There is no item {item_id!r} among the {len(self)} that are searched.")
         return position
 
     def _hits(self, rows: np.ndarray, cosines: np.ndarray) -> list[list[Hit]]:
         return [
             [
-                Hit(self._nearest.ids[int(row)].as_py(), float(cosine))
+                Hit(self.ids[int(row)].as_py(), float(cosine))
                 for row, cosine in zip(*found, strict=True)
                 if np.isfinite(cosine)
             ]

@@ -7,7 +7,7 @@ name (DNS rebinding) or from another origin are refused, and a search must be JS
     GET  /about               title, number of items, limits, example searches
     GET  /start               some items of the set
     POST /search              {"text", "files", "like" (an id), "k", "field", "words"} -> {"hits": [...], "seconds"};
-                              a file is {"name", "type", "data" (base64)}
+                              a file is {"name", "type", "data" (base64)}; of a second model too: "beside", "common"
     POST /why                 the same with "item" (an id) -> {"scores"}, by modality of the item
     GET  /item?id=ID          texts, labels, number of frames, semantic ID
     GET  /thumbnail?id=ID     a small WebP of an item; &frame=N for another frame than the first

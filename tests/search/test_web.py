@@ -1,7 +1,5 @@
 """The page to search with: what the server refuses, what it answers, and how it looks and works in a browser."""
 
-import base64
-import contextlib
 import dataclasses
 import http.client
 import io
@@ -16,8 +14,21 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from pages import (
+    BAD_REQUESTS,
+    ask,
+    drop,
+    file,
+    ids,
+    pictured,
+    post,
+    problems_of,
+    search,
+    serving,
+    wait_for,
+    wait_for_picture,
+)
 from PIL import Image
-from searchable import embed_store
 
 from sail_jax.cli import main
 from sail_jax.errors import BadRecordError, SailError
@@ -34,62 +45,10 @@ HOSTILE = "<script>document.title='taken'</script><img src=x onerror=\"document.
 
 
 @pytest.fixture(scope="module")
-def frames(embedder, store, tmp_path_factory):
-    """The embeddings of the pictures of the items."""
-    return embed_store(embedder, tmp_path_factory.mktemp("v") / "v", store, modalities="V")
-
-
-@contextlib.contextmanager
-def serving(page):
-    server = SearchServer(page, 0)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join(10)
-        server.__exit__()
-
-
-@pytest.fixture(scope="module")
 def server(embedder, store, frames):
     page = SearchPage(Searcher(embedder, frames), embedder.config, store, title="a run", examples=["a red circle"])
     with serving(page) as server:
         yield server
-
-
-def ask(server, method, path, body=None, **headers):
-    """(status, headers, body) of a request; `None` leaves a header out."""
-    headers = {"Host": f"127.0.0.1:{server.server_port}"} | {k.replace("_", "-"): v for k, v in headers.items()}
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
-    try:
-        connection.putrequest(method, path, skip_host=True)
-        for name, value in headers.items():
-            if value is not None:
-                connection.putheader(name, value)
-        if body is not None and "Content-Length" not in headers:
-            connection.putheader("Content-Length", str(len(body)))
-        connection.endheaders(body)
-        answer = connection.getresponse()
-        return answer.status, answer.headers, answer.read()
-    finally:
-        connection.close()
-
-
-def search(server, request, **headers):
-    body = request if isinstance(request, bytes) else json.dumps(request).encode()
-    status, _, content = ask(server, "POST", "/search", body, **{"Content_Type": "application/json"} | headers)
-    return status, json.loads(content)
-
-
-def file(name, data, kind=""):
-    return {"name": name, "type": kind, "data": base64.b64encode(data).decode()}
-
-
-def pictured(store):
-    """An item that has one frame, so that the frame as a file is what was embedded."""
-    return next(item for item in (store[i] for i in range(64)) if len(item.frames) == 1)
 
 
 # ---------------------------------------------------------------------------------------------------- the server
@@ -173,8 +132,10 @@ def test_all_of_an_item(server, store):
     assert found["labels"] == list(item.labels) and set(found["texts"]) <= set(item.text)
     status, headers, sound = ask(server, "GET", f"/sound?id={item.item_id}")
     assert status == 200 and sound == item.audio and headers["Content-Type"].startswith("audio/")
-    for path in ("/item?id=nobody", "/sound?id=nobody", "/item", "/sound"):
-        assert ask(server, "GET", path)[0] == 404
+    no_ids = ("", "?id=", "?id=nobody", "?id=%00", "?id=%ff", "?id=%ED%A0%80", "?id=..%2F..", f"?id={'9' * 5000}")
+    for odd in no_ids:
+        for path in ("/item", "/sound", "/thumbnail"):
+            assert ask(server, "GET", path + odd)[0] == 404
 
 
 def test_a_semantic_id_stands_with_its_item(embedder, frames, store, tmp_path):
@@ -198,11 +159,6 @@ def test_results_are_filtered_by_a_field(server, store):
     _, sounding = search(server, {"text": "red", "field": "has", "words": "va"})
     assert all({"V", "A"} <= set(store.get(hit["id"]).modalities) for hit in sounding["hits"])
     assert search(server, {"text": "red", "field": "price", "words": "x"})[0] == 400
-
-
-def post(server, path, request):
-    status, _, body = ask(server, "POST", path, json.dumps(request).encode(), Content_Type="application/json")
-    return status, json.loads(body)
 
 
 def test_why_an_item_was_found(server, embedder, store):
@@ -232,32 +188,7 @@ def test_thumbnails(server, store):
     assert ask(server, "GET", "/etc/passwd")[0] == 404 and ask(server, "GET", "/../setup.py")[0] == 404
 
 
-@pytest.mark.parametrize(
-    ("request_", "message"),
-    [
-        ({}, "nothing to search for"),
-        ({"text": "  "}, "nothing to search for"),
-        ({"files": [file("cat.jpg", b"no picture", "image/jpeg")]}, "cat.jpg: the image cannot be decoded"),
-        ({"files": [file("a.mp4", b"no video")]}, "a.mp4: the video cannot be decoded"),
-        ({"files": [file("a.txt", b"text")]}, "a.txt is not an image, sound or video"),
-        ({"files": [{"name": "a.png"}]}, "malformed"),
-        ({"files": [{"name": "a.png", "type": "", "data": "%%%"}]}, "malformed"),
-        ({"files": ["a.png"]}, "malformed"),
-        ({"files": "a.png"}, "wrong type"),
-        ({"text": 3}, "wrong type"),
-        ({"text": "x" * 600_000}, "600,000 characters (600,000 bytes), and a search takes 10,000"),
-        ({"text": "\N{CAT FACE}" * 9_000}, "9,000 characters (36,000 bytes), and a search takes 10,000"),
-        ({"like": "x" * 20_000}, "The id has 20,000 characters"),
-        ({"like": "\ud800"}, "half of a surrogate pair"),
-        ({"files": [file("a.png", b"")] * 17}, "at most 16 files, not 17"),
-        ({"text": "x", "k": 0}, "at least one"),
-        ({"text": "x", "k": 100000}, "at most 200"),
-        ({"like": "nobody"}, "no item 'nobody'"),
-        ([], "not a JSON object"),
-        (b"{", "not JSON"),
-        (b"\xff", "not JSON"),
-    ],
-)
+@pytest.mark.parametrize(("request_", "message"), BAD_REQUESTS)
 def test_requests_that_cannot_be_answered(server, request_, message):
     status, found = search(server, request_)
     assert status == 400 and message in found["error"]
@@ -451,31 +382,6 @@ def test_serve_ends_cleanly_on_a_signal(run, frames, number, interruptible, monk
 # --------------------------------------------------------------------------------------------------- in a browser
 
 
-@pytest.fixture
-def tab(browser):
-    """A tab that fails the test on any error of the page's script or policy."""
-    tab = browser.new_page(viewport={"width": 1100, "height": 900})
-    problems = []
-    tab.on("pageerror", lambda error: problems.append(str(error)))
-    tab.on("console", lambda line: problems.append(line.text) if "Content Security Policy" in line.text else None)
-    yield tab
-    tab.close()
-    assert not problems
-
-
-def ids(tab):
-    return tab.locator("#hits .id").all_inner_texts()
-
-
-def wait_for(tab, what):
-    # By locators: functions that are polled in the page would be evaluated there, which its policy forbids.
-    tab.locator("#status", has_text=what).wait_for(timeout=120_000)
-
-
-def wait_for_picture(tab):
-    assert tab.locator("#hits img").first.evaluate("async image => (await image.decode(), image.naturalWidth)") > 0
-
-
 @pytest.mark.browser
 @pytest.mark.slow
 def test_searching_in_a_browser(server, tab, store, tmp_path):
@@ -508,23 +414,8 @@ def test_searching_in_a_browser(server, tab, store, tmp_path):
     assert ids(tab)[0] == item.item_id
 
 
-def drop(tab, name, kind, data):
-    """Drops a file onto the page as a hand does."""
-    tab.evaluate(
-        """([name, type, data]) => {
-            const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
-            const dataTransfer = new DataTransfer();
-            dataTransfer.items.add(new File([bytes], name, { type }));
-            for (const kind of ["dragover", "drop"])
-                document.body.dispatchEvent(new DragEvent(kind, { dataTransfer, bubbles: true, cancelable: true }));
-        }""",
-        [name, kind, base64.b64encode(data).decode()],
-    )
-
-
 @pytest.mark.slow
 @pytest.mark.browser
-@pytest.mark.slow
 def test_the_page_opens_with_items_and_remembers_what_was_asked(server, tab, store, axe):
     tab.goto(server.url)
     tab.locator("#hits .card").nth(23).wait_for()
@@ -556,9 +447,7 @@ def test_the_page_opens_with_items_and_remembers_what_was_asked(server, tab, sto
     other = context.new_page()
     other.goto(address)
     wait_for(other, "that have “VA” in has")
-    other.add_script_tag(path=axe)
-    problems = "async () => (await axe.run()).violations.map((of) => of.id + of.nodes[0].html.slice(0, 200))"
-    assert other.evaluate(problems) == []
+    assert problems_of(other, axe) == []
     context.close()
 
 
@@ -579,6 +468,68 @@ def test_a_sound_with_a_text_and_a_bad_file(server, tab):
     assert ids(tab) == [] and tab.locator("#error b").count() == 0
 
 
+@pytest.mark.browser
+@pytest.mark.slow
+def test_the_details_of_an_item_show_its_neighbours(server, tab, store):
+    item = pictured(store)
+    expected = [hit.id for hit in server.page._searcher.like([item.item_id], 8)[0]]
+    tab.goto(f"{server.url}?like={item.item_id}")
+    wait_for(tab, "24 items like")
+    tab.locator("#hits .more").first.click()
+    found = ids(tab)[0]
+    assert found == expected[0] and tab.locator("#detail-title").inner_text() == found
+    tab.locator("#near .strip .card").nth(7).wait_for(timeout=120_000)
+    near = [hit.id for hit in server.page._searcher.like([found], 8)[0]]
+    assert [title.removeprefix("Details of ") for title in titles_of(tab)] == near
+    tab.locator("#near .strip .card").nth(1).click()
+    tab.locator(f"#detail-title:text-is('{near[1]}')").wait_for()
+    assert tab.evaluate("document.activeElement.id") == "detail-title"
+    tab.keyboard.press("Escape")
+    assert not tab.locator("#detail").is_visible()
+
+
+def titles_of(tab):
+    return tab.locator("#near .strip .card").evaluate_all("cards => cards.map((card) => card.title)")
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_an_upload_tells_how_far_it_is_and_can_be_cancelled(server, tab, store):
+    tab.goto(server.url)
+    tab.fill("#text", "a red circle")
+    tab.press("#text", "Enter")
+    wait_for(tab, "24 items for “a red circle”")
+    found = ids(tab)
+    network = tab.context.new_cdp_session(tab)
+    slowly = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 200 << 10}
+    network.send("Network.enable")
+    network.send("Network.emulateNetworkConditions", slowly)
+    item = pictured(store)
+    drop(tab, "large.png", "image/png", item.frames[0] + bytes(4 << 20))  # what follows a picture is not read
+    tab.locator("#bytes", has_text="of 4.0 MiB").wait_for(timeout=120_000)
+    assert tab.locator("#sent").is_visible() and tab.locator("#status").inner_text() == "Sending the files …"
+    tab.click("#cancel")
+    wait_for(tab, "Cancelled.")
+    assert ids(tab) == found and not tab.locator("#cancel").is_visible() and not tab.locator("#sent").is_visible()
+    network.send("Network.emulateNetworkConditions", slowly | {"uploadThroughput": -1})
+    tab.click("#go")
+    wait_for(tab, "24 items for “a red circle” + large.png")
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_a_cancelled_search_leaves_the_row(slow, tab):
+    tab.goto(slow.server.url)
+    tab.fill("#text", "given up")
+    tab.press("#text", "Enter")
+    in_row(slow, 1)
+    tab.click("#cancel")
+    wait_for(tab, "Cancelled.")
+    waiting(slow, 1)
+    slow.searcher.go_on.release(100)
+    assert slow.first.result(30)[0] == 200 and slow.searcher.texts == ["first"]
+
+
 class HostileSearcher:
     """Finds what would run as a script if the page let it."""
 
@@ -590,6 +541,8 @@ class HostileSearcher:
 
     def search(self, queries, k):
         return [[Hit(HOSTILE, 0.5)]]
+
+    like = search
 
 
 class HostileStore:
