@@ -377,6 +377,15 @@ def test_ids_that_repeat(folder, capsys, monkeypatch):
     assert counts(config, folder).items == 40
 
 
+def test_a_row_that_stands_there_twice_costs_no_ids(folder, capsys):
+    rows = [{"sku": f"P{n}", "name": name, "category": name.split()[2]} for n, name in enumerate(NAMES)]
+    write_csv(folder / "products.csv", [*rows, rows[3]])
+    config, text, _ = init(folder, capsys)
+    assert config.ingest.source.id == "sku" and "sku: 40 of the sample's 41 differ" in text
+    report = ingest(config, folder, folder.parent / "data")
+    assert report.items == 40 and report.bad_records == 1
+
+
 def test_names_that_are_no_names_of_python(folder, capsys):
     column = 'a "title"\n\\ of\rit'
     write_csv(folder / "items.csv", [{"id": n, column: name} for n, name in enumerate(NAMES)])

@@ -19,6 +19,7 @@ from sail_jax.data.media.folders import kind_of
 _CLOSE = 0.15
 _DULL = ("number", "unknown")  # what is of no use, whatever it is
 _MOST = 200  # cells whose files are looked up
+_NEARLY_ALL = 0.95  # of the cells of a column of ids differ, where some rows of an export stand there twice
 
 HINTS = {
     "id": ("id", "ids", "key", "uid", "uuid", "asin", "sku", "isbn", "url_id"),
@@ -229,11 +230,15 @@ def _id(column: Column) -> Reading | None:
         or not all(isinstance(cell, str | int | float) for cell in column.cells)
     ):
         return None
-    if len(set(texts)) < len(texts):
-        return None
     named, spaced = column.named("id"), sum(" " in text.strip() for text in texts) > 0.2 * len(texts)
-    reason = f"all {len(texts):,} of the sample differ" + ", and so named" * named
-    return Reading("id", 0.97 if named else 0.3 if spaced or len(texts) < 2 else 0.6, reason)
+    different, so_named = len(set(texts)), ", and so named" * named
+    if different == len(texts):
+        sure = 0.97 if named else 0.3 if spaced or len(texts) < 2 else 0.6
+        return Reading("id", sure, f"all {different:,} of the sample differ{so_named}")
+    if named and different >= _NEARLY_ALL * len(texts):
+        reason = f"{different:,} of the sample's {len(texts):,} differ{so_named}; of rows of one id the first is read"
+        return Reading("id", 0.9, reason)
+    return None
 
 
 def _score(column: Column) -> Reading | None:
