@@ -25,6 +25,12 @@ An omni-modal embedding model: one vector of {width} numbers for any subset of p
 Trained with [sail_jax](https://arxiv.org/abs/2510.12709) {version}, an implementation of SAIL-Embedding
 (arXiv 2510.12709).
 
+`{path}` below is the path of this folder. sail_jax is not needed to use it, but this is:
+
+```bash
+pip install 'torch>=2.4' 'sentence-transformers>=6' 'transformers>=5.23' soundfile soxr pillow
+```
+
 ## With sentence-transformers
 
 ```python
@@ -140,14 +146,15 @@ def model_card(
         tags=["sentence-transformers", "feature-extraction", "multimodal", "sail_jax"],
         base_model=sorted(set(hub.values())) or None,
     )
-    beside = _ADAPTERS.format(path=output.name) if adapters else ""
+    path = f"./{output.name}"  # a bare name would be looked for on the hub where there is no such folder
+    beside = _ADAPTERS.format(path=path) if adapters else ""
     rows = [f"| {_cell(name)} | {d.weight:g} | {', '.join(d.patterns)} |" for name, d in config.data.datasets.items()]
     lora = config.lora
     sizes = sorted(config.objective.matryoshka, reverse=True)
     return _CARD.format(
         front_matter=front.to_yaml() + "\n",
         name=output.name,
-        path=output.name,
+        path=path,
         version=importlib.metadata.version("sail_jax"),
         width=config.model.llm.width,
         matryoshka=", ".join(map(str, sizes)),

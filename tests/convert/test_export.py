@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import re
 import weakref
 
 import jax
 import numpy as np
 import peft
 import pytest
+import tiny
 import torch
 import transformers
 from parity import paths
@@ -127,6 +129,7 @@ def test_the_folder_says_what_it_is(settings, tmp_path):
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"model.safetensors", "config.json", "tokenizer.json", "processor_config.json", "modules.json"} <= files
     card = (tmp_path / "out" / "README.md").read_text()
+    needed = re.search(r"pip install .*", (tiny.REPO / "docs" / "tutorials" / "export.md").read_text())[0]
     for text in (
         "license: apache-2.0",
         "| copair |",
@@ -134,6 +137,8 @@ def test_the_folder_says_what_it_is(settings, tmp_path):
         "| i2i/recall@10 | 0.4321 |",
         "7 steps",
         "32, 16, 4",
+        "SentenceTransformer('./out', trust_remote_code=True)",
+        needed,
     ):
         assert text in card, text
     assert str(tmp_path) not in card and "adapter/" not in card
@@ -187,7 +192,7 @@ def test_what_transformers_does_not_compute_is_refused(settings, tmp_path):
 def test_adapters_in_the_format_of_peft(settings, tmp_path):
     config, run, items = make_run(settings, tmp_path / "run", lora=True)
     export(run.path, tmp_path / "out", adapters=True)
-    assert 'peft.PeftModel.from_pretrained(model, "out/adapter")' in (tmp_path / "out" / "README.md").read_text()
+    assert 'peft.PeftModel.from_pretrained(model, "./out/adapter")' in (tmp_path / "out" / "README.md").read_text()
     base = transformers.AutoModel.from_pretrained(tmp_path / "out", trust_remote_code=True)
     model = peft.PeftModel.from_pretrained(base, tmp_path / "out" / "adapter")
     used = {name for name, _ in model.named_parameters() if "lora_" in name}
