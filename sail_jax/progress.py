@@ -9,10 +9,19 @@ import rich.progress
 from rich.console import RenderableType
 from rich.text import Text
 
+from sail_jax.terminal import console as shared_console
+
 Item = TypeVar("Item")
 
 # Seconds between the lines of a task, and until a line that says only that it has another name.
 _EVERY, _RENAMED = 30.0, 5.0
+
+
+class NameColumn(rich.progress.TextColumn):
+    """A progress column: the name of a task, which may have a path in it, and so is no markup."""
+
+    def __init__(self) -> None:
+        super().__init__("{task.description}", style="progress.description", markup=False)
 
 
 class Progress(rich.progress.Progress):
@@ -22,7 +31,7 @@ class Progress(rich.progress.Progress):
     below its bar.
 
     Args:
-        columns: of the bars; by default rich's.
+        columns: of the bars; by default those of rich.
         every: seconds between the lines of a task; None for those of `say` alone.
         disable: shows nothing at all.
         options: further options of rich's.
@@ -35,11 +44,16 @@ class Progress(rich.progress.Progress):
         disable: bool = False,
         **options: Any,
     ) -> None:
-        console = options.pop("console", None) or rich.get_console()
+        console = options.pop("console", None) or shared_console
         watched = console.is_jupyter or (console.is_terminal and not console.is_dumb_terminal)
         self._lines, self._every, self._last = not disable and not watched, every, time.monotonic()
         self._ended: set[int] = set()
         super().__init__(*columns, console=console, disable=disable or not watched, **options)
+
+    @classmethod
+    def get_default_columns(cls) -> tuple[rich.progress.ProgressColumn, ...]:
+        """Returns the columns of rich, with the name as it is."""
+        return NameColumn(), *super().get_default_columns()[1:]
 
     def say(self, task: rich.progress.TaskID, note: str) -> None:
         """Shows a note below the bar of a task, or prints it in a line with how far the task is."""

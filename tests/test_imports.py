@@ -11,7 +11,7 @@ PACKAGE = tiny.REPO / "sail_jax"
 # From the lowest tier up. A room may import from lower tiers, but not from rooms of its own tier. Only files of the
 # hall (the first tier) may import each other.
 TIERS = (
-    ("errors", "buckets", "files", "progress", "items", "patterns", "batch", "config"),
+    ("errors", "buckets", "files", "terminal", "progress", "items", "patterns", "batch", "config"),
     ("sharding", "vectors"),
     ("data", "models", "objectives"),
     ("runs", "logs"),

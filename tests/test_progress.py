@@ -5,10 +5,11 @@ import re
 
 import pytest
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
 from sail_jax import progress as progress_lib
-from sail_jax.progress import Progress, track
+from sail_jax.progress import NameColumn, Progress, track
+from sail_jax.terminal import Terminal
 
 
 class File(io.StringIO):
@@ -72,8 +73,8 @@ def test_nothing_is_shown_where_another_process_shows_it(now):
 
 def test_bar_total_and_eta_can_be_read_in_80_columns():
     file = File()
-    console = Console(file=file, force_terminal=True, width=80, color_system=None, legacy_windows=False)
-    columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Terminal(file=file, force_terminal=True, width=80, color_system=None, legacy_windows=False)
+    columns = (NameColumn(), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, every=None, auto_refresh=False) as progress:
         task = progress.add_task("train 2_multimodal", total=2_000_000, completed=1_234_567)
         note = "loss 0.123, 2.31 steps/s, 14,800 items/s, 70.2 GiB, MFU 38%, 12% waiting for data"
@@ -83,6 +84,16 @@ def test_bar_total_and_eta_can_be_read_in_80_columns():
     assert re.fullmatch(r"train 2_multimodal .{24} 1234567/2000000 \S+ *", shown[-2])
     assert shown[-1].strip().startswith("loss 0.123, 2.31 steps/s, 14,800 items/s, 70.2 GiB, MFU 38%")
     assert all(len(line) <= 80 for line in shown)
+
+
+@pytest.mark.parametrize("columns", [(), (NameColumn(),)], ids=["those of rich", "own"])
+def test_a_path_in_the_name_of_a_task_is_no_markup(columns):
+    file = File()
+    console = Terminal(file=file, force_terminal=True, width=80, color_system=None, legacy_windows=False)
+    with Progress(*columns, console=console, auto_refresh=False) as progress:
+        progress.add_task("[a]/x[/b]: filling", total=2)
+        progress.refresh()
+    assert "[a]/x[/b]: filling" in file.getvalue()
 
 
 def test_track_yields_all(capsys):

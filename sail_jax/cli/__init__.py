@@ -12,9 +12,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
-from sail_jax.buckets import with_addresses
 from sail_jax.cli import (
     balance,
     config,
@@ -50,6 +47,7 @@ from sail_jax.cli.no_device import missing_devices
 from sail_jax.cli.parser import Parser, split_settings
 from sail_jax.cli.signals import Signals
 from sail_jax.errors import DiskError, SailError, Stopped
+from sail_jax.terminal import Terminal
 
 # In the order of the help.
 _VERBS = (
@@ -124,7 +122,7 @@ def _stop(stopped: Stopped, kept: str) -> int:
 
 
 def _say(line: str, status: int) -> int:
-    Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(with_addresses(line))
+    Terminal(stderr=True).print(line, highlight=False)
     return status
 
 

@@ -7,24 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from sail_jax import config as config_lib
-from sail_jax.buckets import place, with_addresses
+from sail_jax.buckets import place
 from sail_jax.config import Config
 from sail_jax.errors import SailError
-
-
-class _Console(Console):
-    """Prints addresses of buckets instead of the paths of their mirrors."""
-
-    def print(self, *objects: Any, **options: Any) -> None:
-        """Prints as rich does."""
-        super().print(*(with_addresses(each) if isinstance(each, str) else each for each in objects), **options)
-
-
-console = _Console(soft_wrap=True)
+from sail_jax.terminal import Terminal, console
 
 # What a verb says when a signal ends it (`declare`).
 NOTHING_KEPT = "nothing was written; run the same command again."
@@ -107,7 +96,7 @@ def print_next(options: argparse.Namespace, *words: object) -> None:
         words: the next verb and its flags; they are quoted for the shell.
     """
     command = f"{options.program} {shlex.join(map(str, words))}"
-    console.print(f"Next: {command}", markup=False, highlight=False)
+    console.print(f"Next: {command}", highlight=False)
 
 
 def one_line(text: str) -> str:
@@ -117,4 +106,4 @@ def one_line(text: str) -> str:
 
 def print_wide(table: Table) -> None:
     """Prints a table at least 120 columns wide, also if the output is no terminal."""
-    Console(width=max(console.width, 120)).print(table)
+    Terminal(width=max(console.width, 120)).print(table, soft_wrap=False)

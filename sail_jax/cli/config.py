@@ -33,7 +33,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     without_config("config diff", overrides)
     table = Table("setting", str(options.first), str(options.second))
     for key, *values in differences(_load(options.first), _load(options.second)):
-        table.add_row(key, *("" if value is None else repr(value).replace("[", "\\[") for value in values))
+        table.add_row(key, *("" if value is None else repr(value) for value in values))
     if table.row_count:
         print_wide(table)
     console.print(f"{table.row_count or 'No'} settings differ.", highlight=False)

@@ -84,7 +84,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     asked = EmbedOptions(**{name: getattr(options, name) for name in names})
     source = open_source(options.source, config)
     if source.assumed:
-        console.print(source.assumed, markup=False, highlight=False)
+        console.print(source.assumed, highlight=False)
     embedder = embedder_lib.load(
         options.workdir, config, devices=jax.local_devices() if apart else None, step=options.step
     )

@@ -37,18 +37,18 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     began = time.monotonic()
     workdir = options.workdir or Path("runs") / name_of(options.folder)
     path = options.config or workdir / "config.py"
-    console.print("[bold]1/4 What the folder holds[/bold]")
+    console.print("1/4 What the folder holds", style="bold")
     if options.config is None and not path.exists():
         write_config(options.folder, path, options.preset, take_first)
     else:
         _check_preset(options, path)
-        console.print(f"Config: {path}", markup=False, highlight=False)
+        console.print(f"Config: {path}", highlight=False)
     config = config_lib.load(path, [f"data.dir={workdir / 'data'}", *overrides])
     go_all_the_way(config, options.folder, workdir)
     report = RunDirectory(workdir).report
     made = {"config": path, "items and tables": workdir / "data", "run": workdir, "report": report}
     console.print(f"Done in {time.monotonic() - began:.0f} s.")
-    console.print("\n".join(f"{what}: {place}" for what, place in made.items()), markup=False, highlight=False)
+    console.print("\n".join(f"{what}: {place}" for what, place in made.items()), highlight=False)
     print_next(options, "embed", "--workdir", workdir, "--output", Path("embeddings") / workdir.name)
 
 

@@ -92,9 +92,9 @@ def take_first(table: str, column: str, readings: Sequence["Reading"], samples: 
 
 def _ask(table: str, column: str, readings: Sequence["Reading"], samples: Sequence[str]) -> "Reading":
     """Returns the reading that the user chooses."""
-    console.print(f"{table}: what is the column {column!r}, with cells such as {', '.join(samples)}?", markup=False)
+    console.print(f"{table}: what is the column {column!r}, with cells such as {', '.join(samples)}?")
     for number, reading in enumerate(readings, 1):
-        console.print(f"  {number}  {reading.kind}: {reading.reason}", markup=False, highlight=False)
+        console.print(f"  {number}  {reading.kind}: {reading.reason}", highlight=False)
     while True:
         try:
             answer = input(f"1 to {len(readings)}, or Enter for 1: ").strip() or "1"
@@ -109,7 +109,7 @@ def _print_plan(plan: "Plan") -> None:
     for finding in plan.findings:
         other = f"\nor {finding.other}" if finding.other else ""
         row = (finding.table, finding.column, finding.taken, finding.why + other, finding.sample)
-        table.add_row(*(one_line(cell).replace("\\n", "\n").replace("[", "\\[") for cell in row))
+        table.add_row(*(one_line(cell).replace("\\n", "\n") for cell in row))
     print_wide(table)
     for note in plan.notes:
-        console.print(note, markup=False, highlight=False)
+        console.print(note, highlight=False)

@@ -27,7 +27,7 @@ def print_separators(config: Config, source: Path) -> None:
     from sail_jax.logs.reader import separators_said
 
     for line in separators_said(config, source):
-        console.print(line, markup=False, highlight=False)
+        console.print(line, highlight=False)
 
 
 def add_engine(sub: argparse.ArgumentParser, rule: str) -> None:

@@ -54,7 +54,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         console.print(kept_and_dropped(name, counts), highlight=False)
     for name, counts in summary["builders"].items():
         for line in warnings(name, counts):
-            console.print(f"[yellow]Warning: {line}[/yellow]", highlight=False)
+            console.print(f"Warning: {line}", style="yellow", highlight=False)
     cut = summary["cut"]
     if config.logs.events.path and config.logs.events.split:
         console.print(f"Train and test are those of the events' column {config.logs.events.split!r}.")
@@ -72,5 +72,5 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     console.print(f"Tables: {output}; what was dropped, and why: {output / SUMMARY}; a sample: {output / SAMPLE_PAGE}.")
     setting = f"--config.data.datasets.NAME.table={output / 'NAME.parquet'}"
     for line in summary["passed_over"]:
-        console.print(line, markup=False, highlight=False)
+        console.print(line, highlight=False)
     print_next(options, "train", "--config", options.config, "--config.data.dir=DATA", setting, "--workdir", "RUN")

@@ -39,7 +39,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     began = time.monotonic()
     workdir = options.workdir
     config = config_lib.load("quickstart", [f"data.dir={workdir / 'data'}", *overrides])
-    console.print("[bold]1/4 A small world of items, users and logs[/bold]")
+    console.print("1/4 A small world of items, users and logs", style="bold")
     make_world(config.synthetic, config.seed, workdir / "world", test_share=config.logs.test_share)
     go_all_the_way(config, workdir / "world", workdir)
     console.print(f"Done in {time.monotonic() - began:.0f} s.")
@@ -57,13 +57,13 @@ def go_all_the_way(config: Config, source: Path, workdir: Path) -> None:
     from sail_jax.data.ingest.ingest import ingest
 
     data = Path(config.data.dir)
-    console.print("[bold]2/4 Ingestion[/bold]")
+    console.print("2/4 Ingestion", style="bold")
     ingest(config, source, data)
     config = with_usable_tables(config, _build_from_logs(config, source, data))
     evaluated = _evaluated(config, workdir)
-    console.print("[bold]3/4 Training[/bold]")
+    console.print("3/4 Training", style="bold")
     train_and_print(config, workdir)
-    console.print("[bold]4/4 Evaluation[/bold]")
+    console.print("4/4 Evaluation", style="bold")
     if evaluated:
         console.print(f"The run in {workdir.absolute()} is already evaluated.")
     else:

@@ -4,11 +4,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from sail_jax.buckets import place
 from sail_jax.config import Config
 from sail_jax.errors import SailError
+from sail_jax.terminal import Terminal
 
 if TYPE_CHECKING:
     from sail_jax.data.store import ItemStore
@@ -70,5 +69,5 @@ def store_or_none(config: Config) -> "ItemStore | None":
     try:
         return open_store(config)
     except SailError as error:
-        Console(stderr=True, soft_wrap=True, markup=False).print(f"Only the ids of items are shown: {error}")
+        Terminal(stderr=True).print(f"Only the ids of items are shown: {error}")
         return None

@@ -67,5 +67,5 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         "--config.data.datasets.NAME.kind=sequences",
     )
     for line in summary["passed_over"]:
-        console.print(line, markup=False, highlight=False)
+        console.print(line, highlight=False)
     print_next(options, "train", "--config", options.config, "--config.data.dir=DATA", *settings, "--workdir", "RUN")

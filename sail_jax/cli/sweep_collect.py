@@ -48,7 +48,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         print_wide(_summary(collected))
     missing = [outcome for outcome in collected.outcomes if outcome.missing]
     for outcome in missing:
-        console.print(f"Not compared: {outcome.state.name} ({outcome.missing})", markup=False, highlight=False)
+        console.print(f"Not compared: {outcome.state.name} ({outcome.missing})", highlight=False)
     console.print(f"Table: {parquet}, {csv}; report: {report}; charts: {png_folder(report)}")
     if missing:
         print_next(options, "sweep", "status", "--workdir", options.workdir)

@@ -68,5 +68,5 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         names.write_text("".join(f"{member.name}\n" for member in members), encoding="utf-8")
     output.write_text(text, encoding="utf-8")
     filled = start.format(output=output, names=folder.path / "members.txt", dns=pods.dns_name(sweep.name, ""))
-    console.print(f"{len(members)} members are not done. Start them: {filled}", markup=False, highlight=False)
+    console.print(f"{len(members)} members are not done. Start them: {filled}", highlight=False)
     print_next(options, "sweep", "status", "--workdir", options.workdir)

@@ -44,5 +44,5 @@ def _usable(config: Config, group: str, entries: dict[str, Any], reasons: dict[s
             kept[name] = entry
             continue
         why = reasons.get(path.name) or f"{entry.table} has no row in the split {entry.split!r}"
-        console.print(f"config.{group}.{name} is left out: {why}.", markup=False, highlight=False)
+        console.print(f"config.{group}.{name} is left out: {why}.", highlight=False)
     return kept

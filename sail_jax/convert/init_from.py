@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import transformers
 from jax.sharding import Mesh, Sharding
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
 from sail_jax.buckets import place
 from sail_jax.config import Config
@@ -24,7 +24,7 @@ from sail_jax.convert.weight_map import OWN_PARTS
 from sail_jax.data.prompts import load_tokenizer
 from sail_jax.errors import SailError
 from sail_jax.models.model import abstract_params, init_params
-from sail_jax.progress import Progress
+from sail_jax.progress import NameColumn, Progress
 from sail_jax.sharding.parameters import shardings_of
 
 # Keys of `config.init_from` by kind of model; "model" stands for all parts.
@@ -220,5 +220,5 @@ def _drawing(config: ModelConfig, tree: jax.tree_util.PyTreeDef, shardings: tupl
 
 
 def _progress() -> Progress:
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    columns = [NameColumn(), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
     return Progress(*columns, disable=jax.process_index() != 0, refresh_per_second=2)

@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
 from sail_jax.buckets import fetch
 from sail_jax.data.store import ItemStore, decode_item, encode_item
@@ -27,7 +26,7 @@ from sail_jax.data.tables import Pair
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.files import commit_json, partial_file
 from sail_jax.items import Item
-from sail_jax.progress import Progress
+from sail_jax.progress import NameColumn, Progress
 
 _IDENTITY = "identity.json"
 # What a process that was killed in its first moments leaves.
@@ -202,5 +201,5 @@ def _shard_path(path: pathlib.Path, shard: int) -> pathlib.Path:
 
 
 def _progress() -> Progress:
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-    return Progress(*columns, console=Console(soft_wrap=True), refresh_per_second=2)
+    columns = [NameColumn(), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    return Progress(*columns, refresh_per_second=2)

@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sail_jax.buckets import fetch, names, place
 from sail_jax.config.schema import to_dict
@@ -35,7 +34,7 @@ from sail_jax.errors import BadRecordError, SailError
 from sail_jax.files import commit_bytes, commit_json
 from sail_jax.items import TEXT_FIELDS
 from sail_jax.patterns import MODALITIES
-from sail_jax.progress import Progress
+from sail_jax.progress import NameColumn, Progress
 from sail_jax.runs.fingerprint import fingerprint
 from sail_jax.vectors.embedding_set import (
     EmbeddingInfo,
@@ -313,7 +312,5 @@ def _error(line: Mapping[str, str]) -> BadRecordError:
 
 
 def _progress(*, quiet: bool) -> Progress:
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
-    return Progress(
-        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(soft_wrap=True), disable=quiet
-    )
+    columns = [NameColumn(), BarColumn(), MofNCompleteColumn()]
+    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), disable=quiet)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from rich.console import Console
 
 from sail_jax.buckets import place
 from sail_jax.config import Config
@@ -18,6 +17,7 @@ from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import Item
 from sail_jax.patterns import shown_modalities
 from sail_jax.progress import track
+from sail_jax.terminal import Terminal
 
 
 class Window(NamedTuple):
@@ -123,7 +123,7 @@ def _report(bad: list[BadRecordError], what: str, config: Config, *, quiet: bool
     source = str(place(config.data.dir) / FOLDER)
     shown = "\n  ".join(str(error.at(source=source)) for error in bad[:5])
     if not quiet:
-        Console(stderr=True).print(f"{len(bad)} items ({what}) could not be loaded and are left out:\n  {shown}")
+        Terminal(stderr=True).print(f"{len(bad)} items ({what}) could not be loaded and are left out:\n  {shown}")
     if len(bad) > config.data.max_bad_records:
         raise SailError(
             f"{len(bad)} items could not be loaded, over config.data.max_bad_records "

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from rich.console import Console
 
 from sail_jax.buckets import fetch
 from sail_jax.data.features import View
@@ -23,6 +22,7 @@ from sail_jax.evaluation.retrieval import RetrievalTask, rows_in
 from sail_jax.evaluation.sequence_tasks import mean_pool
 from sail_jax.patterns import Pattern
 from sail_jax.sharding.process_group import ALONE, Processes
+from sail_jax.terminal import Terminal
 from sail_jax.vectors.embedding_set import EmbeddingSet
 
 _COPIED = 16_384  # rows copied at a time
@@ -247,7 +247,7 @@ def _report_missing(found: np.ndarray, entries: Entries, what: str, opened: Embe
             f"{opened.path} has no vector for any of the {len(entries)} of {what} (such as {named}); ids are item ids, "
             "and the id of a free text is the text itself. Embed them, or name another folder."
         )
-    Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(
+    Terminal(stderr=True, highlight=False).print(
         f"{opened.path} has no vector for {len(missing)} of {len(entries)} of {what} (such as {named}); they are left "
         "out."
     )

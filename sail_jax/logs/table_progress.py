@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator
 
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from sail_jax.progress import Progress
+from sail_jax.progress import NameColumn, Progress
 
 
 @contextlib.contextmanager
 def table_progress(tables: int) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
     """Yields a function that shows what is in work, and one that counts a finished table."""
     columns = (SpinnerColumn(), TextColumn("{task.completed}/{task.total} tables"), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("{task.description}"), transient=True) as progress:
+    with Progress(*columns, NameColumn(), transient=True) as progress:
         task = progress.add_task("cut", total=tables)
         yield lambda text: progress.update(task, description=text), lambda: progress.advance(task)

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
 from sail_jax.batch import Batch
 from sail_jax.config import Config
@@ -24,7 +24,7 @@ from sail_jax.errors import SailError
 from sail_jax.files import commit_bytes
 from sail_jax.objectives.matching import Recipe
 from sail_jax.objectives.matryoshka import check_widths
-from sail_jax.progress import Progress
+from sail_jax.progress import NameColumn, Progress
 from sail_jax.runs.checkpoints import Checkpoints
 from sail_jax.runs.directory import RunDirectory, require_same_config
 from sail_jax.runs.ownership import owning
@@ -406,6 +406,6 @@ class _Prefetch:
 
 
 def _progress() -> Progress:
-    columns = [TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn()]
+    columns = [NameColumn(), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn()]
     quiet = jax.process_index() != 0
     return Progress(*columns, every=None, disable=quiet, refresh_per_second=2, speed_estimate_period=600)

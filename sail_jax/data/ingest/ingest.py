@@ -24,11 +24,10 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from sail_jax.buckets import fetch, place, remove, require_local, with_addresses
+from sail_jax.buckets import fetch, place, remove, require_local
 from sail_jax.config import Config
 from sail_jax.config.schema import to_dict
 from sail_jax.data import store as store_lib
@@ -45,7 +44,8 @@ from sail_jax.data.tables import PairTable, write_pairs
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.files import commit_json
 from sail_jax.items import Item
-from sail_jax.progress import Progress
+from sail_jax.progress import NameColumn, Progress
+from sail_jax.terminal import Terminal
 
 MARKER = "ingest.json"
 _TOKENIZER = "tokenizer"
@@ -100,7 +100,7 @@ def ingest(
     """
     require_local(source, "The source of an ingestion")
     source, output = pathlib.Path(source), place(output)
-    console = Console(soft_wrap=True, markup=False, highlight=False)
+    console = Terminal(highlight=False)
     reader = RecordReader(config.ingest, source)
     items, tables = _open_sources(config, source, reader)
     vectors = {
@@ -119,7 +119,7 @@ def ingest(
         check_identity(output, finished["identity"], identity)
         report = IngestReport(**finished["report"])
         done = f"{output} is already done; to read the export again, remove it or name another."
-        console.print(with_addresses(f"{done}\n{report}"))
+        console.print(f"{done}\n{report}")
         return report
     _check_foreign(output)
     for line in dict.fromkeys(table.assumed for table in opened if table.assumed):
@@ -137,7 +137,7 @@ def ingest(
     summary = {"report": dataclasses.asdict(report), "identity": identity}
     commit_json(output / MARKER, summary)
     journal.remove()
-    console.print(with_addresses(f"{report}\nWritten to {output.absolute()}"))
+    console.print(f"{report}\nWritten to {output.absolute()}")
     return report
 
 
@@ -416,9 +416,9 @@ class _RateColumn(ProgressColumn):
         return Text(f"{rate:,.0f}/s")
 
 
-def _progress(console: Console) -> Progress:
+def _progress(console: Terminal) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        NameColumn(),
         BarColumn(),
         MofNCompleteColumn(),
         _RateColumn(),
