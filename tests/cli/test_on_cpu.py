@@ -13,19 +13,25 @@ def fresh(monkeypatch):
     monkeypatch.delitem(on_cpu.sys.modules, "jax")
     monkeypatch.setattr(on_cpu.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("XLA_FLAGS", "--xla_a=1")
-    monkeypatch.setenv("OMP_WAIT_POLICY", "")  # so that it is put back
-    monkeypatch.delenv("OMP_WAIT_POLICY")
+    for name in ("OMP_WAIT_POLICY", "TF_CPP_MIN_LOG_LEVEL"):
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
     return monkeypatch
 
 
-def test_the_compiler_works_less_and_waiting_threads_sleep(fresh):
+def test_the_compiler_works_less_and_says_less_and_waiting_threads_sleep(fresh):
     on_cpu.tune()
     assert os.environ["XLA_FLAGS"] == "--xla_a=1 --xla_backend_optimization_level=1"
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "3"
 
 
 def test_variables_of_the_user_count(fresh):
-    given = {"XLA_FLAGS": "--xla_backend_optimization_level=3", "OMP_WAIT_POLICY": "ACTIVE"}
+    given = {
+        "XLA_FLAGS": "--xla_backend_optimization_level=3",
+        "OMP_WAIT_POLICY": "ACTIVE",
+        "TF_CPP_MIN_LOG_LEVEL": "0",
+    }
     for name, value in given.items():
         fresh.setenv(name, value)
     on_cpu.tune()
@@ -35,4 +41,5 @@ def test_variables_of_the_user_count(fresh):
 def test_nothing_changes_where_there_may_be_other_devices(fresh):
     fresh.setattr(on_cpu.importlib.util, "find_spec", lambda name: object() if name == "libtpu" else None)
     on_cpu.tune()
-    assert os.environ["XLA_FLAGS"] == "--xla_a=1" and "OMP_WAIT_POLICY" not in os.environ
+    assert os.environ["XLA_FLAGS"] == "--xla_a=1"
+    assert not {"OMP_WAIT_POLICY", "TF_CPP_MIN_LOG_LEVEL"} & set(os.environ)
