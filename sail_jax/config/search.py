@@ -1,4 +1,5 @@
-"""The kinds of index and the kinds of query files, as choices of the command line."""
+"""The kinds of index, of query files and of projections to the plane, as choices of the command line."""
 
 INDEX_KINDS = ("flat", "ivfpq", "hnsw")
 FILE_KINDS = ("image", "audio", "video")
+PROJECTIONS = ("tsne", "umap")

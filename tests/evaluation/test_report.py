@@ -40,7 +40,6 @@ from sail_jax.evaluation.report.figures import smoothed
 from sail_jax.evaluation.report.gallery import Card, GalleryRow, gallery_html
 from sail_jax.evaluation.report.map_items import SHEET
 from sail_jax.evaluation.report.page import png_folder, write_report
-from sail_jax.evaluation.report.projection import LANDMARKS, project
 from sail_jax.evaluation.report.story import first_screen, sentence, standings
 from sail_jax.evaluation.report.summary import gather
 from sail_jax.evaluation.report.tables import best_of, format_metric, main_metrics, task_table
@@ -756,39 +755,3 @@ def test_error_messages_name_the_remedy(tmp_path, capsys):
         run.evaluation.write_text(damaged)
         assert str(run.evaluation) in said(run.path)
     assert not (tmp_path / "r.html").exists()
-
-
-# ---------------------------------------------------------------------------------------------------------- projection
-
-
-def test_map_is_the_same_every_time_and_keeps_neighbours():
-    rng = np.random.default_rng(0)
-    kinds = np.repeat(np.arange(4), 30)
-    vectors = (rng.normal(size=(4, 24))[kinds] * 3 + rng.normal(size=(120, 24)) * 0.3).astype(np.float32)
-    points = project(vectors, 0)
-    assert points.shape == (120, 2) and points.dtype == np.float32 and np.isfinite(points).all()
-    np.testing.assert_array_equal(points, project(vectors, 0))
-    apart = np.linalg.norm(points[:, None] - points[None], axis=-1)
-    np.fill_diagonal(apart, np.inf)
-    assert (kinds[apart.argmin(axis=1)] == kinds).all()
-
-
-@pytest.mark.parametrize(("count", "width"), [(0, 4), (1, 4), (2, 4), (5, 4), (13, 4), (40, 1)])
-def test_maps_of_few_vectors(count, width):
-    points = project(np.random.default_rng(0).normal(size=(count, width)).astype(np.float32), 0)
-    assert points.shape == (count, 2) and np.isfinite(points).all()
-
-
-def test_map_of_equal_vectors():
-    assert not project(np.ones((20, 3), np.float32), 0).any()
-
-
-def test_vectors_beyond_the_landmarks_lie_beside_those_that_are_alike(monkeypatch):
-    monkeypatch.setattr("sail_jax.evaluation.report.projection.LANDMARKS", 60)
-    assert LANDMARKS > 1000
-    rng = np.random.default_rng(0)
-    kinds = np.arange(200) % 4
-    vectors = (rng.normal(size=(4, 24))[kinds] * 3 + rng.normal(size=(200, 24)) * 0.3).astype(np.float32)
-    points = project(vectors, 0)
-    apart = np.linalg.norm(points[60:, None] - points[None, :60], axis=-1)
-    assert points.shape == (200, 2) and (kinds[apart.argmin(axis=1)] == kinds[60:]).all()

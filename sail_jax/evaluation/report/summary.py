@@ -14,12 +14,12 @@ from sail_jax.evaluation.report.data import RunReport, SpaceMap
 from sail_jax.evaluation.report.failing import failures_of
 from sail_jax.evaluation.report.gallery import GalleryRow
 from sail_jax.evaluation.report.map_items import described, near
-from sail_jax.evaluation.report.projection import project
 from sail_jax.evaluation.retrieval import RetrievalTask
 from sail_jax.evaluation.suite import TaskResult
 from sail_jax.items import text_item
 from sail_jax.models.describe import parameter_table
 from sail_jax.runs.directory import RunDirectory, read_training_log
+from sail_jax.vectors.projection import project
 
 _QUERIES_PER_TASK = 6
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "transformers")
