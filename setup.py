@@ -76,6 +76,7 @@ setup(
         "optuna": ["optuna>=4.5"],
         "spark": ["ibis-framework[pyspark]>=12,<13", "pyspark>=4.0,<4.1"],
         "mteb": ["mteb>=2.26", "sentence-transformers>=6"],
+        "atlas": ["embedding-atlas>=0.26", "umap-learn>=0.5.12"],
         "wandb": ["wandb>=0.19"],
         "mlflow": ["mlflow-skinny>=3", "sqlalchemy>=2", "alembic>=1.13"],  # the last two for its default store, SQLite
         "trackio": ["trackio>=0.20"],

@@ -259,6 +259,7 @@ def command(rng: Rng, originals: Path, scratch: Path) -> None:
         ["pairs", *recommender, "--output", str(scratch / LONG)],
         ["sequences", *recommender, "--output", str(scratch / "tables")],
         ["report", "--workdir", path()],
+        ["atlas", "--workdir", path(), "--embeddings", path(), "--output", f"{written}.parquet", "--no-serve"],
         ["search", "--workdir", path(), "--embeddings", path(), "--text", "x"],
         ["evaluate", "--workdir", path()],
         ["inspect", "--checkpoint", path()],

@@ -17,7 +17,7 @@ TIERS = (
     ("runs", "logs"),
     ("embedding", "semantic_ids"),
     ("convert",),
-    ("curation", "evaluation", "search"),
+    ("atlas", "curation", "evaluation", "search"),
     ("training",),
     ("aot", "sweeps"),
     ("cli",),

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sail_jax.cli import (
+    atlas,
     balance,
     config,
     describe,
@@ -54,7 +55,7 @@ _VERBS = (
     *(quickstart, init, fit, world, ingest, join_vectors, materialize, train, evaluate, report, sweep),
     *(mine, balance, prompts, pairs, sequences),
     *(export, inspect, describe, config),
-    *(embed, index, search, serve, semantic_ids),
+    *(embed, index, search, serve, atlas, semantic_ids),
 )
 
 
