@@ -31,7 +31,7 @@ def add_verb(verbs: Any) -> None:
         "--projection",
         choices=PROJECTIONS,
         default="tsne",
-        help="places a sample, of 1,500 by tsne or of 20,000 by umap, which needs the extra `atlas`; all other points "
+        help="places a sample, of 5,000 by tsne or of 20,000 by umap, which needs the extra `atlas`; all other points "
         "lie between the nearest of the sample (tsne)",
     )
     sub.add_argument("--thumbnail", type=int, default=96, help="side of the thumbnails in pixels, 0 for none (96)")

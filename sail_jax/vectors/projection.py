@@ -19,8 +19,10 @@ from sail_jax.config.search import PROJECTIONS
 from sail_jax.errors import SailError
 from sail_jax.vectors.top_k import top_k
 
-LANDMARKS = 1500  # points that t-SNE places; it would take minutes for more
-_UMAP_LANDMARKS = 20_000
+LANDMARKS = 1500  # points of `project` that t-SNE places, in some ten seconds
+# Points of a map of a whole set that are placed, in a minute or so. With fewer, many others have but one landmark that
+# is near, and lie on it.
+_OF_ALL = {"tsne": 5_000, "umap": 20_000}
 _ANCHORS = 3  # landmarks between which each other point is placed
 _SHARPNESS = 0.02  # difference of cosines at which a landmark weighs e times less
 _COMPONENTS = 50
@@ -34,7 +36,7 @@ class Placement(NamedTuple):
     """A way to place landmarks.
 
     Attributes:
-        most: landmarks that it places in a minute or so.
+        most: landmarks that it places.
         place: called as place(vectors, seed) with at least `_FEWEST` of them, [L, D] float32; returns [L, 2].
     """
 
@@ -83,13 +85,13 @@ def project(vectors: Float32[np.ndarray, "N D"], seed: int) -> Float32[np.ndarra
 
 
 def placement(name: str) -> Placement:
-    """Returns one of `PROJECTIONS`.
+    """Returns one of `PROJECTIONS`, for maps of whole sets.
 
     Raises:
         SailError: there is none of this name, or it is UMAP, and umap-learn is not installed.
     """
     if name == "tsne":
-        return Placement(LANDMARKS, _by_tsne)
+        return Placement(_OF_ALL[name], _by_tsne)
     if name != "umap":
         raise SailError(f"There is no projection {name!r}; choose one of {', '.join(PROJECTIONS)}.")
     try:
@@ -101,7 +103,7 @@ def placement(name: str) -> Placement:
         neighbours = min(_UMAP_NEIGHBOURS, len(vectors) - 1)
         return umap.UMAP(n_neighbors=neighbours, metric="cosine", random_state=seed, n_jobs=1).fit_transform(vectors)
 
-    return Placement(_UMAP_LANDMARKS, by_umap)
+    return Placement(_OF_ALL[name], by_umap)
 
 
 def _placed(vectors: np.ndarray, seed: int, placement: Placement) -> np.ndarray:

@@ -94,12 +94,11 @@ def test_places_are_those_of_the_map_of_the_report(block, tmp_path, monkeypatch)
     present = read[read.any(axis=1)]
     np.testing.assert_allclose(all_at_once, project(present, 0), atol=1e-4)
 
-    monkeypatch.setattr(projection, "LANDMARKS", 200)
+    monkeypatch.setitem(projection._OF_ALL, "tsne", 200)
     chosen = np.random.default_rng(0).choice(300, 200, replace=False, shuffle=False)
     first = np.isin(np.flatnonzero(read.any(axis=1)), chosen)
     monkeypatch.setattr(projection, "LANDMARKS", int(first.sum()))
     wanted = project(np.concatenate([present[first], present[~first]]), 0)
-    monkeypatch.setattr(projection, "LANDMARKS", 200)
     found = places("more")
     np.testing.assert_allclose(np.concatenate([found[first], found[~first]]), wanted, atol=1e-3)
 
