@@ -17,7 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
     source.path, source.id, source.labels = "items.csv", "artist_id", ""
     source.frames, source.audio = "", ""
     source.text = {"title": "name", "tags": "tags"}
-    config.ingest.tables = {}
+    config.ingest.tables = {"items": {}}
     config.ingest.tokenizer_vocab = 32_000
 
     # There are no times: a user's artists are ordered by listens, the most first, and each is paired with the next

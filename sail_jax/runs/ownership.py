@@ -192,7 +192,7 @@ def _kernel() -> str:
 
 
 def started(pid: int) -> str:
-    """Returns when a process of this host started, in ticks of the kernel, which tells it from others with its number.
+    """Returns when a process of this host started, in ticks of the kernel: its number may be used again.
 
     Empty if there is none, or if it is dead and only not yet forgotten.
     """

@@ -160,7 +160,7 @@ def run_local(
 
 
 def take_back(folder: SweepFolder, say: Callable[[str], None]) -> list[str]:
-    """Ends the members that run on here though the command that launched them was killed, with their state saved.
+    """Ends, with their state saved, the members that run on here though their `sweep run` was killed.
 
     They may have any share of the machine, and nobody waits for them. Only who owns the sweep may call it: then no
     other command waits for members.

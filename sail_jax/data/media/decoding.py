@@ -56,7 +56,7 @@ def too_many_pixels(what: str, max_pixels: int) -> BadRecordError:
 
 @contextlib.contextmanager
 def decoding(what: str) -> Iterator[None]:
-    """Turns any error of a decoder into a `BadRecordError`, but for those of the machine (`is_of_the_machine`)."""
+    """Turns errors of a decoder into `BadRecordError`; those of the machine (`is_of_the_machine`) pass."""
     check_time()
     try:
         yield
