@@ -355,13 +355,17 @@ def _by_statistics(
 
 
 def splits_of(path: pathlib.Path) -> set[str]:
-    """The splits of a table's file, as far as its metadata or its statistics tell them."""
-    with readable(path):
-        metadata = pq.read_metadata(path)
-    if SPLITS_KEY in (metadata.metadata or {}):
-        return {split for split, _ in _ranges(metadata.metadata[SPLITS_KEY])}
-    found = statistics_of(metadata, SPLIT_FIELD.name)
-    return {str(of.min) for of in found if of is not None and of.has_min_max and of.min == of.max}
+    """The splits of a table, a file or a folder of parts, as far as its metadata or its statistics tell them."""
+    found = set()
+    for part in parquet_parts(path) or [path]:  # a missing one is told by the reader
+        with readable(part):
+            metadata = pq.read_metadata(part)
+            if SPLITS_KEY in (metadata.metadata or {}):
+                found |= {split for split, _ in _ranges(metadata.metadata[SPLITS_KEY])}
+            else:
+                known = [of for of in statistics_of(metadata, SPLIT_FIELD.name) if of is not None and of.has_min_max]
+                found |= {str(of.min) for of in known if of.min == of.max}
+    return found
 
 
 def _ranges(metadata: bytes) -> Iterable[tuple[str, Any]]:

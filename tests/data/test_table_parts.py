@@ -54,7 +54,7 @@ def test_a_part_may_hold_several_splits_one_after_the_other(tmp_path):
         *(f"0-{row}" for row in range(8)),
         *(f"2-{row}" for row in range(3)),
     ]
-    assert splits_of(next(folder.glob("*.parquet"))) == {"train", "test"}
+    assert splits_of(next(folder.glob("*.parquet"))) == splits_of(folder) == {"train", "test"}
 
 
 @pytest.mark.parametrize("options", [{}, {"write_statistics": False}])
