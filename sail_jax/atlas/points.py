@@ -103,7 +103,7 @@ class Points:
         if not present.any():
             raise SailError(f"{embeddings.path} holds no vectors that could be placed; embed some items first.")
         self._landmarks = rows[present]
-        console.print(f"Placing a sample of {len(self._landmarks):,} by {settings.projection}: a minute or so")
+        console.print(f"Placing a sample of {len(self._landmarks):,} by {settings.projection}, which takes minutes")
         self._plane = PlaneMap(vectors[present], settings.seed, place)
 
     @property

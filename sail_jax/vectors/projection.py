@@ -20,8 +20,8 @@ from sail_jax.errors import SailError
 from sail_jax.vectors.top_k import top_k
 
 LANDMARKS = 1500  # points of `project` that t-SNE places, in some ten seconds
-# Points of a map of a whole set that are placed, in a minute or so. With fewer, many others have but one landmark that
-# is near, and lie on it.
+# Points of a map of a whole set that are placed. With fewer, many others have but one landmark that is near, and lie
+# on it.
 _OF_ALL = {"tsne": 5_000, "umap": 20_000}
 _ANCHORS = 3  # landmarks between which each other point is placed
 _SHARPNESS = 0.02  # difference of cosines at which a landmark weighs e times less
