@@ -472,6 +472,17 @@ def test_pictures_alone_teach_nothing(folder, capsys):
     assert [path.name for path in folder.parent.iterdir()] == ["export"], "nothing is left behind"
 
 
+def test_a_spreadsheet_is_not_read_and_told(folder, capsys):
+    for number in range(9):
+        write(folder / f"IMG_{number:04}.png", picture(number))
+    write(folder / "products.xlsx", b"PK")
+    assert "spreadsheets (.xlsx) are not read: save them as CSV. Of that pictures alone" in fails(folder, capsys)
+    for number, name in enumerate(NAMES):
+        write(folder / f"{name}.png", picture(number))
+    _, _, said = init(folder, capsys)
+    assert "49 image files, 1 .xlsx; spreadsheets (.xlsx) are not read: save them as CSV." in said.replace("\n", " ")
+
+
 def test_a_table_of_numbers(folder, capsys):
     write_csv(folder / "measured.csv", [{"x": n / 7, "y": n / 3} for n in range(9)])
     assert "holds 1 table." in fails(folder, capsys)

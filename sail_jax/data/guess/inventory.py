@@ -11,6 +11,7 @@ from sail_jax.data.media.folders import kind_of, walk
 from sail_jax.errors import SailError
 
 _FILES = 20_000
+_SHEETS = (".xlsx", ".xls", ".xlsm", ".ods")  # tables that are not read
 _PART = re.compile(r"[-_.]?\d+(-of-\d+)?$")
 
 
@@ -41,7 +42,14 @@ class Inventory(NamedTuple):
         counts = [_counted(number, f"{kind} file") for kind, number in self.media.items()]
         counts += [_counted(len(found), what) for what, found in self._more() if found]
         counts += [f"{number:,} {suffix or 'without a suffix'}" for suffix, number in self.others.items()]
-        return (", ".join(counts) or "no files") + ("" if self.complete else f", among the first {_FILES:,}")
+        among = "" if self.complete else f", among the first {_FILES:,}"
+        return (", ".join(counts) or "no files") + among + self.unread
+
+    @property
+    def unread(self) -> str:
+        """Returns what to do about tables that are not read, after the list of files; empty if there are none."""
+        sheets = [suffix for suffix in _SHEETS if suffix in self.others]
+        return f"; spreadsheets ({', '.join(sheets)}) are not read: save them as CSV" if sheets else ""
 
     def _more(self) -> tuple[tuple[str, list], ...]:
         return ("table", self.tables), ("tar archive", self.tars), ("Arrow file", self.arrows)

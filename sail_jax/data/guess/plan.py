@@ -111,7 +111,7 @@ def understand(folder: Path, target: Path, choose: Choose) -> Plan:
     """
     found, beside = take_inventory(folder), target.with_name(f"{target.name}_items")
     try:
-        notes: list[str] = []
+        notes = [f"{folder} holds {found}."] if found.unread else []
         items, others = choose_items(found, beside, choose, notes)
         return _Planner(found, items, others, notes).plan()
     except SailError:  # nothing is left of what was written for it
