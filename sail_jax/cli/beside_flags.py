@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sail_jax.buckets import place, with_addresses
+from sail_jax.cli.search_flags import store_or_none
 from sail_jax.config import Config
 from sail_jax.errors import SailError
 
@@ -61,7 +62,7 @@ def open_beside(options: argparse.Namespace, second: SecondModel) -> "Beside":
 
     embedder = embedder_lib.load(options.beside_workdir, second.config, step=options.beside_step)
     searcher = Searcher(embedder, second.embeddings, text_instruction=options.text_instruction)
-    return Beside(titles(options)[1], searcher)
+    return Beside(titles(options)[1], searcher, store_or_none(second.config))
 
 
 def titles(options: argparse.Namespace) -> tuple[str, str]:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sail_jax.data.store import ItemStore
 from sail_jax.search.searcher import Searcher
 
 
@@ -15,10 +16,12 @@ class Beside(NamedTuple):
     Attributes:
         title: heading of its results.
         searcher: searches the items that it embedded.
+        store: source of captions and images of items that the store of the first one lacks, or None.
     """
 
     title: str
     searcher: Searcher
+    store: ItemStore | None = None
 
 
 def shared_items(first: Searcher, second: Searcher) -> int:

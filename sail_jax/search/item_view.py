@@ -23,21 +23,20 @@ _SOUNDS = {
 
 
 class ItemView:
-    """Reads items of a store, for the page; all methods take ids that may be unknown.
+    """Reads items of stores, for the page; all methods take ids that may be unknown.
 
     Args:
-        store: the items; None if only ids are known.
+        stores: the items; the first one that has an item shows it. None stands for a store that cannot be opened.
     """
 
-    def __init__(self, store: ItemStore | None) -> None:
-        self._store = store
+    def __init__(self, *stores: ItemStore | None) -> None:
+        self._stores = [store for store in stores if store is not None]
 
     def get(self, item_id: str) -> Item | None:
         """Returns an item, or None if it is not known."""
-        if self._store is None:
-            return None
-        with contextlib.suppress(BadRecordError):
-            return self._store.get(item_id)
+        for store in self._stores:
+            with contextlib.suppress(BadRecordError):
+                return store.get(item_id)
         return None
 
     def card(self, item_id: str) -> dict[str, Any]:

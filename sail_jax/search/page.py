@@ -70,7 +70,7 @@ class SearchPage:
         self._searcher, self._config, self._title, self._beside = searcher, config, title, beside
         self._examples, self._semantic_ids = list(examples), semantic_ids
         self._shared = shared_items(searcher, beside.searcher) if beside else len(searcher)
-        self.items = ItemView(store)
+        self.items = ItemView(store, beside.store if beside else None)
 
     def about(self) -> dict[str, Any]:
         """Returns title, number of items, limits, what results are filtered by, example searches.

@@ -9,6 +9,7 @@ from pages import BAD_REQUESTS, ask, ids, pictured, post, problems_of, search, s
 from searchable import embed_store, write_embeddings
 
 from sail_jax.cli import main
+from sail_jax.errors import BadRecordError
 from sail_jax.search.beside import Beside, common_items, shared_items, with_ranks
 from sail_jax.search.page import SearchPage
 from sail_jax.search.searcher import Searcher
@@ -102,6 +103,19 @@ def test_an_item_that_one_model_lacks_is_told_and_no_error(both):
         assert of[lacks]["hits"] == [] and f"no item {item_id!r}" in of[lacks]["problem"]
         assert all("rank_there" not in hit for hit in of[has]["hits"])
     assert search(both.server, {"like": "nobody"})[0] == 400
+
+
+def test_an_item_that_the_first_store_lacks_is_read_from_the_second(both, embedder, store):
+    class Empty:
+        def get(self, item_id):
+            raise BadRecordError("it is not there", remedy="")
+
+    item_id = both.there[0]
+    for stores in ((None, store), (Empty(), store), (store, None)):
+        beside = Beside("texts", both.second, stores[1])
+        page = SearchPage(both.first, embedder.config, stores[0], title="pictures", beside=beside)
+        assert page.details(item_id)["texts"] == both.server.page.details(item_id)["texts"] != {}
+        assert page.details("nobody") is None
 
 
 def test_both_are_filtered(both, store):
