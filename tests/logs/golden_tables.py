@@ -66,12 +66,18 @@ def _generated(folder: Path) -> None:
     write_logs(topics, topic_of, np.array([f"item{n:06d}" for n in range(60)]), config, 5, 0.1, folder)
 
 
+# One cluster, and all of its items as neighbours: the taste vectors of a small world lie so close together that another
+# processor, which rounds otherwise, finds other clusters.
+_ONE_CLUSTER = {"cluster_items": 60, "neighbours": 60}
+
+
+_TASTES = {"like": "vectors/id_like", "finish": "vectors/id_finish"}
 # Case -> how its logs are made, its settings of the builders, and its ID embeddings.
 CASES = {
     "drawn_open": (_drawn, _OPEN, {"like": "vectors/id_like"}),
     "drawn_capped": (_drawn, _CAPPED, {"like": "vectors/id_like"}),
-    "generated_open": (_generated, _OPEN, {"like": "vectors/id_like", "finish": "vectors/id_finish"}),
-    "generated_capped": (_generated, _CAPPED, {"like": "vectors/id_like", "finish": "vectors/id_finish"}),
+    "generated_open": (_generated, _OPEN | {"id": _OPEN["id"] | _ONE_CLUSTER}, _TASTES),
+    "generated_capped": (_generated, _CAPPED | {"id": _CAPPED["id"] | _ONE_CLUSTER}, _TASTES),
 }
 
 
