@@ -16,6 +16,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -473,6 +474,7 @@ def _prepared(
     try:
         # A worker would die of a signal that comes while it still imports. Grain starts workers from a thread that it
         # starts now; a thread inherits which signals are held back from its parent, and a process from its thread.
+        resource_tracker.ensure_running()  # whose start, by the first worker, would let signals to the second one pass
         held = signal.pthread_sigmask(signal.SIG_BLOCK, Stopped.SIGNALS)
         try:
             first = list(itertools.islice(batches, 1))
