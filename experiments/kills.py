@@ -2,38 +2,48 @@
 
     python -m experiments.kills --folder FOLDER --train 100 --others 20
 
-`train` sees all modalities, in stages of pairs, sequences and ID embeddings, one of which mines; every other time it is
-killed in the middle of a save. A killed verb is started again; when it gets to its end, its files are compared bit for
-bit with those of a run that was left alone, and it begins anew. What is compared of a run are the arrays of its last
-checkpoint, its losses and the names of its files. A verb is a process forked from one that has imported the packages
-and started nothing, so that kills fall where files are written. The result is written to
-experiments/results/kills.json; the status is 1 if anything differs, is left over, or fails. `--only embed,index` takes
-some verbs, in their order, and leaves the results of the others as they are; the folder may be used again.
+`train` sees all modalities, in stages of pairs, of pairs with mined negatives, and of ID embeddings. It is killed at
+moments that a seed draws of each kind (`kill_moments`), several times in the life of a run, before that is left to
+reach its end; other verbs are killed at random times. A killed verb is started again; when it gets to its end, its
+files are compared bit for bit with those of a run that was left alone, and it begins anew. What is compared of a run
+are the arrays of its last checkpoint, its losses and the names of its files. A verb is a process forked from one that
+has imported the packages and started nothing, so that kills fall where files are written.
+
+The result is written to experiments/results/kills.json, after every end; the status is 1 if anything differs, is left
+over, or fails. `--only embed,index` takes some verbs, in their order, and leaves the results of the others as they are;
+the folder may be used again, as long as the code is the same: it has what undisturbed runs wrote. `--go-on` adds to the
+kills that the result has, all of which were followed by an end that was compared.
 """
 
 import argparse
+import asyncio
+import contextlib
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import platform
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
+from experiments.kill_moments import BY_LOG, DRAWN, KILLS_OF_A_LIFE, KillAt, Moment, Pace, Watch, draw, left_by
 from sail_jax import config as config_lib
 from sail_jax.__main__ import run
 from sail_jax.config.schema import to_dict
@@ -43,6 +53,8 @@ REPO = Path(__file__).resolve().parents[1]
 RESULT = Path(__file__).parent / "results" / "kills.json"
 SCRIPT = Path(__file__).resolve()
 VERBS = ("train", "mine", "pairs", "sequences", "embed", "index", "semantic-ids", "export", "ingest", "materialize")
+# Seconds between looks at a process.
+POLL = 0.005
 # What two undisturbed runs do not have in common either: times, and names with the time or the process in them.
 TIMES = re.compile(r"(?m)^.*(?:seconds|_at|/s|created|duration)\b.*$")
 
@@ -57,16 +69,18 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.vit.update(image_size=28, width=16, layers=1, heads=2, mlp_width=24)
     config.model.perceiver.update(latents=2, width=16, layers=1, heads=2, mlp_width=24, max_frames=2)
     config.model.audio.update(clip_seconds=1.0, hop=500, mel_bins=16, spec_size=32, patch_size=4, width=8)
-    config.model.audio.update(depths=(1, 1), heads=(2, 2), projection=16)
-    config.objective.matryoshka = (32, 16)
+    config.model.audio.update(depths=(1,), heads=(2,), projection=16)
+    config.objective.matryoshka = (32,)
     config.data.batch_size = 8
     config.optimizer.warmup_steps = 1
     config.train.update(checkpoint_every=2, keep_checkpoints=2, log_every=1)
     config.mining.per_query = 2
+    for name in ("copair", "ids"):  # one program each, of all modalities
+        config.data.datasets[name].patterns = ("VTA->VTA",)
     config.stages = {
-        "1": {"steps": 6, "weights": {"copair": 1.0, "search": 1.0}},
+        "1": {"steps": 6, "weights": {"copair": 1.0}},
         "2": {"steps": 4, "weights": {"copair": 1.0}, "mine": ("copair",), "hard_negatives": 1},
-        "3": {"steps": 4, "weights": {"ids": 1.0, "seq_content_multi": 1.0}},
+        "3": {"steps": 6, "weights": {"ids": 1.0}},
     }
     return config
 
@@ -92,18 +106,19 @@ def command_of(verb: str, folder: Path, output: Path) -> list[str]:
     return [verb, *words[verb]]
 
 
-def run_verb(words: list[str], errors: Path) -> NoReturn:
+def run_verb(words: list[str], errors: Path, within: contextlib.AbstractContextManager) -> NoReturn:
     """Runs a verb in a process of its own, as the command line does; its messages go to a file."""
     os.chdir(REPO)
     with errors.open("w") as stream, Path(os.devnull).open("w") as nothing:
         os.dup2(nothing.fileno(), 1)
         os.dup2(stream.fileno(), 2)
     sys.argv[1:] = words
-    run()
+    with within:
+        run()
 
 
-def prepare(folder: Path) -> None:
-    """Makes the world, its data, a trained run and its embeddings, unless they are there."""
+def prepare(folder: Path, verbs: list[str]) -> None:
+    """Makes the world, its data, and for verbs other than `train` a trained run and its embeddings."""
     config, data, logs = ["--config", str(SCRIPT)], folder / "data", folder / "logs"
     steps = [
         (logs / "world.json", ["world", *config, "--output", str(logs)]),
@@ -112,9 +127,12 @@ def prepare(folder: Path) -> None:
             (data / "tables" / f"{verb}.json", command_of(verb, folder, data / "tables"))
             for verb in ("pairs", "sequences")
         ),
-        (folder / "run" / "checkpoints" / "14", command_of("train", folder, folder / "run")),
-        (folder / "embeddings" / "embeddings.json", command_of("embed", folder, folder / "embeddings")),
     ]
+    if verbs != ["train"]:
+        steps += [
+            (folder / "run" / "checkpoints" / "16", command_of("train", folder, folder / "run")),
+            (folder / "embeddings" / "embeddings.json", command_of("embed", folder, folder / "embeddings")),
+        ]
     for done, words in steps:
         if not done.exists():
             print("prepare:", words[0], flush=True)
@@ -122,47 +140,79 @@ def prepare(folder: Path) -> None:
 
 
 class Victim:
-    """A verb that is killed.
+    """A verb that is killed at random times.
 
     Args:
         verb: the verb.
         folder: what `prepare` wrote; outputs go below it.
         processes: of which its own are forked.
+        number: its number, among those that are killed side by side.
+        seed: of the moments.
+        save: is called after every end that was compared.
     """
 
-    def __init__(self, verb: str, folder: Path, processes: BaseContext) -> None:
-        self._verb, self._processes, self._random = verb, processes, random.Random(verb)
-        self._errors = folder / f"{verb}.errors"
+    def __init__(
+        self, verb: str, folder: Path, processes: BaseContext, number: int, seed: str, save: Callable[[], None]
+    ) -> None:
+        self._verb, self._processes, self._save = verb, processes, save
+        self._random = random.Random(f"{verb} {seed} {number}")
         # The undisturbed run writes there too, before the others: some files hold their path.
-        self._output = folder / "killed" / verb
+        self._output = folder / "killed" / str(number) / verb
+        self._errors = folder / f"{verb}.{number}.errors"
+        self._reference = folder / f"{verb}.reference.json"
         self._command = command_of(verb, folder, self._output)
-        self.kills, self.ends = 0, 0
+        self._expected: dict[str, str] = {}
+        self._pace: Any = None
+        self._since: Counter[str] = Counter()  # counts since the last end, which are not compared yet
+        self._loads: list[float] = []
+        self.counts: Counter[str] = Counter()
         self.different: set[str] = set()
         self.left_over: set[str] = set()
         self.failed: list[str] = []
 
-    def run(self, kills: int) -> None:
-        """Kills the verb so many times, and lets it get to its end after the last one."""
-        for _ in range(2):  # the first one also fills caches: the second tells how long it takes
-            began = time.monotonic()
-            self._begin()
-            if self._ended(self._start()) != 0:
-                return
-            seconds = time.monotonic() - began
-        self._expected = dict(contents(self._output))
-        self._begin()
-        while self.kills < kills:
-            process = self._start()
-            if self._wait(process, seconds):
-                process.kill()
-                process.join()
-                self.kills += 1
-                print(f"{self._verb}: killed {self.kills} times, at its end {self.ends} times", flush=True)
-            elif self._ended(process) == 0:
-                self._compare()
+    async def learn(self) -> bool:
+        """Learns from undisturbed runs what the verb writes and how long it takes; returns whether it got to its end.
+
+        The first of two also fills caches. What was learned in the folder before is read.
+        """
+        if not self._reference.exists():
+            for first in (True, False):
                 self._begin()
-        if self._ended(self._start()) == 0:
+                if (pace := await self._undisturbed()) is None:
+                    return False
+                if first:
+                    self._expected = dict(contents(self._output))
             self._compare()
+            self._reference.write_text(json.dumps([self._expected, pace]))
+        self._expected, self._pace = json.loads(self._reference.read_text())
+        return True
+
+    async def run(self, kills: int, until: float) -> None:
+        """Kills the verb so many times, or until a monotonic time, and lets it get to its end after the last one."""
+        self._begin()
+        while self.counts["kills"] + self._since["kills"] < kills and time.monotonic() < until:
+            await self._once()
+        while self._since["kills"]:
+            if await self._ended(self._start()) == 0:
+                self._end()
+
+    async def _undisturbed(self) -> Any:
+        """Runs the verb to its end; returns the seconds it took, or None if it did not get there."""
+        began = time.monotonic()
+        reached = await self._ended(self._start()) == 0
+        return time.monotonic() - began if reached else None
+
+    async def _once(self) -> None:
+        """Starts the verb, and kills it unless it ends before."""
+        process, deadline = self._start(), time.monotonic() + self._random.uniform(0, self._pace)
+        while process.is_alive() and time.monotonic() < deadline:
+            await asyncio.sleep(POLL)
+        process.kill()
+        process.join()
+        if process.exitcode == -signal.SIGKILL:
+            self._count_kill()
+        elif await self._ended(process) == 0:
+            self._end()
 
     def _begin(self) -> None:
         shutil.rmtree(self._output, ignore_errors=True)
@@ -170,51 +220,124 @@ class Victim:
         place = self._output if self._verb in ("mine", "index") else self._output.parent
         place.mkdir(parents=True, exist_ok=True)
 
-    def _start(self) -> BaseProcess:
-        process = self._processes.Process(target=run_verb, args=(self._command, self._errors))
+    def _start(self, within: contextlib.AbstractContextManager | None = None) -> BaseProcess:
+        arguments = (self._command, self._errors, within or contextlib.nullcontext())
+        process = self._processes.Process(target=run_verb, args=arguments)
         process.start()
         return process
 
-    def _wait(self, process: BaseProcess, seconds: float) -> bool:
-        """Waits for a moment at which to kill; returns False if the process ended before."""
-        in_a_save = self._verb == "train" and self.kills % 2 == 1
-        deadline = time.monotonic() + self._random.uniform(0, seconds)
-        saves = self._output / "checkpoints"
-        while process.is_alive():
-            if in_a_save and any(saves.glob("*.orbax-checkpoint-tmp")):
-                time.sleep(self._random.uniform(0, 0.1))
-                return process.is_alive()
-            if not in_a_save and time.monotonic() > deadline:
-                return True
-            time.sleep(0.002)
-        return False
+    def _count_kill(self, *what: str) -> None:
+        self._since.update(("kills", *what))
+        self._loads.append(os.getloadavg()[0])
+        print(f"{self._output}: killed {self._since['kills']} times since an end: {', '.join(what)}", flush=True)
 
-    def _ended(self, process: BaseProcess) -> int:
+    async def _ended(self, process: BaseProcess) -> int:
         """Waits for the end of a process; returns its status, and begins anew after a failure."""
+        while process.is_alive():
+            await asyncio.sleep(POLL)
         process.join()
         if process.exitcode:
             errors = self._errors.read_text().strip().splitlines()
             self.failed.append(f"status {process.exitcode}: {errors[-1] if errors else ''}")
-            print(f"{self._verb}: {self.failed[-1]}", flush=True)
+            print(f"{self._output}: {self.failed[-1]}", flush=True)
+            self._since.clear()
             self._begin()
         return process.exitcode
+
+    def _end(self) -> None:
+        """Compares what was written, and begins anew."""
+        self._compare()
+        self.counts.update(self._since + Counter(ends_compared=1))
+        self._since.clear()
+        self._save()
+        self._begin()
 
     def _compare(self) -> None:
         found = dict(contents(self._output))
         self.left_over |= found.keys() - self._expected.keys()
         self.different |= {name for name, digest in self._expected.items() if found.get(name) != digest}
-        self.ends += 1
 
     def record(self) -> dict:
-        """Returns the result."""
+        """Returns the result: of all kills that an end followed, which was compared."""
+        loads = self._loads[: self.counts["kills"]]
         return {
-            "kills": self.kills,
-            "ends_compared": self.ends,
+            "kills": self.counts["kills"],
+            "ends_compared": self.counts["ends_compared"],
             "different": sorted(self.different),
             "left_over": sorted(self.left_over),
             "failed": self.failed,
-            "load": os.getloadavg()[0],
+            "load": sum(loads) / max(1, len(loads)),
         }
+
+
+class TrainVictim(Victim):
+    """Training, which is killed at moments of each kind, several times in the life of a run."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._events = self._errors.with_suffix(".json")
+        self._plan: list[str] = []
+
+    async def _undisturbed(self) -> Pace | None:
+        began, watch, logged = time.monotonic(), Watch(self._output), {0: 0.0}
+        process = self._start(KillAt(self._output, Moment(), self._events))
+        while process.is_alive():
+            logged.setdefault(watch.step(), time.monotonic() - began)
+            await asyncio.sleep(POLL)
+        seconds = time.monotonic() - began
+        if await self._ended(process) != 0:
+            return None
+        last = max(logged)
+        step = float(np.median(np.diff(list(logged.values())[1:])))  # stages begin with a longer one
+        return Pace(logged[1], step, seconds - logged[last], last, json.loads(self._events.read_text()))
+
+    async def _once(self) -> None:
+        if not self._plan:
+            self._plan = ["", "end", *self._random.sample(DRAWN, KILLS_OF_A_LIFE)]
+        kind = self._plan.pop()
+        moment = draw(kind, Pace(*self._pace), self._random) if kind else Moment()
+        watch = Watch(self._output)
+        process = self._start(KillAt(self._output, moment, self._events))
+        while process.is_alive():
+            if moment.kind in BY_LOG and watch.reached(moment):
+                await asyncio.sleep(0.0 if moment.kind == "start" else moment.delay)
+                process.kill()
+            await asyncio.sleep(POLL)
+        process.join()
+        if process.exitcode == -signal.SIGKILL:
+            # A start that was quicker than that of the undisturbed run is over.
+            landed = "step" if kind == "start" and watch.step() else kind
+            self._count_kill(f"at {landed}", *(f"left {what}" for what in left_by(self._output)))
+        elif await self._ended(process) == 0:
+            self._end()
+
+    def record(self) -> dict:
+        """Returns the result, with the moments of the kills and what these left."""
+        moments = {name: count for name, count in sorted(self.counts.items()) if name.startswith(("at ", "left "))}
+        return super().record() | {"moments": moments}
+
+
+def together(records: list[dict]) -> dict:
+    """Returns the result of several victims of a verb."""
+    kills = sum(record["kills"] for record in records)
+    summed = {
+        "kills": kills,
+        "ends_compared": sum(record["ends_compared"] for record in records),
+        **{key: sorted({name for of in records for name in of[key]}) for key in ("different", "left_over")},
+        "failed": [failure for record in records for failure in record["failed"]],
+        "load": sum(record["load"] * record["kills"] for record in records) / max(1, kills),
+    }
+    if moments := sum((Counter(record.get("moments", {})) for record in records), Counter()):
+        summed["moments"] = dict(sorted(moments.items()))
+    return summed
+
+
+async def kill_all(victims: list[Victim], kills: int, until: float) -> None:
+    """Kills a verb so many times, or until a monotonic time, side by side."""
+    if await victims[0].learn():
+        await asyncio.gather(*(victim.learn() for victim in victims))
+        shares = [kills // len(victims) + (number < kills % len(victims)) for number in range(len(victims))]
+        await asyncio.gather(*(victim.run(share, until) for victim, share in zip(victims, shares, strict=True)))
 
 
 def contents(folder: Path) -> Iterator[tuple[str, str]]:
@@ -259,26 +382,42 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=100, help="number of kills of train (100)")
     parser.add_argument("--others", type=int, default=20, help="number of kills of each other verb (20)")
     parser.add_argument("--only", default=",".join(VERBS), help="verbs, separated by commas (all)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs of a verb that are killed side by side (1)")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="after which nothing is killed any more (none)")
+    parser.add_argument("--go-on", action="store_true", help="add to the kills that the result has")
     parser.add_argument("--output", type=Path, default=RESULT, help="JSON that is written (experiments/results)")
     options = parser.parse_args()
-    folder = options.folder.absolute()
+    until = time.monotonic() + 60 * options.minutes
+    folder, chosen = options.folder.absolute(), options.only.split(",")
     folder.mkdir(parents=True, exist_ok=True)
     os.environ |= {
         "PYTHONPATH": str(REPO),
         "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        # Programs that run for a moment are compiled with the least effort.
+        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
+        "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0",
     }
-    prepare(folder)
+    prepare(folder, chosen)
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["sail_jax.training.loop"])
+    processes.set_forkserver_preload(["experiments.kill_moments", "sail_jax.training.loop"])
     verbs = json.loads(options.output.read_text())["verbs"] if options.output.exists() else {}
-    for verb in options.only.split(","):
-        victim = Victim(verb, folder, processes)
-        victim.run(options.train if verb == "train" else options.others)
-        verbs[verb] = victim.record()
+    for verb in chosen:
+        kills = options.train if verb == "train" else options.others
+        earlier = [verbs[verb]] if options.go_on and verb in verbs else []
+        done = sum(record["kills"] for record in earlier)
+        victims: list[Victim] = []
+
+        def save(verb: str = verb, earlier: list[dict] = earlier, victims: list[Victim] = victims) -> None:
+            verbs[verb] = together([*earlier, *(victim.record() for victim in victims)])
+            result = {"machine": platform.platform(), "cores": os.cpu_count(), "verbs": verbs}
+            options.output.write_text(json.dumps(result, indent=2) + "\n")
+
+        kind = TrainVictim if verb == "train" else Victim
+        victims += (kind(verb, folder, processes, number, str(done), save) for number in range(options.jobs))
+        asyncio.run(kill_all(victims, max(0, kills - done), until))
+        save()
         print(verb, json.dumps(verbs[verb]), flush=True)
-        result = {"machine": platform.platform(), "cores": os.cpu_count(), "verbs": verbs}
-        options.output.write_text(json.dumps(result, indent=2) + "\n")
     bad = [verb for verb, found in verbs.items() if found["different"] or found["left_over"] or found["failed"]]
     sys.exit(f"Not as undisturbed: {', '.join(bad)}" if bad else 0)
 
