@@ -156,10 +156,10 @@ class Victim:
     ) -> None:
         self._verb, self._processes, self._save = verb, processes, save
         self._random = random.Random(f"{verb} {seed} {number}")
-        # The undisturbed run writes there too, before the others: some files hold their path.
+        # The undisturbed run writes there too, before the others: some files depend on their path.
         self._output = folder / "killed" / str(number) / verb
         self._errors = folder / f"{verb}.{number}.errors"
-        self._reference = folder / f"{verb}.reference.json"
+        self._reference = folder / f"{verb}.{number}.reference.json"
         self._command = command_of(verb, folder, self._output)
         self._expected: dict[str, str] = {}
         self._pace: Any = None
