@@ -49,7 +49,7 @@ def get_config() -> ml_collections.ConfigDict:
     pairs = {"table": "tables/wide/copair.parquet", "patterns": ("T->T",)}
     config.data.datasets = {"copair": {**pairs, "correct_popularity": 1.0, **related}}
     config.data.batch_size = 512
-    config.train.update(steps=550, log_every=50, checkpoint_every=550)
+    config.train.update(steps=3000, log_every=50, checkpoint_every=1000)
 
     shown = {"query": "T", "target": "T", **related}
     config.eval.tasks = {

@@ -9,6 +9,8 @@ import tiny
 from test_docs import DOCS, commands
 from test_public_layouts import jpeg, mp4, write_csv
 
+from experiments import id_embeddings
+from experiments.reproduce.__main__ import main as reproduce
 from sail_jax.cli import main
 from sail_jax.config.evaluation import BASELINES
 from sail_jax.data.sequence_tables import SequenceTable
@@ -72,7 +74,7 @@ def write_lastfm(folder):
 )
 def test_the_commands_lead_from_the_raw_files_to_a_model(name, write, folder, tmp_path, monkeypatch, capsys):
     written = [shlex.split(command.text) for command in commands(DOCS / "public_data.md")]
-    walk = [words for words in written if words[0] == "sail-jax" and any(name in word for word in words)]
+    walk = [words for words in written if {f"configs/{name}.py", f"runs/{name}"} & set(words) and words[1] != "export"]
     assert list(dict.fromkeys(words[1] for words in walk)) == ["ingest", "pairs", "sequences", "train", "evaluate"]
     (tmp_path / "configs").symlink_to(tiny.REPO / "configs")
     (tmp_path / folder).mkdir(parents=True)
@@ -90,3 +92,19 @@ def test_the_commands_lead_from_the_raw_files_to_a_model(name, write, folder, tm
     assert {"trained", "untrained", "tfidf", "chance", *BASELINES} == set(metrics)
     queries = {figures["i2i/queries"] for figures in metrics.values()}
     assert len(queries) == 1 and queries.pop() > 0
+    if name == "lastfm":
+        go_on_with_logs(written, monkeypatch, capsys)
+
+
+def go_on_with_logs(written, monkeypatch, capsys):
+    """The further commands of Last.fm, up to the plan of what they would train."""
+    export, join = (next(words for words in written if words[1] == verb) for verb in ("export", "join-vectors"))
+    make, compare = (
+        next(words for words in written if f"experiments.{name}" in words) for name in ("id_embeddings", "reproduce")
+    )
+    assert main(export[1:]) == 0, capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", make[2:])
+    id_embeddings.main()
+    assert main(join[1:]) == 0, capsys.readouterr().err
+    reproduce([*compare[3:], "--dry-run"])
+    assert "sequences: 10 members" in (said := capsys.readouterr().out) and "ids: 10 members" in said

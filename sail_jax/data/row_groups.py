@@ -355,7 +355,7 @@ def _by_statistics(
 
 
 def splits_of(path: pathlib.Path) -> set[str]:
-    """The splits of a table, a file or a folder of parts, as far as its metadata or its statistics tell them."""
+    """The splits of a table, a file or a folder of parts, as far as metadata or statistics tell them."""
     found = set()
     for part in parquet_parts(path) or [path]:  # a missing one is told by the reader
         with readable(part):
