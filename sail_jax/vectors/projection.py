@@ -41,7 +41,7 @@ class Placement(NamedTuple):
     """
 
     most: int
-    place: Callable[[np.ndarray, int], np.ndarray]
+    place: Callable[[Float32[np.ndarray, "L D"], int], Float32[np.ndarray, "L 2"]]
 
 
 class PlaneMap:
