@@ -31,7 +31,8 @@ from sail_jax import config as config_lib
 from sail_jax.config import Config
 from sail_jax.config.model import ClapConfig
 from sail_jax.data.media.pictures import decode_image
-from sail_jax.data.pipeline import BatchSource, HostShare, make_iterator
+from sail_jax.data.pipeline import BatchSource, HostShare
+from sail_jax.data.prefetch import make_iterator
 from sail_jax.data.prompts import SPECIAL_TOKENS, train_tokenizer
 from sail_jax.data.store import FOLDER, ItemStoreWriter
 from sail_jax.data.tables import Pair, write_pairs

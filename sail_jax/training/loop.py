@@ -18,7 +18,8 @@ from sail_jax.config import Config
 from sail_jax.convert.init_from import InitReport, check_tokenizer
 from sail_jax.convert.sources import absolute_sources
 from sail_jax.data.batch_shapes import batch_shapes
-from sail_jax.data.pipeline import BatchSource, HostShare, LoadedBatch, make_iterator
+from sail_jax.data.pipeline import BatchSource, HostShare, LoadedBatch
+from sail_jax.data.prefetch import make_iterator
 from sail_jax.data.tower_outputs import NO_ENCODINGS, Encodings
 from sail_jax.errors import SailError
 from sail_jax.files import commit_bytes

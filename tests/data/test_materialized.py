@@ -9,7 +9,8 @@ import pytest
 from test_pipeline import mined, same
 
 from sail_jax import config as config_lib
-from sail_jax.data.pipeline import BatchSource, HostShare, make_iterator, open_store
+from sail_jax.data.pipeline import BatchSource, HostShare, open_store
+from sail_jax.data.prefetch import make_iterator
 from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import Pair, PairTable, write_pairs
 from sail_jax.data.training_set import materialize

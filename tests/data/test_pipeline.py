@@ -23,7 +23,8 @@ from sail_jax.batch import TokenType
 from sail_jax.data import features, pipeline
 from sail_jax.data.hard_negative_table import query_key, write_negatives
 from sail_jax.data.media.pictures import decode_image
-from sail_jax.data.pipeline import BatchSource, HostShare, make_iterator
+from sail_jax.data.pipeline import BatchSource, HostShare
+from sail_jax.data.prefetch import make_iterator
 from sail_jax.data.sequence_tables import write_sequences
 from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import Pair, PairTable, write_pairs
@@ -177,7 +178,8 @@ def shared_memory():
 KILLED = """
 import os, signal, sys, multiprocessing
 from sail_jax import config as config_lib
-from sail_jax.data.pipeline import BatchSource, HostShare, make_iterator
+from sail_jax.data.pipeline import BatchSource, HostShare
+from sail_jax.data.prefetch import make_iterator
 if __name__ == "__main__":
     config = config_lib.load(sys.argv[1])
     next(batches := make_iterator(BatchSource(config, HostShare(0, 16, 1)), config, 0))
