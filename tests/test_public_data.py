@@ -2,8 +2,10 @@
 
 import json
 import shlex
+from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import tiny
 from test_docs import DOCS, commands
@@ -105,6 +107,21 @@ def go_on_with_logs(written, monkeypatch, capsys):
     assert main(export[1:]) == 0, capsys.readouterr().err
     monkeypatch.setattr("sys.argv", make[2:])
     id_embeddings.main()
+    check_vectors(Path(make[make.index("--output") + 1]), Path(make[make.index("--workdir") + 1]))
     assert main(join[1:]) == 0, capsys.readouterr().err
     reproduce([*compare[3:], "--dry-run"])
     assert "sequences: 10 members" in (said := capsys.readouterr().out) and "ids: 10 members" in said
+
+
+def check_vectors(table, data):
+    """Products of vectors are about how many train users two items share: the best approximation of so few numbers."""
+    found = pq.read_table(table)
+    vectors = np.array(found["vector"].to_pylist())
+    histories = SequenceTable.open(data / "tables" / "histories.parquet")
+    users = np.array(
+        [[item in (*row.item_ids, row.target_id) for item in found["item_id"].to_pylist()] for row in histories], float
+    )
+    _, values, right = np.linalg.svd(users, full_matrices=False)
+    best = right.T[:, : vectors.shape[1]] * values[: vectors.shape[1]]
+    np.testing.assert_allclose(vectors @ vectors.T, best @ best.T, atol=0.2)
+    assert vectors.shape[1] == 64 and np.abs(vectors @ vectors.T - users.T @ users).mean() < 0.1

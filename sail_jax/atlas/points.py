@@ -39,6 +39,15 @@ class Shown(NamedTuple):
     modalities: str
     image: bytes | None
 
+    @property
+    def label(self) -> str:
+        """Returns the first label; empty if there is none."""
+        return self.labels[0] if self.labels else ""
+
+
+# Of an item that the store lacks, or without a store.
+NOTHING = Shown("", (), "", None)
+
 
 class Block(NamedTuple):
     """Some points, in the order of the embedding folder.

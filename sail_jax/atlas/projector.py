@@ -16,14 +16,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from sail_jax.atlas.points import Block, Shown
+from sail_jax.atlas.points import NOTHING, Block
 from sail_jax.errors import SailError
 from sail_jax.files import partial_folder
 
 MOST = 10_000  # points; the projector says itself that it becomes slow beyond
 _TILE = 64  # pixels; 100 x 100 of them are 6400 a side, and browsers draw at most 8192
 _NAMES = ("id", "label", "labels", "modalities", "text")
-_NOTHING = Shown("", (), "", None)
 
 
 class Projector:
@@ -51,9 +50,8 @@ class Projector:
     def add(self, block: Block) -> None:
         """Takes the points of a block that were drawn."""
         for at in np.flatnonzero(np.isin(block.rows, self._chosen)):
-            shown = block.shown[at] or _NOTHING
-            label = shown.labels[0] if shown.labels else ""
-            cells = (block.ids[at], label, ", ".join(shown.labels), shown.modalities, shown.text)
+            shown = block.shown[at] or NOTHING
+            cells = (block.ids[at], shown.label, ", ".join(shown.labels), shown.modalities, shown.text)
             self._vectors.append(block.vectors[at])
             self._lines.append("\t".join(" ".join(cell.split()) for cell in cells))
             self._images.append(shown.image)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sail_jax.atlas.points import Block, Points, Shown
+from sail_jax.atlas.points import NOTHING, Block, Points
 from sail_jax.atlas.projector import Projector
 from sail_jax.files import partial_file
 
@@ -82,13 +82,13 @@ def write_table(points: Points, rows: int, path: Path, projector: Projector | No
 
 
 def _columns(block: Block) -> dict[str, Any]:
-    known = [shown or Shown("", (), "", None) for shown in block.shown]
+    known = [shown or NOTHING for shown in block.shown]
     return {
         "x": block.places[:, 0],
         "y": block.places[:, 1],
         "id": block.ids,
         "text": [shown.text or None for shown in known],
-        "label": [shown.labels[0] if shown.labels else None for shown in known],
+        "label": [shown.label or None for shown in known],
         "labels": [", ".join(shown.labels) or None for shown in known],
         "modalities": [shown.modalities or None for shown in known],
         "image": [shown.image for shown in known],

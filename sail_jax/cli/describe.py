@@ -106,7 +106,7 @@ def _print_data(options: argparse.Namespace) -> None:
     from sail_jax.data.ingest.join import describe_data
 
     for line in describe_data(options.data):
-        console.print(line, markup=False, highlight=False)
+        console.print(line, highlight=False)
     config = options.config or "configs/X.py"
     print_next(options, "train", "--config", config, f"--config.data.dir={options.data}", "--workdir", "RUN")
 

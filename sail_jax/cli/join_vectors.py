@@ -39,7 +39,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     report, now = join_vectors(options.workdir, options.name, options.table, max_bad_records=limit)
     if not now:
         console.print(f"The table was joined before; nothing is to be done. {report.folder} holds it.")
-    console.print(str(report), markup=False, highlight=False)
+    console.print(str(report), highlight=False)
     data = f"--config.data.dir={options.workdir}"
     teachers = f"--config.objective.teachers.{report.name}={report.width}"
     print_next(options, "train", "--config", "configs/X.py", data, teachers, "--workdir", "RUN")

@@ -48,7 +48,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     )
     with SearchServer(page, options.port) as server:
         counted = _counted(page.about())
-        console.print(f"{counted} at {server.url} (only this machine can open it); Ctrl-C ends it.", markup=False)
+        console.print(f"{counted} at {server.url} (only this machine can open it); Ctrl-C ends it.")
         console.print("Next: open this address in a browser.")
         try:
             server.serve_forever()

@@ -127,8 +127,7 @@ def count_set(
     if settings.kind == "sequences":
         chunks = functools.partial(_sequence_columns, table)
     else:
-        largest = float(largest_weights(table).max()) if settings.by_weight else None
-        chunks = functools.partial(_pair_columns, table, settings.min_score, largest)
+        chunks = functools.partial(_pair_columns, table, settings.min_score, settings.by_weight)
     counts = _counted(folder, rows, len(table), chunks, same, f"{table.path} of the data set {name!r}")
     if negatives is not None:
         drawn = rows | {"negatives": negatives.digest(), "hard_negatives": settings.hard_negatives}
@@ -146,14 +145,14 @@ _Chunk = tuple[str, pa.Array, np.ndarray | None]
 _ROW = "row"
 
 
-def _pair_columns(table: PairTable, min_score: float, largest: float | None) -> Iterator[_Chunk]:
-    """Yields what is drawn with the rows of a table; `largest` is the largest weight, or None where all are alike."""
+def _pair_columns(table: PairTable, min_score: float, by_weight: bool) -> Iterator[_Chunk]:
     columns = ["query_id", "query_text", "target_id", "score"]
-    for group in _joined(table.iter_columns(columns if largest is None else [*columns, WEIGHT_FIELD.name])):
+    largest = float(largest_weights(table).max()) if by_weight else 0.0
+    for group in _joined(table.iter_columns([*columns, WEIGHT_FIELD.name] if by_weight else columns)):
         query_id, query_text, target, scores = group[:4]
         # As in the loss: NaN, of a pair without a score, is not too low.
         fits = ~(scores.to_numpy(zero_copy_only=False) < np.float32(min_score))
-        times = None if largest is None else _weight_parts(group[4], largest)
+        times = _weight_parts(group[4], largest) if by_weight else None
         if times is not None:
             yield _ROW, pa.array([_ROW]), times.sum(keepdims=True)
             times = times[fits]

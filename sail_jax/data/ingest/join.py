@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
 from sail_jax.buckets import fetch, place, require_local
 from sail_jax.data import joined_vectors, store
@@ -24,7 +23,7 @@ from sail_jax.data.ingest.vector_tables import open_vectors, repeated_id, usable
 from sail_jax.data.store import ItemStore
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.files import commit_json, partial_folder
-from sail_jax.progress import NameColumn, Progress
+from sail_jax.progress import Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,7 +193,6 @@ class _Join:
 
 @contextlib.contextmanager
 def _progress(rows: int) -> Iterator[Callable[[int], None]]:
-    columns = (NameColumn(), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True) as progress:
+    with Progress(transient=True) as progress:
         task = progress.add_task("vectors", total=rows)
         yield lambda read: progress.advance(task, read)
