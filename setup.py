@@ -100,6 +100,8 @@ setup(
             "playwright>=1.50",
             "moto[server]>=5",
             "s3fs>=2024.6",
+            "gcp-storage-emulator>=2026.7",
+            "gcsfs>=2024.6",
             "submitit>=1.5",
             "optuna>=4.5",
             "jsonschema>=4",

@@ -17,6 +17,7 @@ import fcntl
 import functools
 import importlib.util
 import json
+import logging
 import os
 import re
 import shutil
@@ -24,24 +25,54 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from sail_jax.errors import DiskError, SailError
 
 # s3://bucket/x, and what pathlib makes of it: s3:/bucket/x.
 _ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/+(?P<key>.*)")
-# Scheme -> the package that knows it, which is also the extra that installs it, and where credentials come from.
+
+
+class _Client(NamedTuple):
+    """What reads and writes the buckets of a scheme."""
+
+    package: str
+    extra: str  # installs the package
+    module: str
+    file_system: str  # the class of the module, one of fsspec
+    credentials: str  # where they come from
+    endpoint: str  # the variable that names another server
+    upload_options: dict[str, Any]
+
+
 _KNOWN = {
-    "s3": ("s3fs", "s3", "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or a role of the machine"),
-    "gs": ("gcsfs", "gcs", "GOOGLE_APPLICATION_CREDENTIALS, gcloud auth application-default login, or a role"),
+    "s3": _Client(
+        *("s3fs", "s3", "s3fs", "S3FileSystem"),
+        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or a role of the machine",
+        "AWS_ENDPOINT_URL",
+        {},
+    ),
+    # The class that gcsfs exports asks by gRPC, before each upload and download, what kind of bucket it is; without an
+    # answer it tries for a minute, each time. What is done here needs only the class of `core`.
+    "gs": _Client(
+        *("gcsfs", "gcs", "gcsfs.core", "GCSFileSystem"),
+        "GOOGLE_APPLICATION_CREDENTIALS, gcloud auth application-default login, or a role of the machine",
+        "STORAGE_EMULATOR_HOST",
+        {"consistency": "md5"},  # of what the server says that it has stored
+    ),
 }
 _UNFINISHED = (".partial", ".spool")
 _MARK = ".partial"  # stands in a folder of a bucket until all of it is uploaded
 _SHARDS = "*.array_record"
 _THREADS = 8
+_SENT_BETWEEN_LINES = 5 * 2**20  # bytes; gcsfs gives larger files requests of their own
 _asked: set[Path] = set()  # by `fetch_once`
-_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "RefreshError")
+_CREDENTIALS = (
+    *("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "RefreshError"),
+    "NonRetryableError",  # of gcsfs: they cannot be refreshed
+)
 _CLIENTS = ("botocore", "aiobotocore", "aiohttp", "google", "gcsfs", "s3fs")
+_UNPRINTED = logging.NullHandler()  # without any handler Python prints logs; those of a user get them as well
 
 
 def place(path: str | Path) -> Path:
@@ -145,7 +176,7 @@ def put(source: Path, path: Path) -> None:
         return
     modified = source.stat().st_mtime_ns
     with _explained(path):
-        _files(path).put_file(str(source), _key(path))
+        _upload(source, path)
         _write_note(path, _files(path).info(_key(path)), modified)
 
 
@@ -242,11 +273,13 @@ def _files(path: Path) -> Any:
 @functools.lru_cache
 def _file_system(scheme: str, pid: int) -> Any:  # a forked process needs connections of its own
     del pid
-    package, extra, _ = _KNOWN[scheme]
-    if importlib.util.find_spec(package) is None:
-        raise SailError(f"{scheme}:// needs the package {package}: pip install 'sail_jax[{extra}]'.")
-    fsspec = importlib.import_module("fsspec")  # only now: most commands touch no bucket
-    return fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True)
+    client = _KNOWN[scheme]
+    if importlib.util.find_spec(client.package) is None:
+        raise SailError(f"{scheme}:// needs the package {client.package}: pip install 'sail_jax[{client.extra}]'.")
+    module = importlib.import_module(client.module)  # only now: most commands touch no bucket
+    for name in _CLIENTS:  # they log what they raise too
+        logging.getLogger(name).addHandler(_UNPRINTED)
+    return getattr(module, client.file_system)(use_listings_cache=False, skip_instance_cache=True)
 
 
 @contextlib.contextmanager
@@ -254,7 +287,7 @@ def _explained(path: Path) -> Iterator[None]:
     """Turns errors of the clients of buckets into one line with the address and a remedy.
 
     Raises:
-        SailError: there are no credentials, no bucket, or access is denied.
+        SailError: there are no valid credentials, no bucket, or access is denied.
         DiskError: the bucket cannot be reached, or anything else is wrong with it.
     """
     where = address(path)
@@ -262,34 +295,58 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        client = type(error).__module__.partition(".")[0] in _CLIENTS
-        if isinstance(error, SailError) or not client and (not isinstance(error, OSError) or error.filename):
+        if isinstance(error, SailError) or not _is_of_a_client(error):
             raise
-        if type(error).__name__ in _CREDENTIALS:
-            raise SailError(f"{where}: there are no credentials for it; set {_KNOWN[scheme][2]}.") from error
-        if isinstance(error, PermissionError):
-            bucket = key.partition("/")[0]
+        bucket, said = key.partition("/")[0], str(error).strip().splitlines() or [type(error).__name__]
+        if type(error).__name__ in _CREDENTIALS or getattr(error, "code", None) == 401:  # gcsfs asks without any
             raise SailError(
-                f"{where}: access is denied. Give these credentials the right to list, read, write and delete in the "
-                f"bucket {bucket}, or set {_KNOWN[scheme][2]}."
+                f"{where}: there are no valid credentials for it; set {_KNOWN[scheme].credentials}."
             ) from error
-        if isinstance(error, FileNotFoundError) and "bucket" in str(error):
+        if isinstance(error, PermissionError) or said[0].startswith("Forbidden: "):  # of gcsfs
             raise SailError(
-                f"{where}: there is no bucket {key.partition('/')[0]}. Make it, or correct the name."
+                f"{where}: access is denied ({said[-1][:300]}). Give these credentials the right to list, read, write "
+                f"and delete in the bucket {bucket}, or set {_KNOWN[scheme].credentials}."
             ) from error
+        # gcsfs names the address of the objects of the bucket.
+        missing = rf"NoSuchBucket|bucket does not exist|(^|/)b/{re.escape(bucket)}/o(\?|$)"
+        if isinstance(error, FileNotFoundError) and re.search(missing, said[0]):
+            raise SailError(f"{where}: there is no bucket {bucket}. Make it, or correct the name.") from error
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
-        said = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+        gone = "no such object" if isinstance(error, FileNotFoundError) else said[0][:200]
         raise DiskError(
-            f"{where} cannot be read or written ({said}). Check the network, AWS_ENDPOINT_URL if it is set, and the "
-            "bucket; what was uploaded before is kept, and the same command goes on."
+            f"{where} cannot be read or written ({gone}). Check the network, {_KNOWN[scheme].endpoint} if it is set, "
+            "and the bucket; what was uploaded before is kept, and the same command goes on."
         ) from error
+
+
+def _is_of_a_client(error: Exception) -> bool:
+    """Returns whether an error tells of a bucket, and not of this machine or of the program."""
+    if type(error).__module__.partition(".")[0] in _CLIENTS:
+        return True
+    if isinstance(error, ValueError):
+        return str(error).startswith("Bad Request: ")  # of gcsfs
+    return isinstance(error, OSError) and not error.filename
+
+
+def _upload(source: Path, path: Path) -> None:
+    scheme, _, key = address(path).partition("://")
+    files, options = _files(path), _KNOWN[scheme].upload_options
+    if scheme == "gs" and source.stat().st_size < _SENT_BETWEEN_LINES:
+        data = source.read_bytes()
+        # The lines are "--==0==" and end in LF: a server that takes a CR before one for a part of the line loses it.
+        if data.endswith(b"\r") or b"--==0==" in data:
+            files.pipe_file(key, data, chunksize=len(data), **options)
+            return
+    files.put_file(str(source), key, **options)
 
 
 def _remove_objects(path: Path) -> None:
     with _explained(path):
-        if keys := list(_files(path).find(_key(path))):
-            _files(path).rm(keys)
+        keys = list(_files(path).find(_key(path)))
+        with contextlib.suppress(FileNotFoundError):  # another process has removed them all meanwhile
+            if keys:
+                _files(path).rm(keys)
 
 
 def _listing(path: Path) -> dict[str, dict[str, Any]]:
