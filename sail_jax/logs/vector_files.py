@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sail_jax.data.parquet_files import missing_column
+from sail_jax.data.vector_columns import vector_columns
 from sail_jax.errors import SailError
 from sail_jax.logs.log_files import VECTOR_SUFFIXES, files_of, readable
 
@@ -25,7 +25,7 @@ def scan_vector_ids(path: Path, setting: str = "") -> pl.LazyFrame:
     scans = []
     for part in files_of(path, setting, VECTOR_SUFFIXES):
         with readable(part):
-            key = _vector_key(part, pq.read_schema(part).names, setting)
+            key, _ = vector_columns(str(part), pq.read_schema(part), setting)
         scans.append(pl.scan_parquet(part, glob=False).select(item=pl.col(key).cast(pl.String)).drop_nulls())
     return pl.concat(scans)
 
@@ -34,7 +34,7 @@ def read_vectors(path: Path, setting: str = "") -> Iterator[tuple[list[str], np.
     """Streams a Parquet file of vectors, or a folder of such files in the order of their names.
 
     Args:
-        path: the file or folder, with columns `item_id` (or `id`) and `vector`.
+        path: the file or folder, with ids and vectors (`vector_columns`).
         setting: the setting that holds the path, for messages.
 
     Yields:
@@ -46,30 +46,19 @@ def read_vectors(path: Path, setting: str = "") -> Iterator[tuple[list[str], np.
     width = 0
     for part in files_of(path, setting, VECTOR_SUFFIXES):
         with readable(part), pq.ParquetFile(part) as file:
-            key = _vector_key(part, file.schema_arrow.names, setting)
-            for batch in file.iter_batches(_VECTOR_BATCH, columns=[key, "vector"]):
-                batch = batch.filter(pc.and_(pc.is_valid(batch["vector"]), pc.is_valid(batch[key])))
+            key, vector = vector_columns(str(part), file.schema_arrow, setting)
+            for batch in file.iter_batches(_VECTOR_BATCH, columns=[key, vector]):
+                batch = batch.filter(pc.and_(pc.is_valid(batch[vector]), pc.is_valid(batch[key])))
                 if not len(batch):
                     continue
-                vectors = _matrix(batch["vector"], str(part))
+                vectors = _matrix(batch[vector], str(part))
                 width = width or vectors.shape[1]
                 if vectors.shape[1] != width:
                     raise SailError(f"{part}: a vector has {vectors.shape[1]} numbers, and the first has {width}.")
                 yield batch[key].cast(pa.string()).to_pylist(), vectors
 
 
-def _vector_key(part: Path, names: list[str], setting: str) -> str:
-    key = next((name for name in ("item_id", "id") if name in names), None)
-    if key is None or "vector" not in names:
-        raise SailError(
-            f"{missing_column(str(part), 'vector' if key else 'item_id', names)} Change {setting}.".rstrip()
-        )
-    return key
-
-
 def _matrix(column: pa.Array, file: str) -> np.ndarray:
-    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or _is_fixed(column)):
-        raise SailError(f"{file}: `vector` is {column.type}; write it as a list of numbers.")
     flat = column.flatten().cast(pa.float32())
     if len(flat) % len(column) or flat.null_count:
         raise SailError(f"{file}: vectors have gaps or differ in width; write all with the same number of numbers.")

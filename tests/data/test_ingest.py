@@ -135,9 +135,8 @@ def test_items_and_tables(source, tmp_path, capsys):
     report = ingest(config(items_per_shard=10), source, output)
     # Frames unless i % 3 == 0, sound or its vector if i % 4 < 2.
     modalities = {"T": 4, "TA": 5, "VT": 8, "VTA": 8}
-    assert report == IngestReport(
-        COUNT, modalities, {"i2i": {"test": 8, "train": 16}, "q2i": {"train": 10}, "self": {"train": COUNT}}, 0
-    )
+    tables = {"i2i": {"test": 8, "train": 16}, "q2i": {"train": 10}, "self": {"train": COUNT}}
+    assert report == IngestReport(COUNT, modalities, tables, 0, embeddings={"gid": COUNT})
     said = capsys.readouterr().out
     assert str(report) in said and "cells are separated by commas." in said
     store = ItemStore.open(output / "items")

@@ -195,6 +195,6 @@ def test_the_verb_and_what_describe_says(source, capsys):
     assert main(command) == 0 and "was joined before" in capsys.readouterr().out
     assert main(["describe", "--data", str(folder / "data")]) == 0
     said = capsys.readouterr().out
-    assert "since they were ingested: old" in said and "joined ID embedding cf: vectors of 5 numbers" in said
+    assert f"ID embedding old: {COUNT} items have it" in said and "joined ID embedding cf: vectors of 5 numbers" in said
     assert main(["describe", "--data", str(folder / "nothing")]) == 2
     assert "name the folder that `ingest` wrote" in capsys.readouterr().err

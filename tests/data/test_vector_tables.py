@@ -66,6 +66,24 @@ def test_items_take_the_vectors_of_their_ids_and_others_stay_without(source):
     assert 3 < sum(map(len, items.values())) < COUNT
 
 
+def test_a_table_of_ids_and_vectors_alone_may_call_them_anything(source):
+    pq.write_table(pa.table({"emb": [[1.0, 2.0], [3.0, 4.0]], "iid": ["i3", "i5"]}), source / "mine.parquet")
+    items, bad = joined(source, {"mine": "mine.parquet"})
+    assert not bad
+    found = {name: vectors["mine"].tolist() for name, vectors in items.items() if vectors}
+    assert found == {"i3": [1.0, 2.0], "i5": [3.0, 4.0]}
+
+
+def test_it_is_said_how_many_items_have_an_embedding_none_and_duplicates_too(source, capsys):
+    with (source / "items.jsonl").open("a") as items:
+        items.write('{"item_id": "i3", "title": "again"}\n')
+    write(source / "a.parquet", ["i3", "i5"], [[1.0], [2.0]])
+    write(source / "b.parquet", ["user 1"], [[1.0]])
+    joined(source, {"a": "a.parquet", "b": "b.parquet"})
+    said = capsys.readouterr().out
+    assert "ID embedding a: 2 items have it\nID embedding b: 0 items have it\n" in said
+
+
 def test_ids_of_numbers_and_columns_beside_the_tables(source):
     rows = [{"item_id": n, "title": "t", "gid": [float(n)]} for n in range(3)]
     (source / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -131,7 +149,7 @@ def test_a_table_without_vectors_joins_nothing(source):
 
 def test_wrong_tables_are_refused(source):
     write(source / "v.parquet", ["i1"], [[1.0]])
-    pq.write_table(pa.table({"item_id": ["a"], "vectr": [[1.0]]}), source / "typo.parquet")
+    pq.write_table(pa.table({"item_id": ["a"], "vectr": [[1.0]], "vec": [[1.0]]}), source / "typo.parquet")
     pq.write_table(pa.table({"item_id": ["a"], "vector": ["1|2"]}), source / "text.parquet")
     for path, message in [
         ("w.parquet", "Did you mean v.parquet.* Change config.ingest.vectors.x"),

@@ -22,7 +22,7 @@ from sail_jax.logs.reader import (
     scan_results,
     separators_said,
 )
-from sail_jax.logs.vector_files import read_vectors
+from sail_jax.logs.vector_files import read_vectors, scan_vector_ids
 
 
 def test_canonical_columns_of_events(tmp_path):
@@ -190,6 +190,12 @@ def test_vectors_in_parts(tmp_path):
     assert [name for ids, _ in batches for name in ids] == ["1", "3"]
     np.testing.assert_array_equal(np.concatenate([vectors for _, vectors in batches]), [[1, 2], [3, 4]])
     assert all(vectors.dtype == np.float32 for _, vectors in batches)
+
+
+def test_vectors_under_other_names(tmp_path):
+    write(tmp_path / "dense", {"emb": [[1.0, 2.0]], "iid": [7]})
+    assert [ids for ids, _ in read_vectors(tmp_path / "dense")] == [["7"]]
+    assert scan_vector_ids(tmp_path / "dense").collect()["item"].to_list() == ["7"]
 
 
 def test_vectors_of_several_widths(tmp_path):

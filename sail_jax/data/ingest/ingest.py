@@ -66,6 +66,7 @@ class IngestReport:
         tables: table -> split -> rows.
         bad_records: number of skipped records.
         passed_over: for each folder of tables that holds more than tables, a line on the rest.
+        embeddings: ID embedding -> number of items that have it.
     """
 
     items: int
@@ -73,10 +74,12 @@ class IngestReport:
     tables: dict[str, dict[str, int]]
     bad_records: int
     passed_over: list[str] = dataclasses.field(default_factory=list)
+    embeddings: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
         by_modality = ", ".join(f"{name} {count:,}" for name, count in self.modalities.items())
         lines = [f"{self.items:,} items ({by_modality})"]
+        lines += [f"ID embedding {name}: {count:,} items have it" for name, count in self.embeddings.items()]
         for name, splits in self.tables.items():
             lines.append(f"table {name}: " + ", ".join(f"{split} {rows:,}" for split, rows in splits.items()) + " rows")
         lines.append(f"{self.bad_records:,} bad records" + f", listed in {BAD_RECORDS}" * bool(self.bad_records))
@@ -127,13 +130,14 @@ def ingest(
     journal = Journal(output, identity, config.ingest.max_bad_records)
     with _progress(console) as progress:
         run = _Run(config, output, journal, progress)
-        modalities = run.write_items(items, reader, vectors)
+        modalities, found = run.write_items(items, reader, vectors)
         store = ItemStore.open(output / store_lib.FOLDER)
         counts = {name: run.write_table(name, table, store) for name, table in tables.items()}
         run.write_tokenizer(store)
     _write_ceilings(config, source, output)
     others = [table.passed_over for table in opened if table.passed_over]
-    report = IngestReport(len(store), modalities, counts, journal.bad_records, others)
+    embeddings = {name: found.get(name, 0) for name in (*config.ingest.source.id_embeddings, *config.ingest.vectors)}
+    report = IngestReport(len(store), modalities, counts, journal.bad_records, others, embeddings)
     summary = {"report": dataclasses.asdict(report), "identity": identity}
     commit_json(output / MARKER, summary)
     journal.remove()
@@ -211,8 +215,10 @@ class _Run:
         self._holdout = Holdout(config.seed, config.ingest.holdout)
         self._prompts = prompt_texts(config)
 
-    def write_items(self, source: RowSource, reader: RecordReader, vectors: Mapping[str, RowSource]) -> dict[str, int]:
-        """Writes the store; returns the number of items by modalities."""
+    def write_items(
+        self, source: RowSource, reader: RecordReader, vectors: Mapping[str, RowSource]
+    ) -> tuple[dict[str, int], dict[str, int]]:
+        """Writes the store; returns the number of items by modalities, and by ID embedding."""
         if self._journal.result("index") is None:
             reader.join(self._vectors(vectors))
         writer = ItemStoreWriter(self._output / store_lib.FOLDER)
@@ -237,8 +243,12 @@ class _Run:
             )
         hidden = self._write_index(writer, source, results)
         shutil.rmtree(self._output / _VECTORS, ignore_errors=True)
-        total = sum((collections.Counter(result["modalities"]) for result in results), collections.Counter())
-        return dict(sorted((total - collections.Counter(hidden)).items()))
+
+        def visible(what: str) -> dict[str, int]:
+            total = sum((collections.Counter(result[what]) for result in results), collections.Counter())
+            return dict(sorted((total - collections.Counter(hidden[what])).items()))
+
+        return visible("modalities"), visible("embeddings")
 
     def _vectors(self, sources: Mapping[str, RowSource]) -> dict[str, VectorTable]:
         """Builds the vector tables for look-up; a resumed run builds them again, and reports bad records only once."""
@@ -258,25 +268,27 @@ class _Run:
                 self._journal.finish(stage, {})
         return tables
 
-    def _write_index(self, writer: ItemStoreWriter, source: RowSource, results: list[dict]) -> dict[str, int]:
-        """Completes the store; returns the number of duplicate items by modalities."""
+    def _write_index(
+        self, writer: ItemStoreWriter, source: RowSource, results: list[dict]
+    ) -> dict[str, dict[str, int]]:
+        """Completes the store; returns the number of duplicate items, counted as by `_Counts`."""
         if (done := self._journal.result("index")) is not None:
             return done
-        hidden = collections.Counter()
+        hidden = _Counts()
 
         def row_of(shard: int, record: int) -> int:
             good = np.delete(np.arange(results[shard]["rows"]), results[shard]["skipped"])
             return shard * self._config.items_per_shard + int(good[record]) + 1
 
         def on_duplicate(item_id: str, first: tuple[int, int], repeated: tuple[int, int]) -> None:
-            hidden[writer.read(*repeated).modalities] += 1
+            hidden.add(writer.read(*repeated))
             problem = f"row {row_of(*first)} has the same id"
             error = BadRecordError(problem, remedy="Give each item an id of its own; the first one is used")
             record = f"{item_id} (row {row_of(*repeated)})"
             self._journal.bad(error.at(source=source.name, record=record, field=self._config.source.id))
 
         writer.finalize(len(results), on_duplicate)
-        return self._journal.finish("index", dict(hidden))
+        return self._journal.finish("index", hidden.result())
 
     def write_table(self, name: str, source: RowSource | None, store: ItemStore) -> dict[str, int]:
         """Writes a pair table; returns the number of rows by split."""
@@ -341,12 +353,28 @@ class _Run:
             self._advance(task)
 
 
+class _Counts:
+    """How many items have which modalities, and which ID embeddings."""
+
+    def __init__(self) -> None:
+        self._modalities, self._embeddings = collections.Counter(), collections.Counter()
+
+    def add(self, item: Item) -> None:
+        """Counts an item."""
+        self._modalities[item.modalities] += 1
+        self._embeddings.update(item.id_embeddings.keys())
+
+    def result(self) -> dict[str, dict[str, int]]:
+        """The counts for the journal."""
+        return {"modalities": dict(self._modalities), "embeddings": dict(self._embeddings)}
+
+
 class _Shard:
     """Reads the rows of one shard for the writer, and counts them."""
 
     def __init__(self, journal: Journal, widths: dict[str, int]):
         self._journal, self._widths = journal, widths
-        self._rows, self._skipped, self._modalities = 0, [], collections.Counter()
+        self._rows, self._skipped, self._counts = 0, [], _Counts()
 
     def items(self, loaded: Iterator[tuple[Row, Future]], on_row: Callable[[], None]) -> Iterator[Item]:
         """Yields the usable items; records the others in the journal."""
@@ -358,7 +386,7 @@ class _Shard:
                 self._skipped.append(self._rows)
                 self._journal.bad(error)
             else:
-                self._modalities[item.modalities] += 1
+                self._counts.add(item)
                 yield item
             self._rows += 1
             on_row()
@@ -368,8 +396,8 @@ class _Shard:
         return {
             "rows": self._rows,
             "skipped": self._skipped,
-            "modalities": dict(self._modalities),
             "widths": self._widths,
+            **self._counts.result(),
         }
 
     def _check_widths(self, item: Item, row: Row) -> None:

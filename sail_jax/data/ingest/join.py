@@ -111,11 +111,10 @@ def describe_data(data: str | pathlib.Path) -> list[str]:
         SailError: the folder is missing, unfinished or damaged.
     """
     data = place(data)
-    report, names = _ingested(data)
+    report, _ = _ingested(data)
     items = ItemStore.open(data / store.FOLDER)
-    since = [f"ID embeddings since they were ingested: {', '.join(sorted(names))}"] * bool(names)
     joined = [str(_report(name, of.facts, of.folder)) for name, of in items.joined.items()]
-    return [str(report), *since, *(f"joined ID embedding {line}" for line in joined)]
+    return [str(report), *(f"joined ID embedding {line}" for line in joined)]
 
 
 def _ingested(data: pathlib.Path) -> tuple[IngestReport, set[str]]:

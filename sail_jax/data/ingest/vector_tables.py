@@ -1,4 +1,4 @@
-"""Tables of vectors that are joined to items by id: Parquet of `item_id` and `vector`.
+"""Tables of vectors that are joined to items by id: Parquet of ids and vectors (`vector_columns`).
 
 The rows may be in any order. Ingestion copies them into:
 
@@ -13,7 +13,7 @@ memory.
 
 import pathlib
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 
 import msgpack
 import numpy as np
@@ -24,13 +24,11 @@ import pyarrow.parquet as pq
 from sail_jax.data import store_index
 from sail_jax.data.ingest.cells import id_cell
 from sail_jax.data.ingest.sources import RowSource, open_table
-from sail_jax.data.parquet_files import missing_column, readable
+from sail_jax.data.parquet_files import readable
+from sail_jax.data.vector_columns import vector_columns
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.items import item_key
 
-# `id` is the name in folders of embeddings.
-_ID_COLUMNS = ("item_id", "id")
-_VECTOR = "vector"
 _BATCH = 16_384
 
 
@@ -87,18 +85,7 @@ def open_vectors(folder: pathlib.Path, path: str, setting: str) -> RowSource:
     for file in source.files:
         with readable(file):
             schema = pq.read_schema(file)
-        id_column = _id_column(schema.names)
-        for column in (id_column or _ID_COLUMNS[0], _VECTOR):
-            if column not in schema.names:
-                raise SailError(f"{missing_column(str(file), column, schema.names)} Write it, or change {setting}.")
-        ids = schema.field(id_column).type
-        if pa.types.is_nested(ids) or pa.types.is_temporal(ids):
-            raise SailError(f"{file}: column {id_column!r} is {ids}. Write texts or numbers, or change {setting}.")
-        if not _is_list(schema.field(_VECTOR).type):
-            raise SailError(
-                f"{file}: column {_VECTOR!r} is {schema.field(_VECTOR).type}. Write it as a list of numbers, or "
-                f"change {setting}."
-            )
+        vector_columns(str(file), schema, setting)
     return source
 
 
@@ -148,9 +135,9 @@ def usable_rows(
     for file in source.files:
         number = 0
         with readable(file), pq.ParquetFile(file) as table:
-            id_column = _id_column(table.schema_arrow.names)
-            for batch in table.iter_batches(_BATCH, columns=[id_column, _VECTOR]):
-                ids, vectors, width = _Batch(batch, id_column, str(file), number).read(width, on_bad)
+            columns = vector_columns(str(file), table.schema_arrow)
+            for batch in table.iter_batches(_BATCH, columns=list(columns)):
+                ids, vectors, width = _Batch(batch, columns, str(file), number).read(width, on_bad)
                 number += len(batch)
                 on_rows(len(batch))
                 if ids:
@@ -161,16 +148,17 @@ def repeated_id(source: RowSource, item_id: str) -> BadRecordError:
     """The error of a row whose id an earlier one of the table has."""
     problem = "the table already has a vector with this id"
     error = BadRecordError(problem, remedy="Write one row for each id; the first one is used")
-    return error.at(source=source.name, record=item_id, field=_id_column(source.columns))
+    ids, _ = vector_columns(source.name, pq.read_schema(source.files[0]))
+    return error.at(source=source.name, record=item_id, field=ids)
 
 
 class _Batch:
     """A batch of rows, and which of them are usable."""
 
-    def __init__(self, batch: pa.RecordBatch, id_column: str, file: str, first: int):
-        self._file, self._first, self._id_column = file, first, id_column
-        self._ids = [_id(cell) for cell in batch.column(id_column).to_pylist()]
-        self._column = batch.column(_VECTOR)
+    def __init__(self, batch: pa.RecordBatch, columns: tuple[str, str], file: str, first: int):
+        self._file, self._first, (self._id_column, self._vector_column) = file, first, columns
+        self._ids = [_id(cell) for cell in batch.column(self._id_column).to_pylist()]
+        self._column = batch.column(self._vector_column)
 
     def read(self, width: int, on_bad: Callable[[BadRecordError], None]) -> tuple[list[str], np.ndarray, int]:
         """The ids and vectors of the usable rows, and their width; width 0 stands for that of the first one."""
@@ -189,7 +177,7 @@ class _Batch:
                 kept.append(vector)
             else:
                 record = f"{self._ids[row] or ''} (row {self._first + row + 1})".strip()
-                on_bad(problem.at(source=self._file, record=record, field=_VECTOR))
+                on_bad(problem.at(source=self._file, record=record, field=self._vector_column))
         return ids, np.stack(kept) if kept else np.zeros((0, width), np.float32), width
 
     def _problem(self, item_id: str | None, vector: np.ndarray, width: int) -> BadRecordError | None:
@@ -216,15 +204,6 @@ def _floats(values: pa.Array) -> np.ndarray:
     """[n] float32; a null becomes NaN, and a number too large for float32 becomes infinite."""
     with np.errstate(over="ignore"):
         return values.to_numpy(zero_copy_only=False).astype(np.float32)
-
-
-def _is_list(dtype: pa.DataType) -> bool:
-    lists = pa.types.is_list(dtype) or pa.types.is_large_list(dtype) or pa.types.is_fixed_size_list(dtype)
-    return lists and (pa.types.is_floating(dtype.value_type) or pa.types.is_integer(dtype.value_type))
-
-
-def _id_column(columns: Collection[str]) -> str | None:
-    return next((name for name in _ID_COLUMNS if name in columns), None)
 
 
 def _read_ids(folder: pathlib.Path, batch: int) -> list[str]:
