@@ -36,7 +36,7 @@ def add_verb(verbs: Any) -> None:
 def run(options: argparse.Namespace, overrides: list[str]) -> None:
     """Builds the tables, and prints their row counts."""
     from sail_jax.logs.pairs.build import SAMPLE_PAGE, SUMMARY, build_pairs, sql_of_builders
-    from sail_jax.logs.pairs.report import kept_and_dropped, warnings
+    from sail_jax.logs.pairs.report import kept_and_dropped, warnings, without_test
 
     config = config_lib.load(options.config, overrides)
     only = [name.strip() for name in options.only.split(",") if name.strip()]
@@ -55,6 +55,8 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     for name, counts in summary["builders"].items():
         for line in warnings(name, counts):
             console.print(f"Warning: {line}", style="yellow", highlight=False)
+    if line := without_test(summary["builders"]):
+        console.print(line, highlight=False)
     cut = summary["cut"]
     if config.logs.events.path and config.logs.events.split:
         console.print(f"Train and test are those of the events' column {config.logs.events.split!r}.")

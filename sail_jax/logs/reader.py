@@ -17,6 +17,8 @@ from sail_jax.errors import SailError
 from sail_jax.logs.columns import PER_SECOND, TEST_TIME, Columns, in_range
 from sail_jax.logs.log_files import VECTOR_SUFFIXES, by_schema, check_cells, files_of, readable_rows, scan_files
 
+# Their groups of settings have these names.
+LOGS = ("events", "searches", "live", "hashtags", "catalogue")
 # The share of the rows of a log whose time may be no time.
 _BAD_TIMES = 0.01
 # The end of the year 9999, and what no time of a log lies beyond, in seconds.
@@ -53,10 +55,41 @@ def separators_said(config: Config, source: Path) -> list[str]:
     return list(filter(None, lines))
 
 
+def check_present(config: Config, source: Path, names: Collection[str]) -> None:
+    """Checks that several logs are there, so that all that are missing are told at once.
+
+    Args:
+        config: the experiment.
+        source: the folder to which the paths of `config.logs` are relative.
+        names: the logs; also "dense_features" and "id_embeddings". Those without a path are passed over.
+
+    Raises:
+        SailError: some are missing; of one alone, it says more than of several.
+    """
+    logs = config.logs
+    paths = {f"config.logs.{name}.path": getattr(logs, name).path for name in LOGS if name in names}
+    if "dense_features" in names:
+        paths["config.logs.dense_features"] = logs.dense_features
+    if "id_embeddings" in names:
+        paths |= {f"config.logs.id_embeddings.{name}": path for name, path in logs.id_embeddings.items()}
+    placed = {setting: Path(source) / path for setting, path in paths.items() if path}
+    for path in placed.values():
+        fetch(path)
+    missing = {setting: path for setting, path in placed.items() if not path.exists()}
+    if len(missing) > 1:
+        unset = " ".join(f"--{setting}=''" for setting in missing)
+        raise SailError(
+            f"There is no {', no '.join(map(str, missing.values()))}. Name them in the config, or give what you do not "
+            f"have no path: {unset}"
+        )
+    for setting, path in missing.items():
+        files_of(path, setting)
+
+
 def _named(config: Config, source: Path) -> dict[tuple[str, ...], list[Path]]:
     """Suffixes of files -> the paths that the settings name: of logs, and of vectors."""
     logs = config.logs
-    tables = [log.path for log in (logs.events, logs.searches, logs.live, logs.hashtags, logs.catalogue)]
+    tables = [getattr(logs, name).path for name in LOGS]
     vectors = [logs.dense_features, *logs.id_embeddings.values()]
     named = {TABLE_SUFFIXES: tables, VECTOR_SUFFIXES: vectors}
     return {suffixes: [Path(source) / path for path in paths if path] for suffixes, paths in named.items()}

@@ -575,6 +575,31 @@ def test_mistakes_are_told(tmp_path):
         build_pairs(config(), tmp_path, tmp_path / "tables", ["search"])
 
 
+def test_all_logs_that_are_missing_are_told_at_once(tmp_path):
+    write(tmp_path / "logs/events", events([last_event(1)]))
+    settings = with_logs(config(), id_embeddings={"cf": "vectors/cf"})
+    with pytest.raises(SailError, match="no .*logs/live, no .*logs/hashtags, no .*logs/items") as error:
+        build_pairs(settings, tmp_path, tmp_path / "tables", ["copair", "live", "hashtag", "cls", "rsdf", "id"])
+    unset = ("live.path", "hashtags.path", "catalogue.path", "dense_features", "id_embeddings.cf")
+    assert str(error.value).endswith(" ".join(f"--config.logs.{name}=''" for name in unset))
+
+
+def test_a_builder_without_its_column_is_left_out(tmp_path):
+    """Without summaries and labels, a catalogue tells times of publication alone."""
+    write(tmp_path / "logs/events", events([("u1", "a", 5, 1), ("u1", "b", 6, 1), last_event(9)]))
+    catalogue = dataclasses.replace(config().logs.catalogue, summary="", labels="")
+    empty = {
+        name: dataclasses.replace(getattr(config().logs, name), path="") for name in ("searches", "live", "hashtags")
+    }
+    settings = with_logs(
+        config(copair={"min_users": 1}), catalogue=catalogue, dense_features="", id_embeddings={"cf": ""}, **empty
+    )
+    _, counts = build(tmp_path, settings)
+    assert set(counts) == {"copair"}
+    with pytest.raises(SailError, match="'cls' reads config.logs.catalogue.labels, which is empty"):
+        build_pairs(settings, tmp_path, tmp_path / "tables", ["cls"])
+
+
 def test_the_verb(drawn, tmp_path, capsys):
     folder, tables, _ = drawn
     path = tmp_path / "config.json"

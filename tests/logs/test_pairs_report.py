@@ -3,7 +3,7 @@
 import small_logs as logs
 from small_logs import config
 
-from sail_jax.logs.pairs.report import Step, kept_and_dropped, steps, warnings
+from sail_jax.logs.pairs.report import Step, kept_and_dropped, steps, warnings, without_test
 
 
 def test_rules_in_their_order_and_the_default_that_takes_nearly_all(tmp_path):
@@ -25,3 +25,11 @@ def test_a_setting_of_the_user_is_no_surprise():
     counts = {"rows_read": 90, "candidates": 100, "dropped_support": 99, "train": 1, "test": 0}
     assert list(warnings("copair", counts | {"settings": {"min_users": 3}})) == []
     assert len(list(warnings("copair", counts | {"settings": {"min_users": 2}}))) == 1
+
+
+def test_tables_that_train_and_cannot_test_are_named():
+    trains, tests, empty = {"train": 5, "test": 0}, {"train": 5, "test": 1}, {"train": 0, "test": 0}
+    assert without_test({"copair": tests, "live": empty}) == ""
+    said = without_test({"copair": trains, "search": tests, "cls": trains})
+    assert said.startswith("No test row: copair, cls.") and "held_out=0.1" in said
+    assert "held_out" not in without_test({"cls": trains})

@@ -23,10 +23,25 @@ from sail_jax.logs.engines import open_engine, sql_dialect
 from sail_jax.logs.finished import Finished, build_identity
 from sail_jax.logs.log_files import readable_rows
 from sail_jax.logs.pairs import attributes, consumption, searches, vectors
-from sail_jax.logs.pairs.inputs import count_items, logs_read, open_tables, unbound_tables, write_near
+from sail_jax.logs.pairs.inputs import (
+    count_items,
+    logs_read,
+    open_tables,
+    unbound_tables,
+    vector_files,
+    write_near,
+)
 from sail_jax.logs.pairs.rules import Made
 from sail_jax.logs.pairs.sample_page import write_sample_page
-from sail_jax.logs.reader import check_rows, check_times, count_rows, cut_time, has_log, passed_over_beside
+from sail_jax.logs.reader import (
+    check_present,
+    check_rows,
+    check_times,
+    count_rows,
+    cut_time,
+    has_log,
+    passed_over_beside,
+)
 from sail_jax.logs.rules import Logs
 from sail_jax.logs.scratch import scratch_folder
 from sail_jax.logs.table_progress import table_progress
@@ -46,6 +61,8 @@ BUILDERS: dict[str, tuple[Callable[[Logs], Made], str]] = {
     "q2i_score": (searches.q2i_score, "searches"),
     "cls": (attributes.cls, "catalogue"),
 }
+# Builder -> the column without which it makes nothing of its log.
+_COLUMNS = {"summary": "summary", "cls": "labels"}
 
 
 def build_pairs(
@@ -134,6 +151,7 @@ def sql_of_builders(config: Config, source: Path, only: Sequence[str] = (), engi
 
 def _checked_cut(config: Config, source: Path, chosen: dict[str, str]) -> int:
     read = sorted({"events", *logs_read(config, chosen)})
+    check_present(config, source, [*read, *chosen.values()])
     check_rows(config, source, read)
     check_times(config, source, read)
     return cut_time(config, source)
@@ -175,8 +193,8 @@ def why_empty(name: str, counts: dict[str, Any]) -> str:
         return ""
     dropped = {key.removeprefix("dropped_"): of for key, of in counts.items() if key.startswith("dropped_") and of}
     said = ", ".join(f"{key} {of:,}" for key, of in sorted(dropped.items(), key=lambda item: -item[1]))
-    settings = f"change config.builders.{name}, or leave it out with --only"
-    return f"{name}.parquet has no row: of {counts['rows_read']:,} rows read went {said or 'none'}; {settings}"
+    rows = f"of {counts['rows_read']:,} rows read " + (f"went {said}" if said else "came no candidate")
+    return f"{name}.parquet has no row: {rows}; change config.builders.{name}, or leave it out with --only"
 
 
 def _choose(config: Config, only: Sequence[str]) -> dict[str, str]:
@@ -184,24 +202,27 @@ def _choose(config: Config, only: Sequence[str]) -> dict[str, str]:
     for name in only:
         if name not in BUILDERS:
             raise SailError(f"There is no builder {name!r}. Did you mean {nearest(name, BUILDERS)}?")
-        if not _has_input(config, BUILDERS[name][1]):
-            raise SailError(
-                f"The builder {name!r} reads config.logs.{BUILDERS[name][1]}, which is empty: name the log there."
-            )
+        if lacks := _lacks(config, name):
+            raise SailError(f"The builder {name!r} reads {lacks}, which is empty: name it there.")
     if config.builders.weight == "multiplicity" and config.builders.copair.repeat:
         raise SailError(
             "config.builders.weight is 'multiplicity', and config.builders.copair.repeat writes a pair once for each "
             "user too, which would count twice. Set one of them to its default."
         )
     logs = {name: log for name, (_, log) in BUILDERS.items()}
-    chosen = {name: log for name, log in logs.items() if (name in only if only else _has_input(config, log))}
+    chosen = {name: log for name, log in logs.items() if (name in only if only else not _lacks(config, name))}
     if not chosen:
         raise SailError("config.logs names no log to build pairs from: set config.logs.events.path or another log.")
     return chosen
 
 
-def _has_input(config: Config, log: str) -> bool:
-    return bool(getattr(config.logs, log)) if log not in SCANS else has_log(config, log)
+def _lacks(config: Config, name: str) -> str:
+    """Returns the setting without which a builder has nothing to read; empty if it is set."""
+    log = BUILDERS[name][1]
+    if not (has_log(config, log) if log in SCANS else vector_files(config, log)):
+        return f"config.logs.{log}"
+    column = _COLUMNS.get(name)
+    return f"config.logs.{log}.{column}" if column and not getattr(getattr(config.logs, log), column) else ""
 
 
 def _summary(

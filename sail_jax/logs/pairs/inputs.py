@@ -38,10 +38,12 @@ def logs_read(config: Config, chosen: dict[str, str]) -> list[str]:
 
 
 def vector_files(config: Config, log: str) -> dict[str, str]:
-    """Returns the settings and paths of "dense_features" or "id_embeddings", in the order of their names."""
+    """Returns the settings and paths of "dense_features" or "id_embeddings" that have one, in the order of names."""
     if log == "dense_features":
-        return {"config.logs.dense_features": config.logs.dense_features}
-    return {f"config.logs.id_embeddings.{name}": path for name, path in sorted(config.logs.id_embeddings.items())}
+        named = {"config.logs.dense_features": config.logs.dense_features}
+    else:
+        named = {f"config.logs.id_embeddings.{name}": path for name, path in sorted(config.logs.id_embeddings.items())}
+    return {setting: path for setting, path in named.items() if path}
 
 
 def unbound_tables(config: Config, chosen: dict[str, str]) -> dict[str, ir.Table]:

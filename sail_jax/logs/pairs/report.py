@@ -51,6 +51,22 @@ def kept_and_dropped(name: str, counts: dict[str, Any]) -> str:
     return f"{name}: {counts['candidates']:,} candidates, {kept:,} kept; dropped: {', '.join(took) or 'none'}"
 
 
+def without_test(builders: dict[str, dict[str, Any]]) -> str:
+    """Returns a line of text on the tables that train, and have no test row for a task; empty if there are none.
+
+    Args:
+        builders: builder -> its counts in `pairs.json`.
+    """
+    names = [name for name, counts in builders.items() if counts["train"] and not counts["test"]]
+    held_out = ", or of copair set config.builders.copair.held_out=0.1" * ("copair" in names)
+    if not names:
+        return ""
+    return (
+        f"No test row: {', '.join(names)}. A task of such a table has nothing to measure: raise "
+        f"config.logs.test_share{held_out}."
+    )
+
+
 def warnings(name: str, counts: dict[str, Any]) -> Iterator[str]:
     """Yields a line for each rule that drops nearly all by a setting that was left at its default."""
     defaults = to_dict(getattr(BuildersConfig(), name))

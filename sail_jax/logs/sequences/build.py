@@ -16,7 +16,15 @@ from sail_jax.logs.engine import Engine
 from sail_jax.logs.engines import open_engine, sql_dialect
 from sail_jax.logs.finished import Finished, build_identity
 from sail_jax.logs.log_files import readable_rows
-from sail_jax.logs.reader import check_rows, check_times, count_rows, cut_time, has_log, passed_over_beside
+from sail_jax.logs.reader import (
+    check_present,
+    check_rows,
+    check_times,
+    count_rows,
+    cut_time,
+    has_log,
+    passed_over_beside,
+)
 from sail_jax.logs.rules import Logs
 from sail_jax.logs.scratch import scratch_folder
 from sail_jax.logs.sequences.constructions import CONSTRUCTIONS, content_codes
@@ -75,6 +83,7 @@ def build_sequences(
         readable_rows(source),
         open_engine(engine, config.logs.engine, scratch) as opened,
     ):
+        check_present(config, source, _columns_of(chosen))
         check_rows(config, source, _columns_of(chosen))
         check_times(config, source, ("events",))
         cut = cut_time(config, source)
