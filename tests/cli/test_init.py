@@ -293,6 +293,49 @@ def test_a_recommender_with_a_log(folder, capsys):
     assert config.ingest.source.id == "movieId" and config.ingest.source.text["title"] == "title"
 
 
+def write_logs(folder):
+    """Items, events, searches and vectors under short names."""
+    write_csv(folder / "items.csv", [{"iid": f"p{n}", "title": name} for n, name in enumerate(NAMES)])
+    draw, start = random.Random(0), 1_700_000_000_000
+    rows = [{"uid": f"u{n % 50}", "iid": f"p{draw.randrange(40)}", "ts": start + n * 60_000} for n in range(1000)]
+    done = ["page_view", "page_view", "like", "purchase"]
+    write_csv(folder / "events.csv", [row | {"event": done[n % 4]} for n, row in enumerate(rows)])
+    write_csv(folder / "searches.csv", [row | {"q": THINGS[n % 5]} for n, row in enumerate(rows[:100])])
+    vectors = pa.table({"iid": [f"p{n}" for n in range(40)], "emb": [[0.25] * 8] * 40})
+    pq.write_table(vectors, folder / "factors.parquet")
+
+
+def test_logs_under_short_names(folder, capsys):
+    """A `uid` that repeats is a user, views are no positives, and vectors need no names of ours."""
+    write_logs(folder)
+    config, _, said = init(folder, capsys)
+    events, searches = config.logs.events, config.logs.searches
+    assert (events.path, events.user, events.item, events.time) == ("events.csv", "uid", "iid", "ts")
+    assert events.flags == ("event==like", "event==purchase") and config.logs.time_unit == "ms"
+    assert (searches.path, searches.user, searches.query, searches.clicked) == ("searches.csv", "uid", "q", "")
+    assert set(config.data.datasets) == {"copair", "searches"} and not config.ingest.tables
+    assert "positive: like, purchase" in said and "[0.25, 0.25, 0.25, …]" in said
+    assert counts(config, folder).embeddings == {"factors": 40}
+
+
+def test_of_two_logs_of_a_kind_one_is_read_and_the_other_is_told(folder, capsys):
+    write_logs(folder)
+    (folder / "factors.parquet").unlink()
+    more = [{"uid": f"u{n % 9}", "iid": f"p{n % 40}", "ts": 1_700_000_000 + n} for n in range(100)]
+    write_csv(folder / "plays.csv", more)
+    write_csv(folder / "searches.csv", [row | {"q": THINGS[n % 5]} for n, row in enumerate(more)])
+    config, _, said = init(folder, capsys)
+    assert config.logs.events.path == "events.csv" and config.logs.searches.path == ""
+    assert "plays.csv is left out: events.csv is the log of events" in said
+    assert "searches.csv is left out: its times count s, those of another log ms" in said
+
+
+def test_a_uid_that_stands_once_is_an_id(folder, capsys):
+    write_csv(folder / "items.csv", [{"uid": f"p{n}", "title": name, "text": name} for n, name in enumerate(NAMES)])
+    config, _, _ = init(folder, capsys)
+    assert config.ingest.source.id == "uid"
+
+
 def test_ids_that_name_the_pictures(folder, capsys):
     write_csv(
         folder / "products.csv",

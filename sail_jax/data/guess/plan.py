@@ -24,6 +24,26 @@ _SURE = 0.5  # numbers of few values are no labels
 _FEWEST = 8  # pairs of a table that trains
 _REFERENCES = 4  # tables of pairs and queries that a config names
 _QUERY_WORDS = {"query", "q", "source", "src", "anchor", "left", "a", "from", "user"}
+_SEARCH_WORDS = {"query", "search", "keyword", "q", "term", "phrase"}
+# Words of columns that say what a user did, and of what is no sign that they liked it.
+_DONE_WORDS = {"event", "action", "behavior", "behaviour", "interaction", "activity", "type"}
+_PASSIVE = {
+    *("view", "views", "viewed", "impression", "impressions", "show", "shown", "exposure", "pv", "seen", "skip"),
+    *(
+        "skipped",
+        "dislike",
+        "disliked",
+        "unlike",
+        "hide",
+        "hidden",
+        "remove",
+        "removed",
+        "unfollow",
+        "report",
+        "return",
+    ),
+}
+_MOST_DONE = 12  # kinds of events; a column with more says something else
 _TARGET_WORDS = {"target", "positive", "right", "b", "to", "related", "similar", "answer", "doc"}
 
 
@@ -266,7 +286,7 @@ class _Planner:
             if not refers:
                 self._notes.append(f"{table.path} is left out: no column of it has ids of the items.")
             elif (time := table.best("time")) and (user := table.best("user")):
-                logs |= self._log(table, user, refers[0], time)
+                self._add_log(logs, table, user, refers[0], time)
             elif (vector := table.best("vector")) and table.path.endswith(".parquet"):
                 vectors[_name(table.path)] = table.path
                 self._take(table, vector, "ID embedding")
@@ -339,6 +359,20 @@ class _Planner:
             self._notes.append(f"{table.path} is for tests alone: {count} of its pairs would train.")
         return reference._replace(rows=count, train=reference.train if count >= _FEWEST else None)
 
+    def _add_log(self, logs: dict[str, Any], table: ReadTable, user: str, item: str, time: str) -> None:
+        """Adds the settings of a log, unless there is one of its kind, or its times have another unit."""
+        log = self._log(table, user, item, time)
+        (kind,) = log.keys() - {"time_unit"}
+        if kind in logs:
+            why = f"{logs[kind]['path']} is the log of {kind}; to read both, write them as parts of one folder"
+        elif logs.get("time_unit", log["time_unit"]) != log["time_unit"]:
+            why = f"its times count {log['time_unit']}, those of another log {logs['time_unit']}: write them alike"
+        else:
+            logs |= log
+            return
+        self._taken = {at: taken for at, taken in self._taken.items() if at[0] != table.path}
+        self._notes.append(f"{table.path} is left out: {why}.")
+
     def _log(self, table: ReadTable, user: str, item: str, time: str) -> dict[str, Any]:
         """Returns the settings of a log of events, or of searches where it has their texts."""
         self._take(table, user, "user")
@@ -348,7 +382,7 @@ class _Planner:
         flags = table.columns("flag")
         unit = {"time_unit": time_unit(table.sample.values(time)) or "s"}
         texts = [name for name in table.columns("text", "label") if name != item]
-        if query := next((name for name in texts if {"query", "search", "keyword"} & set(words_of(name))), ""):
+        if query := next((name for name in texts if _SEARCH_WORDS & set(words_of(name))), ""):
             self._take(table, query, "text of the search")
             if flags:
                 self._take(table, flags[0], "clicked")
@@ -359,7 +393,20 @@ class _Planner:
             most = max(float(cell) for cell in table.sample.values(score))
             flags = [f"{score}>={0.8 * most:g}"]
             self._take(table, score, f"positive from {0.8 * most:g} on")
+        if not flags:
+            flags = self._done(table)
         return unit | {"events": log | {"flags": tuple(flags), "watch_share": ""}}
+
+    def _done(self, table: ReadTable) -> list[str]:
+        """Returns the conditions of positive events, where a column says what users did and not all of it is one."""
+        for column in table.columns("label"):
+            done = sorted({str(cell).strip() for cell in table.sample.all_values(column)})
+            liked = [word for word in done if not _PASSIVE & set(words_of(word.replace("_", " ")))]
+            plain = all(re.fullmatch(r"[A-Za-z][\w -]*", word) for word in done)
+            if set(words_of(column)) & _DONE_WORDS and plain and 0 < len(liked) < len(done) <= _MOST_DONE:
+                self._take(table, column, f"positive: {', '.join(liked)}", "says what users did")
+                return [f"{column}=={word}" for word in liked]
+        return []
 
     # ----------------------------------------------------------------------------------------------------------- checks
 
@@ -384,20 +431,22 @@ class _Planner:
         for table in [self._items, *self._others]:
             for column in table.sample.columns:
                 reading = table.chosen[column]
-                taken, why = self._taken.get((table.path, column), ("left out", _left_out(reading)))
+                taken, why = self._taken.get(
+                    (table.path, column), ("left out", _left_out(reading, table is self._items))
+                )
                 close = [other for other in rivals(table.readings[column]) if other.kind != reading.kind]
                 told = f"{close[0].kind}: {close[0].reason}" if close else ""
                 shown = ", ".join(table.shown(column))
                 yield Finding(Path(table.path).name, column, taken, why, shown, told)
 
 
-def _left_out(reading: Reading) -> str:
+def _left_out(reading: Reading, of_items: bool) -> str:
     used = {
         "text": "another text has its place",
         "id": "another column has the ids",
         "label": "another column has them",
     }
-    why = used.get(reading.kind)
+    why = used.get(reading.kind) if of_items else None
     return f"{reading.kind}: {reading.reason}" + (f"; {why}" if why else "")
 
 

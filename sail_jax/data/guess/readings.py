@@ -23,7 +23,10 @@ _NEARLY_ALL = 0.95  # of the cells of a column of ids differ, where some rows of
 
 HINTS = {
     "id": ("id", "ids", "key", "uid", "uuid", "asin", "sku", "isbn", "url_id"),
-    "user": ("user", "users", "member", "customer", "visitor", "session", "reviewer", "account", "userid"),
+    "user": (
+        *("user", "users", "member", "customer", "visitor", "session", "reviewer", "account", "userid"),
+        *("buyer", "client", "viewer", "listener"),
+    ),
     "time": ("time", "timestamp", "date", "datetime", "created", "published", "updated", "ts", "when"),
     "language": ("language", "lang", "locale"),
     "score": ("score", "similarity", "rating", "relevance", "grade", "weight", "stars", "sim"),
@@ -209,9 +212,14 @@ def _vector(column: Column) -> Reading | None:
 
 
 def _user(column: Column) -> Reading | None:
-    if not column.named("user") or _mean_words(column.cells) > 2:
+    if _mean_words(column.cells) > 2:
         return None
-    return Reading("user", 1.0, "its name says so")
+    if column.named("user"):
+        return Reading("user", 1.0, "its name says so")
+    # The id of an item may be called so too, but stands once.
+    if "uid" in words_of(column.name) and column.distinct < _NEARLY_ALL * len(column.cells):
+        return Reading("user", 0.98, "its name says so, and its cells repeat")
+    return None
 
 
 def _mean_words(cells: Sequence[Any]) -> float:

@@ -60,6 +60,8 @@ def shown_cells(cells: Sequence[Any]) -> list[str]:
 def _short(cell: Any) -> str:
     if isinstance(cell, bytes):
         return f"{len(cell):,} bytes"
+    if isinstance(cell, list | tuple) and len(cell) > _SAMPLES and all(isinstance(x, int | float) for x in cell):
+        return f"[{', '.join(f'{number:.2g}' for number in cell[:_SAMPLES])}, …]"
     if isinstance(cell, Mapping):
         return _short(cell.get("bytes") or cell.get("path") or "")
     text = " ".join(str(cell).split())
