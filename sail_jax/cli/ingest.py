@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from sail_jax import config as config_lib
-from sail_jax.cli.common import declare, print_next
+from sail_jax.cli.after_tables import print_after_tables
+from sail_jax.cli.common import declare
 
 
 def add_verb(verbs: Any) -> None:
@@ -26,6 +27,6 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     """Ingests the export."""
     from sail_jax.data.ingest.ingest import ingest
 
-    ingest(config_lib.load(options.config, overrides), options.source, options.workdir)
-    data = f"--config.data.dir={options.workdir}"
-    print_next(options, "train", "--config", options.config, data, "--workdir", "RUN")
+    config = config_lib.load(options.config, overrides)
+    ingest(config, options.source, options.workdir)
+    print_after_tables(options, config, "ingest", options.workdir)

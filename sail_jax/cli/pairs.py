@@ -1,18 +1,14 @@
 """The verb `pairs`: builds pair tables from a recommender's logs."""
 
 import argparse
-import dataclasses
 from typing import Any
 
 from rich.table import Table
 
 from sail_jax import config as config_lib
-from sail_jax.cli.common import console, declare, print_next, print_wide
+from sail_jax.cli.after_tables import BUILDERS, print_after_tables
+from sail_jax.cli.common import console, declare, print_wide
 from sail_jax.cli.log_folders import add_engine, add_folders, open_store_of, print_separators, print_sql
-from sail_jax.config.log_pairs import BuildersConfig
-
-# Every builder has a group of settings with its name.
-_BUILDERS = [field.name for field in dataclasses.fields(BuildersConfig) if dataclasses.is_dataclass(field.type)]
 
 
 def add_verb(verbs: Any) -> None:
@@ -29,7 +25,7 @@ def add_verb(verbs: Any) -> None:
         kept="finished tables are kept, and the same command goes on.",
     )
     add_folders(sub, "; the page of examples shows their pictures")
-    sub.add_argument("--only", default="", help=f"builders to run, separated by commas: {', '.join(_BUILDERS)} (all)")
+    sub.add_argument("--only", default="", help=f"builders to run, separated by commas: {', '.join(BUILDERS)} (all)")
     add_engine(sub, "builder")
 
 
@@ -72,7 +68,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         )
     output = options.output.absolute()
     console.print(f"Tables: {output}; what was dropped, and why: {output / SUMMARY}; a sample: {output / SAMPLE_PAGE}.")
-    setting = f"--config.data.datasets.NAME.table={output / 'NAME.parquet'}"
     for line in summary["passed_over"]:
         console.print(line, highlight=False)
-    print_next(options, "train", "--config", options.config, "--config.data.dir=DATA", setting, "--workdir", "RUN")
+    made = next((output / f"{name}.parquet" for name, of in summary["builders"].items() if of["train"]), None)
+    print_after_tables(options, config, "pairs", options.workdir, made)

@@ -7,7 +7,8 @@ from rich.table import Table
 
 from sail_jax import config as config_lib
 from sail_jax.buckets import place
-from sail_jax.cli.common import console, declare, print_next, print_wide
+from sail_jax.cli.after_tables import print_after_tables
+from sail_jax.cli.common import console, declare, print_wide
 from sail_jax.cli.log_folders import add_engine, add_folders, open_store_of, print_separators, print_sql
 
 _COUNTS = ("users", "targets", "short_history", "unknown_target", "few_kept", "sequences")
@@ -62,10 +63,8 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
             "the item is not in the store."
         )
     console.print(f"Tables: {output}; what was dropped, and why: {output / SUMMARY}.")
-    settings = (
-        f"--config.data.datasets.NAME.table={output / 'NAME.parquet'}",
-        "--config.data.datasets.NAME.kind=sequences",
-    )
     for line in summary["passed_over"]:
         console.print(line, highlight=False)
-    print_next(options, "train", "--config", options.config, "--config.data.dir=DATA", *settings, "--workdir", "RUN")
+    trains = [name for name, splits in summary["tables"].items() if splits.get("train", {}).get("sequences")]
+    made = output / f"{trains[0]}.parquet" if trains else None
+    print_after_tables(options, config, "sequences", options.workdir, made)

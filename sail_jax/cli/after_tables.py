@@ -1,0 +1,46 @@
+"""What comes after tables are made: the verb that makes those which the config still lacks, or training."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from sail_jax.cli.common import print_next
+from sail_jax.config import Config
+from sail_jax.config.log_pairs import BuildersConfig
+from sail_jax.config.log_sequences import CONSTRUCTIONS, HISTORIES
+
+# Every builder has a group of settings with its name.
+BUILDERS = tuple(field.name for field in dataclasses.fields(BuildersConfig) if dataclasses.is_dataclass(field.type))
+# Verb -> the tables that it makes of logs.
+_MAKES = {"pairs": BUILDERS, "sequences": (*CONSTRUCTIONS, HISTORIES)}
+
+
+def print_after_tables(
+    options: argparse.Namespace, config: Config, verb: str, data: Path | None, made: Path | None = None
+) -> None:
+    """Prints the command that comes after `ingest`, `pairs` or `sequences`.
+
+    Args:
+        options: the parsed flags of the verb, with --config and --source.
+        config: the experiment.
+        verb: the verb; what it left out, such as a table without its log, is not asked of it again.
+        data: the folder that `ingest` wrote; None if it is not named.
+        made: a table that was made, for an experiment that names none which is there.
+    """
+    tables = {Path(entry.table) for group in (config.data.datasets, config.eval.tasks) for entry in group.values()}
+    tables |= {Path(config.eval.histories)} if config.eval.histories else set()
+    lacking = {table.stem for table in tables if data is not None and not (data / table).exists()}
+    for other, names in _MAKES.items():
+        if other != verb and lacking & set(names):
+            folders = ("--source", options.source, "--output", data / "tables", "--workdir", data)
+            print_next(options, other, "--config", options.config, *folders)
+            return
+    named = any(data is not None and (data / entry.table).exists() for entry in config.data.datasets.values())
+    settings = []
+    if made is not None and not named:
+        inside = data is not None and made.absolute().is_relative_to(data.absolute())
+        table = made.absolute().relative_to(data.absolute()) if inside else made.absolute()
+        settings.append(f"--config.data.datasets.{made.stem}.table={table}")
+        settings += [f"--config.data.datasets.{made.stem}.kind=sequences"] * (verb == "sequences")
+    where = f"--config.data.dir={'DATA' if data is None else data}"
+    print_next(options, "train", "--config", options.config, where, *settings, "--workdir", "RUN")

@@ -1,0 +1,49 @@
+"""The command that is named after tables are made: it runs as it stands, and asks for what the config lacks."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from sail_jax import config as config_lib
+from sail_jax.cli.after_tables import print_after_tables
+
+
+@pytest.fixture
+def config():
+    def build(datasets, tasks=()):
+        named = {name: {"table": f"tables/{name}.parquet"} for name in datasets}
+        asked = {name: {"table": f"tables/{name}.parquet"} for name in tasks}
+        return config_lib.build({"data": {"datasets": named}, "eval": {"tasks": asked}})
+
+    return build
+
+
+def said_after(capsys, *arguments):
+    options = argparse.Namespace(program="sail-jax", config=Path("mine.py"), source=Path("logs"))
+    print_after_tables(options, *arguments)
+    return capsys.readouterr().out.removeprefix("Next: ").strip()
+
+
+def test_the_verb_that_makes_what_is_lacking_comes_next(tmp_path, capsys, config, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data, folders = Path("data"), "--config mine.py --source logs --output data/tables --workdir data"
+    (data / "tables").mkdir(parents=True)
+    asked = config(["copair", "seq_collab_multi"], ["eval_vanilla"])
+    assert said_after(capsys, asked, "ingest", data) == f"sail-jax pairs {folders}"
+    (data / "tables/copair.parquet").touch()
+    assert said_after(capsys, asked, "pairs", data) == f"sail-jax sequences {folders}"
+    # What `sequences` left out is not asked of it again.
+    train = "sail-jax train --config mine.py --config.data.dir=data --workdir RUN"
+    assert said_after(capsys, asked, "sequences", data) == train
+    assert said_after(capsys, config(["of_my_own"]), "ingest", data) == train
+
+
+def test_a_config_that_names_no_table_gets_one_that_was_made(tmp_path, capsys, config, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data, empty = Path("data"), config([])
+    said = said_after(capsys, empty, "pairs", data, data / "tables/copair.parquet")
+    assert "--config.data.dir=data --config.data.datasets.copair.table=tables/copair.parquet --workdir" in said
+    said = said_after(capsys, empty, "sequences", None, Path("elsewhere/seq_collab_multi.parquet"))
+    assert "--config.data.dir=DATA" in said and f"table={tmp_path / 'elsewhere/seq_collab_multi.parquet'}" in said
+    assert "--config.data.datasets.seq_collab_multi.kind=sequences" in said
