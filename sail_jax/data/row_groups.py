@@ -161,6 +161,7 @@ class RowGroupTable(Generic[Row]):
     schema: ClassVar[pa.Schema]  # its last field is `SPLIT_FIELD`
     may_lack: ClassVar[tuple[str, ...]] = ()  # columns that are null in a table without them
     what: ClassVar[str]  # the kind of table, for messages
+    made_by: ClassVar[str]  # what makes such tables, for the message that one is missing
     writer: ClassVar[str]  # the function that writes such a table, for messages
     make_row: ClassVar[Callable[..., tuple]]  # cells in the order of the schema -> Row
 
@@ -278,9 +279,9 @@ class RowGroupTable(Generic[Row]):
         path = self.path
         parts = parquet_parts(path)
         if not parts:
-            near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.parquet")], n=3)
-            hint = f" Did you mean {' or '.join(near)}?" if near else ""
-            raise SailError(f"There is no {self.what} {path}.{hint}")
+            near = difflib.get_close_matches(path.stem, [p.stem for p in path.parent.glob("*.parquet")], n=3)
+            hint = f" Did you mean {' or '.join(f'{stem}.parquet' for stem in near)}?" if near else ""
+            raise SailError(f"There is no {self.what} {path}.{hint} {self.made_by}")
         return parts
 
     def _check_columns(

@@ -25,6 +25,7 @@ SCHEMA = pa.schema(
 )
 _SEQUENCE_SCHEMA = pa.schema(list(SCHEMA)[:-1])
 _HISTORY = ("item_ids", "target_id")
+_MADE_BY = "`sequences` makes such tables of logs; of histories of your own, write item_ids and target_id as Parquet."
 
 
 class Sequence(NamedTuple):
@@ -104,6 +105,7 @@ class SequenceTable(RowGroupTable[Sequence]):
 
     schema = SCHEMA
     what = "sequence table"
+    made_by = _MADE_BY
     writer = "sail_jax.data.sequence_tables.write_sequences"
     make_row = staticmethod(_make_sequence)
 
@@ -126,7 +128,7 @@ def stream_sequences(path: pathlib.Path, split: str) -> Iterator[tuple[list[list
     """
     parts = parquet_parts(path)
     if not parts:
-        raise SailError(f"There is no sequence table {path}: write a Parquet file of item_ids and target_id.")
+        raise SailError(f"There is no sequence table {path}. {_MADE_BY}")
     for part in parts:
         with readable(part):
             file = pq.ParquetFile(part)

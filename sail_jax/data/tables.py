@@ -118,6 +118,7 @@ class PairTable(RowGroupTable[Pair]):
     schema = SCHEMA
     may_lack = ("query_id", "query_text", "score")
     what = "pair table"
+    made_by = "`pairs` makes such tables of logs, and `ingest` those of config.ingest.tables."
     writer = "sail_jax.data.tables.write_pairs"
     make_row = Pair
 

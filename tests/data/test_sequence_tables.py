@@ -138,7 +138,9 @@ def test_columns(tmp_path):
 
 
 def test_messages_of_the_reader(path, tmp_path):
-    with pytest.raises(SailError, match="no sequence table .*sequence.parquet. Did you mean sequences.parquet"):
+    with pytest.raises(
+        SailError, match="no sequence table .*sequence.parquet. Did you mean sequences.parquet. `sequences` makes"
+    ):
         SequenceTable.open(path.with_name("sequence.parquet"))
     foreign = tmp_path / "foreign.parquet"
     pq.write_table(pq.read_table(path).replace_schema_metadata(None), foreign)
@@ -183,7 +185,7 @@ def test_a_stream_takes_tables_that_lack_all_but_the_history(tmp_path):
 )
 def test_a_stream_names_the_file_and_the_row_that_it_cannot_use(tmp_path, columns, message):
     path = tmp_path / "part.parquet"
-    with pytest.raises(SailError, match="no sequence table .*part.parquet"):
+    with pytest.raises(SailError, match="no sequence table .*part.parquet. `sequences` makes"):
         list(stream_sequences(path, ""))
     path.write_bytes(b"no parquet")
     with pytest.raises(SailError, match="part.parquet is no Parquet file, or damaged"):
