@@ -15,6 +15,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker has the environment of t
             # Compiling takes longer than running; the emitters of fusions took half of it.
             "--xla_backend_optimization_level=0",
             "--xla_cpu_use_fusion_emitters=false",
+            # As `cli.on_cpu` sets it: the devices of a busy machine may wait long for each other.
+            "--xla_cpu_collective_call_terminate_timeout_seconds=600",
         ]
     )
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
