@@ -11,10 +11,12 @@ import importlib.util
 import io
 import re
 import shlex
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import pytest
 import tiny
 from test_imports import TIERS
@@ -24,6 +26,7 @@ from sail_jax.cli import main
 from sail_jax.config import Config
 from sail_jax.config.schema import override, to_dict
 from sail_jax.errors import SailError
+from training_runs import on_devices
 
 REPO = tiny.REPO
 DOCS = REPO / "docs"
@@ -52,7 +55,7 @@ def blocks(page: Path) -> list[Found]:
         if fence and language is None:
             language, start, lines = fence[1], number + 1, []
         elif fence:
-            found.append(Found(start, "\n".join(lines), language))
+            found.append(Found(start, textwrap.dedent("\n".join(lines)), language))
             language = None
         elif language is not None:
             lines.append(line)
@@ -402,6 +405,26 @@ def test_the_readme_is_short_and_its_map_has_every_room():
     rooms = sorted(path.parent.name for path in (REPO / "sail_jax").glob("*/__init__.py"))
     missing = [room for room in rooms if f"  {room}/" not in text]
     assert not missing, f"The map of the house in README.md lacks {missing}; add a line for each."
+
+
+@pytest.mark.slow
+def test_the_code_of_the_page_on_python_computes_the_gradient_and_takes_the_steps(run, tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "quickstart").symlink_to(run)
+    monkeypatch.chdir(tmp_path)
+    on_one, sharded = (block.text for block in blocks(DOCS / "python.md"))
+    names: dict = {}
+    with on_devices(1):
+        exec(on_one, names)
+    pairs = names["config"].data.batch_size
+    assert [z.shape[:2] for z in names["z"]] == [(len(views), pairs) for views in names["recipe"].views]
+    assert jnp.isfinite(names["loss"])
+    assert jnp.any(names["gradients"]["model"]["llm"]["embedding"] != 0)
+    with on_devices(2):
+        exec(sharded, names)
+    assert names["mesh"].size == 2
+    assert names["state"].step == 3
+    assert jnp.isfinite(names["metrics"]["loss"])
 
 
 def messages() -> set[str]:
