@@ -11,10 +11,7 @@ TRACKERS = ("wandb", "mlflow", "trackio")
 
 @dataclasses.dataclass(frozen=True)
 class LossWeights:
-    """Weights of the losses.
-
-    L = nce L_nce-mrl + cosent L_cosent + micl L_micl + late_fusion L_lf + distill L_distill.
-    """
+    """Weights of the losses, whose sum is that of `objectives.objective.Objective`."""
 
     nce: float = setting(1.0, "InfoNCE, summed over the Matryoshka widths", low=0)
     cosent: float = setting(0.0, "COSENT, on pairs with a graded score (lambda in the report)", low=0)
