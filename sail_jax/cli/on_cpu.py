@@ -14,7 +14,7 @@ _XLA_FLAGS = {
 
 
 def tune() -> None:
-    """Lowers the effort of XLA's compiler, leaves out its log, and lets idle threads sleep and late ones come.
+    """Lowers the effort of XLA's compiler, hides its log, waits for late devices, lets idle threads sleep.
 
     Call it before JAX is imported. Flags and variables of the user count instead.
     """
