@@ -52,7 +52,7 @@ def run_steps(config, sizes, contrast=None):
     losses, moments = [], None
     for number in range(2):
         loaded = source[number]
-        recipe = objective.recipe(loaded.datasets)._replace(room=loaded.room)
+        recipe = objective.recipe(loaded.datasets, loaded.room)
         state, metrics = step(state, step.put(loaded.parts), recipe)
         losses.append({name: float(value) for name, value in metrics.items()})
         moments = moments or jax.device_get(optax.tree.get(state.opt_state, "mu"))

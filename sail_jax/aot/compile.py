@@ -191,8 +191,8 @@ def _batch(config: Config, dataset: str, shards: int) -> tuple[tuple[str, ...], 
     objective, names = make_objective(config), list(config.data.datasets)
 
     def described(kind: tuple[str, ...]) -> tuple[tuple[str, ...], Batch, Recipe]:
-        recipe = objective.recipe([names.index(name) for name in kind])
-        recipe = recipe._replace(room=estimated_token_room(config, kind, shards))
+        room = estimated_token_room(config, kind, shards)
+        recipe = objective.recipe([names.index(name) for name in kind], room)
         return kind, batch_shapes(config, kind, shards), recipe
 
     def size(entry: tuple[tuple[str, ...], Batch, Recipe]) -> tuple[int, ...]:

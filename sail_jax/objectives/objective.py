@@ -206,11 +206,17 @@ class Objective:
         low, high = jnp.log(values.min_temperature), jnp.log(values.max_temperature)
         return params | {"log_temperature": jnp.clip(params["log_temperature"], low, high)}
 
-    def recipe(self, datasets: Sequence[int]) -> Recipe:
-        """Returns the recipe of batches of some training sets; sets that are trained alike have the same."""
+    def recipe(self, datasets: Sequence[int], room: int | None = None) -> Recipe:
+        """Returns the recipe of batches of some training sets; sets that are trained alike have the same.
+
+        Args:
+            datasets: indices of the training sets that may occur in the batch.
+            room: see `Recipe`; that of a batch is `LoadedBatch.room`.
+        """
         patterns = sorted({pattern for d in datasets for pattern in self.sets[d].patterns})
         losses = [loss for loss in LOSSES if any(self.sets[d].weights[loss] > 0 for d in datasets)]
-        return Recipe(tuple(patterns), tuple(losses), one_sided=all(self.sets[d].kind == "items" for d in datasets))
+        one_sided = all(self.sets[d].kind == "items" for d in datasets)
+        return Recipe(tuple(patterns), tuple(losses), room, one_sided)
 
     def __call__(
         self,

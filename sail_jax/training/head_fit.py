@@ -116,7 +116,7 @@ def _taught(
     """Yields the embedded rows of the batches of some steps."""
     for step in track(steps, what, disable=jax.process_index() != 0):
         loaded = source[step]
-        recipe = setup.objective.recipe(loaded.datasets)._replace(room=loaded.room)
+        recipe = setup.objective.recipe(loaded.datasets, loaded.room)
         for part in loaded.parts:
             yield rows(state.params, shard_batch(part, setup.mesh), recipe)
 

@@ -303,7 +303,7 @@ class _Loop:
         names, shards = list(self.config.data.datasets), data_shards(self.mesh)
 
         def kind(datasets: tuple[int, ...]) -> tuple[Batch, Recipe]:
-            recipe = self.objective.recipe(datasets)._replace(room=self.source.token_room(datasets))
+            recipe = self.objective.recipe(datasets, self.source.token_room(datasets))
             shapes = batch_shapes(self.config, [names[at] for at in datasets], shards, self.source.encodings)
             return shapes, recipe
 
@@ -316,7 +316,7 @@ class _Loop:
     ) -> tuple[TrainState, str]:
         loaded, batch, waited = prefetch.take()
         self.spent.add("data", waited)
-        recipe = self.objective.recipe(loaded.datasets)._replace(room=loaded.room)
+        recipe = self.objective.recipe(loaded.datasets, loaded.room)
         with self.profile.step(done) if self.profile else contextlib.nullcontext():
             state, metrics = self.step(state, batch, recipe)
         # The devices have one step waiting for them and no more, so that a signal is heeded soon.

@@ -174,6 +174,12 @@ def test_hard_negatives_and_frequencies_reach_the_objective():
         np.testing.assert_allclose(call(objective, z, out, given)[0], expected, rtol=1e-5)
 
 
+def test_a_recipe_has_the_room_of_its_batches():
+    objective = objective_of((("O->O",), {"nce": 1.0}, -np.inf))
+    assert objective.recipe([0], 64) == objective.recipe([0])._replace(room=64)
+    assert objective.recipe([0]).room is None
+
+
 def test_temperatures_stay_in_their_bounds():
     objective = objective_of(*[(("O->O",), {"nce": 1.0}, 0.0)] * 3, min_temperature=0.02, max_temperature=0.3)
     params = {"log_temperature": jnp.log(jnp.array([0.001, 0.1, 9.0]))}

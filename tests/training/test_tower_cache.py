@@ -86,7 +86,7 @@ def test_loss_and_gradient_are_those_of_the_towers(frozen, tmp_path, one_device,
     for array, like in zip(jax.tree.leaves(cached.arrays), jax.tree.leaves(shapes), strict=True):
         assert (array.shape, array.dtype) == (like.shape, like.dtype)
     gradient = make_gradient(setup.config, make_model(setup.config.model), setup.objective)
-    recipe = setup.objective.recipe(plain.datasets)._replace(room=plain.room)
+    recipe = setup.objective.recipe(plain.datasets, plain.room)
     whole = jax.jit(functools.partial(gradient, recipe=recipe))
     expected, found = (jax.device_get(whole(state.params, batch.arrays)) for batch in (plain, cached))
     (loss, _), gradients = expected
