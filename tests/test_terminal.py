@@ -34,6 +34,21 @@ def test_lines_and_tables_have_it_as_it_is(name, capsys):
     assert said.out.count(name) == 1 + 2 * 4
 
 
+def test_a_table_is_as_wide_as_the_terminal_unless_words_were_cut(capsys, monkeypatch):
+    narrow, long = Table("why"), Table("name")
+    narrow.add_row("all rows of the sample differ, " * 10)
+    long.add_row("x" * 100)
+
+    def widths(terminal):
+        monkeypatch.setattr("sail_jax.cli.common.console", Terminal(width=80, force_terminal=terminal))
+        for table in (narrow, long):
+            print_wide(table)
+            yield max(map(len, capsys.readouterr().out.splitlines()))
+
+    assert list(widths(True)) == [80, 104]
+    assert list(widths(False)) == [120, 104]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_verbs_print_such_paths(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

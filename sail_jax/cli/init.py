@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from sail_jax.data.guess.readings import Reading
     from sail_jax.data.guess.tables import Choose
 
+# What a reading that `init` may ask about means for the model.
+_MEANS = {
+    "text": "words that the model reads",
+    "tags": "a list of words that the model reads",
+    "label": "a category, by which the search page filters and maps are coloured",
+    "id": "the name of an item, which the model does not read",
+}
+
 
 def add_verb(verbs: Any) -> None:
     """Declares the verb."""
@@ -94,7 +102,8 @@ def _ask(table: str, column: str, readings: Sequence["Reading"], samples: Sequen
     """Returns the reading that the user chooses."""
     console.print(f"{table}: what is the column {column!r}, with cells such as {', '.join(samples)}?")
     for number, reading in enumerate(readings, 1):
-        console.print(f"  {number}  {reading.kind}: {reading.reason}", highlight=False)
+        means = f"; {_MEANS[reading.kind]}" if reading.kind in _MEANS else ""
+        console.print(f"  {number}  {reading.kind}: {reading.reason}{means}", highlight=False)
     while True:
         try:
             answer = input(f"1 to {len(readings)}, or Enter for 1: ").strip() or "1"

@@ -414,7 +414,9 @@ def test_ids_that_repeat(folder, capsys, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda prompt: asked.append(prompt) or "2")
     output = folder.parent / "mine.py"
     assert main(["init", str(folder), "--output", str(output)]) == 0
-    assert len(asked) == 1 and "rows numbered as row_id" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert len(asked) == 1 and "rows numbered as row_id" in said
+    assert "It does not follow later changes of captions.csv" in said
     config = config_lib.load(output, ["ingest.tokenizer_vocab=0"])
     assert (config.ingest.source.id, config.ingest.source.labels) == ("row_id", "sort")
     assert counts(config, folder).items == 40
@@ -479,6 +481,8 @@ def test_a_question_is_asked_where_it_must_be(folder, capsys, monkeypatch):
     said = capsys.readouterr().out
     assert len(asked) == 2, "an answer that is none is asked again, and no other column is asked about"
     assert "items.csv: what is the column 'sort', with cells such as toy car, real house, old tree?" in said
+    assert "3 values for 40 rows; a category, by which the search page filters" in said
+    assert "; words that the model reads" in said
     assert config_lib.load(output).ingest.source.labels == "sort"
 
 

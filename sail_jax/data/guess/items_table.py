@@ -91,10 +91,14 @@ def _readable(
     tables = [items, *same]
     sources = [Source(file, table.prefix) for table in tables for file in table.parts]
     path = copy_table(sources, media, number, beside)
-    why = [f"of {' and '.join(table.path for table in tables)}"]
+    names = " and ".join(table.path for table in tables)
+    why = [f"of {names}"]
     why += [f"with the rows numbered as {number}, as no column has an id of each row"] if number else []
     why += [f"with paths of media from {found.folder} on"] if any(table.prefix for table in tables) else []
-    notes.append(f"{path} was written: a copy {', '.join(why)}.")
+    notes.append(
+        f"{path} was written: a copy {', '.join(why)}. It does not follow later changes of {names}: "
+        "after one, remove copy and config, and begin again with another --workdir."
+    )
     return read_table(found, str(path.absolute()), [path], choose), [t for t in others if t not in same]
 
 
