@@ -77,6 +77,7 @@ def evaluate_and_print(
     from sail_jax.evaluation.chance import chance_results
     from sail_jax.evaluation.report.data import read_runs, write_report_data
     from sail_jax.evaluation.report.page import png_folder, write_report
+    from sail_jax.evaluation.report.story import farthest, sentence, standings
     from sail_jax.evaluation.report.summary import gather
     from sail_jax.evaluation.suite import (
         evaluation_record,
@@ -98,12 +99,15 @@ def evaluate_and_print(
     commit_json(files.metrics, figures)
     commit_json(files.evaluation, evaluation_record(results, step))
     write_report_data(files.report_data, gather(config, files, results, tasks, store))
-    write_report(files.report, read_runs([files.path]))
+    runs = read_runs([files.path])
+    write_report(files.report, runs)
     shown = shown_results(results, tasks)
     order = list(dict.fromkeys((r.task, r.view) for r in shown))
     shown.sort(key=lambda r: order.index((r.task, r.view)))
     for names in dict.fromkeys(tuple(headline(r)) for r in shown):
         _print_results([r for r in shown if tuple(headline(r)) == names], names)
+    if found := standings(runs[0]):
+        console.print(sentence(runs[0], farthest(found)), highlight=False)
     console.print(
         f"Figures: {files.metrics} (all metrics), {files.evaluation} (with histograms); report: {files.report}; "
         f"charts: {png_folder(files.report)}"

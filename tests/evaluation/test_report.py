@@ -32,7 +32,15 @@ from sail_jax.evaluation.report.charts import (
     training_charts,
     widths_charts,
 )
-from sail_jax.evaluation.report.data import RunReport, SpaceMap, StoredResult, read_runs, run_names, write_report_data
+from sail_jax.evaluation.report.data import (
+    RunReport,
+    SpaceMap,
+    StoredResult,
+    TaskFailures,
+    read_runs,
+    run_names,
+    write_report_data,
+)
 from sail_jax.evaluation.report.directions import HIGHER, LOWER, NEITHER, facts_of
 from sail_jax.evaluation.report.explorer import SCRIPTS, explorer_html
 from sail_jax.evaluation.report.failures import failures_html
@@ -475,6 +483,10 @@ def test_the_sentence_names_what_the_model_is_not_better_than():
     assert said.endswith(
         "finds 30.0 %, a random order 1.0 %, a perfect model 60.0 %. It is not yet better than TF-IDF."
     )
+    lost = RunReport("r", [dataclasses.replace(f, metrics={"recall@10": 0.01}) for f in figures[:4]])
+    assert sentence(lost, standings(lost)[0]).endswith(
+        "It is not yet better than a random order, untrained and TF-IDF."
+    )
     page = first_screen([run])
     assert page.index("After 400 steps") < page.index("What it finds") and "frames, text and sound" in page
     both = first_screen([report_runs.run("a"), report_runs.run("b", 0.52)])
@@ -500,6 +512,47 @@ def test_what_failed_names_the_setting_to_change(full):
         "Sound alone finds hardly more than a random order on i2i" in lines
         and "patterns=(&#x27;A-&gt;A&#x27;,)" in lines
     )
+
+
+def small_test(trained, items=12):
+    """A report of few queries, in which a random order finds most among the first ten."""
+    return RunReport(
+        "r",
+        [
+            StoredResult(
+                model,
+                "t2i",
+                Pattern("T", "V"),
+                True,
+                8,
+                {"recall@1": first, "recall@10": 0.83, "recall@100": 1.0},
+                queries=items,
+                corpus=items,
+            )
+            for model, first in (("chance", 0.083), ("untrained", 0.083), ("trained", trained))
+        ],
+    )
+
+
+def test_a_small_test_is_told_by_what_a_random_order_does_not_find():
+    lost = small_test(0.083)
+    assert standings(lost)[0].metric == "recall@1"
+    said = sentence(lost, standings(lost)[0])
+    assert "8.3 % of the right answers of t2i as the nearest item (recall@1)" in said
+    assert said.endswith("It is not yet better than a random order and untrained.")
+    lines = failures_html([lost])
+    assert "no better on t2i than before training and a random order (recall@1)" in lines and "--preset small" in lines
+    assert "t2i has 12 queries: one that is found or missed moves the figures by 8%" in lines
+    assert "no better" not in failures_html([small_test(0.5)])
+    large = small_test(0.5, 1_000)
+    assert standings(large)[0].metric == "recall@10" and "has 1000 queries" not in failures_html([large])
+
+
+def test_labels_that_most_items_have_make_no_answer_doubtful():
+    def lines(common):
+        return failures_html([RunReport("r", failures=[TaskFailures("i2i", 9, 1, 8, doubtful=0.5, common=common)])])
+
+    assert "50% of the wrong items" in lines(0.1) and "50% of the wrong items" not in lines(0.45)
 
 
 def test_metrics_know_their_direction():

@@ -81,7 +81,9 @@ def _of_run(runs: Sequence[RunReport], run: RunReport) -> str:
 def _metric_of(runs: Sequence[RunReport], task: str) -> str | None:
     """Returns the recall or accuracy that charts show for a task; None if the task has neither."""
     mains = [main_figures(run, task, subject(run)) for run in runs]
-    metric = next((headline_metric(main.metrics) for main in mains if main is not None and main.metrics), "")
+    metric = next(
+        (headline_metric(main.metrics, main.corpus) for main in mains if main is not None and main.metrics), ""
+    )
     return metric if metric.startswith(("recall@", "accuracy@")) else None
 
 

@@ -109,6 +109,7 @@ class TaskFailures:
         found: number of items looked at for each query.
         worst: queries that find nothing right, those first that are surest of it.
         doubtful: share of the wrong items found that carry a label of a right answer, of a sample; None without labels.
+        common: the same share of all wrong items of the corpus, of a sample: what a random order would find.
     """
 
     task: str
@@ -117,6 +118,7 @@ class TaskFailures:
     found: int
     worst: Sequence[WorstQuery] = ()
     doubtful: float | None = None
+    common: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

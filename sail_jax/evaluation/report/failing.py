@@ -12,7 +12,9 @@ from sail_jax.evaluation.suite import TaskResult
 
 _WORST = 4
 _SAMPLED = 64  # queries whose wrong answers are looked at
+_DRAWN = 64  # items of the corpus that say how common a label is
 _SURE, _ALIKE = 0.95, 0.5
+_TIMES = 1.5  # a label says something where what is found has it so much more often than the corpus
 
 
 def failures_of(result: TaskResult, task: RetrievalTask, store: ItemStore, seed: int) -> TaskFailures | None:
@@ -23,34 +25,36 @@ def failures_of(result: TaskResult, task: RetrievalTask, store: ItemStore, seed:
     right = np.array([np.isin(result.rows[query], task.relevant[query]).any() for query in asked], bool)
     missed = asked[~right]
     surest = missed[np.argsort(-result.cosines[missed, 0], kind="stable")][:_WORST]
-    sample = np.random.default_rng(seed).permutation(asked)[:_SAMPLED]
-    alike = [share for query in sample if (share := _alike(int(query), result, task, store)) is not None]
+    rng = np.random.default_rng(seed)
+    sample = rng.permutation(asked)[:_SAMPLED]
+    drawn = np.sort(rng.permutation(len(task.corpus))[:_DRAWN])
+    alike = [s for q in sample if (s := _alike(q, _wrong(result.rows[q], q, task), task, store)) is not None]
+    common = [s for q in sample if (s := _alike(q, _wrong(drawn, q, task), task, store)) is not None]
     return TaskFailures(
         task=task.name,
         queries=len(asked),
         missed=len(missed),
         found=result.rows.shape[1],
-        worst=[_worst(int(query), result, task, store) for query in surest],
+        worst=[_worst(int(query), result, task, store, drawn) for query in surest],
         doubtful=float(np.mean(alike)) if alike else None,
+        common=float(np.mean(common)) if common else 0.0,
     )
 
 
-def _wrong(query: int, result: TaskResult, task: RetrievalTask) -> np.ndarray:
-    """Returns the rows of the corpus that a query finds and that are not right."""
-    rows = result.rows[query]
+def _wrong(rows: np.ndarray, query: int, task: RetrievalTask) -> np.ndarray:
+    """Returns those of some rows of the corpus that are no right answer of a query."""
     return rows[(rows >= 0) & ~np.isin(rows, task.relevant[query])]
 
 
-def _alike(query: int, result: TaskResult, task: RetrievalTask, store: ItemStore) -> float | None:
-    """Returns the share of wrong items found with a label of the first right answer; None without labels."""
+def _alike(query: int, wrong: np.ndarray, task: RetrievalTask, store: ItemStore) -> float | None:
+    """Returns the share of wrong items with a label of the first right answer; None without labels."""
     wanted = set(task.corpus_item(int(task.relevant[query][0]), store).labels)
-    wrong = _wrong(query, result, task)
     if not wanted or not len(wrong):
         return None
     return float(np.mean([bool(wanted & set(task.corpus_item(int(row), store).labels)) for row in wrong]))
 
 
-def _worst(query: int, result: TaskResult, task: RetrievalTask, store: ItemStore) -> WorstQuery:
+def _worst(query: int, result: TaskResult, task: RetrievalTask, store: ItemStore, drawn: np.ndarray) -> WorstQuery:
     item = store.entry(task.queries[query])
     found = [
         card_of(task.corpus_item(int(row), store), relevant=False, score=float(cosine))
@@ -64,8 +68,9 @@ def _worst(query: int, result: TaskResult, task: RetrievalTask, store: ItemStore
         why.append(f"The query lacks {listed(lacks)}.")
     if result.cosines[query, 0] >= _SURE:
         why.append("The first item found has nearly the same vector as the query.")
-    alike = _alike(query, result, task, store)
-    if alike is not None and alike >= _ALIKE:
+    alike = _alike(query, _wrong(result.rows[query], query, task), task, store)
+    common = _alike(query, _wrong(drawn, query, task), task, store) or 0.0
+    if alike is not None and alike >= max(_ALIKE, _TIMES * common):
         why.append(f"{alike:.0%} of what it finds carries a label of this right answer: the list may be incomplete.")
     elif alike == 0.0:
         why.append("Nothing that it finds carries a label of this right answer.")

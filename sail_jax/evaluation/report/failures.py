@@ -7,6 +7,7 @@ import numpy as np
 
 from sail_jax.evaluation.report.data import RunReport, TaskFailures
 from sail_jax.evaluation.report.gallery import row_html
+from sail_jax.evaluation.report.story import standings
 from sail_jax.evaluation.report.tables import CHANCE, format_metric, headline_metric, main_figures, subject, tasks_of
 from sail_jax.evaluation.report.words import spelled
 from sail_jax.runs.cuts import CUTS
@@ -14,7 +15,8 @@ from sail_jax.runs.cuts import CUTS
 _COLLAPSED_NORM, _COLLAPSED_DIMENSIONS = 0.9, 2.0
 _BLIND = 2.0  # times the recall of a random order
 _OPEN = 2  # worst queries that are not folded away
-_DOUBTFUL = 0.2  # of the wrong items found
+_DOUBTFUL = 0.2  # of the wrong items found, beyond those of a random order
+_FEW = 50  # queries
 
 
 def failures_html(runs: Sequence[RunReport]) -> str:
@@ -30,6 +32,7 @@ def failures_html(runs: Sequence[RunReport]) -> str:
 
 def _findings(run: RunReport) -> Iterator[str]:
     """Yields what failed as HTML, most telling first."""
+    yield from _no_better(run)
     for failures in run.failures:
         if failures.missed:
             yield _line(
@@ -40,11 +43,31 @@ def _findings(run: RunReport) -> Iterator[str]:
     yield from _blind(run)
     yield from _cut(run)
     for failures in run.failures:
-        if failures.doubtful is not None and failures.doubtful >= _DOUBTFUL:
+        if failures.doubtful is not None and failures.doubtful - failures.common >= _DOUBTFUL:
             yield _line(
                 f"{failures.doubtful:.0%} of the wrong items found on {failures.task} carry the label of a right "
                 "answer: some may be right and not listed (false negatives).",
                 f"list them in the table of config.eval.tasks.{failures.task}, and in those of config.data.datasets",
+            )
+
+
+def _no_better(run: RunReport) -> Iterator[str]:
+    """Yields the tasks on which the model does not beat a random order or itself before training, and small tests."""
+    for standing in standings(run):
+        plain = {"untrained": "before training", CHANCE: "a random order"}
+        beaten = [words for model, words in plain.items() if model in standing.others and not standing.beats(model)]
+        if beaten:
+            yield _line(
+                f"The model is no better on {standing.task} than {' and '.join(beaten)} ({standing.metric}): it knows "
+                "at most what it was trained on.",
+                "more items to train on, published weights (--preset small), or more train.steps if the loss falls",
+            )
+        queries = standing.main.queries
+        if 0 < queries < _FEW:
+            yield _line(
+                f"{standing.task} has {queries} queries: one that is found or missed moves the figures by "
+                f"{1 / queries:.0%}, so small differences say nothing.",
+                "more items, or a larger config.ingest.holdout",
             )
 
 
@@ -74,7 +97,7 @@ def _blind(run: RunReport) -> Iterator[str]:
         main, chance = main_figures(run, task, subject(run)), main_figures(run, task, CHANCE)
         if main is None or chance is None:
             continue
-        metric = headline_metric(main.metrics)
+        metric = headline_metric(main.metrics, main.corpus)
         floor = chance.metrics.get(metric, np.nan)
         for figures in run.figures:
             value, view = figures.metrics.get(metric, np.nan), figures.view

@@ -77,7 +77,7 @@ def standings(run: RunReport) -> list[Standing]:
     found = []
     for task in tasks_of([run]):
         main = main_figures(run, task, subject(run))
-        metric = headline_metric(main.metrics) if main is not None and main.metrics else ""
+        metric = headline_metric(main.metrics, main.corpus) if main is not None and main.metrics else ""
         value = main.metrics.get(metric, np.nan) if metric else np.nan
         if not np.isfinite(value):
             continue
@@ -98,10 +98,15 @@ def first_screen(runs: Sequence[RunReport]) -> str:
     found = standings(runs[0])
     if not found:
         return ""
-    best = max(found, key=lambda standing: (all(map(standing.beats, standing.plain)), standing.share))
+    best = farthest(found)
     tiles = "".join(map(_tile, found))
     lead = f'<p class="lead">{html.escape(sentence(runs[0], best))}</p>'
     return f'{lead}<div class="tiles">{tiles}</div>{_strip(runs[0], best)}\n'
+
+
+def farthest(found: Sequence[Standing]) -> Standing:
+    """Returns the task on which a run came farthest."""
+    return max(found, key=lambda standing: (all(map(standing.beats, standing.plain)), standing.share))
 
 
 def sentence(run: RunReport, best: Standing) -> str:
@@ -112,7 +117,9 @@ def sentence(run: RunReport, best: Standing) -> str:
         for model, words in _BESIDE.items()
         if model in best.others
     ]
-    better = [MODELS.get(model, model) for model in best.plain if not best.beats(model)]
+    bounds = [CHANCE] if CHANCE in best.others else []
+    names = {**MODELS, CHANCE: "a random order"}
+    better = [names.get(model, model) for model in (*bounds, *best.plain) if not best.beats(model)]
     verdict = f" It is not yet better than {listed(better)}." if better else ""
     return f"{steps} {_found(best)}{'; ' * bool(beside)}{', '.join(beside)}.{verdict}"
 
@@ -120,7 +127,8 @@ def sentence(run: RunReport, best: Standing) -> str:
 def _found(best: Standing) -> str:
     shown, (family, _, k) = format_metric(best.metric, best.value), best.metric.partition("@")
     if family == "recall":
-        return f"finds {shown} of the right answers of {best.task} among the {k} nearest items ({best.metric})"
+        among = f"among the {k} nearest items" if k != "1" else "as the nearest item"
+        return f"finds {shown} of the right answers of {best.task} {among} ({best.metric})"
     return f"reaches {shown} on {best.task} in {best.metric}, the {facts_of(best.metric).meaning or 'main metric'}"
 
 

@@ -61,10 +61,19 @@ def format_change(name: str, value: float) -> str:
     return f"{100 * value:+.1f}" if is_share(name) else f"{value:+.3f}"
 
 
-def headline_metric(metrics: Iterable[str]) -> str:
-    """Returns the metric of a task to show if there is room for only one."""
+def headline_metric(metrics: Iterable[str], corpus: int = 0) -> str:
+    """Returns the metric of a task to show if there is room for only one.
+
+    Args:
+        metrics: names of its metrics.
+        corpus: number of items that are searched; of recalls, those count of which a random order has less than half.
+            0 where it is not known.
+    """
     every = list(metrics)
     names = [name for name in every if name.startswith(("recall@", "accuracy@"))] or every
+    if corpus:
+        telling = [name for name in names if not name.startswith("recall@") or 2 * int(name[7:]) < corpus]
+        names = telling or names[:1]
     return HEADLINE_METRIC if HEADLINE_METRIC in names or not names else names[0]
 
 
