@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sail_jax.buckets import place
 from sail_jax.cli.common import console
@@ -10,24 +10,39 @@ from sail_jax.config import Config
 
 if TYPE_CHECKING:
     from sail_jax.data.store import ItemStore
+    from sail_jax.logs.addresses import Address
 
 
 def add_folders(sub: argparse.ArgumentParser, more: str = "") -> None:
     """Adds --source, --output and --workdir; `more` is appended to the help of --workdir."""
-    sub.add_argument(
-        "--source", required=True, type=place, help="folder to which the paths of config.logs are relative"
-    )
+    source = "folder to which the paths of config.logs are relative; with --engine spark, also an address that it reads"
+    sub.add_argument("--source", required=True, help=source)
     sub.add_argument("--output", required=True, type=place, help="folder of the tables")
     what = "folder that `ingest` wrote; items that are not in its store are left out"
     sub.add_argument("--workdir", type=place, help=what + more)
 
 
-def print_separators(config: Config, source: Path) -> None:
+def source_of(options: argparse.Namespace) -> "Path | Address":
+    """Returns the folder in --source, or its address where Spark reads it."""
+    from sail_jax.logs.addresses import located
+
+    return located(options.source) if options.engine == "spark" else place(options.source)
+
+
+def print_separators(config: Config, source: "Path | Address") -> None:
     """Prints what is taken to separate the cells of logs in text files."""
     from sail_jax.logs.reader import separators_said
 
     for line in separators_said(config, source):
         console.print(line, highlight=False)
+
+
+def print_logs(logs: dict[str, dict[str, Any]]) -> None:
+    """Prints how many rows the logs at addresses have, and how many lack what."""
+    for name, facts in logs.items():
+        lacking = [f"{of:,} {key.replace('_', ' ')}" for key, of in facts.items() if key.startswith("without_") and of]
+        why = f" ({', '.join(lacking)})" * bool(lacking)
+        console.print(f"{name}: {facts['rows']:,} rows at its address, {facts['kept']:,} usable{why}.", highlight=False)
 
 
 def add_engine(sub: argparse.ArgumentParser, rule: str) -> None:

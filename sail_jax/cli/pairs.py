@@ -8,7 +8,15 @@ from rich.table import Table
 from sail_jax import config as config_lib
 from sail_jax.cli.after_tables import BUILDERS, print_after_tables
 from sail_jax.cli.common import console, declare, print_wide
-from sail_jax.cli.log_folders import add_engine, add_folders, open_store_of, print_separators, print_sql
+from sail_jax.cli.log_folders import (
+    add_engine,
+    add_folders,
+    open_store_of,
+    print_logs,
+    print_separators,
+    print_sql,
+    source_of,
+)
 
 
 def add_verb(verbs: Any) -> None:
@@ -34,13 +42,13 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     from sail_jax.logs.pairs.build import SAMPLE_PAGE, SUMMARY, build_pairs, sql_of_builders
     from sail_jax.logs.pairs.report import kept_and_dropped, warnings, without_test
 
-    config = config_lib.load(options.config, overrides)
+    config, source = config_lib.load(options.config, overrides), source_of(options)
     only = [name.strip() for name in options.only.split(",") if name.strip()]
     if options.dry_run:
-        print_sql(sql_of_builders(config, options.source, only, options.engine))
+        print_sql(sql_of_builders(config, source, only, options.engine))
         return
-    print_separators(config, options.source)
-    summary = build_pairs(config, options.source, options.output, only, open_store_of(options), options.engine)
+    print_separators(config, source)
+    summary = build_pairs(config, source, options.output, only, open_store_of(options), options.engine)
     table = Table("table", "rows read", "candidates", "train", "test", "distinct items", title="Pairs")
     for name, counts in summary["builders"].items():
         keys = ("rows_read", "candidates", "train", "test", "distinct_items")
@@ -68,6 +76,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         )
     output = options.output.absolute()
     console.print(f"Tables: {output}; what was dropped, and why: {output / SUMMARY}; a sample: {output / SAMPLE_PAGE}.")
+    print_logs(summary["logs"])
     for line in summary["passed_over"]:
         console.print(line, highlight=False)
     made = next((output / f"{name}.parquet" for name, of in summary["builders"].items() if of["train"]), None)

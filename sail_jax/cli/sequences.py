@@ -9,7 +9,15 @@ from sail_jax import config as config_lib
 from sail_jax.buckets import place
 from sail_jax.cli.after_tables import print_after_tables
 from sail_jax.cli.common import console, declare, print_wide
-from sail_jax.cli.log_folders import add_engine, add_folders, open_store_of, print_separators, print_sql
+from sail_jax.cli.log_folders import (
+    add_engine,
+    add_folders,
+    open_store_of,
+    print_logs,
+    print_separators,
+    print_sql,
+    source_of,
+)
 
 _COUNTS = ("users", "targets", "short_history", "unknown_target", "few_kept", "sequences")
 
@@ -40,13 +48,13 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     """Builds the tables, and prints their row counts."""
     from sail_jax.logs.sequences.build import SUMMARY, build_sequences, sql_of_sequences
 
-    config = config_lib.load(options.config, overrides)
+    config, source = config_lib.load(options.config, overrides), source_of(options)
     given = {"embeddings": options.embeddings, "engine": options.engine}
     if options.dry_run:
-        print_sql(sql_of_sequences(config, options.source, **given))
+        print_sql(sql_of_sequences(config, source, **given))
         return
-    print_separators(config, options.source)
-    summary = build_sequences(config, options.source, options.output, store=open_store_of(options), **given)
+    print_separators(config, source)
+    summary = build_sequences(config, source, options.output, store=open_store_of(options), **given)
     table = Table("table", "split", *(name.replace("_", " ") for name in _COUNTS), "mean length", title="Sequences")
     for name, splits in summary["tables"].items():
         for split, counts in splits.items():
@@ -63,6 +71,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
             "the item is not in the store."
         )
     console.print(f"Tables: {output}; what was dropped, and why: {output / SUMMARY}.")
+    print_logs(summary["logs"])
     for line in summary["passed_over"]:
         console.print(line, highlight=False)
     trains = [name for name, splits in summary["tables"].items() if splits.get("train", {}).get("sequences")]

@@ -18,7 +18,7 @@ _ORDER = (
 class EventLogConfig:
     """Columns of the event log: a row per impression or play of an item."""
 
-    path: str = setting("logs/events", _PATH)
+    path: str = setting("logs/events", _PATH, bucket=True)
     user: str = setting("user_id", "column of the user's id")
     item: str = setting("item_id", "column of the item's id")
     time: str = setting("timestamp", _TIME + _ORDER)
@@ -39,7 +39,7 @@ class EventLogConfig:
 class SearchLogConfig:
     """Columns of the search log: a row per result shown, or only the clicks."""
 
-    path: str = setting("logs/searches", _PATH)
+    path: str = setting("logs/searches", _PATH, bucket=True)
     user: str = setting("user_id", "column of the user's id")
     query: str = setting("query", "column of the text of the search")
     item: str = setting("item_id", "column of the result's id")
@@ -51,7 +51,7 @@ class SearchLogConfig:
 class LiveLogConfig:
     """Columns of the live log: a row per visit of a user to a live stream."""
 
-    path: str = setting("logs/live", _PATH)
+    path: str = setting("logs/live", _PATH, bucket=True)
     user: str = setting("user_id", "column of the user's id")
     item: str = setting("item_id", "column of the id of the stream, which is an item")
     time: str = setting("timestamp", _TIME)
@@ -62,7 +62,7 @@ class LiveLogConfig:
 class HashtagLogConfig:
     """Columns of the hashtag log: a row per item and hashtag that its author submitted."""
 
-    path: str = setting("logs/hashtags", _PATH)
+    path: str = setting("logs/hashtags", _PATH, bucket=True)
     item: str = setting("item_id", "column of the item's id")
     hashtag: str = setting("hashtag", "column of the hashtag")
     time: str = setting("timestamp", _TIME)
@@ -72,7 +72,7 @@ class HashtagLogConfig:
 class ItemLogConfig:
     """Columns of the catalogue: a row per item."""
 
-    path: str = setting("logs/items", _PATH)
+    path: str = setting("logs/items", _PATH, bucket=True)
     item: str = setting("item_id", "column of the item's id")
     time: str = setting("timestamp", "column of the time of publication; empty if it is not known")
     labels: str = setting("labels", "column of the list of its labels, from coarse to fine; empty for none")
@@ -88,7 +88,13 @@ class EngineConfig:
         "4GB", "memory of DuckDB, beyond which it spills to the scratch folder; empty for 80 % of the machine's"
     )
     spark_master: str = setting("local[*]", "where Spark runs: local[*], yarn, k8s://..., spark://...")
-    spark_options: dict[str, str] = setting({}, "name -> value of further settings of the Spark session")
+    spark_options: dict[str, str] = setting({}, "name -> value of further settings of the Spark session", bucket=True)
+    scratch: str = setting(
+        "",
+        "address of a folder that all machines of Spark see, such as s3a://bucket/scratch, for what lies between logs "
+        "and tables; empty for a folder in that of the tables",
+        bucket=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,9 +109,12 @@ class LogsConfig:
     dense_features: str = setting(
         "vectors/dense",
         "Parquet of `item_id` and `vector`, the recommender's dense features, or a folder of its parts; empty for none",
+        bucket=True,
     )
     id_embeddings: dict[str, str] = setting(
-        {}, "name -> Parquet of `item_id` and `vector`, a recommender's ID embedding, or a folder of its parts"
+        {},
+        "name -> Parquet of `item_id` and `vector`, a recommender's ID embedding, or a folder of its parts",
+        bucket=True,
     )
     time_unit: str = setting("s", "unit of the times that are numbers", choices=("s", "ms", "us"))
     engine: EngineConfig = section(EngineConfig, "the engine of `pairs` and `sequences`", may_change=True)

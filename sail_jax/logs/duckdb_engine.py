@@ -21,8 +21,9 @@ class _DuckDB(Engine):
         for batch in self._connection.con.sql(self._connection.compile(table)).to_arrow_reader(BATCH_ROWS):
             yield pa.Table.from_batches([batch])
 
-    def _write(self, table: ir.Table, path: Path) -> None:
-        table.to_parquet(path, compression="lz4")
+    def _write(self, table: ir.Table, name: str) -> ir.Table:
+        table.to_parquet(self._scratch / name, compression="lz4")
+        return self.read(self._scratch / name)
 
 
 @contextlib.contextmanager

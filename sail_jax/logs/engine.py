@@ -5,14 +5,40 @@ scratch folder, with Spark a folder that all its machines see, so that no table 
 """
 
 import abc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import ibis.expr.types as ir
 import pyarrow as pa
 
+from sail_jax.config import Config
+from sail_jax.errors import SailError
+from sail_jax.logs.addresses import Address
+
 BATCH_ROWS = 65_536
+
+
+class AddressedLogs(Protocol):
+    """Reads logs at addresses.
+
+    `name` is that of the log. Each method raises SailError for what it cannot read.
+    """
+
+    def versions(self, address: Address) -> dict[str, list[int]]:
+        """Returns the files of a log with their sizes and times."""
+
+    def passed_over(self, address: Address) -> str:
+        """Returns a line on what lies in the folder of a log and is not read; empty for nothing."""
+
+    def check_times(self, name: str, address: Address) -> None:
+        """Checks the times of a log."""
+
+    def facts(self, name: str, address: Address) -> dict[str, Any]:
+        """Returns rows, those without_* a canonical column, kept, and the earliest and latest time of these."""
+
+    def table(self, name: str, address: Address, columns: Mapping[str, str]) -> ir.Table:
+        """Returns some canonical columns of a log, without unusable rows; `columns` has their types of Ibis."""
 
 
 class Engine(abc.ABC):
@@ -36,9 +62,7 @@ class Engine(abc.ABC):
     def keep(self, table: ir.Table, name: str) -> ir.Table:
         """Writes a table to the scratch folder and reads it from there; a second call only reads."""
         if name not in self._kept:
-            path = self._scratch / f"{name}.parquet"
-            self._write(table, path)
-            self._kept[name] = self.read(path)
+            self._kept[name] = self._write(table, f"{name}.parquet")
         return self._kept[name]
 
     def values(self, table: ir.Table) -> dict[str, Any]:
@@ -50,9 +74,24 @@ class Engine(abc.ABC):
     def batches(self, table: ir.Table) -> Iterator[pa.Table]:
         """Streams a table in its order."""
 
+    def logs_at(self, config: Config, setting: str, address: Address) -> AddressedLogs:
+        """Returns the reader of logs at addresses.
+
+        Args:
+            config: the experiment.
+            setting: the setting that leads to an address, for the message.
+            address: the address.
+
+        Raises:
+            SailError: the engine reads none.
+        """
+        raise SailError(
+            f"{setting} leads to {address}, which {self.name} does not read: use --engine spark, or copy it here."
+        )
+
     @abc.abstractmethod
-    def _write(self, table: ir.Table, path: Path) -> None:
-        """Writes a table, in no order, as a file or a folder of parts."""
+    def _write(self, table: ir.Table, name: str) -> ir.Table:
+        """Writes a table, in no order, to the scratch folder, as a file or a folder of parts, and reads it there."""
 
 
 def first_line(error: Exception) -> str:

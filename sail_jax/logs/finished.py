@@ -14,6 +14,7 @@ from sail_jax.config import Config
 from sail_jax.config.schema import to_dict
 from sail_jax.data.store import ItemStore
 from sail_jax.files import commit_json
+from sail_jax.logs.addresses import Address
 from sail_jax.logs.reader import log_paths
 
 
@@ -53,7 +54,12 @@ class Finished:
 
 
 def build_identity(
-    config: Config, source: Path, store: ItemStore | None, group: str, others: Sequence[Path] = ()
+    config: Config,
+    source: Path | Address,
+    store: ItemStore | None,
+    group: str,
+    versions: Mapping[str, list[int]],
+    others: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Returns what decides the result of a build: settings, the files as they are, the items, the engine.
 
@@ -62,6 +68,7 @@ def build_identity(
         source: the folder to which the paths of `config.logs` are relative.
         store: the items, if they are restricted.
         group: the group of settings that the build reads beside `config.logs`.
+        versions: of the files at addresses.
         others: further files, or folders of files, that it reads.
     """
     named = [*log_paths(config, source), *others]
@@ -69,6 +76,7 @@ def build_identity(
         fetch(path)
     found = itertools.chain.from_iterable(sorted(path.glob("*")) if path.is_dir() else [path] for path in named)
     files = {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in found if file.is_file()}
+    files |= versions
     settings = {"logs": to_dict(config.logs), group: to_dict(getattr(config, group))}
     del settings["logs"]["engine"]  # the tables are the same with each, and more memory may be why a build goes on
     items = None if store is None else [str(Path(store.path).absolute()), len(store)]

@@ -5,6 +5,7 @@ polars queries for the streaming engine. Rows without a user, an item, a query, 
 no rule can use them; `count_rows` counts all rows, so that callers can report how many were dropped.
 """
 
+import functools
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -14,15 +15,13 @@ from sail_jax.buckets import fetch
 from sail_jax.config import Config
 from sail_jax.data.ingest.sources import TABLE_SUFFIXES, assumed_separators, passed_over
 from sail_jax.errors import SailError
-from sail_jax.logs.columns import PER_SECOND, TEST_TIME, Columns, in_range
+from sail_jax.logs.addresses import Address, inside, is_read_here, read_here
+from sail_jax.logs.columns import TEST_TIME
+from sail_jax.logs.conversion import canonical_columns, columns_of, required_columns, time_check
 from sail_jax.logs.log_files import VECTOR_SUFFIXES, by_schema, check_cells, files_of, readable_rows, scan_files
 
-# Their groups of settings have these names.
+# In the order in which they give the cut.
 LOGS = ("events", "searches", "live", "hashtags", "catalogue")
-# The share of the rows of a log whose time may be no time.
-_BAD_TIMES = 0.01
-# The end of the year 9999, and what no time of a log lies beyond, in seconds.
-_LAST_TIME, _PLAUSIBLE_TIME = 253_402_300_799, 7_258_118_400
 
 
 def has_log(config: Config, name: str) -> bool:
@@ -30,12 +29,12 @@ def has_log(config: Config, name: str) -> bool:
     return bool(getattr(config.logs, name).path)
 
 
-def log_paths(config: Config, source: Path) -> list[Path]:
-    """Returns the paths of all logs and vectors that the settings name, whether they are there or not."""
+def log_paths(config: Config, source: Path | Address) -> list[Path]:
+    """Returns the paths of this machine of all logs and vectors that the settings name, there or not."""
     return [path for paths in _named(config, source).values() for path in paths]
 
 
-def passed_over_beside(config: Config, source: Path) -> list[str]:
+def passed_over_beside(config: Config, source: Path | Address) -> list[str]:
     """Returns a line for each folder of a log or of vectors, on what is not read of it, if anything is."""
     lines = [
         passed_over(path, files_of(path, "", suffixes))
@@ -46,7 +45,7 @@ def passed_over_beside(config: Config, source: Path) -> list[str]:
     return list(filter(None, lines))
 
 
-def separators_said(config: Config, source: Path) -> list[str]:
+def separators_said(config: Config, source: Path | Address) -> list[str]:
     """Returns a line for each log in CSV or TSV, on what is taken to separate its cells."""
     paths = _named(config, source)[TABLE_SUFFIXES]
     for path in paths:
@@ -55,12 +54,13 @@ def separators_said(config: Config, source: Path) -> list[str]:
     return list(filter(None, lines))
 
 
-def check_present(config: Config, source: Path, names: Collection[str]) -> None:
+def check_present(config: Config, source: Path | Address, names: Collection[str]) -> None:
     """Checks that several logs are there, so that all that are missing are told at once.
 
     Args:
         config: the experiment.
-        source: the folder to which the paths of `config.logs` are relative.
+        source: the folder or the address to which the paths of `config.logs` are relative; what lies at addresses is
+            passed over.
         names: the logs; also "dense_features" and "id_embeddings". Those without a path are passed over.
 
     Raises:
@@ -72,7 +72,8 @@ def check_present(config: Config, source: Path, names: Collection[str]) -> None:
         paths["config.logs.dense_features"] = logs.dense_features
     if "id_embeddings" in names:
         paths |= {f"config.logs.id_embeddings.{name}": path for name, path in logs.id_embeddings.items()}
-    placed = {setting: Path(source) / path for setting, path in paths.items() if path}
+    placed = {setting: inside(source, path) for setting, path in paths.items() if path}
+    placed = {setting: path for setting, path in placed.items() if isinstance(path, Path)}
     for path in placed.values():
         fetch(path)
     missing = {setting: path for setting, path in placed.items() if not path.exists()}
@@ -86,16 +87,16 @@ def check_present(config: Config, source: Path, names: Collection[str]) -> None:
         files_of(path, setting)
 
 
-def _named(config: Config, source: Path) -> dict[tuple[str, ...], list[Path]]:
-    """Suffixes of files -> the paths that the settings name: of logs, and of vectors."""
-    logs = config.logs
-    tables = [getattr(logs, name).path for name in LOGS]
-    vectors = [logs.dense_features, *logs.id_embeddings.values()]
-    named = {TABLE_SUFFIXES: tables, VECTOR_SUFFIXES: vectors}
-    return {suffixes: [Path(source) / path for path in paths if path] for suffixes, paths in named.items()}
+def _named(config: Config, source: Path | Address) -> dict[tuple[str, ...], list[Path]]:
+    """Suffixes of files -> the paths of this machine that the settings name: of logs, and of vectors."""
+    logs = [inside(source, path) for name in LOGS if (path := getattr(config.logs, name).path)]
+    named = [config.logs.dense_features, *config.logs.id_embeddings.values()]
+    vectors = [where for path in named if path and is_read_here(where := inside(source, path))]
+    here = [path for path in logs if isinstance(path, Path)]
+    return {TABLE_SUFFIXES: here, VECTOR_SUFFIXES: [read_here(where) for where in vectors]}
 
 
-def scan_events(config: Config, source: Path) -> pl.LazyFrame:
+def scan_events(config: Config, source: Path | Address) -> pl.LazyFrame:
     """Scans the event log: impressions and plays.
 
     Args:
@@ -110,84 +111,51 @@ def scan_events(config: Config, source: Path) -> pl.LazyFrame:
     Raises:
         SailError: the log or a column is missing, a file cannot be read, or a split is set beside other logs.
     """
-    settings = config.logs.events
-    _check_split(config)
-
-    def build(log: Columns) -> dict[str, pl.Expr]:
-        watched = log.number("watch_share") if settings.watch_share else pl.lit(None, pl.Float32)
-        return {
-            "user": log.text("user"),
-            "item": log.text("item"),
-            "time": log.split_time("time", "split") if settings.split else log.time("time"),
-            "positives": log.count_true("flags", settings.flags),
-            "watch_share": watched,
-        }
-
-    return _select(config, source, "events", build, optional=("watch_share",))
+    check_split(config)
+    return _select(config, source, "events")
 
 
-def scan_results(config: Config, source: Path) -> pl.LazyFrame:
+def scan_results(config: Config, source: Path | Address) -> pl.LazyFrame:
     """Scans the search log: the results shown for each query.
 
     Columns: user, query, item (String), time (Int64 seconds), clicked (Boolean). If `config.logs.searches.clicked` is
     empty, every row is a click. Args and errors as for `scan_events`.
     """
-
-    def build(log: Columns) -> dict[str, pl.Expr]:
-        clicked = log.true("clicked") if config.logs.searches.clicked else pl.lit(True)
-        texts = {name: log.text(name) for name in ("user", "query", "item")}
-        return texts | {"time": log.time("time"), "clicked": clicked}
-
-    return _select(config, source, "searches", build)
+    return _select(config, source, "searches")
 
 
-def scan_live(config: Config, source: Path) -> pl.LazyFrame:
+def scan_live(config: Config, source: Path | Address) -> pl.LazyFrame:
     """Scans the live log: visits of live streams.
 
     Columns: user, item (String), time (Int64 seconds), seconds (Float32). Args and errors as for `scan_events`.
     """
-
-    def build(log: Columns) -> dict[str, pl.Expr]:
-        seconds = log.number("seconds").fill_null(0)
-        return {"user": log.text("user"), "item": log.text("item"), "time": log.time("time"), "seconds": seconds}
-
-    return _select(config, source, "live", build)
+    return _select(config, source, "live")
 
 
-def scan_hashtags(config: Config, source: Path) -> pl.LazyFrame:
+def scan_hashtags(config: Config, source: Path | Address) -> pl.LazyFrame:
     """Scans the hashtag log: hashtags submitted for items.
 
     Columns: item, hashtag (String), time (Int64 seconds). Args and errors as for `scan_events`.
     """
-
-    def build(log: Columns) -> dict[str, pl.Expr]:
-        return {"item": log.text("item"), "hashtag": log.text("hashtag"), "time": log.time("time")}
-
-    return _select(config, source, "hashtags", build)
+    return _select(config, source, "hashtags")
 
 
-def scan_items(config: Config, source: Path) -> pl.LazyFrame:
+def scan_items(config: Config, source: Path | Address) -> pl.LazyFrame:
     """Scans the item catalogue.
 
     Returns:
         item (String), time (Int64 seconds, null if unknown), labels (List[String], empty if there are none), summary
         (String, null if there is none). Args and errors as for `scan_events`.
     """
-    settings, separator = config.logs.catalogue, config.ingest.source.separator
-
-    def build(log: Columns) -> dict[str, pl.Expr]:
-        return {
-            "item": log.text("item"),
-            "time": log.time("time") if settings.time else pl.lit(None, pl.Int64),
-            "labels": log.texts("labels", separator) if settings.labels else pl.lit([], pl.List(pl.String)),
-            "summary": log.text("summary") if settings.summary else pl.lit(None, pl.String),
-        }
-
-    return _select(config, source, "catalogue", build, optional=("time", "summary"))
+    return _select(config, source, "catalogue")
 
 
-def _check_split(config: Config) -> None:
-    """Raises SailError if events are split by a column while other logs would need a cut in time, or by users too."""
+def check_split(config: Config) -> None:
+    """Checks that events are not split by a column while other logs need a cut in time, or by users too.
+
+    Raises:
+        SailError: they are.
+    """
     if config.logs.events.split and config.logs.split != "time":
         raise SailError(
             f"config.logs.split is {config.logs.split!r}, and config.logs.events.split splits the events by a column. "
@@ -203,7 +171,7 @@ def _check_split(config: Config) -> None:
         )
 
 
-def check_rows(config: Config, source: Path, names: Collection[str]) -> None:
+def check_rows(config: Config, source: Path | Address, names: Collection[str]) -> None:
     """Checks that the rows of logs have as many cells as the header; arguments as of `check_times`.
 
     Raises:
@@ -214,7 +182,7 @@ def check_rows(config: Config, source: Path, names: Collection[str]) -> None:
             check_cells(file)
 
 
-def check_times(config: Config, source: Path, names: Collection[str]) -> None:
+def check_times(config: Config, source: Path | Address, names: Collection[str]) -> None:
     """Checks the times of logs, which else would drop their rows, or move the cut.
 
     Args:
@@ -231,49 +199,21 @@ def check_times(config: Config, source: Path, names: Collection[str]) -> None:
         if not has_log(config, name) or not settings.time:
             continue
         for files, schema in by_schema(_parts(config, source, name)):
-            log = Columns(settings, f"config.logs.{name}", str(files[0]), schema, config.logs.time_unit)
-            column = settings.time if settings.time in schema else settings.time.removeprefix("-")
-            time, dtype = log.time("time"), schema[column]
-            given = pl.col(column).str.strip_chars() if dtype == pl.String else pl.col(column)
-            bad = time.is_null() & given.is_not_null()
-            bad = bad & (given != "") if dtype == pl.String else bad
-            found = scan_files(files, schema).select(
-                rows=pl.len(),
-                bad=bad.sum(),
-                first=in_range(given.filter(bad).first(), dtype).cast(pl.String),
-                last=time.max(),
-                shown=in_range(given.get(time.arg_max()), dtype).cast(pl.String),
-            )
+            check = time_check(config, name, columns_of(config, name, str(files[0]), schema), schema)
+            found = scan_files(files, schema).select(**check.facts)
             with readable_rows(source):
                 found = found.collect(engine="streaming").row(0, named=True)
-            where = f"{files[0] if len(files) == 1 else files[0].parent}: column {column!r}"
-            if found["bad"] > _BAD_TIMES * found["rows"]:
-                raise SailError(
-                    f"{where} has {found['bad']:,} values of {found['rows']:,} that are no times; the first is "
-                    f"{found['first']!r:.200}. Write seconds, or dates such as 2024-01-31 or 2024-01-31T12:00:00Z, or "
-                    f"change config.logs.{name}.time."
-                )
-            ordered = column != settings.time or (name == "events" and settings.split)
-            if not ordered and (found["last"] or 0) > _LAST_TIME:
-                remedy = _unit_of(found["last"], config)
-                raise SailError(f"{where} reaches beyond the year 9999 with {found['shown']!r:.200}. {remedy}")
+            check.require(found, str(files[0] if len(files) == 1 else files[0].parent))
 
 
-def _unit_of(last: int, config: Config) -> str:
-    """Returns what to do about times whose latest is `last`, in seconds by the unit of the settings."""
-    per_second = PER_SECOND[config.logs.time_unit]
-    fits = [unit for unit, of in PER_SECOND.items() if last * per_second // of <= _PLAUSIBLE_TIME]
-    return f"Set config.logs.time_unit={fits[0]!r}." if fits else "Mend it there."
-
-
-def count_rows(config: Config, source: Path, name: str) -> int:
+def count_rows(config: Config, source: Path | Address, name: str) -> int:
     """Counts the rows of a log, including those that its scan drops."""
     scans = [scan_files(*part).select(pl.len()) for part in by_schema(_parts(config, source, name))]
     with readable_rows(source):
         return int(pl.concat(scans).sum().collect(engine="streaming").item())
 
 
-def cut_time(config: Config, source: Path) -> int:
+def cut_time(config: Config, source: Path | Address) -> int:
     """The last second of the train split; later events belong to the test split.
 
     With `config.logs.events.split`, it lies between the times that `scan_events` gives to the rows of the two.
@@ -287,49 +227,41 @@ def cut_time(config: Config, source: Path) -> int:
     Raises:
         SailError: no log is configured.
     """
-    scans = {
-        "events": scan_events,
-        "searches": scan_results,
-        "live": scan_live,
-        "hashtags": scan_hashtags,
-        "catalogue": scan_items,
-    }
+    return cut_of(config, lambda name: time_span(config, source, name))
+
+
+def cut_of(config: Config, span: Callable[[str], tuple[int | None, int | None]]) -> int:
+    """As `cut_time`, with the earliest and the latest time of a log by a function of its name."""
     if has_log(config, "events") and config.logs.events.split:
         return TEST_TIME
-    for name, scan in scans.items():
-        if has_log(config, name):
-            times = scan(config, source).select(first=pl.col("time").min(), last=pl.col("time").max())
-            with readable_rows(source):
-                first, last = times.collect(engine="streaming").row(0)
-            if first is None:
-                continue
-            return first + int((last - first) * (1 - config.logs.test_share))
-    if not any(has_log(config, name) for name in scans):
+    names = [name for name in LOGS if has_log(config, name)]
+    if not names:
         raise SailError("config.logs names no log: set config.logs.events.path or the path of another log.")
+    for name in names:
+        first, last = span(name)
+        if first is not None:
+            return first + int((last - first) * (1 - config.logs.test_share))
     return 0
 
 
-def _select(
-    config: Config,
-    source: Path,
-    name: str,
-    build: Callable[[Columns], dict[str, pl.Expr]],
-    optional: tuple[str, ...] = (),
-) -> pl.LazyFrame:
+def time_span(config: Config, source: Path | Address, name: str) -> tuple[int | None, int | None]:
+    """Returns the earliest and the latest time of a log, in seconds; None where it has no rows."""
+    scan = scan_events if name == "events" else functools.partial(_select, name=name)
+    times = scan(config, source).select(first=pl.col("time").min(), last=pl.col("time").max())
+    with readable_rows(source):
+        return times.collect(engine="streaming").row(0)
+
+
+def _select(config: Config, source: Path | Address, name: str) -> pl.LazyFrame:
     """The canonical frame of a log, without the rows that have a null in a required column."""
     scans = []
     for files, schema in by_schema(_parts(config, source, name)):
-        columns = Columns(
-            getattr(config.logs, name), f"config.logs.{name}", str(files[0]), schema, config.logs.time_unit
-        )
-        built = build(columns)
-        scans.append(
-            scan_files(files, schema).select(**built).drop_nulls([column for column in built if column not in optional])
-        )
+        columns = canonical_columns(config, name, columns_of(config, name, str(files[0]), schema))
+        scans.append(scan_files(files, schema).select(**columns).drop_nulls(required_columns(name, columns)))
     return pl.concat(scans)
 
 
-def _parts(config: Config, source: Path, name: str) -> list[Path]:
+def _parts(config: Config, source: Path | Address, name: str) -> list[Path]:
     path, setting = getattr(config.logs, name).path, f"config.logs.{name}.path"
     if not path:
         raise SailError(f"{setting} is empty: name the log, relative to the source folder.")

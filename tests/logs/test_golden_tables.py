@@ -1,17 +1,13 @@
 """Pairs and sequences have the rows and the counts that stand in the golden tables, on each engine."""
 
-import importlib.util
-import multiprocessing
-import shutil
-from concurrent.futures import ProcessPoolExecutor
-
 import golden_sequences
 import golden_tables
 import pytest
 import small_logs as logs
 from small_logs import with_logs
+from spark_here import alone, engine_config, needs_spark
 
-from sail_jax.config.logs import EngineConfig
+from sail_jax.logs.addresses import Address
 
 
 @pytest.mark.parametrize("case", golden_tables.CASES)
@@ -33,10 +29,9 @@ def test_sequences_and_counts_are_the_golden_ones(tmp_path, case):
 def build_on_spark(folder):
     """Builds all pairs and all sequences; for a process of its own."""
     settings = golden_tables.make_logs("drawn_capped", folder)
-    # Spark makes 200 tasks of every join by default, which is minutes on so few rows.
-    few = {"spark.sql.shuffle.partitions": "2", "spark.default.parallelism": "2", "spark.ui.enabled": "false"}
-    spark = EngineConfig(spark_master="local[2]", spark_options=few)
-    pairs = logs.build(folder, with_logs(settings, engine=spark), engine="spark")
+    shared, spark = engine_config(f"file://{folder}/scratch"), engine_config()
+    source, output = Address(f"file://{folder}"), folder / "tables"
+    pairs = logs.build(source, with_logs(settings, engine=shared), output=output, engine="spark")
     (folder / "sequences").mkdir()
     sequences = golden_sequences.build_case("sequences_capped", folder / "sequences", "spark", spark)
     return pairs, sequences, split_by_users(folder, "spark", with_logs(settings, engine=spark))
@@ -48,16 +43,10 @@ def split_by_users(folder, engine, settings):
     return logs.build(folder, settings, "copair", "q2i_search", output=folder / f"users-{engine}", engine=engine)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("pyspark") is None, reason="PySpark is not installed: sail_jax[spark]")
-@pytest.mark.skipif(
-    shutil.which("java") is None, reason="there is no Java, which Spark needs: apt-get install openjdk-17-jre"
-)
+@needs_spark
 def test_spark_gives_the_same_rows_and_counts(tmp_path):
-    """All ten builders and all constructions, where every limit cuts and every tie is drawn."""
-    # PySpark forks to start Java, and a fork of a process in which JAX has threads may never return.
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
-        (tables, summary), sequences, of_users = alone.submit(build_on_spark, tmp_path).result()
+    """All ten builders from logs at an address and all constructions, where every limit cuts and every tie is drawn."""
+    (tables, summary), sequences, of_users = alone(build_on_spark, tmp_path)
     rows, counts = golden_tables.read_golden("drawn_capped")
     assert golden_tables.counts_of(summary) == counts
     assert golden_tables.rows_of(tables) == rows

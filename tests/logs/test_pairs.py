@@ -22,7 +22,7 @@ from sail_jax.data.row_order import row_order
 from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import PairTable
 from sail_jax.errors import SailError
-from sail_jax.logs.canonical import words_of
+from sail_jax.logs.conversion import words_of
 from sail_jax.logs.pairs.attributes import word_grams
 from sail_jax.logs.pairs.build import BUILDERS, build_pairs
 

@@ -17,11 +17,13 @@ from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import SCHEMA, WEIGHTED_SCHEMA, write_pair_columns
 from sail_jax.errors import SailError
 from sail_jax.files import commit_json
+from sail_jax.logs.addresses import Address
 from sail_jax.logs.canonical import SCANS
 from sail_jax.logs.engine import Engine
 from sail_jax.logs.engines import open_engine, sql_dialect
 from sail_jax.logs.finished import Finished, build_identity
 from sail_jax.logs.log_files import readable_rows
+from sail_jax.logs.log_source import LogSource, open_source
 from sail_jax.logs.pairs import attributes, consumption, searches, vectors
 from sail_jax.logs.pairs.inputs import (
     count_items,
@@ -33,15 +35,7 @@ from sail_jax.logs.pairs.inputs import (
 )
 from sail_jax.logs.pairs.rules import Made
 from sail_jax.logs.pairs.sample_page import write_sample_page
-from sail_jax.logs.reader import (
-    check_present,
-    check_rows,
-    check_times,
-    count_rows,
-    cut_time,
-    has_log,
-    passed_over_beside,
-)
+from sail_jax.logs.reader import has_log
 from sail_jax.logs.rules import Logs
 from sail_jax.logs.scratch import scratch_folder
 from sail_jax.logs.table_progress import table_progress
@@ -67,7 +61,7 @@ _COLUMNS = {"summary": "summary", "cls": "labels"}
 
 def build_pairs(
     config: Config,
-    source: Path,
+    source: Path | Address,
     output: Path,
     only: Sequence[str] = (),
     store: ItemStore | None = None,
@@ -81,7 +75,7 @@ def build_pairs(
 
     Args:
         config: the experiment.
-        source: the folder to which the paths of `config.logs` are relative.
+        source: the folder to which the paths of `config.logs` are relative; with Spark, it may be an address.
         output: the folder of the tables. Tables and counts of builders that do not run stay as they are.
         only: names of builders; empty for all builders whose log the settings name.
         store: restricts the items, and gives the sample page its pictures; None for all items and no pictures.
@@ -98,15 +92,16 @@ def build_pairs(
     chosen = _choose(config, only)
     output.mkdir(parents=True, exist_ok=True)
     fetch(output / SUMMARY)
-    finished = Finished(output / _FINISHED, build_identity(config, source, store, "builders"))
     with (
         table_progress(len(chosen)) as (show, done),
         scratch_folder(output / _SCRATCH) as scratch,
         readable_rows(source),
         open_engine(engine, config.logs.engine, scratch) as opened,
     ):
-        cut = _checked_cut(config, source, chosen)
-        tables = open_tables(config, source, chosen, store, opened, scratch, show)
+        read = LogSource(config, source, opened)
+        finished = Finished(output / _FINISHED, build_identity(config, source, store, "builders", read.versions()))
+        cut = _checked_cut(config, read, chosen)
+        tables = open_tables(config, read, chosen, store, opened, scratch, show)
         logs = Logs(config, cut, tables, opened.keep)
         items = opened.values(count_items(logs, tables.keys() - {"store"}))
         for name, log in chosen.items():
@@ -114,16 +109,17 @@ def build_pairs(
             table = output / f"{name}.parquet"
             if name not in finished.parts or not table.is_file():
                 if log in SCANS:
-                    rows = {"rows_read": count_rows(config, source, log)}
+                    rows = {"rows_read": read.count_rows(log)}
                 else:
-                    rows = write_near(logs, source, log, opened, scratch, show)
+                    rows = write_near(logs, read, log, opened, scratch, show)
                 show(name)
                 made = BUILDERS[name][0](logs)
                 counts = rows | _write_table(made, rows["rows_read"], opened, table, config.builders.weight)
                 finished.add(name, counts | {"settings": to_dict(getattr(config.builders, name))})
             done()
+        said = {"passed_over": read.passed_over(), "logs": read.facts(logs_read(config, chosen))}
     counted = {name: finished.parts[name] for name in chosen}
-    summary = _summary(config, source, output, opened, cut, items, counted)
+    summary = _summary(config, source, output, opened, cut, items | said, counted)
     commit_json(output / SUMMARY, summary)
     finished.remove()
     write_sample_page(output, list(summary["builders"]), config.builders.sheet_pairs, store)
@@ -132,7 +128,9 @@ def build_pairs(
     return summary
 
 
-def sql_of_builders(config: Config, source: Path, only: Sequence[str] = (), engine: str = "duckdb") -> dict[str, str]:
+def sql_of_builders(
+    config: Config, source: Path | Address, only: Sequence[str] = (), engine: str = "duckdb"
+) -> dict[str, str]:
     """Returns builder -> its rule as one query, over tables with the columns of `canonical.SCHEMAS`.
 
     Args:
@@ -145,16 +143,15 @@ def sql_of_builders(config: Config, source: Path, only: Sequence[str] = (), engi
         SailError: as by `build_pairs`.
     """
     chosen = _choose(config, only)
-    logs = Logs(config, _checked_cut(config, source, chosen), unbound_tables(config, chosen), lambda table, _: table)
+    with open_source(config, source, engine) as read:
+        logs = Logs(config, _checked_cut(config, read, chosen), unbound_tables(config, chosen), lambda table, _: table)
     return {name: str(ibis.to_sql(BUILDERS[name][0](logs).rows, dialect=sql_dialect(engine))) for name in chosen}
 
 
-def _checked_cut(config: Config, source: Path, chosen: dict[str, str]) -> int:
-    read = sorted({"events", *logs_read(config, chosen)})
-    check_present(config, source, [*read, *chosen.values()])
-    check_rows(config, source, read)
-    check_times(config, source, read)
-    return cut_time(config, source)
+def _checked_cut(config: Config, source: LogSource, chosen: dict[str, str]) -> int:
+    names = sorted({"events", *logs_read(config, chosen)})
+    source.check(names, names, chosen.values())
+    return source.cut()
 
 
 def _write_table(made: Made, rows_read: int, engine: Engine, path: Path, weight: str) -> dict[str, int]:
@@ -227,11 +224,11 @@ def _lacks(config: Config, name: str) -> str:
 
 def _summary(
     config: Config,
-    source: Path,
+    source: Path | Address,
     output: Path,
     engine: Engine,
     cut: int,
-    items: dict[str, int],
+    items: dict[str, Any],
     counts: dict[str, dict],
 ) -> dict[str, Any]:
     builders = {}
@@ -248,6 +245,5 @@ def _summary(
         "weight": config.builders.weight,
         "split": {"by": config.logs.split, "test_users": config.logs.test_users},
         **items,
-        "passed_over": passed_over_beside(config, source),
         "builders": {name: entry for name, entry in builders.items() if entry},
     }

@@ -8,8 +8,9 @@ import ibis.expr.types as ir
 
 from sail_jax.config import Config
 from sail_jax.data.store import ItemStore
-from sail_jax.logs.canonical import SCANS, SCHEMAS, open_logs
+from sail_jax.logs.canonical import SCANS, SCHEMAS
 from sail_jax.logs.engine import Engine
+from sail_jax.logs.log_source import LogSource
 from sail_jax.logs.pairs.vectors import (
     CANDIDATES,
     collect_items,
@@ -55,7 +56,7 @@ def unbound_tables(config: Config, chosen: dict[str, str]) -> dict[str, ir.Table
 
 def open_tables(
     config: Config,
-    source: Path,
+    source: LogSource,
     chosen: dict[str, str],
     store: ItemStore | None,
     engine: Engine,
@@ -63,14 +64,12 @@ def open_tables(
     show: Callable[[str], None],
 ) -> dict[str, ir.Table]:
     """Writes the logs in canonical columns, and the ids of vectors and store; returns the tables."""
-    tables = open_logs(
-        config, source, {log: SCHEMAS[log] for log in logs_read(config, chosen)}, store, engine, scratch, show
-    )
+    tables = source.open({log: SCHEMAS[log] for log in logs_read(config, chosen)}, store, scratch, show)
     for log in {"dense_features", "id_embeddings"} & set(chosen.values()):
         ids = scratch / f"ids-{log}"
         ids.mkdir()
         for number, (setting, path) in enumerate(vector_files(config, log).items()):
-            scan_vector_ids(source / path, setting).sink_parquet(ids / f"{number}.parquet", engine="streaming")
+            scan_vector_ids(source.vectors(path), setting).sink_parquet(ids / f"{number}.parquet", engine="streaming")
         tables[log] = engine.read(ids)
     return tables
 
@@ -82,7 +81,9 @@ def count_items(logs: Logs, read: Collection[str]) -> ir.Table:
     return items.aggregate(items=items.known.sum(), items_not_in_store=(~items.known).sum())
 
 
-def write_near(logs: Logs, source: Path, log: str, engine: Engine, scratch: Path, show: Callable) -> dict[str, int]:
+def write_near(
+    logs: Logs, source: LogSource, log: str, engine: Engine, scratch: Path, show: Callable
+) -> dict[str, int]:
     """Finds the near pairs of vectors and adds them to the tables; returns counts of rows."""
     name = {"dense_features": "rsdf", "id_embeddings": "id"}[log]
     known = logs.known(logs.tables[log])
@@ -94,7 +95,7 @@ def write_near(logs: Logs, source: Path, log: str, engine: Engine, scratch: Path
     write_candidates(folder / "none.parquet", items)  # where nothing is near, the table has no rows
     for number, (setting, path) in enumerate(vector_files(logs.config, log).items()):
         show(f"{name}: reading {path}")
-        vectors = store_vectors(items, source / path, setting, scratch / f"vectors-{name}-{number}.f32")
+        vectors = store_vectors(items, source.vectors(path), setting, scratch / f"vectors-{name}-{number}.f32")
         counts = {key: counts.get(key, 0) + value for key, value in vectors.counts.items()}
         if name == "rsdf":
             near_items(items, vectors, rules, seed, folder, show)

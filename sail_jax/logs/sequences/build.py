@@ -11,20 +11,14 @@ from sail_jax.data.sequence_tables import write_sequences
 from sail_jax.data.store import ItemStore
 from sail_jax.errors import SailError
 from sail_jax.files import commit_json
-from sail_jax.logs.canonical import SCHEMAS, open_logs
+from sail_jax.logs.addresses import Address
+from sail_jax.logs.canonical import SCHEMAS
 from sail_jax.logs.engine import Engine
 from sail_jax.logs.engines import open_engine, sql_dialect
 from sail_jax.logs.finished import Finished, build_identity
 from sail_jax.logs.log_files import readable_rows
-from sail_jax.logs.reader import (
-    check_present,
-    check_rows,
-    check_times,
-    count_rows,
-    cut_time,
-    has_log,
-    passed_over_beside,
-)
+from sail_jax.logs.log_source import LogSource, open_source
+from sail_jax.logs.reader import has_log
 from sail_jax.logs.rules import Logs
 from sail_jax.logs.scratch import scratch_folder
 from sail_jax.logs.sequences.constructions import CONSTRUCTIONS, content_codes
@@ -47,7 +41,7 @@ _COLUMNS = {"events": ("user", "item", "time", "positives"), "catalogue": ("item
 
 def build_sequences(
     config: Config,
-    source: Path,
+    source: Path | Address,
     output: Path,
     *,
     embeddings: Path | None = None,
@@ -60,7 +54,7 @@ def build_sequences(
 
     Args:
         config: the experiment.
-        source: the folder to which the paths of `config.logs` are relative.
+        source: the folder to which the paths of `config.logs` are relative; with Spark, it may be an address.
         output: the folder of the tables.
         embeddings: content embeddings: a folder written by `embed`, or Parquet of `id` and `vector`; None for none.
         store: restricts the items; None for all items.
@@ -75,23 +69,21 @@ def build_sequences(
     """
     chosen, skipped = _choose(config, embeddings is not None)
     output.mkdir(parents=True, exist_ok=True)
-    identity = build_identity(config, source, store, "sequences", [embeddings] if embeddings else [])
-    finished = Finished(output / _FINISHED, identity | {"chosen": chosen})
     with (
         table_progress(len(chosen)) as (show, done),
         scratch_folder(output / _SCRATCH) as scratch,
         readable_rows(source),
         open_engine(engine, config.logs.engine, scratch) as opened,
     ):
-        check_present(config, source, _columns_of(chosen))
-        check_rows(config, source, _columns_of(chosen))
-        check_times(config, source, ("events",))
-        cut = cut_time(config, source)
-        tables = open_logs(config, source, _columns_of(chosen), store, opened, scratch, show)
+        read = LogSource(config, source, opened)
+        others = [embeddings] if embeddings else []
+        identity = build_identity(config, source, store, "sequences", read.versions(), others)
+        finished = Finished(output / _FINISHED, identity | {"chosen": chosen})
+        read.check(_columns_of(chosen), ("events",))
+        cut = read.cut()
+        tables = read.open(_columns_of(chosen), store, scratch, show)
         logs = Logs(config, cut, tables, opened.keep)
-        events = {"rows": count_rows(config, source, "events")} | opened.values(
-            event_counts(logs, _least(config, chosen))
-        )
+        events = {"rows": read.count_rows("events")} | opened.values(event_counts(logs, _least(config, chosen)))
         for name in chosen:
             show(name)
             table = output / f"{name}.parquet"
@@ -101,6 +93,7 @@ def build_sequences(
                 write_sequences(table, opened.batches(rows_of(logs, name)))
                 finished.add(name, _counts(logs, name, opened))
             done()
+        said = {"passed_over": read.passed_over(), "logs": read.facts(_columns_of(chosen))}
         used = {"name": opened.name, "version": opened.version}
     summary = {
         "source": str(source),
@@ -111,7 +104,7 @@ def build_sequences(
         "settings": to_dict(config.sequences),
         "events": events,
         "skipped": skipped,
-        "passed_over": passed_over_beside(config, source),
+        **said,
         "tables": {name: finished.parts[name] for name in chosen},
     }
     commit_json(output / SUMMARY, summary)
@@ -123,7 +116,7 @@ def build_sequences(
 
 
 def sql_of_sequences(
-    config: Config, source: Path, *, embeddings: Path | None = None, engine: str = "duckdb"
+    config: Config, source: Path | Address, *, embeddings: Path | None = None, engine: str = "duckdb"
 ) -> dict[str, str]:
     """Returns construction -> its rule as one query, over tables with the columns of `canonical.SCHEMAS`.
 
@@ -137,11 +130,13 @@ def sql_of_sequences(
         SailError: as by `build_sequences`.
     """
     chosen, _ = _choose(config, embeddings is not None)
-    check_times(config, source, ("events",))
+    with open_source(config, source, engine) as read:
+        read.check((), ("events",))
+        cut = read.cut()
     columns = {log: {name: SCHEMAS[log][name] for name in names} for log, names in _columns_of(chosen).items()}
     schemas = columns | {"vectors": VECTORS, "close": CLOSE}
     tables = {name: ibis.table(schema, name=name) for name, schema in schemas.items()}
-    logs = Logs(config, cut_time(config, source), tables, lambda table, _: table)
+    logs = Logs(config, cut, tables, lambda table, _: table)
     return {name: str(ibis.to_sql(rows_of(logs, name), dialect=sql_dialect(engine))) for name in chosen}
 
 

@@ -1,0 +1,163 @@
+"""Logs at addresses that Spark reads: the rows of the local reader, and what is said of mistakes."""
+
+import dataclasses
+import datetime
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from small_logs import config, with_logs, write
+from spark_here import alone, engine_config, needs_spark
+
+from sail_jax.cli import main
+from sail_jax.errors import SailError
+from sail_jax.logs.addresses import Address, inside, read_here
+from sail_jax.logs.canonical import SCHEMAS, write_canonical
+from sail_jax.logs.engines import open_engine
+from sail_jax.logs.log_source import LogSource
+from sail_jax.logs.reader import LOGS, count_rows, cut_time
+
+_USED = ("events", "searches", "hashtags", "catalogue")
+
+
+def settings():
+    base = config()
+    flags = ("like", "rating>=4", "kind == 'a b'")
+    return with_logs(base, events=dataclasses.replace(base.logs.events, flags=flags, watch_share=""))
+
+
+def write_odd_logs(folder):
+    """Logs whose parts differ in types, with ids in white space, texts in odd forms, and rows that lack something."""
+    (folder / "logs/events").mkdir(parents=True)
+    when = datetime.datetime(1970, 1, 1, 0, 2, 0, 999_999)
+    parts = [
+        {"user_id": [1, None, 3], "item_id": [7.0, 8.0, None], "timestamp": [100, 101, 102], "like": [1, 0, 1]},
+        {"user_id": [" 1", "\u3000é\u2003"], "item_id": ["7 ", ""], "timestamp": [when, None], "like": ["True", "no"]},
+        {"user_id": ["é", "x"], "item_id": ["7", "y"], "timestamp": ["1970-01-01T02:01:00+02:00", " -0.5 "]},
+        {"user_id": ["ü"], "item_id": ["7"], "timestamp": [datetime.date(1970, 1, 2)], "like": [True]},
+    ]
+    for number, part in enumerate(parts):
+        size = len(part["user_id"])
+        part = {"like": [True] * size} | part | {"rating": ["4", "nan", "x"][:size], "kind": ["a b", None, "a"][:size]}
+        pl.DataFrame(part).write_parquet(folder / f"logs/events/{number}.parquet")
+    queries = ["Ｃａｔ\u00a0 VIDEO ", "  ", None, "ﬁne İ"]
+    shown = {"user_id": list("abcd"), "query": queries, "item_id": list("wxyz"), "timestamp": [1, 2, 3, 4]}
+    write(folder / "logs/searches", shown | {"clicked": [True, None, False, True]})
+    write(folder / "logs/hashtags", {"item_id": ["a", "b"], "hashtag": [" ##Ｔag", "#"], "timestamp": [1, 2]})
+    items = {"item_id": ["a", "b"], "timestamp": [5, None], "labels": [["x ", "", None], None]}
+    write(folder / "logs/items", items | {"summary": ["Größe 東京タワー 5x", None]})
+    (folder / "logs/items/_SUCCESS").touch()
+
+
+def read_both(folder):
+    """Rows of logs, counts and cut by Spark and by the local reader; for a process of its own."""
+    write_odd_logs(folder)
+    address, scratch = Address(f"file://{folder}"), folder / "spark"
+    scratch.mkdir()
+    with open_engine("spark", engine_config(f"file://{folder}/scratch"), scratch) as engine:
+        read = LogSource(settings(), address, engine)
+        there = {"cut": read.cut(), "rows": [read.count_rows(name) for name in _USED], "facts": read.facts(_USED)}
+        tables = read.open({name: SCHEMAS[name] for name in _USED}, None, scratch, lambda _: None)
+        there["tables"] = {name: _sorted(pa.concat_tables(engine.batches(table))) for name, table in tables.items()}
+        there["passed over"] = read.passed_over()
+        mistakes = [_mistake(engine, folder / "mistakes", *mistake) for mistake in _MISTAKES]
+    left = list((folder / "scratch").iterdir())
+    here = {"cut": cut_time(settings(), folder), "rows": [count_rows(settings(), folder, name) for name in _USED]}
+    here["tables"] = {}
+    for name in _USED:
+        write_canonical(settings(), folder, name, SCHEMAS[name], folder / "here.parquet")
+        here["tables"][name] = _sorted(pl.read_parquet(folder / "here.parquet").to_arrow())
+    return there, here, mistakes, left
+
+
+def _sorted(table: pa.Table):
+    return sorted(map(str, table.to_pylist()))
+
+
+_LIVE = {"user_id": ["u"] * 3, "item_id": ["a"] * 3, "timestamp": [1, 2, 3], "seconds": [3] * 3}
+# Rows of the live log, and what is said of them.
+_MISTAKES = [
+    ({"items": ["a"] * 3}, ["item_id"], "0.parquet has no column 'item_id'", "Change config.logs.live.item."),
+    ({"item_id": [["a"]] * 3}, [], "'item_id' is List(String); write texts or numbers", "config.logs.live.item."),
+    ({"timestamp": ["x", "", "01/31/2024"]}, [], "2 values of 3 that are no times; the first is 'x'", "live.time."),
+    ({"timestamp": [1, 1_700_000_000_123, 2]}, [], "year 9999 with '1700000000123'", "config.logs.time_unit='ms'."),
+    ("no parquet", [], "0.parquet cannot be read", "write it again."),
+    ("", [], "or nothing in it", "Change config.logs.live.path, or set it to '' if there is none."),
+]
+
+
+def _mistake(engine, folder, changes, without, *_):
+    """Returns the message on a log."""
+    path = folder / str(len(list(folder.glob("*"))))
+    (path / "logs/live").mkdir(parents=True)
+    if isinstance(changes, dict):
+        write(path / "logs/live", {key: of for key, of in (_LIVE | changes).items() if key not in without})
+    elif changes:
+        (path / "logs/live/0.parquet").write_text(changes)
+    try:
+        LogSource(settings(), Address(f"file://{path}"), engine).check((), ("live",))
+    except SailError as error:
+        return str(error)
+    return ""
+
+
+@needs_spark
+def test_spark_reads_the_rows_of_the_local_reader_and_tells_mistakes(tmp_path):
+    there, here, mistakes, left = alone(read_both, tmp_path)
+    facts = there.pop("facts")
+    assert there.pop("passed over") == [f"file://{tmp_path}/logs/items: {_passed_over()}"]
+    assert there == here
+    assert not left
+    assert facts["events"] == {
+        **{"rows": 8, "without_user": 1, "without_item": 1, "without_time": 1, "without_positives": 0, "kept": 5},
+        **{"earliest": -1, "latest": 86_400},
+    }
+    for (*_, problem, remedy), said in zip(_MISTAKES, mistakes, strict=True):
+        assert problem in said and said.endswith(remedy) and "file:" in said and "\n" not in said
+
+
+def _passed_over():
+    return '1 file passed over, of kinds that are not read: without suffix 1; such as "_SUCCESS"'
+
+
+def test_where_paths_of_settings_lead(tmp_path, monkeypatch):
+    monkeypatch.setenv("SAIL_JAX_BUCKETS", str(tmp_path / "mirror"))
+    source = Address("s3a://bucket/export/")
+    assert inside(source, "logs/events") == "s3a://bucket/export/logs/events"
+    assert isinstance(inside(source, "logs/events"), Address)
+    assert inside(source, "/data/events") == Path("/data/events")
+    assert inside(tmp_path, "dbfs:/logs") == Address("dbfs:/logs")
+    assert inside(tmp_path, "logs") == tmp_path / "logs"
+    assert read_here(Address("file:///data/x")) == Path("/data/x")
+    with pytest.raises(SailError, match="hdfs://host/x is read by the machine that runs the command.*copy it"):
+        read_here(Address("hdfs://host/x"))
+
+
+def test_duckdb_reads_no_address(tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"logs": {"events": {"path": "hdfs://host/events"}}}')
+    words = ["--config", str(tmp_path / "config.json"), "--source", str(tmp_path), "--output", str(tmp_path / "out")]
+    assert main(["pairs", *words, "--only", "copair"]) != 0
+    assert "config.logs.events.path leads to hdfs://host/events" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_machines_of_spark_need_polars_and_pyarrow_alone(tmp_path):
+    """What travels to them is read where this package cannot be imported."""
+    cloudpickle = pytest.importorskip("pyspark.cloudpickle")
+    from sail_jax.logs import spark_batches, spark_logs  # noqa: F401, PLC0415 the second one says how they travel
+
+    steps = spark_batches.packed({"item": pl.col("x").cast(pl.String)}, ["item"], {}, [])
+    convert = spark_batches.converter(steps, pa.schema([("item", pa.string())]))
+    (tmp_path / "convert").write_bytes(cloudpickle.dumps(convert))
+    program = (
+        "import sys, pickle, pyarrow as pa\n"
+        "sys.modules['sail_jax'] = None\n"
+        "convert = pickle.load(open(sys.argv[1], 'rb'))\n"
+        "batch = pa.RecordBatch.from_pydict({'x': [1, None]})\n"
+        "print([of.to_pylist() for of in convert([batch])])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, tmp_path / "convert"], capture_output=True, text=True)
+    assert done.stdout == "[[{'item': '1'}]]\n", done.stderr
+    assert set(_USED) < set(LOGS)
