@@ -1,4 +1,4 @@
-"""What comes after tables are made: the verb that makes those which the config still lacks, or training."""
+"""What comes after tables are made: the verb that makes those still lacking, or training."""
 
 import argparse
 import dataclasses

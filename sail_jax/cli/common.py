@@ -105,7 +105,7 @@ def one_line(text: str) -> str:
 
 
 def print_wide(table: Table) -> None:
-    """Prints a table as wide as the terminal, but never so narrow that words are cut; in a file at least 120 wide."""
+    """Prints a table as wide as the terminal, in a file at least 120 wide; words are never cut."""
     longest = Terminal(width=10_000).measure(table).minimum
     least = longest if console.is_terminal else max(longest, 120)
     Terminal(width=max(console.width, least)).print(table, soft_wrap=False)

@@ -64,7 +64,7 @@ def check_present(config: Config, source: Path | Address, names: Collection[str]
         names: the logs; also "dense_features" and "id_embeddings". Those without a path are passed over.
 
     Raises:
-        SailError: some are missing; of one alone, it says more than of several.
+        SailError: several are missing. One alone is told by what reads it.
     """
     logs = config.logs
     paths = {f"config.logs.{name}.path": getattr(logs, name).path for name in LOGS if name in names}
@@ -83,8 +83,6 @@ def check_present(config: Config, source: Path | Address, names: Collection[str]
             f"There is no {', no '.join(map(str, missing.values()))}. Name them in the config, or give what you do not "
             f"have no path: {unset}"
         )
-    for setting, path in missing.items():
-        files_of(path, setting)
 
 
 def _named(config: Config, source: Path | Address) -> dict[tuple[str, ...], list[Path]]:

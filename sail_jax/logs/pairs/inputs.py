@@ -39,7 +39,7 @@ def logs_read(config: Config, chosen: dict[str, str]) -> list[str]:
 
 
 def vector_files(config: Config, log: str) -> dict[str, str]:
-    """Returns the settings and paths of "dense_features" or "id_embeddings" that have one, in the order of names."""
+    """Returns the settings of "dense_features" or "id_embeddings" with their paths, by name."""
     if log == "dense_features":
         named = {"config.logs.dense_features": config.logs.dense_features}
     else:

@@ -52,7 +52,7 @@ def kept_and_dropped(name: str, counts: dict[str, Any]) -> str:
 
 
 def without_test(builders: dict[str, dict[str, Any]]) -> str:
-    """Returns a line of text on the tables that train, and have no test row for a task; empty if there are none.
+    """Returns a line on tables that train and have no test row for a task; empty if there are none.
 
     Args:
         builders: builder -> its counts in `pairs.json`.
