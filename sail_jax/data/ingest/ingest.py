@@ -20,7 +20,7 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -244,11 +244,9 @@ class _Run:
         hidden = self._write_index(writer, source, results)
         shutil.rmtree(self._output / _VECTORS, ignore_errors=True)
 
-        def visible(what: str) -> dict[str, int]:
-            total = sum((collections.Counter(result[what]) for result in results), collections.Counter())
-            return dict(sorted((total - collections.Counter(hidden[what])).items()))
-
-        return visible("modalities"), visible("embeddings")
+        # A journal of an older version has counts of modalities alone.
+        modalities = _visible((of["modalities"] for of in results), hidden.get("modalities", hidden))
+        return modalities, _visible((of.get("embeddings", {}) for of in results), hidden.get("embeddings", {}))
 
     def _vectors(self, sources: Mapping[str, RowSource]) -> dict[str, VectorTable]:
         """Builds the vector tables for look-up; a resumed run builds them again, and reports bad records only once."""
@@ -351,6 +349,12 @@ class _Run:
         for row in rows:
             yield row
             self._advance(task)
+
+
+def _visible(counted: Iterable[dict[str, int]], hidden: dict[str, int]) -> dict[str, int]:
+    """Returns the sums of counts by name, less what is hidden."""
+    total = sum(map(collections.Counter, counted), collections.Counter())
+    return dict(sorted((total - collections.Counter(hidden)).items()))
 
 
 class _Counts:
