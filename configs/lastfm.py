@@ -36,12 +36,12 @@ def get_config() -> ml_collections.ConfigDict:
     tables = (HISTORIES, "seq_collab_single", "seq_collab_multi", "eval_vanilla", "eval_filtered")
     config.sequences.update(constructions=tables, single_positives=1)
 
-    config.model.llm.update(vocab_size=32_000, width=64, layers=1, heads=2, kv_heads=1, head_dim=16, mlp_width=64)
+    config.model.llm.update(vocab_size=32_000, width=64, layers=1, heads=8, kv_heads=8, head_dim=16, mlp_width=192)
     config.model.pool_prompt = False
     config.prompt.template = "{instruction}{audio}{vision}{text}"
     config.prompt.max_tokens = 28
     config.objective.matryoshka = (64,)
-    config.optimizer.update(peak=3e-3, floor=1e-5, warmup_steps=50, weight_decay=1e-4, b2=0.98)
+    config.optimizer.update(peak=6e-3, floor=1e-5, warmup_steps=50, weight_decay=1e-4, b2=0.98)
     config.optimizer.rates = {r"^llm/embedding": 2.0}
 
     related = {"query_instruction": "", "target_instruction": ""}
