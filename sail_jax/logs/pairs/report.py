@@ -63,7 +63,7 @@ def without_test(builders: dict[str, dict[str, Any]]) -> str:
         return ""
     return (
         f"No test row: {', '.join(names)}. A task of such a table has nothing to measure: raise "
-        f"config.logs.test_share{held_out}."
+        f"config.logs.test_share{held_out}, or delete the task from config.eval.tasks, at which evaluation would stop."
     )
 
 
