@@ -398,14 +398,14 @@ def test_a_run_in_a_bucket_serves_hosts_that_have_nothing_of_it(bucket, monkeypa
     config = config_lib.build(tiny.experiment(at(bucket, "data")))
     make_world(config.synthetic, config.seed, tmp_path / "raw")
     ingest(config, tmp_path / "raw", at(bucket, "data"))
-    buckets.place("s3://bucket").mkdir(exist_ok=True)
+    buckets.place(f"{bucket.scheme}://bucket").mkdir(exist_ok=True)
     save_untrained(buckets.place(at(bucket, "run")), config)
     on_host(monkeypatch, tmp_path, "second")
     assert main(["embed", "--workdir", at(bucket, "run"), "--output", at(bucket, "vectors")]) == 0
-    assert "Written to s3://bucket/vectors" in capsys.readouterr().out
+    assert f"Written to {at(bucket, 'vectors')}" in capsys.readouterr().out
     on_host(monkeypatch, tmp_path, "third")
     assert main(["search", "--workdir", at(bucket, "run"), "--embeddings", at(bucket, "vectors"), "--text", "red"]) == 0
-    assert "--embeddings s3://bucket/vectors" in capsys.readouterr().out
+    assert f"--embeddings {at(bucket, 'vectors')}" in capsys.readouterr().out
     on_host(monkeypatch, tmp_path, "fourth")
     assert main(["export", "--workdir", at(bucket, "run"), "--output", at(bucket, "export")]) == 0
     assert {"export/model.safetensors", "export/modules.json"} <= set(bucket.objects())
