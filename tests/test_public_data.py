@@ -1,6 +1,7 @@
 """The commands of docs/public_data.md run as they stand there, from raw files to the figures of a model."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -90,6 +91,8 @@ def test_the_commands_lead_from_the_raw_files_to_a_model(name, write, folder, tm
     assert len(PairTable.open(tables / "copair.parquet")) > 20
     assert len(SequenceTable.open(tables / "histories.parquet")) > 20
     assert len(SequenceTable.open(tables / "eval_vanilla.parquet", "test")) > 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"After \d+ steps the model (finds|reaches) [\d.]+", said)  # the report's first sentence
     metrics = json.loads((tmp_path / "runs" / name / "metrics.json").read_text())
     assert {"trained", "untrained", "tfidf", "chance", *BASELINES} == set(metrics)
     queries = {figures["i2i/queries"] for figures in metrics.values()}

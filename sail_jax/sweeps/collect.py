@@ -97,7 +97,7 @@ class Collected:
     def shown_figures(self) -> list[str]:
         """Returns the figures to show first: the ranking one, then one of each task."""
         tasks = _tasks(self.compared[0].trained) if self.compared else []
-        heads = [f"{task}/{headline_metric(own_metrics(self.compared[0].trained, task))}" for task in tasks]
+        heads = [_headline(self.compared[0].trained, task) for task in tasks]
         return list(dict.fromkeys([self.metric, *heads] if self.metric else heads))
 
 
@@ -215,7 +215,12 @@ def _metric(metric: str, compared: Sequence[Outcome]) -> str:
     if metric and metric not in figures:
         raise SailError(f"No member has the figure {metric!r}. Did you mean {nearest(metric, list(figures))}?")
     tasks = _tasks(figures)
-    return metric or (f"{tasks[0]}/{headline_metric(own_metrics(figures, tasks[0]))}" if tasks else "")
+    return metric or (_headline(figures, tasks[0]) if tasks else "")
+
+
+def _headline(figures: Mapping[str, float | None], task: str) -> str:
+    """Returns the figure of a task to show first."""
+    return f"{task}/{headline_metric(own_metrics(figures, task), int(figures.get(f'{task}/corpus') or 0))}"
 
 
 # ------------------------------------------------------------------------------------------------------------- table

@@ -43,6 +43,7 @@ from sail_jax.evaluation.report.data import (
 )
 from sail_jax.evaluation.report.directions import HIGHER, LOWER, NEITHER, facts_of
 from sail_jax.evaluation.report.explorer import SCRIPTS, explorer_html
+from sail_jax.evaluation.report.failing import failures_of
 from sail_jax.evaluation.report.failures import failures_html
 from sail_jax.evaluation.report.figures import smoothed
 from sail_jax.evaluation.report.gallery import Card, GalleryRow, gallery_html
@@ -51,7 +52,7 @@ from sail_jax.evaluation.report.page import png_folder, write_report
 from sail_jax.evaluation.report.story import first_screen, sentence, standings
 from sail_jax.evaluation.report.summary import gather
 from sail_jax.evaluation.report.tables import best_of, format_metric, main_metrics, task_table
-from sail_jax.evaluation.retrieval import load_retrieval
+from sail_jax.evaluation.retrieval import RetrievalTask, load_retrieval
 from sail_jax.evaluation.suite import TaskResult, evaluation_record
 from sail_jax.patterns import MODALITY_SETS, Pattern
 from sail_jax.runs.directory import RunDirectory
@@ -743,6 +744,15 @@ def test_failures_are_queries_that_find_nothing_right(gathered):
     assert failures.worst[0].row.query.item_id == store[task.queries[surest]].item_id
     assert failures.worst[0].wanted.item_id == store[int(task.corpus[task.relevant[surest][0]])].item_id
     assert 0 <= failures.doubtful <= 1
+
+
+def test_labels_of_an_item_are_read_once_for_all_queries(gathered, monkeypatch):
+    made, task, store, rows, cosines = gathered
+    read, corpus_item = [], RetrievalTask.corpus_item
+    monkeypatch.setattr(RetrievalTask, "corpus_item", lambda *args: read.append(args[1]) or corpus_item(*args))
+    assert failures_of(results(rows=rows, cosines=cosines), task, store, 0).doubtful == made.failures[0].doubtful
+    cards = len(made.failures[0].worst) * (rows.shape[1] + 1)
+    assert len(read) <= len(task.corpus) + cards
 
 
 def test_map_shows_every_embedded_item(gathered):

@@ -203,3 +203,11 @@ def test_values_of_axes_that_are_no_numbers_are_text(tmp_path):
     folder.file.write_text(json.dumps(values | {"axes": ["state", "optimizer.peak"]}))
     frame = table(collect(folder.path))
     assert frame["axis.state"].to_list() == ["x", "[1, 1]", "[1, 2]", "[1, 3]"] and frame["state"][0] == "done"
+
+
+def test_a_small_test_is_headed_by_a_recall_that_a_random_order_does_not_reach(tmp_path):
+    folder, members = make(tmp_path / "sweep")
+    assert collect(folder.path).shown_figures() == ["i2i/recall@10", "q2i/recall@10"]
+    for member in members:
+        finish(folder, member, 0.5, corpus=12)
+    assert collect(folder.path).shown_figures() == ["i2i/recall@10", "i2i/recall@1", "q2i/recall@10"]

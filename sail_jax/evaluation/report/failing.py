@@ -1,5 +1,8 @@
 """Finds out what failed on a task: missed queries, and wrong answers that may be right."""
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 
 from sail_jax.data.store import ItemStore
@@ -27,34 +30,39 @@ def failures_of(result: TaskResult, task: RetrievalTask, store: ItemStore, seed:
     surest = missed[np.argsort(-result.cosines[missed, 0], kind="stable")][:_WORST]
     rng = np.random.default_rng(seed)
     sample = rng.permutation(asked)[:_SAMPLED]
-    drawn = np.sort(rng.permutation(len(task.corpus))[:_DRAWN])
-    alike = [s for q in sample if (s := _alike(q, _wrong(result.rows[q], q, task), task, store)) is not None]
-    common = [s for q in sample if (s := _alike(q, _wrong(drawn, q, task), task, store)) is not None]
+    drawn = np.sort(rng.choice(len(task.corpus), min(_DRAWN, len(task.corpus)), replace=False))
+    # An item is read with its media: the drawn ones are looked at for each query.
+    labels = functools.cache(lambda row: frozenset(task.corpus_item(row, store).labels))
+    alike = [s for q in sample if (s := _alike(q, result.rows[q], task, labels)) is not None]
+    common = [s for q in sample if (s := _alike(q, drawn, task, labels)) is not None]
     return TaskFailures(
         task=task.name,
         queries=len(asked),
         missed=len(missed),
         found=result.rows.shape[1],
-        worst=[_worst(int(query), result, task, store, drawn) for query in surest],
+        worst=[_worst(int(query), result, task, store, drawn, labels) for query in surest],
         doubtful=float(np.mean(alike)) if alike else None,
         common=float(np.mean(common)) if common else 0.0,
     )
 
 
-def _wrong(rows: np.ndarray, query: int, task: RetrievalTask) -> np.ndarray:
-    """Returns those of some rows of the corpus that are no right answer of a query."""
-    return rows[(rows >= 0) & ~np.isin(rows, task.relevant[query])]
-
-
-def _alike(query: int, wrong: np.ndarray, task: RetrievalTask, store: ItemStore) -> float | None:
-    """Returns the share of wrong items with a label of the first right answer; None without labels."""
-    wanted = set(task.corpus_item(int(task.relevant[query][0]), store).labels)
+def _alike(query: int, rows: np.ndarray, task: RetrievalTask, labels: Callable[[int], frozenset[str]]) -> float | None:
+    """Returns, of those rows that are wrong, the share with a label of the first right answer; None without labels."""
+    wanted = labels(int(task.relevant[query][0]))
+    wrong = rows[(rows >= 0) & ~np.isin(rows, task.relevant[query])]
     if not wanted or not len(wrong):
         return None
-    return float(np.mean([bool(wanted & set(task.corpus_item(int(row), store).labels)) for row in wrong]))
+    return float(np.mean([bool(wanted & labels(int(row))) for row in wrong]))
 
 
-def _worst(query: int, result: TaskResult, task: RetrievalTask, store: ItemStore, drawn: np.ndarray) -> WorstQuery:
+def _worst(
+    query: int,
+    result: TaskResult,
+    task: RetrievalTask,
+    store: ItemStore,
+    drawn: np.ndarray,
+    labels: Callable[[int], frozenset[str]],
+) -> WorstQuery:
     item = store.entry(task.queries[query])
     found = [
         card_of(task.corpus_item(int(row), store), relevant=False, score=float(cosine))
@@ -68,8 +76,8 @@ def _worst(query: int, result: TaskResult, task: RetrievalTask, store: ItemStore
         why.append(f"The query lacks {listed(lacks)}.")
     if result.cosines[query, 0] >= _SURE:
         why.append("The first item found has nearly the same vector as the query.")
-    alike = _alike(query, _wrong(result.rows[query], query, task), task, store)
-    common = _alike(query, _wrong(drawn, query, task), task, store) or 0.0
+    alike = _alike(query, result.rows[query], task, labels)
+    common = _alike(query, drawn, task, labels) or 0.0
     if alike is not None and alike >= max(_ALIKE, _TIMES * common):
         why.append(f"{alike:.0%} of what it finds carries a label of this right answer: the list may be incomplete.")
     elif alike == 0.0:

@@ -238,7 +238,7 @@ def _seed_tables(runs: Sequence[RunReport], groups: Sequence[SeedGroup]) -> str:
     for task in tasks_of(runs):
         mains = [main_figures(run, task, subject(run)) for run in runs]
         names = main_metrics(list(dict.fromkeys(name for main in mains if main for name in main.metrics)))
-        first = headline_metric(names)
+        first = headline_metric(names, next((main.corpus for main in mains if main), 0))
         for name in sorted(names, key=lambda name: name != first):
             figure = f"{task}/{name}"
             drawn = seed_table(groups, figure, baseline, compared=same_data(runs, task))

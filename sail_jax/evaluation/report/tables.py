@@ -61,7 +61,7 @@ def format_change(name: str, value: float) -> str:
     return f"{100 * value:+.1f}" if is_share(name) else f"{value:+.3f}"
 
 
-def headline_metric(metrics: Iterable[str], corpus: int = 0) -> str:
+def headline_metric(metrics: Iterable[str], corpus: int) -> str:
     """Returns the metric of a task to show if there is room for only one.
 
     Args:
@@ -129,7 +129,7 @@ def overview(runs: Sequence[RunReport]) -> str:
     rows = []
     for task in tasks_of(runs):
         mains = [main_figures(run, task, subject(run)) for run in runs]
-        metric = next((headline_metric(main.metrics) for main in mains if main is not None), HEADLINE_METRIC)
+        metric = next((headline_metric(main.metrics, main.corpus) for main in mains if main), HEADLINE_METRIC)
         values = [None if main is None else main.metrics.get(metric) for main in mains]
         rows.append(_metric_row(f"{task} · {metric}", metric, values, [same_data(runs, task)] * len(values)))
     head = "".join(f"<th>{html.escape(run.name)}</th>" for run in runs)
