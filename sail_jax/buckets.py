@@ -30,7 +30,7 @@ from typing import Any, BinaryIO, NamedTuple
 from sail_jax.errors import DiskError, SailError
 
 # s3://bucket/x, and what pathlib makes of it: s3:/bucket/x.
-_ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/+(?P<key>.*)")
+ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/+(?P<key>.*)")
 
 
 class _Client(NamedTuple):
@@ -81,7 +81,7 @@ def place(path: str | Path) -> Path:
     Raises:
         SailError: it is the address of a store that is not known, or names no bucket.
     """
-    match = _ADDRESS.match(str(path))
+    match = ADDRESS.match(str(path))
     if not match:
         return Path(path)
     scheme, key = match["scheme"].lower(), match["key"].strip("/")
@@ -101,7 +101,7 @@ def require_local(path: str | Path, what: str) -> None:
     Raises:
         SailError: it is one; the message begins with `what`, such as "--config".
     """
-    if match := _ADDRESS.match(str(path)):
+    if match := ADDRESS.match(str(path)):
         raise SailError(
             f"{what} is {match['scheme']}://{match['key']}, the address of a bucket, where only a path of this machine "
             "can be read and written: copy it, or mount the bucket."

@@ -37,12 +37,14 @@ def print_separators(config: Config, source: "Path | Address") -> None:
         console.print(line, highlight=False)
 
 
-def print_logs(logs: dict[str, dict[str, Any]]) -> None:
-    """Prints how many rows the logs at addresses have, and how many lack what."""
-    for name, facts in logs.items():
+def print_read(summary: dict[str, Any]) -> None:
+    """Prints how many rows of logs at addresses a build used, and what files it passed over."""
+    for name, facts in summary["logs"].items():
         lacking = [f"{of:,} {key.replace('_', ' ')}" for key, of in facts.items() if key.startswith("without_") and of]
         why = f" ({', '.join(lacking)})" * bool(lacking)
         console.print(f"{name}: {facts['rows']:,} rows at its address, {facts['kept']:,} usable{why}.", highlight=False)
+    for line in summary["passed_over"]:
+        console.print(line, highlight=False)
 
 
 def add_engine(sub: argparse.ArgumentParser, rule: str) -> None:

@@ -12,7 +12,7 @@ from sail_jax.cli.log_folders import (
     add_engine,
     add_folders,
     open_store_of,
-    print_logs,
+    print_read,
     print_separators,
     print_sql,
     source_of,
@@ -76,8 +76,6 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         )
     output = options.output.absolute()
     console.print(f"Tables: {output}; what was dropped, and why: {output / SUMMARY}; a sample: {output / SAMPLE_PAGE}.")
-    print_logs(summary["logs"])
-    for line in summary["passed_over"]:
-        console.print(line, highlight=False)
+    print_read(summary)
     made = next((output / f"{name}.parquet" for name, of in summary["builders"].items() if of["train"]), None)
     print_after_tables(options, config, "pairs", options.workdir, made)

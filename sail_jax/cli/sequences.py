@@ -13,7 +13,7 @@ from sail_jax.cli.log_folders import (
     add_engine,
     add_folders,
     open_store_of,
-    print_logs,
+    print_read,
     print_separators,
     print_sql,
     source_of,
@@ -71,9 +71,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
             "the item is not in the store."
         )
     console.print(f"Tables: {output}; what was dropped, and why: {output / SUMMARY}.")
-    print_logs(summary["logs"])
-    for line in summary["passed_over"]:
-        console.print(line, highlight=False)
+    print_read(summary)
     trains = [name for name, splits in summary["tables"].items() if splits.get("train", {}).get("sequences")]
     made = output / f"{trains[0]}.parquet" if trains else None
     print_after_tables(options, config, "sequences", options.workdir, made)

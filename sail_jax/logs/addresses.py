@@ -1,12 +1,9 @@
 """Addresses of logs that Spark's connectors read: s3://, s3a://, gs://, hdfs://, dbfs:/, file://."""
 
-import re
 from pathlib import Path
 
-from sail_jax.buckets import fetch, place
+from sail_jax.buckets import ADDRESS, fetch, place
 from sail_jax.errors import SailError
-
-_ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/+(?P<rest>.*)")
 
 
 class Address(str):
@@ -20,7 +17,7 @@ class Address(str):
 
 def is_address(text: str) -> bool:
     """Returns whether a text begins with a scheme and a slash, as s3a:/..."""
-    return bool(_ADDRESS.match(text))
+    return bool(ADDRESS.match(text))
 
 
 def located(text: str) -> Address | Path:
@@ -52,11 +49,11 @@ def read_here(where: Address | Path) -> Path:
             "folder, or to s3:// or gs://, and name that in the setting."
         )
     if _scheme(where) == "file":
-        return Path("/" + _ADDRESS.match(where)["rest"])
+        return Path("/" + ADDRESS.match(where)["key"])
     path = place(where)
     fetch(path)
     return path
 
 
 def _scheme(address: Address) -> str:
-    return _ADDRESS.match(address)["scheme"].lower()
+    return ADDRESS.match(address)["scheme"].lower()

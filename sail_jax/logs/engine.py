@@ -5,9 +5,9 @@ scratch folder, with Spark a folder that all its machines see, so that no table 
 """
 
 import abc
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import ibis.expr.types as ir
 import pyarrow as pa
@@ -16,29 +16,10 @@ from sail_jax.config import Config
 from sail_jax.errors import SailError
 from sail_jax.logs.addresses import Address
 
+if TYPE_CHECKING:
+    from sail_jax.logs.spark_logs import SparkLogs
+
 BATCH_ROWS = 65_536
-
-
-class AddressedLogs(Protocol):
-    """Reads logs at addresses.
-
-    `name` is that of the log. Each method raises SailError for what it cannot read.
-    """
-
-    def versions(self, address: Address) -> dict[str, list[int]]:
-        """Returns the files of a log with their sizes and times."""
-
-    def passed_over(self, address: Address) -> str:
-        """Returns a line on what lies in the folder of a log and is not read; empty for nothing."""
-
-    def check_times(self, name: str, address: Address) -> None:
-        """Checks the times of a log."""
-
-    def facts(self, name: str, address: Address) -> dict[str, Any]:
-        """Returns rows, those without_* a canonical column, kept, and the earliest and latest time of these."""
-
-    def table(self, name: str, address: Address, columns: Mapping[str, str]) -> ir.Table:
-        """Returns some canonical columns of a log, without unusable rows; `columns` has their types of Ibis."""
 
 
 class Engine(abc.ABC):
@@ -74,7 +55,7 @@ class Engine(abc.ABC):
     def batches(self, table: ir.Table) -> Iterator[pa.Table]:
         """Streams a table in its order."""
 
-    def logs_at(self, config: Config, setting: str, address: Address) -> AddressedLogs:
+    def logs_at(self, config: Config, setting: str, address: Address) -> "SparkLogs":
         """Returns the reader of logs at addresses.
 
         Args:

@@ -37,7 +37,8 @@ class LogSource:
             if reader.has_log(config, name)
         }
         self._there = {name: where for name, where in named.items() if isinstance(where, Address)}
-        for name, address in list(self._there.items())[:1]:
+        if self._there:
+            name, address = next(iter(self._there.items()))
             self._read = engine.logs_at(config, f"config.logs.{name}.path", address)
 
     def check(self, names: Collection[str], timed: Collection[str], beside: Collection[str] = ()) -> None:

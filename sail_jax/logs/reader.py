@@ -5,7 +5,6 @@ polars queries for the streaming engine. Rows without a user, an item, a query, 
 no rule can use them; `count_rows` counts all rows, so that callers can report how many were dropped.
 """
 
-import functools
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -109,7 +108,6 @@ def scan_events(config: Config, source: Path | Address) -> pl.LazyFrame:
     Raises:
         SailError: the log or a column is missing, a file cannot be read, or a split is set beside other logs.
     """
-    check_split(config)
     return _select(config, source, "events")
 
 
@@ -244,14 +242,15 @@ def cut_of(config: Config, span: Callable[[str], tuple[int | None, int | None]])
 
 def time_span(config: Config, source: Path | Address, name: str) -> tuple[int | None, int | None]:
     """Returns the earliest and the latest time of a log, in seconds; None where it has no rows."""
-    scan = scan_events if name == "events" else functools.partial(_select, name=name)
-    times = scan(config, source).select(first=pl.col("time").min(), last=pl.col("time").max())
+    times = _select(config, source, name).select(first=pl.col("time").min(), last=pl.col("time").max())
     with readable_rows(source):
         return times.collect(engine="streaming").row(0)
 
 
 def _select(config: Config, source: Path | Address, name: str) -> pl.LazyFrame:
     """The canonical frame of a log, without the rows that have a null in a required column."""
+    if name == "events":
+        check_split(config)
     scans = []
     for files, schema in by_schema(_parts(config, source, name)):
         columns = canonical_columns(config, name, columns_of(config, name, str(files[0]), schema))

@@ -18,7 +18,7 @@ from sail_jax.config import Config
 from sail_jax.config.logs import EngineConfig
 from sail_jax.errors import SailError
 from sail_jax.logs.addresses import Address
-from sail_jax.logs.engine import BATCH_ROWS, AddressedLogs, Engine
+from sail_jax.logs.engine import BATCH_ROWS, Engine
 
 try:
     import pyspark
@@ -64,7 +64,7 @@ class _Spark(Engine):
             if entry.name.endswith(".parquet"):
                 yield from self._batches_of(f"{folder}/{entry.name}")
 
-    def logs_at(self, config: Config, setting: str, address: Address) -> AddressedLogs:
+    def logs_at(self, config: Config, setting: str, address: Address) -> SparkLogs:
         return SparkLogs(self._session, self._files, config, self._keep_rows)
 
     def close(self) -> None:

@@ -30,13 +30,6 @@ class Entry(NamedTuple):
     is_folder: bool
 
 
-class Footer(NamedTuple):
-    """What the end of a Parquet file says: its columns and types as one text, and its rows."""
-
-    schema: str
-    rows: int
-
-
 class SparkFiles:
     """Files at addresses, by the file systems of Hadoop that a session has.
 
@@ -59,19 +52,19 @@ class SparkFiles:
                 for of in files.listStatus(path)
             )
 
-    def footers(self, files: list[str]) -> list[Footer]:
-        """Reads the footers of Parquet files, several at a time."""
+    def schemas(self, files: list[str]) -> list[str]:
+        """Returns the columns and types of Parquet files as a text each, of their footers, several at a time."""
         with ThreadPoolExecutor(_THREADS) as pool:
-            return list(pool.map(self._footer, files))
+            return list(pool.map(self._schema, files))
 
-    def _footer(self, file: str) -> Footer:
+    def _schema(self, file: str) -> str:
         parquet = self._jvm.org.apache.parquet.hadoop
         with _readable(file):
             reader = parquet.ParquetFileReader.open(
                 parquet.util.HadoopInputFile.fromPath(self._jvm.org.apache.hadoop.fs.Path(file), self._settings)
             )
             try:
-                return Footer(reader.getFileMetaData().getSchema().toString(), reader.getRecordCount())
+                return reader.getFileMetaData().getSchema().toString()
             finally:
                 reader.close()
 

@@ -116,8 +116,8 @@ class SparkLogs:
     def _open(self, name: str, address: Address) -> list[_Parts]:
         groups: dict[str, list[str]] = {}
         files = self._named(name, address)
-        for file, footer in zip(files, self._files.footers(files), strict=True):
-            groups.setdefault(footer.schema, []).append(file)
+        for file, schema in zip(files, self._files.schemas(files), strict=True):
+            groups.setdefault(schema, []).append(file)
         return [self._read(name, group) for group in groups.values()]
 
     def _named(self, name: str, address: Address) -> list[str]:
