@@ -1,9 +1,11 @@
 """Runs, items, tables and embeddings in buckets of local servers, S3 and GCS; each mirror stands for another host."""
 
+import argparse
 import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +17,7 @@ from bucket_servers import GsServer, S3Server
 from sail_jax import buckets, files
 from sail_jax import config as config_lib
 from sail_jax.cli import main
+from sail_jax.cli.after_tables import print_after_tables
 from sail_jax.data.ingest.ingest import ingest
 from sail_jax.data.ingest.join import join_vectors
 from sail_jax.data.store import ItemStore, ItemStoreWriter
@@ -226,25 +229,30 @@ def test_objects_of_google_are_removed_in_batches_and_its_bad_requests_are_said(
             buckets.names(buckets.place("gs://bucket/x"))
 
 
-def test_items_tables_and_embeddings_are_read_where_they_were_not_written(bucket, monkeypatch, tmp_path):
+def test_items_tables_and_embeddings_are_read_where_they_were_not_written(bucket, monkeypatch, tmp_path, capsys):
     writer = ItemStoreWriter(buckets.place(at(bucket, "items")))
     ids = [f"item{i}" for i in range(6)]
     for shard in range(3):
         writer.write_shard(shard, [Item(name, text={"title": name * 9}) for name in ids[2 * shard :][:2]])
     writer.finalize(3)
-    write_pairs(buckets.place(at(bucket, "tables/x.parquet")), [(Pair("item1", None, "item2"), "train")])
+    write_pairs(buckets.place(at(bucket, "tables/copair.parquet")), [(Pair("item1", None, "item2"), "train")])
     z = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
     folder = buckets.place(at(bucket, "vectors"))
     folder.mkdir(parents=True)
     write_part(part_path(folder, 0), ids, z, "float32")
     write_info(folder, EmbeddingInfo("model", "f", 8, "float32", "VTA", (), ""))
-    assert "tables/x.parquet" in bucket.objects() and not [key for key in bucket.objects() if "spool" in key]
+    assert "tables/copair.parquet" in bucket.objects() and not [key for key in bucket.objects() if "spool" in key]
     on_host(monkeypatch, tmp_path, "second")
+    data = buckets.place(f"{bucket.scheme}://bucket")
+    config = config_lib.build({"data": {"datasets": {"copair": {"table": "tables/copair.parquet"}}}})
+    options = argparse.Namespace(program="sail-jax", config=Path("mine.py"), source=Path("logs"))
+    print_after_tables(options, config, "ingest", data)
+    assert "sail-jax train " in capsys.readouterr().out  # the table is there, though it was not fetched
     store = ItemStore.open(at(bucket, "items"))
     assert not list(store.path.glob("*.array_record"))  # they come when they are read
     assert list(store.item_ids()) == ids and store.get("item3").text == {"title": "item3" * 9}
     assert [path.name for path in store.path.glob("*.array_record")] == ["items-00001.array_record"]
-    assert PairTable.open(buckets.place(at(bucket, "tables/x.parquet")))[0].target_id == "item2"
+    assert PairTable.open(buckets.place(at(bucket, "tables/copair.parquet")))[0].target_id == "item2"
     found, vectors = EmbeddingSet(at(bucket, "vectors")).load()
     assert found == ids
     np.testing.assert_allclose(vectors, z / np.linalg.norm(z, axis=1, keepdims=True), rtol=1e-5)

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
+from sail_jax.buckets import address, names
 from sail_jax.cli.common import print_next
 from sail_jax.config import Config
 from sail_jax.config.log_pairs import BuildersConfig
@@ -29,13 +30,13 @@ def print_after_tables(
     """
     tables = {Path(entry.table) for group in (config.data.datasets, config.eval.tasks) for entry in group.values()}
     tables |= {Path(config.eval.histories)} if config.eval.histories else set()
-    lacking = {table.stem for table in tables if data is not None and not (data / table).exists()}
-    for other, names in _MAKES.items():
-        if other != verb and lacking & set(names):
+    lacking = {table.stem for table in tables if data is not None and not _is_there(data / table)}
+    for other, makes in _MAKES.items():
+        if other != verb and lacking & set(makes):
             folders = ("--source", options.source, "--output", data / "tables", "--workdir", data)
             print_next(options, other, "--config", options.config, *folders)
             return
-    named = any(data is not None and (data / entry.table).exists() for entry in config.data.datasets.values())
+    named = any(data is not None and _is_there(data / entry.table) for entry in config.data.datasets.values())
     settings = []
     if made is not None and not named:
         inside = data is not None and made.absolute().is_relative_to(data.absolute())
@@ -44,3 +45,8 @@ def print_after_tables(
         settings += [f"--config.data.datasets.{made.stem}.kind=sequences"] * (verb == "sequences")
     where = f"--config.data.dir={'DATA' if data is None else data}"
     print_next(options, "train", "--config", options.config, where, *settings, "--workdir", "RUN")
+
+
+def _is_there(table: Path) -> bool:
+    """Returns whether there is a table, here or in a bucket from which it was not fetched yet."""
+    return bool(names(table)) if address(table) else table.exists()

@@ -595,3 +595,25 @@ def test_interruption_after_each_stage(source, tmp_path, monkeypatch, stage):
         shutil.rmtree(source / "audio")
     assert ingest(config(items_per_shard=5), source, output) == expected
     assert files_of(output) == files_of(whole)
+
+
+@pytest.mark.parametrize("stage", ["shard 2", "index", "table i2i"])
+def test_a_journal_of_an_older_version_goes_on(source, tmp_path, monkeypatch, stage):
+    """It counts modalities alone: no ID embeddings, and of duplicates without a name for what is counted."""
+    change_items(source, lambda rows: rows[3].update(item_id=rows[1]["item_id"]))
+    expected = ingest(config(items_per_shard=5), source, tmp_path / "whole")
+    finish, output = Journal.finish, tmp_path / "output"
+
+    def older(self, name, result):
+        if name == stage:
+            raise KeyboardInterrupt
+        if name == "index":
+            return finish(self, name, result["modalities"])
+        return finish(self, name, {key: value for key, value in result.items() if key != "embeddings"})
+
+    monkeypatch.setattr(Journal, "finish", older)
+    with pytest.raises(KeyboardInterrupt):
+        ingest(config(items_per_shard=5), source, output)
+    monkeypatch.undo()
+    found = ingest(config(items_per_shard=5), source, output)
+    assert found.modalities == expected.modalities and found.tables == expected.tables

@@ -28,20 +28,9 @@ _SEARCH_WORDS = {"query", "search", "keyword", "q", "term", "phrase"}
 # Words of columns that say what a user did, and of what is no sign that they liked it.
 _DONE_WORDS = {"event", "action", "behavior", "behaviour", "interaction", "activity", "type"}
 _PASSIVE = {
-    *("view", "views", "viewed", "impression", "impressions", "show", "shown", "exposure", "pv", "seen", "skip"),
-    *(
-        "skipped",
-        "dislike",
-        "disliked",
-        "unlike",
-        "hide",
-        "hidden",
-        "remove",
-        "removed",
-        "unfollow",
-        "report",
-        "return",
-    ),
+    *("view", "views", "viewed", "impression", "impressions", "show", "shown", "exposure", "pv", "seen"),
+    *("skip", "skipped", "dislike", "disliked", "unlike", "hide", "hidden"),
+    *("remove", "removed", "unfollow", "report", "return"),
 }
 _MOST_DONE = 12  # kinds of events; a column with more says something else
 _TARGET_WORDS = {"target", "positive", "right", "b", "to", "related", "similar", "answer", "doc"}
