@@ -15,6 +15,7 @@ from experiments.reproduce.claim import AbsentError
 from experiments.reproduce.claims import CLAIMS
 from experiments.reproduce.prepare import Preparation
 from experiments.reproduce.run import Study, build_arms, prepare_all, row_of
+from experiments.reproduce.same_runs import take_over
 from sail_jax import config as config_lib
 from sail_jax.config.schema import override, to_dict
 from sail_jax.errors import SailError
@@ -196,13 +197,75 @@ def test_the_page_has_every_claim_with_its_verdict_or_its_reason(tmp_path):
             CLAIMS["cosent"], CLAIMS["cosent"].figure, verdicts.NOT_RUN, "with_COSENT,seed=1: failed: no disk"
         ),
     ]
-    path = page.write_page(tmp_path, verdicts.with_holm(rows), {"prompts": {"digest": "abc"}}, {"scale": "cpu"})
+    origins = {"prompts": {"declared": "abc", "machine": {"cores": 2}}}
+    path = page.write_page(tmp_path, verdicts.with_holm(rows), origins, {"scale": "cpu"})
     text = path.read_text()
     assert "failed: no disk" in text and "1 confirmed, 1 not run" in text and text.count("<svg") == 1
     line = next(line for line in (tmp_path / "reproduction.md").read_text().splitlines() if "prompts" in line)
     assert "| 50.0 % | 52.0 % | +2.0 | +0.8 to +3.2 | confirmed, also after Holm |" in line
     figures = json.loads((tmp_path / "reproduction.json").read_text())["claims"]
     assert figures["prompts"]["declared"] == "abc" and figures["cosent"]["reason"].endswith("no disk")
+
+
+def run_elsewhere(folder, claim="prompts", treatment=(0.52, 0.515, 0.515), **settings):
+    """Writes the page of a folder in which one claim was run; returns its JSON."""
+    figures = (CLAIMS[claim].figure, CLAIMS[claim].shown[0])
+    found = [
+        SeedGroup(name, {seed: dict.fromkeys(figures, value) for seed, value in enumerate(values)}, device_seconds=60.0)
+        for name, values in ((CLAIMS[claim].treatment, treatment), (CLAIMS[claim].control, (0.5, 0.49, 0.5)))
+    ]
+    rows = verdicts.with_holm([verdicts.judge(CLAIMS[claim], figures[0], *found, 3)])
+    folder.mkdir()
+    origins = {claim: {"declared": "abc", "machine": {"cores": 64}}}
+    page.write_page(folder, rows, origins, {"base": "generated worlds", "scale": "cpu"} | settings)
+    return folder / "reproduction.json"
+
+
+def test_claims_of_other_folders_are_put_on_one_page(tmp_path, capsys):
+    one, other = run_elsewhere(tmp_path / "a"), run_elsewhere(tmp_path / "b", "cosent", (0.5, 0.48, 0.51))
+    words = ["--earlier", str(one), "--earlier", str(other), "--workdir", str(tmp_path / "out"), "--report"]
+    main(words)
+    assert "1 confirmed, 1 undecided, 13 not run" in capsys.readouterr().out
+    found = json.loads((tmp_path / "out" / "results" / "reproduction.json").read_text())["claims"]
+    for claim, file in (("prompts", one), ("cosent", other)):
+        before = json.loads(file.read_text())["claims"][claim]
+        changed = {"after_holm"} & {key for key in before if before[key] != found[claim][key]}
+        assert found[claim] == before | {key: found[claim][key] for key in changed}
+    assert found["prompts"]["machine"] == {"cores": 64} and found["prompts"]["device_seconds"] == {
+        CLAIMS["prompts"].treatment: 60.0,
+        CLAIMS["prompts"].control: 60.0,
+    }
+    # The page written from a page is the same again.
+    again = tmp_path / "out" / "results" / "reproduction.json"
+    main(["--earlier", str(again), "--workdir", str(tmp_path / "again"), "--report"])
+    assert (tmp_path / "again" / "results" / "reproduction.json").read_bytes() == again.read_bytes()
+
+
+def test_claims_of_other_folders_that_do_not_fit_are_refused(tmp_path):
+    good, gpu = run_elsewhere(tmp_path / "good"), run_elsewhere(tmp_path / "gpu", scale="gpu")
+    whole = json.loads(good.read_text())
+    (tmp_path / "cut.json").write_text(good.read_text()[:50])
+    (tmp_path / "list.json").write_text("[]")
+    whole["claims"]["prompts"]["arms"] = {"x": {}, "y": {}}
+    (tmp_path / "arms.json").write_text(json.dumps(whole))
+    whole["claims"]["fussion"] = whole["claims"].pop("prompts")
+    (tmp_path / "unknown.json").write_text(json.dumps(whole))
+    whole["claims"] = {"prompts": {"arms": {}, "figure": "x"}}
+    (tmp_path / "old.json").write_text(json.dumps(whole))
+    for files, why in (
+        ((gpu,), "claims of scale 'gpu', and this page is of 'cpu'"),
+        ((good, good), "has the claim prompts, as a file before it"),
+        (("cut.json",), "cut.json cannot be read"),
+        (("none.json",), "none.json cannot be read"),
+        (("list.json",), 'has no "claims"'),
+        (("arms.json",), "its arms are x and y"),
+        (("unknown.json",), "the claim 'fussion'"),
+        (("old.json",), "is of another version|its arms are"),
+    ):
+        given = [word for file in files for word in ("--earlier", str(tmp_path / file))]
+        with pytest.raises(SystemExit, match=why):
+            main([*given, "--workdir", str(tmp_path / "out"), "--report"])
+    assert not (tmp_path / "out").exists()
 
 
 def test_one_seed_and_unknown_claims_are_refused(tmp_path, capsys):
@@ -251,7 +314,7 @@ def test_a_claim_is_run_from_the_world_to_the_page(world, tmp_path, settings, mo
     assert "balancing: does not apply: it has no balanced weights (data.weights)" in said
     found = json.loads((tmp_path / "out" / "results" / "reproduction.json").read_text())["claims"]["bidirectional"]
     assert (found["verdict"], found["difference"], found["seeds"]) == ("undecided", 0.0, 2)
-    assert set(found["arms"]["causal attention"]) == {"0", "1"}
+    assert set(found["arms"]["causal attention"][found["figure"]]) == {"0", "1"}
     with pytest.raises(SystemExit, match=r"and says otherwise now: config.train.steps was 2, is 3"):
         main([*words, "--config.train.steps=3"])
 
@@ -317,6 +380,30 @@ def test_members_of_a_cluster_are_submitted_in_the_order_of_their_forks(tmp_path
     for option, why in (("gpus", "write it as NAME=VALUE"), ("gpus=two", "gpus is a whole number")):
         with pytest.raises(SailError, match=why):
             launch.job_request([option])
+
+
+def test_an_arm_that_another_claim_has_trained_is_taken_over(tmp_path):
+    folders = {}
+    for name in ("fusion", "bidirectional"):
+        found, file = own(name, tmp_path), tmp_path / f"{name}.json"
+        config_lib.save(found.base, file)
+        sweep, folders[name] = found.sweep(file, 2), SweepFolder(tmp_path / "claims" / name)
+        members = [
+            Checked(config_lib.load(file, one.overrides), Record(one, "data", "program")) for one in expand(sweep)
+        ]
+        write_sweep(folders[name], sweep, members)
+    done, failed = (f"LLM_fusion,seed={seed}" for seed in (0, 1))
+    for name, state in ((done, "done"), (failed, "failed")):
+        (folders["fusion"].run(name).path / "owners").mkdir(parents=True)
+        (folders["fusion"].run(name).path / "metrics.json").write_text(name)
+        folders["fusion"].write_status(name, Status(state, device_seconds=7.0))
+    others = [folders["fusion"], SweepFolder(tmp_path / "claims" / "lora")]
+    taken = take_over(folders["bidirectional"], others)
+    assert taken == ["two-way_attention,seed=0"]
+    run, status = folders["bidirectional"].run(taken[0]), folders["bidirectional"].status(taken[0])
+    assert (run.path / "metrics.json").read_text() == done and not (run.path / "owners").exists()
+    assert (status.state, status.device_seconds) == ("done", 7.0)
+    assert take_over(folders["bidirectional"], others) == []  # it is done now
 
 
 def test_worlds_of_both_seeds_are_written_where_claims_look_for_them(tmp_path, monkeypatch):

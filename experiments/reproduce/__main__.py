@@ -4,6 +4,8 @@
     python -m experiments.reproduce prompts cosent           some of them
     python -m experiments.reproduce --dry-run                members, steps and time; runs nothing
     python -m experiments.reproduce --config mine.py         the same ingredients in a config and data of your own
+    python -m experiments.reproduce --report --earlier OTHER/results/reproduction.json
+                                                             one page of what was run here and there
 
 Each claim has two arms, the config with the ingredient and the same without it, of equal steps, schedule, data and
 tokens. Condition, figure and test are written into WORKDIR/declared.json before anything runs, and are not changed
@@ -16,10 +18,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.processes import REPO
+from experiments.processes import REPO, machine
 from experiments.reproduce.arms import Arms
 from experiments.reproduce.bases import SCALES
 from experiments.reproduce.claims import CLAIMS
+from experiments.reproduce.earlier import read_earlier
 from experiments.reproduce.launch import job_request
 from experiments.reproduce.page import markdown, verdict_counts, write_page
 from experiments.reproduce.records import declare, declared, require_unchanged
@@ -73,6 +76,15 @@ def _parser() -> argparse.ArgumentParser:
         help="run the members as SLURM jobs that ask for this, such as partition=gpu, gpus=8, minutes=600 or any "
         "option of sbatch; may be repeated, needs the extra `slurm`, and ends when they are submitted",
     )
+    parser.add_argument(
+        "--earlier",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="reproduction.json of another folder, whose claims are put on the page where this folder has none; may be "
+        "repeated",
+    )
     parser.add_argument("--report", action="store_true", help="write the page of what was run so far, and run nothing")
     parser.add_argument("--dry-run", action="store_true", help="print members, steps and time, and run nothing")
     return parser
@@ -80,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     study = _study(options, overrides)
+    read_earlier(options.earlier, _settings(options))  # what cannot be read is said before anything runs
     arms, absent = build_arms(study)
     if options.dry_run:
         _print_plan(study, list(arms.values()), absent)
@@ -127,14 +140,22 @@ def _study(options: argparse.Namespace, overrides: Sequence[str]) -> Study:
     )
 
 
+def _settings(options: argparse.Namespace) -> dict[str, str]:
+    """Returns what all claims of a page have in common."""
+    return {"base": options.config or "generated worlds", "scale": options.scale}
+
+
 def _write(study: Study, options: argparse.Namespace, absent: Sequence[Row]) -> list[Row]:
-    """Writes the page of all claims, run or not; returns their rows."""
+    """Writes the page of all claims, run here, in another folder or not yet; returns their rows."""
     folder = study.folder / "results"
     folder.mkdir(exist_ok=True)
-    of_absent = {row.claim.name: row for row in absent}
-    rows = with_holm([of_absent.get(name) or row_of(study, claim) for name, claim in CLAIMS.items()])
-    settings = {"base": options.config or "generated worlds", "scale": study.scale}
-    write_page(folder, rows, declared(study.folder), settings)
+    settings = _settings(options)
+    here = declared(study.folder)
+    earlier = {name: one for name, one in read_earlier(options.earlier, settings).items() if name not in here}
+    origins = {name: {"declared": entry["digest"], "machine": machine()} for name, entry in here.items()}
+    known = {row.claim.name: row for row in absent} | {name: one.row for name, one in earlier.items()}
+    rows = with_holm([known.get(name) or row_of(study, claim) for name, claim in CLAIMS.items()])
+    write_page(folder, rows, origins | {name: one.origin for name, one in earlier.items()}, settings)
     return rows
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import FuncFormatter
 
-from experiments.processes import machine
 from experiments.reproduce.verdicts import Row, count, plain
 from sail_jax.evaluation.metrics.seeds import paired
 from sail_jax.evaluation.report.figures import Chart, canvas, grid, literal, percent
@@ -29,14 +28,16 @@ _VERDICTS = (
 _CHARTS = "Each line is a seed: its arms start alike and see data in the same order. The bar is the mean."
 
 
-def write_page(folder: Path, rows: Sequence[Row], declared: Mapping[str, Any], settings: Mapping[str, Any]) -> Path:
+def write_page(
+    folder: Path, rows: Sequence[Row], origins: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]
+) -> Path:
     """Writes reproduction.html, .md and .json into a folder; returns the path of the page.
 
     Args:
         folder: the folder.
         rows: what was found of each claim.
-        declared: the record of `records`.
-        settings: scale, seeds and base, for the heads.
+        origins: claim -> digest of its declaration, and the machine; of the claims that were declared.
+        settings: scale and base.
     """
     path = folder / f"{NAME}.html"
     png_folder(path).mkdir(parents=True, exist_ok=True)
@@ -47,13 +48,19 @@ def write_page(folder: Path, rows: Sequence[Row], declared: Mapping[str, Any], s
     page.add("Figures", CAPTION, "".join(map(_figures, tested)))
     page.add("Conditions", "", "".join(map(_condition, rows)))
     page.add("Not tested", "", _not_tested(rows))
-    head = _facts({"Verdicts": verdict_counts(rows), **settings, **machine()})
+    head = _facts({"Verdicts": verdict_counts(rows), **settings, **_machines(origins)})
     commit_bytes(path, page.text("sail_jax: directions of the report", head, "").encode(errors="replace"))
     commit_bytes(folder / f"{NAME}.md", (markdown(rows) + "\n").encode())
-    digests = {name: entry["digest"] for name, entry in declared.items()}
-    found = {row.claim.name: {"declared": digests.get(row.claim.name, ""), **plain(row)} for row in rows}
-    commit_json(folder / f"{NAME}.json", {"machine": machine(), **settings, "claims": found}, ensure_ascii=False)
+    found = {row.claim.name: {**plain(row), **origins.get(row.claim.name, {})} for row in rows}
+    commit_json(folder / f"{NAME}.json", {**settings, "claims": found}, ensure_ascii=False)
     return path
+
+
+def _machines(origins: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Returns the facts of the machines that claims were run on, such as {"cores": "2, 16"}."""
+    machines = [origin["machine"] for origin in origins.values()]
+    values = {name: dict.fromkeys(str(of.get(name, "")) for of in machines) for name in (machines or [{}])[0]}
+    return {name: ", ".join(of) for name, of in values.items()}
 
 
 def verdict_counts(rows: Sequence[Row]) -> str:

@@ -12,6 +12,7 @@ from experiments.reproduce.launch import launch
 from experiments.reproduce.prepare import Preparation
 from experiments.reproduce.ranked import rank, read_ranked
 from experiments.reproduce.records import declaration, declared
+from experiments.reproduce.same_runs import take_over
 from experiments.reproduce.verdicts import DOES_NOT_APPLY, NOT_RUN, Row, judge
 from sail_jax import config as config_lib
 from sail_jax.config import Config
@@ -174,6 +175,9 @@ def measure(study: Study, arms: Arms, checked: tuple[Sweep, list[Checked]] | Non
         rank(claim, arms.base, study.preparation.folder, folder.path, study.seeds)
         return
     write_sweep(folder, *checked)
+    others = [SweepFolder(path) for path in sorted(folder.path.parent.iterdir()) if path != folder.path]
+    for name in take_over(folder, others):
+        say(f"{claim.name}: {name}: taken from a claim that trained the same")
     launch(folder, jobs=study.jobs, request=study.request, say=lambda line: say(f"{claim.name}: {line}"))
 
 

@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.stats import t as student
 
 from experiments.reproduce.claim import Claim
+from sail_jax.errors import SailError
 from sail_jax.evaluation.metrics.seeds import BETTER, CONFIDENCE, WORSE, Difference, paired
 from sail_jax.evaluation.report.seed_groups import SeedGroup
 from sail_jax.evaluation.report.tables import lower_is_better
@@ -93,7 +95,6 @@ def plain(row: Row) -> dict[str, object]:
     if row.difference is None:
         return values | {"reason": row.reason}
     found = row.difference
-    further = {group.name: _means(group, row) for group in row.groups}
     return values | {
         "difference": found.interval.mean,
         "interval": [found.interval.low, found.interval.high],
@@ -101,12 +102,37 @@ def plain(row: Row) -> dict[str, object]:
         "t_needed": found.t_needed,
         "p": row.p,
         "after_holm": row.after_holm,
-        "arms": {group.name: group.values(row.figure) for group in row.groups},
-        "means": further,
-        "device_seconds": sum(group.device_seconds or 0.0 for group in row.groups),
+        "arms": {group.name: _by_seed(group, row) for group in row.groups},
+        "device_seconds": {group.name: group.device_seconds or 0.0 for group in row.groups},
     }
 
 
-def _means(group: SeedGroup, row: Row) -> Mapping[str, float]:
-    found = {figure: list(group.values(figure).values()) for figure in dict.fromkeys((row.figure, *row.claim.shown))}
-    return {figure: float(np.mean(values)) for figure, values in found.items() if values}
+def _by_seed(group: SeedGroup, row: Row) -> dict[str, dict[int, float]]:
+    """Returns {figure: {seed: value}} of an arm, of the figure that decides and of those that are shown."""
+    found = {figure: group.values(figure) for figure in dict.fromkeys((row.figure, *row.claim.shown))}
+    return {figure: values for figure, values in found.items() if values}
+
+
+def from_plain(claim: Claim, values: Mapping[str, Any]) -> Row:
+    """Returns the row of a claim that `plain` wrote, judged again.
+
+    Raises:
+        SailError: it has other arms than the claim.
+    """
+    names = (claim.treatment, claim.control)
+    if set(values["arms"]) != set(names):
+        raise SailError(f"its arms are {' and '.join(values['arms'])}, and those of {claim.name} {' and '.join(names)}")
+    groups = (
+        SeedGroup(name, _of_seeds(values["arms"][name]), device_seconds=values["device_seconds"][name])
+        for name in names
+    )
+    return judge(claim, values["figure"], *groups, values["seeds"])
+
+
+def _of_seeds(figures: Mapping[str, Mapping[str, float]]) -> dict[int, dict[str, float]]:
+    """Returns {seed: {figure: value}} of {figure: {seed: value}}."""
+    found: dict[int, dict[str, float]] = {}
+    for figure, values in figures.items():
+        for seed, value in values.items():
+            found.setdefault(int(seed), {})[figure] = value
+    return found
