@@ -245,7 +245,7 @@ def test_items_tables_and_embeddings_are_read_where_they_were_not_written(bucket
     on_host(monkeypatch, tmp_path, "second")
     data = buckets.place(f"{bucket.scheme}://bucket")
     config = config_lib.build({"data": {"datasets": {"copair": {"table": "tables/copair.parquet"}}}})
-    options = argparse.Namespace(program="sail-jax", config=Path("mine.py"), source=Path("logs"))
+    options = argparse.Namespace(program="sail-jax", config=Path("mine.py"), source=Path("logs"), overrides=[])
     print_after_tables(options, config, "ingest", data)
     assert "sail-jax train " in capsys.readouterr().out  # the table is there, though it was not fetched
     store = ItemStore.open(at(bucket, "items"))

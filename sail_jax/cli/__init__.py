@@ -76,6 +76,7 @@ def main(argv: Sequence[str] | None = None, program: str = "python -m sail_jax")
         with Signals(lambda stopped: os._exit(_stop(stopped, options.kept))):
             words, overrides = split_settings(list(sys.argv[1:] if argv is None else argv))
             parser.parse_args(words, options)
+            options.overrides = overrides
             _keep_compiled()
             on_cpu.tune()
             options.run(options, overrides)

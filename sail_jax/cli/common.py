@@ -91,12 +91,25 @@ def without_config(verb: str, overrides: list[str]) -> None:
 def print_next(options: argparse.Namespace, *words: object) -> None:
     """Prints the command that usually comes next, such as `Next: sail-jax evaluate --workdir runs/x`.
 
+    Where it reads the config of this verb, it gets this verb's settings too.
+
     Args:
-        options: the parsed flags of this verb.
+        options: the parsed flags of this verb, with its settings.
         words: the next verb and its flags; they are quoted for the shell.
     """
-    command = f"{options.program} {shlex.join(map(str, words))}"
+    command = f"{options.program} {shlex.join(_with_settings(options, list(map(str, words))))}"
     console.print(f"Next: {command}", highlight=False)
+
+
+def _with_settings(options: argparse.Namespace, words: list[str]) -> list[str]:
+    """Returns the words of a command with `--config.a=b` of this verb behind the same config, unless they set it."""
+    at = words.index("--config") + 1 if "--config" in words else 0
+    if not at or words[at] != str(getattr(options, "config", None)):
+        return words
+    given = {word.partition("=")[0] for word in words}
+    settings = [f"--config.{setting}" for setting in options.overrides]
+    kept = [setting for setting in settings if setting.partition("=")[0] not in given]
+    return [*words[: at + 1], *kept, *words[at + 1 :]]
 
 
 def one_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The command that is named after tables are made: it runs as it stands, and asks for what the config lacks."""
+"""The command that a verb names as the next: it runs as it stands, and asks for what the config lacks."""
 
 import argparse
 from pathlib import Path
@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from sail_jax import config as config_lib
+from sail_jax.cli import main
 from sail_jax.cli.after_tables import print_after_tables
+from sail_jax.cli.common import print_next
 
 
 @pytest.fixture
@@ -20,7 +22,7 @@ def config():
 
 
 def said_after(capsys, *arguments):
-    options = argparse.Namespace(program="sail-jax", config=Path("mine.py"), source=Path("logs"))
+    options = argparse.Namespace(program="sail-jax", config=Path("mine.py"), source=Path("logs"), overrides=[])
     print_after_tables(options, *arguments)
     return capsys.readouterr().out.removeprefix("Next: ").strip()
 
@@ -47,3 +49,26 @@ def test_a_config_that_names_no_table_gets_one_that_was_made(tmp_path, capsys, c
     said = said_after(capsys, empty, "sequences", None, Path("elsewhere/seq_collab_multi.parquet"))
     assert "--config.data.dir=DATA" in said and f"table={tmp_path / 'elsewhere/seq_collab_multi.parquet'}" in said
     assert "--config.data.datasets.seq_collab_multi.kind=sequences" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "settings"),
+    [
+        (("--config", "mine.py"), "--config mine.py --config.seed=3 '--config.data.dir=my data'"),
+        (("--config", "mine.py", "--config.data.dir=d"), "--config mine.py --config.seed=3 --config.data.dir=d"),
+        (("--config", "runs/x/config.json"), "--config runs/x/config.json"),
+        (("--workdir", "runs/x"), "--workdir runs/x"),
+    ],
+)
+def test_settings_of_a_command_are_those_of_the_next_where_it_reads_the_same_config(words, settings, capsys):
+    given = ["seed=3", "data.dir=my data"]
+    options = argparse.Namespace(program="sail-jax", config=Path("mine.py"), overrides=given)
+    print_next(options, "train", *words)
+    assert capsys.readouterr().out == f"Next: sail-jax train {settings}\n"
+
+
+def test_a_world_of_other_settings_is_ingested_with_them(tmp_path, capsys):
+    words = ["--config", "configs/quickstart.py", "--config.seed=7", "--config.synthetic.num_items=128"]
+    words += ["--config.synthetic.items_per_topic=8", "--config.synthetic.num_users=20"]
+    assert main(["world", *words, "--output", str(tmp_path / "raw")]) == 0
+    assert f"ingest {' '.join(words)} --source" in " ".join(capsys.readouterr().out.split())
