@@ -19,6 +19,7 @@ from sail_jax.data.batch_shapes import media_room
 from sail_jax.data.collate import Empty, collate, count_again
 from sail_jax.data.features import FeatureExtractor, ItemFeatures, View
 from sail_jax.data.frequencies import BatchFrequencies
+from sail_jax.data.ingested import require_id_embeddings
 from sail_jax.data.materialized import Example
 from sail_jax.data.prompts import PromptEncoder, load_tokenizer
 from sail_jax.data.sampler import Sampler
@@ -130,7 +131,8 @@ class BatchSource:
         notes: settings that are likely a mistake, for the user.
 
     Raises:
-        SailError: there is no data set, one has fewer rows than a batch, or its candidates cannot be counted.
+        SailError: there is no data set, one has fewer rows than a batch, its candidates cannot be counted, or the items
+            lack an ID embedding that it teaches.
     """
 
     def __init__(
@@ -163,6 +165,8 @@ class BatchSource:
         self._teachers = {
             index: teacher_widths(config, names if mixed else [dataset.name]) for index, dataset in self._sets.items()
         }
+        taught = dict.fromkeys(name for teachers in self._teachers.values() for name in teachers)
+        require_id_embeddings(place(config.data.dir), self._store, taught)
         for dataset in self._sets.values():
             self._check_size(dataset)
             dataset.check_pairs()

@@ -22,6 +22,7 @@ from sail_jax.data.pipeline import BatchSource, HostShare, LoadedBatch
 from sail_jax.data.prefetch import make_iterator
 from sail_jax.data.tower_outputs import NO_ENCODINGS, Encodings
 from sail_jax.errors import SailError
+from sail_jax.evaluation.tasks import task_notes
 from sail_jax.files import commit_bytes
 from sail_jax.objectives.matching import Recipe
 from sail_jax.objectives.matryoshka import check_widths
@@ -124,7 +125,7 @@ def _prepare(
             print(note)
     if not run.checkpoints.is_dir():
         # A mistake in a late stage fails before the long work begins.
-        notes = [_make_source(without_mined(stage), mesh).notes for stage in stages]
+        notes = [*(_make_source(without_mined(stage), mesh).notes for stage in stages), task_notes(config)]
         if jax.process_index() == 0:
             for note in dict.fromkeys(itertools.chain(*notes)):
                 print(note)

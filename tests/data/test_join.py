@@ -185,6 +185,25 @@ def test_a_damaged_row_is_named(source):
         ItemStore.open(folder / "data/items")[0]
 
 
+def test_an_id_embedding_that_no_item_has_is_refused_before_training(source):
+    """By the ingestion's summary; one of a version that did not count them tells nothing."""
+    folder, _ = source
+    config = config_lib.build(settings_of(folder))
+    with pytest.raises(SailError, match=r"ID embedding 'cf', which the items in .* they have old. Did you mean old\?"):
+        BatchSource(config, HostShare(0, 16, 1))
+    marker = folder / "data" / "ingest.json"
+    summary = json.loads(marker.read_text())
+    for report in ({**summary["report"], "embeddings": {}}, {"items": COUNT}):
+        marker.write_text(json.dumps(summary | {"report": report}))
+        if "embeddings" in report:
+            with pytest.raises(SailError, match="they have none. `join-vectors` adds"):
+                BatchSource(config, HostShare(0, 16, 1))
+    BatchSource(config, HostShare(0, 16, 1))
+    marker.write_text(json.dumps(summary))
+    join_vectors(folder / "data", "cf", folder / "vectors/cf", max_bad_records=0)
+    BatchSource(config, HostShare(0, 16, 1))
+
+
 def test_the_verb_and_what_describe_says(source, capsys):
     folder, _ = source
     command = ["join-vectors", "--workdir", str(folder / "data"), "--name", "cf", "--table", str(folder / "vectors/cf")]

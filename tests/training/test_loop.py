@@ -9,6 +9,8 @@ import signal
 
 import jax
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tiny
 from transformers import PreTrainedTokenizerFast
@@ -190,6 +192,22 @@ def test_a_workdir_of_another_config_is_refused(finished, change, message):
     settings.update(change)
     with pytest.raises(SailError, match=message):
         train(config_lib.build(settings), finished[1])
+
+
+def test_tasks_that_cannot_be_evaluated_are_said_before_training(settings, world, tmp_path, monkeypatch, capsys):
+    empty = pa.table({"item_ids": [["x"]], "target_id": ["x"], "split": ["train"]})
+    pq.write_table(empty, tmp_path / "sequences.parquet")
+    tasks = settings.eval.tasks
+    tasks.none = {"table": "tables/nothing.parquet"}
+    tasks.other = {"table": tasks.i2i.table, "split": "tset"}
+    tasks.next = {"table": str(tmp_path / "sequences.parquet"), "kind": "sequence", "split": "test"}
+    tasks.seen = {"table": str(tmp_path / "sequences.parquet"), "kind": "sequence", "split": "train"}
+    monkeypatch.setattr(loop._Run, "train", lambda self, profile: None)
+    train(config_lib.build(settings), tmp_path / "run")
+    said = [line for line in capsys.readouterr().out.splitlines() if "cannot be evaluated" in line]
+    assert [re.search(r"eval\.tasks\.(\w+)", line)[1] for line in said] == ["next", "none", "other"]
+    assert "nothing.parquet" in said[1] and "has no split 'tset'; it has" in said[2]
+    assert "sequences.parquet has no row in the split 'test'." in said[0]
 
 
 @pytest.mark.slow

@@ -38,6 +38,7 @@ from sail_jax.data.ingest.records import RecordReader
 from sail_jax.data.ingest.references import Holdout, check_table, self_pairs, table_columns, table_pairs
 from sail_jax.data.ingest.sources import Row, RowSource, open_table, open_tfds
 from sail_jax.data.ingest.vector_tables import VectorTable, build_vectors, open_vectors
+from sail_jax.data.ingested import MARKER
 from sail_jax.data.prompts import prompt_texts, train_tokenizer
 from sail_jax.data.store import ItemStore, ItemStoreWriter
 from sail_jax.data.tables import PairTable, write_pairs
@@ -47,7 +48,6 @@ from sail_jax.items import Item
 from sail_jax.progress import NameColumn, Progress
 from sail_jax.terminal import Terminal
 
-MARKER = "ingest.json"
 _TOKENIZER = "tokenizer"
 # The vector tables that are joined to the items; removed when all items are written.
 _VECTORS = "vectors.partial"

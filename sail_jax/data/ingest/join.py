@@ -16,10 +16,11 @@ import numpy as np
 
 from sail_jax.buckets import fetch, place, require_local
 from sail_jax.data import joined_vectors, store
-from sail_jax.data.ingest.ingest import MARKER, IngestReport
+from sail_jax.data.ingest.ingest import IngestReport
 from sail_jax.data.ingest.journal import BAD_RECORDS, append_bad
 from sail_jax.data.ingest.sources import RowSource
 from sail_jax.data.ingest.vector_tables import open_vectors, repeated_id, usable_rows
+from sail_jax.data.ingested import MARKER
 from sail_jax.data.store import ItemStore
 from sail_jax.errors import BadRecordError, SailError
 from sail_jax.files import commit_json, partial_folder
