@@ -22,8 +22,8 @@ def add_verb(verbs: Any) -> None:
         verbs,
         "describe",
         run,
-        "print the parameters of a model by tower; or memory and time of its train step on other hardware, compiled "
-        "ahead of time; or what a data folder holds; or all settings",
+        "print the parameters of a model by tower and what training holds of them; or memory and time of its train "
+        "step on other hardware, compiled ahead of time; or what a data folder holds; or all settings",
         "--config configs/sail_1b5.py --topology v5e:16x16 --config.data.batch_size=512",
         workdir="",
         config="",
@@ -115,11 +115,13 @@ def _print_parameters(config: Config) -> None:
     import jax
 
     from sail_jax.models.describe import parameter_table
+    from sail_jax.training.memory import held_by_training
 
     table = Table("tower", "parameters")
     for name, count in parameter_table(config.model):
         table.add_row(name, f"{count:,}")
     console.print(table)
+    console.print(held_by_training(config), highlight=False)
     console.print(f"JAX {jax.__version__}, {jax.device_count()} {jax.devices()[0].platform} devices")
 
 

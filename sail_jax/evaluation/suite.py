@@ -318,8 +318,11 @@ def shown_results(results: list[TaskResult], tasks: dict[str, RetrievalTask]) ->
 
 
 def headline(result: TaskResult) -> dict[str, float]:
-    """Returns the metrics for tables: recall, or accuracy."""
-    return {name: value for name, value in result.metrics.items() if name.startswith(("recall@", "accuracy@"))}
+    """Returns the metrics for tables: recalls, but those that count all of a small corpus, or accuracy."""
+    found = {name: value for name, value in result.metrics.items() if name.startswith(("recall@", "accuracy@"))}
+    least = min((int(name[7:]) for name in found if name.startswith("recall@")), default=0)
+    most = max(least, result.corpus - 1)
+    return {name: value for name, value in found.items() if name.startswith("accuracy@") or int(name[7:]) <= most}
 
 
 def metrics_tree(results: list[TaskResult]) -> dict[str, dict[str, float | None]]:

@@ -53,7 +53,7 @@ from sail_jax.evaluation.report.story import first_screen, sentence, standings
 from sail_jax.evaluation.report.summary import gather
 from sail_jax.evaluation.report.tables import best_of, format_metric, main_metrics, task_table
 from sail_jax.evaluation.retrieval import RetrievalTask, load_retrieval
-from sail_jax.evaluation.suite import TaskResult, evaluation_record
+from sail_jax.evaluation.suite import TaskResult, evaluation_record, headline
 from sail_jax.patterns import MODALITY_SETS, Pattern
 from sail_jax.runs.directory import RunDirectory
 from sail_jax.vectors.top_k import top_k
@@ -732,6 +732,20 @@ def test_gallery_shows_what_was_found(gathered):
     assert [card.score for card in row.results] == pytest.approx(cosines[query].tolist())
     assert [card.relevant for card in row.results] == [r in task.relevant[query] for r in rows[query]]
     assert sum(card.thumbnail is not None for card in row.results) > 3
+
+
+@pytest.mark.parametrize(
+    ("corpus", "shown"),
+    [(1000, ["recall@1", "recall@10", "recall@100"]), (100, ["recall@1", "recall@10"]), (12, ["recall@1", "recall@10"])]
+    + [(10, ["recall@1"]), (1, ["recall@1"])],
+)
+def test_tables_leave_out_recalls_that_count_all_of_the_corpus(corpus, shown):
+    figures = dict.fromkeys(("recall@1", "recall@10", "recall@100", "ndcg@10"), 0.5)
+    assert list(headline(results(metrics=figures, corpus=corpus))) == shown
+    assert list(headline(results(metrics={"accuracy@1": 0.5, "accuracy@5": 1.0}, corpus=3))) == [
+        "accuracy@1",
+        "accuracy@5",
+    ]
 
 
 def test_failures_are_queries_that_find_nothing_right(gathered):
