@@ -398,6 +398,16 @@ def test_the_example_in_the_help_of_every_verb_parses(monkeypatch):
         assert not problem, f"The example of `{parser.prog} --help`, {example!r}: {problem} Mend it."
 
 
+def test_help_has_examples_on_one_line_and_breaks_no_name(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    parsers = [*verbs().values(), *(parser for verb in verbs().values() for parser in actions_of(verb).values())]
+    for parser in parsers:
+        lines = parser.format_help().splitlines()
+        example = (parser.epilog % {"prog": parser.prog}).partition("example: ")
+        assert "".join(example[1:]) in lines
+        assert not [line for line in lines if re.search(r"\w-$", line)], parser.prog
+
+
 def test_the_readme_is_short_and_its_map_has_every_room():
     text = (REPO / "README.md").read_text(encoding="utf-8")
     lines = len(text.splitlines())

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from sail_jax.config.schema import nearest
 from sail_jax.errors import SailError
 
 _SETTING = "--config."
+_EXAMPLE = "example: "  # how the last words of a verb's help begin
 _DOTTED = re.compile(r"--[A-Za-z_]\w*(\.\w+)+(=|$)")
 
 
@@ -42,11 +44,23 @@ def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return others, settings
 
 
+class _HelpFormatter(argparse.HelpFormatter):
+    """Wraps help between words only, never within a flag or a name, and leaves examples on one line to be copied."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False, break_long_words=False)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        words, mark, example = text.partition(_EXAMPLE)
+        lines = [*self._split_lines(words, width - len(indent)), *([mark + example] if mark else [])]
+        return "\n".join(indent + line for line in lines)
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that raises SailError for a mistyped verb or flag, with the nearest valid ones."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, **options)
+        super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **options)
         self._verbs: dict[str, argparse.ArgumentParser] | None = None
 
     def add_subparsers(self, **options: Any) -> Any:
