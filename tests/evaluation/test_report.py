@@ -734,6 +734,20 @@ def test_gallery_shows_what_was_found(gathered):
     assert sum(card.thumbnail is not None for card in row.results) > 3
 
 
+@pytest.mark.parametrize("modalities", ["T", "V", "VA"])
+def test_a_query_is_shown_as_the_model_gets_it(gathered, world, modalities):
+    _, task, store, rows, cosines = gathered
+    seen = dataclasses.replace(task, query_view=dataclasses.replace(task.query_view, modalities=modalities))
+    config, result = config_lib.build(tiny.experiment(world)), results(rows=rows, cosines=cosines)
+    made = gather(config, RunDirectory(world), [result], {"i2i": seen}, store)
+    asked = [row.query for row in made.gallery] + [worst.row.query for worst in made.failures[0].worst]
+    assert any(card.caption for card in asked) == ("T" in modalities)
+    assert any(card.thumbnail for card in asked) == ("V" in modalities)
+    assert any(card.has_audio for card in asked) == ("A" in modalities)
+    found = [card for row in made.gallery for card in row.results]  # answers are shown whole
+    assert any(card.caption for card in found) and any(card.thumbnail for card in found)
+
+
 @pytest.mark.parametrize(
     ("corpus", "shown"),
     [(1000, ["recall@1", "recall@10", "recall@100"]), (100, ["recall@1", "recall@10"]), (12, ["recall@1", "recall@10"])]

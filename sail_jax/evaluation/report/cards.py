@@ -11,19 +11,20 @@ def caption_of(item: Item) -> str:
     return short_caption(shown_fields(item, TEXT_FIELDS).replace("\n", " · "))
 
 
-def card_of(item: Item, *, relevant: bool = False, score: float | None = None) -> Card:
+def card_of(item: Item, *, relevant: bool = False, score: float | None = None, modalities: str = "VTA") -> Card:
     """Returns an item as a card.
 
     Args:
         item: the item.
         relevant: of a result, whether it is relevant to the query.
         score: of a result, its cosine to the query.
+        modalities: those that the card may show: of a query, those that the model gets.
     """
     return Card(
         item_id=item.item_id,
-        caption=caption_of(item),
-        thumbnail=thumbnail(item.frames[0] if item.frames else None),
-        has_audio="A" in item.modalities,
+        caption=caption_of(item) if "T" in modalities else "",
+        thumbnail=thumbnail(item.frames[0] if item.frames and "V" in modalities else None),
+        has_audio="A" in item.modalities and "A" in modalities,
         relevant=relevant,
         score=score,
     )

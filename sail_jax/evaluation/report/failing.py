@@ -82,4 +82,5 @@ def _worst(
         why.append(f"{alike:.0%} of what it finds carries a label of this right answer: the list may be incomplete.")
     elif alike == 0.0:
         why.append("Nothing that it finds carries a label of this right answer.")
-    return WorstQuery(GalleryRow(task.name, card_of(item), found), card_of(wanted), why)
+    asked = card_of(item, modalities=task.query_view.modalities)
+    return WorstQuery(GalleryRow(task.name, asked, found), card_of(wanted), why)

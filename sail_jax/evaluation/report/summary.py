@@ -16,7 +16,6 @@ from sail_jax.evaluation.report.gallery import GalleryRow
 from sail_jax.evaluation.report.map_items import described, near
 from sail_jax.evaluation.retrieval import RetrievalTask
 from sail_jax.evaluation.suite import TaskResult
-from sail_jax.items import text_item
 from sail_jax.models.describe import parameter_table
 from sail_jax.runs.directory import RunDirectory, read_training_log
 from sail_jax.vectors.projection import project
@@ -81,8 +80,8 @@ def _gallery(result: TaskResult, task: RetrievalTask, store: ItemStore) -> list[
             for row, cosine in zip(result.rows[query], result.cosines[query], strict=True)
             if row >= 0
         ]
-        asked = task.queries[query]
-        rows.append(GalleryRow(task.name, card_of(text_item(asked) if isinstance(asked, str) else store[asked]), found))
+        asked = card_of(store.entry(task.queries[query]), modalities=task.query_view.modalities)
+        rows.append(GalleryRow(task.name, asked, found))
     return rows
 
 
