@@ -17,16 +17,28 @@ def add_folders(sub: argparse.ArgumentParser, more: str = "") -> None:
     """Adds --source, --output and --workdir; `more` is appended to the help of --workdir."""
     source = "folder to which the paths of config.logs are relative; with --engine spark, also an address that it reads"
     sub.add_argument("--source", required=True, help=source)
-    sub.add_argument("--output", required=True, type=place, help="folder of the tables")
+    sub.add_argument(
+        "--output", required=True, help="folder of the tables; with --engine spark, also an address that it writes"
+    )
     what = "folder that `ingest` wrote; items that are not in its store are left out"
     sub.add_argument("--workdir", type=place, help=what + more)
 
 
 def source_of(options: argparse.Namespace) -> "Path | Address":
     """Returns the folder in --source, or its address where Spark reads it."""
+    return _located(options.source, options.engine)
+
+
+def output_of(options: argparse.Namespace) -> "Path | Address":
+    """Returns the folder in --output, or its address where Spark writes it."""
+    found = _located(options.output, options.engine)
+    return found.absolute() if isinstance(found, Path) else found
+
+
+def _located(text: str, engine: str) -> "Path | Address":
     from sail_jax.logs.addresses import located
 
-    return located(options.source) if options.engine == "spark" else place(options.source)
+    return located(text) if engine == "spark" else place(text)
 
 
 def print_separators(config: Config, source: "Path | Address") -> None:

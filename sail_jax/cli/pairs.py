@@ -12,6 +12,7 @@ from sail_jax.cli.log_folders import (
     add_engine,
     add_folders,
     open_store_of,
+    output_of,
     print_read,
     print_separators,
     print_sql,
@@ -42,13 +43,14 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     from sail_jax.logs.pairs.build import SAMPLE_PAGE, SUMMARY, build_pairs, sql_of_builders
     from sail_jax.logs.pairs.report import kept_and_dropped, warnings, without_test
 
-    config, source = config_lib.load(options.config, overrides), source_of(options)
+    config = config_lib.load(options.config, overrides)
+    source, output = source_of(options), output_of(options)
     only = [name.strip() for name in options.only.split(",") if name.strip()]
     if options.dry_run:
         print_sql(sql_of_builders(config, source, only, options.engine))
         return
     print_separators(config, source)
-    summary = build_pairs(config, source, options.output, only, open_store_of(options), options.engine)
+    summary = build_pairs(config, source, output, only, open_store_of(options), options.engine)
     table = Table("table", "rows read", "candidates", "train", "test", "distinct items", title="Pairs")
     for name, counts in summary["builders"].items():
         keys = ("rows_read", "candidates", "train", "test", "distinct_items")
@@ -74,7 +76,6 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
         console.print(
             f"Train ends at {cut['date'] or cut['last_second_of_train']} (config.logs.test_share={cut['test_share']})."
         )
-    output = options.output.absolute()
     console.print(f"Tables: {output}; what was dropped, and why: {output / SUMMARY}; a sample: {output / SAMPLE_PAGE}.")
     print_read(summary)
     made = next((output / f"{name}.parquet" for name, of in summary["builders"].items() if of["train"]), None)

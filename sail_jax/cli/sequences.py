@@ -13,6 +13,7 @@ from sail_jax.cli.log_folders import (
     add_engine,
     add_folders,
     open_store_of,
+    output_of,
     print_read,
     print_separators,
     print_sql,
@@ -48,13 +49,14 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     """Builds the tables, and prints their row counts."""
     from sail_jax.logs.sequences.build import SUMMARY, build_sequences, sql_of_sequences
 
-    config, source = config_lib.load(options.config, overrides), source_of(options)
+    config = config_lib.load(options.config, overrides)
+    source, output = source_of(options), output_of(options)
     given = {"embeddings": options.embeddings, "engine": options.engine}
     if options.dry_run:
         print_sql(sql_of_sequences(config, source, **given))
         return
     print_separators(config, source)
-    summary = build_sequences(config, source, options.output, store=open_store_of(options), **given)
+    summary = build_sequences(config, source, output, store=open_store_of(options), **given)
     table = Table("table", "split", *(name.replace("_", " ") for name in _COUNTS), "mean length", title="Sequences")
     for name, splits in summary["tables"].items():
         for split, counts in splits.items():
@@ -64,7 +66,7 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     print_wide(table)
     for name, reason in summary["skipped"].items():
         console.print(f"{name} was not built; it needs {reason}.")
-    output, events = options.output.absolute(), summary["events"]
+    events = summary["events"]
     if events["not_in_store"]:
         console.print(
             f"{events['not_in_store']:,} of {events['positive']:,} positive events were left out: "

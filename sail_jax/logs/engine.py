@@ -15,6 +15,7 @@ import pyarrow as pa
 from sail_jax.config import Config
 from sail_jax.errors import SailError
 from sail_jax.logs.addresses import Address
+from sail_jax.logs.outputs import FolderOutput, Output
 
 if TYPE_CHECKING:
     from sail_jax.logs.spark_logs import SparkLogs
@@ -69,6 +70,20 @@ class Engine(abc.ABC):
         raise SailError(
             f"{setting} leads to {address}, which {self.name} does not read: use --engine spark, or copy it here."
         )
+
+    def output(self, where: Path | Address, here: Path) -> Output:
+        """Returns where a build writes.
+
+        Args:
+            where: a folder of this machine, or an address.
+            here: a folder of this machine for what is copied.
+
+        Raises:
+            SailError: it is an address, and the engine writes to none.
+        """
+        if isinstance(where, Address):
+            raise SailError(f"{where} is an address, to which {self.name} does not write: use --engine spark.")
+        return FolderOutput(where, self.batches)
 
     @abc.abstractmethod
     def _write(self, table: ir.Table, name: str) -> ir.Table:

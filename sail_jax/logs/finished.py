@@ -9,48 +9,44 @@ from typing import Any
 
 import polars as pl
 
-from sail_jax.buckets import fetch, remove
+from sail_jax.buckets import fetch
 from sail_jax.config import Config
 from sail_jax.config.schema import to_dict
 from sail_jax.data.store import ItemStore
-from sail_jax.files import commit_json
 from sail_jax.logs.addresses import Address
+from sail_jax.logs.outputs import Output
 from sail_jax.logs.reader import log_paths
 
 
 class Finished:
-    """The finished parts of a build, in a file that is written after each of them.
+    """The finished parts of a build, in a note that is written after each of them.
 
     Parts of a build with another identity are forgotten.
 
     Args:
-        path: the file.
+        output: where the build writes.
+        name: the name of the note.
         identity: what decides the result of the parts, as JSON values.
 
     Attributes:
         parts: name -> what was noted about it, JSON values.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
-        self._path = path
+    def __init__(self, output: Output, name: str, identity: Mapping[str, Any]) -> None:
+        self._output, self._name = output, name
         self._of = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=16).hexdigest()
-        self.parts: dict[str, Any] = {}
-        fetch(path)
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if found["of"] == self._of:
-                self.parts = found["parts"]
-        except (FileNotFoundError, ValueError, KeyError):
-            pass
+        found = output.read_json(name)
+        ours = isinstance(found, dict) and found.get("of") == self._of
+        self.parts: dict[str, Any] = found.get("parts", {}) if ours else {}
 
     def add(self, name: str, noted: Any) -> None:
         """Notes that a part is finished, and its files are complete."""
         self.parts[name] = noted
-        commit_json(self._path, {"of": self._of, "parts": self.parts}, indent=None)
+        self._output.write_json(self._name, {"of": self._of, "parts": self.parts}, indent=None)
 
     def remove(self) -> None:
-        """Removes the file, at the end of the build."""
-        remove(self._path)
+        """Removes the note, at the end of the build."""
+        self._output.remove(self._name)
 
 
 def build_identity(

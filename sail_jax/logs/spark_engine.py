@@ -19,6 +19,7 @@ from sail_jax.config.logs import EngineConfig
 from sail_jax.errors import SailError
 from sail_jax.logs.addresses import Address
 from sail_jax.logs.engine import BATCH_ROWS, Engine
+from sail_jax.logs.outputs import Output
 
 try:
     import pyspark
@@ -28,6 +29,7 @@ try:
 
     from sail_jax.logs.spark_files import SparkFiles, reason_of
     from sail_jax.logs.spark_logs import SparkLogs
+    from sail_jax.logs.spark_output import SparkOutput
 except ImportError as error:
     raise SailError("The engine 'spark' needs PySpark: pip install 'sail_jax[spark]', and Java 17.") from error
 
@@ -66,6 +68,11 @@ class _Spark(Engine):
 
     def logs_at(self, config: Config, setting: str, address: Address) -> SparkLogs:
         return SparkLogs(self._session, self._files, config, self._keep_rows)
+
+    def output(self, where: Path | Address, here: Path) -> Output:
+        if isinstance(where, Address):
+            return SparkOutput(where, self._files, self._rows, here)
+        return super().output(where, here)
 
     def close(self) -> None:
         """Removes the shared scratch folder."""

@@ -57,14 +57,24 @@ class SparkFiles:
         with ThreadPoolExecutor(_THREADS) as pool:
             return list(pool.map(self._schema, files))
 
+    def row_count(self, file: str) -> int:
+        """Returns the rows of a Parquet file, by its footer."""
+        with self._footer(file) as reader:
+            return reader.getRecordCount()
+
     def _schema(self, file: str) -> str:
+        with self._footer(file) as reader:
+            return reader.getFileMetaData().getSchema().toString()
+
+    @contextlib.contextmanager
+    def _footer(self, file: str) -> Iterator[Any]:
         parquet = self._jvm.org.apache.parquet.hadoop
         with _readable(file):
             reader = parquet.ParquetFileReader.open(
                 parquet.util.HadoopInputFile.fromPath(self._jvm.org.apache.hadoop.fs.Path(file), self._settings)
             )
             try:
-                return reader.getFileMetaData().getSchema().toString()
+                yield reader
             finally:
                 reader.close()
 
@@ -79,6 +89,15 @@ class SparkFiles:
         with _reached(address):
             files, source = self._at(address)
             files.copyToLocalFile(False, source, self._local(path), True)
+
+    def rename(self, address: str, name: str) -> None:
+        """Gives a file or folder another address, in place of what is there."""
+        with _reached(address):
+            files, path = self._at(address)
+            _, target = self._at(name)
+            files.delete(target, True)
+            if not files.rename(path, target):
+                raise SailError(f"{address} cannot be renamed to {name}: check the rights of the folder.")
 
     def remove(self, address: str) -> None:
         """Removes a file or folder, if there is one."""

@@ -9,6 +9,7 @@ from sail_jax import config as config_lib
 from sail_jax.cli import main
 from sail_jax.cli.after_tables import print_after_tables
 from sail_jax.cli.common import print_next
+from sail_jax.logs.addresses import Address
 
 
 @pytest.fixture
@@ -46,6 +47,11 @@ def test_a_config_that_names_no_table_gets_one_that_was_made(tmp_path, capsys, c
     data, empty = Path("data"), config([])
     said = said_after(capsys, empty, "pairs", data, data / "tables/copair.parquet")
     assert "--config.data.dir=data --config.data.datasets.copair.table=tables/copair.parquet --workdir" in said
+    for made, table in (
+        ("s3a://b/x/copair.parquet", "s3://b/x/copair.parquet"),
+        ("file:///x/copair.parquet", "/x/copair.parquet"),
+    ):
+        assert f"datasets.copair.table={table} --w" in said_after(capsys, empty, "pairs", data, Address(made))
     said = said_after(capsys, empty, "sequences", None, Path("elsewhere/seq_collab_multi.parquet"))
     assert "--config.data.dir=DATA" in said and f"table={tmp_path / 'elsewhere/seq_collab_multi.parquet'}" in said
     assert "--config.data.datasets.seq_collab_multi.kind=sequences" in said

@@ -17,10 +17,12 @@ if __name__ == "__main__":
     sys.path[:0] = ["", "tests", "tests/logs"]
 
 from small_logs import with_logs
-from small_sequences import build, config_of, make_world, write_logs
+from small_sequences import config_of, make_world, write_logs
 
 from sail_jax.config.log_sequences import CONSTRUCTIONS, HISTORIES
 from sail_jax.config.logs import EngineConfig
+from sail_jax.logs.addresses import Address
+from sail_jax.logs.sequences.build import build_sequences
 
 GOLDEN = Path(__file__).parent / "golden"
 # Case -> seed of the world, and what is changed of the settings.
@@ -35,14 +37,19 @@ CASES = {
 
 
 def build_case(
-    case: str, folder: Path, engine: str = "duckdb", settings: EngineConfig | None = None
+    case: str,
+    folder: Path,
+    engine: str = "duckdb",
+    settings: EngineConfig | None = None,
+    output: Address | None = None,
 ) -> tuple[list[tuple], dict]:
     """Rows (table, user, items, target, seen items, split), in the order of the tables, and counts of a case."""
     seed, changes = CASES[case]
     source = write_logs(make_world(seed), folder / "export")
     config = config_of(constructions=(*CONSTRUCTIONS, HISTORIES), **changes)
     config = with_logs(config, engine=settings or EngineConfig())
-    _, summary = build(config, source, folder / "tables", engine=engine)
+    given = {"embeddings": source / "vectors.parquet", "engine": engine}
+    summary = build_sequences(config, source, output or folder / "tables", **given)
     rows = []
     for name in summary["tables"]:
         columns = pq.read_table(folder / "tables" / f"{name}.parquet").to_pydict()

@@ -11,7 +11,7 @@ from sail_jax import config as config_lib
 from sail_jax.config import Config
 from sail_jax.data.row_groups import splits_of
 from sail_jax.data.tables import PairTable
-from sail_jax.logs.addresses import Address
+from sail_jax.logs.addresses import Address, read_here
 from sail_jax.logs.pairs.build import build_pairs
 
 FLAGS = ("like", "finish", "share", "comment", "follow")
@@ -59,11 +59,17 @@ def searches(rows: list[tuple[str, str, int, bool]]) -> dict[str, list]:
 
 
 def build(
-    source: Path | Address, settings: Config, *only: str, store=None, output: Path | None = None, engine: str = "duckdb"
+    source: Path | Address,
+    settings: Config,
+    *only: str,
+    store=None,
+    output: Path | Address | None = None,
+    engine: str = "duckdb",
 ) -> tuple[dict, dict]:
     """Builds; returns table -> split -> list of (query id or text, target, score), and what pairs.json holds."""
     output = output or source / "tables"
     build_pairs(settings, source, output, only, store, engine)
+    output = read_here(output)
     summary = json.loads((output / "pairs.json").read_text())
     tables = {name: read(output / f"{name}.parquet") for name in summary["builders"]}
     return tables, summary["builders"]

@@ -15,6 +15,7 @@ from sail_jax.config.logs import EngineConfig
 _FEW = {
     "spark.sql.shuffle.partitions": "2",
     "spark.default.parallelism": "2",
+    "spark.sql.adaptive.coalescePartitions.enabled": "false",  # so that sorted tables have two parts
     "spark.ui.enabled": "false",
     "spark.sql.codegen.wholeStage": "false",
     "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",

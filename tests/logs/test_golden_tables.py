@@ -30,10 +30,11 @@ def build_on_spark(folder):
     """Builds all pairs and all sequences; for a process of its own."""
     settings = golden_tables.make_logs("drawn_capped", folder)
     shared, spark = engine_config(f"file://{folder}/scratch"), engine_config()
-    source, output = Address(f"file://{folder}"), folder / "tables"
+    source, output = Address(f"file://{folder}"), Address(f"file://{folder}/tables")
     pairs = logs.build(source, with_logs(settings, engine=shared), output=output, engine="spark")
     (folder / "sequences").mkdir()
-    sequences = golden_sequences.build_case("sequences_capped", folder / "sequences", "spark", spark)
+    output = Address(f"file://{folder}/sequences/tables")
+    sequences = golden_sequences.build_case("sequences_capped", folder / "sequences", "spark", spark, output)
     return pairs, sequences, split_by_users(folder, "spark", with_logs(settings, engine=spark))
 
 
@@ -45,10 +46,17 @@ def split_by_users(folder, engine, settings):
 
 @needs_spark
 def test_spark_gives_the_same_rows_and_counts(tmp_path):
-    """All ten builders from logs at an address and all constructions, where every limit cuts and every tie is drawn."""
+    """All ten builders from logs at an address and all constructions, where every limit cuts and every tie is drawn.
+
+    Spark writes both to addresses, and the tables of users who are split to a folder.
+    """
     (tables, summary), sequences, of_users = alone(build_on_spark, tmp_path)
     rows, counts = golden_tables.read_golden("drawn_capped")
     assert golden_tables.counts_of(summary) == counts
     assert golden_tables.rows_of(tables) == rows
+    parts = sorted(path.name for path in (tmp_path / "tables/copair.parquet").glob("[!.]*"))
+    assert {part.partition("-")[0] for part in parts} == {"test", "train"} and len(parts) > 2
+    left = {path.suffix for folder in ("tables", "sequences/tables") for path in (tmp_path / folder).glob("[!.]*")}
+    assert left == {".parquet", ".json", ".html"} and not list((tmp_path / "tables").glob("sail_jax-*"))
     assert sequences == golden_sequences.read_golden("sequences_capped")
     assert of_users == split_by_users(tmp_path, "duckdb", golden_tables.make_logs("drawn_capped", tmp_path))

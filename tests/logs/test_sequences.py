@@ -20,8 +20,8 @@ from sail_jax.config.logs import EngineConfig
 from sail_jax.data.pipeline import open_store
 from sail_jax.data.sequence_tables import Sequence, SequenceTable
 from sail_jax.errors import SailError
+from sail_jax.logs import outputs
 from sail_jax.logs.rules import Logs
-from sail_jax.logs.sequences import build as build_lib
 from sail_jax.logs.sequences import item_facts
 from sail_jax.logs.sequences.build import build_sequences
 from sail_jax.vectors.embedding_set import EmbeddingInfo, write_info, write_part
@@ -44,7 +44,7 @@ def built(source, tmp_path_factory):
 
 
 def test_a_build_that_is_broken_off_goes_on_with_the_next_table(built, source, tmp_path, monkeypatch):
-    write, tables = build_lib.write_sequences, []
+    write, tables = outputs.write_sequences, []
 
     def stops(path, batches):
         tables.append(path.name)
@@ -52,7 +52,7 @@ def test_a_build_that_is_broken_off_goes_on_with_the_next_table(built, source, t
             raise KeyboardInterrupt
         return write(path, batches)
 
-    monkeypatch.setattr(build_lib, "write_sequences", stops)
+    monkeypatch.setattr(outputs, "write_sequences", stops)
     with pytest.raises(KeyboardInterrupt):
         build(config_of(), source, tmp_path)
     assert not [path for path in tmp_path.iterdir() if path.name in tables[2:]]

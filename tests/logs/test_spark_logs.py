@@ -1,7 +1,10 @@
 """Logs at addresses that Spark reads: the rows of the local reader, and what is said of mistakes."""
 
+import contextlib
 import dataclasses
 import datetime
+import io
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,15 +12,19 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 import pytest
+import small_logs
 from small_logs import config, with_logs, write
 from spark_here import alone, engine_config, needs_spark
 
+from sail_jax import config as config_lib
 from sail_jax.cli import main
+from sail_jax.data.tables import PairTable
 from sail_jax.errors import SailError
 from sail_jax.logs.addresses import Address, inside, read_here
 from sail_jax.logs.canonical import SCHEMAS, write_canonical
 from sail_jax.logs.engines import open_engine
 from sail_jax.logs.log_source import LogSource
+from sail_jax.logs.pairs.build import build_pairs
 from sail_jax.logs.reader import LOGS, count_rows, cut_time
 
 _USED = ("events", "searches", "hashtags", "catalogue")
@@ -117,6 +124,57 @@ def test_spark_reads_the_rows_of_the_local_reader_and_tells_mistakes(tmp_path):
     }
     for (*_, problem, remedy), said in zip(_MISTAKES, mistakes, strict=True):
         assert problem in said and said.endswith(remedy) and "file:" in said and "\n" not in said
+
+
+def build_at_address(folder):
+    """Builds two tables at an address, broken off in the second and gone on with; for a process of its own."""
+    from sail_jax.logs.spark_output import SparkOutput  # noqa: PLC0415 PySpark is an extra
+
+    small_logs.drawn_export(folder)
+    spark, output = engine_config(), Address(f"file://{folder}/out")
+    values = {"q2i_search": {"min_clicks": 1}, "cls": {"min_items": 10_000}}
+    built = with_logs(small_logs.config(**values), engine=spark)
+    write_pairs, begun = SparkOutput.write_pairs, []
+
+    def stops(self, name, *rest):
+        begun.append(name)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return write_pairs(self, name, *rest)
+
+    SparkOutput.write_pairs = stops
+    try:
+        build_pairs(built, Address(f"file://{folder}"), output, tuple(values), engine="spark", strict=False)
+    except KeyboardInterrupt:
+        left = sorted(path.name for path in (folder / "out").glob("[!.]*"))
+    build_pairs(built, Address(f"file://{folder}"), output, tuple(values), engine="spark", strict=False)
+    config_lib.save(built, folder / "config.json")
+    words = ["--config", str(folder / "config.json"), "--source", str(folder), "--output", str(output)]
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        status = main(["pairs", *words, "--engine", "spark", "--only", "q2i_search"])
+    return begun, left, status, " ".join(said.getvalue().split())
+
+
+@needs_spark
+def test_tables_at_an_address_are_finished_one_by_one(tmp_path):
+    begun, left, status, said = alone(build_at_address, tmp_path)
+    assert begun == ["q2i_search", "cls", "cls", "q2i_search"] and left == ["q2i_search.parquet"]
+    assert len(PairTable.open(tmp_path / "out/q2i_search.parquet", "train")) > 10
+    assert len(PairTable.open(tmp_path / "out/cls.parquet", "")) == 0
+    summary = json.loads((tmp_path / "out/pairs.json").read_text())
+    assert summary["builders"]["cls"]["rows"] == 0 < summary["builders"]["q2i_search"]["rows"]
+    assert "<h2>q2i_search <small>" in (tmp_path / "out/pairs.html").read_text()
+    assert not [path for path in (tmp_path / "out").rglob("*") if "partial" in path.name or "finished" in path.name]
+    assert (
+        status == 0 and f"Tables: file://{tmp_path}/out; what was dropped, and why: file://{tmp_path}/out/pairs" in said
+    )
+    assert f"--config.data.datasets.q2i_search.table={tmp_path}/out/q2i_search.parquet" in said
+
+
+def test_duckdb_writes_to_no_address(tmp_path, capsys):
+    small_logs.drawn_export(tmp_path)
+    with pytest.raises(SailError, match="hdfs://host/out is an address, to which duckdb does not write: use --engine"):
+        build_pairs(small_logs.config(), tmp_path, Address("hdfs://host/out"), ("copair",))
 
 
 def _passed_over():

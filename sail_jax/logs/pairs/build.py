@@ -1,29 +1,25 @@
 """Builds pair tables from a recommender's logs: chooses the builders, runs them and writes a summary."""
 
-import contextlib
 import datetime
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import ibis
-import pyarrow as pa
 
-from sail_jax.buckets import fetch
 from sail_jax.config import Config
 from sail_jax.config.schema import nearest, to_dict
 from sail_jax.data.store import ItemStore
-from sail_jax.data.tables import SCHEMA, WEIGHTED_SCHEMA, write_pair_columns
+from sail_jax.data.tables import SCHEMA, WEIGHTED_SCHEMA
 from sail_jax.errors import SailError
-from sail_jax.files import commit_json
 from sail_jax.logs.addresses import Address
 from sail_jax.logs.canonical import SCANS
 from sail_jax.logs.engine import Engine
-from sail_jax.logs.engines import open_engine, sql_dialect
+from sail_jax.logs.engines import open_build, sql_dialect
 from sail_jax.logs.finished import Finished, build_identity
 from sail_jax.logs.log_files import readable_rows
 from sail_jax.logs.log_source import LogSource, open_source
+from sail_jax.logs.outputs import Output
 from sail_jax.logs.pairs import attributes, consumption, searches, vectors
 from sail_jax.logs.pairs.inputs import (
     count_items,
@@ -34,10 +30,9 @@ from sail_jax.logs.pairs.inputs import (
     write_near,
 )
 from sail_jax.logs.pairs.rules import Made
-from sail_jax.logs.pairs.sample_page import write_sample_page
+from sail_jax.logs.pairs.sample_page import sample_page
 from sail_jax.logs.reader import has_log
 from sail_jax.logs.rules import Logs
-from sail_jax.logs.scratch import scratch_folder
 from sail_jax.logs.table_progress import table_progress
 
 SUMMARY, SAMPLE_PAGE = "pairs.json", "pairs.html"
@@ -62,7 +57,7 @@ _COLUMNS = {"summary": "summary", "cls": "labels"}
 def build_pairs(
     config: Config,
     source: Path | Address,
-    output: Path,
+    output: Path | Address,
     only: Sequence[str] = (),
     store: ItemStore | None = None,
     engine: str = "duckdb",
@@ -76,7 +71,8 @@ def build_pairs(
     Args:
         config: the experiment.
         source: the folder to which the paths of `config.logs` are relative; with Spark, it may be an address.
-        output: the folder of the tables. Tables and counts of builders that do not run stay as they are.
+        output: the folder of the tables; with Spark, it may be an address, to which Spark's machines write them as
+            folders of parts. Tables and counts of builders that do not run stay as they are.
         only: names of builders; empty for all builders whose log the settings name.
         store: restricts the items, and gives the sample page its pictures; None for all items and no pictures.
         engine: one of `engines.ENGINES`; the tables are the same with each.
@@ -90,39 +86,36 @@ def build_pairs(
             there, or stops.
     """
     chosen = _choose(config, only)
-    output.mkdir(parents=True, exist_ok=True)
-    fetch(output / SUMMARY)
     with (
         table_progress(len(chosen)) as (show, done),
-        scratch_folder(output / _SCRATCH) as scratch,
+        open_build(engine, config.logs.engine, output, _SCRATCH) as (opened, out, scratch),
         readable_rows(source),
-        open_engine(engine, config.logs.engine, scratch) as opened,
     ):
         read = LogSource(config, source, opened)
-        finished = Finished(output / _FINISHED, build_identity(config, source, store, "builders", read.versions()))
+        finished = Finished(out, _FINISHED, build_identity(config, source, store, "builders", read.versions()))
         cut = _checked_cut(config, read, chosen)
         tables = open_tables(config, read, chosen, store, opened, scratch, show)
         logs = Logs(config, cut, tables, opened.keep)
         items = opened.values(count_items(logs, tables.keys() - {"store"}))
         for name, log in chosen.items():
             show(name)
-            table = output / f"{name}.parquet"
-            if name not in finished.parts or not table.is_file():
+            if name not in finished.parts or not out.has_table(name):
                 if log in SCANS:
                     rows = {"rows_read": read.count_rows(log)}
                 else:
                     rows = write_near(logs, read, log, opened, scratch, show)
                 show(name)
                 made = BUILDERS[name][0](logs)
-                counts = rows | _write_table(made, rows["rows_read"], opened, table, config.builders.weight)
+                counts = rows | _write_table(name, made, rows["rows_read"], opened, out, config.builders.weight)
                 finished.add(name, counts | {"settings": to_dict(getattr(config.builders, name))})
             done()
         said = {"passed_over": read.passed_over(), "logs": read.facts(logs_read(config, chosen))}
-    counted = {name: finished.parts[name] for name in chosen}
-    summary = _summary(config, source, output, opened, cut, items | said, counted)
-    commit_json(output / SUMMARY, summary)
-    finished.remove()
-    write_sample_page(output, list(summary["builders"]), config.builders.sheet_pairs, store)
+        counted = {name: finished.parts[name] for name in chosen}
+        summary = _summary(config, source, out, opened, cut, items | said, counted)
+        out.write_json(SUMMARY, summary)
+        finished.remove()
+        samples = {name: out.local_part(name) for name in summary["builders"]}
+        out.write(SAMPLE_PAGE, sample_page(samples, config.builders.sheet_pairs, store).encode())
     if strict and (empty := [why for name, of in counted.items() if of["rows_read"] and (why := why_empty(name, of))]):
         raise SailError(f"{'; '.join(empty)}. All counts are in {output / SUMMARY}.")
     return summary
@@ -154,7 +147,7 @@ def _checked_cut(config: Config, source: LogSource, chosen: dict[str, str]) -> i
     return source.cut()
 
 
-def _write_table(made: Made, rows_read: int, engine: Engine, path: Path, weight: str) -> dict[str, int]:
+def _write_table(name: str, made: Made, rows_read: int, engine: Engine, output: Output, weight: str) -> dict[str, int]:
     """Writes the pair table of a rule, with the weights of `config.builders.weight`; returns its counts."""
     found = {key: value for counts in made.counts for key, value in engine.values(counts).items()}
     rows, schema = made.rows, WEIGHTED_SCHEMA if weight else SCHEMA
@@ -162,14 +155,10 @@ def _write_table(made: Made, rows_read: int, engine: Engine, path: Path, weight:
         # Mutual information and cosines may be below 0, and a weight is not.
         value = rows[made.weights[weight]].cast("float32") if weight in made.weights else ibis.literal(1.0)
         rows = rows.mutate(weight=ibis.greatest(value, 0.0).cast("float32"))
+    rows = rows.mutate(split=ibis.ifelse(rows.test, "test", "train"))
     names = [name for name in schema.names if name in rows.columns]
-    rows = rows.select("test", *dict.fromkeys([*names, *made.order]))
-
-    def of_split(test: bool) -> Iterator[pa.Table]:
-        return engine.batches(rows.filter(rows.test == test).order_by(*made.order))
-
-    written = write_pair_columns(path, {"train": of_split(False), "test": of_split(True)}, schema)
-    return _dropped(found, rows_read, made.last_rule) | {"rows": sum(written.values())}
+    rows = rows.select(*dict.fromkeys([*names, *made.order]))
+    return _dropped(found, rows_read, made.last_rule) | {"rows": output.write_pairs(name, rows, made.order, schema)}
 
 
 def _dropped(found: dict[str, int], rows_read: int, last_rule: str) -> dict[str, int]:
@@ -225,16 +214,14 @@ def _lacks(config: Config, name: str) -> str:
 def _summary(
     config: Config,
     source: Path | Address,
-    output: Path,
+    output: Output,
     engine: Engine,
     cut: int,
     items: dict[str, Any],
     counts: dict[str, dict],
 ) -> dict[str, Any]:
-    builders = {}
-    if (output / SUMMARY).is_file():
-        with contextlib.suppress(ValueError, KeyError):
-            builders = json.loads((output / SUMMARY).read_text())["builders"]
+    before = output.read_json(SUMMARY)
+    builders = before.get("builders", {}) if isinstance(before, dict) else {}
     builders = {name: counts.get(name) or builders.get(name) for name in BUILDERS}
     until = datetime.datetime.fromtimestamp(cut, datetime.UTC).isoformat() if abs(cut) < 1 << 37 else ""
     return {

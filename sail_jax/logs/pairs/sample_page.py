@@ -1,6 +1,7 @@
-"""Writes a sample page: a few pairs of each table, with pictures and texts if there is an item store."""
+"""Draws a sample page: a few pairs of each table, with pictures and texts if there is an item store."""
 
 import html
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,6 @@ from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import Pair, PairTable
 from sail_jax.data.thumbnail import short_caption, thumbnail
 from sail_jax.errors import BadRecordError
-from sail_jax.files import commit_bytes
 
 _STYLE = """
 body { font: 14px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1c2430; }
@@ -23,19 +23,16 @@ h2 { margin: 2rem 0 .5rem; } h2 small { font-weight: normal; color: #5c6675; }
 """
 
 
-def write_sample_page(output: Path, names: list[str], pairs: int, store: ItemStore | None) -> None:
-    """Writes `pairs.html` next to the tables: up to `pairs` evenly spaced rows of each table."""
-    sections = "".join(_section(output / f"{name}.parquet", name, pairs, store) for name in names)
-    page = (
+def sample_page(tables: Mapping[str, Path | None], pairs: int, store: ItemStore | None) -> str:
+    """Returns the page: up to `pairs` evenly spaced rows of each table that is there."""
+    sections = "".join(_section(path, name, pairs, store) for name, path in tables.items() if path)
+    return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Pairs</title><style>{_STYLE}</style>'
         f"<h1>Pairs</h1>{sections}</html>\n"
     )
-    commit_bytes(output / "pairs.html", page.encode())
 
 
 def _section(path: Path, name: str, pairs: int, store: ItemStore | None) -> str:
-    if not path.is_file():
-        return ""
     table = PairTable.open(path, "")
     rows = np.unique(np.linspace(0, len(table) - 1, min(pairs, len(table))).astype(int)) if len(table) else []
     shown = "".join(_pair(table[int(row)], store) for row in rows)

@@ -7,20 +7,17 @@ import ibis
 
 from sail_jax.config import Config
 from sail_jax.config.schema import to_dict
-from sail_jax.data.sequence_tables import write_sequences
 from sail_jax.data.store import ItemStore
 from sail_jax.errors import SailError
-from sail_jax.files import commit_json
 from sail_jax.logs.addresses import Address
 from sail_jax.logs.canonical import SCHEMAS
 from sail_jax.logs.engine import Engine
-from sail_jax.logs.engines import open_engine, sql_dialect
+from sail_jax.logs.engines import open_build, sql_dialect
 from sail_jax.logs.finished import Finished, build_identity
 from sail_jax.logs.log_files import readable_rows
 from sail_jax.logs.log_source import LogSource, open_source
 from sail_jax.logs.reader import has_log
 from sail_jax.logs.rules import Logs
-from sail_jax.logs.scratch import scratch_folder
 from sail_jax.logs.sequences.constructions import CONSTRUCTIONS, content_codes
 from sail_jax.logs.sequences.content import CLOSE, VECTORS, write_close, write_vectors
 from sail_jax.logs.sequences.sequence_rows import (
@@ -42,7 +39,7 @@ _COLUMNS = {"events": ("user", "item", "time", "positives"), "catalogue": ("item
 def build_sequences(
     config: Config,
     source: Path | Address,
-    output: Path,
+    output: Path | Address,
     *,
     embeddings: Path | None = None,
     store: ItemStore | None = None,
@@ -55,7 +52,7 @@ def build_sequences(
     Args:
         config: the experiment.
         source: the folder to which the paths of `config.logs` are relative; with Spark, it may be an address.
-        output: the folder of the tables.
+        output: the folder of the tables; with Spark, it may be an address, as of `build_pairs`.
         embeddings: content embeddings: a folder written by `embed`, or Parquet of `id` and `vector`; None for none.
         store: restricts the items; None for all items.
         engine: one of `engines.ENGINES`; the tables are the same with each.
@@ -68,17 +65,15 @@ def build_sequences(
             there, or stops.
     """
     chosen, skipped = _choose(config, embeddings is not None)
-    output.mkdir(parents=True, exist_ok=True)
     with (
         table_progress(len(chosen)) as (show, done),
-        scratch_folder(output / _SCRATCH) as scratch,
+        open_build(engine, config.logs.engine, output, _SCRATCH) as (opened, out, scratch),
         readable_rows(source),
-        open_engine(engine, config.logs.engine, scratch) as opened,
     ):
         read = LogSource(config, source, opened)
         others = [embeddings] if embeddings else []
         identity = build_identity(config, source, store, "sequences", read.versions(), others)
-        finished = Finished(output / _FINISHED, identity | {"chosen": chosen})
+        finished = Finished(out, _FINISHED, identity | {"chosen": chosen})
         read.check(_columns_of(chosen), ("events",))
         cut = read.cut()
         tables = read.open(_columns_of(chosen), store, scratch, show)
@@ -86,29 +81,28 @@ def build_sequences(
         events = {"rows": read.count_rows("events")} | opened.values(event_counts(logs, _least(config, chosen)))
         for name in chosen:
             show(name)
-            table = output / f"{name}.parquet"
-            if name not in finished.parts or not table.is_file():
+            if name not in finished.parts or not out.has_table(name):
                 if "embeddings" in CONSTRUCTIONS[name].needs:
                     _find_close(logs, name, embeddings, opened, scratch)
-                write_sequences(table, opened.batches(rows_of(logs, name)))
+                out.write_sequences(name, rows_of(logs, name))
                 finished.add(name, _counts(logs, name, opened))
             done()
         said = {"passed_over": read.passed_over(), "logs": read.facts(_columns_of(chosen))}
         used = {"name": opened.name, "version": opened.version}
-    summary = {
-        "source": str(source),
-        "engine": used,
-        "seed": config.seed,
-        "cut": {"test_share": config.logs.test_share, "last_second_of_train": cut},
-        "split": {"by": config.logs.split, "test_users": config.logs.test_users},
-        "settings": to_dict(config.sequences),
-        "events": events,
-        "skipped": skipped,
-        **said,
-        "tables": {name: finished.parts[name] for name in chosen},
-    }
-    commit_json(output / SUMMARY, summary)
-    finished.remove()
+        summary = {
+            "source": str(source),
+            "engine": used,
+            "seed": config.seed,
+            "cut": {"test_share": config.logs.test_share, "last_second_of_train": cut},
+            "split": {"by": config.logs.split, "test_users": config.logs.test_users},
+            "settings": to_dict(config.sequences),
+            "events": events,
+            "skipped": skipped,
+            **said,
+            "tables": {name: finished.parts[name] for name in chosen},
+        }
+        out.write_json(SUMMARY, summary)
+        finished.remove()
     if events["rows"] and not any(of["kept"] for splits in summary["tables"].values() for of in splits.values()):
         counted = ", ".join(f"{name} {count:,}" for name, count in events.items())
         raise SailError(f"The tables have no sequence: of the events, {counted}. All counts are in {output / SUMMARY}.")
