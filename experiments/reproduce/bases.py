@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -13,6 +14,8 @@ from sail_jax.config.schema import to_dict
 CATALOGUE, TESTS, SEARCHES = 1152, 1000, 2000
 # Of the recommender's items, those whose ID embeddings are kept from the distillation.
 HOLDOUT = 0.2
+# How the condition of a claim begins that starts `from_another_world`.
+ANOTHER_WORLD = "A start from a model that was trained on another seed's world."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Scale:
 
 
 SCALES = {
-    "cpu": Scale(seconds_per_pair=0.02, seconds_per_member=45.0),
+    "cpu": Scale(seconds_per_pair=0.013, seconds_per_member=40.0),
     "gpu": Scale(steps=10, batch=8, whole=True),
 }
 
@@ -90,6 +93,21 @@ def use(config: ConfigDict, weights: Mapping[str, float], tasks: Sequence[str], 
     config.stages = {}
     if steps:
         config.train.steps = steps
+
+
+def from_another_world(config: ConfigDict, made: Path) -> None:
+    """Starts from a model of another seed's world, with its tokenizer and at a lower rate.
+
+    From scratch, the steps that two cores have time for teach too little for an ingredient to make a difference: after
+    225 of them R@10 was 13 %, of the 80 % that a perfect model reaches.
+
+    Args:
+        config: is changed.
+        made: the folder of what is prepared.
+    """
+    config.init_from = {"model": str(made / "pretrained" / "export")}
+    config.prompt.tokenizer = str(made / "pretrained" / "data" / "tokenizer")
+    config.optimizer.update(peak=1e-3, floor=1e-4)
 
 
 def scaled(config: ConfigDict, scale: Scale) -> None:

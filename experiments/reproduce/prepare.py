@@ -27,7 +27,7 @@ from sail_jax.errors import SailError
 
 # Seed of the worlds, and of the world that models are trained on before.
 SEED, OTHER_SEED = 0, 1
-PRETRAINED_STEPS, EARLY_STEPS, CONTENT_STEPS = 400, 100, 400
+PRETRAINED_STEPS, EARLY_STEPS, CONTENT_STEPS = 600, 100, 400
 LEVELS = "32,32,32"
 
 
@@ -63,6 +63,10 @@ class Preparation:
         self._world("pretrained", config, OTHER_SEED)
         weights = {"pairs": 2.0, "themes": 1.0, "looks": 1.0, "sounds": 1.0, "topic_search": 1.0}
         use(config, weights, ("pairs",), steps=PRETRAINED_STEPS)
+        # Each sense is learned where nothing else is shown.
+        for name, pattern in {"themes": "T->T", "looks": "V->V", "sounds": "A->A"}.items():
+            config.data.datasets[name]["patterns"] = (pattern,)
+        config.data.batch_size = 64
         self._model("pretrained", config)
 
     def _make_balanced(self) -> None:
