@@ -78,6 +78,7 @@ def _build_from_logs(config: Config, source: Path, data: Path) -> dict[str, str]
     """
     from sail_jax.data.store import FOLDER, ItemStore
     from sail_jax.logs.pairs.build import BUILDERS, SUMMARY, build_pairs, why_empty
+    from sail_jax.logs.pairs.report import kept_and_dropped, warnings
 
     named = {Path(of.table).stem for of in (*config.data.datasets.values(), *config.eval.tasks.values())}
     wanted = [name for name in BUILDERS if name in named and name not in config.ingest.tables]
@@ -88,10 +89,14 @@ def _build_from_logs(config: Config, source: Path, data: Path) -> dict[str, str]
     summary = data / "tables" / SUMMARY
     counts = json.loads(summary.read_text(encoding="utf-8"))["builders"] if wanted and summary.is_file() else {}
     for name, of in counts.items():
+        console.print(kept_and_dropped(name, of), highlight=False)
+        for line in warnings(name, of):
+            console.print(line, style="yellow", highlight=False)
         if drawn := of.get("test_drawn"):
             console.print(
-                f"{name}.parquet: no pair is new after the time that ends train, so {drawn:,} of its "
-                f"{drawn + of['train']:,} pairs are drawn for the test."
+                f"{name}: no pair is new after the time that ends train, so {drawn:,} of the "
+                f"{drawn + of['train']:,} are drawn for the test; config.builders.{name}.held_out draws more or fewer.",
+                highlight=False,
             )
     return {f"{name}.parquet": why for name, of in counts.items() if (why := why_empty(name, of))}
 

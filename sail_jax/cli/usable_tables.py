@@ -1,4 +1,4 @@
-"""Leaves out data sets and tasks whose table has no row in their split, as small tables may have none."""
+"""Fits an experiment to small tables: leaves out what has no rows, and lowers the batch."""
 
 import dataclasses
 from pathlib import Path
@@ -6,11 +6,17 @@ from typing import Any
 
 from sail_jax.cli.common import console
 from sail_jax.config import Config
+from sail_jax.config.data import DatasetConfig
 from sail_jax.errors import SailError
+
+# A batch of fewer pairs has hardly any negatives.
+_LEAST_ROWS = 8
 
 
 def with_usable_tables(config: Config, reasons: dict[str, str]) -> Config:
-    """Returns the config without data sets and tasks that have no rows; a line says which and why.
+    """Returns the config without data sets and tasks that have too few rows; a line says which and why.
+
+    The batch is lowered to the smallest data set that is left, to a power of two.
 
     Args:
         config: the experiment; its tables are written.
@@ -28,7 +34,7 @@ def with_usable_tables(config: Config, reasons: dict[str, str]) -> Config:
                 "config.builders, or name another split."
             )
     data, evaluation = (
-        dataclasses.replace(config.data, datasets=datasets),
+        dataclasses.replace(config.data, datasets=datasets, batch_size=_batch_size(config, datasets)),
         dataclasses.replace(config.eval, tasks=tasks),
     )
     return dataclasses.replace(config, data=data, eval=evaluation)
@@ -40,9 +46,38 @@ def _usable(config: Config, group: str, entries: dict[str, Any], reasons: dict[s
     kept = {}
     for name, entry in entries.items():
         path = Path(config.data.dir) / entry.table
-        if not (entry.table and entry.split and path.is_file()) or entry.split in splits_of(path):
+        if not (entry.table and entry.split and path.is_file()):
             kept[name] = entry
             continue
-        why = reasons.get(path.name) or f"{entry.table} has no row in the split {entry.split!r}"
+        why = "" if entry.split in splits_of(path) else f"no row in the split {entry.split!r}"
+        if not why and group == "data.datasets" and (rows := _rows(config, entry)) < _LEAST_ROWS:
+            why = f"{rows} rows in the split {entry.split!r}, too few to train on"
+        if not why:
+            kept[name] = entry
+            continue
+        why = reasons.get(path.name) or f"{entry.table} has {why}"
         console.print(f"config.{group}.{name} is left out: {why}.", highlight=False)
     return kept
+
+
+def _batch_size(config: Config, datasets: dict[str, Any]) -> int:
+    """Returns the batch of the settings, or the power of two up to the rows of the smallest data set."""
+    there = {name: entry for name, entry in datasets.items() if (Path(config.data.dir) / entry.table).is_file()}
+    rows = {name: _rows(config, entry) for name, entry in there.items() if entry.table}
+    least, asked = min(rows, key=rows.get, default=""), config.data.batch_size
+    if not least or rows[least] >= asked:
+        return asked
+    size = 1 << (rows[least].bit_length() - 1)
+    console.print(
+        f"config.data.batch_size is {size}, not {asked}: the data set {least} has {rows[least]} rows to train on.",
+        highlight=False,
+    )
+    return size
+
+
+def _rows(config: Config, entry: DatasetConfig) -> int:
+    from sail_jax.data.sequence_tables import SequenceTable
+    from sail_jax.data.tables import PairTable
+
+    table = SequenceTable if entry.kind == "sequences" else PairTable
+    return len(table.open(Path(config.data.dir) / entry.table, entry.split))

@@ -10,6 +10,7 @@ import pathlib
 import re
 import urllib.parse
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -54,6 +55,7 @@ from sail_jax.evaluation.report.summary import gather
 from sail_jax.evaluation.report.tables import best_of, format_metric, main_metrics, task_table
 from sail_jax.evaluation.retrieval import RetrievalTask, load_retrieval
 from sail_jax.evaluation.suite import TaskResult, evaluation_record, headline
+from sail_jax.items import Item
 from sail_jax.patterns import MODALITY_SETS, Pattern
 from sail_jax.runs.directory import RunDirectory
 from sail_jax.vectors.top_k import top_k
@@ -200,12 +202,12 @@ def test_best_of_each_row_is_bold_and_for_some_metrics_it_is_the_lowest():
 
 def test_chance_and_ceiling_stand_beside_the_figures_and_are_never_the_best():
     view = Pattern("V", "V")
-    values = {"ceiling": 0.6, "chance": 0.4, "untrained": 0.1, "trained": 0.3}
+    values = {"ceiling": 0.6, "chance": 0.2, "untrained": 0.1, "trained": 0.3}
     figures = [StoredResult(model, "t", view, True, 8, {"recall@10": value}) for model, value in values.items()]
     page = task_table([RunReport("r", figures)], "t")
-    of_models = [("40.0 %", False), ("10.0 %", False), ("30.0 %", True), ("60.0 %", False)]
+    of_models = [("20.0 %", False), ("10.0 %", False), ("30.0 %", True), ("60.0 %", False)]
     assert rows_of(page)["recall@10"] == of_models
-    assert "<th>chance</th>" in page and "chance 40.0 % · ceiling 60.0 %" in first_screen([RunReport("r", figures)])
+    assert "<th>chance</th>" in page and "chance 20.0 % · ceiling 60.0 %" in first_screen([RunReport("r", figures)])
 
 
 def test_further_cut_offs_are_folded_away_and_none_is_lost():
@@ -230,6 +232,7 @@ def test_best_of():
     assert best_of("separability/overlap", [0.1, 0.3]) == 0.1
     assert best_of("recall@10", [0.1, None]) is None  # nothing to compare it with
     assert best_of("recall@10", []) is None
+    assert best_of("recall@10", [1.0, 1.0, None]) is None  # none is better than the other
 
 
 def test_shares_are_shown_in_per_cent_and_other_metrics_as_numbers():
@@ -547,6 +550,41 @@ def test_a_small_test_is_told_by_what_a_random_order_does_not_find():
     assert "no better" not in failures_html([small_test(0.5)])
     large = small_test(0.5, 1_000)
     assert standings(large)[0].metric == "recall@10" and "has 1000 queries" not in failures_html([large])
+
+
+@pytest.mark.parametrize(("values", "bold"), [((0.0, 0.05, 0.067), 0), ((0.05, 0.1, 0.067), 1), ((0.4, 0.4, 0.067), 0)])
+def test_nothing_is_bold_that_a_random_order_reaches(values, bold):
+    models = zip(("untrained", "trained", "chance"), values, strict=True)
+    figures = [StoredResult(m, "t", Pattern("V", "V"), True, 8, {"recall@10": v}, 20, corpus=99) for m, v in models]
+    assert task_table([RunReport("r", figures)], "t").count('class="best"') == bold
+
+
+def test_a_small_test_says_what_gives_it_more_queries_by_where_its_table_comes_from():
+    def remedy(table, **changes):
+        settings = {"eval": {"tasks": {"t2i": {"table": table}}}, "builders": {"copair": {}, "search": {}}} | changes
+        lines = failures_html([dataclasses.replace(small_test(0.5), settings=settings)])
+        return re.search(r"has 12 queries.*?What to change: (.*?)\.</span>", lines)[1]
+
+    assert "config.ingest.holdout" in remedy("tables/items.parquet") and "log" not in remedy("tables/items.parquet")
+    assert remedy("tables/copair.parquet").endswith("config.logs.test_share or config.builders.copair.held_out")
+    assert remedy("tables/search.parquet").endswith("a larger config.logs.test_share")
+    assert "holdout" in remedy("tables/copair.parquet", ingest={"tables": {"copair": {}}})
+
+
+def test_items_of_one_text_are_told_and_sound_that_no_item_has_is_not_missed(gathered):
+    """Four pictures of two titles: what is found first has the title of the right answer, and is another item."""
+    _, task, store, *_ = gathered
+    items = [Item(f"i{n}", {"title": "red mug" if n % 2 else "blue mug"}, labels=(f"{n}",)) for n in range(4)]
+    relevant, rows = [np.array([n]) for n in range(4)], np.array([[2, 1], [3, 0], [0, 3], [3, 1]])
+    small = dataclasses.replace(task, queries=["mug"] * 4, corpus=np.arange(4), relevant=relevant, exclude=rows[:, 0])
+    shelf = SimpleNamespace(entry=lambda at: store.entry(at) if isinstance(at, str) else items[at])
+    found = failures_of(results(rows=rows, cosines=np.full((4, 2), 0.5, np.float32)), small, shelf, 0)
+    assert (found.missed, found.twins) == (3, 1.0)
+    assert all("The first item found has the very text of a right answer." in worst.why for worst in found.worst)
+    assert not [why for worst in found.worst for why in worst.why if "lacks" in why]
+    assert "100% of the wrong items that come first on i2i have the very text" in failures_html(
+        [RunReport("r", failures=[found])]
+    )
 
 
 def test_labels_that_most_items_have_make_no_answer_doubtful():

@@ -110,6 +110,7 @@ class TaskFailures:
         worst: queries that find nothing right, those first that are surest of it.
         doubtful: share of the wrong items found that carry a label of a right answer, of a sample; None without labels.
         common: the same share of all wrong items of the corpus, of a sample: what a random order would find.
+        twins: share of the wrong items that come first that have the very text of a right answer, of a sample.
     """
 
     task: str
@@ -119,6 +120,7 @@ class TaskFailures:
     worst: Sequence[WorstQuery] = ()
     doubtful: float | None = None
     common: float = 0.0
+    twins: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

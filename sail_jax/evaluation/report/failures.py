@@ -43,6 +43,13 @@ def _findings(run: RunReport) -> Iterator[str]:
     yield from _blind(run)
     yield from _cut(run)
     for failures in run.failures:
+        if failures.twins >= _DOUBTFUL:
+            yield _line(
+                f"{failures.twins:.0%} of the wrong items that come first on {failures.task} have the very text of a "
+                "right answer: where a text is asked for or shown, nobody can tell them apart.",
+                f"list them as right answers in the table of config.eval.tasks.{failures.task}, or say in the texts "
+                "what sets items apart",
+            )
         if failures.doubtful is not None and failures.doubtful - failures.common >= _DOUBTFUL:
             yield _line(
                 f"{failures.doubtful:.0%} of the wrong items found on {failures.task} carry the label of a right "
@@ -67,8 +74,19 @@ def _no_better(run: RunReport) -> Iterator[str]:
             yield _line(
                 f"{standing.task} has {queries} queries: one that is found or missed moves the figures by "
                 f"{1 / queries:.0%}, so small differences say nothing.",
-                "more items, or a larger config.ingest.holdout",
+                _more_queries(run, standing.task),
             )
+
+
+def _more_queries(run: RunReport, task: str) -> str:
+    """Returns what gives a task more queries: by where its table comes from."""
+    settings = run.settings
+    table = settings.get("eval", {}).get("tasks", {}).get(task, {}).get("table", "")
+    builder = table.rpartition("/")[2].removesuffix(".parquet")
+    if builder not in settings.get("builders", {}) or builder in settings.get("ingest", {}).get("tables", {}):
+        return "more items, or a larger config.ingest.holdout"
+    held_out = " or config.builders.copair.held_out" * (builder == "copair")
+    return f"a longer log, or a larger config.logs.test_share{held_out}"
 
 
 def _line(what: str, remedy: str = "") -> str:
@@ -87,8 +105,6 @@ def _collapsed(run: RunReport) -> Iterator[str]:
                 f"{dimensions:.1f} of {main.width} directions. The model has collapsed.",
                 "more train.steps, a lower optimizer.peak, or more optimizer.warmup_steps",
             )
-        elif np.isfinite(dimensions):
-            yield _line(f"The items of {task} use {dimensions:.1f} of {main.width} directions; no collapse.")
 
 
 def _blind(run: RunReport) -> Iterator[str]:

@@ -16,6 +16,7 @@ from sail_jax.evaluation.report.tables import (
     MODELS,
     format_metric,
     headline_metric,
+    is_share,
     main_figures,
     models_of,
     overview,
@@ -166,11 +167,11 @@ def _tile(standing: Standing) -> str:
 
 
 def _scale(standing: Standing) -> str:
-    """Returns a bar from 0 to the ceiling, or a little beyond the best, with a mark for each other model."""
+    """Returns a bar from 0 to the ceiling, or to 100 % where it is not known, with a mark for each other model."""
     known = [value for value in (standing.value, *standing.others.values()) if value >= 0]
     if standing.value < 0 or not max(known):
         return ""
-    top = standing.others.get(CEILING) or max(known) * 1.1
+    top = standing.others.get(CEILING) or (1.0 if is_share(standing.metric) else max(known) * 1.1)
 
     def place(value: float) -> float:
         return round(100 * min(max(value / top, 0), 1), 1)
@@ -182,7 +183,7 @@ def _scale(standing: Standing) -> str:
         for model, value in standing.others.items()
         if model != CEILING
     )
-    end = "ceiling" if CEILING in standing.others else "best"
+    end = "ceiling" if CEILING in standing.others else "100 %" if is_share(standing.metric) else "best"
     return (
         f'<svg class="scale" viewBox="0 0 100 12" preserveAspectRatio="none" aria-hidden="true" data-end="{end}">'
         f'<rect class="rail" x="0" y="2" height="8" width="100"/>{fill}{marks}</svg>'

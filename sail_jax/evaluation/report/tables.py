@@ -105,9 +105,9 @@ def show_view(view: Pattern) -> str:
 
 
 def best_of(metric: str, values: Sequence[float | None]) -> float | None:
-    """Returns the best of some values of a metric; None if there are fewer than two to compare."""
+    """Returns the best of some values of a metric; None if none is better than another."""
     present = [v for v in values if v is not None and np.isfinite(v)]
-    if len(present) < 2 or not is_compared(metric):
+    if len(set(present)) < 2 or not is_compared(metric):
         return None
     return min(present) if lower_is_better(metric) else max(present)
 
@@ -155,7 +155,9 @@ def task_table(runs: Sequence[RunReport], task: str, *, best: bool = True) -> st
     marked = [figures.model not in BOUNDS and same for figures in columns]
 
     def rows_of(names: Iterable[str]) -> list[str]:
-        return [_metric_row(name, name, [f.metrics.get(name) for f in columns], marked) for name in names]
+        values = {name: [f.metrics.get(name) for f in columns] for name in names}
+        floors = {name: next((f.metrics.get(name) for f in columns if f.model == CHANCE), None) for name in values}
+        return [_metric_row(name, name, of, marked, floors[name]) for name, of in values.items()]
 
     rows = rows_of(main)
     rows.append(_row("view", [show_view(figures.view) for figures in columns]))
@@ -201,10 +203,14 @@ def _model(figures: StoredResult) -> str:
     return MODELS.get(figures.model, figures.model)
 
 
-def _metric_row(label: str, metric: str, values: Sequence[float | None], marked: Sequence[bool]) -> str:
-    """Returns the HTML of a row, with the best of the `marked` values in bold."""
+def _metric_row(
+    label: str, metric: str, values: Sequence[float | None], marked: Sequence[bool], floor: float | None = None
+) -> str:
+    """Returns the HTML of a row, with the best of the `marked` values in bold, if it is above the floor."""
     compared = [v if mark else None for v, mark in zip(values, marked, strict=True)]
     best = best_of(metric, compared)
+    if best is not None and floor is not None and best_of(metric, (best, floor)) != best:
+        best = None  # no better than a random order
     marks = [' class="best"' if best is not None and value == best else "" for value in compared]
     cells = "".join(f"<td{mark}>{format_metric(metric, v)}</td>" for mark, v in zip(marks, values, strict=True))
     return f"<tr>{_metric_head(label, metric)}{cells}</tr>"
