@@ -169,13 +169,14 @@ class Objective:
             return np.asarray(values, np.float32)
 
         patterns = sorted({pattern for rules in self.sets for pattern in rules.patterns})
-        bounds = self.config.temperature, self.config.min_temperature, self.config.max_temperature
+        bounds = ("temperature", "min_temperature", "max_temperature")
+        numbers = (*bounds, "cosent_temperature", "distill_temperature")
         return LossValues(
             {loss: of_sets([rules.weights[loss] for rules in self.sets]) for loss in LOSSES},
             of_sets([rules.min_score for rules in self.sets]),
             of_sets([rules.correct_popularity for rules in self.sets]),
             {str(pattern): np.array([pattern in rules.patterns for rules in self.sets]) for pattern in patterns},
-            *map(np.float32, (*bounds, self.config.cosent_temperature, self.config.distill_temperature)),
+            **{name: np.float32(getattr(self.config, name)) for name in numbers},
         )
 
     def init(self, seed: int | Int32[Array, ""] = 0, values: LossValues | None = None) -> Params:

@@ -62,7 +62,10 @@ def make_schedule(config: OptimizerConfig, steps: int, *, begin: int = 0, stage:
     where = f"config.stages.{stage}" if stage else "config.optimizer"
     if config.warmup_steps >= steps:
         limit = f"{where}.steps" if stage else "config.train.steps"
-        raise SailError(f"{where}.warmup_steps is {config.warmup_steps}; it must be less than {limit}, {steps}.")
+        raise SailError(
+            f"{where}.warmup_steps is {config.warmup_steps}; it must be less than {limit}, {steps}: set it to "
+            f"{steps // 10}, a tenth, or train for more steps."
+        )
     if not 0 <= config.floor <= config.peak:
         raise SailError(f"{where}.floor is {config.floor}; choose it between 0 and the peak, {config.peak}.")
     return Schedule(*map(np.int32, (begin, config.warmup_steps, steps)), *map(np.float32, (config.peak, config.floor)))
