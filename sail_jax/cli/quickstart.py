@@ -55,7 +55,9 @@ def go_all_the_way(config: Config, source: Path, workdir: Path) -> None:
         workdir: the run directory.
     """
     from sail_jax.data.ingest.ingest import ingest
+    from sail_jax.training.setup import schedules
 
+    schedules(config)  # a mistake in them is said before the long work
     data = Path(config.data.dir)
     console.print("2/4 Ingestion", style="bold")
     ingest(config, source, data)

@@ -61,8 +61,7 @@ class TrainSetup:
         optimizer = make_optimizer(config.optimizer)
         abstract = abstract_state(config, objective, optimizer, mesh)
         check_rates(config.optimizer, abstract.params)
-        # Learning rates do not depend on the folder of mined hard negatives. Those of later stages are only checked.
-        schedule, *_ = [_schedule(stage) for stage in plan(config, Path())]
+        schedule, *_ = schedules(config)  # those of later stages are only checked
         return cls(config, objective, optimizer, schedule, abstract, mesh)
 
     def for_stage(self, stage: Stage) -> "TrainSetup":
@@ -104,6 +103,15 @@ class TrainSetup:
         if len(names) == 1:
             return next(iter(names))
         return ", ".join(f"{name} ({', '.join(t for t, n in towers.items() if n == name)})" for name in names)
+
+
+def schedules(config: Config) -> list[Schedule]:
+    """Returns the learning rates of each stage of a run.
+
+    Raises:
+        SailError: a warm-up is not shorter than its stage, or a floor is above its peak.
+    """
+    return [_schedule(stage) for stage in plan(config, Path())]  # mined hard negatives do not matter to them
 
 
 def _schedule(stage: Stage) -> Schedule:

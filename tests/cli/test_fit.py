@@ -108,6 +108,13 @@ def test_a_table_without_rows_leaves_out_what_reads_it(tmp_path, monkeypatch, ca
     assert list(trained[0].data.datasets) == ["same"] and list(trained[0].eval.tasks) == ["text_to_image"]
 
 
+def test_a_run_shorter_than_its_warm_up_is_refused_before_ingestion(folder, tmp_path, capsys):
+    assert main(["fit", str(folder), "--workdir", str(tmp_path / "run"), "--config.train.steps=5"]) == 2
+    said = capsys.readouterr()
+    assert "warmup_steps is 20; it must be less than config.train.steps, 5: set it to 0" in " ".join(said.err.split())
+    assert not (tmp_path / "run" / "data").exists()
+
+
 def test_another_preset_than_that_of_the_workdir(folder, tmp_path, capsys):
     workdir = tmp_path / "run"
     write(workdir / "config.py", 'def get_config():\n    config = preset("small")\n')
