@@ -587,6 +587,15 @@ def test_items_of_one_text_are_told_and_sound_that_no_item_has_is_not_missed(gat
     )
 
 
+def test_the_sentence_names_the_tasks_on_which_nothing_was_learned():
+    good, bad = small_test(0.5), small_test(0.0)
+    figures = [*good.figures, *(dataclasses.replace(f, task="clicks") for f in bad.figures)]
+    run = dataclasses.replace(good, figures=figures)
+    said = sentence(run, standings(run)[0])
+    assert "of t2i" in said and said.endswith("On clicks it is no better than a random order.")
+    assert "On " not in sentence(good, standings(good)[0])
+
+
 def test_labels_that_most_items_have_make_no_answer_doubtful():
     def lines(common):
         return failures_html([RunReport("r", failures=[TaskFailures("i2i", 9, 1, 8, doubtful=0.5, common=common)])])

@@ -122,6 +122,8 @@ def sentence(run: RunReport, best: Standing) -> str:
     names = {**MODELS, CHANCE: "a random order"}
     better = [names.get(model, model) for model in (*bounds, *best.plain) if not best.beats(model)]
     verdict = f" It is not yet better than {listed(better)}." if better else ""
+    lost = [of.task for of in standings(run) if of.task != best.task and CHANCE in of.others and not of.beats(CHANCE)]
+    verdict += f" On {listed(lost)} it is no better than a random order." if lost else ""
     return f"{steps} {_found(best)}{'; ' * bool(beside)}{', '.join(beside)}.{verdict}"
 
 
