@@ -389,7 +389,10 @@ def test_an_arm_that_another_claim_has_trained_is_taken_over(tmp_path):
         config_lib.save(found.base, file)
         sweep, folders[name] = found.sweep(file, 2), SweepFolder(tmp_path / "claims" / name)
         members = [
-            Checked(config_lib.load(file, one.overrides), Record(one, "data", "program")) for one in expand(sweep)
+            Checked(
+                config_lib.load(file, [*one.overrides, f"train.tracker_group={name}"]), Record(one, "data", "program")
+            )
+            for one in expand(sweep)
         ]
         write_sweep(folders[name], sweep, members)
     done, failed = (f"LLM_fusion,seed={seed}" for seed in (0, 1))

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from sail_jax import config as config_lib
 from sail_jax.cli import main
 from sail_jax.data.pipeline import BatchSource, HostShare, LoadedBatch
+from sail_jax.data.tables import write_pairs
 from sail_jax.errors import SailError
 from sail_jax.runs.directory import RunDirectory, read_training_log, require_same_config
 from sail_jax.sharding.chips import CHIPS
@@ -197,7 +198,9 @@ def test_a_workdir_of_another_config_is_refused(finished, change, message):
 def test_tasks_that_cannot_be_evaluated_are_said_before_training(settings, world, tmp_path, monkeypatch, capsys):
     empty = pa.table({"item_ids": [["x"]], "target_id": ["x"], "split": ["train"]})
     pq.write_table(empty, tmp_path / "sequences.parquet")
+    write_pairs(tmp_path / "empty.parquet", [])
     tasks = settings.eval.tasks
+    tasks.empty = {"table": str(tmp_path / "empty.parquet"), "split": ""}
     tasks.none = {"table": "tables/nothing.parquet"}
     tasks.other = {"table": tasks.i2i.table, "split": "tset"}
     tasks.next = {"table": str(tmp_path / "sequences.parquet"), "kind": "sequence", "split": "test"}
@@ -205,9 +208,9 @@ def test_tasks_that_cannot_be_evaluated_are_said_before_training(settings, world
     monkeypatch.setattr(loop._Run, "train", lambda self, profile: None)
     train(config_lib.build(settings), tmp_path / "run")
     said = [line for line in capsys.readouterr().out.splitlines() if "cannot be evaluated" in line]
-    assert [re.search(r"eval\.tasks\.(\w+)", line)[1] for line in said] == ["next", "none", "other"]
-    assert "nothing.parquet" in said[1] and "has no split 'tset'; it has" in said[2]
-    assert "sequences.parquet has no row in the split 'test'." in said[0]
+    assert [re.search(r"eval\.tasks\.(\w+)", line)[1] for line in said] == ["empty", "next", "none", "other"]
+    assert "nothing.parquet" in said[2] and "has no split 'tset'; it has" in said[3]
+    assert "sequences.parquet has no row in the split 'test'." in said[1]
 
 
 @pytest.mark.slow
