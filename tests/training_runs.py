@@ -1,6 +1,7 @@
 """Training runs in processes of their own, to be killed; runs on few devices or without training; their vectors."""
 
 import contextlib
+import dataclasses
 import os
 import re
 import signal
@@ -13,6 +14,8 @@ import jax
 import pytest
 
 from sail_jax import config as config_lib
+from sail_jax.data import pipeline
+from sail_jax.data.store import ItemStore
 from sail_jax.embedding.bulk import EmbedOptions, embed
 from sail_jax.embedding.embedder import load
 from sail_jax.embedding.item_source import open_source
@@ -83,3 +86,14 @@ def embed_items(run, output):
     embedder = load(run)
     options = EmbedOptions(modalities="T", rows_per_part=64)
     embed(embedder, open_source(None, embedder.config), Path(output), options, model="")
+
+
+def give_id_embeddings(monkeypatch, embeddings):
+    """Gives the items of stores ID embeddings as if they were ingested: name -> vector, of the number of an item."""
+    plain = ItemStore.get
+
+    def get(self, item_id):
+        return dataclasses.replace(plain(self, item_id), id_embeddings=embeddings(int(item_id[4:])))
+
+    monkeypatch.setattr(ItemStore, "get", get)
+    monkeypatch.setattr(pipeline, "require_id_embeddings", lambda *_: None)

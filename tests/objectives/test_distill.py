@@ -1,7 +1,5 @@
 """Distillation of ID embeddings: against brute force, on meshes, in micro-batches; teachers stay unchanged."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
@@ -9,25 +7,21 @@ from mesh_steps import assert_same, call, encode, run_steps, untrained
 
 from sail_jax import config as config_lib
 from sail_jax.data.pipeline import BatchSource, HostShare
-from sail_jax.data.store import ItemStore
 from sail_jax.errors import SailError
 from sail_jax.models.model import make_model
+from training_runs import give_id_embeddings
 
 
 @pytest.fixture
 def taught(settings, monkeypatch):
     """Items with ID embeddings of two teachers; every third item lacks the second."""
 
-    plain = ItemStore.get
-
-    def get(self, item_id):
-        item, rng = plain(self, item_id), np.random.default_rng(int(item_id[4:]))
+    def embeddings(number):
+        rng = np.random.default_rng(number)
         vectors = {"als": rng.normal(size=6).astype(np.float32), "svd": rng.normal(size=3).astype(np.float32)}
-        if int(item_id[4:]) % 3 == 0:
-            del vectors["svd"]
-        return dataclasses.replace(item, id_embeddings=vectors)
+        return vectors if number % 3 else {"als": vectors["als"]}
 
-    monkeypatch.setattr(ItemStore, "get", get)
+    give_id_embeddings(monkeypatch, embeddings)
     settings.objective.teachers = {"als": 6, "svd": 3}
     settings.data.datasets = {
         "a_ids": {"kind": "items", "table": "tables/copair.parquet", "loss_weights": {"distill": 2.0}},

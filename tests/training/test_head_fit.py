@@ -11,13 +11,13 @@ from sklearn.linear_model import Ridge
 from sail_jax import config as config_lib
 from sail_jax.config.training import MeshConfig
 from sail_jax.data.pipeline import BatchSource, HostShare
-from sail_jax.data.store import ItemStore
 from sail_jax.models.model import make_model
 from sail_jax.objectives.ridge_heads import CANDIDATES
 from sail_jax.sharding.mesh import data_shards, make_mesh
 from sail_jax.training.head_fit import fit_heads, fits_heads
 from sail_jax.training.setup import TrainSetup, sharded_init
 from sail_jax.training.stages import plan
+from training_runs import give_id_embeddings
 
 SIZE = 4
 
@@ -25,14 +25,12 @@ SIZE = 4
 @pytest.fixture
 def taught(settings, monkeypatch):
     """Items whose ID embedding has a strong common direction; every third item has none."""
-    plain = ItemStore.get
 
-    def get(self, item_id):
-        item, number = plain(self, item_id), int(item_id[4:])
+    def embeddings(number):
         vector = np.random.default_rng(number).normal(size=SIZE) + 3 * np.eye(SIZE)[0]
-        return dataclasses.replace(item, id_embeddings={"als": np.float32(vector)} if number % 3 else {})
+        return {"als": np.float32(vector)} if number % 3 else {}
 
-    monkeypatch.setattr(ItemStore, "get", get)
+    give_id_embeddings(monkeypatch, embeddings)
     settings.objective.teachers = {"als": SIZE}
     settings.data.datasets = {
         "copair": {"table": "tables/copair.parquet", "patterns": ("T->T",)},
