@@ -14,7 +14,7 @@ from experiments.reproduce.__main__ import main
 from experiments.reproduce.claim import AbsentError
 from experiments.reproduce.claims import CLAIMS
 from experiments.reproduce.prepare import Preparation
-from experiments.reproduce.run import Study, build_arms, prepare_all, row_of
+from experiments.reproduce.run import Study, build_arms, declarations, prepare_all, row_of
 from experiments.reproduce.same_runs import take_over
 from sail_jax import config as config_lib
 from sail_jax.config.schema import override, to_dict
@@ -329,6 +329,8 @@ def test_a_preparation_that_fails_leaves_its_claim_not_run(tmp_path, monkeypatch
     (row,) = prepare_all(study, build_arms(study)[0])
     assert (row.claim.name, row.verdict, row.reason) == ("balancing", "not run", "balance failed: no disk")
     assert row_of(study, CLAIMS["stages"]).reason == "not started"
+    records.declare(tmp_path, declarations(study, build_arms(study)[0]))
+    assert row_of(study, CLAIMS["stages"]).reason == "not started"  # nor is what was declared alone
 
 
 def test_ranking_models_are_compared_on_other_users_by_seed(tmp_path, monkeypatch):

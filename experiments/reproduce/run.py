@@ -184,7 +184,7 @@ def measure(study: Study, arms: Arms, checked: tuple[Sweep, list[Checked]] | Non
 def row_of(study: Study, claim: Claim) -> Row:
     """Returns what the folder tells of a claim: its verdict, or why there is none yet."""
     entry = declared(study.folder).get(claim.name)
-    if entry is None:
+    if entry is None or not (claim.ranking or study.sweep_folder(claim).file.is_file()):
         return Row(claim, claim.figure, NOT_RUN, "not started")
     figure, seeds = (entry["declaration"][name] for name in ("figure", "seeds"))
     try:
