@@ -12,6 +12,7 @@ import pyarrow as pa
 from sail_jax import buckets
 from sail_jax.data.sequence_tables import write_sequences
 from sail_jax.data.tables import write_pair_columns
+from sail_jax.errors import SailError
 from sail_jax.files import commit_bytes
 
 SPLITS = ("train", "test")
@@ -85,7 +86,15 @@ class FolderOutput(Output):
         self._path, self._batches = path, batches
 
     def has_table(self, name: str) -> bool:
-        """Returns whether the file of a table is there."""
+        """Returns whether the file of a table is there.
+
+        Raises:
+            SailError: a folder is in its place, as Spark writes tables to addresses.
+        """
+        if self._table(name).is_dir():
+            raise SailError(
+                f"{self._table(name)} is a folder of parts, as Spark writes it: remove it, or name another --output."
+            )
         return self._table(name).is_file()
 
     def write_pairs(self, name: str, rows: ir.Table, order: Sequence[str], schema: pa.Schema) -> int:
@@ -99,8 +108,8 @@ class FolderOutput(Output):
         write_sequences(self._table(name), self._batches(rows))
 
     def local_part(self, name: str) -> Path | None:
-        """Returns the file of a table."""
-        return self._table(name) if self.has_table(name) else None
+        """Returns the file of a table, or the folder that Spark wrote."""
+        return self._table(name) if self._table(name).exists() else None
 
     def read(self, name: str) -> bytes | None:
         """Returns the content of a file."""

@@ -20,7 +20,7 @@ from sail_jax.config import Config
 from sail_jax.config.logs import EngineConfig
 from sail_jax.data.row_order import row_order
 from sail_jax.data.store import ItemStore
-from sail_jax.data.tables import PairTable
+from sail_jax.data.tables import Pair, PairTable, write_pairs
 from sail_jax.errors import SailError
 from sail_jax.logs.conversion import words_of
 from sail_jax.logs.pairs.attributes import word_grams
@@ -699,3 +699,15 @@ def test_multiplicity_counts_once(tmp_path):
     logs.drawn_export(tmp_path)
     with pytest.raises(SailError, match="would count twice"):
         build(tmp_path, config(weight="multiplicity", copair={"repeat": True}), "copair")
+
+
+def test_a_folder_of_parts_in_the_place_of_a_table_is_refused_and_other_tables_are_built(tmp_path):
+    logs.drawn_export(tmp_path)
+    parts = tmp_path / "tables" / "copair.parquet"
+    parts.mkdir(parents=True)
+    write_pairs(parts / "train-00000.parquet", [(Pair("a", None, "b"), "train")])
+    with pytest.raises(SailError, match=r"copair.parquet is a folder of parts, as Spark writes it: remove it, or name"):
+        build(tmp_path, config(), "copair")
+    assert (parts / "train-00000.parquet").is_file()
+    tables, _ = build(tmp_path, config(), "q2i_search")
+    assert tables["q2i_search"]["train"]

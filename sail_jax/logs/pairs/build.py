@@ -99,7 +99,7 @@ def build_pairs(
         items = opened.values(count_items(logs, tables.keys() - {"store"}))
         for name, log in chosen.items():
             show(name)
-            if name not in finished.parts or not out.has_table(name):
+            if not out.has_table(name) or name not in finished.parts:
                 if log in SCANS:
                     rows = {"rows_read": read.count_rows(log)}
                 else:

@@ -81,7 +81,7 @@ def build_sequences(
         events = {"rows": read.count_rows("events")} | opened.values(event_counts(logs, _least(config, chosen)))
         for name in chosen:
             show(name)
-            if name not in finished.parts or not out.has_table(name):
+            if not out.has_table(name) or name not in finished.parts:
                 if "embeddings" in CONSTRUCTIONS[name].needs:
                     _find_close(logs, name, embeddings, opened, scratch)
                 out.write_sequences(name, rows_of(logs, name))
