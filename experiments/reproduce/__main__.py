@@ -15,14 +15,14 @@ after it. The command may be stopped and given again: it goes on with what is mi
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from experiments.processes import REPO, machine
 from experiments.reproduce.arms import Arms
 from experiments.reproduce.bases import SCALES
 from experiments.reproduce.claims import CLAIMS
-from experiments.reproduce.earlier import read_earlier
+from experiments.reproduce.earlier import Earlier, read_earlier
 from experiments.reproduce.launch import job_request
 from experiments.reproduce.page import markdown, verdict_counts, write_page
 from experiments.reproduce.records import declare, declared, require_unchanged
@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     study = _study(options, overrides)
-    read_earlier(options.earlier, _settings(options))  # what cannot be read is said before anything runs
+    earlier = read_earlier(options.earlier, _settings(options))  # what cannot be read is said before anything runs
     arms, absent = build_arms(study)
     if options.dry_run:
         _print_plan(study, list(arms.values()), absent)
@@ -100,14 +100,16 @@ def _run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     study.folder.mkdir(parents=True, exist_ok=True)
     with owning(RunDirectory(study.folder)):
         if not options.report:
-            absent += _run_missing(study, arms, options, absent)
-        rows = _write(study, options, absent)
+            absent += _run_missing(study, arms, lambda absent: _write(study, options, absent, earlier), absent)
+        rows = _write(study, options, absent, earlier)
     print(markdown(rows))
     print(f"\n{verdict_counts(rows)}. Page: {study.folder / 'results' / 'reproduction.html'}")
 
 
-def _run_missing(study: Study, arms: dict[str, Arms], options: argparse.Namespace, absent: list[Row]) -> list[Row]:
-    """Prepares, checks and declares the claims, then runs what is missing of each; the page follows.
+def _run_missing(
+    study: Study, arms: dict[str, Arms], write: Callable[[list[Row]], object], absent: list[Row]
+) -> list[Row]:
+    """Prepares, checks and declares the claims, then runs what is missing of each; `write` draws the page after each.
 
     Returns:
         The rows of claims for which the preparation failed.
@@ -119,7 +121,7 @@ def _run_missing(study: Study, arms: dict[str, Arms], options: argparse.Namespac
     declare(study.folder, declarations(study, ready))
     for name, one in ready.items():
         measure(study, one, checked.get(name), lambda line: print(line, flush=True))
-        _write(study, options, [*absent, *failed])
+        write([*absent, *failed])
     return failed
 
 
@@ -145,13 +147,15 @@ def _settings(options: argparse.Namespace) -> dict[str, str]:
     return {"base": options.config or "generated worlds", "scale": options.scale}
 
 
-def _write(study: Study, options: argparse.Namespace, absent: Sequence[Row]) -> list[Row]:
+def _write(
+    study: Study, options: argparse.Namespace, absent: Sequence[Row], elsewhere: Mapping[str, Earlier]
+) -> list[Row]:
     """Writes the page of all claims, run here, in another folder or not yet; returns their rows."""
     folder = study.folder / "results"
     folder.mkdir(exist_ok=True)
     settings = _settings(options)
     here = declared(study.folder)
-    earlier = {name: one for name, one in read_earlier(options.earlier, settings).items() if name not in here}
+    earlier = {name: one for name, one in elsewhere.items() if name not in here}
     origins = {name: {"declared": entry["digest"], "machine": machine()} for name, entry in here.items()}
     known = {row.claim.name: row for row in absent} | {name: one.row for name, one in earlier.items()}
     rows = with_holm([known.get(name) or row_of(study, claim) for name, claim in CLAIMS.items()])

@@ -57,7 +57,9 @@ def _is_there(table: Path) -> bool:
 
 def _table_setting(made: "Path | Address", data: Path | None) -> str:
     """Returns a table as the settings name it: by an address that training reads, or by its path, short within data."""
+    from sail_jax.logs.addresses import read_here
+
     if not isinstance(made, Path):
-        return made.removeprefix("file://") if made.startswith("file://") else made.replace("s3a://", "s3://", 1)
+        return str(read_here(made)) if made.startswith("file:") else made.replace("s3a://", "s3://", 1)
     inside = data is not None and made.absolute().is_relative_to(data.absolute())
     return str(made.absolute().relative_to(data.absolute()) if inside else made.absolute())

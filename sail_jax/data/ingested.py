@@ -26,12 +26,13 @@ def require_id_embeddings(data: pathlib.Path, store: ItemStore, names: Iterable[
     Raises:
         SailError: an ID embedding is neither ingested nor joined.
     """
-    ingested = _ingested(data)
+    asked = [name for name in names if name not in store.joined]
+    ingested = _ingested(data) if asked else None
     if ingested is None:
         return
     known = sorted({*ingested, *store.joined})
-    for name in names:
-        if name not in known:
+    for name in asked:
+        if name not in ingested:
             have = f"they have {', '.join(known)}. Did you mean {nearest(name, known)}?" if known else "they have none."
             raise SailError(
                 f"config.objective.teachers names the ID embedding {name!r}, which the items in {data} lack; {have} "

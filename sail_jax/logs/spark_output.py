@@ -76,7 +76,8 @@ class SparkOutput(Output):
 
     def _write(self, name: str, rows: ir.Table, schema: pa.Schema) -> int:
         """Writes sorted rows as parts of one split each, and returns their number."""
-        partial, found = f"{self._table(name)}.partial", self._rows_of(rows)
+        partial = f"{self._table(name)}.partial"
+        found = self._rows_of(rows).persist()  # else the rule is run and sorted for each split
         columns = [_column(found, field) for field in schema]
         self._files.remove(partial)
         written = 0
@@ -87,6 +88,7 @@ class SparkOutput(Output):
         if not written:
             of_split.limit(0).coalesce(1).write.parquet(f"{partial}/{split}")
             self._name_parts(partial, split, empty=True)
+        found.unpersist()
         self._files.rename(partial, self._table(name))
         return written
 

@@ -125,9 +125,9 @@ def _prepare(
             print(note)
     if not run.checkpoints.is_dir():
         # A mistake in a late stage fails before the long work begins.
-        notes = [*(_make_source(without_mined(stage), mesh).notes for stage in stages), task_notes(config)]
+        notes = [_make_source(without_mined(stage), mesh).notes for stage in stages]
         if jax.process_index() == 0:
-            for note in dict.fromkeys(itertools.chain(*notes)):
+            for note in dict.fromkeys(itertools.chain(*notes, task_notes(config))):
                 print(note)
     held.enter_context(owning(run))
     ends = [stage.end for stage in stages]

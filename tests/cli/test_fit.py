@@ -60,52 +60,50 @@ def test_pairs_of_a_log_are_built_once(tmp_path, monkeypatch, capsys):
     assert table.stat().st_mtime_ns == written
 
 
+def trained_on_a_shop(tmp_path, monkeypatch, names, seen):
+    """Fits a shop of pictures with these names and this log; returns the config that would be trained."""
+    for number in range(len(names)):
+        write(tmp_path / "shop" / "photos" / f"p{number}.png", picture(number))
+    products = [{"sku": f"p{number}", "name": name} for number, name in enumerate(names)]
+    write_csv(tmp_path / "shop" / "products.csv", products)
+    write_csv(tmp_path / "shop" / "events.csv", seen)
+    trained = []
+    monkeypatch.setattr(quickstart, "train_and_print", lambda config, _: trained.append(config))
+    monkeypatch.setattr(quickstart, "evaluate_and_print", lambda *_: None)
+    command = ["fit", str(tmp_path / "shop"), "--workdir", str(tmp_path / "run"), "--config.ingest.tokenizer_vocab=0"]
+    assert main(command) == 0
+    return trained[0]
+
+
 @pytest.mark.parametrize(("twos", "batch"), [(6, None), (10, 8), (24, 16)])
 def test_a_small_log_gets_a_batch_that_it_fills(tmp_path, monkeypatch, capsys, twos, batch):
     """A pair for every two items that three users see, a few of which are drawn for the test."""
-    for number in range(80):
-        write(tmp_path / "shop" / "photos" / f"p{number}.png", picture(number))
-    write_csv(tmp_path / "shop" / "products.csv", [{"sku": f"p{n}", "name": f"{NAMES[n % 24]} {n}"} for n in range(80)])
     seen = [
         {"user_id": f"u{at}-{user}", "sku": f"p{2 * at + n}", "liked": 1, "timestamp": 1_600_000_000 + 100 * at + n}
         for at in range(twos)
         for user in range(3)
         for n in range(2)
     ]
-    write_csv(tmp_path / "shop" / "events.csv", seen)
-    trained = []
-    monkeypatch.setattr(quickstart, "train_and_print", lambda config, _: trained.append(config))
-    monkeypatch.setattr(quickstart, "evaluate_and_print", lambda *_: None)
-    command = ["fit", str(tmp_path / "shop"), "--workdir", str(tmp_path / "run"), "--config.ingest.tokenizer_vocab=0"]
-    assert main(command) == 0
+    data = trained_on_a_shop(tmp_path, monkeypatch, [f"{NAMES[n % 24]} {n}" for n in range(80)], seen).data
     said = " ".join(capsys.readouterr().out.split())
     assert f"copair: {twos} candidates" in said
     rows = len(PairTable.open(tmp_path / "run/data/tables/copair.parquet", "train"))
     if batch is None:
         assert f"config.data.datasets.copair is left out: tables/copair.parquet has {rows} rows" in said
-        assert "copair" not in trained[0].data.datasets and trained[0].data.batch_size == 32
+        assert "copair" not in data.datasets and data.batch_size == 32
     else:
         assert f"config.data.batch_size is {batch}, not 32: the data set copair has {rows} rows to train on." in said
-        assert trained[0].data.batch_size == batch <= rows < 2 * batch
+        assert data.batch_size == batch <= rows < 2 * batch
 
 
 def test_a_table_without_rows_leaves_out_what_reads_it(tmp_path, monkeypatch, capsys):
     """A log of three users says nothing; captions and pictures still teach."""
-    for number in range(24):
-        write(tmp_path / "shop" / "photos" / f"p{number}.png", picture(number))
-    products = [{"sku": f"p{number}", "name": name} for number, name in enumerate(NAMES[:24])]
-    write_csv(tmp_path / "shop" / "products.csv", products)
     seen = [{"user_id": f"u{n % 3}", "sku": f"p{n}", "liked": 1, "timestamp": 1_600_000_000 + n} for n in range(24)]
-    write_csv(tmp_path / "shop" / "events.csv", seen)
-    trained = []
-    monkeypatch.setattr(quickstart, "train_and_print", lambda config, _: trained.append(config))
-    monkeypatch.setattr(quickstart, "evaluate_and_print", lambda *_: None)
-    command = ["fit", str(tmp_path / "shop"), "--workdir", str(tmp_path / "run"), "--config.ingest.tokenizer_vocab=0"]
-    assert main(command) == 0
+    trained = trained_on_a_shop(tmp_path, monkeypatch, NAMES[:24], seen)
     said = capsys.readouterr().out
     assert "config.data.datasets.copair is left out: copair.parquet has no row: of 24 rows read" in said
     assert "config.eval.tasks.copair is left out" in said
-    assert list(trained[0].data.datasets) == ["same"] and list(trained[0].eval.tasks) == ["text_to_image"]
+    assert list(trained.data.datasets) == ["same"] and list(trained.eval.tasks) == ["text_to_image"]
 
 
 def test_a_run_shorter_than_its_warm_up_is_refused_before_ingestion(folder, tmp_path, capsys):

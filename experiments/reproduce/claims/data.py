@@ -74,8 +74,8 @@ CLAIMS = (
         section="4, ablations",
         says="More, and more diverse, data are better.",
         reported="i2i up clearly, q2i kept",
-        condition=f"{ANOTHER_WORLD} Five sets against one of them for as many steps; the "
-        "test is one for which neither arm has a training set.",
+        condition=f"{ANOTHER_WORLD} Five sets against one of them for as many steps; the test is one "
+        "for which neither arm has a training set.",
         set_up=more_sets,
         figure="near_duplicates/recall@10",
         shown=("pairs/recall@10", "topic_search/recall@10"),
@@ -92,8 +92,7 @@ CLAIMS = (
         says="Broad data first and clean data last are better than all at once.",
         reported="i2i up, q2i up",
         condition=f"{ANOTHER_WORLD} Half of the broad pairs are wrong; there are a thousand clean ones. Both arms "
-        "draw as many batches "
-        "of each set under the same learning rates; only the order differs.",
+        "draw as many batches of each set under the same learning rates; only the order differs.",
         set_up=broad_then_clean,
         figure="pairs/recall@10",
         shown=("pairs/recall@50",),
@@ -109,8 +108,7 @@ CLAIMS = (
         says="Mined hard negatives are better than others.",
         reported="no figure",
         condition=f"{ANOTHER_WORLD} The catalogue has near-duplicates that differ in one facet, and queries repeat "
-        "them; the control "
-        "has as many random negatives.",
+        "them; the control has as many random negatives.",
         set_up=near_duplicates_to_tell,
         figure="near_duplicates/recall@1",
         shown=("near_duplicates/recall@10", "pairs/recall@10"),
@@ -126,8 +124,7 @@ CLAIMS = (
         says="Weights by similarity to the benchmark are better than equal ones.",
         reported="no figure",
         condition=f"{ANOTHER_WORLD} Five sets, of which three are of another domain and cannot help; the weights "
-        "are those of an early "
-        "model.",
+        "are those of an early model.",
         set_up=sets_of_another_domain,
         figure="pairs/recall@10",
         shown=("topic_search/recall@10",),
@@ -144,8 +141,7 @@ CLAIMS = (
         says="Batches of one set each are better than mixed ones.",
         reported="no figure",
         condition=f"{ANOTHER_WORLD} Five sets of different style in batches of 64: in a mixed batch, most negatives "
-        "give themselves "
-        "away.",
+        "give themselves away.",
         set_up=sets_of_five_styles,
         figure="pairs/recall@10",
         shown=("topic_search/recall@10",),

@@ -104,8 +104,7 @@ CLAIMS = (
         says="Dropping text fields in training helps where a field is missing in use.",
         reported="no figure",
         condition=f"{ANOTHER_WORLD} Pairs of users with all their fields, a tenth of which is dropped; the queries of "
-        "the test "
-        "lack the title.",
+        "the test lack the title.",
         set_up=fields_missing_in_use,
         figure="missing_fields/recall@10",
         shown=("pairs/recall@10",),
