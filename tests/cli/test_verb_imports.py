@@ -42,7 +42,11 @@ def modules_after(code, *, blind=()):
         f"    lambda cls, name, *rest: None if name.split('.')[0] in {tuple(blind)} else find(name, *rest))\n"
     )
     tail = "\nprint('MODULES', *sorted({name.split('.')[0] for name, module in sys.modules.items() if module}))"
-    done = subprocess.run([sys.executable, "-c", head + code + tail], capture_output=True, text=True, cwd=tiny.REPO)
+    # Where CI is set, transformers passes its messages to the root logger too, which would show them twice.
+    environment = {name: value for name, value in os.environ.items() if name != "CI"}
+    done = subprocess.run(
+        [sys.executable, "-c", head + code + tail], capture_output=True, text=True, cwd=tiny.REPO, env=environment
+    )
     assert done.returncode == 0, done.stderr
     return set(done.stdout.rpartition("MODULES")[2].split()), done.stderr
 
