@@ -46,6 +46,9 @@ class LogSource:
         reader.check_present(self._config, self._source, [*names, *beside])
         reader.check_split(self._config)
         reader.check_rows(self._config, self._source, [name for name in names if name not in self._there])
+        for name in names:
+            if name in self._there:
+                self._read.check_rows(name, self._there[name])
         reader.check_times(self._config, self._source, [name for name in timed if name not in self._there])
         for name in timed:
             if name in self._there:

@@ -62,6 +62,20 @@ class SparkFiles:
         with self._footer(file) as reader:
             return reader.getRecordCount()
 
+    def heads(self, files: list[str], size: int) -> list[bytes]:
+        """Returns the first bytes of files, several at a time."""
+        with ThreadPoolExecutor(_THREADS) as pool:
+            return list(pool.map(lambda file: self._head(file, size), files))
+
+    def _head(self, file: str, size: int) -> bytes:
+        with _readable(file):
+            files, path = self._at(file)
+            stream = files.open(path)
+            try:
+                return bytes(stream.readNBytes(size))
+            finally:
+                stream.close()
+
     def _schema(self, file: str) -> str:
         with self._footer(file) as reader:
             return reader.getFileMetaData().getSchema().toString()

@@ -1,7 +1,7 @@
-"""Reads logs at addresses by Spark, in folders of Parquet: checks, counts and canonical rows.
+"""Reads logs at addresses by Spark: checks, counts and canonical rows.
 
-This machine lists the files and reads their footers. Rows are read by the machines of Spark, which run the same polars
-expressions on them as the reader does on files of this machine (`sail_jax.logs.conversion`).
+This machine lists the files and reads their footers or headers. Rows are read by the machines of Spark, which run the
+same polars expressions on them as the reader does on files of this machine (`sail_jax.logs.conversion`).
 """
 
 import functools
@@ -18,6 +18,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 
 from sail_jax.config import Config
+from sail_jax.data.ingest.sources import TABLE_SUFFIXES
 from sail_jax.errors import SailError
 from sail_jax.files import PassedOver
 from sail_jax.logs import spark_batches
@@ -32,8 +33,8 @@ from sail_jax.logs.conversion import (
     time_check,
 )
 from sail_jax.logs.spark_files import Entry, SparkFiles
+from sail_jax.logs.spark_tables import UNREADABLE, SparkTable, open_tables, unreadable_row
 
-_SUFFIX = ".parquet"
 _FACTS = {"first": pa.string(), "shown": pa.string()}  # others are numbers
 # The machines of Spark need not have this package.
 cloudpickle.register_pickle_by_value(spark_batches)
@@ -42,9 +43,8 @@ cloudpickle.register_pickle_by_value(spark_batches)
 class _Parts(NamedTuple):
     """Files of a log with the same columns and types, as they are read."""
 
-    files: list[str]
+    table: SparkTable
     rows: DataFrame
-    schema: pl.Schema
     columns: dict[str, pl.Expr]
     check: TimeCheck | None
 
@@ -79,11 +79,15 @@ class SparkLogs:
                 others.add(of.name + "/" * of.is_folder)
         return f"{address}: {others}" if str(others) else ""
 
+    def check_rows(self, name: str, address: Address) -> None:
+        """Checks that all rows of a log can be read."""
+        self._facts_of(name, address)
+
     def check_times(self, name: str, address: Address) -> None:
         """Checks the times of a log; errors as of `reader.check_times`."""
         for parts, facts in zip(self._parts_of(name, address), self._facts_of(name, address), strict=True):
             if parts.check is not None:
-                parts.check.require(facts, parts.files[0] if len(parts.files) == 1 else address)
+                parts.check.require(facts, parts.table.files[0] if len(parts.table.files) == 1 else address)
 
     def facts(self, name: str, address: Address) -> dict[str, Any]:
         """Returns rows, those without_* a canonical column, kept, and the earliest and latest time of these."""
@@ -114,11 +118,8 @@ class SparkLogs:
         return self._files.entries(address) or []
 
     def _open(self, name: str, address: Address) -> list[_Parts]:
-        groups: dict[str, list[str]] = {}
-        files = self._named(name, address)
-        for file, schema in zip(files, self._files.schemas(files), strict=True):
-            groups.setdefault(schema, []).append(file)
-        return [self._read(name, group) for group in groups.values()]
+        tables = open_tables(self._session, self._files, self._named(name, address))
+        return [self._read(name, table) for table in tables]
 
     def _named(self, name: str, address: Address) -> list[str]:
         """Returns the files of a log, by name."""
@@ -127,24 +128,23 @@ class SparkLogs:
         if not entries:
             raise SailError(f"There is no {address}, or nothing in it. {change}")
         files = [address / of.name for of in entries if _is_read(of)] if entries[0].name else [address]
-        if not files or not all(file.lower().endswith(_SUFFIX) for file in files):
-            raise SailError(
-                f"{address} holds no {_SUFFIX}, all that Spark reads at an address. Write it as Parquet, or copy it to "
-                f"this machine. {change}"
-            )
+        found = sorted({suffix for suffix in TABLE_SUFFIXES for file in files if file.lower().endswith(suffix)})
+        if len(found) != 1:
+            held = f"{address} is {' and '.join(found)}" if found else f"{address} is none of what Spark reads there"
+            raise SailError(f"{held}; write it as one of {', '.join(TABLE_SUFFIXES)}. {change}")
         return files
 
-    def _read(self, name: str, files: list[str]) -> _Parts:
+    def _read(self, name: str, table: SparkTable) -> _Parts:
         """Opens files of one schema, of which only the columns are read that the settings name."""
-        rows = self._session.read.parquet(*files)
-        schema = pl.from_arrow(to_arrow_schema(rows.schema).empty_table()).schema
-        log = columns_of(self._config, name, files[0], schema)
+        rows = table.rows
+        schema = pl.from_arrow(to_arrow_schema(rows.drop(UNREADABLE).schema).empty_table()).schema
+        log = columns_of(self._config, name, table.files[0], schema)
         columns = canonical_columns(self._config, name, log)
         has_time = bool(getattr(self._config.logs, name).time)
         check = time_check(self._config, name, log, schema) if has_time else None
         used = {root for column in (*columns.values(), *_times(check).values()) for root in column.meta.root_names()}
-        quoted = ["`{}`".format(column.replace("`", "``")) for column in schema if column in used]
-        return _Parts(files, rows.select(*quoted), schema, columns, check)
+        quoted = ["`{}`".format(of.replace("`", "``")) for of in rows.columns if of in used or of == UNREADABLE]
+        return _Parts(table, rows.select(*quoted), columns, check)
 
     def _count(self, name: str, address: Address) -> list[dict[str, Any]]:
         """Returns the facts of each group of files."""
@@ -152,12 +152,17 @@ class SparkLogs:
 
     def _count_parts(self, name: str, parts: _Parts) -> dict[str, Any]:
         required, times = required_columns(name, parts.columns), _times(parts.check)
+        if UNREADABLE in parts.rows.columns:
+            times["unreadable"] = pl.col(UNREADABLE).is_not_null().sum()
         names = ["rows", *times, *(f"without_{column}" for column in required), "kept", "earliest", "latest"]
         schema = pa.schema([(key, _FACTS.get(key, pa.int64())) for key in names])
         steps = spark_batches.packed(parts.columns, required, times)
         found = parts.rows.mapInArrow(spark_batches.counter(steps, schema), from_arrow_schema(schema)).collect()
         none = {key: None if key in (*_FACTS, "earliest", "latest", "last") else 0 for key in names}
-        return spark_batches.together([row.asDict() for row in found] or [none])
+        facts = spark_batches.together([row.asDict() for row in found] or [none])
+        if facts.pop("unreadable", 0):
+            raise unreadable_row(parts.table)
+        return facts
 
     def _required(self, name: str, address: Address) -> list[str]:
         return required_columns(name, self._parts_of(name, address)[0].columns)
@@ -168,7 +173,7 @@ def _times(check: TimeCheck | None) -> dict[str, pl.Expr]:
 
 
 def _is_read(entry: Entry) -> bool:
-    return not entry.is_folder and entry.name.lower().endswith(_SUFFIX) and not entry.name.startswith((".", "_"))
+    return not entry.is_folder and entry.name.lower().endswith(TABLE_SUFFIXES) and not entry.name.startswith((".", "_"))
 
 
 def _spark_type(name: str) -> pa.DataType:

@@ -59,25 +59,62 @@ def write_odd_logs(folder):
     (folder / "logs/items/_SUCCESS").touch()
 
 
+def write_texts(folder):
+    """Logs as CSV, TSV and JSONL, with line breaks, quotes and separators within cells."""
+    files = {
+        "events/0.csv": "user_id;item_id;timestamp;like;rating;kind\r\n"
+        '1;" a ""x""; b\r\nc";3;1;4;a b\r\n2;;;;;\r\n"";b;4;no;3.5;\r\n007;c;1970-01-02;TRUE;;"a"\r\n',
+        "events/1.csv": "user_id,item_id,timestamp,like,rating,kind\n"
+        '1," a ""x"", b\nc",3,1,4,a b\n2,,,,,\n"",b,4,no,3.5,\n3,c,5,1,,x\n',
+        "events/2.csv": "\ufeffkind,user_id,item_id,timestamp,like,rating\na b,ü,7,9,1,4\n",
+        "events/3.csv": "user_id,item_id,timestamp,like,rating,kind\n",
+        "searches/0.tsv": "user_id\tquery\titem_id\ttimestamp\tclicked\na\tＣａｔ, VIDEO\tw\t1\ttrue\nb\t\tx\t2\t\n",
+        "hashtags/0.jsonl": '{"item_id": 7, "hashtag": " ##Ｔag", "timestamp": 1}\n\n{"item_id": 8, "timestamp": 2}\n',
+        "hashtags/1.jsonl": '{"item_id": "x", "hashtag": "y", "timestamp": "1970-01-02"}\n',
+        "items/0.jsonl": '{"item_id": "a", "timestamp": 5.5, "labels": ["x ", "", null], "summary": "5x"}\n'
+        '{"item_id": "b"}\n',
+    }
+    for name, text in files.items():
+        path = folder / "logs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, newline="")
+    (folder / "logs/items/_SUCCESS").touch()
+
+
 def read_both(folder):
-    """Rows of logs, counts and cut by Spark and by the local reader; for a process of its own."""
-    write_odd_logs(folder)
-    address, scratch = Address(f"file://{folder}"), folder / "spark"
-    scratch.mkdir()
-    with open_engine("spark", engine_config(f"file://{folder}/scratch"), scratch) as engine:
-        read = LogSource(settings(), address, engine)
-        there = {"cut": read.cut(), "rows": [read.count_rows(name) for name in _USED], "facts": read.facts(_USED)}
-        tables = read.open({name: SCHEMAS[name] for name in _USED}, None, scratch, lambda _: None)
-        there["tables"] = {name: _sorted(pa.concat_tables(engine.batches(table))) for name, table in tables.items()}
-        there["passed over"] = read.passed_over()
-        mistakes = [_mistake(engine, folder / "mistakes", *mistake) for mistake in _MISTAKES]
-    left = list((folder / "scratch").iterdir())
+    """Rows of logs, counts and cut by Spark and by the local reader, and messages; for a process of its own."""
+    (folder / "odd/engine").mkdir(parents=True)
+    (folder / "texts/engine").mkdir(parents=True)
+    write_odd_logs(folder / "odd")
+    write_texts(folder / "texts")
+    scratch, found = engine_config(f"file://{folder}/scratch"), []
+    for name in ("odd", "texts"):
+        with open_engine("spark", scratch, folder / name / "engine") as engine:
+            found.append((_by_spark(engine, folder / name), _here(folder / name)))
+            if name == "texts":
+                mistakes = [_mistake(engine, folder / "mistakes", *mistake) for mistake in _MISTAKES]
+    return found, mistakes, list((folder / "scratch").iterdir())
+
+
+def _by_spark(engine, folder):
+    read = LogSource(settings(), Address(f"file://{folder}"), engine)
+    tables = read.open({name: SCHEMAS[name] for name in _USED}, None, folder, lambda _: None)
+    return {
+        "facts": read.facts(_USED),
+        "passed over": read.passed_over(),
+        "cut": read.cut(),
+        "rows": [read.count_rows(name) for name in _USED],
+        "tables": {name: _sorted(pa.concat_tables(engine.batches(table))) for name, table in tables.items()},
+    }
+
+
+def _here(folder):
     here = {"cut": cut_time(settings(), folder), "rows": [count_rows(settings(), folder, name) for name in _USED]}
     here["tables"] = {}
     for name in _USED:
         write_canonical(settings(), folder, name, SCHEMAS[name], folder / "here.parquet")
         here["tables"][name] = _sorted(pl.read_parquet(folder / "here.parquet").to_arrow())
-    return there, here, mistakes, left
+    return here
 
 
 def _sorted(table: pa.Table):
@@ -85,27 +122,42 @@ def _sorted(table: pa.Table):
 
 
 _LIVE = {"user_id": ["u"] * 3, "item_id": ["a"] * 3, "timestamp": [1, 2, 3], "seconds": [3] * 3}
+_HEADER = "user_id,item_id,timestamp,seconds\n"
 # Rows of the live log, and what is said of them.
 _MISTAKES = [
     ({"items": ["a"] * 3}, ["item_id"], "0.parquet has no column 'item_id'", "Change config.logs.live.item."),
     ({"item_id": [["a"]] * 3}, [], "'item_id' is List(String); write texts or numbers", "config.logs.live.item."),
     ({"timestamp": ["x", "", "01/31/2024"]}, [], "2 values of 3 that are no times; the first is 'x'", "live.time."),
     ({"timestamp": [1, 1_700_000_000_123, 2]}, [], "year 9999 with '1700000000123'", "config.logs.time_unit='ms'."),
-    ("no parquet", [], "0.parquet cannot be read", "write it again."),
-    ("", [], "or nothing in it", "Change config.logs.live.path, or set it to '' if there is none."),
+    ("no parquet", "0.parquet", "0.parquet cannot be read", "write it again."),
+    (_HEADER + "1,a,3,1\n2,b\n", "0.csv", "0.csv: the row '2,b' cannot be read", "in double quotes."),
+    (_HEADER + "1,a,3,4,5\n", "0.csv", "0.csv: the row '1,a,3,4,5' cannot", "in double quotes."),
+    (_HEADER + '1,"a,3\n2,b,4,5\n', "0.csv", "0.csv: the row '1,\"a,3", "in double quotes."),
+    ("user_id,item_id,item_id\n", "0.csv", "the column 'item_id' more than once", "a name of its own."),
+    ("user_id,item\xff\n", "0.csv", "0.csv is not UTF-8", "Save it as UTF-8."),
+    (
+        '{"user_id": 1}\n{"user_id":\n',
+        "0.jsonl",
+        "0.jsonl: the row '{\"user_id\":' cannot",
+        "JSON object per line.",
+    ),
+    ("5\n", "0.jsonl", "0.jsonl: the row '5'", "JSON object per line."),
+    ("user_id,item_id\n", "0.csv 0.tsv", "is .csv and .tsv; write it as one of .csv", "if there is none."),
+    ("x", "0.xml", "is none of what Spark reads there; write it as one of .csv", "if there is none."),
+    ("", "", "or nothing in it", "Change config.logs.live.path, or set it to '' if there is none."),
 ]
 
 
-def _mistake(engine, folder, changes, without, *_):
-    """Returns the message on a log."""
+def _mistake(engine, folder, changes, names, *_):
+    """Returns the message on a log: of other columns and without some, or of some text in files of some names."""
     path = folder / str(len(list(folder.glob("*"))))
     (path / "logs/live").mkdir(parents=True)
     if isinstance(changes, dict):
-        write(path / "logs/live", {key: of for key, of in (_LIVE | changes).items() if key not in without})
-    elif changes:
-        (path / "logs/live/0.parquet").write_text(changes)
+        write(path / "logs/live", {key: of for key, of in (_LIVE | changes).items() if key not in names})
+    for name in names.split() if isinstance(names, str) else ():
+        (path / "logs/live" / name).write_text(changes, encoding="latin-1")
     try:
-        LogSource(settings(), Address(f"file://{path}"), engine).check((), ("live",))
+        LogSource(settings(), Address(f"file://{path}"), engine).check(("live",), ("live",))
     except SailError as error:
         return str(error)
     return ""
@@ -113,15 +165,17 @@ def _mistake(engine, folder, changes, without, *_):
 
 @needs_spark
 def test_spark_reads_the_rows_of_the_local_reader_and_tells_mistakes(tmp_path):
-    there, here, mistakes, left = alone(read_both, tmp_path)
-    facts = there.pop("facts")
-    assert there.pop("passed over") == [f"file://{tmp_path}/logs/items: {_passed_over()}"]
-    assert there == here
+    found, mistakes, left = alone(read_both, tmp_path)
+    for name, (there, here) in zip(("odd", "texts"), found, strict=True):
+        assert there.pop("passed over") == [f"file://{tmp_path}/{name}/logs/items: {_passed_over()}"]
+        facts = there.pop("facts")
+        if name == "odd":
+            assert facts["events"] == {
+                **{"rows": 8, "without_user": 1, "without_item": 1, "without_time": 1, "without_positives": 0},
+                **{"kept": 5, "earliest": -1, "latest": 86_400},
+            }
+        assert there == here and there["rows"][0] >= 8
     assert not left
-    assert facts["events"] == {
-        **{"rows": 8, "without_user": 1, "without_item": 1, "without_time": 1, "without_positives": 0, "kept": 5},
-        **{"earliest": -1, "latest": 86_400},
-    }
     for (*_, problem, remedy), said in zip(_MISTAKES, mistakes, strict=True):
         assert problem in said and said.endswith(remedy) and "file:" in said and "\n" not in said
 

@@ -217,12 +217,14 @@ def _readable(file: pathlib.Path) -> Iterator[None]:
 
 def separator_of(file: pathlib.Path) -> str:
     """Returns what separates the cells of a CSV or TSV: by its first line, where its suffix tells wrong."""
-    usual = SEPARATORS[_suffix(file)]
     with _readable(file), file.open(newline="", encoding="utf-8-sig") as stream:
-        first = stream.readline(_LONGEST_RECORD)
-    counts = {separator: first.count(separator) for separator in _OTHER_SEPARATORS}
+        return _separator_in(stream.readline(_LONGEST_RECORD), SEPARATORS[_suffix(file)])
+
+
+def _separator_in(line: str, usual: str) -> str:
+    counts = {separator: line.count(separator) for separator in _OTHER_SEPARATORS}
     most = max(counts, key=counts.get)
-    return usual if usual in first or not counts[most] else most
+    return usual if usual in line or not counts[most] else most
 
 
 def assumed_separators(name: str, files: Iterable[pathlib.Path]) -> str:
@@ -256,13 +258,28 @@ def is_even(file: pathlib.Path) -> bool:
 
 def _csv_columns(file: pathlib.Path) -> list[str]:
     with _readable(file), file.open(newline="", encoding="utf-8-sig") as stream:
-        header = next(_records(stream, separator_of(file)), [])
+        return csv_header(str(file), stream)[1]
+
+
+def csv_header(name: str, stream: TextIO) -> tuple[str, list[str]]:
+    """Returns what separates the cells of a CSV or TSV, and its columns, by its first record.
+
+    Args:
+        name: of the file.
+        stream: its text, or the beginning of that; can be read from its start again.
+
+    Raises:
+        SailError: the record is none, or has a column twice.
+    """
+    separator = _separator_in(stream.readline(_LONGEST_RECORD), SEPARATORS[pathlib.PurePath(name).suffix.lower()])
+    stream.seek(0)
+    header = next(_records(stream, separator), [])
     if isinstance(header, BadRecordError):
-        raise SailError(f"{file}: {header}")
+        raise SailError(f"{name}: {header}")
     repeated = [column for column, count in collections.Counter(header).items() if count > 1 and column]
     if repeated:
-        raise SailError(f"{file} has the column {repeated[0]!r} more than once. Give each a name of its own.")
-    return header
+        raise SailError(f"{name} has the column {repeated[0]!r} more than once. Give each a name of its own.")
+    return separator, header
 
 
 def _csv_rows(file: pathlib.Path, header: Sequence[str] = ()) -> Iterator[tuple[dict, BadRecordError | None]]:
