@@ -7,6 +7,7 @@ from typing import Any
 from sail_jax.buckets import place, with_addresses
 from sail_jax.cli.common import config_of_run, console, declare, print_next
 from sail_jax.cli.distributed import join_processes
+from sail_jax.config import total_steps
 from sail_jax.config.storage import VECTOR_DTYPES
 from sail_jax.items import TEXT_FIELDS
 from sail_jax.patterns import MODALITIES
@@ -88,6 +89,13 @@ def run(options: argparse.Namespace, overrides: list[str]) -> None:
     embedder = embedder_lib.load(
         options.workdir, config, devices=jax.local_devices() if apart else None, step=options.step
     )
+    if embedder.processes.first and options.step is None and embedder.step < total_steps(config):
+        console.print(
+            f"The model is that of step {embedder.step:,} of {total_steps(config):,}: training has not ended. Vectors "
+            "of a later step need another --output.",
+            style="yellow",
+            highlight=False,
+        )
     if apart:
         jax.distributed.shutdown()  # from here on the processes are independent
     report = embed(embedder, source, options.output, asked, model=with_addresses(RunDirectory(options.workdir).path))

@@ -203,6 +203,7 @@ class BatchSource:
             "datasets": {s.name: [len(s.table), self._weights[s.name]] for s in self._sets.values()},
             "negatives": {s.name: s.mined for s in self._sets.values() if s.mined is not None},
             **({"orders": orders} if orders else {}),
+            **({"contents of items": self._store.contents} if self._store.contents else {}),
             **({"items": len(self._store)} if any("random" in s.roles for s in self._sets.values()) else {}),
             **({"joined_vectors": joined} if joined else {}),
             **({"frequencies": self._frequencies.identity} if self._frequencies.identity else {}),

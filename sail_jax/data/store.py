@@ -14,10 +14,12 @@ records whose id occurred before.
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 import json
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import msgpack
 import numpy as np
@@ -88,6 +90,7 @@ class ItemStore:
 
     Attributes:
         joined: ID embedding -> the vectors that were joined to the store, which its items have like others.
+        contents: a digest of the ids and contents of all items; empty for a store of an earlier version.
 
     Raises:
         SailError: the folder is missing, unfinished, or not an item store of this version.
@@ -96,7 +99,7 @@ class ItemStore:
     def __init__(self, path: str | pathlib.Path, *, max_open_shards: int = 512):
         self.path = pathlib.Path(path)
         self._max_open_shards = max_open_shards
-        _check_marker(self.path)
+        self.contents = _read_marker(self.path).get("contents", "")
         self._index = store_index.Index(self.path)
         self.joined = open_joined(self.path, len(self._index))
         self._reader = functools.lru_cache(max_open_shards)(functools.partial(_open_reader, self.path))
@@ -292,7 +295,17 @@ class ItemStoreWriter:
         keys = (_read_keys(self.path, shard) for shard in range(shards))
         same_content.write_same(self.path / store_index.FOLDER, keys, int(index.starts[-1]), index.hidden)
         put_folder(self.path / store_index.FOLDER, self.path / store_index.FOLDER)
-        commit_bytes(self.path / _MARKER, json.dumps(_FORMAT | {"items": items, "shards": shards}).encode())
+        marker = _FORMAT | {"items": items, "shards": shards, "contents": _contents(self.path, shards)}
+        commit_bytes(self.path / _MARKER, json.dumps(marker).encode())
+
+
+def _contents(path: pathlib.Path, shards: int) -> str:
+    """Returns a digest of the ids and contents of all items, which is another where a text or a picture is."""
+    digest = hashlib.blake2b(digest_size=8)
+    for shard in range(shards):
+        for hashes in _read_keys(path, shard):
+            digest.update(hashes.astype("<u8").tobytes())
+    return digest.hexdigest()
 
 
 def read_ids(path: pathlib.Path, shard: int) -> list[str]:
@@ -332,7 +345,7 @@ def _open_reader(path: pathlib.Path, shard: int) -> ArrayRecordReader:
     return ArrayRecordReader(str(_shard_path(path, shard)), **_READER_OPTIONS)
 
 
-def _check_marker(path: pathlib.Path) -> None:
+def _read_marker(path: pathlib.Path) -> dict[str, Any]:
     if not path.is_dir():
         raise SailError(f"There is no item store {path}. Run ingest, or set config.data.dir to the folder it wrote.")
     if not (path / _MARKER).is_file():
@@ -348,3 +361,4 @@ def _check_marker(path: pathlib.Path) -> None:
         found = None
     if found != _FORMAT:
         raise SailError(f"{path / _MARKER} is not that of an item store of version {_FORMAT['version']}. Ingest again.")
+    return marker

@@ -110,9 +110,14 @@ def _store_source(store: ItemStore) -> ItemSource:
         for position, item_id in itertools.islice(ids, start, None):
             yield Entry(item_id, functools.partial(store.__getitem__, position))
 
+    return ItemSource(str(store.path), len(store), {"source": f"item store {_identity(store)}"}, entries)
+
+
+def _identity(store: ItemStore) -> str:
+    if store.contents:
+        return store.contents
     files = sorted(path for path in store.path.iterdir() if path.is_file())
-    digest = _digest(f"{path.name} {path.stat().st_size}" for path in files)
-    return ItemSource(str(store.path), len(store), {"source": f"item store {digest}"}, entries)
+    return _digest(f"{path.name} {path.stat().st_size}" for path in files)
 
 
 # ---------------------------------------------------------------------------------------------------------------- table

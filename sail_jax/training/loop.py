@@ -245,11 +245,16 @@ def _write_init_report(report: InitReport, run: RunDirectory) -> None:
 
 
 def _check_pipeline(saved: dict[str, Any], expected: dict[str, Any], run: RunDirectory) -> None:
-    if saved != expected:
-        raise SailError(
-            f"The data of the run in {run.path} has changed: it was {saved}, now it is {expected}. "
-            "Use the data it was started with, or another --workdir."
-        )
+    if saved == expected:
+        return
+    was, now = saved.pop("source") | saved, expected.pop("source") | expected
+    changed = "; ".join(
+        f"{key}: was {was.get(key)!r}, is {now.get(key)!r}" for key in was | now if was.get(key) != now.get(key)
+    )
+    raise SailError(
+        f"The data of the run in {run.path} has changed: {changed}. Use the data it was started with, or train into "
+        "another --workdir. What is new can be embedded by this model, into another --output of `embed`."
+    )
 
 
 def _pipeline_state(step: int, stage: Stage, source: BatchSource) -> dict[str, Any]:
@@ -283,7 +288,8 @@ class _Loop:
         with _progress() as progress, contextlib.closing(source) as batches, self.stop.between_steps():
             name = f"train {self.stage.name}".strip()
             task = progress.add_task(name, total=steps, completed=start)
-            progress.say(task, "compiling the first step")
+            if start < steps:
+                progress.say(task, "compiling the first step")
             prefetch = _Prefetch(batches, self.step)
             self._compile_ahead(start)
             for done in range(start + 1, steps + 1):

@@ -200,8 +200,8 @@ class EmbeddingSet:
         marker = self.path / _MARKER
         if not is_complete(self.path):
             raise SailError(
-                f"{self.path} holds no complete embeddings (no {_MARKER}): "
-                "name the --output of `embed`, or run it again."
+                f"{self.path} holds no complete embeddings (no {_MARKER}). `sail-jax embed --workdir RUN --output "
+                f"{self.path}` writes them, or goes on where it was stopped; or name the --output of another `embed`."
             )
         try:
             fields = json.loads(marker.read_text(encoding="utf-8"))
@@ -315,5 +315,6 @@ class EmbeddingSet:
         if fingerprint != self.info.fingerprint:
             raise SailError(
                 f"{self.path} holds vectors of another model ({self.info.model}, fingerprint {self.info.fingerprint}) "
-                f"than {what} (fingerprint {fingerprint}); embed the items with that model."
+                f"than {what} (fingerprint {fingerprint}); embed the items with that model. A run has another "
+                "fingerprint at each step."
             )

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 import pickle
@@ -247,3 +248,22 @@ def test_damaged_shard_is_a_bad_record(items, tmp_path):
     assert_same(store[0], items[0])
     with pytest.raises(BadRecordError, match=r"items-00000.array_record.*cannot be read"):
         store[1]
+
+
+def test_contents_are_others_where_a_text_a_picture_or_an_id_is(tmp_path):
+    def contents(name, **changes):
+        items = [Item("a", {"title": "red"}, frames=(b"\xff\xd8",)), Item("b", {"title": "blue"})]
+        items[0] = dataclasses.replace(items[0], **changes)
+        return write(tmp_path / name, cut(items, 1)).contents
+
+    same = contents("whole")
+    assert same and same == contents("again") == contents("labelled", labels=("x",))
+    others = [contents("t", text={"title": "bed"}), contents("f", frames=(b"\xff\xd9",)), contents("i", item_id="c")]
+    assert len({same, *others}) == 4
+
+
+def test_a_store_of_an_earlier_version_has_no_digest(tmp_path):
+    write(tmp_path / "s", [[an_item(0)]])
+    marker = json.loads((tmp_path / "s/store.json").read_text())
+    (tmp_path / "s/store.json").write_text(json.dumps({k: v for k, v in marker.items() if k != "contents"}))
+    assert ItemStore.open(tmp_path / "s").contents == ""

@@ -50,7 +50,7 @@ from sail_jax.evaluation.report.figures import smoothed
 from sail_jax.evaluation.report.gallery import Card, GalleryRow, gallery_html
 from sail_jax.evaluation.report.map_items import SHEET
 from sail_jax.evaluation.report.page import png_folder, write_report
-from sail_jax.evaluation.report.story import first_screen, sentence, standings
+from sail_jax.evaluation.report.story import farthest, first_screen, sentence, standings
 from sail_jax.evaluation.report.summary import gather
 from sail_jax.evaluation.report.tables import best_of, format_metric, main_metrics, task_table
 from sail_jax.evaluation.retrieval import RetrievalTask, load_retrieval
@@ -893,3 +893,17 @@ def test_error_messages_name_the_remedy(tmp_path, capsys):
         run.evaluation.write_text(damaged)
         assert str(run.evaluation) in said(run.path)
     assert not (tmp_path / "r.html").exists()
+
+
+def test_the_sentence_is_about_a_task_with_queries_enough_to_tell():
+    """21 queries of which 13 find their answer may be chance, where it is 10 of them; 15 of 79 are not, of 3."""
+    view = Pattern("T", "VTA")
+    figures = [
+        StoredResult(model, task, view, True, 8, {"recall@10": value}, queries=queries, corpus=240)
+        for task, queries, values in (("pictures", 21, (0.476, 0.619)), ("clicks", 79, (0.042, 0.19)))
+        for model, value in zip(("chance", "trained"), values, strict=True)
+    ]
+    run = RunReport("r", figures)
+    said = sentence(run, farthest(standings(run)))
+    assert "finds 19.0 % of the right answers of clicks" in said
+    assert said.endswith("On pictures (21 queries) it is not clearly better than a random order.")

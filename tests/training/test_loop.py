@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from sail_jax import config as config_lib
 from sail_jax.cli import main
 from sail_jax.data.pipeline import BatchSource, HostShare, LoadedBatch
+from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import write_pairs
 from sail_jax.errors import SailError
 from sail_jax.runs.directory import RunDirectory, read_training_log, require_same_config
@@ -215,9 +216,16 @@ def test_tasks_that_cannot_be_evaluated_are_said_before_training(settings, world
 
 @pytest.mark.slow
 def test_changed_data_is_refused(finished, monkeypatch, one_device):
+    """Of a run that is at its end too: the texts and pictures of the items count, not only how many there are."""
     settings = finished[0].copy_and_resolve_references()
-    monkeypatch.setattr(BatchSource, "fingerprint", lambda self: {"datasets": "others"})
-    with pytest.raises(SailError, match="data of the run"):
+    opened = ItemStore.__init__
+
+    def other_contents(self, *given, **options):
+        opened(self, *given, **options)
+        self.contents = "others"
+
+    monkeypatch.setattr(ItemStore, "__init__", other_contents)
+    with pytest.raises(SailError, match="contents of items: was '[0-9a-f]{16}', is 'others'. Use the data"):
         train(config_lib.build(settings), finished[1])
 
 

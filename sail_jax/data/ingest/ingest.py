@@ -33,7 +33,7 @@ from sail_jax.config.schema import to_dict
 from sail_jax.data import store as store_lib
 from sail_jax.data import tables as tables_lib
 from sail_jax.data.ceilings import CEILINGS, read_ceilings
-from sail_jax.data.ingest.journal import BAD_RECORDS, JOURNAL, Journal, check_identity
+from sail_jax.data.ingest.journal import BAD_RECORDS, JOURNAL, Journal, check_identity, said_of_bad
 from sail_jax.data.ingest.records import RecordReader
 from sail_jax.data.ingest.references import Holdout, check_table, self_pairs, table_columns, table_pairs
 from sail_jax.data.ingest.sources import Row, RowSource, open_table, open_tfds
@@ -82,7 +82,7 @@ class IngestReport:
         lines += [f"ID embedding {name}: {count:,} items have it" for name, count in self.embeddings.items()]
         for name, splits in self.tables.items():
             lines.append(f"table {name}: " + ", ".join(f"{split} {rows:,}" for split, rows in splits.items()) + " rows")
-        lines.append(f"{self.bad_records:,} bad records" + f", listed in {BAD_RECORDS}" * bool(self.bad_records))
+        lines.append(f"{self.bad_records:,} bad records")
         return "\n".join([*lines, *self.passed_over])
 
 
@@ -122,7 +122,7 @@ def ingest(
         check_identity(output, finished["identity"], identity)
         report = IngestReport(**finished["report"])
         done = f"{output} is already done; to read the export again, remove it or name another."
-        console.print(f"{done}\n{report}")
+        console.print("\n".join(filter(None, (done, str(report), said_of_bad(output)))), highlight=False)
         return report
     _check_foreign(output)
     for line in dict.fromkeys(table.assumed for table in opened if table.assumed):
@@ -141,7 +141,9 @@ def ingest(
     summary = {"report": dataclasses.asdict(report), "identity": identity}
     commit_json(output / MARKER, summary)
     journal.remove()
-    console.print(f"{report}\nWritten to {output.absolute()}")
+    console.print(
+        "\n".join(filter(None, (str(report), said_of_bad(output), f"Written to {output.absolute()}"))), highlight=False
+    )
     return report
 
 

@@ -107,8 +107,23 @@ def check_identity(path: pathlib.Path, found: dict[str, Any], wanted: dict[str, 
         changed = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
         raise SailError(
             f"{path} holds an ingestion with other settings or another source; changed: {', '.join(changed)}. "
-            "Ingest into another --workdir, or remove this one."
+            f"Ingest into another --workdir, or remove {path}."
         )
+
+
+def said_of_bad(folder: pathlib.Path) -> str:
+    """Returns a line on the bad records of an ingestion: the first of them, and where all are listed."""
+    first = next(_complete_lines(folder / BAD_RECORDS), None)
+    if first is None:
+        return ""
+    error = BadRecordError(
+        first["problem"],
+        remedy=first["remedy"],
+        source=first["file"],
+        record=first["record"],
+        field=first["field"],
+    )
+    return f"Bad records are left out whole; the first: {error}. All are in {folder / BAD_RECORDS}"
 
 
 def append_bad(folder: pathlib.Path, error: BadRecordError) -> dict[str, str]:

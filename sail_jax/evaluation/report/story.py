@@ -28,6 +28,8 @@ from sail_jax.evaluation.report.tables import (
 from sail_jax.evaluation.report.words import listed, spelled
 
 _STRIP, _STRIP_RESULTS = 3, 5
+# Standard errors by which a share has to be above another one.
+_ERRORS = 2
 # What the sentence says of other models, in its order.
 _BESIDE = {
     "untrained": "before training it found",
@@ -66,6 +68,14 @@ class Standing(NamedTuple):
         """Returns how far the run came from chance to the ceiling, or to 1 where that is not known."""
         floor, top = self.others.get(CHANCE, 0.0), self.others.get(CEILING, 1.0)
         return (self.value - floor) / max(top - floor, 1e-9)
+
+    @property
+    def clear(self) -> bool:
+        """Returns whether the run is above a random order by more than the chance of so few queries."""
+        if CHANCE not in self.others or not self.main.queries or not 0 <= self.value <= 1:
+            return True
+        error = (self.value * (1 - self.value) / self.main.queries) ** 0.5
+        return self.value - self.others[CHANCE] > _ERRORS * error
 
     def beats(self, model: str) -> bool:
         """Returns whether the run is better than another model."""
@@ -106,8 +116,8 @@ def first_screen(runs: Sequence[RunReport]) -> str:
 
 
 def farthest(found: Sequence[Standing]) -> Standing:
-    """Returns the task on which a run came farthest."""
-    return max(found, key=lambda standing: (all(map(standing.beats, standing.plain)), standing.share))
+    """Returns the task on which a run came farthest, of those where that is more than the chance of few queries."""
+    return max(found, key=lambda of: (of.clear, all(map(of.beats, of.plain)), of.share))
 
 
 def sentence(run: RunReport, best: Standing) -> str:
@@ -122,8 +132,11 @@ def sentence(run: RunReport, best: Standing) -> str:
     names = {**MODELS, CHANCE: "a random order"}
     better = [names.get(model, model) for model in (*bounds, *best.plain) if not best.beats(model)]
     verdict = f" It is not yet better than {listed(better)}." if better else ""
-    lost = [of.task for of in standings(run) if of.task != best.task and CHANCE in of.others and not of.beats(CHANCE)]
+    others = [of for of in standings(run) if of.task != best.task and CHANCE in of.others]
+    lost = [of.task for of in others if not of.beats(CHANCE)]
+    unclear = [f"{of.task} ({of.main.queries:,} queries)" for of in others if of.beats(CHANCE) and not of.clear]
     verdict += f" On {listed(lost)} it is no better than a random order." if lost else ""
+    verdict += f" On {listed(unclear)} it is not clearly better than a random order." if unclear else ""
     return f"{steps} {_found(best)}{'; ' * bool(beside)}{', '.join(beside)}.{verdict}"
 
 
