@@ -88,6 +88,10 @@ def without_config(verb: str, overrides: list[str]) -> None:
         raise SailError(f"{verb} reads no config; leave out --config settings.")
 
 
+# Verbs that search the items of a run, and so need the same settings as one another.
+_READ_RUNS = ("search", "serve")
+
+
 def print_next(options: argparse.Namespace, *words: object) -> None:
     """Prints the command that usually comes next, such as `Next: sail-jax evaluate --workdir runs/x`.
 
@@ -102,9 +106,13 @@ def print_next(options: argparse.Namespace, *words: object) -> None:
 
 
 def _with_settings(options: argparse.Namespace, words: list[str]) -> list[str]:
-    """Returns the words of a command with `--config.a=b` of this verb behind the same config, unless they set it."""
-    at = words.index("--config") + 1 if "--config" in words else 0
-    if not at or words[at] != str(getattr(options, "config", None)):
+    """Returns the words of a command with `--config.a=b` of this verb behind the same config, unless they set it.
+
+    Verbs that read a finished run have the settings of that run, so that theirs are those that differ from it.
+    """
+    source = "config" if getattr(options, "config", None) else "workdir" if words[0] in _READ_RUNS else ""
+    at = words.index(f"--{source}") + 1 if f"--{source}" in words else 0
+    if not at or words[at] != str(getattr(options, source, None)):
         return words
     given = {word.partition("=")[0] for word in words}
     settings = [f"--config.{setting}" for setting in options.overrides]

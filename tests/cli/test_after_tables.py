@@ -73,6 +73,17 @@ def test_settings_of_a_command_are_those_of_the_next_where_it_reads_the_same_con
     assert capsys.readouterr().out == f"Next: sail-jax train {settings}\n"
 
 
+def test_search_keeps_the_settings_of_the_verb_that_embedded_the_run(capsys):
+    options = argparse.Namespace(program="sail-jax", workdir=Path("runs/x"), overrides=["data.dir=june"])
+    for words, settings in (
+        (("search", "--workdir", "runs/x", "--text", "q"), "search --workdir runs/x --config.data.dir=june --text q"),
+        (("search", "--workdir", "RUN"), "search --workdir RUN"),
+        (("report", "--workdir", "runs/x"), "report --workdir runs/x"),
+    ):
+        print_next(options, *words)
+        assert capsys.readouterr().out == f"Next: sail-jax {settings}\n"
+
+
 def test_a_world_of_other_settings_is_ingested_with_them(tmp_path, capsys):
     words = ["--config", "configs/quickstart.py", "--config.seed=7", "--config.synthetic.num_items=128"]
     words += ["--config.synthetic.items_per_topic=8", "--config.synthetic.num_users=20"]
