@@ -23,6 +23,7 @@ from sail_jax import config as config_lib
 from sail_jax.cli import main
 from sail_jax.data.media.sound import decode_audio
 from sail_jax.data.pipeline import open_store
+from sail_jax.data.tables import Pair, write_pairs
 from sail_jax.data.thumbnail import thumbnail
 from sail_jax.errors import SailError
 from sail_jax.evaluation.report.charts import (
@@ -571,14 +572,18 @@ def test_a_small_test_says_what_gives_it_more_queries_by_where_its_table_comes_f
     assert "holdout" in remedy("tables/copair.parquet", ingest={"tables": {"copair": {}}})
 
 
-def test_items_of_one_text_are_told_and_sound_that_no_item_has_is_not_missed(gathered):
+def test_items_of_one_text_are_told_and_sound_that_no_item_has_is_not_missed(gathered, world):
     """Four pictures of two titles: what is found first has the title of the right answer, and is another item."""
     _, task, store, *_ = gathered
     items = [Item(f"i{n}", {"title": "red mug" if n % 2 else "blue mug"}, labels=(f"{n}",)) for n in range(4)]
     relevant, rows = [np.array([n]) for n in range(4)], np.array([[2, 1], [3, 0], [0, 3], [3, 1]])
-    small = dataclasses.replace(task, queries=["mug"] * 4, corpus=np.arange(4), relevant=relevant, exclude=rows[:, 0])
+    of_itself = dataclasses.replace(task.settings, table="trained_on_by_none.parquet")
+    small = dataclasses.replace(
+        task, settings=of_itself, queries=["mug"] * 4, corpus=np.arange(4), relevant=relevant, exclude=rows[:, 0]
+    )
     shelf = SimpleNamespace(entry=lambda at: store.entry(at) if isinstance(at, str) else items[at])
-    found = failures_of(results(rows=rows, cosines=np.full((4, 2), 0.5, np.float32)), small, shelf, 0)
+    result = results(rows=rows, cosines=np.full((4, 2), 0.5, np.float32))
+    found = failures_of(config_lib.build(tiny.experiment(world)), result, small, shelf)
     assert (found.missed, found.twins) == (3, 1.0)
     assert all("The first item found has the very text of a right answer." in worst.why for worst in found.worst)
     assert not [why for worst in found.worst for why in worst.why if "lacks" in why]
@@ -821,11 +826,38 @@ def test_failures_are_queries_that_find_nothing_right(gathered):
     assert 0 <= failures.doubtful <= 1
 
 
-def test_labels_of_an_item_are_read_once_for_all_queries(gathered, monkeypatch):
+def test_what_training_had_as_a_right_answer_of_a_query_is_not_among_its_worst(gathered, world, tmp_path, monkeypatch):
+    _, task, store, rows, _ = gathered
+    table, query, row = str(tmp_path / "pairs.parquet"), 3, len(task.corpus) - 1
+    taught = Pair(store[task.queries[query]].item_id, None, store[int(task.corpus[row])].item_id)
+    write_pairs(table, [(taught, "train")])
+    task = dataclasses.replace(task, settings=dataclasses.replace(task.settings, table=table))
+    settings = tiny.experiment(world)
+    for name in settings.data.datasets:
+        settings.data.datasets[name]["table"] = table
+    config = config_lib.build(settings)
+    wrong = np.array([next(r for r in range(len(task.corpus)) if r not in right) for right in task.relevant])
+    rows = np.repeat(wrong[:, None], 8, axis=1)
+    rows[query, 0] = row
+    cosines = np.zeros(rows.shape, np.float32)
+    cosines[query] = 1
+    found = failures_of(config, results(rows=rows, cosines=cosines), task, store)
+    assert found.taught == 1 and found.missed == sum(len(right) > 0 for right in task.relevant)
+    asked_first = found.worst[0].row.query.item_id
+    assert asked_first != store[task.queries[query]].item_id
+    assert "queries of i2i find an item first that training had as a right answer" in failures_html(
+        [RunReport("r", failures=[found])]
+    )
+    monkeypatch.setattr("sail_jax.evaluation.report.taught._MOST_ROWS", 0)
+    assert failures_of(config, results(rows=rows, cosines=cosines), task, store).taught == 0
+
+
+def test_labels_of_an_item_are_read_once_for_all_queries(gathered, world, monkeypatch):
     made, task, store, rows, cosines = gathered
     read, corpus_item = [], RetrievalTask.corpus_item
     monkeypatch.setattr(RetrievalTask, "corpus_item", lambda *args: read.append(args[1]) or corpus_item(*args))
-    assert failures_of(results(rows=rows, cosines=cosines), task, store, 0).doubtful == made.failures[0].doubtful
+    config, result = config_lib.build(tiny.experiment(world)), results(rows=rows, cosines=cosines)
+    assert failures_of(config, result, task, store).doubtful == made.failures[0].doubtful
     cards = len(made.failures[0].worst) * (rows.shape[1] + 1)
     assert len(read) <= len(task.corpus) + cards
 

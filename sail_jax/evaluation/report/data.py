@@ -111,6 +111,7 @@ class TaskFailures:
         doubtful: share of the wrong items found that carry a label of a right answer, of a sample; None without labels.
         common: the same share of all wrong items of the corpus, of a sample: what a random order would find.
         twins: share of the wrong items that come first that have the very text of a right answer, of a sample.
+        taught: number of queries that find a wrong item first which training had as a right answer of the same query.
     """
 
     task: str
@@ -121,6 +122,7 @@ class TaskFailures:
     doubtful: float | None = None
     common: float = 0.0
     twins: float = 0.0
+    taught: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,11 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sail_jax.config import Config
 from sail_jax.data.prompts import shown_fields
 from sail_jax.data.store import ItemStore
 from sail_jax.evaluation.report.cards import card_of
 from sail_jax.evaluation.report.data import TaskFailures, WorstQuery
 from sail_jax.evaluation.report.gallery import GalleryRow
+from sail_jax.evaluation.report.taught import taught_first
 from sail_jax.evaluation.report.words import MODALITY_WORDS, listed
 from sail_jax.evaluation.retrieval import RetrievalTask
 from sail_jax.evaluation.suite import TaskResult
@@ -31,15 +33,17 @@ class _Facts(NamedTuple):
     modalities: frozenset[str]
 
 
-def failures_of(result: TaskResult, task: RetrievalTask, store: ItemStore, seed: int) -> TaskFailures | None:
+def failures_of(config: Config, result: TaskResult, task: RetrievalTask, store: ItemStore) -> TaskFailures | None:
     """Returns what failed on a task; None for a task of sequences, or one whose results are not kept."""
     if result.rows is None or task.sequences is not None:
         return None
     asked = np.array([query for query, right in enumerate(task.relevant) if len(right)], np.int64)
     right = np.array([np.isin(result.rows[query], task.relevant[query]).any() for query in asked], bool)
     missed = asked[~right]
-    surest = missed[np.argsort(-result.cosines[missed, 0], kind="stable")][:_WORST]
-    rng = np.random.default_rng(seed)
+    taught = taught_first(config, result, task, store)
+    wrong = missed[~taught[missed]]
+    surest = wrong[np.argsort(-result.cosines[wrong, 0], kind="stable")][:_WORST]
+    rng = np.random.default_rng(config.seed)
     sample = rng.permutation(asked)[:_SAMPLED]
     drawn = np.sort(rng.choice(len(task.corpus), min(_DRAWN, len(task.corpus)), replace=False))
     # An item is read with its media: the drawn ones are looked at for each query.
@@ -57,6 +61,7 @@ def failures_of(result: TaskResult, task: RetrievalTask, store: ItemStore, seed:
         doubtful=float(np.mean(alike)) if alike else None,
         common=float(np.mean(common)) if common else 0.0,
         twins=float(np.mean(twins)) if twins else 0.0,
+        taught=int(sum(taught[query] and result.rows[query][0] not in task.relevant[query] for query in asked)),
     )
 
 

@@ -39,6 +39,13 @@ def _findings(run: RunReport) -> Iterator[str]:
                 f"{failures.missed:,} of {failures.queries:,} queries of {failures.task} "
                 f"({failures.missed / failures.queries:.0%}) find nothing right among the first {failures.found}."
             )
+        if failures.taught:
+            yield _line(
+                f"{failures.taught:,} queries of {failures.task} find an item first that training had as a right "
+                "answer of the same query. This test is of other pairs and counts it as wrong, so that its figures are "
+                "lower than what a user would see.",
+                "hold out whole queries, by a column that config.ingest.tables.NAME.split names",
+            )
     yield from _collapsed(run)
     yield from _blind(run)
     yield from _cut(run)
@@ -84,7 +91,7 @@ def _more_queries(run: RunReport, task: str) -> str:
     table = settings.get("eval", {}).get("tasks", {}).get(task, {}).get("table", "")
     builder = table.rpartition("/")[2].removesuffix(".parquet")
     if builder not in settings.get("builders", {}) or builder in settings.get("ingest", {}).get("tables", {}):
-        return "more items, or a larger config.ingest.holdout"
+        return "more items, or a larger config.ingest.holdout, with another --workdir"
     held_out = " or config.builders.copair.held_out" * (builder == "copair")
     return f"a longer log, or a larger config.logs.test_share{held_out}"
 

@@ -39,8 +39,7 @@ def gather(
         failures=[
             found
             for result in mains
-            if result.task in tasks
-            and (found := failures_of(result, tasks[result.task], store, config.seed)) is not None
+            if result.task in tasks and (found := failures_of(config, result, tasks[result.task], store)) is not None
         ],
         settings=to_dict(config),
     )
