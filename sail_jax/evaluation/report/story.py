@@ -116,7 +116,7 @@ def first_screen(runs: Sequence[RunReport]) -> str:
 
 
 def farthest(found: Sequence[Standing]) -> Standing:
-    """Returns the task on which a run came farthest, of those where that is more than the chance of few queries."""
+    """Returns the task on which a run came farthest, of those with queries enough to tell."""
     return max(found, key=lambda of: (of.clear, all(map(of.beats, of.plain)), of.share))
 
 

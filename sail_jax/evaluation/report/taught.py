@@ -16,7 +16,7 @@ _MOST_ROWS = 2_000_000
 
 
 def taught_first(config: Config, result: TaskResult, task: RetrievalTask, store: ItemStore) -> np.ndarray:
-    """Returns whether the item that a query finds first is a right answer of it in a split that is trained on.
+    """Returns whether what a query finds first is a right answer of it in a split that is trained on.
 
     Args:
         config: the experiment, whose training sets are looked at that read the table of the task.
