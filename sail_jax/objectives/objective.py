@@ -34,6 +34,8 @@ Metrics = dict[str, Shaped[Array, ""]]
 # Embeddings of the query views and, where there are targets, of the target views.
 Embeddings = tuple[Float32[Array, "V B D"], Float32[Array, "_ B K D"]] | tuple[Float32[Array, "V B D"]]
 LOSSES = tuple(field.name for field in dataclasses.fields(LossWeights))
+# Losses of those patterns alone that show some modalities.
+_OF_MODALITIES = ("micl", "late_fusion")
 _LOSSES_OF_KIND = {"pairs": LOSSES, "sequences": ("nce",), "items": ("distill",)}
 
 
@@ -248,7 +250,8 @@ class Objective:
         patterns = () if recipe.one_sided else recipe.patterns
         scored = {pattern: self._score_pattern(params, z, out, batch, recipe, values, pattern) for pattern in patterns}
         for loss in [loss for loss in recipe.losses if loss != "distill"]:
-            parts = [(losses[loss], counts[loss]) for losses, counts, _ in scored.values() if loss in losses]
+            parts = [(losses[loss], counts.get(loss)) for losses, counts, _ in scored.values() if loss in losses]
+            _check_parts(loss, parts, recipe)
             metrics[loss] = _mean_by_count(parts)
             total += metrics[loss]
         for pattern, (_, _, details) in scored.items():
@@ -398,6 +401,19 @@ def _correction(values: LossValues, batch: Batch) -> Correction | None:
 def _flat(rows: jax.Array) -> jax.Array:
     """Merges the first two axes: [B, R, ...] -> [B * R, ...]."""
     return rows.reshape(-1, *rows.shape[2:])
+
+
+def _check_parts(loss: str, parts: Sequence[tuple[jax.Array, jax.Array | None]], recipe: Recipe) -> None:
+    """Raises SailError where a loss is not computed as `_score_pattern` has to."""
+    if not parts and recipe.patterns and loss not in _OF_MODALITIES and not recipe.one_sided:
+        raise SailError(f"The loss {loss!r} has a weight, and nothing in Objective._score_pattern computes it.")
+    for value, count in parts:
+        if count is None or jnp.ndim(value) or jnp.ndim(count):
+            what = "no count" if count is None else f"the shapes {jnp.shape(value)} and {jnp.shape(count)}"
+            raise SailError(
+                f"The loss {loss!r} and the number of its pairs have {what} in Objective._score_pattern: both have to "
+                "be one number, losses[NAME] the mean over the pairs and counts[NAME] how many they are."
+            )
 
 
 def _mean_by_count(parts: Sequence[tuple[jax.Array, jax.Array]]) -> jax.Array:

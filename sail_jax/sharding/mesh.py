@@ -144,12 +144,20 @@ def shard_batch(batch: Batch, mesh: Mesh) -> Batch:
     """Builds the global arrays of a batch from the rows of this process, without waiting for the transfer.
 
     The rows of the global arrays lie in the order of the mesh's places; `in_batch_order` undoes that.
+
+    Raises:
+        SailError: the rows do not split evenly.
     """
     sharding, shards = NamedSharding(mesh, BATCH_SPEC), data_shards(mesh)
     blocks, block_at = _host_blocks(mesh, jax.process_index()), _blocks(mesh)
 
     def put(local: np.ndarray) -> jax.Array:
-        size = len(local) // len(blocks)
+        size, left = divmod(len(local), len(blocks))
+        if left:
+            raise SailError(
+                f"An array of {len(local)} rows does not split over the {len(blocks)} data shards of this process: "
+                "choose a batch of equal parts, and load it by the share that `host_share` gives."
+            )
 
         def of_place(index: tuple[slice, ...]) -> np.ndarray:
             place = (index[0].start or 0) // max(size, 1)  # without rows, as of frames in texts, every place is alike

@@ -18,7 +18,7 @@ from sail_jax.config import Config
 from sail_jax.convert.init_from import InitReport, check_tokenizer
 from sail_jax.convert.sources import absolute_sources
 from sail_jax.data.batch_shapes import batch_shapes
-from sail_jax.data.pipeline import BatchSource, HostShare, LoadedBatch
+from sail_jax.data.pipeline import BatchSource, LoadedBatch
 from sail_jax.data.prefetch import make_iterator
 from sail_jax.data.tower_outputs import NO_ENCODINGS, Encodings
 from sail_jax.errors import SailError
@@ -32,14 +32,14 @@ from sail_jax.runs.directory import RunDirectory, require_same_config
 from sail_jax.runs.ownership import owning
 from sail_jax.runs.uploads import require_one_mirror
 from sail_jax.sharding.device_memory import device_memory, is_out_of_memory
-from sail_jax.sharding.mesh import data_shards, host_rows, make_mesh, wiring_note
+from sail_jax.sharding.mesh import data_shards, make_mesh, wiring_note
 from sail_jax.training.grad_cache import CachedStep
 from sail_jax.training.head_fit import fit_heads, fits_heads
 from sail_jax.training.interval_evaluation import IntervalEvaluation
 from sail_jax.training.memory import out_of_memory
 from sail_jax.training.nonfinite import NonfiniteSteps
 from sail_jax.training.profile import StepProfile
-from sail_jax.training.setup import TrainSetup, restart_optimizer, sharded_init
+from sail_jax.training.setup import TrainSetup, host_share, restart_optimizer, sharded_init
 from sail_jax.training.stage_mining import check_mined, mine_for_stage
 from sail_jax.training.stages import Stage, plan, without_mined
 from sail_jax.training.state import TrainState, averaged
@@ -229,10 +229,7 @@ def make_step(setup: TrainSetup) -> Step:
 
 def _make_source(stage: Stage, mesh: Mesh, encodings: Encodings = NO_ENCODINGS) -> BatchSource:
     """Returns the batches of a stage, as far as this process prepares them."""
-    batch_size, shards = stage.config.data.batch_size, data_shards(mesh)
-    start, stop = host_rows(mesh, batch_size, stage.config.train.micro_batches)
-    local_shards = shards * (stop - start) // batch_size  # shards whose pairs this process provides
-    share = HostShare(start, stop, local_shards)
+    share = host_share(stage.config, mesh)
     return BatchSource(stage.config, share, begin=stage.begin, drawn=stage.drawn, encodings=encodings)
 
 

@@ -11,10 +11,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sail_jax.config import Config
 from sail_jax.convert.init_from import InitReport, initial_params
+from sail_jax.data.pipeline import HostShare
 from sail_jax.models.tower_attention import tower_kernels
 from sail_jax.objectives.objective import LossValues, Objective, make_objective
 from sail_jax.objectives.ring_contrast import choose_contrast
-from sail_jax.sharding.mesh import data_shards
+from sail_jax.sharding.mesh import data_shards, host_rows
 from sail_jax.sharding.parameters import shardings_of
 from sail_jax.training.optimizer import OptimizerValues, Schedule, make_optimizer, make_schedule
 from sail_jax.training.rates import check_rates
@@ -116,6 +117,17 @@ def schedules(config: Config) -> list[Schedule]:
 
 def _schedule(stage: Stage) -> Schedule:
     return make_schedule(stage.config.optimizer, stage.steps, begin=stage.begin, stage=stage.name)
+
+
+def host_share(config: Config, mesh: Mesh) -> HostShare:
+    """Returns the part of each batch that this process loads for a mesh, in groups as the mesh splits it.
+
+    Raises:
+        SailError: the batch does not split evenly, or this process's pairs would not be contiguous.
+    """
+    size = config.data.batch_size
+    start, stop = host_rows(mesh, size, config.train.micro_batches)
+    return HostShare(start, stop, data_shards(mesh) * (stop - start) // size)
 
 
 def sharded_init(setup: TrainSetup) -> tuple[TrainState, InitReport]:

@@ -1,12 +1,12 @@
 """A setting that nothing reads misleads whoever sets it: each is read by name somewhere in the code."""
 
 import ast
+import dataclasses
 
 import tiny
 
 from sail_jax.config import Config
-from sail_jax.config.schema import declared
-from sail_jax.config.training import LossWeights
+from sail_jax.config.schema import declared, setting
 from sail_jax.objectives.objective import LOSSES
 from sail_jax.sharding.mesh import AXES
 
@@ -44,7 +44,10 @@ def test_every_setting_is_read():
 
 
 def test_a_setting_that_nothing_reads_is_named():
-    (message,) = unread_settings(
-        declared(LossWeights, "config.other"), ["def f(w):\n    w.cosent = w.nce + w.micl + w.late_fusion + w.distill"]
-    )
-    assert message.startswith("config.other.cosent: nothing") and "remove the setting" in message
+    @dataclasses.dataclass
+    class Other:
+        read: float = setting(0.0, "a setting")
+        written: float = setting(0.0, "a setting")
+
+    (message,) = unread_settings(declared(Other, "config.other"), ["def f(w):\n    w.written = w.read"])
+    assert message.startswith("config.other.written: nothing") and "remove the setting" in message

@@ -112,6 +112,21 @@ def test_weights_scale_their_losses_and_those_of_zero_are_not_computed():
     np.testing.assert_allclose(call(objective, z, out, batch)[0], expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("losses", "counts", "said"),
+    [
+        ({}, {}, "has a weight, and nothing in Objective._score_pattern computes it"),
+        ({"nce": jnp.zeros(B)}, {"nce": B}, rf"'nce' .* have the shapes \({B},\) and \(\) in Objective._score_pattern"),
+        ({"nce": 0.0}, {}, "'nce' .* have no count in Objective._score_pattern"),
+    ],
+)
+def test_a_loss_that_is_half_added_is_named(losses, counts, said, monkeypatch):
+    monkeypatch.setattr(Objective, "_score_pattern", lambda *_: (losses, counts, {}))
+    objective = objective_of((("O->O",), {"nce": 1.0}, 0.0))
+    with pytest.raises(SailError, match=said):
+        objective(objective.init(), *encoded((1, 1)), batch_of(*IDS), objective.recipe([0]))
+
+
 def test_late_fusion_is_left_out_where_nothing_shows_vision():
     objective = objective_of((("T->T", "T->V"), {"late_fusion": 1.0}, 0.0))
     z, out = encoded((1, 2))

@@ -145,6 +145,11 @@ def test_every_block_of_a_batch_lies_whole_on_its_place(blocks, monkeypatch):
 # ----------------------------------------------------------------------------------------------------------- errors
 
 
+def test_rows_that_do_not_split_over_the_mesh_are_refused():
+    with pytest.raises(SailError, match="An array of 10 rows does not split over the 4 data shards of this process"):
+        shard_batch({"rows": np.arange(10)}, make_mesh(MeshConfig(4, 1, 2)))
+
+
 @pytest.mark.parametrize(
     ("sizes", "fitting"),
     [

@@ -17,15 +17,18 @@ from transformers import PreTrainedTokenizerFast
 
 from sail_jax import config as config_lib
 from sail_jax.cli import main
+from sail_jax.config.training import MeshConfig
 from sail_jax.data.pipeline import BatchSource, HostShare, LoadedBatch
 from sail_jax.data.store import ItemStore
 from sail_jax.data.tables import write_pairs
 from sail_jax.errors import SailError
 from sail_jax.runs.directory import RunDirectory, read_training_log, require_same_config
 from sail_jax.sharding.chips import CHIPS
+from sail_jax.sharding.mesh import make_mesh
 from sail_jax.sharding.parameters import path_name
 from sail_jax.training import loop, work
 from sail_jax.training.loop import train
+from sail_jax.training.setup import host_share
 from sail_jax.training.stop_signals import StopSignals
 from training_runs import on_devices
 
@@ -241,6 +244,12 @@ def test_too_many_bad_records_stop_the_run_with_its_state_saved(settings, tmp_pa
     with pytest.raises(SailError, match=r"(?s)max_bad_records.*record of 0.*step 2"):
         train(config_lib.build(settings), tmp_path / "run")
     assert (tmp_path / "run" / "checkpoints" / "2").is_dir()
+
+
+def test_a_host_share_has_the_groups_of_its_mesh(settings):
+    config = config_lib.build(settings)
+    assert host_share(config, make_mesh(MeshConfig(4, 2, 1))) == HostShare(0, 16, 8)
+    assert host_share(config, make_mesh(MeshConfig(2, 1, 4))) == HostShare(0, 16, 2)
 
 
 def test_a_host_share_covers_its_shards(settings):
