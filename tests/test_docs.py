@@ -422,7 +422,7 @@ def test_the_code_of_the_page_on_python_computes_the_gradient_and_takes_the_step
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "quickstart").symlink_to(run)
     monkeypatch.chdir(tmp_path)
-    on_one, sharded = (block.text for block in blocks(DOCS / "python.md"))
+    on_one, sharded = (block.text for block in blocks(DOCS / "python.md") if block.language == "python")
     names: dict = {}
     with on_devices(1):
         exec(on_one, names)
