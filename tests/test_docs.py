@@ -26,6 +26,7 @@ from sail_jax.cli import main
 from sail_jax.config import Config
 from sail_jax.config.schema import override, to_dict
 from sail_jax.errors import SailError
+from sail_jax.objectives.objective import LOSSES
 from training_runs import on_devices
 
 REPO = tiny.REPO
@@ -465,3 +466,10 @@ def test_every_message_of_the_page_on_errors_is_one_of_ours():
                     f"perhaps {_nearest_message(shown[1], known)!r}."
                 )
     assert not wrong, "\n".join(wrong)
+
+
+def test_every_loss_stands_in_the_tables_of_losses_and_of_the_log():
+    text = (DOCS / "training.md").read_text(encoding="utf-8")
+    losses, logged = (text.partition(f"## {head}\n")[2].partition("\n## ")[0] for head in ("Losses", "What is logged"))
+    missing = [name for name in LOSSES if f"| `{name}` (" not in losses or f"`{name}`" not in logged]
+    assert not missing, f"docs/training.md does not say what the losses {missing} are; add them to both tables."
