@@ -66,7 +66,7 @@ def ids(tab, of="hits"):
 
 def wait_for(tab, what):
     # By locators: functions that are polled in the page would be evaluated there, which its policy forbids.
-    tab.locator("#status", has_text=what).wait_for(timeout=120_000)
+    tab.locator("#status", has_text=what).wait_for(timeout=300_000)
 
 
 def wait_for_picture(tab):
