@@ -292,20 +292,19 @@ class ItemStoreWriter:
             self.path, shards, functools.partial(read_ids, self.path), item_key, on_duplicate or (lambda *_: None)
         )
         index = store_index.Index(self.path)
-        keys = (_read_keys(self.path, shard) for shard in range(shards))
+        digest = hashlib.blake2b(digest_size=8)
+        keys = (_digested(_read_keys(self.path, shard), digest) for shard in range(shards))
         same_content.write_same(self.path / store_index.FOLDER, keys, int(index.starts[-1]), index.hidden)
         put_folder(self.path / store_index.FOLDER, self.path / store_index.FOLDER)
-        marker = _FORMAT | {"items": items, "shards": shards, "contents": _contents(self.path, shards)}
+        marker = _FORMAT | {"items": items, "shards": shards, "contents": digest.hexdigest()}
         commit_bytes(self.path / _MARKER, json.dumps(marker).encode())
 
 
-def _contents(path: pathlib.Path, shards: int) -> str:
-    """Returns a digest of the ids and contents of all items, which is another where a text or a picture is."""
-    digest = hashlib.blake2b(digest_size=8)
-    for shard in range(shards):
-        for hashes in _read_keys(path, shard):
-            digest.update(hashes.astype("<u8").tobytes())
-    return digest.hexdigest()
+def _digested(keys: tuple[np.ndarray, np.ndarray], digest: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the hashes of the ids and contents of a shard, of which a digest takes note."""
+    for hashes in keys:
+        digest.update(hashes.astype("<u8").tobytes())
+    return keys
 
 
 def read_ids(path: pathlib.Path, shard: int) -> list[str]:

@@ -16,7 +16,7 @@ import collections
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, TimeElapsedColumn, Time
 
 from sail_jax.buckets import fetch, names, place
 from sail_jax.config.schema import to_dict
-from sail_jax.data.ingest.journal import BAD_RECORDS
+from sail_jax.data.ingest.journal import BAD_RECORDS, bad_of_line, line_of_bad
 from sail_jax.data.instructions import instructions_of
 from sail_jax.embedding.embed_pass import embed_into
 from sail_jax.embedding.embedder import Embedder, check_dims
 from sail_jax.embedding.item_source import Entry, ItemSource
-from sail_jax.errors import BadRecordError, SailError
+from sail_jax.errors import SailError
 from sail_jax.files import commit_bytes, commit_json
 from sail_jax.items import TEXT_FIELDS
 from sail_jax.patterns import MODALITIES
@@ -218,7 +218,7 @@ class _Job:
         done = unseen = 0
         views, batch_size = (self._view.modalities,), self._options.batch_size
         for window in embed_into(z, self._embedder, loaders(), self._view, views, batch_size=batch_size):
-            lines = [_line(e.at(source=self._source.name, record=ids[place])) for place, e in window.bad.items()]
+            lines = [line_of_bad(e.at(source=self._source.name, record=ids[place])) for place, e in window.bad.items()]
             bad += lines
             self._bad += lines
             self._check_limit()
@@ -282,7 +282,7 @@ class _Job:
         if len(self._bad) <= limit:
             return
         self._list_bad()
-        shown = "".join(f"\n  {_error(line)}" for line in self._bad[:_SHOWN])
+        shown = "".join(f"\n  {bad_of_line(line)}" for line in self._bad[:_SHOWN])
         raise SailError(
             f"{len(self._bad)} items cannot be used, more than config.data.max_bad_records={limit}. The first:{shown}\n"
             f"All of them are in {self._output / BAD_RECORDS}. Mend the source and embed it into another --output, or "
@@ -294,21 +294,6 @@ class _Job:
             return
         lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in self._bad)
         commit_bytes(self._output / BAD_RECORDS, "".join(lines).encode(), shared=True)
-
-
-def _line(error: BadRecordError) -> dict[str, str]:
-    return {
-        "file": error.source,
-        "record": error.record,
-        "field": error.field,
-        "problem": error.problem,
-        "remedy": error.remedy,
-    }
-
-
-def _error(line: Mapping[str, str]) -> BadRecordError:
-    place = {"source": line["file"], "record": line["record"], "field": line["field"]}
-    return BadRecordError(line["problem"], remedy=line["remedy"], **place)
 
 
 def _progress(*, quiet: bool) -> Progress:

@@ -393,6 +393,16 @@ def test_bad_rows_of_tables(source, tmp_path):
     ]
 
 
+def test_the_first_bad_record_is_said_and_where_all_are(source, tmp_path, capsys):
+    change_items(source, lambda rows: rows[11].update(frames=["none.png"]))
+    for _ in range(2):  # the second time it is already done
+        ingest(config(tables={}), source, tmp_path / "output")
+        said = " ".join(capsys.readouterr().out.split())
+        assert "1 bad records Bad records are left out whole; the first: " in said
+        assert "items.csv, record 'id11 (row 12)', field 'frames': there is no file 'none.png'" in said
+        assert f"All are in {tmp_path / 'output/bad_records.jsonl'}" in said
+
+
 def test_limit_of_bad_records(source, tmp_path):
     def change(rows):
         for row in rows[11:18]:

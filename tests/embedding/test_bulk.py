@@ -296,6 +296,14 @@ def test_a_folder_of_files(run, embedder, folder, tmp_path, capsys):
     assert '2 files passed over, of kinds that are not read: hidden 1, .zip 1; such as ".hidden"' in said
 
 
+@pytest.mark.parametrize("steps", [1, 99])
+def test_a_run_that_still_trains_is_told(run, folder, tmp_path, capsys, steps):
+    """The run is at step 1."""
+    assert verb(run, tmp_path / "out", "--source", folder, f"--config.train.steps={steps}") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert ("step 1 of 99: training has not ended" in said) == ("has not ended" in said) == (steps > 1)
+
+
 def test_files_of_a_folder_are_read_or_counted(embedder, tmp_path):
     picture, sound, video = (
         png(0),

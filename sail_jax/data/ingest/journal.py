@@ -7,7 +7,7 @@ its name, its result and its bad records. A stage counts once its line is comple
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sail_jax.buckets import put_changed, remove
@@ -81,13 +81,7 @@ class Journal:
         remove(self._file)
 
     def _too_many(self) -> str:
-        first = [
-            BadRecordError(
-                line["problem"], remedy=line["remedy"], source=line["file"], record=line["record"], field=line["field"]
-            )
-            for line in self._first
-        ]
-        shown = "".join(f"\n  {error}" for error in first)
+        shown = "".join(f"\n  {bad_of_line(line)}" for line in self._first)
         return (
             f"{self.bad_records} bad records are more than config.ingest.max_bad_records={self._limit}. The first:"
             f"{shown}\nAll of them are in {self._path / BAD_RECORDS}. Repair the source and ingest into another "
@@ -116,27 +110,31 @@ def said_of_bad(folder: pathlib.Path) -> str:
     first = next(_complete_lines(folder / BAD_RECORDS), None)
     if first is None:
         return ""
-    error = BadRecordError(
-        first["problem"],
-        remedy=first["remedy"],
-        source=first["file"],
-        record=first["record"],
-        field=first["field"],
-    )
-    return f"Bad records are left out whole; the first: {error}. All are in {folder / BAD_RECORDS}"
+    return f"Bad records are left out whole; the first: {bad_of_line(first)}. All are in {folder / BAD_RECORDS}"
 
 
 def append_bad(folder: pathlib.Path, error: BadRecordError) -> dict[str, str]:
     """Adds a bad record to the list in a folder, and returns its line."""
-    line = {
+    line = line_of_bad(error)
+    _append(folder / BAD_RECORDS, line)
+    return line
+
+
+def line_of_bad(error: BadRecordError) -> dict[str, str]:
+    """Returns the line of a list of bad records for an error."""
+    return {
         "file": error.source,
         "record": error.record,
         "field": error.field,
         "problem": error.problem,
         "remedy": error.remedy,
     }
-    _append(folder / BAD_RECORDS, line)
-    return line
+
+
+def bad_of_line(line: Mapping[str, str]) -> BadRecordError:
+    """Returns the error of a line of a list of bad records."""
+    place = {"source": line["file"], "record": line["record"], "field": line["field"]}
+    return BadRecordError(line["problem"], remedy=line["remedy"], **place)
 
 
 def _line(value: dict[str, Any]) -> bytes:
